@@ -1,0 +1,88 @@
+"""Everything a user of FuseHub can cause or fix, as exceptions that say what happened and what to do.
+
+    FuseHubError
+    |-- NotFound              a repo, revision, file, dataset or column that is not there
+    |-- AccessDenied          gated, private, or no (valid) token
+    |-- Offline               the Hub cannot be reached
+    |-- BadFile               truncated, corrupt or not what its name says
+    |-- UnsafeFile            would run code: pickles that are not plain weights, remote code
+    |-- NonFinite             NaN or infinity where numbers must be finite
+    |-- Incompatible          models that cannot be merged with each other
+    |-- BadStatistics         statistics that are broken, or not of these weights
+    |-- BadData               texts or labels that cannot be used
+    |-- BadRecipe             unknown or wrong method, option or recipe key
+    |-- OutputExists          an output folder or repo that is already there
+    `-- NoSpace               the disk is full
+
+The command line prints such an error without a traceback and exits with 1; the app shows the same text.
+Any other exception is a bug of ours and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class FuseHubError(Exception):
+    """Something that the user can cause or fix: `what` happened, and how to `fix` it."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(f"{what}\n  -> {fix}")
+        self.what = what
+        self.fix = fix
+
+
+class NotFound(FuseHubError):
+    """A repo, revision, file, dataset, split or column does not exist, or is not visible with this token."""
+
+
+class AccessDenied(FuseHubError):
+    """The Hub refuses: the repo is gated, the token is missing, wrong, or has too few rights."""
+
+
+class Offline(FuseHubError):
+    """The Hub cannot be reached, or offline mode is on and the file is not in the cache."""
+
+
+class BadFile(FuseHubError):
+    """A file is truncated, corrupt, or not of the kind that its name says."""
+
+
+class UnsafeFile(FuseHubError):
+    """Reading the file would run somebody else's code."""
+
+
+class NonFinite(FuseHubError):
+    """A tensor holds NaN or infinity."""
+
+
+class Incompatible(FuseHubError):
+    """Models differ in something that must agree before they can be merged."""
+
+
+class BadStatistics(FuseHubError):
+    """Statistics are corrupt, of an unknown version, or were made for other weights."""
+
+
+class BadData(FuseHubError):
+    """Data is empty, lacks a column, or its labels do not fit the model."""
+
+
+class BadRecipe(FuseHubError):
+    """A method, an option or a key of a recipe is unknown or has a value that it cannot have."""
+
+
+class OutputExists(FuseHubError):
+    """An output folder is not empty, or the name of a repo is taken."""
+
+
+class NoSpace(FuseHubError):
+    """The disk has too little room."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> BadRecipe:
+    """The error for a name that is not one of `known`: it names the closest one and lists them all."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"Did you mean '{close[0]}'? " if close else ""
+    listed = ", ".join(known) if known else "none"
+    return BadRecipe(f"There is no {kind} '{name}'.", f"{hint}Known: {listed}.")

@@ -1,0 +1,143 @@
+"""The one door to the Hub: a client that says who it is, and the Hub's errors in words a user understands.
+
+All traffic of FuseHub goes through `huggingface_hub`, so its cache, `HF_ENDPOINT`, `HF_HUB_OFFLINE` and
+`HF_TOKEN` work as everywhere. Tokens are passed on to the client and kept nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from fusehub.errors import AccessDenied, FuseHubError, NotFound, Offline, OutputExists
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+@cache
+def fusehub_version() -> str:
+    """The installed version of this package, read from its metadata so that it is written down once."""
+    try:
+        return version("fusehub")
+    except PackageNotFoundError:
+        return "0.0.0+source"
+
+
+def client(token: str | None = None) -> HfApi:
+    """A Hub client with FuseHub's user agent; without a token, the one that the user is logged in with."""
+    from huggingface_hub import HfApi
+
+    return HfApi(token=token, library_name="fusehub", library_version=fusehub_version())
+
+
+def endpoint() -> str:
+    """Web address of the Hub in use, without a slash at the end."""
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT.rstrip("/")
+
+
+def is_offline() -> bool:
+    """Whether the user asked `huggingface_hub` to stay off the network."""
+    from huggingface_hub import constants
+
+    return constants.is_offline_mode()
+
+
+def current_user(token: str | None = None) -> str | None:
+    """Name of the user that the token belongs to, or None without a token. Raises on an invalid one."""
+    from huggingface_hub import get_token
+
+    if token is None and get_token() is None:
+        return None
+    with hub_errors("your account"):
+        return client(token).whoami()["name"]
+
+
+@contextmanager
+def hub_errors(subject: str) -> Iterator[None]:
+    """Turns what the Hub client raises while working on `subject` ("user/model") into `FuseHubError`s."""
+    try:
+        yield
+    except FuseHubError:
+        raise
+    except Exception as error:
+        translated = _translate(error, subject)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+def _translate(error: Exception, subject: str) -> FuseHubError | None:
+    """The `FuseHubError` for an exception of the Hub client; None where the exception is not the Hub's."""
+    import httpx2
+    from huggingface_hub import errors as hf
+
+    login = "Log in with `hf auth login`, or set HF_TOKEN."
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, hf.GatedRepoError):
+        return AccessDenied(
+            f"{subject} is gated: its owner decides who may download it.",
+            f"Ask for access on {endpoint()}/{subject.partition('@')[0]}, then log in with `hf auth login`.",
+        )
+    if isinstance(error, hf.RevisionNotFoundError):
+        return NotFound(f"{subject}: there is no such revision.", "Give a branch, a tag or a commit of the repo.")
+    if isinstance(error, hf.RepositoryNotFoundError):
+        if status == 401 and "invalid" in str(error).lower():
+            return AccessDenied("The Hub does not accept your token.", login)
+        return NotFound(
+            f"{subject} does not exist on {endpoint()}, or is private.",
+            f"Check the spelling. If it is private: {login}",
+        )
+    if isinstance(error, hf.LocalTokenNotFoundError):
+        return AccessDenied("This needs a Hub token, and there is none.", login)
+    if isinstance(error, hf.OfflineModeIsEnabled):
+        return Offline(
+            f"{subject}: offline mode is on (HF_HUB_OFFLINE) and this needs the Hub.",
+            "Unset HF_HUB_OFFLINE, or use models that are in the cache or in a local folder.",
+        )
+    if isinstance(error, hf.LocalEntryNotFoundError):
+        return Offline(
+            f"{subject} is not in the cache and {endpoint()} cannot be reached.",
+            "Check the network (and HF_ENDPOINT, HF_HUB_OFFLINE), then try again.",
+        )
+    if isinstance(error, hf.EntryNotFoundError):
+        return NotFound(f"{subject}: a file that is needed is not in the repo ({error}).", "Is it a model repo?")
+    if isinstance(error, hf.HFValidationError):
+        return NotFound(
+            f"'{subject}' is not the name of a repo.", "Write user/name, user/name@revision or a local folder."
+        )
+    if isinstance(error, httpx2.TransportError | ConnectionError):
+        return Offline(f"{endpoint()} cannot be reached ({type(error).__name__}).", "Check the network and HF_ENDPOINT.")
+    if isinstance(error, hf.HfHubHTTPError):
+        return _http_error(error, status, subject, login)
+    return None
+
+
+def _http_error(error: Exception, status: int | None, subject: str, login: str) -> FuseHubError:
+    said = getattr(error, "server_message", None) or str(error).splitlines()[0]
+    if status == 401:
+        return AccessDenied(f"{subject}: the Hub does not accept your token.", login)
+    if status == 403:
+        return AccessDenied(
+            f"{subject}: your token may not do this ({said}).",
+            "Use a token with write access to that user or organisation.",
+        )
+    if status == 409:
+        return OutputExists(f"{subject} exists already.", "Choose another name, or say --exist-ok.")
+    if status is not None and status >= 500:
+        return Offline(f"{endpoint()} answered with an error of its own ({status}).", "Try again in a while.")
+    return FuseHubError(f"{subject}: the Hub refused ({status}): {said}", "See the message of the Hub.")
+
+
+def quiet_progress() -> None:
+    """Switches the client's progress bars off, for output that a program reads."""
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()

@@ -1,0 +1,261 @@
+"""Models as people name them, resolved once to what they are at this moment.
+
+`resolve("user/model@rev")` asks the Hub for the commit that `rev` stands for; from then on every file of
+that model is read at that commit, and the commit is what recipes, statistics and cards record. A local
+folder is resolved to its path and listing.
+
+    ref = resolve("textattack/bert-base-uncased-imdb")
+    ref.id                      # "textattack/bert-base-uncased-imdb@<commit>"
+    ref.path("config.json")     # a file on this machine, downloaded where needed
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fusehub.errors import BadFile, FuseHubError, NotFound
+from fusehub.hub import client, endpoint, hub_errors, is_offline
+
+# What a tokenizer, an image processor or generation needs; copied to the merged model where present.
+SIDE_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "spm.model",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of a model: its size in bytes, and its sha256 where the Hub tells it (large files)."""
+
+    size: int
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model resolved to one commit of a repo, or to a local folder.
+
+    `name` is how tables call it; `card` the front matter of its card; `files` its listing.
+    """
+
+    name: str
+    repo_id: str | None
+    commit: str | None
+    folder: Path | None
+    files: dict[str, RemoteFile]
+    card: dict[str, Any] = field(default_factory=dict)
+    gated: bool = False
+    private: bool = False
+    downloads: int | None = None
+    token: str | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def id(self) -> str:
+        """`user/model@commit`, or the folder: what names exactly these weights."""
+        return f"{self.repo_id}@{self.commit}" if self.repo_id else str(self.folder)
+
+    @property
+    def url(self) -> str | None:
+        """Address of the model's page at this commit; None for a folder."""
+        return f"{endpoint()}/{self.repo_id}/tree/{self.commit}" if self.repo_id else None
+
+    def path(self, filename: str) -> Path:
+        """Where `filename` lies on this machine; downloads it at this ref's commit if it must.
+
+        Raises `NotFound` when the model has no such file.
+        """
+        if filename not in self.files:
+            raise NotFound(f"{self.name} has no file {filename}.", "Is it a complete model repo or folder?")
+        if self.folder is not None:
+            return self.folder / filename
+        from huggingface_hub import hf_hub_download
+
+        with hub_errors(self.name):
+            return Path(
+                hf_hub_download(
+                    self.repo_id,
+                    filename,
+                    revision=self.commit,
+                    token=self.token,
+                    library_name="fusehub",
+                )
+            )
+
+    def json(self, filename: str) -> dict[str, Any]:
+        """A JSON file of the model. Raises `BadFile` where it is not JSON."""
+        try:
+            return json.loads(self.path(filename).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise BadFile(
+                f"{self.name}: {filename} is not JSON ({error}).", "Download or write the file again."
+            ) from error
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The model's config.json as a dict."""
+        return self.json("config.json")
+
+    def weight_files(self) -> list[str]:
+        """The files that hold the weights: safetensors if there are any, else pytorch_model*.bin; sorted."""
+        for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+            single = index.removesuffix(".index.json")
+            if single in self.files:
+                return [single]
+            if index in self.files:
+                return sorted(set(self.json(index)["weight_map"].values()))
+        raise NotFound(
+            f"{self.name} holds no weights (model.safetensors or pytorch_model.bin).", _why_no_weights(self.files)
+        )
+
+    def side_files(self) -> list[str]:
+        """Tokenizer, processor and generation files of this model, in a fixed order."""
+        return [name for name in SIDE_FILES if name in self.files]
+
+    def download(self, *, weights: bool = True) -> Path:
+        """The folder on this machine that holds config, tokenizer and (unless told not to) the weights."""
+        wanted = ["config.json", *self.side_files()]
+        if weights:
+            wanted += self.weight_files()
+            wanted += [name for name in self.files if name.endswith(".index.json")]
+        paths = [self.path(name) for name in dict.fromkeys(wanted)]
+        return self.folder if self.folder is not None else paths[0].parent
+
+
+def resolve(text: str, *, token: str | None = None) -> ModelRef:
+    """The model that `text` names: `user/model`, `user/model@revision`, a link, or a local folder.
+
+    Raises `NotFound`, `AccessDenied`, `Offline`, or `FuseHubError` for what is not supported yet.
+    """
+    name = _plain(text)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _resolve_folder(name, folder)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
+        raise NotFound(f"There is no folder {name}.", "Give a folder with config.json and weights, or user/model.")
+    if "+" in name:
+        raise FuseHubError(
+            f"{name}: adapters (base+adapter) cannot be merged yet.",
+            "Merge the adapter into its base first: peft's `merge_and_unload()`, then `save_pretrained`.",
+        )
+    repo_id, _, revision = name.partition("@")
+    return _resolve_cached(repo_id, revision) if is_offline() else _resolve_repo(repo_id, revision, token)
+
+
+def resolve_all(texts: Iterable[str], *, token: str | None = None) -> list[ModelRef]:
+    """`resolve` for several models, in order."""
+    return [resolve(text, token=token) for text in texts]
+
+
+def short_names(refs: Iterable[ModelRef]) -> list[str]:
+    """One short name a model, for tables and subfolders: without the user where that stays unambiguous."""
+    refs = list(refs)
+    tails = [re.sub(r"[^\w.-]+", "-", (ref.repo_id or ref.folder.resolve().name).rpartition("/")[2]) for ref in refs]
+    names = []
+    for ref, tail in zip(refs, tails, strict=True):
+        full = (ref.repo_id or tail).replace("/", "--")
+        name = tail if tails.count(tail) == 1 else full
+        count = sum(other == name or other.startswith(f"{name}-") for other in names)
+        names.append(f"{name}-{count + 1}" if name in names else name)
+    return names
+
+
+def _plain(text: str) -> str:
+    """`text` without what surrounds a repo id in links: scheme, host, /tree/revision."""
+    name = text.strip()
+    for prefix in ("hf://", f"{endpoint()}/", "https://huggingface.co/", "https://hf.co/"):
+        if name.startswith(prefix):
+            name = name.removeprefix(prefix).removeprefix("models/").rstrip("/")
+            match = re.fullmatch(r"([^/]+/[^/]+)/(?:tree|blob|commit)/([^/]+)(?:/.*)?", name)
+            return f"{match[1]}@{match[2]}" if match else name
+    if not name:
+        raise NotFound("A model has an empty name.", "Write user/name, user/name@revision or a local folder.")
+    return name
+
+
+def _resolve_folder(name: str, folder: Path) -> ModelRef:
+    files = {path.name: RemoteFile(path.stat().st_size) for path in sorted(folder.iterdir()) if path.is_file()}
+    if "config.json" not in files:
+        raise NotFound(f"The folder {name} has no config.json.", _why_no_weights(files))
+    return ModelRef(
+        name=name, repo_id=None, commit=None, folder=folder, files=files, card=_card_of(folder / "README.md")
+    )
+
+
+def _resolve_repo(repo_id: str, revision: str, token: str | None) -> ModelRef:
+    name = f"{repo_id}@{revision}" if revision else repo_id
+    with hub_errors(name):
+        info = client(token).model_info(repo_id, revision=revision or None, files_metadata=True)
+    files = {
+        item.rfilename: RemoteFile(item.size or 0, item.lfs.sha256 if item.lfs else None) for item in info.siblings or []
+    }
+    if "config.json" not in files:
+        raise NotFound(f"{name} has no config.json.", _why_no_weights(files))
+    return ModelRef(
+        name=name,
+        repo_id=info.id,
+        commit=info.sha,
+        folder=None,
+        files=files,
+        card=info.card_data.to_dict() if info.card_data else {},
+        gated=bool(info.gated),
+        private=bool(info.private),
+        downloads=info.downloads,
+        token=token,
+    )
+
+
+def _resolve_cached(repo_id: str, revision: str) -> ModelRef:
+    """In offline mode: the snapshot of that revision that lies in the cache."""
+    from huggingface_hub import snapshot_download
+
+    name = f"{repo_id}@{revision}" if revision else repo_id
+    with hub_errors(name):
+        folder = Path(snapshot_download(repo_id, revision=revision or None, local_files_only=True))
+    local = _resolve_folder(name, folder)
+    # The cache stores large files under their sha256, so it tells the hash without reading the file.
+    files = {
+        key: RemoteFile(value.size, stem if len(stem := (folder / key).resolve().name) == 64 else None)
+        for key, value in local.files.items()
+    }
+    return ModelRef(name=name, repo_id=repo_id, commit=folder.name, folder=folder, files=files, card=local.card)
+
+
+def _card_of(readme: Path) -> dict[str, Any]:
+    """Front matter of a local card; empty where there is none or where it cannot be read."""
+    if not readme.is_file():
+        return {}
+    import yaml
+
+    match = re.match(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", readme.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    try:
+        front = yaml.safe_load(match[1]) if match else {}
+    except yaml.YAMLError:
+        return {}
+    return front if isinstance(front, dict) else {}
+
+
+def _why_no_weights(files: Iterable[str]) -> str:
+    names = list(files)
+    if "adapter_config.json" in names:
+        return "It is an adapter: merge it into its base first (peft's `merge_and_unload()`)."
+    if any(name.endswith(".gguf") for name in names):
+        return "It holds GGUF files, which are quantised: use the repo with the original weights."
+    return "Give a repo or folder that `from_pretrained` can load."
