@@ -1,0 +1,46 @@
+"""The plain mean of weights, weighted by the experts' coefficients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from fusehub.methods.registry import Layer, Merged, Options, merge_method
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+
+class MeanOptions(Options):
+    """Options of `mean`."""
+
+    normalize: bool = Field(True, description="true divides by the sum of the coefficients; false does not.")
+
+
+@merge_method(
+    "mean",
+    title="Mean of the weights",
+    summary="Averages every tensor. Needs nothing but the weights; the line that every other method has to beat.",
+    paper="https://arxiv.org/abs/2203.05482",
+    options=MeanOptions,
+    aliases=("linear",),
+)
+def mean(layer: Layer, options: MeanOptions) -> Merged:
+    """`Σ c_i W_i / Σ c_i` (Wortsman et al. 2022, "Model soups"; the baseline of Jin et al. 2023)."""
+    merged = weighted_mean(layer.tensors, layer.coefficients)
+    return Merged(merged if options.normalize else merged * sum(layer.coefficients))
+
+
+def weighted_mean(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
+    """`Σ c_i W_i / Σ c_i`, written as the first tensor plus differences: identical tensors give themselves
+    to the last bit whatever the coefficients. Same shape and dtype as the tensors."""
+    total = sum(coefficients)
+    first = tensors[0]
+    merged = first.clone()
+    for tensor, coefficient in zip(tensors[1:], coefficients[1:], strict=True):
+        if coefficient:
+            merged.add_(tensor - first, alpha=coefficient / total)
+    return merged

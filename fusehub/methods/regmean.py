@@ -1,0 +1,201 @@
+"""RegMean: for each linear layer, the weight whose outputs differ least from every expert's on its own inputs.
+
+Jin, Ren, Preotiuc-Pietro, Cheng, "Dataless Knowledge Fusion by Merging Weights of Language Models", ICLR 2023.
+With grams `G_i = c_i · reduce(S_i / n_i, α)`, `reduce(G, α) = α·G + (1−α)·diag(G)`, and an anchor `A`:
+
+    W = A + ( (Σ G_i + ρ·I)⁻¹ Σ G_i (W_i − A)ᵀ )ᵀ
+
+in float64, by Cholesky of the system scaled to a unit diagonal. Written about the anchor, rounding is relative
+to what the experts differ by: identical experts give themselves, at any condition number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from fusehub.methods.mean import weighted_mean
+from fusehub.methods.registry import Layer, LayerStatistics, Merged, Options, merge_method
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from torch import Tensor
+
+# Grams are summed and stored in float32: below this, relative to the unit diagonal and for one feature,
+# a pivot says nothing but rounding.
+_GRAM_EPS = 2.0**-23
+
+
+class RegMeanOptions(Options):
+    """Options of `regmean`."""
+
+    alpha: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="how much of the grams' off-diagonal counts, 0 to 1 (1: plain least squares; 0: the diagonal).",
+    )
+    weighting: Literal["mean", "sum"] = Field(
+        "mean",
+        description="mean gives every expert the same say whatever its data size; sum pools all rows.",
+    )
+    anchor: Literal["mean", "base"] = Field(
+        "mean",
+        description="what the solve starts from and falls back to where no input says anything: mean or base.",
+    )
+    affine: bool = Field(False, description="true solves weight and bias together where a layer has a bias.")
+    ridge: float = Field(
+        0.0, ge=0, description="added to the diagonal of the summed grams (ρ, 0 or more): pulls towards the anchor."
+    )
+
+
+@merge_method(
+    "regmean",
+    title="RegMean",
+    summary="Solves each linear layer so that its outputs stay closest to every expert's on that expert's own "
+    "inputs. Needs statistics of each expert; keeps far more of what the experts learned than the mean.",
+    paper="https://arxiv.org/abs/2212.09849",
+    options=RegMeanOptions,
+    needs_statistics=True,
+)
+def regmean(layer: Layer, options: RegMeanOptions) -> Merged:
+    """Equation 2 of the paper in the form above; the bias is a mean unless `affine`."""
+    import torch
+
+    affine = options.affine and layer.biases is not None
+    weights = list(layer.tensors)
+    base = layer.base
+    if affine:
+        weights = [torch.cat([w, b[:, None]], dim=1) for w, b in zip(weights, layer.biases, strict=True)]
+        if base is not None and layer.base_bias is not None:
+            base = torch.cat([base, layer.base_bias[:, None]], dim=1)
+    system = layer.cache.get(affine)
+    if system is None:
+        system = layer.cache[affine] = System.of(layer.statistics, layer.coefficients, options, affine=affine)
+    anchor = weighted_mean(weights, layer.coefficients)
+    if options.anchor == "base" and base is not None:
+        anchor = base
+    solved = anchor + system.solve([weight - anchor for weight in weights]).T
+    if affine:
+        return Merged(solved[:, :-1].contiguous(), bias=solved[:, -1].contiguous(), notes=system.notes)
+    return Merged(solved, notes=system.notes)
+
+
+@dataclass(frozen=True)
+class System:
+    """`Σ G_i + ρ·I` of one set of grams, factorised; layers with the same inputs share it."""
+
+    statistics: Sequence[LayerStatistics]
+    weights: Sequence[float]
+    alpha: float
+    affine: bool
+    scale: torch.Tensor
+    factor: torch.Tensor | None
+    eigen: tuple[torch.Tensor, torch.Tensor] | None
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        statistics: Sequence[LayerStatistics],
+        coefficients: Sequence[float],
+        options: RegMeanOptions,
+        *,
+        affine: bool = False,
+    ) -> System:
+        """Sums and factorises the grams of all experts."""
+        import torch
+
+        weights = _expert_weights(statistics, coefficients, options.weighting)
+        total = None
+        for statistic, weight in zip(statistics, weights, strict=True):
+            gram = _reduced(statistic, options.alpha, affine).mul_(weight)
+            total = gram if total is None else total.add_(gram)
+        total.diagonal().add_(options.ridge)
+        diagonal = total.diagonal().clone()
+        dead = diagonal <= 0
+        notes = []
+        if dead.any():
+            count = int(dead.sum())
+            notes.append(f"{count} of {len(diagonal)} input features never used: kept at the anchor")
+        scale = torch.where(dead, 0.0, diagonal.clamp_min(torch.finfo(torch.float64).tiny).rsqrt())
+        factor = eigen = None
+        if options.alpha > 0:
+            total.mul_(scale[:, None]).mul_(scale)
+            total.diagonal()[dead] = 1.0
+            factor = _cholesky(total, len(diagonal))
+            if factor is None:
+                eigen = _eigen(total, len(diagonal))
+                rank = int((eigen[0] > 0).sum() - dead.sum())
+                notes.append(f"inputs span {rank} of {len(diagonal)} directions: the rest kept at the anchor")
+        return cls(statistics, weights, options.alpha, affine, scale, factor, eigen, tuple(notes))
+
+    def solve(self, deltas: Sequence[Tensor]) -> Tensor:
+        """`(Σ G_i + ρ·I)⁻¹ Σ G_i D_iᵀ` for the experts' differences `D_i` ([out, in]): [in, out], float64."""
+        import torch
+
+        right = None
+        for statistic, weight, delta in zip(self.statistics, self.weights, deltas, strict=True):
+            if not weight or not delta.any():
+                continue
+            term = _reduced(statistic, self.alpha, self.affine) @ delta.T
+            right = term.mul_(weight) if right is None else right.add_(term, alpha=weight)
+        if right is None:
+            return torch.zeros_like(deltas[0].T)
+        right.mul_(self.scale[:, None])
+        if self.factor is not None:
+            right = torch.cholesky_solve(right, self.factor)
+        elif self.eigen is not None:
+            inverse, vectors = self.eigen
+            right = vectors @ (inverse[:, None] * (vectors.T @ right))
+        return right.mul_(self.scale[:, None])
+
+
+def _expert_weights(
+    statistics: Sequence[LayerStatistics], coefficients: Sequence[float], weighting: str
+) -> list[float]:
+    """What each expert's `S` is multiplied by: c_i / n_i, or for `sum` c_i / Σ n (the same solution as c_i)."""
+    total = sum(statistic.rows for statistic in statistics)
+    return [
+        coefficient / ((statistic.rows if weighting == "mean" else total) or 1)
+        for statistic, coefficient in zip(statistics, coefficients, strict=True)
+    ]
+
+
+def _reduced(statistic: LayerStatistics, alpha: float, affine: bool) -> Tensor:
+    """`α·S + (1−α)·diag(S)`, of `[x, 1]` instead of `x` for affine: [in (+1), in (+1)], float64, a copy."""
+    import torch
+
+    gram = statistic.gram()
+    if affine:
+        total = statistic.total()
+        gram = torch.cat([gram, total[None]])
+        gram = torch.cat([gram, torch.cat([total, total.new_tensor([statistic.rows])])[:, None]], dim=1)
+    if alpha != 1:
+        diagonal = gram.diagonal().clone()
+        gram.mul_(alpha)
+        gram.diagonal().copy_(diagonal)
+    return gram
+
+
+def _cholesky(correlations: Tensor, size: int) -> Tensor | None:
+    """The Cholesky factor, or None where some pivot is within rounding of the stored grams of zero."""
+    import torch
+
+    factor, info = torch.linalg.cholesky_ex(correlations)
+    if info.item() or not bool((factor.diagonal() ** 2).min() > size**0.5 * _GRAM_EPS):
+        return None
+    return factor
+
+
+def _eigen(correlations: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The pseudo-inverse's eigenvalues (zero where the inputs say nothing) and eigenvectors."""
+    import torch
+
+    values, vectors = torch.linalg.eigh(correlations)
+    cut = size**0.5 * _GRAM_EPS * values.max()
+    return torch.where(values > cut, 1 / values, 0.0), vectors
