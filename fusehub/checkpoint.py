@@ -116,10 +116,10 @@ class Checkpoint(Mapping):
     def __init__(self, ref: ModelRef) -> None:
         self.name = ref.name
         self.files = [ref.path(filename) for filename in ref.weight_files()]
-        self._readers: dict[str, _SafetensorsFile | _PickleFile] = {}
-        self._open: list[_SafetensorsFile | _PickleFile] = []
+        self._readers: dict[str, SafetensorsFile | PickleFile] = {}
+        self._open: list[SafetensorsFile | PickleFile] = []
         for path in self.files:
-            reader = (_SafetensorsFile if path.suffix == ".safetensors" else _PickleFile)(path, ref.name)
+            reader = (SafetensorsFile if path.suffix == ".safetensors" else PickleFile)(path, ref.name)
             self._open.append(reader)
             self._readers.update(dict.fromkeys(reader.tensors, reader))
         self.tensors: dict[str, TensorInfo] = {
@@ -153,7 +153,7 @@ class Checkpoint(Mapping):
         self.close()
 
 
-class _SafetensorsFile:
+class SafetensorsFile:
     """One .safetensors file, its layout checked by the safetensors library, its bytes read with `pread`."""
 
     def __init__(self, path: Path, owner: str) -> None:
@@ -204,7 +204,7 @@ class _SafetensorsFile:
         self._file.close()
 
 
-class _PickleFile:
+class PickleFile:
     """One pytorch_model*.bin, read with `weights_only=True`: plain tensors or nothing."""
 
     def __init__(self, path: Path, owner: str) -> None:

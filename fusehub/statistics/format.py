@@ -1,0 +1,190 @@
+"""The statistics file: format version 1, written and read.
+
+A safetensors file. For each linear layer, named as in the model's checkpoint (`NAME` ends in `.weight`):
+
+    NAME.S   float32 [in * (in + 1) / 2]   upper triangle of Σ x xᵀ, row after row
+    NAME.s   float32 [in]                  Σ x
+    NAME.n   int64   []                    number of rows x that were counted
+
+Layers that read the same input are stored once: `aliases` in the metadata maps the others to the one that is
+stored. The metadata is JSON in the header, under `fusehub`; the same JSON lies beside the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusehub.checkpoint import SafetensorsFile
+from fusehub.errors import BadStatistics
+from fusehub.statistics.grams import packed_diagonal, unpack
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fusehub.refs import ModelRef
+    from fusehub.statistics.grams import GramSum
+
+FORMAT = "fusehub-statistics"
+VERSION = 1
+FILENAME = "statistics.safetensors"
+METADATA_FILENAME = "statistics.json"
+REMAKE = "Make them again with `fusehub collect`."
+
+
+def write_statistics(
+    folder: Path, sums: Mapping[str, GramSum], aliases: Mapping[str, str], metadata: Mapping[str, Any]
+) -> Path:
+    """Writes `statistics.safetensors` and `statistics.json` into `folder`, each finished or absent; the former's path."""
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {}
+    for name, total in sums.items():
+        tensors[f"{name}.S"] = total.packed()
+        tensors[f"{name}.s"] = total.total.float().cpu()
+        tensors[f"{name}.n"] = torch.tensor(total.rows, dtype=torch.int64)
+    described = {"format": FORMAT, "version": VERSION, **metadata, "aliases": dict(sorted(aliases.items()))}
+    text = json.dumps(described, indent=2, ensure_ascii=False, sort_keys=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{FILENAME}.{os.getpid()}.partial"
+    try:
+        save_file(tensors, partial, metadata={"fusehub": text})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial_json = partial.with_suffix(".json")
+        partial_json.write_text(text + "\n", encoding="utf-8")
+        os.replace(partial_json, folder / METADATA_FILENAME)
+        os.replace(partial, folder / FILENAME)
+    finally:
+        partial.unlink(missing_ok=True)
+        partial.with_suffix(".json").unlink(missing_ok=True)
+    return folder / FILENAME
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """One layer's statistics in a file; the matrices are read when they are asked for."""
+
+    name: str
+    stored_as: str
+    rows: int
+    size: int
+    _statistics: Statistics
+
+    def gram(self) -> Tensor:
+        """`S`: [in, in], float64. Raises `BadStatistics` where a number is not finite or a square is negative."""
+        return unpack(self.packed(), self.size)
+
+    def packed(self) -> Tensor:
+        """The upper triangle of `S` as it is stored, checked: [in * (in + 1) / 2], float32."""
+        packed = self._statistics.tensor(f"{self.stored_as}.S")
+        if (packed[packed_diagonal(self.size)] < 0).any():
+            raise BadStatistics(
+                f"{self._statistics.path.name}: {self.stored_as}.S has a negative sum of squares on its diagonal.",
+                f"The file is broken. {REMAKE}",
+            )
+        return packed
+
+    def total(self) -> Tensor:
+        """`s`: [in], float64."""
+        return self._statistics.tensor(f"{self.stored_as}.s").double()
+
+
+class Statistics:
+    """A statistics file, open for reading: metadata at once, matrices when asked for.
+
+    Raises `BadStatistics` for a file that is truncated, is not statistics, or is of an unknown version.
+    """
+
+    def __init__(self, path: Path, origin: str | None = None) -> None:
+        from fusehub.errors import BadFile
+
+        self.path = path
+        self.origin = origin or str(path)
+        try:
+            self._file = SafetensorsFile(path, "statistics")
+        except BadFile as error:
+            raise BadStatistics(error.what, REMAKE) from error
+        self.metadata = self._read_metadata()
+        self.aliases: dict[str, str] = self.metadata["aliases"]
+        stored = [name.removesuffix(".S") for name in self._file.tensors if name.endswith(".S")]
+        self._layers = {name: self._layer(name, name) for name in sorted(stored)}
+        for name, target in self.aliases.items():
+            if target not in self._layers:
+                raise BadStatistics(f"{path.name}: {name} refers to {target}, which is not in the file.", REMAKE)
+            self._layers[name] = self._layer(name, target)
+
+    @property
+    def layers(self) -> dict[str, StoredLayer]:
+        """Statistics by the name of the weight in the model's checkpoint, aliases included."""
+        return self._layers
+
+    @property
+    def weight_hashes(self) -> dict[str, str]:
+        """sha256 of the weight files that the statistics were made with, by file name."""
+        return self.metadata["model"]["weights"]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the file in bytes."""
+        return self.path.stat().st_size
+
+    def require_weights_of(self, ref: ModelRef, hashes: Mapping[str, str]) -> None:
+        """Raises `BadStatistics` unless these statistics were made with exactly the weights `hashes` of `ref`."""
+        if sorted(self.weight_hashes.values()) != sorted(hashes.values()):
+            made_for = self.metadata["model"]
+            named = made_for["id"] + (f" at {made_for['commit'][:8]}" if made_for.get("commit") else "")
+            raise BadStatistics(
+                f"The statistics {self.origin} were made for other weights ({named}) than those of {ref.name}.",
+                "Give the statistics of these weights, make them with `fusehub collect`, or say --force.",
+            )
+
+    def tensor(self, name: str) -> Tensor:
+        """A stored tensor. Raises `BadStatistics` naming it if it holds NaN or infinity."""
+        import torch
+
+        value = self._file.read(name, 0, None)
+        if not bool(torch.isfinite(value.sum(dtype=torch.float64))):
+            raise BadStatistics(f"{self.origin}: {name} holds NaN or infinity.", REMAKE)
+        return value
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _layer(self, name: str, stored_as: str) -> StoredLayer:
+        tensors = self._file.tensors
+        missing = [suffix for suffix in ("S", "s", "n") if f"{stored_as}.{suffix}" not in tensors]
+        if missing:
+            raise BadStatistics(f"{self.path.name}: {stored_as}.{missing[0]} is missing.", REMAKE)
+        size = tensors[f"{stored_as}.s"].shape[0]
+        if tensors[f"{stored_as}.S"].shape != (size * (size + 1) // 2,):
+            raise BadStatistics(
+                f"{self.path.name}: {stored_as}.S has shape {tensors[f'{stored_as}.S'].shape}, which is not the "
+                f"packed triangle of a {size} x {size} matrix.",
+                REMAKE,
+            )
+        return StoredLayer(name, stored_as, int(self._file.read(f"{stored_as}.n", 0, None)), size, self)
+
+    def _read_metadata(self) -> dict[str, Any]:
+        try:
+            metadata = json.loads(self._file.metadata["fusehub"])
+            if metadata["format"] != FORMAT:
+                raise KeyError("format")
+            version = metadata["version"]
+            metadata["model"]["weights"], metadata["model"]["id"], metadata["aliases"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadStatistics(
+                f"{self.path.name} is a safetensors file, but not one of statistics.", "Give a file made by `fusehub collect`."
+            ) from error
+        if version != VERSION:
+            raise BadStatistics(
+                f"{self.path.name} has version {version} of the format; this FuseHub reads version {VERSION}.",
+                "Update FuseHub.",
+            )
+        return metadata
