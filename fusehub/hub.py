@@ -110,10 +110,13 @@ def _translate(error: Exception, subject: str) -> FuseHubError | None:
         return NotFound(f"{subject}: a file that is needed is not in the repo ({error}).", "Is it a model repo?")
     if isinstance(error, hf.HFValidationError):
         return NotFound(
-            f"'{subject}' is not the name of a repo.", "Write user/name, user/name@revision or a local folder."
+            f"'{subject}' is not the name of a repo.",
+            "Write user/name, user/name@revision or a local folder.",
         )
     if isinstance(error, httpx2.TransportError | ConnectionError):
-        return Offline(f"{endpoint()} cannot be reached ({type(error).__name__}).", "Check the network and HF_ENDPOINT.")
+        return Offline(
+            f"{endpoint()} cannot be reached ({type(error).__name__}).", "Check the network and HF_ENDPOINT."
+        )
     if isinstance(error, hf.HfHubHTTPError):
         return _http_error(error, status, subject, login)
     return None

@@ -47,6 +47,7 @@ class Layout:
     linears: dict[str, Linear]
     label_axes: dict[str, int]
     tied: dict[str, str]
+    base_prefix: str
     _model: PreTrainedModel
 
     def names(self, stored: Iterable[str]) -> dict[str, str]:
@@ -89,6 +90,7 @@ def layout_of(config: PretrainedConfig) -> Layout:
         linears=linears_of(model),
         label_axes=_label_axes(config, shapes),
         tied=dict(getattr(model, "all_tied_weights_keys", None) or {}),
+        base_prefix=model.base_model_prefix,
         _model=model,
     )
 

@@ -122,7 +122,8 @@ class ModelRef:
             if index in self.files:
                 return sorted(set(self.json(index)["weight_map"].values()))
         raise NotFound(
-            f"{self.name} holds no weights (model.safetensors or pytorch_model.bin).", _why_no_weights(self.files)
+            f"{self.name} holds no weights (model.safetensors or pytorch_model.bin).",
+            _why_no_weights(self.files),
         )
 
     def side_files(self) -> list[str]:
@@ -204,7 +205,8 @@ def _resolve_repo(repo_id: str, revision: str, token: str | None) -> ModelRef:
     with hub_errors(name):
         info = client(token).model_info(repo_id, revision=revision or None, files_metadata=True)
     files = {
-        item.rfilename: RemoteFile(item.size or 0, item.lfs.sha256 if item.lfs else None) for item in info.siblings or []
+        item.rfilename: RemoteFile(item.size or 0, item.lfs.sha256 if item.lfs else None)
+        for item in info.siblings or []
     }
     if "config.json" not in files:
         raise NotFound(f"{name} has no config.json.", _why_no_weights(files))
@@ -244,7 +246,9 @@ def _card_of(readme: Path) -> dict[str, Any]:
         return {}
     import yaml
 
-    match = re.match(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", readme.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    match = re.match(
+        r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", readme.read_text(encoding="utf-8", errors="replace"), re.DOTALL
+    )
     try:
         front = yaml.safe_load(match[1]) if match else {}
     except yaml.YAMLError:

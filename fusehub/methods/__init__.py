@@ -8,6 +8,7 @@ there is one, and its own typed options. It returns one tensor. No method reads 
 """
 
 from fusehub.methods.registry import METHODS, Layer, LayerStatistics, Merged, Method, find_method
+
 from fusehub.methods import mean, regmean  # isort: skip  # importing a method's file registers it
 
 __all__ = ["METHODS", "Layer", "LayerStatistics", "Merged", "Method", "find_method", "mean", "regmean"]

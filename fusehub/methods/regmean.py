@@ -49,7 +49,9 @@ class RegMeanOptions(Options):
     )
     affine: bool = Field(False, description="true solves weight and bias together where a layer has a bias.")
     ridge: float = Field(
-        0.0, ge=0, description="added to the diagonal of the summed grams (ρ, 0 or more): pulls towards the anchor."
+        0.0,
+        ge=0,
+        description="added to the diagonal of the summed grams (ρ, 0 or more): pulls towards the anchor.",
     )
 
 

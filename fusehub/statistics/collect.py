@@ -74,8 +74,13 @@ def collect(
             "base_model": ref.card.get("base_model"),
         },
         "task": task.name,
-        "tokenizer": {name: sha256_of(ref.path(name)) for name in ref.side_files() if "token" in name or "vocab" in name},
-        "data": {"source": description or examples.source, "revision": None if description else examples.revision},
+        "tokenizer": {
+            name: sha256_of(ref.path(name)) for name in ref.side_files() if "token" in name or "vocab" in name
+        },
+        "data": {
+            "source": description or examples.source,
+            "revision": None if description else examples.revision,
+        },
         "examples": len(encodings),
         "tokens": sum(len(encoding["input_ids"]) for encoding in encodings),
         "max_length": length,
@@ -108,7 +113,13 @@ def _run(network, encodings, tokenizer, batch_tokens: int, state: PartialState, 
 
 
 def _collect_once(
-    network: Any, encodings: list, tokenizer: Any, batch_tokens: int, state: Any, progress: Progress, unshared: set[str]
+    network: Any,
+    encodings: list,
+    tokenizer: Any,
+    batch_tokens: int,
+    state: Any,
+    progress: Progress,
+    unshared: set[str],
 ) -> GramCollector:
     import torch
 
@@ -169,4 +180,8 @@ def _versions() -> dict[str, str]:
     import torch
     import transformers
 
-    return {"fusehub": fusehub_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    return {
+        "fusehub": fusehub_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }

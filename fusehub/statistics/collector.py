@@ -62,7 +62,12 @@ class GramCollector:
     """
 
     def __init__(
-        self, model: nn.Module, linears: Mapping[str, Linear], *, share: bool = True, unshared: Iterable[str] = ()
+        self,
+        model: nn.Module,
+        linears: Mapping[str, Linear],
+        *,
+        share: bool = True,
+        unshared: Iterable[str] = (),
     ) -> None:
         self._model = model
         self._share = share
@@ -128,9 +133,7 @@ class GramCollector:
     @property
     def sums(self) -> dict[str, GramSum]:
         """The sums by weight name, for the layers that have been called and own theirs."""
-        return {
-            watched.linear.weight: watched.sums for watched in self._watched.values() if watched.sums is not None
-        }
+        return {watched.linear.weight: watched.sums for watched in self._watched.values() if watched.sums is not None}
 
     @property
     def aliases(self) -> dict[str, str]:

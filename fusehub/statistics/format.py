@@ -7,7 +7,8 @@ A safetensors file. For each linear layer, named as in the model's checkpoint (`
     NAME.n   int64   []                    number of rows x that were counted
 
 Layers that read the same input are stored once: `aliases` in the metadata maps the others to the one that is
-stored. The metadata is JSON in the header, under `fusehub`; the same JSON lies beside the file.
+stored, and `layers` lists the stored ones with their rows and size. The metadata is JSON in the header, under
+`fusehub`; the same JSON lies beside the file, so that a merge can be planned without the matrices.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from fusehub.statistics.grams import packed_diagonal, unpack
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fusehub.refs import ModelRef
     from fusehub.statistics.grams import GramSum
 
 FORMAT = "fusehub-statistics"
@@ -48,7 +48,13 @@ def write_statistics(
         tensors[f"{name}.S"] = total.packed()
         tensors[f"{name}.s"] = total.total.float().cpu()
         tensors[f"{name}.n"] = torch.tensor(total.rows, dtype=torch.int64)
-    described = {"format": FORMAT, "version": VERSION, **metadata, "aliases": dict(sorted(aliases.items()))}
+    described = {
+        "format": FORMAT,
+        "version": VERSION,
+        **metadata,
+        "layers": {name: {"rows": sums[name].rows, "size": sums[name].size} for name in sorted(sums)},
+        "aliases": dict(sorted(aliases.items())),
+    }
     text = json.dumps(described, indent=2, ensure_ascii=False, sort_keys=False)
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{FILENAME}.{os.getpid()}.partial"
@@ -125,24 +131,9 @@ class Statistics:
         return self._layers
 
     @property
-    def weight_hashes(self) -> dict[str, str]:
-        """sha256 of the weight files that the statistics were made with, by file name."""
-        return self.metadata["model"]["weights"]
-
-    @property
     def nbytes(self) -> int:
         """Size of the file in bytes."""
         return self.path.stat().st_size
-
-    def require_weights_of(self, ref: ModelRef, hashes: Mapping[str, str]) -> None:
-        """Raises `BadStatistics` unless these statistics were made with exactly the weights `hashes` of `ref`."""
-        if sorted(self.weight_hashes.values()) != sorted(hashes.values()):
-            made_for = self.metadata["model"]
-            named = made_for["id"] + (f" at {made_for['commit'][:8]}" if made_for.get("commit") else "")
-            raise BadStatistics(
-                f"The statistics {self.origin} were made for other weights ({named}) than those of {ref.name}.",
-                "Give the statistics of these weights, make them with `fusehub collect`, or say --force.",
-            )
 
     def tensor(self, name: str) -> Tensor:
         """A stored tensor. Raises `BadStatistics` naming it if it holds NaN or infinity."""
@@ -174,17 +165,36 @@ class Statistics:
     def _read_metadata(self) -> dict[str, Any]:
         try:
             metadata = json.loads(self._file.metadata["fusehub"])
-            if metadata["format"] != FORMAT:
-                raise KeyError("format")
-            version = metadata["version"]
-            metadata["model"]["weights"], metadata["model"]["id"], metadata["aliases"]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, ValueError) as error:
             raise BadStatistics(
-                f"{self.path.name} is a safetensors file, but not one of statistics.", "Give a file made by `fusehub collect`."
+                f"{self.origin} is a safetensors file, but not one of statistics.",
+                "Give a file made by `fusehub collect`.",
             ) from error
-        if version != VERSION:
-            raise BadStatistics(
-                f"{self.path.name} has version {version} of the format; this FuseHub reads version {VERSION}.",
-                "Update FuseHub.",
-            )
-        return metadata
+        return check_metadata(metadata, self.origin)
+
+
+def check_metadata(metadata: Any, origin: str) -> dict[str, Any]:
+    """`metadata` if it is the metadata of statistics of a version that we know; else raises `BadStatistics`."""
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise BadStatistics(f"{origin} does not hold statistics.", "Give a file made by `fusehub collect`.")
+    if metadata.get("version") != VERSION:
+        raise BadStatistics(
+            f"{origin} has version {metadata.get('version')} of the format; this FuseHub reads version {VERSION}.",
+            "Update FuseHub.",
+        )
+    try:
+        metadata["model"]["id"], metadata["model"]["weights"].values(), metadata["layers"], metadata["aliases"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadStatistics(f"{origin}: its metadata lacks {error}.", REMAKE) from error
+    return metadata
+
+
+def require_weights(metadata: Mapping[str, Any], origin: str, model: str, hashes: Mapping[str, str]) -> None:
+    """Raises `BadStatistics` unless the statistics were made with exactly the weights `hashes` of `model`."""
+    made_for = metadata["model"]
+    if sorted(made_for["weights"].values()) != sorted(hashes.values()):
+        named = made_for["id"] + (f" at {made_for['commit'][:8]}" if made_for.get("commit") else "")
+        raise BadStatistics(
+            f"The statistics {origin} were made for other weights ({named}) than those of {model}.",
+            "Give the statistics of these weights, make them with `fusehub collect`, or say --force.",
+        )

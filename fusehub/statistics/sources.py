@@ -8,41 +8,73 @@ weights, which the Hub tells without a download, so that statistics of other wei
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from fusehub.errors import BadStatistics, FuseHubError, NotFound
+from fusehub.errors import BadStatistics, NotFound
 from fusehub.hub import client, hub_errors, is_offline
 from fusehub.refs import ModelRef
-from fusehub.statistics.format import FILENAME, METADATA_FILENAME, Statistics
+from fusehub.statistics.format import (
+    FILENAME,
+    METADATA_FILENAME,
+    REMAKE,
+    Statistics,
+    check_metadata,
+    require_weights,
+)
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
 
 TAG = "fusehub-statistics"
 FOLDER = "fusehub"
 
 
+@dataclass(frozen=True)
+class FoundStatistics:
+    """Statistics that were found: their metadata at once, the file itself (maybe large) when it is opened."""
+
+    origin: str
+    metadata: dict[str, Any]
+    _token: str | None = field(default=None, repr=False)
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """How many input rows were counted, by the weight's name in the checkpoint; aliases included."""
+        layers, aliases = self.metadata["layers"], self.metadata["aliases"]
+        own = {name: layer["rows"] for name, layer in layers.items()}
+        return own | {name: own[target] for name, target in aliases.items() if target in own}
+
+    def open(self) -> Statistics:
+        """The file, downloaded where it must be."""
+        return Statistics(_locate(self.origin, FILENAME, self._token), self.origin)
+
+
 def find_statistics(
     ref: ModelRef, source: str = "auto", *, hashes: Mapping[str, str], force: bool = False
-) -> Statistics:
+) -> FoundStatistics:
     """The statistics of `ref`, whose weight files have the sha256 `hashes`.
 
     `source` is `auto`, a file or folder, or a repo `user/name[@revision]`. Raises `NotFound` where there are none,
     `BadStatistics` where those there are were made for other weights (unless `force`).
     """
     if source != "auto":
-        statistics = _open(source, ref.token)
+        found = FoundStatistics(source, _metadata(source, ref.token), ref.token)
         if not force:
-            statistics.require_weights_of(ref, hashes)
-        return statistics
+            require_weights(found.metadata, source, ref.name, hashes)
+        return found
     others = []
     for candidate, metadata in _candidates(ref):
-        if sorted(metadata.get("model", {}).get("weights", {}).values()) == sorted(hashes.values()):
-            return _open(candidate, ref.token)
+        if sorted(metadata["model"]["weights"].values()) == sorted(hashes.values()):
+            return FoundStatistics(candidate, metadata, ref.token)
         others.append(candidate)
     command = f"fusehub collect {ref.name} --data DATA --out DIR"
     if others:
         raise BadStatistics(
             f"{ref.name}: the statistics there are ({', '.join(others)}) were made for other weights.",
-            f"Make new ones where the data is: `{command}`, or give them with --statistics.",
+            f"Make new ones where the data is: `{command}`, then `--statistics {ref.name}=DIR`.",
         )
     raise NotFound(
         f"{ref.name} has no published statistics.",
@@ -57,40 +89,60 @@ def has_statistics(ref: ModelRef) -> bool:
     return f"{FOLDER}/{FILENAME}" in ref.files
 
 
-def _candidates(ref: ModelRef) -> Iterator[tuple[str, dict]]:
+def _candidates(ref: ModelRef) -> Iterator[tuple[str, dict[str, Any]]]:
     """Sources that may hold statistics of `ref`, with their metadata, the nearest first."""
-    if ref.folder is not None:
-        path = ref.folder / FOLDER / METADATA_FILENAME
-        if path.is_file():
-            yield str(path.parent), _metadata(path)
+    if ref.folder is not None and (ref.folder / FOLDER / METADATA_FILENAME).is_file():
+        source = str(ref.folder / FOLDER)
+        yield source, _metadata(source, ref.token)
     if ref.repo_id is None or is_offline():
         return
-    for source in dict.fromkeys((f"{ref.repo_id}@{ref.commit}", ref.repo_id)):
-        path = _download(source, METADATA_FILENAME, ref.token)
-        if path is not None:
-            yield source, _metadata(path)
     with hub_errors(ref.name):
-        tagged = list(client(ref.token).list_models(filter=[TAG, f"base_model:{ref.repo_id}"]))
-    for info in tagged:
-        path = _download(info.id, METADATA_FILENAME, ref.token)
-        if path is not None:
-            yield info.id, _metadata(path)
+        tagged = client(ref.token).list_models(filter=[TAG, f"base_model:{ref.repo_id}"])
+        sources = [f"{ref.repo_id}@{ref.commit}", *_latest(ref.repo_id, ref.token), *_companions(tagged, ref)]
+    for source in dict.fromkeys(sources):
+        if _download(source, METADATA_FILENAME, ref.token) is not None:
+            yield source, _metadata(source, ref.token)
 
 
-def _open(source: str, token: str | None) -> Statistics:
-    """The statistics in a file, a folder or a repo."""
+def _latest(repo_id: str, token: str | None) -> list[str]:
+    """The repo at its newest commit: statistics may have come after the commit that is merged."""
+    return [f"{repo_id}@{client(token).model_info(repo_id).sha}"]
+
+
+def _companions(tagged: Iterable[ModelInfo], ref: ModelRef) -> list[str]:
+    return [f"{info.id}@{client(ref.token).model_info(info.id).sha}" for info in tagged if info.id != ref.repo_id]
+
+
+def _metadata(source: str, token: str | None) -> dict[str, Any]:
+    """The metadata of the statistics at `source`: the JSON beside the file, or in its header."""
     path = Path(source).expanduser()
-    if path.is_dir():
-        nested = path / FOLDER / FILENAME
-        path = nested if nested.is_file() else path / FILENAME
     if path.is_file():
-        return Statistics(path, str(source))
-    if path.parent.is_dir() and (path.name == FILENAME or path.suffix == ".safetensors"):
+        statistics = Statistics(path, source)
+        statistics.close()
+        return statistics.metadata
+    located = _locate(source, METADATA_FILENAME, token)
+    try:
+        return check_metadata(json.loads(located.read_text(encoding="utf-8")), source)
+    except (ValueError, OSError) as error:
+        raise BadStatistics(f"{source}: {METADATA_FILENAME} is not JSON ({error}).", REMAKE) from error
+
+
+def _locate(source: str, filename: str, token: str | None) -> Path:
+    """`filename` of the statistics at `source` (a file, a folder or a repo), on this machine."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    for folder in (path, path / FOLDER):
+        if (folder / filename).is_file():
+            return folder / filename
+    if path.is_dir() or path.suffix == ".safetensors" or source.startswith(("/", ".", "~")):
         raise NotFound(f"There are no statistics in {source}.", f"A folder of statistics holds {FILENAME}.")
-    found = _download(source, FILENAME, token)
+    found = _download(source, filename, token)
     if found is None:
-        raise NotFound(f"{source} holds no statistics ({FOLDER}/{FILENAME}).", "Give a file, a folder or a repo that does.")
-    return Statistics(found, source)
+        raise NotFound(
+            f"{source} holds no statistics ({FOLDER}/{FILENAME}).", "Give a file, a folder or a repo that does."
+        )
+    return found
 
 
 def _download(source: str, filename: str, token: str | None) -> Path | None:
@@ -108,11 +160,3 @@ def _download(source: str, filename: str, token: str | None) -> Path | None:
             )
         except EntryNotFoundError:
             return None
-
-
-def _metadata(path: Path) -> dict:
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise FuseHubError(f"{path.name} is not JSON ({error}).", "Make the statistics again.") from error
-    return metadata if isinstance(metadata, dict) else {}

@@ -1,0 +1,464 @@
+"""Can these models be merged? Told from configs, tokenizers and safetensors headers, before any weights are read.
+
+`check` lists every difference at once, with what it means and what can be done about it. A difference that makes a
+merge meaningless is an `error`; one that a person should know is a `warning`; a fact is a `note`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from fusehub.checkpoint import TensorInfo, headers
+from fusehub.errors import BadRecipe, FuseHubError, Incompatible
+from fusehub.labels import Heads, LabelPlan, plan_labels
+from fusehub.layers import Layout, layout_of
+from fusehub.licences import licence_of, reconcile
+from fusehub.refs import ModelRef, resolve
+from fusehub.statistics.sources import has_statistics
+from fusehub.tasks import architecture_of, labels_of, load_config, task_of
+
+# Keys of config.json that do not change what the weights compute once the model is in eval mode.
+_IGNORED = re.compile(
+    r"(_name_or_path|transformers_version|torch_dtype|dtype|id2label|label2id|num_labels|_num_labels|problem_type"
+    r"|finetuning_task|task_specific_params|use_cache|output_.*|.*dropout.*|.*_drop|layerdrop|gradient_checkpointing"
+    r"|initializer_.*|architectures|_attn_implementation.*|.*_prob|return_dict|language|license|_commit_hash"
+    r"|max_length|min_length|num_beams|do_sample|temperature|top_k|top_p|repetition_penalty|model_card|_diffusers.*)"
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found: how grave it is, what it is, and what to do about it."""
+
+    level: Literal["error", "warning", "note"]
+    what: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a person wants to know of one model before merging it."""
+
+    name: str
+    id: str
+    task: str | None
+    architecture: str | None
+    parameters: int | None
+    dtypes: tuple[str, ...]
+    size: int
+    labels: tuple[str, ...]
+    licence: str | None
+    gated: bool
+    base: str | None
+    statistics: bool
+
+
+@dataclass
+class Report:
+    """All findings about a set of models, and the plan for their labels where there is one."""
+
+    models: list[ModelFacts]
+    findings: list[Finding] = field(default_factory=list)
+    labels: LabelPlan | None = None
+    download: int = 0
+    """Bytes of weights that are not on this machine yet."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing stands against a merge."""
+        return not any(finding.level == "error" for finding in self.findings)
+
+    def require_ok(self) -> None:
+        """Raises `Incompatible` with all errors at once."""
+        errors = [finding for finding in self.findings if finding.level == "error"]
+        if errors:
+            raise Incompatible(
+                "\n".join(finding.what for finding in errors),
+                "\n     ".join(dict.fromkeys(finding.fix for finding in errors if finding.fix)),
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data, for `--json`."""
+        return {
+            "ok": self.ok,
+            "models": [asdict(model) for model in self.models],
+            "findings": [asdict(finding) for finding in self.findings],
+            "labels": asdict(self.labels) if self.labels else None,
+            "download_bytes": self.download,
+        }
+
+
+def check(
+    models: Sequence[str | ModelRef],
+    *,
+    base: str | ModelRef | None = None,
+    heads: Heads = "auto",
+    labels: Mapping[str, Sequence[str]] | None = None,
+    token: str | None = None,
+) -> Report:
+    """Everything that speaks against (or is worth knowing before) merging `models`, without reading weights.
+
+    A model that cannot be found at all raises; everything else is a finding of the report. `labels` names the rows
+    of a head anew, by the model's name as given.
+    """
+    refs = [resolve(model, token=token) if isinstance(model, str) else model for model in models]
+    base_ref = resolve(base, token=token) if isinstance(base, str) else base
+    if len(refs) < 2:
+        raise BadRecipe("A merge takes at least two models.", "Name two or more.")
+    return _Check(refs, base_ref, heads, labels).run()
+
+
+class _Check:
+    """The state of one check: what is known of each model, and what was found so far."""
+
+    def __init__(
+        self,
+        refs: list[ModelRef],
+        base: ModelRef | None,
+        heads: Heads,
+        labels: Mapping[str, Sequence[str]] | None,
+    ) -> None:
+        self.refs, self.base, self.heads = refs, base, heads
+        self.given = labels
+        self.everyone = [*refs, *([base] if base else [])]
+        self.findings: list[Finding] = []
+        self.configs = {ref.id: ref.config for ref in self.everyone}
+        self.tensors: dict[str, Mapping[str, TensorInfo] | None] = {}
+
+    def run(self) -> Report:
+        readable = all([self._kind(ref) for ref in self.everyone])
+        for ref in self.everyone:
+            self.tensors[ref.id] = self._tensors(ref)
+        plan = None
+        if readable and self._same_architecture():
+            self._configs()
+            self._shapes()
+            plan = self._labels()
+        self._tokenizers()
+        self._lineage()
+        self._licences()
+        self._same_model_twice()
+        return Report(
+            [self._facts(ref) for ref in self.refs],
+            self.findings,
+            plan,
+            sum(map(missing_bytes, self.everyone)),
+        )
+
+    def _find(self, level: Literal["error", "warning", "note"], what: str, fix: str = "") -> None:
+        self.findings.append(Finding(level, what, fix))
+
+    def _kind(self, ref: ModelRef) -> bool:
+        try:
+            if ref is self.base:
+                architecture_of(self.configs[ref.id], ref.name)
+            else:
+                task_of(self.configs[ref.id], ref.name)
+        except FuseHubError as error:
+            self._find("error", error.what, error.fix)
+            return False
+        return True
+
+    def _tensors(self, ref: ModelRef) -> Mapping[str, TensorInfo] | None:
+        try:
+            found = headers(ref)
+        except FuseHubError as error:
+            self._find("error", error.what, error.fix)
+            return None
+        if found is None:
+            self._find("note", f"{ref.name} has no safetensors: its shapes are seen only once it is downloaded.")
+            return None
+        odd = sorted({info.dtype for info in found.values() if info.dtype.startswith("F8") or info.dtype == "U8"})
+        if odd:
+            self._find(
+                "error",
+                f"{ref.name} has tensors of dtype {odd[0]}: it is quantised.",
+                "Use the repo with the original float weights.",
+            )
+        return found
+
+    def _same_architecture(self) -> bool:
+        kinds = {ref.name: architecture_of(self.configs[ref.id], ref.name) for ref in self.refs}
+        if len(set(kinds.values())) > 1:
+            self._find(
+                "error",
+                "The models are of different architectures: "
+                + ", ".join(f"{name} is a {kind}" for name, kind in kinds.items()) + ".",
+                "Merge models that were fine-tuned from the same base for the same kind of task.",
+            )  # fmt: skip
+            return False
+        return True
+
+    def _configs(self) -> None:
+        first = self.everyone[0]
+        for other in self.everyone[1:]:
+            differing = _differences(self.configs[first.id], self.configs[other.id])
+            if differing:
+                # Older configs leave defaults out: let transformers fill them in before calling it a difference.
+                differing = _differences(load_config(first).to_dict(), load_config(other).to_dict())
+            for key, (mine, theirs) in differing.items():
+                level = "warning" if key.endswith("_token_id") or other is self.base else "error"
+                self._find(
+                    level,
+                    f"config {key}: {first.name} has {mine!r}, {other.name} has {theirs!r}.",
+                    "Models that compute differently cannot share weights: merge models of one base."
+                    if level == "error"
+                    else "",
+                )
+
+    def _shapes(self) -> None:
+        layout = layout_of(load_config(self.refs[0]))
+        named = {}
+        for ref in self.everyone:
+            tensors = self.tensors[ref.id]
+            if tensors is None:
+                continue
+            try:
+                names = layout.names(tensors)
+            except FuseHubError as error:
+                self._find("error", f"{ref.name}: {error.what}", error.fix)
+                return
+            named[ref.id] = {parameter: tensors[name] for name, parameter in names.items()}
+            if ref is not self.base:
+                self._missing(ref, layout, named[ref.id])
+        first = self.refs[0]
+        for other in self.everyone[1:]:
+            if first.id in named and other.id in named:
+                self._compare_shapes(first, other, layout, named[first.id], named[other.id])
+
+    def _missing(self, ref: ModelRef, layout: Layout, named: Mapping[str, TensorInfo]) -> None:
+        missing = [name for name in layout.shapes if name not in named and layout.tied.get(name) not in named]
+        missing = [name for name in missing if not name.endswith(("position_ids", "token_type_ids"))]
+        if missing:
+            self._find(
+                "error",
+                f"{ref.name} lacks {_some(missing)}: transformers would fill them with random numbers.",
+                "Use a checkpoint that was fine-tuned for the task, head included.",
+            )
+
+    def _compare_shapes(
+        self,
+        first: ModelRef,
+        other: ModelRef,
+        layout: Layout,
+        mine: Mapping[str, TensorInfo],
+        theirs: Mapping[str, TensorInfo],
+    ) -> None:
+        differing = [
+            f"{name} {list(mine[name].shape)} against {list(theirs[name].shape)}"
+            for name in mine
+            if name in theirs and mine[name].shape != theirs[name].shape and name not in layout.label_axes
+        ]
+        if differing:
+            vocabulary = self.configs[first.id].get("vocab_size") != self.configs[other.id].get("vocab_size")
+            self._find(
+                "error",
+                f"{first.name} and {other.name} have tensors of different shapes: {_some(differing)}.",
+                "Their vocabularies differ: merge models that use the same tokenizer."
+                if vocabulary
+                else "Merge models of one base.",
+            )
+        kinds = [{info.dtype for info in infos.values() if info.is_float} for infos in (mine, theirs)]
+        if kinds[0] != kinds[1]:
+            self._find(
+                "note",
+                f"{first.name} is stored in {'/'.join(sorted(kinds[0]))}, {other.name} in {'/'.join(sorted(kinds[1]))}: "
+                f"the result is stored like {first.name}, unless out_dtype says otherwise.",
+            )
+
+    def _labels(self) -> LabelPlan | None:
+        given = {name: list(own) for name, own in (self.given or {}).items()}
+        try:
+            plan = plan_labels(
+                [self.configs[ref.id] for ref in self.refs],
+                [ref.name for ref in self.refs],
+                heads=self.heads,
+                given=given,
+            )
+        except FuseHubError as error:
+            self._find("error", error.what, error.fix)
+            return None
+        if plan.policy == "keep":
+            self._find(
+                "note",
+                f"Each expert keeps its own head ({plan.why}); the rest is merged, one subfolder a task.",
+            )
+        for note in plan.notes:
+            self._find("warning" if "taken to mean" in note else "note", note)
+        return plan
+
+    def _tokenizers(self) -> None:
+        first = self.refs[0]
+        vocabularies = {}
+        for ref in self.everyone:
+            try:
+                vocabularies[ref.id] = vocabulary_of(ref)
+            except FuseHubError as error:
+                self._find("error", error.what, error.fix)
+        mine = vocabularies.get(first.id)
+        for ref in self.refs:
+            if vocabularies.get(ref.id) is None:
+                self._find(
+                    "warning",
+                    f"{ref.name} has no tokenizer that can be compared.",
+                    "Check that it is the same.",
+                )
+        for other in self.everyone[1:]:
+            theirs = vocabularies.get(other.id)
+            if mine is None or theirs is None:
+                continue
+            if mine != theirs:
+                self._find(
+                    "error",
+                    f"{first.name} and {other.name} have different vocabularies: {_vocabulary_difference(mine, theirs)}.",
+                    "The same number must mean the same token in all models: merge models of one tokenizer.",
+                )
+            elif (cases := [_lower_case(ref) for ref in (first, other)])[0] != cases[1] and None not in cases:
+                self._find(
+                    "error",
+                    f"One of {first.name} and {other.name} lower-cases its input and the other does not.",
+                    "Merge models of one tokenizer.",
+                )
+
+    def _lineage(self) -> None:
+        known = {ref.name: base for ref in self.refs if (base := base_of(ref, self.configs[ref.id]))}
+        if self.base is not None and self.base.repo_id:
+            known[f"--base {self.base.name}"] = self.base.repo_id
+        if len({base.rpartition("/")[2].casefold() for base in known.values()}) > 1:
+            self._find(
+                "warning",
+                "The models say that they come from different bases: "
+                + ", ".join(f"{name} from {base}" for name, base in known.items()) + ".",
+                "Experts of different bases give garbage, even where all shapes agree; a merge measures the distance "
+                "of their weights and refuses if they are strangers.",
+            )  # fmt: skip
+
+    def _licences(self) -> None:
+        verdict = reconcile((ref.name, licence_of(ref.card)) for ref in self.everyone)
+        for warning in verdict.warnings:
+            self._find("warning", warning)
+        if verdict.forbids_publishing:
+            self._find("warning", f"The result may not be published: {verdict.why}.", "Keep it to yourself.")
+        elif verdict.licence:
+            self._find("note", f"Licence of the result: {verdict.licence} ({verdict.why}).")
+        for ref in self.everyone:
+            if ref.gated or ref.private:
+                kind = "gated" if ref.gated else "private"
+                self._find("note", f"{ref.name} is {kind}: what is made of it is published as private by default.")
+
+    def _same_model_twice(self) -> None:
+        ids = [ref.id for ref in self.refs]
+        for ref_id in {ref_id for ref_id in ids if ids.count(ref_id) > 1}:
+            self._find("warning", f"{ref_id} goes in {ids.count(ref_id)} times.", "Say --weight instead.")
+
+    def _facts(self, ref: ModelRef) -> ModelFacts:
+        config, tensors = self.configs[ref.id], self.tensors.get(ref.id)
+        architectures = config.get("architectures") or [None]
+        try:
+            task = task_of(config, ref.name).name
+        except FuseHubError:
+            task = None
+        return ModelFacts(
+            name=ref.name,
+            id=ref.id,
+            task=task,
+            architecture=architectures[0],
+            parameters=sum(info.numel for info in tensors.values()) if tensors else None,
+            dtypes=tuple(sorted({info.dtype for info in tensors.values() if info.is_float})) if tensors else (),
+            size=sum(ref.files[name].size for name in ref.weight_files()) if tensors else 0,
+            labels=tuple(labels_of(config)) if task else (),
+            licence=licence_of(ref.card),
+            gated=ref.gated,
+            base=base_of(ref, config),
+            statistics=has_statistics(ref),
+        )
+
+
+def base_of(ref: ModelRef, config: Mapping[str, Any]) -> str | None:
+    """The model that this one says it was fine-tuned from: its card's `base_model`, else what its config was loaded from."""
+    said = ref.card.get("base_model")
+    if isinstance(said, list):
+        said = said[0] if said else None
+    if isinstance(said, str) and said:
+        return said
+    loaded = config.get("_name_or_path")
+    # A folder of somebody's machine says nothing, and neither does a model that names itself.
+    if isinstance(loaded, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", loaded) and loaded != ref.repo_id:
+        return loaded
+    return None
+
+
+def missing_bytes(ref: ModelRef) -> int:
+    """Bytes of weights that have to be downloaded before the model can be read."""
+    if ref.folder is not None:
+        return 0
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        names = ref.weight_files()
+    except FuseHubError:
+        return 0
+    cached = {name: try_to_load_from_cache(ref.repo_id, name, revision=ref.commit) for name in names}
+    return sum(
+        ref.files[name].size for name, path in cached.items() if not isinstance(path, str) and name in ref.files
+    )
+
+
+def vocabulary_of(ref: ModelRef) -> dict[str, int] | str | None:
+    """Token -> id, added tokens included; a hash for a sentencepiece model alone; None where there is no tokenizer."""
+    if "tokenizer.json" in ref.files:
+        stored = ref.json("tokenizer.json")
+        tokens = stored.get("model", {}).get("vocab", {})
+        if isinstance(tokens, list):  # Unigram models list (token, score) pairs.
+            tokens = {token: index for index, (token, _) in enumerate(tokens)}
+        added = {token["content"]: token["id"] for token in stored.get("added_tokens", [])}
+        return {**tokens, **added}
+    if "vocab.txt" in ref.files:
+        lines = ref.path("vocab.txt").read_text(encoding="utf-8").splitlines()
+        return {token: index for index, token in enumerate(lines)}
+    if "vocab.json" in ref.files:
+        return {
+            **ref.json("vocab.json"),
+            **(ref.json("added_tokens.json") if "added_tokens.json" in ref.files else {}),
+        }
+    for name in ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model"):
+        if name in ref.files:
+            from fusehub.checkpoint import sha256_of
+
+            return sha256_of(ref.path(name))
+    return None
+
+
+def _lower_case(ref: ModelRef) -> bool | None:
+    if "tokenizer_config.json" not in ref.files:
+        return None
+    said = ref.json("tokenizer_config.json").get("do_lower_case")
+    return said if isinstance(said, bool) else None
+
+
+def _vocabulary_difference(mine: dict[str, int] | str, theirs: dict[str, int] | str) -> str:
+    if isinstance(mine, str) or isinstance(theirs, str):
+        return "the files differ"
+    if len(mine) != len(theirs):
+        return f"{len(mine)} tokens against {len(theirs)}"
+    token = next(token for token, index in mine.items() if theirs.get(token) != index)
+    return f"'{token}' is {mine[token]} in one and {theirs.get(token, 'missing')} in the other"
+
+
+def _differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    keys = [key for key in dict.fromkeys([*mine, *theirs]) if not _IGNORED.fullmatch(key)]
+    return {
+        key: (mine.get(key), theirs.get(key))
+        for key in keys
+        if json.dumps(mine.get(key), sort_keys=True, default=str)
+        != json.dumps(theirs.get(key), sort_keys=True, default=str)
+    }
+
+
+def _some(items: Sequence[str], most: int = 4) -> str:
+    shown = ", ".join(items[:most])
+    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"

@@ -1,0 +1,443 @@
+"""Carries out the plan of a merge: tensors stream from the experts' files into the merged model's.
+
+No model is ever held as a whole. Tensors that are combined element by element pass in pieces of a few megabytes;
+a linear layer that is solved is held with its grams. Reading ahead, arithmetic and writing overlap. Everything goes
+into a temporary folder beside the target, which takes the target's name when it is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusehub.checkpoint import Checkpoint, Shard, ShardWriter, dtype_name, index_of, plan_shards, torch_dtype
+from fusehub.errors import Incompatible, NonFinite, NoSpace, OutputExists
+from fusehub.methods.mean import weighted_mean
+from fusehub.methods.registry import Layer, Merged
+from fusehub.plan import MAX_SHARD_SIZE, Plan, TensorPlan, plan_merge
+from fusehub.progress import Progress, silent
+from fusehub.provenance import write_side_files
+from fusehub.recipe import Recipe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from fusehub.statistics.format import StoredLayer
+
+# Small enough that a piece of every expert stays in the processor's cache, large enough that calls cost nothing.
+_PIECE_ELEMENTS = 2**18
+# Cosine of two models' weights below which they are strangers: experts of one base lie above 0.9, others near 0.
+_RELATED = 0.3
+
+
+@dataclass
+class MergeResult:
+    """A merge that was carried out: where it is, what it was made by, and what is worth knowing about it."""
+
+    folder: Path
+    plan: Plan
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+
+
+def merge(
+    recipe: Recipe | Plan,
+    out: str | Path,
+    *,
+    force: bool = False,
+    max_shard_size: int = MAX_SHARD_SIZE,
+    token: str | None = None,
+    progress: Progress = silent,
+) -> MergeResult:
+    """Merges what `recipe` (or a plan made of it) says into the folder `out`, which must be new or empty.
+
+    The folder appears when it is complete: weights, config, tokenizer, the recipe with everything resolved, and a
+    report. Raises a `FuseHubError` and leaves nothing behind where it cannot be done.
+    """
+    target = Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise OutputExists(f"{target} exists and is not empty.", "Give a new folder, or empty this one.")
+    if isinstance(recipe, Plan):
+        plan = recipe
+    else:
+        plan = plan_merge(recipe, force=force, max_shard_size=max_shard_size, token=token)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    try:
+        _require_space(partial, plan)
+        result = _Engine(plan, partial, progress).run()
+        write_side_files(plan, partial, result.notes, result.hashes)
+        # mkdtemp makes the folder private; the result gets the permissions that any new folder would.
+        partial.chmod(0o777 & ~_umask())
+        os.replace(partial, target)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise NoSpace(
+                f"The disk is full: {target} needs {plan.cost['output_bytes'] / 1e9:.1f} GB.", "Make room."
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    result.folder = target
+    return result
+
+
+class _Engine:
+    """One run: open files, the pieces on their way, and what was noted."""
+
+    def __init__(self, plan: Plan, folder: Path, progress: Progress) -> None:
+        self.plan, self.folder, self.progress = plan, folder, progress
+        self.result = MergeResult(folder, plan)
+        self._files = contextlib.ExitStack()
+        self._cache_key: Any = None
+        self._cache: dict[Any, Any] = {}
+        self._ready: dict[str, Tensor] = {}
+        """Tensors that were solved together with one that came before them."""
+
+    def run(self) -> MergeResult:
+        with self._files:
+            self.experts = [self._files.enter_context(Checkpoint(ref)) for ref in self.plan.experts]
+            self.base = self._files.enter_context(Checkpoint(self.plan.base)) if self.plan.base else None
+            self.statistics = [
+                self._files.enter_context(contextlib.closing(found.open())).layers for found in self.plan.statistics
+            ]
+            if not self.plan.force:
+                self._require_relatives()
+            self._total = sum(tensor.info.nbytes for tensor in self.plan.tensors.values())
+            self._done = 0
+            if self.plan.labels.policy == "keep":
+                self._write_kept()
+            else:
+                self._write(self.plan.shards, self.folder)
+        return self.result
+
+    def _write(self, shards: Sequence[Shard], folder: Path, expert: int | None = None) -> None:
+        """Writes `shards`; `expert` names the one whose own head is written."""
+        for shard in shards:
+            writer = ShardWriter(folder, shard)
+            try:
+                with ThreadPoolExecutor(1) as writing:
+                    pending: list[Future] = []
+                    for piece in self._pieces(shard, expert):
+                        pending.append(writing.submit(writer.append, piece))
+                        if len(pending) > 2:
+                            pending.pop(0).result()
+                        self._done += piece.nbytes
+                        self.progress(self._done, self._total, "bytes")
+                    for future in pending:
+                        future.result()
+                self.result.hashes[str((folder / shard.filename).relative_to(self.folder))] = writer.close()
+            finally:
+                writer.abandon()
+        if len(shards) > 1:
+            index = json.dumps(index_of(list(shards)), indent=2) + "\n"
+            (folder / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+
+    def _write_kept(self) -> None:
+        """One subfolder an expert: the merged body in the same shards (one file on disk), and its own head."""
+        body = {name: plan.info for name, plan in self.plan.tensors.items() if not plan.is_head}
+        shards = [Shard(f"body-{shard.filename}", shard.tensors) for shard in plan_shards(body, MAX_SHARD_SIZE)]
+        bodies = self.folder / self.plan.names[0]
+        bodies.mkdir()
+        self._write(shards, bodies)
+        for index, name in enumerate(self.plan.names):
+            folder = self.folder / name
+            folder.mkdir(exist_ok=True)
+            for shard in shards if folder != bodies else ():
+                os.link(bodies / shard.filename, folder / shard.filename)
+                self.result.hashes[f"{name}/{shard.filename}"] = self.result.hashes[f"{bodies.name}/{shard.filename}"]
+            head = {
+                plan.sources[index]: self.experts[index].tensors[plan.sources[index]]
+                for plan in self.plan.tensors.values()
+                if plan.is_head
+            }
+            own = [Shard("head.safetensors", head)]
+            self._write(own, folder, expert=index)
+            index_file = folder / "model.safetensors.index.json"
+            index_file.write_text(json.dumps(index_of([*shards, *own]), indent=2) + "\n", encoding="utf-8")
+
+    def _pieces(self, shard: Shard, expert: int | None) -> Iterator[Tensor]:
+        """The bytes of the shard's tensors in order, in pieces, the next one read while one is worked on."""
+        if expert is not None:
+            for name in shard.tensors:
+                yield self.experts[expert].read(name)
+            return
+        work = (item for name in shard.tensors for item in self._cut(self.plan.tensors[name]))
+        with ThreadPoolExecutor(1) as reading:
+            ahead = reading.submit(self._read, item) if (item := next(work, None)) else None
+            while ahead is not None:
+                inputs = ahead.result()
+                current, item = item, next(work, None)
+                ahead = reading.submit(self._read, item) if item else None
+                yield self._make(current, inputs)
+
+    def _cut(self, tensor: TensorPlan) -> Iterator[_Work]:
+        """The pieces in which a tensor can be worked on: rows of it, or the whole."""
+        rows = tensor.info.shape[0] if tensor.info.shape else 1
+        matched = tensor.label_axis is not None and not self.plan.labels.is_identity
+        if tensor.action == "solve" or matched or tensor.info.numel <= _PIECE_ELEMENTS:
+            yield _Work(tensor)
+            return
+        step = max(1, _PIECE_ELEMENTS * rows // tensor.info.numel)
+        for start in range(0, rows, step):
+            yield _Work(tensor, start, min(rows, start + step))
+
+    def _read(self, work: _Work) -> list[Tensor]:
+        """The experts' tensors (only the first's where it is copied), and the base's last where it has it."""
+        tensor = work.tensor
+        sources = tensor.sources[:1] if tensor.action == "copy" else tensor.sources
+        read = [file.read(name, work.start, work.stop) for file, name in zip(self.experts, sources, strict=False)]
+        if self._uses_base(tensor):
+            read.append(self.base.read(tensor.base, work.start, work.stop))
+        return read
+
+    def _uses_base(self, tensor: TensorPlan) -> bool:
+        if self.base is None or tensor.base is None or tensor.action == "copy":
+            return False
+        return self.base.tensors[tensor.base].shape == tensor.info.shape
+
+    def _make(self, work: _Work, inputs: list[Tensor]) -> Tensor:
+        """The merged piece, in the dtype that it is stored in."""
+        tensor = work.tensor
+        if tensor.action == "copy":
+            return inputs[0]
+        if tensor.name in self._ready:
+            return self._ready.pop(tensor.name)
+        dtype = _arithmetic(tensor, inputs)
+        originals = inputs
+        values = [value.to(dtype) for value in inputs]
+        base = values.pop() if self._uses_base(tensor) else None
+        if tensor.action == "solve" or self._is_solved_bias(tensor):
+            merged = self._solve_layer(tensor, values, base)
+        else:
+            merged = self._by_label(tensor, values, lambda experts, rows: self._combine(tensor, experts, rows, base))
+        return self._finish(tensor, merged, base, originals, work)
+
+    def _finish(
+        self, tensor: TensorPlan, merged: Tensor, base: Tensor | None, originals: Sequence[Tensor], work: _Work
+    ) -> Tensor:
+        scale = self.plan.recipe.scale
+        if scale != 1 and base is not None:
+            merged = base + scale * (merged - base)
+        stored = merged.to(torch_dtype(tensor.info.dtype))
+        self._require_finite(tensor, stored, originals)
+        return stored
+
+    def _combine(
+        self, tensor: TensorPlan, values: list[Tensor], experts: Sequence[int], base: Tensor | None
+    ) -> Tensor:
+        coefficients = [self.plan.coefficients[index] for index in experts]
+        if not any(coefficients):
+            coefficients = [1.0] * len(coefficients)
+        if tensor.action == "combine":
+            layer = Layer(tensor.name, values, coefficients, base)
+            return self.plan.method.merge(layer, self.plan.options).tensor
+        return weighted_mean(values, coefficients)
+
+    def _by_label(self, tensor: TensorPlan, values: list[Tensor], make: Any) -> Tensor:
+        """`make` on the tensors as they are, or on the rows of each group of labels that the same experts know."""
+        import torch
+
+        everyone = range(len(self.plan.experts))
+        if tensor.label_axis is None or self.plan.labels.is_identity:
+            return make(values, everyone)
+        axis, labels = tensor.label_axis, self.plan.labels
+        merged = torch.empty(tensor.info.shape, dtype=values[0].dtype)
+        for experts, rows in labels.groups():
+            own = [values[i].index_select(axis, torch.tensor([labels.rows[i][row] for row in rows])) for i in experts]
+            merged.index_copy_(axis, torch.tensor(rows), make(own, experts))
+        return merged
+
+    # --- linear layers that are solved -------------------------------------------------------------------------
+
+    def _is_solved_bias(self, tensor: TensorPlan) -> bool:
+        """Whether the tensor is the bias of a layer whose weight and bias are solved together."""
+        return self._weight_of_bias(tensor) is not None
+
+    def _weight_of_bias(self, tensor: TensorPlan) -> TensorPlan | None:
+        if tensor.action == "combine" or not getattr(self.plan.options, "affine", False):
+            return None
+        for other in self.plan.tensors.values():
+            if other.action == "solve" and other.linear.bias == tensor.parameter:
+                return other
+        return None
+
+    def _solve_layer(self, tensor: TensorPlan, values: list[Tensor], base: Tensor | None) -> Tensor:
+        """The merged weight; in affine mode weight and bias at once, whichever comes first in the file."""
+        affine = getattr(self.plan.options, "affine", False)
+        weight_plan = self._weight_of_bias(tensor) or tensor
+        by_parameter = {plan.parameter: plan for plan in self.plan.tensors.values()} if affine else {}
+        bias_plan = by_parameter.get(weight_plan.linear.bias)
+        if not affine or bias_plan is None:
+            return self._solve(tensor, values, base, None, None).tensor
+        other = bias_plan if tensor is weight_plan else weight_plan
+        read = self._read(_Work(other))
+        others = [value.double() for value in read]
+        other_base = others.pop() if self._uses_base(other) else None
+        if tensor is weight_plan:
+            merged = self._solve(weight_plan, values, base, others, other_base)
+            mine, theirs = merged.tensor, merged.bias
+        else:
+            merged = self._solve(weight_plan, others, other_base, values, base)
+            mine, theirs = merged.bias, merged.tensor
+        self._ready[other.name] = self._finish(other, theirs, other_base, read, _Work(other))
+        return mine
+
+    def _solve(
+        self,
+        tensor: TensorPlan,
+        weights: list[Tensor],
+        base: Tensor | None,
+        biases: list[Tensor] | None,
+        base_bias: Tensor | None,
+    ) -> Merged:
+        turned = tensor.linear.transposed
+        weights = [weight.T if turned else weight for weight in weights]
+        base = base.T if base is not None and turned else base
+        labels = self.plan.labels
+        if tensor.label_axis is None or labels.is_identity:
+            merged = self._solve_rows(tensor, weights, range(len(weights)), base, biases, base_bias)
+        else:
+            merged = self._solve_groups(tensor, weights, biases)
+        if merged.notes:
+            self.result.notes[tensor.name] = merged.notes
+        return Merged(merged.tensor.T if turned else merged.tensor, merged.bias, merged.notes)
+
+    def _solve_groups(self, tensor: TensorPlan, weights: list[Tensor], biases: list[Tensor] | None) -> Merged:
+        """A head whose labels are not the same everywhere: the rows of each group of labels by those who know them."""
+        import torch
+
+        labels = self.plan.labels
+        weight = torch.empty(len(labels.labels), weights[0].shape[1], dtype=torch.float64)
+        bias = torch.empty(len(labels.labels), dtype=torch.float64) if biases else None
+        notes: list[str] = []
+        for experts, rows in labels.groups():
+            at = {index: [labels.rows[index][row] for row in rows] for index in experts}
+            part = self._solve_rows(
+                tensor,
+                [weights[index][at[index]] for index in experts],
+                experts,
+                None,
+                [biases[index][at[index]] for index in experts] if biases else None,
+                None,
+            )
+            weight[list(rows)] = part.tensor
+            if bias is not None:
+                bias[list(rows)] = part.bias
+            notes += part.notes
+        return Merged(weight, bias, tuple(notes))
+
+    def _solve_rows(
+        self,
+        tensor: TensorPlan,
+        weights: list[Tensor],
+        experts: Sequence[int],
+        base: Tensor | None,
+        biases: list[Tensor] | None,
+        base_bias: Tensor | None,
+    ) -> Merged:
+        statistics: list[StoredLayer] = [self.statistics[index][tensor.sources[index]] for index in experts]
+        coefficients = [self.plan.coefficients[index] for index in experts]
+        if not any(coefficients):
+            coefficients = [1.0] * len(coefficients)
+        for index, layer in zip(experts, statistics, strict=True):
+            if layer.size != tensor.linear.in_features:
+                raise Incompatible(
+                    f"{tensor.name} has {tensor.linear.in_features} inputs, the statistics of "
+                    f"{self.plan.experts[index].name} say {layer.size}.",
+                    "Give the statistics of these weights.",
+                )
+        # q, k and v follow each other in the file and share their inputs: the grams are summed and factorised once.
+        key = tuple((index, layer.stored_as) for index, layer in zip(experts, statistics, strict=True))
+        if key != self._cache_key:
+            self._cache_key, self._cache = key, {}
+        layer = Layer(
+            tensor.name, weights, coefficients, base, base_bias, biases, statistics=statistics, cache=self._cache
+        )
+        return self.plan.method.merge(layer, self.plan.options)
+
+    # --- what must not go unnoticed ----------------------------------------------------------------------------
+
+    def _require_finite(self, tensor: TensorPlan, merged: Tensor, inputs: Sequence[Tensor]) -> None:
+        """NaN and infinity survive a sum, so one sum tells whether to look closer."""
+        import torch
+
+        if bool(torch.isfinite(merged.sum(dtype=torch.float64))):
+            return
+        names = [ref.name for ref in self.plan.experts] + ([self.plan.base.name] if self.plan.base else [])
+        for name, value in zip(names, inputs, strict=False):
+            if not bool(torch.isfinite(value).all()):
+                raise NonFinite(
+                    f"{name}: {tensor.name} holds NaN or infinity.", "Use a checkpoint that is not broken."
+                )
+        if not bool(torch.isfinite(merged).all()):
+            raise NonFinite(
+                f"{tensor.name}: the merged values do not fit into {dtype_name(merged.dtype)}.",
+                "Store the result in a wider dtype: --dtype float32.",
+            )
+
+    def _require_relatives(self) -> None:
+        """Experts of different bases give garbage even where all shapes agree; their weights tell them apart."""
+        candidates = [plan for plan in self.plan.tensors.values() if plan.linear and plan.label_axis is None]
+        chosen = candidates[:: max(1, len(candidates) // 3)][:3]
+        names = [ref.name for ref in self.plan.experts]
+        for tensor in chosen:
+            rows = max(1, 2**20 * tensor.info.shape[0] // max(1, tensor.info.numel))
+            values = [file.read(name, 0, rows) for file, name in zip(self.experts, tensor.sources, strict=True)]
+            for name, value in zip(names[1:], values[1:], strict=True):
+                cosine = _cosine(values[0], value)
+                if cosine < _RELATED:
+                    raise Incompatible(
+                        f"{names[0]} and {name} have unrelated weights: the cosine of their {tensor.name} is "
+                        f"{cosine:.2f}, where experts of one base have more than 0.9.",
+                        "They were trained from different bases, and a merge of them is garbage. "
+                        "Choose experts of one base, or say --force.",
+                    )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One step of the stream: a tensor, or some of its rows."""
+
+    tensor: TensorPlan
+    start: int = 0
+    stop: int | None = None
+
+
+def _arithmetic(tensor: TensorPlan, inputs: Sequence[Tensor]) -> torch.dtype:
+    """float64, or float32 where the inputs have at most 11 significant bits and nothing is solved."""
+    import torch
+
+    narrow = all(value.dtype in (torch.bfloat16, torch.float16) for value in inputs)
+    return torch.float32 if narrow and tensor.action != "solve" else torch.float64
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    a, b = a.double().flatten(), b.double().flatten()
+    norms = float(a.norm() * b.norm())
+    return float(a @ b) / norms if norms else 1.0
+
+
+def _require_space(folder: Path, plan: Plan) -> None:
+    needed, free = plan.cost["output_bytes"], shutil.disk_usage(folder).free
+    if needed > free:
+        raise NoSpace(
+            f"The merged model needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left.",
+            "Make room, or give an output folder on another disk.",
+        )
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,320 @@
+"""The plan of a merge: what will be done with every tensor, why, and what it will cost, before weights are read.
+
+Made from headers, configs and the metadata of statistics alone. `merge.py` carries it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fusehub.checkpoint import Checkpoint, Shard, TensorInfo, headers, plan_shards, weight_hashes
+from fusehub.compat import Report, check
+from fusehub.errors import BadRecipe, BadStatistics, Incompatible
+from fusehub.labels import LabelPlan
+from fusehub.layers import Layout, Linear, layout_of
+from fusehub.methods import Method, find_method
+from fusehub.methods.registry import Options
+from fusehub.recipe import Recipe
+from fusehub.refs import ModelRef, resolve, short_names
+from fusehub.statistics.sources import FoundStatistics, find_statistics
+from fusehub.tasks import load_config
+
+MAX_SHARD_SIZE = 5 * 10**9
+# What importing torch and transformers takes before any tensor is read; measured on Linux.
+_PROCESS_BYTES = 450 * 2**20
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """What will be done with one tensor of the merged model.
+
+    `name` is its name in the merged file, `sources` its name in each expert's file, in order. `action` is `solve`
+    (the method, with statistics), `combine` (the method, element by element), `mean`, or `copy` (from the first).
+    """
+
+    name: str
+    parameter: str
+    info: TensorInfo
+    sources: tuple[str, ...]
+    base: str | None
+    action: str
+    why: str
+    linear: Linear | None = None
+    label_axis: int | None = None
+    is_head: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A merge that is ready to be carried out."""
+
+    recipe: Recipe
+    method: Method
+    options: Options
+    experts: tuple[ModelRef, ...]
+    base: ModelRef | None
+    names: tuple[str, ...]
+    coefficients: tuple[float, ...]
+    layout: Layout
+    labels: LabelPlan
+    tensors: dict[str, TensorPlan]
+    shards: tuple[Shard, ...]
+    statistics: tuple[FoundStatistics, ...]
+    hashes: tuple[dict[str, str], ...]
+    report: Report
+    force: bool = False
+    notes: tuple[str, ...] = ()
+    cost: dict[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain data, for `--json` and the report beside a merge."""
+        return {
+            "method": self.method.name,
+            "options": self.options.model_dump(),
+            "models": [ref.id for ref in self.experts],
+            "base": self.base.id if self.base else None,
+            "heads": self.labels.policy,
+            "labels": list(self.labels.labels),
+            "findings": [{"level": f.level, "what": f.what, "fix": f.fix} for f in self.report.findings],
+            "notes": list(self.notes),
+            "statistics": [found.origin for found in self.statistics],
+            "cost": dict(self.cost),
+            "tensors": [
+                {
+                    "name": tensor.name,
+                    "shape": list(tensor.info.shape),
+                    "dtype": tensor.info.dtype,
+                    "action": tensor.action,
+                    "why": tensor.why,
+                }
+                for tensor in self.tensors.values()
+            ],
+        }
+
+
+def plan_merge(
+    recipe: Recipe,
+    *,
+    force: bool = False,
+    max_shard_size: int = MAX_SHARD_SIZE,
+    token: str | None = None,
+) -> Plan:
+    """The plan of `recipe`. Raises a `FuseHubError` that lists all problems if it cannot be carried out.
+
+    `force` goes on where models look unrelated, or statistics were made for other weights.
+    """
+    method = find_method(recipe.merge_method)
+    options = method.parse(recipe.parameters)
+    experts = [resolve(entry.model, token=token) for entry in recipe.models]
+    base = resolve(recipe.base_model, token=token) if recipe.base_model else None
+    if base is None and (recipe.scale != 1 or getattr(options, "anchor", None) == "base"):
+        wanted = "scale" if recipe.scale != 1 else "anchor=base"
+        raise BadRecipe(f"{wanted} needs the base model that the experts share.", "Say --base MODEL.")
+    given = {ref.name: list(entry.labels) for ref, entry in zip(experts, recipe.models, strict=True) if entry.labels}
+    report = check(experts, base=base, heads=recipe.heads, labels=given)
+    if not force:
+        report.require_ok()
+    if report.labels is None:
+        report.require_ok()
+        raise Incompatible("The models' heads cannot be planned.", "Say --heads keep.")
+    hashes = tuple(weight_hashes(ref) for ref in experts)
+    _check_provenance(recipe, experts, hashes)
+    statistics: list[FoundStatistics] = []
+    if method.needs_statistics:
+        statistics = _find_all(recipe, experts, hashes, force)
+    layout = layout_of(load_config(experts[0]))
+    planner = _Planner(recipe, method, experts, base, layout, report.labels, statistics)
+    tensors = planner.tensors()
+    return Plan(
+        recipe=recipe,
+        method=method,
+        options=options,
+        experts=tuple(experts),
+        base=base,
+        names=tuple(short_names(experts)),
+        coefficients=_coefficients(recipe),
+        layout=layout,
+        labels=report.labels,
+        tensors=tensors,
+        shards=tuple(plan_shards({name: plan.info for name, plan in tensors.items()}, max_shard_size)),
+        statistics=tuple(statistics),
+        hashes=hashes,
+        report=report,
+        force=force,
+        notes=tuple(planner.notes),
+        cost=_cost(tensors.values(), experts, statistics, report),
+    )
+
+
+class _Planner:
+    """Decides for each tensor, from what is known of the models."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        method: Method,
+        experts: Sequence[ModelRef],
+        base: ModelRef | None,
+        layout: Layout,
+        labels: LabelPlan,
+        statistics: Sequence[FoundStatistics],
+    ) -> None:
+        self.recipe, self.method, self.layout, self.labels = recipe, method, layout, labels
+        self.experts, self.rows = experts, [found.rows for found in statistics]
+        self.infos = [_infos(ref) for ref in experts]
+        # For each expert: the model's parameter -> the name in its file.
+        self.files = [_parameters(layout, infos) for infos in self.infos]
+        self.base_files = _parameters(layout, _infos(base)) if base else {}
+        self.notes: list[str] = []
+        self._uncounted: list[str] = []
+
+    def tensors(self) -> dict[str, TensorPlan]:
+        first = self.files[0]
+        plans = {}
+        for parameter, name in first.items():
+            lacking = [ref.name for ref, own in zip(self.experts, self.files, strict=True) if parameter not in own]
+            if lacking and self._is_shared(parameter):
+                continue
+            if lacking:
+                raise Incompatible(
+                    f"{', '.join(lacking)} has no tensor {parameter}, which {self.experts[0].name} has.",
+                    "Merge models that were saved from the same architecture.",
+                )
+            plans[name] = self._tensor(parameter, name)
+        if self._uncounted:
+            self.notes.append(
+                f"{len(self._uncounted)} linear layers have no statistics of every expert and are averaged: "
+                + ", ".join(self._uncounted[:3]) + (", ..." if len(self._uncounted) > 3 else "")
+            )  # fmt: skip
+        return plans
+
+    def _is_shared(self, parameter: str) -> bool:
+        """Whether the parameter is only another name of one that all experts have, or is computed and not trained."""
+        return parameter in self.layout.tied or parameter.endswith(("position_ids", "token_type_ids"))
+
+    def _tensor(self, parameter: str, name: str) -> TensorPlan:
+        sources = tuple(own[parameter] for own in self.files)
+        infos = [own[source] for own, source in zip(self.infos, sources, strict=True)]
+        axis = self.layout.label_axes.get(parameter)
+        linear = self.layout.linears.get(parameter)
+        action, why = self._action(infos, linear, sources)
+        info = self._stored(infos[0], axis)
+        if axis is None and len({i.shape for i in infos}) > 1:
+            raise Incompatible(
+                f"{name} has different shapes: {', '.join(str(list(i.shape)) for i in infos)}.",
+                "Merge models of one base with one tokenizer.",
+            )
+        return TensorPlan(
+            name=name,
+            parameter=parameter,
+            info=info,
+            sources=sources,
+            base=self.base_files.get(parameter),
+            action=action,
+            why=why,
+            linear=linear,
+            label_axis=axis,
+            is_head=self.labels.policy == "keep" and self._in_head(parameter),
+        )
+
+    def _action(self, infos: Sequence[TensorInfo], linear: Linear | None, sources: Sequence[str]) -> tuple[str, str]:
+        if not infos[0].is_float:
+            return "copy", "not made of real numbers"
+        if not self.method.needs_statistics:
+            return "combine", self.method.title
+        if linear is None:
+            return "mean", "not a linear layer's weight"
+        lacking = [
+            ref.name
+            for ref, rows, source in zip(self.experts, self.rows, sources, strict=True)
+            if not rows.get(source)
+        ]
+        if lacking:
+            self._uncounted.append(sources[0])
+            return "mean", f"no input rows in the statistics of {', '.join(lacking)}"
+        return "solve", self.method.title
+
+    def _stored(self, info: TensorInfo, axis: int | None) -> TensorInfo:
+        dtype = self.recipe.stored_dtype if info.is_float and self.recipe.stored_dtype else info.dtype
+        shape = list(info.shape)
+        if axis is not None and self.labels.policy == "merge":
+            shape[axis] = len(self.labels.labels)
+        return TensorInfo(dtype, tuple(shape))
+
+    def _in_head(self, parameter: str) -> bool:
+        return not parameter.startswith(f"{self.layout.base_prefix}.")
+
+
+def _infos(ref: ModelRef) -> dict[str, TensorInfo]:
+    known = headers(ref)
+    if known is not None:
+        return dict(known)
+    with Checkpoint(ref) as checkpoint:  # A .bin has no header: it is downloaded and opened.
+        return checkpoint.tensors
+
+
+def _parameters(layout: Layout, infos: dict[str, TensorInfo]) -> dict[str, str]:
+    return {parameter: name for name, parameter in layout.names(infos).items()}
+
+
+def _coefficients(recipe: Recipe) -> tuple[float, ...]:
+    weights = tuple(entry.parameters.weight for entry in recipe.models)
+    if any(weight < 0 or weight != weight or weight == float("inf") for weight in weights) or not any(weights):
+        raise BadRecipe(
+            f"The weights {', '.join(f'{weight:g}' for weight in weights)} cannot be used.",
+            "Give finite numbers that are not negative, at least one above zero.",
+        )
+    return weights
+
+
+def _find_all(
+    recipe: Recipe, experts: Sequence[ModelRef], hashes: Sequence[dict[str, str]], force: bool
+) -> list[FoundStatistics]:
+    """Statistics of every expert; the error names all experts that have none."""
+    from fusehub.errors import NotFound
+
+    found, problems = [], []
+    for ref, entry, own in zip(experts, recipe.models, hashes, strict=True):
+        try:
+            found.append(find_statistics(ref, entry.statistics, hashes=own, force=force))
+        except (NotFound, BadStatistics) as error:
+            problems.append(error)
+    if problems:
+        kind = type(problems[0])
+        raise kind("\n".join(error.what for error in problems), "\n     ".join(dict.fromkeys(e.fix for e in problems)))
+    return found
+
+
+def _check_provenance(recipe: Recipe, experts: Sequence[ModelRef], hashes: Sequence[dict[str, str]]) -> None:
+    """A recipe that FuseHub wrote says which weights it was made from: they must be those that are here now."""
+    recorded = (recipe.provenance or {}).get("weights")
+    if recorded is None:
+        return
+    for ref, own, said in zip(experts, hashes, recorded, strict=True):
+        if sorted(own.values()) != sorted(said.values()):
+            raise Incompatible(
+                f"{ref.name} has other weights now than when this recipe was written.",
+                "Name the commit that was used, or delete `provenance` from the recipe to merge what is there now.",
+            )
+
+
+def _cost(tensors: Any, experts: Sequence[ModelRef], statistics: Sequence[FoundStatistics], report: Report) -> dict:
+    """Bytes to download, to write, and at the peak in memory; multiplications in units of 10^9."""
+    tensors = list(tensors)
+    output = sum(tensor.info.nbytes for tensor in tensors)
+    peak = flops = 0
+    for tensor in tensors:
+        if tensor.action != "solve":
+            continue
+        size, numel = tensor.linear.in_features, tensor.info.numel
+        # Grams as stored, one unpacked, their sum and its factor; weights, their differences and the right side.
+        peak = max(peak, len(experts) * size * size * 2 + 4 * size * size * 8 + (2 * len(experts) + 4) * numel * 8)
+        flops += (2 * len(experts) + 2) * numel * size + size**3 // 3
+    return {
+        "download_bytes": report.download,
+        "output_bytes": output,
+        "memory_bytes": _PROCESS_BYTES + peak,
+        "gflop": flops // 10**9,
+    }

@@ -1,0 +1,109 @@
+"""What a merge writes beside its weights: config, tokenizer, the recipe with everything resolved, and a report.
+
+Nothing here depends on when or where the merge ran, so that the same recipe gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fusehub.checkpoint import DTYPES
+from fusehub.hub import fusehub_version
+from fusehub.plan import Plan
+from fusehub.recipe import FILENAME, ModelEntry, Recipe
+
+REPORT_FILENAME = "fusehub_report.json"
+
+
+def write_side_files(
+    plan: Plan, folder: Path, notes: Mapping[str, tuple[str, ...]], hashes: Mapping[str, str]
+) -> None:
+    """Writes all files of a merge but the weights into `folder`, whose weight files have the sha256 `hashes`."""
+    if plan.labels.policy == "keep":
+        for index, name in enumerate(plan.names):
+            _write_model_files(plan, folder / name, index)
+    else:
+        _write_model_files(plan, folder, 0)
+    (folder / FILENAME).write_text(resolved_recipe(plan).to_yaml(), encoding="utf-8")
+    report = {
+        **plan.to_dict(),
+        "layer_notes": {name: list(texts) for name, texts in notes.items()},
+        "sha256": dict(sorted(hashes.items())),
+        "sources": [_source(plan, index) for index in range(len(plan.experts))],
+        "software": _versions(),
+    }
+    (folder / REPORT_FILENAME).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def resolved_recipe(plan: Plan) -> Recipe:
+    """The plan's recipe with commits, statistics, labels, options and versions filled in."""
+    entries = []
+    for index, (entry, ref) in enumerate(zip(plan.recipe.models, plan.experts, strict=True)):
+        found = plan.statistics[index].origin if plan.statistics else entry.statistics
+        model = ref.id if ref.repo_id else entry.model
+        entries.append(ModelEntry(model=model, parameters=entry.parameters, statistics=found, labels=entry.labels))
+    return plan.recipe.model_copy(
+        update={
+            "merge_method": plan.method.name,
+            "models": tuple(entries),
+            "base_model": (plan.base.id if plan.base.repo_id else plan.recipe.base_model) if plan.base else None,
+            "parameters": plan.options.model_dump(),
+            "heads": plan.labels.policy,
+            "provenance": {"weights": [dict(own) for own in plan.hashes], "software": _versions()},
+        }
+    )
+
+
+def _write_model_files(plan: Plan, folder: Path, index: int) -> None:
+    """Config and tokenizer of the expert `index`, with the merged labels and dtype."""
+    ref = plan.experts[index]
+    config = {key: value for key, value in ref.config.items() if key not in ("_name_or_path", "torch_dtype")}
+    if plan.labels.policy == "merge":
+        config["id2label"] = {str(row): label for row, label in enumerate(plan.labels.labels)}
+        config["label2id"] = {label: row for row, label in enumerate(plan.labels.labels)}
+        for key in ("num_labels", "_num_labels"):
+            if key in config:
+                config[key] = len(plan.labels.labels)
+    stored = {tensor.info.dtype for tensor in plan.tensors.values() if tensor.info.is_float}
+    if len(stored) == 1:
+        config["dtype"] = DTYPES[stored.pop()][0]
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    for name in ref.side_files():
+        shutil.copyfile(ref.path(name), folder / name)
+
+
+def _source(plan: Plan, index: int) -> dict[str, Any]:
+    """Where one expert and its statistics came from, for the card."""
+    ref = plan.experts[index]
+    found = plan.statistics[index] if plan.statistics else None
+    return {
+        "name": ref.name,
+        "short_name": plan.names[index],
+        "repo_id": ref.repo_id,
+        "commit": ref.commit,
+        "weight": plan.coefficients[index],
+        "licence": plan.report.models[index].licence,
+        "languages": ref.card.get("language"),
+        "datasets": ref.card.get("datasets"),
+        "base": plan.report.models[index].base,
+        "private": ref.gated or ref.private,
+        "statistics": {
+            "origin": found.origin,
+            "data": found.metadata.get("data"),
+            "examples": found.metadata.get("examples"),
+            "tokens": found.metadata.get("tokens"),
+        }
+        if found
+        else None,
+    }
+
+
+def _versions() -> dict[str, str]:
+    import torch
+
+    return {"fusehub": fusehub_version(), "torch": torch.__version__}

@@ -1,0 +1,137 @@
+"""A merge as a YAML file, in mergekit's words, so that its users feel at home and simple recipes run unchanged.
+
+    merge_method: regmean
+    models:
+      - model: textattack/bert-base-uncased-imdb
+        parameters: {weight: 1.0}
+        statistics: auto                  # ours: where the grams come from
+      - model: textattack/bert-base-uncased-rotten-tomatoes
+    parameters: {alpha: 0.9}
+    heads: auto                           # ours: merge (by label name), keep (one a model), auto
+
+What is not known or not supported is refused by name. A merge writes the same recipe beside its weights with
+everything resolved; running that one again checks that it meets the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from fusehub.errors import BadRecipe, NotFound, unknown
+from fusehub.labels import Heads
+
+FILENAME = "fusehub_recipe.yaml"
+
+# Keys of mergekit's that FuseHub does not support, and why.
+_UNSUPPORTED = {
+    "slices": "layers of several models cannot be stacked into one; FuseHub merges layer by layer",
+    "modules": "models of several modules are not supported",
+    "tokenizer": "all models of a merge must share one tokenizer, which is copied",
+    "tokenizer_source": "all models of a merge must share one tokenizer, which is copied",
+    "chat_template": "the first model's chat template is copied",
+    "name": "files with several recipes are not supported",
+}
+_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelParameters(_Strict):
+    """What a recipe may say about one model: its coefficient."""
+
+    weight: float = Field(1.0, description="the model's share; only the proportions count")
+
+    @field_validator("weight", mode="before")
+    @classmethod
+    def _one_number(cls, value: Any) -> Any:
+        if isinstance(value, list | dict):
+            raise ValueError("one number; a list over the layers or a filter is not supported")
+        return value
+
+
+class ModelEntry(_Strict):
+    """One model of a recipe."""
+
+    model: str = Field(description="user/name, user/name@revision or a folder")
+    parameters: ModelParameters = Field(ModelParameters(), description="weight: the model's share")
+    statistics: str = Field("auto", description="auto, a file, a folder, or a repo that holds its statistics")
+    labels: tuple[str, ...] | None = Field(
+        None, description="names of the rows of its head, where its config has none"
+    )
+
+
+class Recipe(_Strict):
+    """All that determines a merge."""
+
+    merge_method: str = Field(description="the name of a method: see `fusehub methods`")
+    models: tuple[ModelEntry, ...] = Field(min_length=2, description="two models or more")
+    base_model: str | None = Field(None, description="the pretrained model that they share")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="options of the method")
+    dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = Field(
+        None, description="dtype of the result where out_dtype does not say; the arithmetic is never narrower"
+    )
+    out_dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = Field(
+        None, description="dtype of the result"
+    )
+    heads: Heads = Field("auto", description="merge, keep, or auto")
+    scale: float = Field(1.0, description="how far to go from the base: W0 + scale * (W - W0)")
+    seed: int = Field(0, description="for methods that draw random numbers")
+    provenance: dict[str, Any] | None = Field(
+        None, description="written by FuseHub: hashes and versions of a merge made"
+    )
+
+    @property
+    def stored_dtype(self) -> str | None:
+        """safetensors' name of the dtype that the result is stored in; None: like the first model."""
+        said = self.out_dtype or self.dtype
+        return _DTYPES[said] if said else None
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any]) -> Recipe:
+        """A recipe from plain data. Raises `BadRecipe` that names the key, the nearest known one, and the reason."""
+        if not isinstance(content, Mapping):
+            raise BadRecipe("The recipe is not a mapping of keys to values.", "Begin with `merge_method: regmean`.")
+        for key in content:
+            if key in _UNSUPPORTED:
+                raise BadRecipe(
+                    f"FuseHub does not support the key '{key}': {_UNSUPPORTED[key]}.", f"Leave out '{key}'."
+                )
+            if key not in cls.model_fields:
+                raise unknown("key in a recipe", str(key), [key for key in cls.model_fields if key != "provenance"])
+        for entry in content.get("models") or []:
+            for key in entry if isinstance(entry, Mapping) else ():
+                if key not in ModelEntry.model_fields:
+                    raise unknown("key of a model in a recipe", str(key), ModelEntry.model_fields)
+        content = {key: value for key, value in content.items() if value is not None}
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            top = cls.model_fields.get(str(first["loc"][0])) if first["loc"] else None
+            raise BadRecipe(
+                f"Recipe, {where}: {first['msg']}.", f"{first['loc'][0]}: {top.description}" if top else "Correct it."
+            ) from error
+
+    @classmethod
+    def read(cls, path: str | Path) -> Recipe:
+        """A recipe from a YAML file. Folders of models in it are meant relative to where the command runs."""
+        path = Path(path)
+        if not path.is_file():
+            raise NotFound(f"There is no recipe {path}.", "Give a YAML file, or two or more models.")
+        try:
+            return cls.parse(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise BadRecipe(f"{path} is not YAML ({' '.join(str(error).split())}).", "Correct the file.") from error
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML, everything stated, in the order of the fields."""
+        content = self.model_dump(mode="json", exclude_none=True)
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
