@@ -152,13 +152,13 @@ class Tickets:
         text = base64.urlsafe_b64encode(content.encode()).decode().rstrip("=")
         return f"{text}.{self._signature(text)}"
 
-    def open(self, ticket: str, use: str) -> dict:
-        """What was signed for this use; raises 403 when it was tampered with, meant otherwise, or is too old."""
+    def open(self, ticket: str, *uses: str) -> dict:
+        """What was signed, for one of these uses; raises 403 when altered, meant otherwise, or too old."""
         text, _, signature = ticket.partition(".")
         if not hmac.compare_digest(self._signature(text).encode(), signature.encode()):
             raise forbidden("The signature of this address is not valid")
         what = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        if what.get("use") != use:
+        if what.get("use") not in uses:
             raise forbidden("This address was signed for something else")
         if what["exp"] < time.time():
             raise forbidden("This address has expired; ask for a new one")

@@ -24,8 +24,7 @@ from .errors import HubError, bad_request, repo_not_found
 from .store import HEX, Repo, Store
 
 # The Hub's default .gitattributes; pictures and other binaries are known by their content.
-EXTENSIONS = """7z arrow bin bz2 ckpt ftz gguf gz h5 joblib lfs.* mlmodel model msgpack npy npz onnx ot parquet pb pickle
-    pkl pt pth rar safetensors tar tflite tgz wasm xz zip zst""".split()
+EXTENSIONS = ["7z", "arrow", "bin", "bz2", "ckpt", "ftz", "gguf", "gz", "h5", "joblib", "lfs.*", "mlmodel", "model", "msgpack", "npy", "npz", "onnx", "ot", "parquet", "pb", "pickle", "pkl", "pt", "pth", "rar", "safetensors", "tar", "tflite", "tgz", "wasm", "xz", "zip", "zst"]
 ATTRIBUTES = "".join(f"*.{ext} filter=lfs diff=lfs merge=lfs -text\n" for ext in EXTENSIONS).encode()
 REGULAR_LIMIT = 10_000_000
 EXPIRES = 6 * 3600
@@ -165,10 +164,7 @@ class Uploads:
 
     async def put(self, request: Request, ticket: str) -> str:
         """Take a whole object, or one part of it; returns the ETag."""
-        try:
-            what = self.tickets.open(ticket, "put")
-        except HubError:
-            what = self.tickets.open(ticket, "part")
+        what = self.tickets.open(ticket, "put", "part")
         repo = await run_in_threadpool(self._repo, what)
         if what["use"] == "part":
             return await self._put_part(request, what)

@@ -195,9 +195,9 @@ def _place(call: Call) -> tuple[str, str, str]:
 def _crumbs(repo, revision: str, path: str) -> str:
     parts = path.split("/") if path else []
     links = [_link(_revision_url(repo, "tree", revision), revision)]
-    for depth in range(1, len(parts) + 1):
+    for depth in range(1, len(parts)):
         links.append(_link(_revision_url(repo, "tree", revision, "/".join(parts[:depth])), parts[depth - 1]))
-    return f"<p>{' / '.join(links)}</p>"
+    return f"<p>{' / '.join([*links, *map(escape, parts[-1:])])}</p>"
 
 
 def _revision_url(repo, page: str, revision: str, path: str = "") -> str:

@@ -20,7 +20,10 @@ def post(http, bearer, repo, *lines, revision="main", user="alice"):
 def test_history_keeps_message_author_and_order(alice, repo):
     for n in range(5):
         alice.create_commit(
-            repo, [CommitOperationAdd("a.txt", str(n).encode())], commit_message=f"Commit {n}", commit_description="why"
+            repo,
+            [CommitOperationAdd("a.txt", str(n).encode())],
+            commit_message=f"Commit {n}",
+            commit_description="why",
         )
     commits = alice.list_repo_commits(repo, formatted=True)
     assert [c.title for c in commits] == [*(f"Commit {n}" for n in (4, 3, 2, 1, 0)), "initial commit"]
@@ -78,7 +81,21 @@ def test_a_commit_is_all_or_nothing(alice, repo, http, bearer):
 
 @pytest.mark.parametrize(
     "path",
-    ["../x", "/etc/passwd", "a/../../x", "a//b", "./a", "a/.", ".git/config", "a/.GIT/hooks", "a\\b", "a\nb", "", "a/", "\x7f"],
+    [
+        "../x",
+        "/etc/passwd",
+        "a/../../x",
+        "a//b",
+        "./a",
+        "a/.",
+        ".git/config",
+        "a/.GIT/hooks",
+        "a\\b",
+        "a\nb",
+        "",
+        "a/",
+        "\x7f",
+    ],
 )
 def test_odd_paths_are_refused(alice, repo, http, bearer, path):
     for operation in (

@@ -55,7 +55,13 @@ def test_downloads_are_byte_for_byte_at_every_revision(alice, filled, tmp_path):
     repo, first = filled
     alice.create_tag(repo, tag="v1")
     second = alice.upload_file(path_or_fileobj=b"new", path_in_repo="weights.bin", repo_id=repo).oid
-    for revision, content in ((None, b"new"), ("v1", DATA), (first, DATA), (second[:10], b"new"), ("refs/heads/main", b"new")):
+    for revision, content in (
+        (None, b"new"),
+        ("v1", DATA),
+        (first, DATA),
+        (second[:10], b"new"),
+        ("refs/heads/main", b"new"),
+    ):
         path = alice.hf_hub_download(repo, "weights.bin", revision=revision, cache_dir=tmp_path / str(revision))
         with open(path, "rb") as file:
             assert file.read() == content, revision
@@ -89,7 +95,8 @@ def test_head_tells_what_the_client_caches_by(alice, filled, http):
 
 
 @pytest.mark.parametrize(
-    ("range_header", "start", "end"), [("bytes=0-9", 0, 10), ("bytes=100-", 100, None), ("bytes=-7", -7, None), ("bytes=5-9999999", 5, None)]
+    ("range_header", "start", "end"),
+    [("bytes=0-9", 0, 10), ("bytes=100-", 100, None), ("bytes=-7", -7, None), ("bytes=5-9999999", 5, None)],
 )
 def test_ranges(filled, http, range_header, start, end):
     repo, _ = filled
