@@ -11,14 +11,4 @@ from .app import create_app
 from .errors import LocalHubError
 from .process import Running, running, serve
 
-__all__ = [
-    "LocalHubError",
-    "Running",
-    "Users",
-    "add_org",
-    "add_user",
-    "create_app",
-    "running",
-    "serve",
-    "token_of",
-]
+__all__ = ["LocalHubError", "Running", "Users", "add_org", "add_user", "create_app", "running", "serve", "token_of"]

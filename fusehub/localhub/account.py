@@ -30,11 +30,7 @@ def whoami(call: Call):
     for name, role in caller.orgs.items():
         org = {"type": "org", "id": _id(name), "name": name, "fullname": call.hub.users.org(name)["fullname"]}
         orgs.append(org | {"avatarUrl": avatar_url(call, name), "roleInOrg": role, "isEnterprise": False})
-    token = {
-        "displayName": f"{caller.name}-{caller.role}",
-        "role": caller.role,
-        "createdAt": caller.created_at,
-    }
+    token = {"displayName": f"{caller.name}-{caller.role}", "role": caller.role, "createdAt": caller.created_at}
     return {
         "type": "user",
         "id": _id(caller.name),
@@ -73,9 +69,7 @@ def org_overview(call: Call):
 def org_members(call: Call):
     org = call.hub.users.org(call.params["who"]) or {"members": {}}
     users = {name: call.hub.users.user(name) or {"fullname": name} for name in org["members"]}
-    return [
-        {"user": n, "fullname": u["fullname"], "avatarUrl": avatar_url(call, n)} for n, u in users.items()
-    ]
+    return [{"user": n, "fullname": u["fullname"], "avatarUrl": avatar_url(call, n)} for n, u in users.items()]
 
 
 def _counts(call: Call, namespace: str) -> dict[str, int]:
@@ -95,12 +89,7 @@ def own_repos(call: Call):
         for repo in visible(call.hub.store, kind, call.caller):
             if repo.namespace == namespace:
                 head = repo.state["heads"]["main"]
-                item = {
-                    "id": repo.id,
-                    "type": kind,
-                    "updatedAt": repo.commit(head)["date"],
-                    "storagePercent": 0,
-                }
+                item = {"id": repo.id, "type": kind, "updatedAt": repo.commit(head)["date"], "storagePercent": 0}
                 item["visibility"] = "private" if repo.state["private"] else "public"
                 found.append(item | {"storage": facts(call.hub.store, repo, head)["usedStorage"]})
     return found

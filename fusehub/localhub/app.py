@@ -29,6 +29,8 @@ from .store import Store
 
 
 class KindConvertor(Convertor[str]):
+    """`models`, `datasets` or `spaces` in an address."""
+
     regex = "models|datasets|spaces"
 
     def convert(self, value: str) -> str:
@@ -131,11 +133,7 @@ def _routes() -> list[Route]:
     found.append(Route("/_lfs/{ticket}", endpoint(_finish_upload, body="json"), methods=["POST"]))
     for method, path, handler, need, body in API:
         found.append(
-            Route(
-                "/api/{kind:kind}/{ns}/{name}" + path,
-                endpoint(handler, need=need, body=body),
-                methods=[method],
-            )
+            Route("/api/{kind:kind}/{ns}/{name}" + path, endpoint(handler, need=need, body=body), methods=[method])
         )
     found.append(Route("/api/{kind:kind}/{name}", _no_such_repo))
     found.append(Route("/api/{kind:kind}/{name}/revision/{rev}", _no_such_repo))
@@ -143,9 +141,7 @@ def _routes() -> list[Route]:
     for kind in ("dataset", "space", "model"):
         for method, path, handler, need, body in SITE:
             prefix = f"/{WEB_PREFIX[kind]}{{ns}}/{{name}}"
-            found.append(
-                Route(prefix + path, endpoint(handler, need=need, body=body, kind=kind), methods=[method])
-            )
+            found.append(Route(prefix + path, endpoint(handler, need=need, body=body, kind=kind), methods=[method]))
         found.append(Route(f"/{WEB_PREFIX[kind]}{{name}}/resolve/{{rest:path}}", _no_such_repo))
     found.append(Route("/datasets", endpoint(pages.home, kind="dataset")))
     found.append(Route("/spaces", endpoint(pages.home, kind="space")))
@@ -189,9 +185,7 @@ async def _refuse(request: Request, error: HubError):
 async def _http_error(request: Request, error: HTTPException):
     code = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "Error")
     message = f"{request.method} {request.url.path}: {error.detail}"
-    return await _refuse(
-        request, HubError(error.status_code, code, message, headers=dict(error.headers or {}))
-    )
+    return await _refuse(request, HubError(error.status_code, code, message, headers=dict(error.headers or {})))
 
 
 async def _crash(request: Request, error: Exception):
@@ -206,9 +200,7 @@ def lock_folder(root: Path):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
-        raise LocalHubError(
-            f"Another hub is already serving {root}: stop it first, or use another folder."
-        ) from None
+        raise LocalHubError(f"Another hub is already serving {root}: stop it first, or use another folder.") from None
     return lock
 
 

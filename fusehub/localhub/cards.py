@@ -70,25 +70,14 @@ def check_card(text: str, kind: str) -> tuple[list[str], list[str]]:
     except ValueError as error:
         return [f"Invalid YAML in the metadata: {error}"], []
     warnings = [] if data else ["empty or missing yaml metadata in repo card"]
-    errors = (
-        list(_type_errors(data)) + list(_relation_errors(data)) + list(_index_errors(data.get("model-index")))
-    )
+    errors = list(_type_errors(data)) + list(_relation_errors(data)) + list(_index_errors(data.get("model-index")))
     if kind == "space" and data:
         errors += list(_space_errors(data))
     return errors, warnings
 
 
 def _type_errors(data: dict):
-    for key in (
-        "tags",
-        "datasets",
-        "base_model",
-        "license",
-        "language",
-        "metrics",
-        "task_categories",
-        "new_version",
-    ):
+    for key in ("tags", "datasets", "base_model", "license", "language", "metrics", "task_categories", "new_version"):
         for item in _as_list(data.get(key)):
             if not isinstance(item, str):
                 hint = " (quote it)" if isinstance(item, bool | int | float) else ""
@@ -161,13 +150,7 @@ def card_tags(data: dict, kind: str, paths) -> list[str]:
             tags += [f"base_model:{base}", f"base_model:{how}:{base}"]
     else:
         tags += [f"language:{item}" for item in strings(data, "language")]
-        for key in (
-            "task_categories",
-            "task_ids",
-            "size_categories",
-            "annotations_creators",
-            "language_creators",
-        ):
+        for key in ("task_categories", "task_ids", "size_categories", "annotations_creators", "language_creators"):
             tags += [f"{key}:{item}" for item in strings(data, key)]
     tags += [f"dataset:{item}" for item in strings(data, "datasets")]
     tags += [f"license:{item}" for item in strings(data, "license")]

@@ -58,9 +58,7 @@ def _lines(body: Path) -> Iterator[tuple[str, dict]]:
     with open(body, "rb") as file:
         while line := file.readline(MAX_LINE + 1):
             if len(line) > MAX_LINE:
-                raise HubError(
-                    413, "TooLarge", "A regular file is too large for a commit: upload it with LFS"
-                )
+                raise HubError(413, "TooLarge", "A regular file is too large for a commit: upload it with LFS")
             if not line.strip():
                 continue
             try:
@@ -74,11 +72,7 @@ def _lines(body: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _header(value: dict) -> Change:
-    summary, description, parent = (
-        value.get("summary"),
-        value.get("description") or "",
-        value.get("parentCommit"),
-    )
+    summary, description, parent = (value.get("summary"), value.get("description") or "", value.get("parentCommit"))
     if not isinstance(summary, str) or not summary.strip():
         raise bad_request("The commit needs a summary")
     if not isinstance(description, str) or not isinstance(parent, str | None):
@@ -139,9 +133,7 @@ def _check_readme(repo: Repo, entry: dict, kind: str) -> None:
 
 def check_parent(change: Change, head: str) -> None:
     if change.parent and not head.startswith(change.parent.lower()):
-        message = (
-            f"A commit has happened since {change.parent[:12]}: the head is {head}. Refresh and try again."
-        )
+        message = f"A commit has happened since {change.parent[:12]}: the head is {head}. Refresh and try again."
         raise HubError(412, "PreconditionFailed", message)
 
 

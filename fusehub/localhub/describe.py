@@ -78,9 +78,7 @@ def _read_json(repo: Repo, sha: str, path: str) -> dict:
 
 def _short_config(repo: Repo, sha: str, config: dict) -> dict | None:
     kept = {
-        key: config[key]
-        for key in ("architectures", "model_type", "auto_map", "quantization_config")
-        if key in config
+        key: config[key] for key in ("architectures", "model_type", "auto_map", "quantization_config") if key in config
     }
     tokens = _read_json(repo, sha, "tokenizer_config.json")
     names = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -205,24 +203,13 @@ def describe(store: Store, repo: Repo, sha: str, blobs: bool = False) -> dict:
         "siblings": siblings(repo, sha, blobs),
     }
     if repo.kind == "model":
-        result |= {
-            "modelId": repo.id,
-            "spaces": [],
-            "inference": None,
-            "widgetData": None,
-            "mask_token": None,
-        }
+        result |= {"modelId": repo.id, "spaces": [], "inference": None, "widgetData": None, "mask_token": None}
         for key in ("config", "library_name", "pipeline_tag", "safetensors", "model-index", "baseModels"):
             result[key] = known[key]
         tokenizer = (known["config"] or {}).get("tokenizer_config", {})
         result["mask_token"] = tokenizer.get("mask_token")
     if repo.kind == "space":
-        result |= {
-            "sdk": known["sdk"],
-            "subdomain": repo.id.replace("/", "-").lower(),
-            "models": [],
-            "datasets": [],
-        }
+        result |= {"sdk": known["sdk"], "subdomain": repo.id.replace("/", "-").lower(), "models": [], "datasets": []}
         result["runtime"] = space_runtime()
     return result
 
@@ -230,13 +217,7 @@ def describe(store: Store, repo: Repo, sha: str, blobs: bool = False) -> dict:
 def space_runtime() -> dict:
     """This hub keeps Spaces but does not run them, and says so."""
     hardware = {"current": None, "requested": None}
-    return {
-        "stage": "STOPPED",
-        "hardware": hardware,
-        "storage": None,
-        "gcTimeout": None,
-        "replicas": {"requested": 0},
-    }
+    return {"stage": "STOPPED", "hardware": hardware, "storage": None, "gcTimeout": None, "replicas": {"requested": 0}}
 
 
 def downloads(repo: Repo) -> int:

@@ -38,13 +38,7 @@ def all_of(repo: Repo) -> list[dict]:
 
 
 def _event(kind: str, author: str, data: dict) -> dict:
-    return {
-        "id": secrets.token_hex(12),
-        "type": kind,
-        "author": {"name": author},
-        "createdAt": now(),
-        "data": data,
-    }
+    return {"id": secrets.token_hex(12), "type": kind, "author": {"name": author}, "createdAt": now(), "data": data}
 
 
 def _comment(text: str, author: str) -> dict:
@@ -58,9 +52,7 @@ def _text(value, what: str, default: str = "") -> str:
     return value.strip()
 
 
-def _write_new(
-    repo: Repo, state: dict, title: str, text: str, author: str, status: str, base: str | None
-) -> int:
+def _write_new(repo: Repo, state: dict, title: str, text: str, author: str, status: str, base: str | None) -> int:
     """Writes the file first; it exists for readers once the count in `state` is stored."""
     number = state["discussions"] + 1
     discussion = {"num": number, "title": title, "author": author, "createdAt": now(), "status": status}
@@ -171,10 +163,7 @@ def summary(repo: Repo, discussion: dict) -> dict:
     """One line of a list of discussions."""
     keys = ("num", "title", "status", "createdAt", "isPullRequest")
     repo_name = {"name": repo.id, "type": repo.kind}
-    return {key: discussion[key] for key in keys} | {
-        "author": {"name": discussion["author"]},
-        "repo": repo_name,
-    }
+    return {key: discussion[key] for key in keys} | {"author": {"name": discussion["author"]}, "repo": repo_name}
 
 
 def details(repo: Repo, number: int, with_diff: bool) -> dict:
@@ -192,12 +181,7 @@ def details(repo: Repo, number: int, with_diff: bool) -> dict:
     for sha in reversed([sha for sha in repo.history(theirs) if sha not in set(repo.history(start))]):
         commit = repo.commit(sha)
         data = {"subject": commit["title"], "oid": sha}
-        event = {
-            "id": sha,
-            "type": "commit",
-            "author": {"name": commit["author"]},
-            "createdAt": commit["date"],
-        }
+        event = {"id": sha, "type": "commit", "author": {"name": commit["author"]}, "createdAt": commit["date"]}
         result["events"].append(event | {"data": data})
     result["events"].sort(key=lambda event: event["createdAt"])
     result["changes"] = {"base": f"refs/heads/{base}"} | ({"mergeCommitId": merged} if merged else {})

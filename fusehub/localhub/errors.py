@@ -10,9 +10,7 @@ from starlette.responses import JSONResponse
 class HubError(Exception):
     """A refusal that the client understands."""
 
-    def __init__(
-        self, status: int, code: str, message: str, *, body: dict | None = None, headers=None
-    ) -> None:
+    def __init__(self, status: int, code: str, message: str, *, body: dict | None = None, headers=None) -> None:
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
         self.body, self.headers = body or {}, headers or {}
@@ -33,9 +31,7 @@ def repo_not_found(signed_in: bool = True) -> HubError:
     if signed_in:
         return HubError(404, "RepoNotFound", "Repository not found")
     headers = {"WWW-Authenticate": 'Bearer realm="Authentication required", charset="UTF-8"'}
-    return HubError(
-        401, "RepoNotFound", "Repository not found, or private: sign in with a token", headers=headers
-    )
+    return HubError(401, "RepoNotFound", "Repository not found, or private: sign in with a token", headers=headers)
 
 
 def revision_not_found(revision: str) -> HubError:
@@ -45,10 +41,7 @@ def revision_not_found(revision: str) -> HubError:
 def entry_not_found(path: str, commit: str | None = None) -> HubError:
     """`X-Repo-Commit` lets the client remember that this commit has no such file."""
     return HubError(
-        404,
-        "EntryNotFound",
-        f"{path or '/'} does not exist",
-        headers={"X-Repo-Commit": commit} if commit else {},
+        404, "EntryNotFound", f"{path or '/'} does not exist", headers={"X-Repo-Commit": commit} if commit else {}
     )
 
 

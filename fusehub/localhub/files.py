@@ -10,24 +10,9 @@ from .errors import entry_not_found
 from .store import Repo
 
 # What counts as one download of a model, as on the Hub; of other kinds every file counts.
-COUNTED = (
-    "config.json",
-    "config.yaml",
-    "hyperparams.yaml",
-    "params.json",
-    "meta.yaml",
-    "adapter_config.json",
-)
+COUNTED = ("config.json", "config.yaml", "hyperparams.yaml", "params.json", "meta.yaml", "adapter_config.json")
 # Shown by a browser as what they are; everything else as plain text or a download, never as a page of this site.
-SHOWN = (
-    "image/png",
-    "image/jpeg",
-    "image/gif",
-    "image/webp",
-    "application/json",
-    "application/pdf",
-    "text/plain",
-)
+SHOWN = ("image/png", "image/jpeg", "image/gif", "image/webp", "application/json", "application/pdf", "text/plain")
 
 
 class BlobResponse(FileResponse):
@@ -93,9 +78,7 @@ def add_last_commits(repo: Repo, sha: str, items: list[dict]) -> list[dict]:
             break
         commit = repo.commit(commit_sha)
         before = [repo.files(parent) for parent in commit["parents"]] or [{}]
-        touched = [
-            path for path, entry in commit["files"].items() if all(b.get(path) != entry for b in before)
-        ]
+        touched = [path for path, entry in commit["files"].items() if all(b.get(path) != entry for b in before)]
         gone = [path for path in before[0] if path not in commit["files"]]
         for path in touched + gone:
             parts = path.split("/")
@@ -125,11 +108,7 @@ def media_type(path: str) -> str:
     if guess in SHOWN:
         return guess
     textual = guess.startswith("text/") or guess.endswith(("+xml", "/xml", "javascript"))
-    return (
-        "text/plain"
-        if textual or path.endswith((".md", ".yaml", ".yml", ".jsonl"))
-        else "application/octet-stream"
-    )
+    return "text/plain" if textual or path.endswith((".md", ".yaml", ".yml", ".jsonl")) else "application/octet-stream"
 
 
 def counts_as_download(repo: Repo, path: str) -> bool:

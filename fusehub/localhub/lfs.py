@@ -24,7 +24,9 @@ from .errors import HubError, bad_request, repo_not_found
 from .store import HEX, Repo, Store
 
 # The Hub's default .gitattributes; pictures and other binaries are known by their content.
-EXTENSIONS = ["7z", "arrow", "bin", "bz2", "ckpt", "ftz", "gguf", "gz", "h5", "joblib", "lfs.*", "mlmodel", "model", "msgpack", "npy", "npz", "onnx", "ot", "parquet", "pb", "pickle", "pkl", "pt", "pth", "rar", "safetensors", "tar", "tflite", "tgz", "wasm", "xz", "zip", "zst"]
+_BINARY = """7z arrow bin bz2 ckpt ftz gguf gz h5 joblib lfs.* mlmodel model msgpack npy npz onnx ot parquet pb
+    pickle pkl pt pth rar safetensors tar tflite tgz wasm xz zip zst"""
+EXTENSIONS = _BINARY.split()
 ATTRIBUTES = "".join(f"*.{ext} filter=lfs diff=lfs merge=lfs -text\n" for ext in EXTENSIONS).encode()
 REGULAR_LIMIT = 10_000_000
 EXPIRES = 6 * 3600
@@ -45,9 +47,7 @@ def upload_mode(path: str, size: int, sample: bytes) -> str:
     except UnicodeDecodeError as error:
         # A sample may end inside a character of several bytes: that is text all the same.
         return (
-            "regular"
-            if error.end == len(sample) and len(sample) - error.start < 4 and size > len(sample)
-            else "lfs"
+            "regular" if error.end == len(sample) and len(sample) - error.start < 4 and size > len(sample) else "lfs"
         )
     return "regular"
 
@@ -72,9 +72,7 @@ def _rule_matches(rule: str, path: str) -> bool:
     for depth in range(1, len(parts) + (0 if only_folders else 1)):
         target = "/".join(parts[:depth]) if anchored else parts[depth - 1]
         # In an anchored rule `*` stays within its folder.
-        if fnmatchcase(target, rule) and (
-            not anchored or "**" in rule or target.count("/") == rule.count("/")
-        ):
+        if fnmatchcase(target, rule) and (not anchored or "**" in rule or target.count("/") == rule.count("/")):
             return True
     return False
 
@@ -127,13 +125,7 @@ class Uploads:
 
     def _offer(self, repo: Repo, item: dict, base: str, verify: str, multipart: bool) -> dict:
         oid, size = (item.get("oid"), item.get("size")) if isinstance(item, dict) else (None, None)
-        if (
-            not isinstance(oid, str)
-            or len(oid) != 64
-            or not set(oid) <= HEX
-            or type(size) is not int
-            or size < 0
-        ):
+        if not isinstance(oid, str) or len(oid) != 64 or not set(oid) <= HEX or type(size) is not int or size < 0:
             raise bad_request("An LFS object needs its sha256 as oid, and its size")
         if repo.lfs_size(oid) == size:
             return {"oid": oid, "size": size}

@@ -9,19 +9,7 @@ import re
 from .errors import bad_request
 
 KINDS = ("model", "dataset", "space")
-RESERVED = {
-    "api",
-    "datasets",
-    "spaces",
-    "models",
-    "login",
-    "logout",
-    "avatars",
-    "_lfs",
-    "static",
-    "new",
-    "settings",
-}
+RESERVED = {"api", "datasets", "spaces", "models", "login", "logout", "avatars", "_lfs", "static", "new", "settings"}
 SPACE_SDKS = ("gradio", "docker", "static", "streamlit")
 
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
@@ -45,14 +33,7 @@ def is_repo_id(repo_id) -> bool:
 def check_ref_name(name: str) -> str:
     """A branch or tag name, by git's rules in short."""
     ends_badly = name.endswith((".", "/", ".lock"))
-    if (
-        not _REF.fullmatch(name)
-        or ".." in name
-        or "//" in name
-        or "/." in name
-        or ends_badly
-        or len(name) > 200
-    ):
+    if not _REF.fullmatch(name) or ".." in name or "//" in name or "/." in name or ends_badly or len(name) > 200:
         raise bad_request(f"Invalid reference name: {name!r}")
     if name.startswith("refs/"):
         raise bad_request(f"{name!r} is reserved: branches and tags are named without refs/")

@@ -21,13 +21,18 @@ from .names import KINDS
 from .search import is_true, visible
 
 MAX_SHOWN = 500_000
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; form-action 'self'; frame-ancestors 'none'"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; form-action 'self'; frame-ancestors 'none'"
+)
 
 STYLE = """
-:root{color-scheme:light dark;--line:color-mix(in srgb,currentColor 18%,transparent);--link:light-dark(#0a58ca,#7ab7ff)}
+:root{color-scheme:light dark;
+--line:color-mix(in srgb,currentColor 18%,transparent);
+--link:light-dark(#0a58ca,#7ab7ff)}
 *{box-sizing:border-box}body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:0 auto;padding:0 1rem 3rem}
 a{color:var(--link);text-decoration:none}a:hover{text-decoration:underline}
-header{display:flex;justify-content:space-between;align-items:center;padding:.8rem 0;border-bottom:1px solid var(--line)}
+header{display:flex;justify-content:space-between;align-items:center;padding:.8rem 0;
+border-bottom:1px solid var(--line)}
 h1{font-size:1.4rem;overflow-wrap:anywhere}nav{display:flex;gap:1.2rem;flex-wrap:wrap;margin:.8rem 0}
 nav a[aria-current]{font-weight:600;border-bottom:2px solid}table{border-collapse:collapse;width:100%}
 td,th{padding:.35rem .6rem .35rem 0;border-bottom:1px solid var(--line);text-align:left;overflow-wrap:anywhere}
@@ -75,9 +80,7 @@ def _size(count: float) -> str:
 
 def _table(rows: list[str]) -> str:
     return (
-        f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
-        if rows
-        else '<p class="note">Nothing yet.</p>'
+        f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>" if rows else '<p class="note">Nothing yet.</p>'
     )
 
 
@@ -92,9 +95,7 @@ def _url(repo, *parts: str) -> str:
 def refusal(request: Request, error: HubError) -> HTMLResponse:
     """The same refusal as the API's, for a person."""
     hint = "<p>A private or gated repository? <a href='/login'>Sign in</a> with a token that may read it.</p>"
-    content = (
-        f"<h1>{error.status}: {escape(error.message)}</h1>{hint if error.status in (401, 403, 404) else ''}"
-    )
+    content = f"<h1>{error.status}: {escape(error.message)}</h1>{hint if error.status in (401, 403, 404) else ''}"
     page = _shell(error.message, "", content, error.status)
     plain = error.response()
     page.headers.update({key: plain.headers[key] for key in ("x-error-code", "x-error-message")})
@@ -111,9 +112,7 @@ def home(call: Call):
         raise HubError(404, "NotFound", f"There is no user or organisation {who!r} on this hub")
     content = f"<h1>{escape(who or 'Repositories')}</h1>"
     for kind in KINDS:
-        found = [
-            repo for repo in visible(call.hub.store, kind, call.caller) if not who or repo.namespace == who
-        ]
+        found = [repo for repo in visible(call.hub.store, kind, call.caller) if not who or repo.namespace == who]
         if found or kind == "model":
             content += f"<h2>{kind.capitalize()}s</h2>" + _table([_repo_row(repo) for repo in found])
     return _page(call, who or "Local Hub", content)
@@ -143,11 +142,7 @@ def login(call: Call):
 def _header(call: Call, current: str) -> str:
     repo = call.repo
     marks = ("private " if repo.state["private"] else "") + ("gated" if repo.state["gated"] else "")
-    tabs = [
-        ("Card", _root(repo)),
-        ("Files", _url(repo, "tree", "main")),
-        ("Commits", _url(repo, "commits", "main")),
-    ]
+    tabs = [("Card", _root(repo)), ("Files", _url(repo, "tree", "main")), ("Commits", _url(repo, "commits", "main"))]
     tabs.append(("Discussions", _url(repo, "discussions")))
     links = "".join(_link(url, name, ' aria-current="page"' if name == current else "") for name, url in tabs)
     who = _link(f"/{repo.namespace}", repo.namespace)
@@ -163,13 +158,9 @@ def repo(call: Call):
     text = (item.read(sha, "README.md", MAX_SHOWN) or b"").decode("utf-8", "replace")
     card = _markdown(item, split_card(text)[1]) if text else '<p class="note">No model card.</p>'
     parameters = (known.get("safetensors") or {}).get("total")
-    facts_line = (
-        f"{downloads(item)} downloads · {len(item.state['likes'])} likes · {_size(known['usedStorage'])}"
-    )
+    facts_line = f"{downloads(item)} downloads · {len(item.state['likes'])} likes · {_size(known['usedStorage'])}"
     facts_line += f" · {parameters:,} parameters" if parameters else ""
-    content = (
-        _header(call, "Card") + f'<p>{tags}</p><p class="note">{facts_line}</p><article>{card}</article>'
-    )
+    content = _header(call, "Card") + f'<p>{tags}</p><p class="note">{facts_line}</p><article>{card}</article>'
     return _page(call, item.id, content + _files(call, sha, "main", ""))
 
 
@@ -206,23 +197,17 @@ def _revision_url(repo, page: str, revision: str, path: str = "") -> str:
 
 def _files(call: Call, sha: str, revision: str, folder: str) -> str:
     rows = []
-    for item in sorted(
-        list_tree(call.repo, sha, folder, False), key=lambda item: item["type"] != "directory"
-    ):
+    for item in sorted(list_tree(call.repo, sha, folder, False), key=lambda item: item["type"] != "directory"):
         is_folder = item["type"] == "directory"
         url = _revision_url(call.repo, "tree" if is_folder else "blob", revision, item["path"])
         name = item["path"].rsplit("/", 1)[-1] + ("/" if is_folder else "")
-        rows.append(
-            f'<td>{_link(url, name)}</td><td class="n">{"" if is_folder else _size(item["size"])}</td>'
-        )
+        rows.append(f'<td>{_link(url, name)}</td><td class="n">{"" if is_folder else _size(item["size"])}</td>')
     return _table(rows)
 
 
 def tree(call: Call):
     revision, sha, folder = _place(call)
-    content = (
-        _header(call, "Files") + _crumbs(call.repo, revision, folder) + _files(call, sha, revision, folder)
-    )
+    content = _header(call, "Files") + _crumbs(call.repo, revision, folder) + _files(call, sha, revision, folder)
     return _page(call, f"{call.repo.id}: {folder or 'files'}", content)
 
 
@@ -233,7 +218,8 @@ def blob(call: Call):
         raise entry_not_found(path, sha)
     raw = _revision_url(call.repo, "resolve", revision, path)
     content = _header(call, "Files") + _crumbs(call.repo, revision, path)
-    content += f"<p>{_link(raw, 'Download')} · {_size(entry['size'])} · <code>{entry.get('lfs') or entry['oid']}</code></p>"
+    digest = entry.get("lfs") or entry["oid"]
+    content += f"<p>{_link(raw, 'Download')} · {_size(entry['size'])} · <code>{digest}</code></p>"
     if path.lower().endswith((".png", ".jpg", ".jpeg", ".gif", ".webp")):
         content += f'<p><img src="{escape(raw, quote=True)}" alt="{escape(path, quote=True)}"></p>'
     elif entry["size"] <= MAX_SHOWN and "lfs" not in entry:

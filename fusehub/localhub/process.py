@@ -36,9 +36,7 @@ def bind(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         sock.close()
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise LocalHubError(
-            f"Cannot serve on {host}:{port} ({reason}). Choose another port with --port."
-        ) from error
+        raise LocalHubError(f"Cannot serve on {host}:{port} ({reason}). Choose another port with --port.") from error
     return sock
 
 
@@ -73,9 +71,7 @@ def serve(
     sock = bind(host, port)
     try:
         app = create_app(Path(root), **options)
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="on"
-        )
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="on")
         url = _url(host, sock)
         server = _Server(config, lambda: on_ready and on_ready(url))
         if with_parent:
@@ -121,12 +117,7 @@ class Running:
 
     def env(self, name: str | None = None, home: Path | None = None) -> dict[str, str]:
         """The environment of a program that shall use this hub, as this user."""
-        env = {
-            **os.environ,
-            "HF_ENDPOINT": self.url,
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-        }
+        env = {**os.environ, "HF_ENDPOINT": self.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         env |= {"HF_HOME": str(home)} if home else {}
         env |= {"HF_TOKEN": self.token(name)} if name else {}
         return env
@@ -152,23 +143,10 @@ def running(root: Path, port: int = 0, *options: str) -> Iterator[Running]:
     root.mkdir(parents=True, exist_ok=True)
     package_parent = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
-    command = [
-        sys.executable,
-        "-m",
-        "fusehub.localhub",
-        str(root),
-        "--port",
-        str(port),
-        "--with-parent",
-        *options,
-    ]
+    command = [sys.executable, "-m", "fusehub.localhub", str(root), "--port", str(port), "--with-parent", *options]
     with open(root / "server.log", "ab") as log:
         process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env={**os.environ, "PYTHONPATH": path},
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env={**os.environ, "PYTHONPATH": path}
         )
     try:
         hub = Running(root, _read_url(process, root), process)

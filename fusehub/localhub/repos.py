@@ -62,11 +62,7 @@ def delete(call: Call):
 
 def move(call: Call):
     access.check_role(call.caller)
-    kind, source, target = (
-        call.body.get("type") or "model",
-        call.body.get("fromRepo"),
-        call.body.get("toRepo"),
-    )
+    kind, source, target = (call.body.get("type") or "model", call.body.get("fromRepo"), call.body.get("toRepo"))
     repo = find_repo(call.hub, kind, str(source), call.caller)
     access.check(call.caller, repo, "write")
     if not call.caller.owns(str(target).split("/")[0]):
@@ -237,11 +233,7 @@ def refs(call: Call):
         found = call.repo.state[group].items()
         return [{"name": name, "ref": f"{prefix}{name}", "targetCommit": sha} for name, sha in found]
 
-    result = {
-        "branches": listed("heads", "refs/heads/"),
-        "tags": listed("tags", "refs/tags/"),
-        "converts": [],
-    }
+    result = {"branches": listed("heads", "refs/heads/"), "tags": listed("tags", "refs/tags/"), "converts": []}
     if is_true(call.query.get("include_prs")):
         result["pullRequests"] = listed("prs", "refs/pr/")
     return result
@@ -297,9 +289,7 @@ def discussion_details(call: Call):
 
 
 def discussion_change(call: Call):
-    return discussions.change(
-        call.repo, int(call.params["num"]), call.params["resource"], call.body, call.caller
-    )
+    return discussions.change(call.repo, int(call.params["num"]), call.params["resource"], call.body, call.caller)
 
 
 # -- gated access
@@ -357,10 +347,7 @@ def validate_card(call: Call):
     if not isinstance(content, str) or kind not in KINDS:
         raise bad_request("validate-yaml needs content and repoType")
     errors, warnings = check_card(content, kind)
-    body = {
-        "errors": [{"message": text} for text in errors],
-        "warnings": [{"message": text} for text in warnings],
-    }
+    body = {"errors": [{"message": text} for text in errors], "warnings": [{"message": text} for text in warnings]}
     if errors:
         raise store.HubError(400, "InvalidCard", "; ".join(errors), body=body)
     return body

@@ -25,9 +25,7 @@ SIZES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 def visible(store: Store, kind: str, caller: Caller | None) -> list[Repo]:
     """The public repositories and the caller's own."""
     repos = store.all(kind)
-    return [
-        repo for repo in repos if not repo.state["private"] or (caller and caller.belongs_to(repo.namespace))
-    ]
+    return [repo for repo in repos if not repo.state["private"] or (caller and caller.belongs_to(repo.namespace))]
 
 
 def values(query: QueryParams, *keys: str) -> list[str]:
@@ -40,9 +38,7 @@ def find(store: Store, kind: str, caller: Caller | None, query: QueryParams) -> 
     """Descriptions of all repositories that match, in order."""
     wanted = values(query, "filter")
     wanted += [
-        f"{key}:{item}"
-        for key in ("task_categories", "language", "size_categories")
-        for item in values(query, key)
+        f"{key}:{item}" for key in ("task_categories", "language", "size_categories") for item in values(query, key)
     ]
     result = []
     for repo in visible(store, kind, caller):
@@ -62,9 +58,7 @@ def _matches(repo: Repo, known: dict, wanted: list[str], query: QueryParams) -> 
         and (not author or repo.namespace.lower() == author.lower())
         and (not task or known.get("pipeline_tag") == task)
         and (gated is None or bool(repo.state["gated"]) == (gated.lower() in ("true", "1")))
-        and not any(
-            query.get(key) for key in ("inference", "inference_provider", "apps")
-        )  # nothing is served here
+        and not any(query.get(key) for key in ("inference", "inference_provider", "apps"))  # nothing is served here
         and _has_size(known, query.get("num_parameters"))
     )
 

@@ -98,9 +98,7 @@ class Repo:
     def files(self, sha: str) -> dict[str, dict]:
         return self.commit(sha)["files"]
 
-    def write_commit(
-        self, files: dict, parents: list[str], author: str, title: str, message: str = ""
-    ) -> str:
+    def write_commit(self, files: dict, parents: list[str], author: str, title: str, message: str = "") -> str:
         """Store a commit and return its sha; no reference points to it yet."""
         depth = 1 + max((self.commit(parent)["depth"] for parent in parents), default=0)
         commit = {"parents": parents, "depth": depth, "author": author, "date": now(), "title": title}
@@ -186,13 +184,7 @@ class Store:
         draft = self.temp / f"new-{secrets.token_hex(8)}"
         for sub in ("commits", "blobs", "discussions"):
             (draft / sub).mkdir(parents=True)
-        state = {
-            "_id": secrets.token_hex(12),
-            "createdAt": now(),
-            "private": False,
-            "gated": False,
-            "access": {},
-        }
+        state = {"_id": secrets.token_hex(12), "createdAt": now(), "private": False, "gated": False, "access": {}}
         state |= {"likes": [], "discussions": 0, "heads": {}, "tags": {}, "prs": {}, "merged": {}, **settings}
         disk.write_json(draft / "repo.json", state, self.temp)
         repo = Repo(draft, kind, repo_id, self.temp, threading.RLock())

@@ -98,5 +98,5 @@ def test_the_hf_command(hf, alice, tmp_path):
     assert "alice/by-hf" in hf("models", "ls", "--author", "alice", "--search", "by-hf", "-q").splitlines()
     hf("repos", "tag", "create", "alice/by-hf", "v1")
     assert [tag.name for tag in alice.list_repo_refs("alice/by-hf").tags] == ["v1"]
-    hf("repos", "delete", "alice/by-hf")
+    hf("repos", "delete", "alice/by-hf", "--yes")
     assert not alice.repo_exists("alice/by-hf")

@@ -49,7 +49,8 @@ def test_killed_again_and_again_while_clients_push(tmp_path):
             if stop.is_set():
                 return
             name = f"{writer}-{step}"
-            add = [CommitOperationAdd(f"{name}.bin", os.urandom(50_000)), CommitOperationAdd(f"{name}.txt", name.encode())]
+            contents = {f"{name}.bin": os.urandom(50_000), f"{name}.txt": name.encode()}
+            add = [CommitOperationAdd(path, content) for path, content in contents.items()]
             try:
                 acknowledged.append((name, api.create_commit("alice/m", add, commit_message=name).oid))
             except Exception:  # the server is gone for a moment, in whatever way it shows

@@ -204,7 +204,10 @@ def test_the_same_big_file_is_sent_once(hub, alice, repo):
 def test_an_upload_that_breaks_off_leaves_no_blob(hub, http, bearer, repo):
     content = os.urandom(4 * MB)
     oid, address = upload_address(http, bearer, repo, content)
-    code = "import sys,time,httpx2\ndef body():\n yield b'x'*2**20\n print('sent',flush=True)\n time.sleep(60)\nhttpx2.put(sys.argv[1],content=body())"
+    code = (
+        "import sys,time,httpx2\ndef body():\n yield b'x'*2**20\n print('sent',flush=True)\n time.sleep(60)\n"
+        "httpx2.put(sys.argv[1],content=body())"
+    )
     client = subprocess.Popen([sys.executable, "-c", code, address], stdout=subprocess.PIPE)
     client.stdout.readline()
     client.kill()
