@@ -1,0 +1,196 @@
+"""Texts in, batches of token ids out: cut to length, sorted by length, padded to the longest of their batch.
+
+    encodings = encode(texts, tokenizer, max_length=256)
+    for indices, batch in batches(encodings, tokenizer, batch_size=32):
+        logits = model(**batch).logits          # row i belongs to texts[indices[i]]
+
+Words that were split beforehand stay traceable: `word_ids` says for every token which word it is of.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fusehub.errors import BadData, Incompatible
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MAX_LENGTH = 512
+# Tokenizers without a limit say so with a number that no text reaches.
+NO_LIMIT = 10**6
+# These count positions from behind the padding token's id, so that two of their 514 positions are never used.
+OFFSET_POSITIONS = (
+    *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "xmod", "data2vec-text"),
+    *("mpnet", "longformer", "ibert", "luke", "markuplm", "layoutlmv3", "esm"),
+)
+
+Text = str | tuple[str, str] | list[str]
+
+
+def max_length_of(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, wanted: int | None = None) -> int:
+    """How many tokens a text may have: `wanted`, or what the model can take, but not over 512.
+
+    Raises `BadData` where the model cannot take as many as `wanted`, or where no text would fit.
+    """
+    positions = _positions(config)
+    special = tokenizer.num_special_tokens_to_add()
+    if wanted is not None:
+        if positions is not None and wanted > positions:
+            raise BadData(
+                f"The model takes texts of up to {positions} tokens, not {wanted}.", f"Say {positions} or less."
+            )
+        if wanted <= special:
+            raise BadData(f"Of {wanted} tokens, {special} are special ones: no text fits.", "Give a larger length.")
+        return wanted
+    limits = [DEFAULT_MAX_LENGTH, positions, tokenizer.model_max_length]
+    return min(limit for limit in limits if limit is not None and special < limit < NO_LIMIT)
+
+
+def _positions(config: PretrainedConfig) -> int | None:
+    """Number of positions that the model was built for; None where it has no limit."""
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    # DeBERTa without absolute positions takes any length: what it calls positions bounds nothing.
+    if not positions or positions < 0 or getattr(config, "position_biased_input", True) is False:
+        return None
+    if config.model_type in OFFSET_POSITIONS:
+        padding = getattr(config, "pad_token_id", None)
+        return positions - (1 if padding is None else padding) - 1
+    return positions
+
+
+def encode(texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> list[dict[str, Any]]:
+    """One dict of token ids per text, pair of texts or list of words, cut to `max_length` tokens.
+
+    Lists of words also get `word_ids`: for each token the index of its word, None for special tokens. Words that do
+    not fit, and words of which the tokenizer makes nothing, are in no token; how many is logged as a warning.
+    """
+    if not texts:
+        return []
+    split = isinstance(texts[0], list)
+    _check_kinds(texts)
+    if split:
+        tokenizer = _for_words(tokenizer)
+    pairs = isinstance(texts[0], tuple)
+    arguments = [list(column) for column in zip(*texts, strict=True)] if pairs else [list(texts)]
+    encoded = tokenizer(*arguments, truncation=True, max_length=max_length, is_split_into_words=split)
+    names = [name for name in encoded if name != "overflow_to_sample_mapping"]
+    encodings = [{name: encoded[name][index] for name in names} for index in range(len(texts))]
+    if split:
+        for index, encoding in enumerate(encodings):
+            encoding["word_ids"] = encoded.word_ids(index)
+        _report_lost(texts, encodings, max_length)
+    return encodings
+
+
+def first_tokens(encoding: dict[str, Any]) -> dict[int, int]:
+    """The first token of each word: index of the word -> index of the token."""
+    first: dict[int, int] = {}
+    for token, word in enumerate(encoding["word_ids"]):
+        if word is not None:
+            first.setdefault(word, token)
+    return first
+
+
+def batches(
+    encodings: Sequence[dict[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch_size: int | None = None,
+    batch_tokens: int | None = None,
+    longest_first: bool = True,
+) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    """(indices of the texts, their padded tensors on the CPU), until every text was in one batch.
+
+    A batch has at most `batch_size` texts and `batch_tokens` tokens, padding included, but always one text. Padding
+    is on the right whatever the tokenizer prefers: on the left it would shift the positions of GPT-2 and its like.
+    """
+    if batch_size is None and batch_tokens is None:
+        batch_size = 32
+    lengths = [len(encoding["input_ids"]) for encoding in encodings]
+    order = sorted(range(len(encodings)), key=lambda index: -lengths[index])
+    groups: list[list[int]] = []
+    for index in order:
+        # Sorted, so the first of a group is its longest.
+        tokens = (len(groups[-1]) + 1) * lengths[groups[-1][0]] if groups else 0
+        full = not groups or len(groups[-1]) == batch_size or (batch_tokens is not None and tokens > batch_tokens)
+        if full:
+            groups.append([])
+        groups[-1].append(index)
+    for group in groups if longest_first else reversed(groups):
+        rows = [
+            {name: value for name, value in encodings[index].items() if name in tokenizer.model_input_names}
+            for index in group
+        ]
+        yield group, dict(tokenizer.pad(rows, padding_side="right", return_tensors="pt"))
+
+
+def split_words(text: str) -> list[tuple[int, int]]:
+    """Where the words of a text start and end: as newspapers' annotators split them, punctuation by itself.
+
+    Hyphens, apostrophes, dots and commas inside a word ("co-op", "3.5") stay in it. Chinese and Japanese characters
+    are words of their own.
+    """
+    spans: list[tuple[int, int]] = []
+    inside = False
+    for at, character in enumerate(text):
+        category = unicodedata.category(character)[0]
+        alone = "\u3040" <= character <= "\u30ff" or "\u3400" <= character <= "\u9fff"
+        of_word = category in "LNM" or character == "_"
+        joins = inside and character in "-'’.,&" and text[at + 1 : at + 2].isalnum()
+        if inside and not alone and (of_word or joins):
+            spans[-1] = (spans[-1][0], at + 1)
+        elif not character.isspace() and category != "C":
+            spans.append((at, at + 1))
+            inside = of_word and not alone
+        else:
+            inside = False
+    return spans
+
+
+def _check_kinds(texts: Sequence[Text]) -> None:
+    kinds = list(dict.fromkeys(type(text) for text in texts))
+    if len(kinds) > 1 or kinds[0] not in (str, tuple, list):
+        raise BadData(
+            f"The texts are of several kinds ({', '.join(kind.__name__ for kind in kinds)}).",
+            "Give only texts, only pairs of texts, or only lists of words.",
+        )
+
+
+def _for_words(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer as it must be for words that were split beforehand.
+
+    RoBERTa's and GPT-2's own classes glue such words together unless told to put a space before each; transformers
+    up to 4 refused, and so their models were trained with it. Tokenizers of no such class (ModernBERT, Llama 3) are
+    left as they are, as transformers' own training script leaves them.
+    """
+    if not tokenizer.is_fast:
+        raise Incompatible(
+            f"The tokenizer ({type(tokenizer).__name__}) cannot say which token belongs to which word.",
+            "Save the model with a fast tokenizer (tokenizer.json).",
+        )
+    if tokenizer.init_kwargs.get("add_prefix_space") is not False:
+        return tokenizer
+    tokenizer = copy.deepcopy(tokenizer)
+    before = tokenizer.backend_tokenizer.pre_tokenizer
+    if hasattr(before, "add_prefix_space"):
+        before.add_prefix_space = True
+    return tokenizer
+
+
+def _report_lost(texts: Sequence[Text], encodings: Sequence[dict[str, Any]], max_length: int) -> None:
+    lost = [len(words) - len(first_tokens(encoding)) for words, encoding in zip(texts, encodings, strict=True)]
+    if any(lost):
+        logger.warning(
+            "%d words in %d texts get no prediction: they do not fit into %d tokens, or the tokenizer drops them.",
+            sum(lost),
+            sum(map(bool, lost)),
+            max_length,
+        )
