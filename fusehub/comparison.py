@@ -1,0 +1,275 @@
+"""Several models side by side on the same texts: what each says, how sure it is, and where they differ.
+
+comparison = compare(["user/expert-1", "user/expert-2", "out/merged"], ["Anna lives in Paris."])
+for row in comparison.texts:
+    for answer in row.answers:
+        print(answer.model, answer.label, answer.probability, answer.marked)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fusehub.data import Examples, load_examples, name_of, split_words
+from fusehub.errors import BadData
+from fusehub.predict import (
+    REGRESSION,
+    TOKENS,
+    Prediction,
+    check_one_task,
+    ensemble,
+    experts_among,
+    predict_all,
+)
+from fusehub.progress import Progress, silent
+from fusehub.refs import ModelRef, resolve, short_names
+
+ENSEMBLE = "ensemble"
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Entity:
+    """A piece of a text that a model marks: `text[start:end]`, with the mean probability of its words."""
+
+    start: int
+    end: int
+    label: str
+    score: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one model says about one text.
+
+    `label` is a name; a list of names of a multi-label model; the number of a regression model; None for token
+    classification, whose answer is `entities`. `probability` is that of the label, or of the surest of them.
+    """
+
+    model: str
+    label: str | list[str] | float | None
+    probability: float | None
+    probabilities: dict[str, float]
+    entities: list[Entity]
+    marked: str
+
+
+@dataclass(frozen=True)
+class ComparedText:
+    """A text, its true label or entities where they are known, the answers, and whether these differ."""
+
+    text: str
+    answers: list[Answer]
+    differs: bool
+    label: str | list[str] | float | None = None
+    entities: list[Entity] | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Texts by models: `models` are the names in the order of each text's answers, the ensemble among them."""
+
+    task: str
+    models: list[str]
+    texts: list[ComparedText]
+    ensemble_of: list[str]
+    source: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it."""
+        return asdict(self)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One flat row for each text and model, for a table. Entities are marked in the text."""
+        return [
+            {
+                "text": text.text,
+                "model": answer.model,
+                "label": answer.marked if self.task == TOKENS else answer.label,
+                "probability": answer.probability,
+                "differs": text.differs,
+            }
+            for text in self.texts
+            for answer in text.answers
+        ]
+
+
+def compare(
+    models: Sequence[str | ModelRef],
+    texts: Sequence[str] | None = None,
+    *,
+    data: str | None = None,
+    ensemble: bool | Sequence[str] = True,
+    limit: int = 20,
+    seed: int = 0,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    device: str | None = None,
+    token: str | None = None,
+    progress: Progress = silent,
+) -> Comparison:
+    """What each of `models` says about each of `texts`, or about `limit` texts of `data`.
+
+    `ensemble` adds the mean of the experts' probabilities: of all models that are no merges, or of those named here.
+    """
+    refs = [resolve(model, token=token) if isinstance(model, str) else model for model in models]
+    task = check_one_task(refs)
+    names = short_names(refs)
+    if (texts is None) == (data is None):
+        raise BadData("Give either texts or data to compare on.", "Say --text TEXT or --data SOURCE.")
+    members = experts_among(refs, names, ensemble)
+    if data is not None:
+        examples = load_examples(
+            data,
+            task,
+            limit=limit,
+            seed=seed,
+            text_column=text_column,
+            label_column=label_column,
+            default_split="test",
+            token=token,
+        )
+        shown, spans = _shown(examples)
+    else:
+        examples, shown, spans = _from_texts(list(texts or ()), task)
+    results = predict_all(
+        refs,
+        names,
+        [examples.texts],
+        batch_size=batch_size,
+        max_length=max_length,
+        device=device,
+        progress=progress,
+    )
+    predictions = [own[0] for own in results]
+    if members:
+        place = max(members) + 1
+        predictions.insert(place, _mean([predictions[index] for index in members]))
+    rows = _rows(predictions, examples, shown, spans)
+    ensemble_of = [names[index] for index in members]
+    return Comparison(task, [one.model for one in predictions], rows, ensemble_of, examples.source or None)
+
+
+def _mean(predictions: Sequence[Prediction]) -> Prediction:
+    return ensemble(predictions, name=ENSEMBLE)
+
+
+def _from_texts(texts: list[str], task: str) -> tuple[Examples, list[str], list[list[Span]]]:
+    """Plain texts as examples; for token classification split into words that remember where they stand."""
+    if not texts or not all(text.strip() for text in texts):
+        raise BadData("A text is empty.", "Give texts with at least one word.")
+    if task != TOKENS:
+        return Examples(task, list(texts), None, "", None), texts, [[] for _ in texts]
+    spans = [split_words(text) for text in texts]
+    words = [[text[start:end] for start, end in own] for text, own in zip(texts, spans, strict=True)]
+    if not all(words):
+        raise BadData("A text holds no word.", "Give texts with at least one word.")
+    return Examples(task, list(words), None, "", None), texts, spans
+
+
+def _shown(examples: Examples) -> tuple[list[str], list[list[Span]]]:
+    """The examples as texts to read: words joined by spaces, pairs by a bar."""
+    shown, spans = [], []
+    for text in examples.texts:
+        own: list[Span] = []
+        if isinstance(text, list):
+            end = -1
+            for word in text:
+                own.append((end + 1, end + 1 + len(word)))
+                end = own[-1][1]
+            text = " ".join(text)
+        shown.append(" | ".join(text) if isinstance(text, tuple) else text)
+        spans.append(own)
+    return shown, spans
+
+
+def _rows(
+    predictions: Sequence[Prediction], examples: Examples, shown: Sequence[str], spans: Sequence[list[Span]]
+) -> list[ComparedText]:
+    answers = [prediction.answers() for prediction in predictions]
+    rows = []
+    for index, text in enumerate(shown):
+        own = [
+            _answer(prediction, index, given[index], text, spans[index])
+            for prediction, given in zip(predictions, answers, strict=True)
+        ]
+        true = examples.labels[index] if examples.labels else None
+        entities = None
+        if examples.task == TOKENS and true is not None:
+            entities, true = find_entities(text, spans[index], true, [1.0] * len(true)), None
+        elif isinstance(true, float) and predictions[0].problem != REGRESSION:
+            true = name_of(true)
+        rows.append(ComparedText(text, own, _differ(own, predictions[0].problem), true, entities))
+    return rows
+
+
+def _answer(prediction: Prediction, index: int, given: Any, text: str, spans: list[Span]) -> Answer:
+    if prediction.task == TOKENS:
+        entities = find_entities(text, spans, [label for label, _ in given], [score for _, score in given])
+        return Answer(prediction.model, None, None, {}, entities, mark(text, entities))
+    label, probability = given
+    row = prediction.probabilities[index]
+    probabilities = (
+        {}
+        if prediction.problem == REGRESSION
+        else {name: float(value) for name, value in zip(prediction.labels, row, strict=True)}
+    )
+    return Answer(prediction.model, label, probability, probabilities, [], text)
+
+
+def _differ(answers: Sequence[Answer], problem: str) -> bool:
+    """Whether the models give different answers, whatever the case of their labels. Numbers always do somewhat."""
+    if problem == REGRESSION:
+        return False
+    said = {
+        str(
+            [(entity.start, entity.end, entity.label) for entity in answer.entities]
+            if answer.label is None
+            else sorted([answer.label] if isinstance(answer.label, str) else answer.label)
+        ).casefold()
+        for answer in answers
+    }
+    return len(said) > 1
+
+
+def find_entities(
+    text: str, spans: Sequence[Span], tags: Sequence[str | None], scores: Sequence[float | None]
+) -> list[Entity]:
+    """The entities that the words at `spans` of `text` make up by their tags (IOB1, IOB2, BIOES or BILOU).
+
+    Tags without such a prefix (NOUN) mark each run of words that share one.
+    """
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    found = []
+    for label, first, last in get_entities(with_prefixes(tags)):
+        start, end = spans[first][0], spans[last][1]
+        own = [score for score in scores[first : last + 1] if score is not None]
+        found.append(Entity(start, end, label, sum(own) / len(own), text[start:end]))
+    return found
+
+
+def with_prefixes(tags: Sequence[str | None]) -> list[str]:
+    """Tags as seqeval reads them: every one O or with a prefix of B, I, E or S."""
+    meant = {"L": "E", "U": "S"}
+    result = []
+    for tag in tags:
+        match = re.fullmatch(r"([BIESLU])-(.+)", tag or "O", re.DOTALL)
+        if tag is None or tag.upper() == "O":
+            result.append("O")
+        else:
+            result.append(f"{meant.get(match[1], match[1])}-{match[2]}" if match else f"I-{tag}")
+    return result
+
+
+def mark(text: str, entities: Sequence[Entity]) -> str:
+    """The text with its entities marked: "[Anna](PER) lives in [Paris](LOC)"."""
+    for entity in sorted(entities, key=lambda entity: -entity.start):
+        text = f"{text[: entity.start]}[{entity.text}]({entity.label}){text[entity.end :]}"
+    return text

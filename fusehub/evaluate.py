@@ -1,0 +1,339 @@
+"""How good models are on labelled data, with the metrics of scikit-learn and seqeval.
+
+    evaluation = evaluate(["user/expert-1", "out/merged"], {"films": "user/films/test", "news": "news.csv"})
+    evaluation.mean()["merged"]      # mean accuracy over the data sets
+
+| labels of the data | metrics, the main one first |
+| --- | --- |
+| one a text | accuracy, f1_macro (mean F1 of the labels that occur in the data) |
+| several a text | f1_micro, f1_macro, accuracy (all labels of a text right) |
+| a number a text | pearson, spearman, mse |
+| one a word, entities (B-PER) | f1, precision, recall of whole entities, as conlleval and seqeval's default count; accuracy of words |
+| one a word, no entities (NOUN) | accuracy, f1_macro |
+
+Labels are compared by name. A label of the data that the model does not know counts as wrong, with a warning.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fusehub.comparison import ENSEMBLE, with_prefixes
+from fusehub.data import Examples, from_multi_hot, load_examples, match_labels, name_of
+from fusehub.errors import BadData
+from fusehub.predict import (
+    MULTI,
+    REGRESSION,
+    TOKENS,
+    Prediction,
+    check_one_task,
+    ensemble,
+    experts_among,
+    predict_all,
+)
+from fusehub.progress import Progress, silent
+from fusehub.refs import ModelRef, resolve, short_names
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one model reaches on one data set: `metrics` by name, the main one first, in fractions of 1.
+
+    `model_id` names exactly the weights (None for an ensemble); `source`, `split` and `revision` exactly the data.
+    """
+
+    model: str
+    model_id: str | None
+    data: str
+    source: str
+    split: str | None
+    revision: str | None
+    examples: int
+    seconds: float
+    metrics: dict[str, float]
+
+    @property
+    def main(self) -> float:
+        """The value of the main metric."""
+        return next(iter(self.metrics.values()))
+
+
+@dataclass(frozen=True)
+class Result:
+    """One number, as a model card's `model-index` wants it."""
+
+    model: str
+    task: str
+    data: str
+    source: str
+    split: str | None
+    revision: str | None
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of all models on all data sets, model by model."""
+
+    task: str
+    models: list[str]
+    data: list[str]
+    scores: list[Score]
+    ensemble_of: list[str]
+
+    def mean(self) -> dict[str, float]:
+        """Each model's mean of the main metric over the data sets."""
+        return {
+            model: math.fsum(score.main for score in self.scores if score.model == model) / len(self.data)
+            for model in self.models
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a model for a table: its name, the main metric on each data set, and their mean."""
+        means = self.mean()
+        return [
+            {"model": model}
+            | {score.data: score.main for score in self.scores if score.model == model}
+            | ({"mean": means[model]} if len(self.data) > 1 else {})
+            for model in self.models
+        ]
+
+    def results(self) -> list[Result]:
+        """Every metric of every model on every data set, for the model card."""
+        return [
+            Result(
+                model=score.model,
+                task=self.task,
+                data=score.data,
+                source=score.source,
+                split=score.split,
+                revision=score.revision,
+                metric=metric,
+                value=value,
+            )
+            for score in self.scores
+            for metric, value in score.metrics.items()
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it: a correlation that does not exist (all predictions equal) is null."""
+        whole = asdict(self) | {"mean": self.mean()}
+        for score in whole["scores"]:
+            score["metrics"] = {name: _finite(value) for name, value in score["metrics"].items()}
+        whole["mean"] = {name: _finite(value) for name, value in whole["mean"].items()}
+        return whole
+
+
+def evaluate(
+    models: Sequence[str | ModelRef],
+    data: Mapping[str, str],
+    *,
+    ensemble: bool | Sequence[str] = False,
+    limit: int | None = None,
+    seed: int = 0,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    device: str | None = None,
+    token: str | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Scores of `models` on `data`, which gives each SOURCE a name; its split is `test` unless the SOURCE names one.
+
+    `ensemble` adds the mean of the experts' probabilities (see `compare`). Data is read once, each model loaded once.
+    Raises `BadData` where labels are missing or are not those of the model.
+    """
+    refs = [resolve(model, token=token) if isinstance(model, str) else model for model in models]
+    task = check_one_task(refs)
+    names = short_names(refs)
+    members = experts_among(refs, names, ensemble)
+    if not data:
+        raise BadData("There is no data to evaluate on.", "Name labelled data: --data NAME=SOURCE")
+    sets = {
+        name: load_examples(
+            source,
+            task,
+            limit=limit,
+            seed=seed,
+            text_column=text_column,
+            label_column=label_column,
+            need_labels=True,
+            default_split="test",
+            token=token,
+        )
+        for name, source in data.items()
+    }
+    _check_labels(refs, names, sets)
+    predictions = predict_all(
+        refs,
+        names,
+        [examples.texts for examples in sets.values()],
+        batch_size=batch_size,
+        max_length=max_length,
+        device=device,
+        progress=progress,
+    )
+    ids: list[str | None] = [ref.id for ref in refs]
+    if members:
+        place = max(members) + 1
+        predictions.insert(place, _ensemble([predictions[index] for index in members]))
+        ids.insert(place, None)
+    scores = [
+        _score(prediction, examples, name, model_id)
+        for own, model_id in zip(predictions, ids, strict=True)
+        for prediction, (name, examples) in zip(own, sets.items(), strict=True)
+    ]
+    return Evaluation(task, [own[0].model for own in predictions], list(sets), scores, [names[i] for i in members])
+
+
+def _ensemble(predictions: Sequence[Sequence[Prediction]]) -> list[Prediction]:
+    return [ensemble(list(own), name=ENSEMBLE) for own in zip(*predictions, strict=True)]
+
+
+def _check_labels(refs: Sequence[ModelRef], names: Sequence[str], sets: Mapping[str, Examples]) -> None:
+    """Finds labels that do not fit before any model is loaded."""
+    from fusehub.tasks import labels_of, problem_type_of
+
+    for ref, name in zip(refs, names, strict=True):
+        problem = problem_type_of(ref.config)
+        for examples in sets.values():
+            if problem == REGRESSION and examples.task != TOKENS:
+                _numbers(examples)
+                continue
+            try:
+                _matched(from_multi_hot(examples, labels_of(ref.config)), labels_of(ref.config))
+            except BadData as error:
+                raise BadData(f"{name}: {error.what}", error.fix) from error
+
+
+def _score(prediction: Prediction, examples: Examples, name: str, model_id: str | None) -> Score:
+    if prediction.task == TOKENS:
+        metrics = _token_metrics(prediction, examples)
+    elif prediction.problem == REGRESSION:
+        metrics = _regression_metrics(prediction, examples)
+    elif prediction.problem == MULTI:
+        metrics = _multi_metrics(prediction, examples)
+    else:
+        metrics = _class_metrics(prediction, examples)
+    return Score(
+        model=prediction.model,
+        model_id=model_id,
+        data=name,
+        source=examples.source,
+        split=examples.split,
+        revision=examples.revision,
+        examples=len(examples),
+        seconds=round(prediction.seconds, 3),
+        metrics={metric: float(value) for metric, value in metrics.items()},
+    )
+
+
+def _class_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
+    if any(isinstance(label, list) for label in examples.labels):
+        raise BadData(
+            f"{examples.source} has several labels a text, and {prediction.model} gives one.",
+            "Name the right column with --label-column.",
+        )
+    named = _renamed(prediction, examples)
+    true = [name_of(label) for label in examples.labels]
+    return _accuracy_and_f1(true, [named[label] for label, _ in prediction.answers()])
+
+
+def _accuracy_and_f1(true: Sequence[str], said: Sequence[str]) -> dict[str, float]:
+    from sklearn.metrics import accuracy_score, f1_score
+
+    macro = f1_score(true, said, labels=sorted(set(true)), average="macro", zero_division=0.0)
+    return {"accuracy": accuracy_score(true, said), "f1_macro": macro}
+
+
+def _multi_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
+    from sklearn.metrics import accuracy_score, f1_score
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    examples = from_multi_hot(examples, prediction.labels)
+    named = _renamed(prediction, examples)
+    true = [label if isinstance(label, list) else [name_of(label)] for label in examples.labels]
+    said = [[named[label] for label in labels] for labels, _ in prediction.answers()]
+    classes = sorted({label for own in (*true, *said) for label in own})
+    binarizer = MultiLabelBinarizer(classes=classes)
+    a, b = binarizer.fit_transform(true), binarizer.transform(said)
+    present = [index for index, label in enumerate(classes) if any(label in own for own in true)]
+    return {
+        "f1_micro": f1_score(a, b, average="micro", zero_division=0.0),
+        "f1_macro": f1_score(a, b, labels=present, average="macro", zero_division=0.0) if present else 0.0,
+        "accuracy": accuracy_score(a, b),
+    }
+
+
+def _regression_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
+    from scipy.stats import pearsonr, spearmanr
+    from sklearn.metrics import mean_squared_error
+
+    true, said = _numbers(examples), [value for value, _ in prediction.answers()]
+    constant = len(set(true)) < 2 or len(set(said)) < 2
+    return {
+        "pearson": math.nan if constant else pearsonr(true, said).statistic,
+        "spearman": math.nan if constant else spearmanr(true, said).statistic,
+        "mse": mean_squared_error(true, said),
+    }
+
+
+def _numbers(examples: Examples) -> list[float]:
+    try:
+        return [float(label) for label in examples.labels]
+    except (TypeError, ValueError) as error:
+        raise BadData(
+            f"{examples.source}: a regression model needs numbers as labels ({error}).",
+            "Name the column with the numbers: --label-column NAME",
+        ) from error
+
+
+def _token_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
+    """Whole entities, and words. Words that the model did not see, because their text was cut, count as O."""
+    named = _renamed(prediction, examples)
+    true = examples.labels
+    said = [["O" if label is None else named[label] for label, _ in words] for words in prediction.answers()]
+    flat_true = [label for own in true for label in own]
+    flat_said = [label for own in said for label in own]
+    words = _accuracy_and_f1(flat_true, flat_said)
+    if not any(re.match("[BIESLU]-", label) for label in (*flat_true, *prediction.labels)):
+        return words
+    from seqeval.metrics import f1_score, precision_score, recall_score
+
+    a, b = [with_prefixes(own) for own in true], [with_prefixes(own) for own in said]
+    return {
+        "f1": f1_score(a, b, zero_division=0),
+        "precision": precision_score(a, b, zero_division=0),
+        "recall": recall_score(a, b, zero_division=0),
+        "accuracy": words["accuracy"],
+    }
+
+
+def _renamed(prediction: Prediction, examples: Examples) -> dict[str, str]:
+    """The model's label -> the name that the data has for it, or its own where the data has none."""
+    names = {label: label for label in prediction.labels}
+    for label, index in _matched(examples, prediction.labels, warn=True).items():
+        if index is not None:
+            names[prediction.labels[index]] = label
+    return names
+
+
+def _matched(examples: Examples, labels: Sequence[str], *, warn: bool = False) -> dict[str, int | None]:
+    matched = match_labels(examples, labels)
+    unknown = [label for label, index in matched.items() if index is None]
+    if warn and unknown:
+        logger.warning("%s: the model does not know %s: counted as wrong.", examples.source, ", ".join(unknown[:8]))
+    return matched
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
