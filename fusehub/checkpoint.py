@@ -160,7 +160,7 @@ class SafetensorsFile:
         from safetensors import SafetensorError, safe_open
 
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(path, framework="numpy") as file:
                 views = {name: file.get_slice(name) for name in file.offset_keys()}
                 self.tensors = {
                     name: TensorInfo(view.get_dtype(), tuple(view.get_shape())) for name, view in views.items()
@@ -322,12 +322,10 @@ class ShardWriter:
             self._put(data)
 
     def close(self) -> str:
-        """Ends the file, flushed to disk; its sha256. Raises `ValueError` if bytes are missing or too many."""
+        """Ends the file; its sha256. Raises `ValueError` if bytes are missing or too many."""
         if self._left:
             self.abandon()
             raise ValueError(f"{self.shard.filename}: {self._left} bytes were not written")
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
         return self._hash.hexdigest()
 

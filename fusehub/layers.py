@@ -11,6 +11,7 @@ The model is built on the meta device, so this costs no memory and no download b
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -48,7 +49,7 @@ class Layout:
     label_axes: dict[str, int]
     tied: dict[str, str]
     base_prefix: str
-    _model: PreTrainedModel
+    _model: PreTrainedModel | None
 
     def names(self, stored: Iterable[str]) -> dict[str, str]:
         """For each name in a checkpoint, the model's parameter that transformers loads it into.
@@ -56,6 +57,8 @@ class Layout:
         Follows transformers' own renamings (LayerNorm.gamma, missing or extra base prefix, ...). Tensors that
         the model does not have are left out. Raises `Incompatible` where loading does more than rename.
         """
+        if self._model is None:
+            return {name: name for name in stored if name in self.shapes}
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
@@ -93,6 +96,15 @@ def layout_of(config: PretrainedConfig) -> Layout:
         base_prefix=model.base_model_prefix,
         _model=model,
     )
+
+
+def plain_layout(architecture: str, shapes: dict[str, tuple[int, ...]]) -> Layout:
+    """A layout for checkpoints that have exactly these tensors, told without transformers: it knows no layers.
+
+    The body is told from the most common beginning of the names (`bert.`).
+    """
+    counts = Counter(name.partition(".")[0] for name in shapes)
+    return Layout(architecture, shapes, {}, {}, {}, counts.most_common(1)[0][0], None)
 
 
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:

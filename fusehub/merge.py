@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
+import math
 import os
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 # Small enough that a piece of every expert stays in the processor's cache, large enough that calls cost nothing.
 _PIECE_ELEMENTS = 2**18
+_WORKERS = min(4, os.cpu_count() or 1)
 # Cosine of two models' weights below which they are strangers: experts of one base lie above 0.9, others near 0.
 _RELATED = 0.3
 
@@ -105,7 +109,7 @@ class _Engine:
         """Tensors that were solved together with one that came before them."""
 
     def run(self) -> MergeResult:
-        with self._files:
+        with self._files, _threads(None if any(map(self._is_solved, self.plan.tensors.values())) else 1):
             self.experts = [self._files.enter_context(Checkpoint(ref)) for ref in self.plan.experts]
             self.base = self._files.enter_context(Checkpoint(self.plan.base)) if self.plan.base else None
             self.statistics = [
@@ -173,13 +177,20 @@ class _Engine:
                 yield self.experts[expert].read(name)
             return
         work = (item for name in shard.tensors for item in self._cut(self.plan.tensors[name]))
-        with ThreadPoolExecutor(1) as reading:
-            ahead = reading.submit(self._read, item) if (item := next(work, None)) else None
-            while ahead is not None:
-                inputs = ahead.result()
-                current, item = item, next(work, None)
-                ahead = reading.submit(self._read, item) if item else None
-                yield self._make(current, inputs)
+        with ThreadPoolExecutor(_WORKERS) as workers:
+            ahead: deque[tuple[_Work, Future]] = deque()
+            for item in itertools.chain(work, itertools.repeat(None, _WORKERS + 1)):
+                if item is not None:
+                    ahead.append((item, workers.submit(self._prepare, item)))
+                if ahead and (item is None or len(ahead) > _WORKERS):
+                    done, future = ahead.popleft()
+                    inputs = future.result()
+                    yield self._make(done, inputs) if isinstance(inputs, list) else inputs
+
+    def _prepare(self, work: _Work) -> Tensor | list[Tensor]:
+        """What can be done ahead: the finished piece, or only its inputs where layers depend on each other."""
+        inputs = self._read(work)
+        return inputs if self._is_solved(work.tensor) else self._make(work, inputs)
 
     def _cut(self, tensor: TensorPlan) -> Iterator[_Work]:
         """The pieces in which a tensor can be worked on: rows of it, or the whole."""
@@ -217,7 +228,7 @@ class _Engine:
         originals = inputs
         values = [value.to(dtype) for value in inputs]
         base = values.pop() if self._uses_base(tensor) else None
-        if tensor.action == "solve" or self._is_solved_bias(tensor):
+        if self._is_solved(tensor):
             merged = self._solve_layer(tensor, values, base)
         else:
             merged = self._by_label(tensor, values, lambda experts, rows: self._combine(tensor, experts, rows, base))
@@ -230,7 +241,8 @@ class _Engine:
         if scale != 1 and base is not None:
             merged = base + scale * (merged - base)
         stored = merged.to(torch_dtype(tensor.info.dtype))
-        self._require_finite(tensor, stored, originals)
+        # bfloat16 reaches as far as the arithmetic does, so the faster sum of the two tells the same.
+        self._require_finite(tensor, merged if tensor.info.dtype == "BF16" else stored, originals)
         return stored
 
     def _combine(
@@ -260,9 +272,9 @@ class _Engine:
 
     # --- linear layers that are solved -------------------------------------------------------------------------
 
-    def _is_solved_bias(self, tensor: TensorPlan) -> bool:
-        """Whether the tensor is the bias of a layer whose weight and bias are solved together."""
-        return self._weight_of_bias(tensor) is not None
+    def _is_solved(self, tensor: TensorPlan) -> bool:
+        """Whether the tensor is a weight that is solved, or a bias that is solved together with one."""
+        return tensor.action == "solve" or self._weight_of_bias(tensor) is not None
 
     def _weight_of_bias(self, tensor: TensorPlan) -> TensorPlan | None:
         if tensor.action == "combine" or not getattr(self.plan.options, "affine", False):
@@ -372,7 +384,7 @@ class _Engine:
         """NaN and infinity survive a sum, so one sum tells whether to look closer."""
         import torch
 
-        if bool(torch.isfinite(merged.sum(dtype=torch.float64))):
+        if math.isfinite(merged.sum(dtype=torch.float32 if merged.dtype == torch.float16 else None)):
             return
         names = [ref.name for ref in self.plan.experts] + ([self.plan.base.name] if self.plan.base else [])
         for name, value in zip(names, inputs, strict=False):
@@ -388,21 +400,27 @@ class _Engine:
 
     def _require_relatives(self) -> None:
         """Experts of different bases give garbage even where all shapes agree; their weights tell them apart."""
-        candidates = [plan for plan in self.plan.tensors.values() if plan.linear and plan.label_axis is None]
-        chosen = candidates[:: max(1, len(candidates) // 3)][:3]
+        body = [plan for plan in self.plan.tensors.values() if plan.is_body_matrix]
+        chosen = body[:: max(1, len(body) // 3)][:3]
         names = [ref.name for ref in self.plan.experts]
-        for tensor in chosen:
-            rows = max(1, 2**20 * tensor.info.shape[0] // max(1, tensor.info.numel))
-            values = [file.read(name, 0, rows) for file, name in zip(self.experts, tensor.sources, strict=True)]
-            for name, value in zip(names[1:], values[1:], strict=True):
-                cosine = _cosine(values[0], value)
-                if cosine < _RELATED:
-                    raise Incompatible(
-                        f"{names[0]} and {name} have unrelated weights: the cosine of their {tensor.name} is "
-                        f"{cosine:.2f}, where experts of one base have more than 0.9.",
-                        "They were trained from different bases, and a merge of them is garbage. "
-                        "Choose experts of one base, or say --force.",
-                    )
+        for index in range(1, len(names)):
+            cosines = {tensor.name: self._cosine(tensor, index) for tensor in chosen}
+            # A layer can have been started anew in one of them; that all were means another base.
+            if cosines and max(cosines.values()) < _RELATED:
+                name, cosine = max(cosines.items(), key=lambda item: item[1])
+                raise Incompatible(
+                    f"{names[0]} and {names[index]} have unrelated weights: the cosine of their {name} is "
+                    f"{cosine:.2f}, where experts of one base have more than 0.9.",
+                    "They were trained from different bases, and a merge of them is garbage. "
+                    "Choose experts of one base, or say --force.",
+                )
+
+    def _cosine(self, tensor: TensorPlan, index: int) -> float:
+        """Cosine of a tensor of the first expert and of another one, by at most a million of its elements."""
+        rows = max(1, 2**20 * tensor.info.shape[0] // max(1, tensor.info.numel))
+        a, b = (self.experts[i].read(tensor.sources[i], 0, rows).double().flatten() for i in (0, index))
+        norms = float(a.norm() * b.norm())
+        return float(a @ b) / norms if norms else 1.0
 
 
 @dataclass(frozen=True)
@@ -422,12 +440,6 @@ def _arithmetic(tensor: TensorPlan, inputs: Sequence[Tensor]) -> torch.dtype:
     return torch.float32 if narrow and tensor.action != "solve" else torch.float64
 
 
-def _cosine(a: Tensor, b: Tensor) -> float:
-    a, b = a.double().flatten(), b.double().flatten()
-    norms = float(a.norm() * b.norm())
-    return float(a @ b) / norms if norms else 1.0
-
-
 def _require_space(folder: Path, plan: Plan) -> None:
     needed, free = plan.cost["output_bytes"], shutil.disk_usage(folder).free
     if needed > free:
@@ -435,6 +447,20 @@ def _require_space(folder: Path, plan: Plan) -> None:
             f"The merged model needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left.",
             "Make room, or give an output folder on another disk.",
         )
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Has torch use `count` threads: pieces run beside each other, so each is best worked on by one."""
+    import torch
+
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _umask() -> int:

@@ -6,6 +6,7 @@ Made from headers, configs and the metadata of statistics alone. `merge.py` carr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from fusehub.checkpoint import Checkpoint, Shard, TensorInfo, headers, plan_shar
 from fusehub.compat import Report, check
 from fusehub.errors import BadRecipe, BadStatistics, Incompatible
 from fusehub.labels import LabelPlan
-from fusehub.layers import Layout, Linear, layout_of
+from fusehub.layers import Layout, Linear, layout_of, plain_layout
 from fusehub.methods import Method, find_method
 from fusehub.methods.registry import Options
 from fusehub.recipe import Recipe
@@ -44,6 +45,8 @@ class TensorPlan:
     linear: Linear | None = None
     label_axis: int | None = None
     is_head: bool = False
+    is_body_matrix: bool = False
+    """A matrix of the part that experts of one base share: what tells relatives from strangers."""
 
 
 @dataclass(frozen=True)
@@ -113,18 +116,22 @@ def plan_merge(
         wanted = "scale" if recipe.scale != 1 else "anchor=base"
         raise BadRecipe(f"{wanted} needs the base model that the experts share.", "Say --base MODEL.")
     given = {ref.name: list(entry.labels) for ref, entry in zip(experts, recipe.models, strict=True) if entry.labels}
-    report = check(experts, base=base, heads=recipe.heads, labels=given)
+    with ThreadPoolExecutor() as pool:
+        hashing = [pool.submit(weight_hashes, ref) for ref in experts]
+        import torch  # noqa: F401  # takes a second, which hashing fills
+
+        report = check(experts, base=base, heads=recipe.heads, labels=given)
     if not force:
         report.require_ok()
     if report.labels is None:
         report.require_ok()
         raise Incompatible("The models' heads cannot be planned.", "Say --heads keep.")
-    hashes = tuple(weight_hashes(ref) for ref in experts)
+    hashes = tuple(future.result() for future in hashing)
     _check_provenance(recipe, experts, hashes)
     statistics: list[FoundStatistics] = []
     if method.needs_statistics:
         statistics = _find_all(recipe, experts, hashes, force)
-    layout = layout_of(load_config(experts[0]))
+    layout = _layout(method, experts, base, report.labels)
     planner = _Planner(recipe, method, experts, base, layout, report.labels, statistics)
     tensors = planner.tensors()
     return Plan(
@@ -216,7 +223,8 @@ class _Planner:
             why=why,
             linear=linear,
             label_axis=axis,
-            is_head=self.labels.policy == "keep" and self._in_head(parameter),
+            is_body_matrix=len(info.shape) == 2 and self._in_body(parameter),
+            is_head=self.labels.policy == "keep" and not self._in_body(parameter),
         )
 
     def _action(self, infos: Sequence[TensorInfo], linear: Linear | None, sources: Sequence[str]) -> tuple[str, str]:
@@ -243,8 +251,19 @@ class _Planner:
             shape[axis] = len(self.labels.labels)
         return TensorInfo(dtype, tuple(shape))
 
-    def _in_head(self, parameter: str) -> bool:
-        return not parameter.startswith(f"{self.layout.base_prefix}.")
+    def _in_body(self, parameter: str) -> bool:
+        return parameter.startswith(f"{self.layout.base_prefix}.")
+
+
+def _layout(method: Method, experts: Sequence[ModelRef], base: ModelRef | None, labels: LabelPlan) -> Layout:
+    """The architecture's layout; a plain one, which needs no transformers, where all files are alike and nothing
+    depends on what a tensor is."""
+    if not method.needs_statistics and base is None and labels.policy == "merge" and labels.is_identity:
+        infos = [headers(ref) for ref in experts]
+        shapes = [own and {name: info.shape for name, info in own.items()} for own in infos]
+        if shapes[0] and all(own == shapes[0] for own in shapes):
+            return plain_layout(experts[0].config["architectures"][0], shapes[0])
+    return layout_of(load_config(experts[0]))
 
 
 def _infos(ref: ModelRef) -> dict[str, TensorInfo]:

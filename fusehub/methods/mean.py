@@ -35,12 +35,13 @@ def mean(layer: Layer, options: MeanOptions) -> Merged:
 
 
 def weighted_mean(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
-    """`Σ c_i W_i / Σ c_i`, written as the first tensor plus differences: identical tensors give themselves
-    to the last bit whatever the coefficients. Same shape and dtype as the tensors."""
-    total = sum(coefficients)
-    first = tensors[0]
-    merged = first.clone()
-    for tensor, coefficient in zip(tensors[1:], coefficients[1:], strict=True):
-        if coefficient:
-            merged.add_(tensor - first, alpha=coefficient / total)
+    """`Σ c_i W_i / Σ c_i` as a running mean, each step `m + c/Σc · (W − m)`: one pass a tensor, and identical
+    tensors give themselves to the last bit whatever the coefficients. Same shape and dtype as the tensors."""
+    merged, total = None, 0.0
+    for tensor, coefficient in zip(tensors, coefficients, strict=True):
+        total += coefficient
+        if merged is None and coefficient:
+            merged = tensor.clone()
+        elif coefficient:
+            merged.lerp_(tensor, coefficient / total)
     return merged
