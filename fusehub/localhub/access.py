@@ -198,13 +198,17 @@ def check_role(caller: Caller | None) -> None:
         raise forbidden("This token is read-only: use one with the role `write`")
 
 
-def check_gate(caller: Caller | None, repo: Repo) -> None:
+def passes_gate(caller: Caller | None, repo: Repo) -> bool:
     """Files of a gated repository are for its owners and for whoever was granted access."""
     if not repo.state["gated"] or (caller and caller.belongs_to(repo.namespace)):
+        return True
+    return caller is not None and repo.state["access"].get(caller.name, {}).get("status") == "accepted"
+
+
+def check_gate(caller: Caller | None, repo: Repo) -> None:
+    if passes_gate(caller, repo):
         return
+    message = f"Access to {repo.kind} {repo.id} is restricted"
     if caller is None:
-        message = f"Access to {repo.kind} {repo.id} is restricted: sign in and ask for access"
-        raise HubError(401, "GatedRepo", message)
-    if repo.state["access"].get(caller.name, {}).get("status") != "accepted":
-        message = f"Access to {repo.kind} {repo.id} is restricted and you are not in the authorized list"
-        raise HubError(403, "GatedRepo", message)
+        raise HubError(401, "GatedRepo", f"{message}: sign in and ask for access")
+    raise HubError(403, "GatedRepo", f"{message} and you are not in the authorized list: ask its owner for access")

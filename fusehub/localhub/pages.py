@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from . import discussions as talk
+from .access import passes_gate
 from .call import WEB_PREFIX, Call
 from .cards import split_card
 from .describe import downloads, facts
@@ -254,7 +255,7 @@ def commit(call: Call):
 
 
 def _diff(call: Call, before: str, after: str) -> str:
-    if call.repo.state["gated"]:
+    if not passes_gate(call.caller, call.repo):
         return ""
     return f"<pre><code>{escape(talk.diff(call.repo, before, after))}</code></pre>"
 
@@ -272,7 +273,7 @@ def discussions(call: Call):
 
 
 def discussion(call: Call):
-    item = talk.details(call.repo, int(call.params["num"]), with_diff=not call.repo.state["gated"])
+    item = talk.details(call.repo, int(call.params["num"]), with_diff=passes_gate(call.caller, call.repo))
     content = _header(call, "Discussions")
     content += f'<h2>{escape(item["title"])} <span class="note">#{item["num"]} {item["status"]}</span></h2>'
     for event in item["events"]:

@@ -285,7 +285,9 @@ def discussion_new(call: Call):
 
 
 def discussion_details(call: Call):
-    return discussions.details(call.repo, int(call.params["num"]), is_true(call.query.get("diff")))
+    """The diff shows what is in files, so it is for those who may read them."""
+    with_diff = is_true(call.query.get("diff")) and access.passes_gate(call.caller, call.repo)
+    return discussions.details(call.repo, int(call.params["num"]), with_diff)
 
 
 def discussion_change(call: Call):

@@ -79,6 +79,17 @@ def test_gates_answer_403_to_those_who_signed_in_and_401_to_others(gated, http, 
         assert known.headers["x-error-code"] == unknown.headers["x-error-code"] == "GatedRepo"
 
 
+def test_what_a_pull_request_changes_in_a_gated_repository_is_not_shown_either(gated, alice, bob, http, bearer):
+    add = [CommitOperationAdd("a.txt", b"changed")]
+    sha = alice.create_commit(gated, add, commit_message="pr", create_pr=True).oid
+    alice.merge_pull_request(gated, 1)
+    assert "-gated" in alice.get_discussion_details(gated, 1).diff
+    assert bob.get_discussion_details(gated, 1).diff is None
+    for path in ("discussions/1", f"commit/{sha}"):
+        page = {name: http.get(f"/{gated}/{path}", headers=bearer(name)).text for name in ("alice", "bob")}
+        assert "-gated" in page["alice"] and "-gated" not in page["bob"]
+
+
 def test_access_is_asked_granted_and_taken_back(gated, alice, bob, http, bearer, tmp_path):
     http.post(f"/{gated}/ask-access", headers=bearer("bob")).raise_for_status()
     assert [request.username for request in alice.list_pending_access_requests(gated)] == ["bob"]

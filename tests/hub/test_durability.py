@@ -166,12 +166,14 @@ def test_the_server_goes_when_its_parent_is_killed(tmp_path):
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "hub")], stdout=subprocess.PIPE)
     pid = int(parent.stdout.readline())
-    assert psutil.pid_exists(pid)
+    server = psutil.Process(pid)
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=8)
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    _, alive = psutil.wait_procs([server], timeout=8)
+    for process in alive:
+        process.kill()
+    assert not alive
 
 
 def test_serve_says_where_it_is_and_stays_on_this_machine(tmp_path):

@@ -133,6 +133,11 @@ def test_parts_in_any_order_and_twice_and_a_missing_one(small_pages):
     client.close()
 
 
+def test_more_than_announced_is_not_even_read(http, bearer, repo):
+    _, address = upload_address(http, bearer, repo, b"the content")
+    assert http.put(address, content=b"x" * 100_000).status_code == 413
+
+
 @pytest.mark.parametrize("content", [b"other content", b"the content, and more", b"the c", b""])
 def test_only_the_announced_content_is_taken(hub, http, bearer, repo, content):
     oid, address = upload_address(http, bearer, repo, b"the content")
