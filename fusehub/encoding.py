@@ -145,6 +145,11 @@ def split_words(text: str) -> list[tuple[int, int]]:
         alone = "\u3040" <= character <= "\u30ff" or "\u3400" <= character <= "\u9fff"
         of_word = category in "LNM" or character == "_"
         joins = inside and character in "-'’.,&" and text[at + 1 : at + 2].isalnum()
+        # The 's of "Anna's" belongs to no name.
+        if character in "'’" and text[at + 1 : at + 2] == "s" and not text[at + 2 : at + 3].isalnum():
+            spans.append((at, at + 1))
+            inside = True
+            continue
         if inside and not alone and (of_word or joins):
             spans[-1] = (spans[-1][0], at + 1)
         elif not character.isspace() and category != "C":

@@ -8,9 +8,11 @@
 | one a text | accuracy, f1_macro (mean F1 of the labels that occur in the data) |
 | several a text | f1_micro, f1_macro, accuracy (all labels of a text right) |
 | a number a text | pearson, spearman, mse |
-| one a word, entities (B-PER) | f1, precision, recall of whole entities, as conlleval and seqeval's default count; accuracy of words |
+| one a word, entities (B-PER) | f1, precision, recall of whole entities; accuracy of words |
 | one a word, no entities (NOUN) | accuracy, f1_macro |
 
+Entities count as in seqeval's default mode and conlleval: right only with the right words and type, and an I- after
+an O or another type starts one too, so that IOB1, IOB2, BIOES and BILOU are all read as they are meant.
 Labels are compared by name. A label of the data that the model does not know counts as wrong, with a warning.
 """
 
@@ -243,8 +245,8 @@ def _class_metrics(prediction: Prediction, examples: Examples) -> dict[str, floa
             f"{examples.source} has several labels a text, and {prediction.model} gives one.",
             "Name the right column with --label-column.",
         )
-    named = _renamed(prediction, examples)
-    true = [name_of(label) for label in examples.labels]
+    named, meant = _common_names(prediction, examples)
+    true = [meant[name_of(label)] for label in examples.labels]
     return _accuracy_and_f1(true, [named[label] for label, _ in prediction.answers()])
 
 
@@ -260,8 +262,9 @@ def _multi_metrics(prediction: Prediction, examples: Examples) -> dict[str, floa
     from sklearn.preprocessing import MultiLabelBinarizer
 
     examples = from_multi_hot(examples, prediction.labels)
-    named = _renamed(prediction, examples)
-    true = [label if isinstance(label, list) else [name_of(label)] for label in examples.labels]
+    named, meant = _common_names(prediction, examples)
+    lists = [label if isinstance(label, list) else [name_of(label)] for label in examples.labels]
+    true = [[meant[label] for label in own] for own in lists]
     said = [[named[label] for label in labels] for labels, _ in prediction.answers()]
     classes = sorted({label for own in (*true, *said) for label in own})
     binarizer = MultiLabelBinarizer(classes=classes)
@@ -299,8 +302,8 @@ def _numbers(examples: Examples) -> list[float]:
 
 def _token_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
     """Whole entities, and words. Words that the model did not see, because their text was cut, count as O."""
-    named = _renamed(prediction, examples)
-    true = examples.labels
+    named, meant = _common_names(prediction, examples)
+    true = [[meant[label] for label in own] for own in examples.labels]
     said = [["O" if label is None else named[label] for label, _ in words] for words in prediction.answers()]
     flat_true = [label for own in true for label in own]
     flat_said = [label for own in said for label in own]
@@ -318,13 +321,15 @@ def _token_metrics(prediction: Prediction, examples: Examples) -> dict[str, floa
     }
 
 
-def _renamed(prediction: Prediction, examples: Examples) -> dict[str, str]:
-    """The model's label -> the name that the data has for it, or its own where the data has none."""
-    names = {label: label for label in prediction.labels}
-    for label, index in _matched(examples, prediction.labels, warn=True).items():
+def _common_names(prediction: Prediction, examples: Examples) -> tuple[dict[str, str], dict[str, str]]:
+    """One name for each label: (from the model's label, from the data's label), the data's where both have one."""
+    named = {label: label for label in prediction.labels}
+    matched = _matched(examples, prediction.labels, warn=True)
+    for label, index in reversed(matched.items()):
         if index is not None:
-            names[prediction.labels[index]] = label
-    return names
+            named[prediction.labels[index]] = label
+    meant = {label: label if index is None else named[prediction.labels[index]] for label, index in matched.items()}
+    return named, meant
 
 
 def _matched(examples: Examples, labels: Sequence[str], *, warn: bool = False) -> dict[str, int | None]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from typing import Any
 
 from fusehub.errors import BadData, BadFile, NotFound
 from fusehub.hub import client, endpoint, hub_errors
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
@@ -56,6 +59,8 @@ class Table:
 def open_table(source: str, *, default_split: str = "train", token: str | None = None) -> Table:
     """The rows that `source` names; `default_split` where it names no split. Raises `NotFound` and `BadData`."""
     name = source.strip()
+    if not name:
+        raise NotFound("The data has an empty name.", GRAMMAR)
     path = Path(name).expanduser()
     if path.is_file():
         return _open_files(path.name, [path])
@@ -63,8 +68,8 @@ def open_table(source: str, *, default_split: str = "train", token: str | None =
         return _open_folder(path, None, default_split)
     if path.parent.is_dir() and str(path.parent) != "." and not path.suffix:
         return _open_folder(path.parent, path.name, default_split)
-    if path.suffix.lower() in SUFFIXES or name.startswith((".", "/", "~")) or not name:
-        raise NotFound(f"There is no file or folder {name or 'without a name'}.", GRAMMAR)
+    if path.suffix.lower() in SUFFIXES or name.startswith((".", "/", "~")):
+        raise NotFound(f"There is no file or folder {name}.", GRAMMAR)
     return _open_dataset(name, default_split, token)
 
 
@@ -107,11 +112,13 @@ def _choose_split(asked: str | None, default: str, known: list[str], name: str) 
         wanted: tuple[str, ...] = (asked, alias, *SPLITS.get(alias, ()))
     else:
         wanted = tuple(chain.from_iterable(SPLITS[split] for split in INSTEAD.get(default, ()))) or (default,)
-    for split in wanted:
-        if split in known:
-            return split
-    if asked is None and len(known) == 1:
-        return known[0]
+    found = next((split for split in wanted if split in known), None)
+    if found is None and asked is None and len(known) == 1:
+        found = known[0]
+    if found is not None:
+        if asked is None and found not in SPLITS.get(default, (default,)):
+            logger.warning("%s has no split '%s': '%s' is read.", name, default, found)
+        return found
     listed = ", ".join(known) or "none"
     raise NotFound(f"{name} has no split '{asked or default}'.", f"Its splits are {listed}: write {name}/SPLIT.")
 

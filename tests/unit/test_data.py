@@ -1,0 +1,566 @@
+"""Reading texts and labels, and what tokenizers make of them."""
+
+import csv
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from fusehub.data import (
+    Examples,
+    batches,
+    encode,
+    first_tokens,
+    labels_as_ids,
+    load_examples,
+    match_labels,
+    max_length_of,
+    split_words,
+)
+from fusehub.errors import BadData, BadFile, NotFound
+from fusehub.tables import DatasetName, open_table, parse_dataset
+from tests.unit.tiny import ARCHITECTURES, tiny_model, tiny_texts, tiny_tokenizer
+
+ROWS = [
+    {"text": "A fine, long film.", "label": "good"},
+    {"text": "None", "label": "NA"},
+    {"text": 'He said "no".\nTwice.', "label": "good"},
+    {"text": "Überraschend; süß", "label": "bad"},
+]
+TEXTS, LABELS = [row["text"] for row in ROWS], [row["label"] for row in ROWS]
+TAGGED = [
+    {"tokens": ["Anna", "lives", "in", "Paris"], "ner_tags": ["B-PER", "O", "O", "B-LOC"]},
+    {"tokens": ["nothing", "here"], "ner_tags": ["O", "O"]},
+]
+
+
+def write_csv(path, rows, delimiter=",", encoding="utf-8"):
+    with path.open("w", encoding=encoding, newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_jsonl(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_parquet(path, rows):
+    from datasets import Dataset
+
+    Dataset.from_list(rows).to_parquet(path)
+    return path
+
+
+def read(path, task="text-classification", **options):
+    return load_examples(str(path), task, **options)
+
+
+WRITERS = {
+    "comma.csv": write_csv,
+    "semicolon.csv": lambda path, rows: write_csv(path, rows, ";"),
+    "excel.csv": lambda path, rows: write_csv(path, rows, encoding="utf-8-sig"),
+    "tabs.tsv": lambda path, rows: write_csv(path, rows, "\t"),
+    "lines.jsonl": write_jsonl,
+    "list.json": lambda path, rows: path.write_text(json.dumps(rows)),
+    "wrapped.json": lambda path, rows: path.write_text(json.dumps({"version": 1, "data": rows})),
+    "lines.json": write_jsonl,
+    "rows.parquet": write_parquet,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_same_examples(tmp_path, name):
+    WRITERS[name](tmp_path / name, ROWS)
+    examples = read(tmp_path / name, need_labels=True)
+    assert (examples.texts, examples.labels) == (TEXTS, LABELS)
+    assert (examples.source, len(examples), len(examples.revision)) == (name, 4, 64)
+
+
+def test_a_text_file_has_one_text_a_line_and_no_labels(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\n  \ntwo, three\n", encoding="utf-8")
+    assert read(tmp_path / "a.txt").texts == ["one", "two, three"]
+    assert read(tmp_path / "a.txt").labels is None
+    with pytest.raises(NotFound, match="--label-column"):
+        read(tmp_path / "a.txt", need_labels=True)
+
+
+def test_the_revision_of_a_file_is_its_sha256(tmp_path):
+    import hashlib
+
+    path = write_jsonl(tmp_path / "a.jsonl", ROWS)
+    assert read(path).revision == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_label_numbers_become_names_where_the_file_knows_them(tmp_path):
+    from datasets import ClassLabel, Dataset, Features, List, Value
+
+    features = Features(text=Value("string"), label=ClassLabel(names=["neg", "pos"]))
+    data = Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
+    data.to_parquet(tmp_path / "a.parquet")
+    examples = read(tmp_path / "a.parquet", need_labels=True)
+    assert (examples.texts, examples.labels, examples.names) == (["a", "b"], ["pos", "neg"], ("neg", "pos"))
+    assert read(tmp_path / "a.parquet").labels is None, "one text has none"
+
+    features = Features(tokens=List(Value("string")), ner_tags=List(ClassLabel(names=["O", "B-PER"])))
+    Dataset.from_dict({"tokens": [["a", "B"]], "ner_tags": [[0, 1]]}, features=features).to_parquet(
+        tmp_path / "b.parquet"
+    )
+    assert read(tmp_path / "b.parquet", "token-classification").labels == [["O", "B-PER"]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "texts", "labels"),
+    [
+        (["id", "Review", "Sentiment"], ["x"], "x"),
+        (["premise", "hypothesis", "label"], [("x", "x")], "x"),
+        (["idx", "question", "sentence", "label"], [("x", "x")], "x"),
+        (["label", "label_text", "text"], ["x"], "x"),
+        (["utt", "label"], ["x"], "x"),
+    ],
+)
+def test_columns_are_guessed(tmp_path, columns, texts, labels):
+    examples = read(write_csv(tmp_path / "a.csv", [dict.fromkeys(columns, "x")]))
+    assert (examples.texts, examples.labels) == (texts, [labels])
+
+
+def test_a_failed_guess_lists_the_columns_and_says_how_to_name_them(tmp_path):
+    path = write_csv(tmp_path / "a.csv", [{"one": "left", "two": "right", "mark": "3"}])
+    with pytest.raises(NotFound, match=r"one, two, mark[\s\S]*--text-column"):
+        read(path)
+    with pytest.raises(NotFound, match=r"one, two, mark[\s\S]*--label-column"):
+        read(path, text_column="one", need_labels=True)
+    with pytest.raises(NotFound, match="no column 'three'"):
+        read(path, text_column="three")
+    named = read(path, text_column="one,two", label_column="mark", need_labels=True)
+    assert (named.texts, named.labels) == ([("left", "right")], ["3"])
+
+
+def test_words_and_tags_are_read_from_lists_and_from_lists_written_as_text(tmp_path):
+    expected = ([row["tokens"] for row in TAGGED], [row["ner_tags"] for row in TAGGED])
+    texts = [{key: json.dumps(value) for key, value in row.items()} for row in TAGGED]
+    python = [{key: str(value) for key, value in row.items()} for row in TAGGED]
+    plain = [{key: " ".join(value) for key, value in row.items()} for row in TAGGED]
+    paths = [
+        write_jsonl(tmp_path / "a.jsonl", TAGGED),
+        write_parquet(tmp_path / "a.parquet", TAGGED),
+        *(write_csv(tmp_path / f"{i}.csv", rows) for i, rows in enumerate((texts, python, plain))),
+    ]
+    for path in paths:
+        examples = read(path, "token-classification", need_labels=True)
+        assert (examples.texts, examples.labels) == expected, path.name
+
+
+def test_plain_texts_are_split_into_words_and_their_labels_ignored(tmp_path):
+    path = write_csv(tmp_path / "a.csv", [{"text": "Anna's in Paris.", "label": "good"}])
+    examples = read(path, "token-classification")
+    assert (examples.texts, examples.labels) == ([["Anna", "'s", "in", "Paris", "."]], None)
+
+
+def test_as_many_tags_as_words(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"tokens": ["a", "b"], "ner_tags": ["O"]}])
+    with pytest.raises(BadData, match="row 1: 1 labels for 2 words"):
+        read(path, "token-classification", need_labels=True)
+
+
+def test_a_limit_draws_a_sample_by_seed_and_keeps_the_order(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": f"{i:04}"} for i in range(1000)])
+    first, again, other = (read(path, limit=50, seed=seed).texts for seed in (0, 0, 1))
+    assert first == again != other
+    assert first == sorted(first)
+    assert len(set(first)) == 50
+    # A sorted data set must not give its head: each half has about 25 of 50.
+    assert 10 < sum(text >= "0500" for text in first) < 40
+    assert len(read(path, limit=5000)) == 1000
+    with pytest.raises(BadData):
+        read(path, limit=0)
+
+
+@pytest.mark.parametrize("rows", [[{"text": " "}, {"text": None}], [{"tokens": []}]])
+def test_data_without_text_is_refused(tmp_path, rows):
+    task = "token-classification" if "tokens" in rows[0] else "text-classification"
+    with pytest.raises(BadData, match="holds no text"):
+        read(write_jsonl(tmp_path / "a.jsonl", rows), task)
+
+
+def test_rows_without_text_are_left_out_with_a_warning(tmp_path, caplog):
+    rows = [{"text": "a", "label": "x"}, {"text": "", "label": "y"}, {"text": "b", "label": None}]
+    with caplog.at_level(logging.WARNING):
+        examples = read(write_jsonl(tmp_path / "a.jsonl", rows), need_labels=True)
+    assert (examples.texts, examples.labels) == (["a"], ["x"])
+    assert "1 rows without text" in caplog.text and "1 rows without a label" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "a"}\n{"text": \n', "line 2 is not JSON"),
+        ("a.jsonl", b"[1, 2]\n", "line 1 is no object"),
+        ("a.csv", "text\nGrün".encode("latin-1"), "not UTF-8"),
+        ("a.csv", b"text,label\na,b,c\n", "line 2: more fields"),
+        ("a.parquet", b"PAR1 broken", "not a sound Parquet"),
+    ],
+)
+def test_broken_files_are_named_with_the_place(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadFile, match=message):
+        read(tmp_path / name)
+
+
+def test_what_is_no_data_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("")
+    (tmp_path / "a.docx").write_text("x")
+    write_jsonl(tmp_path / "number.jsonl", [{"text": 3}])
+    for source, error, message in [
+        (tmp_path / "a.csv", BadData, "is empty"),
+        (tmp_path / "a.docx", BadData, "does not read .docx"),
+        (tmp_path / "number.jsonl", BadData, "holds int, not text"),
+        (tmp_path / "gone.csv", NotFound, "no file or folder"),
+        ("gone.csv", NotFound, "no file or folder"),
+        ("", NotFound, "empty name"),
+        ("a b c", NotFound, "names no data"),
+    ]:
+        with pytest.raises(error, match=message):
+            read(source)
+
+
+def test_folders_have_splits_by_the_names_of_their_files(tmp_path):
+    folder = tmp_path / "films"
+    write_jsonl(folder / "one.train.jsonl", [{"text": "train one"}])
+    write_jsonl(folder / "two-train.jsonl", [{"text": "train two"}])
+    write_jsonl(folder / "dev" / "latest.jsonl", [{"text": "dev"}])
+    write_jsonl(folder / ".cache" / "test.jsonl", [{"text": "hidden"}])
+    assert read(folder).texts == ["train one", "train two"]
+    assert read(folder).split == "train"
+    assert read(folder, default_split="test").split == "validation", "instead of the test split"
+    assert read(folder / "validation").texts == ["dev"]
+    assert read(folder / "valid").source == "films/validation"
+    with pytest.raises(NotFound, match=r"no split 'test'[\s\S]*Its splits are validation, train"):
+        read(folder / "test")
+    assert read(folder).revision != read(folder / "validation").revision
+
+
+def test_another_split_is_read_for_a_missing_one_only_with_a_warning(tmp_path, caplog):
+    write_jsonl(tmp_path / "d" / "train.jsonl", [{"text": "a"}])
+    assert read(tmp_path / "d").texts == ["a"]
+    assert not caplog.records
+    assert read(tmp_path / "d", default_split="test").texts == ["a"]
+    assert "no split 'test': 'train' is read" in caplog.text
+    write_jsonl(tmp_path / "d" / "val.jsonl", [{"text": "b"}])
+    assert read(tmp_path / "d", default_split="test").texts == ["b"]
+    with pytest.raises(NotFound, match="no split 'test'"):
+        read(tmp_path / "d" / "test")
+
+
+def test_a_folder_without_splits_is_read_whole(tmp_path):
+    for name in "ab":
+        write_jsonl(tmp_path / "d" / f"{name}.jsonl", [{"text": name}])
+    examples = read(tmp_path / "d", default_split="test")
+    assert (examples.texts, examples.split) == (["a", "b"], None)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("user/data", ("user/data", None, None, None)),
+        ("user/data:en/test@v1", ("user/data", "en", "test", "v1")),
+        ("user/data/test", ("user/data", None, "test", None)),
+        ("imdb:plain", ("imdb", "plain", None, None)),
+        ("user/data@refs/convert/parquet", ("user/data", None, None, "refs/convert/parquet")),
+        ("hf://datasets/user/data", ("user/data", None, None, None)),
+        ("https://huggingface.co/datasets/user/data/tree/v1/sub", ("user/data", None, None, "v1")),
+    ],
+)
+def test_names_of_datasets(text, parts):
+    assert parse_dataset(text) == DatasetName(*parts)
+
+
+def of_labels(labels, names=None, task="text-classification"):
+    return Examples(task, ["x"] * len(labels), labels, "data", None, names=names)
+
+
+def test_labels_are_matched_by_name_whatever_the_case():
+    assert labels_as_ids(of_labels(["Positive", "NEGATIVE"]), ["negative", "positive"]) == [1, 0]
+    tags = of_labels([["O", "b-per"]], task="token-classification")
+    assert labels_as_ids(tags, ["B-PER", "O"]) == [[1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("examples", "labels", "ids"),
+    [
+        (of_labels(["1", "0"]), ["negative", "positive"], [1, 0]),
+        (of_labels(["1", "0"]), ["LABEL_0", "LABEL_1"], [1, 0]),
+        (of_labels([1.0, 0.0]), ["LABEL_0", "LABEL_1"], [1, 0]),
+        (of_labels(["pos", "neg"], ("neg", "pos")), ["LABEL_0", "LABEL_1"], [1, 0]),
+    ],
+)
+def test_numbers_match_by_position_with_a_warning(examples, labels, ids, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert labels_as_ids(examples, labels) == ids
+    assert "matched by number" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("examples", "labels"),
+    [
+        (of_labels(["pos", "neg"]), ["positive", "negative"]),
+        (of_labels(["pos", "neg"], ("neg", "pos")), ["negative", "positive"]),
+        (of_labels(["pos", "neg"]), ["LABEL_0", "LABEL_1"]),
+        (of_labels(["pos"], ("neg", "mid", "pos")), ["LABEL_0", "LABEL_1"]),
+        (of_labels(["1", "2"]), ["negative", "positive"]),
+    ],
+)
+def test_words_of_like_meaning_are_not_the_same_label(examples, labels):
+    with pytest.raises(BadData, match=rf"{examples.labels[0]}[\s\S]*{labels[0]}"):
+        match_labels(examples, labels)
+
+
+def test_labels_that_the_model_does_not_know_are_named():
+    with pytest.raises(BadData, match="does not know \\(mixed\\)"):
+        labels_as_ids(of_labels(["good", "mixed"]), ["good", "bad"])
+    assert match_labels(of_labels(["good", "mixed"]), ["good", "bad"]) == {"good": 0, "mixed": None}
+
+
+def test_several_labels_a_text_by_name_or_as_zeros_and_ones():
+    labels = ["joy", "fear", "anger"]
+    assert labels_as_ids(of_labels([["joy", "anger"], []]), labels) == [[0, 2], []]
+    assert labels_as_ids(of_labels([["0", "1", "0"], ["1.0", "0.0", "1.0"]]), labels) == [[1], [0, 2]]
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_longest_text_a_model_takes(tmp_path, arch):
+    from fusehub.refs import resolve
+    from fusehub.tasks import load_config
+
+    config = load_config(resolve(str(tiny_model(tmp_path / "m", arch))))
+    tokenizer = tiny_tokenizer(arch)
+    assert max_length_of(tokenizer, config) == 64
+    tokenizer.model_max_length = int(1e30)
+    # RoBERTa has 66 positions, of which two are never used; DeBERTa has no limit.
+    assert max_length_of(tokenizer, config) == (512 if arch == "deberta-v2" else 64)
+    assert max_length_of(tokenizer, config, 20) == 20
+    if arch != "deberta-v2":
+        with pytest.raises(BadData, match="up to 64"):
+            max_length_of(tokenizer, config, 65)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_texts_are_cut_and_pairs_joined(arch):
+    tokenizer = tiny_tokenizer(arch)
+    texts = tiny_texts(10)
+    encodings = encode(texts, tokenizer, max_length=8)
+    assert max(len(encoding["input_ids"]) for encoding in encodings) == 8
+    pair = encode([(texts[0], texts[1])], tokenizer, max_length=64)[0]["input_ids"]
+    assert pair == tokenizer(texts[0], texts[1], truncation=True, max_length=64)["input_ids"]
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_each_word_is_found_at_its_first_token(arch):
+    tokenizer = tiny_tokenizer(arch)
+    words = ["Anna", "unbelievably", "Paris", "."]
+    encoding = encode([words], tokenizer, max_length=64)[0]
+    first = first_tokens(encoding)
+    pieces = tokenizer.convert_ids_to_tokens(encoding["input_ids"])
+    assert list(first) == [0, 1, 2, 3]
+    for word, token in first.items():
+        assert pieces[token].strip("▁Ġ#")[:1] in (words[word][0], ""), (word, pieces)
+
+
+@pytest.mark.parametrize("arch", ["roberta", "gpt2"])
+def test_words_are_not_glued_together(arch, tmp_path):
+    from transformers import AutoTokenizer
+
+    tiny_tokenizer(arch).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    words = encode([["the", "film", "was", "great"]], tokenizer, max_length=64)[0]["input_ids"]
+    assert words == tokenizer(" the film was great")["input_ids"]
+    assert words != tokenizer(["the", "film", "was", "great"], is_split_into_words=True)["input_ids"]
+
+
+def test_words_that_do_not_fit_are_reported(caplog):
+    with caplog.at_level(logging.WARNING):
+        encodings = encode([["film"] * 20, ["film"] * 3], tiny_tokenizer(), max_length=12)
+    assert [len(first_tokens(encoding)) for encoding in encodings] == [10, 3]
+    assert "10 words in 1 texts get no prediction" in caplog.text
+
+
+def test_batches_hold_every_text_once_longest_first_within_their_bounds():
+    tokenizer = tiny_tokenizer()
+    encodings = encode([text.split() for text in tiny_texts(100)], tokenizer, max_length=64)
+    for bounds in ({"batch_size": 7}, {"batch_tokens": 200}, {"batch_size": 5, "batch_tokens": 100}, {}):
+        made = list(batches(encodings, tokenizer, **bounds))
+        assert Counter(index for indices, _ in made for index in indices) == Counter(range(100))
+        widths = [batch["input_ids"].shape[1] for _, batch in made]
+        assert widths == sorted(widths, reverse=True)
+        for indices, batch in made:
+            assert set(batch) <= set(tokenizer.model_input_names)
+            assert len(indices) <= bounds.get("batch_size", 1000)
+            assert batch["input_ids"].numel() <= max(bounds.get("batch_tokens", 10**6), widths[0])
+            for row, index in enumerate(indices):
+                length = len(encodings[index]["input_ids"])
+                assert batch["input_ids"][row, :length].tolist() == encodings[index]["input_ids"]
+                assert batch["attention_mask"][row].tolist() == [1] * length + [0] * (
+                    batch["input_ids"].shape[1] - length
+                )
+    assert [i for i, _ in batches(encodings, tokenizer, batch_size=9)] == [
+        i for i, _ in batches(encodings, tokenizer, batch_size=9)
+    ]
+    shortest = list(batches(encodings, tokenizer, batch_size=9, longest_first=False))
+    assert shortest[0][1]["input_ids"].shape[1] < shortest[-1][1]["input_ids"].shape[1]
+
+
+def test_kinds_of_texts_are_not_mixed():
+    with pytest.raises(BadData, match="several kinds"):
+        encode(["a", ["b"]], tiny_tokenizer(), max_length=10)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Anna's co-op, in Paris.", ["Anna", "'s", "co-op", ",", "in", "Paris", "."]),
+        ("I don't pay $3,000.50!", ["I", "don't", "pay", "$", "3,000.50", "!"]),
+        ("  हिन्दी\t北京 naïve\u200b ", ["हिन्दी", "北", "京", "naïve"]),
+        ("(e.g. O'Neil)", ["(", "e.g", ".", "O'Neil", ")"]),
+        ("", []),
+    ],
+)
+def test_words_of_a_text_keep_their_place(text, words):
+    assert [text[start:end] for start, end in split_words(text)] == words
+
+
+def test_the_modules_load_without_the_heavy_libraries():
+    code = (
+        "import sys, fusehub.data, fusehub.predict, fusehub.comparison, fusehub.evaluate\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'sklearn', 'numpy', 'pandas'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+HUB_TEST = """
+import json, sys
+from fusehub.data import load_examples
+from fusehub.errors import FuseHubError
+
+def show(source, task="text-classification", **options):
+    try:
+        found = load_examples(source, task, **options)
+        print(json.dumps(vars(found)))
+    except FuseHubError as error:
+        print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+
+for call in json.loads(sys.argv[1]):
+    show(call.pop("source"), **call)
+"""
+
+
+@pytest.fixture(scope="module")
+def dataset_hub(tmp_path_factory):
+    """A hub with alice/films (two splits), alice/langs (two configs) and the private alice/secret."""
+    from datasets import ClassLabel, Dataset, Features, Value
+    from huggingface_hub import CommitOperationAdd, HfApi, constants
+
+    from fusehub.localhub import running
+
+    constants.HF_HUB_DISABLE_XET = True
+    folder = tmp_path_factory.mktemp("data")
+    features = Features(text=Value("string"), label=ClassLabel(names=["neg", "pos"]))
+    Dataset.from_dict({"text": ["t1", "t2"], "label": [0, 1]}, features=features).to_parquet(folder / "train.parquet")
+    Dataset.from_dict({"text": ["e1", "e2"], "label": [1, -1]}, features=features).to_parquet(folder / "test.parquet")
+    langs = (
+        "---\nconfigs:\n- config_name: en\n  data_files: [{split: test, path: en.csv}]\n"
+        "- config_name: de\n  data_files: [{split: test, path: de.csv}]\n---\n"
+    )
+    repos = {
+        "alice/films": {
+            f"data/{split}-00000-of-00001.parquet": folder / f"{split}.parquet" for split in ("train", "test")
+        },
+        "alice/langs": {"README.md": langs.encode(), "en.csv": b"text\nhello\n", "de.csv": b"text\nhallo\n"},
+        "alice/secret": {"train.csv": b"text\nhidden\n"},
+        "alice/script": {"script.py": b"raise SystemExit('ran')\n"},
+        "alice/nothing": {"notes.bin": b"x"},
+    }
+    with running(tmp_path_factory.mktemp("hub")) as hub:
+        api = HfApi(endpoint=hub.url, token=hub.token("alice"))
+        for repo, files in repos.items():
+            api.create_repo(repo, repo_type="dataset", private=repo.endswith("secret"))
+            api.create_commit(
+                repo,
+                [CommitOperationAdd(name, content) for name, content in files.items()],
+                commit_message="data",
+                repo_type="dataset",
+            )
+        yield hub, api
+
+
+def ask_hub(dataset_hub, home, *calls, token=None):
+    hub, _ = dataset_hub
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    environment |= {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    environment |= {"HF_TOKEN": token} if token else {}
+    done = subprocess.run(
+        [sys.executable, "-c", HUB_TEST, json.dumps(calls)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_datasets_on_a_hub(dataset_hub, tmp_path):
+    train, test, labelled, named, config = ask_hub(
+        dataset_hub,
+        tmp_path,
+        {"source": "alice/films"},
+        {"source": "alice/films", "default_split": "test"},
+        {"source": "alice/films/test", "need_labels": True},
+        {"source": "alice/films/train@main", "limit": 1},
+        {"source": "alice/langs:de"},
+    )
+    commit = dataset_hub[1].dataset_info("alice/films").sha
+    assert (train["texts"], train["labels"], train["names"]) == (["t1", "t2"], ["neg", "pos"], ["neg", "pos"])
+    assert (train["source"], train["split"], train["revision"]) == ("alice/films/train", "train", commit)
+    assert (test["texts"], test["labels"]) == (["e1", "e2"], None)
+    assert (labelled["texts"], labelled["labels"]) == (["e1"], ["pos"])
+    assert len(named["texts"]) == 1 and named["revision"] == commit
+    assert (config["texts"], config["source"]) == (["hallo"], "alice/langs:de/test")
+
+
+def test_what_can_go_wrong_with_datasets_on_a_hub(dataset_hub, tmp_path):
+    cases = {
+        "alice/nowhere": ("NotFound", "alice/nowhere"),
+        "alice/films@v9": ("NotFound", "no such revision"),
+        "alice/films/final": ("NotFound", "Its splits are train, test"),
+        "alice/langs": ("NotFound", "Name one of en, de"),
+        "alice/langs:fr": ("NotFound", "Name one of en, de"),
+        "alice/secret": ("NotFound", "private"),
+        "alice/nothing": ("BadData", "cannot be read as a dataset"),
+        "alice/script": ("BadData", ""),
+    }
+    answers = ask_hub(dataset_hub, tmp_path, *({"source": source} for source in cases))
+    for (source, (kind, words)), answer in zip(cases.items(), answers, strict=True):
+        assert answer["error"] == kind, (source, answer)
+        assert words in answer["message"], (source, answer)
+
+
+def test_private_datasets_need_the_token_of_who_may_read_them(dataset_hub, tmp_path):
+    token = dataset_hub[0].token("alice")
+    (by_argument,) = ask_hub(dataset_hub, tmp_path, {"source": "alice/secret", "token": token})
+    (by_environment,) = ask_hub(dataset_hub, tmp_path, {"source": "alice/secret"}, token=token)
+    assert by_argument["texts"] == by_environment["texts"] == ["hidden"]
+
+
+def test_rows_are_read_as_they_are_asked_for(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\nbroken\n')
+    assert next(open_table(str(path)).rows) == {"text": "a"}
