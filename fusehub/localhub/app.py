@@ -16,8 +16,8 @@ from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from . import account, pages, repos
@@ -188,6 +188,11 @@ async def _http_error(request: Request, error: HTTPException):
     return await _refuse(request, HubError(error.status_code, code, message, headers=dict(error.headers or {})))
 
 
+async def _gone(request: Request, error: ClientDisconnect):
+    """The client broke off: nobody reads this answer, and it is no failure of the hub."""
+    return Response(status_code=499)
+
+
 async def _crash(request: Request, error: Exception):
     return HubError(500, "InternalError", "The hub failed on this request; its log says why").response()
 
@@ -218,7 +223,7 @@ def create_app(
         yield
         lock.close()
 
-    handlers = {HubError: _refuse, HTTPException: _http_error, Exception: _crash}
+    handlers = {HubError: _refuse, HTTPException: _http_error, ClientDisconnect: _gone, Exception: _crash}
     app = Starlette(routes=_routes(), exception_handlers=handlers, lifespan=lifespan)
     app.add_middleware(EncodedSlashes)
     app.state.hub = Hub(store, users, tickets, Uploads(store, tickets, part_size), page_size)

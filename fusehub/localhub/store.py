@@ -50,10 +50,12 @@ def lfs_entry(sha256: str, size: int) -> dict:
 class Repo:
     """One repository on disk. Reads need no lock; whoever changes it holds `lock` from reading to writing."""
 
-    def __init__(self, folder: Path, kind: str, repo_id: str, temp: Path, lock: threading.RLock) -> None:
+    def __init__(
+        self, folder: Path, kind: str, repo_id: str, temp: Path, lock: threading.RLock, state: dict | None = None
+    ) -> None:
         self.folder, self.kind, self.id, self.temp, self.lock = folder, kind, repo_id, temp, lock
         self.namespace, self.name = repo_id.split("/")
-        self.state = self.read_state()
+        self.state = state or self.read_state()
 
     def read_state(self) -> dict:
         try:
@@ -181,24 +183,28 @@ class Store:
         if kind not in KINDS or not is_namespace(namespace) or not is_name(name):
             raise bad_request(f"Invalid repository name: {repo_id!r}")
         target = self._folder(kind, repo_id)
+        taken = conflict(f"You already created this {kind} repo: {repo_id}")
+        if target.exists():
+            raise taken
         draft = self.temp / f"new-{secrets.token_hex(8)}"
         for sub in ("commits", "blobs", "discussions"):
             (draft / sub).mkdir(parents=True)
         state = {"_id": secrets.token_hex(12), "createdAt": now(), "private": False, "gated": False, "access": {}}
         state |= {"likes": [], "discussions": 0, "heads": {}, "tags": {}, "prs": {}, "merged": {}, **settings}
-        disk.write_json(draft / "repo.json", state, self.temp)
-        repo = Repo(draft, kind, repo_id, self.temp, threading.RLock())
+        repo = Repo(draft, kind, repo_id, self.temp, threading.RLock(), state)
         entries = {path: repo.put_regular(content) for path, content in files.items()}
-        with repo.changing() as state:
-            state["heads"]["main"] = repo.write_commit(entries, [], author, "initial commit")
+        state["heads"]["main"] = repo.write_commit(entries, [], author, "initial commit")
+        disk.write_json(draft / "repo.json", state, self.temp)
         with self._creating:
+            new_namespace = not target.parent.exists()
             target.parent.mkdir(exist_ok=True)
             if target.exists():
                 shutil.rmtree(draft)
-                raise conflict(f"You already created this {kind} repo: {repo_id}")
+                raise taken
             os.rename(draft, target)
             disk.fsync_dir(target.parent)
-            disk.fsync_dir(target.parent.parent)
+            if new_namespace:
+                disk.fsync_dir(target.parent.parent)
         return self.repo(kind, repo_id)
 
     def delete(self, repo: Repo) -> None:

@@ -22,8 +22,10 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory):
+    """Whatever the tests send, the server answers without a crash of its own: its log stays empty."""
     with running(tmp_path_factory.mktemp("hub")) as server:
         yield server
+    assert (server.root / "server.log").read_text() == ""
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def test_everything_acknowledged_is_there_after_a_kill(tmp_path):
 
 
 def test_killed_again_and_again_while_clients_push(tmp_path):
-    """Three writers, five kills at random moments: no acknowledged commit is lost, and every commit is complete."""
+    """Three writers, four kills at random moments: no acknowledged commit is lost, and every commit is complete."""
     rng, acknowledged, stop = random.Random(0), [], threading.Event()
 
     def push(writer, api):
@@ -57,7 +57,7 @@ def test_killed_again_and_again_while_clients_push(tmp_path):
                 time.sleep(0.02)
 
     port, threads = 0, []
-    for _ in range(5):
+    for _ in range(4):
         with running(tmp_path / "hub", port) as server:
             if not threads:
                 client(server).create_repo("alice/m")
@@ -77,7 +77,7 @@ def test_killed_again_and_again_while_clients_push(tmp_path):
         api = client(server)
         files = set(api.list_repo_files("alice/m"))
         commits = {commit.commit_id for commit in api.list_repo_commits("alice/m")}
-        assert len(acknowledged) >= 15
+        assert len(acknowledged) >= 12
         for name, oid in acknowledged:
             assert {f"{name}.bin", f"{name}.txt"} <= files and oid in commits
         assert {f[:-4] for f in files if f.endswith(".bin")} == {f[:-4] for f in files if f.endswith(".txt")}
@@ -136,11 +136,11 @@ def test_a_half_written_state_is_never_read(tmp_path):
 
         thread = threading.Thread(target=watch)
         thread.start()
-        for n in range(20):
+        for n in range(10):
             api.upload_file(path_or_fileobj=os.urandom(20_000), path_in_repo=f"{n}.bin", repo_id="alice/m")
         done.set()
         thread.join()
-        assert len(seen) > 5
+        assert len(seen) > 4
 
 
 def test_one_server_a_folder_and_one_a_port(tmp_path):
