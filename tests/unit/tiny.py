@@ -56,13 +56,13 @@ def tiny_model(
     import transformers
 
     tokenizer = tiny_tokenizer(arch)
-    config = transformers.AutoConfig.for_model(
-        arch,
-        vocab_size=len(tokenizer),
-        id2label=dict(enumerate(labels)),
-        label2id={label: index for index, label in enumerate(labels)},
-        **{**_shape(arch, hidden, layers), **_special(tokenizer), **config_overrides},
-    )
+    settings = {
+        "vocab_size": len(tokenizer),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+    settings |= _shape(arch, hidden, layers) | _special(tokenizer) | config_overrides
+    config = transformers.AutoConfig.for_model(arch, **settings)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = getattr(transformers, TASKS[task]).from_config(config)
@@ -181,9 +181,7 @@ def _byte_level(arch: str):
     from transformers import PreTrainedTokenizerFast
 
     llama = arch == "llama"
-    special = (
-        ["<|begin_of_text|>", "<|end_of_text|>"] if llama else ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]"]
-    )
+    special = ["<|begin_of_text|>", "<|end_of_text|>"] if llama else ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]"]
     vocab, merges = _bytes(special)
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -196,8 +194,6 @@ def _byte_level(arch: str):
     names = (
         {"bos_token": special[0], "eos_token": special[1]}
         if llama
-        else dict(
-            zip(("pad_token", "cls_token", "sep_token", "mask_token", "unk_token"), special, strict=True)
-        )
+        else dict(zip(("pad_token", "cls_token", "sep_token", "mask_token", "unk_token"), special, strict=True))
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
