@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.checkpoint import sha256_of, weight_hashes
-from fusehub.data import batches, encode, load_examples, max_length_of
+from fusehub.data import load_examples
+from fusehub.encoding import batches, encode, max_length_of
 from fusehub.errors import BadData, FuseHubError
 from fusehub.hub import fusehub_version
 from fusehub.layers import layout_of
@@ -55,7 +56,7 @@ def collect(
         data, task.name, limit=limit, seed=seed, text_column=text_column, token=token, default_split="train"
     )
     tokenizer = load_tokenizer(ref)
-    length = max_length or max_length_of(tokenizer, load_config(ref))
+    length = max_length_of(tokenizer, load_config(ref), max_length)
     encodings = encode(examples.texts, tokenizer, max_length=length)
     if not encodings:
         raise BadData(f"{data} holds no text.", "Give data with at least one text.")
