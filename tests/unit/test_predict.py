@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -342,3 +345,35 @@ def test_what_cannot_be_compared(model):
         compare([model()], TEXTS, data="a.csv")
     with pytest.raises(BadData, match="no model"):
         compare([], TEXTS)
+
+
+HUB_TEST = """
+import json, sys
+from fusehub.predict import predict
+
+whole, head = predict("alice/merged", sys.argv[1:]), predict("alice/merged", sys.argv[1:], subfolder="films")
+print(json.dumps([whole.model, whole.probabilities.tolist(), head.model, head.probabilities.tolist()]))
+"""
+
+
+def test_models_and_heads_on_a_hub(model, tmp_path):
+    from huggingface_hub import HfApi, constants
+
+    from fusehub.localhub import running
+
+    constants.HF_HUB_DISABLE_XET = True
+    with running(tmp_path / "hub") as hub:
+        api = HfApi(endpoint=hub.url, token=hub.token("alice"))
+        api.create_repo("alice/merged")
+        api.upload_folder(repo_id="alice/merged", folder_path=model(seed=1))
+        api.upload_folder(repo_id="alice/merged", folder_path=model("roberta", seed=2), path_in_repo="films")
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", HUB_TEST, *TEXTS], env=environment, capture_output=True, text=True
+        )
+    assert done.returncode == 0, done.stderr
+    names, found = (json.loads(done.stdout.splitlines()[-1])[at::2] for at in (0, 1))
+    assert names == ["merged", "merged/films"]
+    np.testing.assert_allclose(found[0], predict(model(seed=1), TEXTS).probabilities, atol=1e-6)
+    np.testing.assert_allclose(found[1], predict(model("roberta", seed=2), TEXTS).probabilities, atol=1e-6)
