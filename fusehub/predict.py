@@ -89,9 +89,6 @@ class Predictor:
         # Half precision is slow on a CPU, and not every operation has it there.
         dtype = torch.float32 if self.device.startswith(("cpu", "mps")) else None
         self.network = load_model(self.ref, dtype=dtype, device=self.device)
-        if self.network.config.pad_token_id is None:
-            # GPT-2 and Llama classify the last token that is not padding, and refuse batches if they do not know it.
-            self.network.config.pad_token_id = self.tokenizer.pad_token_id
         return self
 
     def __exit__(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ class RemoteFile:
 class ModelRef:
     """A model resolved to one commit of a repo, or to a local folder.
 
-    `name` is how tables call it; `card` the front matter of its card; `files` its listing.
+    `name` is how tables call it; `card` the front matter of its card; `files` its listing (of `subfolder` alone,
+    where the model is one of several in a repo).
     """
 
     name: str
@@ -65,6 +66,7 @@ class ModelRef:
     gated: bool = False
     private: bool = False
     downloads: int | None = None
+    subfolder: str = ""
     token: str | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -92,7 +94,7 @@ class ModelRef:
             return Path(
                 hf_hub_download(
                     self.repo_id,
-                    filename,
+                    f"{self.subfolder}/{filename}" if self.subfolder else filename,
                     revision=self.commit,
                     token=self.token,
                     library_name="fusehub",
@@ -143,21 +145,29 @@ class ModelRef:
 def resolve(text: str, *, token: str | None = None) -> ModelRef:
     """The model that `text` names: `user/model`, `user/model@revision`, a link, or a local folder.
 
+    `user/model/head` is the model in the subfolder `head` of a repo that holds several.
+
     Raises `NotFound`, `AccessDenied`, `Offline`, or `FuseHubError` for what is not supported yet.
     """
     name = _plain(text)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _resolve_folder(name, folder)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
+        return _require_model(_resolve_folder(name, folder))
+    if name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") > 2 or "\\" in name:
         raise NotFound(f"There is no folder {name}.", "Give a folder with config.json and weights, or user/model.")
     if "+" in name:
         raise FuseHubError(
             f"{name}: adapters (base+adapter) cannot be merged yet.",
             "Merge the adapter into its base first: peft's `merge_and_unload()`, then `save_pretrained`.",
         )
-    repo_id, _, revision = name.partition("@")
-    return _resolve_cached(repo_id, revision) if is_offline() else _resolve_repo(repo_id, revision, token)
+    path, _, revision = name.partition("@")
+    user, _, rest = path.partition("/")
+    repo, _, subfolder = rest.partition("/")
+    repo_id = f"{user}/{repo}" if repo else user
+    whole = _resolve_cached(repo_id, revision) if is_offline() else _resolve_repo(repo_id, revision, token)
+    if subfolder:
+        return _in_subfolder(whole, subfolder)
+    return _require_model(whole)
 
 
 def resolve_all(texts: Iterable[str], *, token: str | None = None) -> list[ModelRef]:
@@ -193,8 +203,6 @@ def _plain(text: str) -> str:
 
 def _resolve_folder(name: str, folder: Path) -> ModelRef:
     files = {path.name: RemoteFile(path.stat().st_size) for path in sorted(folder.iterdir()) if path.is_file()}
-    if "config.json" not in files:
-        raise NotFound(f"The folder {name} has no config.json.", _why_no_weights(files))
     return ModelRef(
         name=name, repo_id=None, commit=None, folder=folder, files=files, card=_card_of(folder / "README.md")
     )
@@ -208,8 +216,6 @@ def _resolve_repo(repo_id: str, revision: str, token: str | None) -> ModelRef:
         item.rfilename: RemoteFile(item.size or 0, item.lfs.sha256 if item.lfs else None)
         for item in info.siblings or []
     }
-    if "config.json" not in files:
-        raise NotFound(f"{name} has no config.json.", _why_no_weights(files))
     return ModelRef(
         name=name,
         repo_id=info.id,
@@ -238,6 +244,34 @@ def _resolve_cached(repo_id: str, revision: str) -> ModelRef:
         for key, value in local.files.items()
     }
     return ModelRef(name=name, repo_id=repo_id, commit=folder.name, folder=folder, files=files, card=local.card)
+
+
+def _in_subfolder(whole: ModelRef, subfolder: str) -> ModelRef:
+    """One of the models of a repo that holds several, each in a subfolder."""
+    if whole.folder is not None:
+        inside = _resolve_folder(whole.name, whole.folder / subfolder)
+    else:
+        prefix = f"{subfolder}/"
+        files = {name.removeprefix(prefix): file for name, file in whole.files.items() if name.startswith(prefix)}
+        inside = replace(whole, files=files, subfolder=subfolder)
+    return _require_model(replace(inside, name=f"{whole.name}/{subfolder}", card=whole.card))
+
+
+def _require_model(ref: ModelRef) -> ModelRef:
+    """`ref` if it has a config; else the error says what the place holds instead."""
+    if "config.json" in ref.files:
+        return ref
+    inside = sorted(
+        name.rpartition("/")[0] for name in ref.files if name.count("/") == 1 and name.endswith("/config.json")
+    )
+    if ref.folder is not None:
+        inside = sorted(path.parent.name for path in ref.folder.glob("*/config.json"))
+    if inside:
+        raise NotFound(
+            f"{ref.name} holds several models ({', '.join(inside)}).",
+            f"Name one: {ref.name.partition('@')[0]}/{inside[0]}",
+        )
+    raise NotFound(f"{ref.name} has no config.json.", _why_no_weights(ref.files))
 
 
 def _card_of(readme: Path) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,10 +113,41 @@ def load_model(ref: ModelRef, *, dtype: torch.dtype | None = None, device: str =
 
     task = task_of(ref.config, ref.name)
     folder = ref.download()
-    model = getattr(transformers, task.auto_class).from_pretrained(
-        folder, trust_remote_code=False, local_files_only=True, dtype=dtype or "auto", weights_only=True
-    )
+    with quiet_transformers():
+        model, loading = getattr(transformers, task.auto_class).from_pretrained(
+            folder,
+            trust_remote_code=False,
+            local_files_only=True,
+            dtype=dtype or "auto",
+            weights_only=True,
+            output_loading_info=True,
+        )
+    if loading["missing_keys"]:
+        raise Incompatible(
+            f"{ref.name} lacks {', '.join(sorted(loading['missing_keys'])[:4])}: transformers filled them with "
+            "random numbers.",
+            "Use a checkpoint that was fine-tuned for the task, head included.",
+        )
+    if model.config.pad_token_id is None:
+        # GPT-2 and Llama classify the last token that is not padding, and refuse batches if they do not know it.
+        model.config.pad_token_id = load_tokenizer(ref).pad_token_id
     return model.to(device).eval()
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """transformers without its progress bars and warnings, and afterwards as it was."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:

@@ -82,6 +82,11 @@ def find_statistics(
     )
 
 
+def open_statistics(source: str, *, token: str | None = None) -> Statistics:
+    """The statistics at `source` (a file, a folder or a repo), of whatever weights they are."""
+    return Statistics(_locate(source, FILENAME, token), source)
+
+
 def has_statistics(ref: ModelRef) -> bool:
     """Whether the model's own repo or folder holds statistics (of whatever weights)."""
     if ref.folder is not None:
