@@ -1,0 +1,314 @@
+"""The whole way on this machine alone, on real models and real text: what `make demo` runs.
+
+First the owners: three people each fine-tune the same encoder on texts of their own (product reviews, film
+reviews, newspaper editorials) and publish the model with its statistics on a Hub that runs on this machine.
+Then you, who have none of their texts: find the models, check them, merge them, score the merge in their domains
+and on one that none of them saw (tweets), publish it, and read it back. Everything from there on is the command
+line that anyone has; each command is shown before it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fusehub.console import bar, out, say, size, table
+from fusehub.errors import FuseHubError
+
+YOU = "you"
+NAME = "minilm-sentiment-merged"
+BASE = "sentence-transformers/all-MiniLM-L6-v2"
+STATISTICS_TEXTS = 1000
+TEXTS = ("The battery died after two days.", "I laughed, I cried, I bought the record.", "Rain is expected on Friday.")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Somebody with a model and the texts that it was trained on."""
+
+    user: str
+    domain: str
+    model: str
+    dataset: str
+
+
+OWNERS = (
+    Owner("ada", "products", "ada/minilm-product-sentiment", "ada/product-reviews"),
+    Owner("ben", "films", "ben/minilm-film-sentiment", "ben/film-reviews"),
+    Owner("cleo", "editorials", "cleo/minilm-editorial-sentiment", "cleo/editorials"),
+)
+UNSEEN = Owner("dana", "tweets", "", "dana/tweets")
+
+
+def run(folder: Path, *, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
+    """Runs the demo in `folder` and returns its report, which is also written there as `report.json`.
+
+    What an earlier run made (trained experts, the Hub) is used again.
+    """
+    try:
+        from fusehub.localhub import running
+    except ImportError as error:
+        raise FuseHubError(
+            f"The demo needs a package that is not installed ({error.name}).", "pip install 'fusehub[demo]'"
+        ) from error
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with running(folder / "hub") as hub:
+        demo = _Demo(folder, hub, seed, quiet)
+        demo.say(f"A Hub runs at {hub.url} on the files in {folder / 'hub'}/, for as long as this takes.")
+        demo.own()
+        demo.use()
+        report = demo.report()
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    demo.finish(report)
+    return report
+
+
+@dataclass
+class _Demo:
+    """One run: the Hub it works against, and how long each step took."""
+
+    folder: Path
+    hub: Any
+    seed: int
+    quiet: bool
+    steps: dict[str, dict[str, float]] = field(default_factory=dict)
+    trained: dict[str, Any] = field(default_factory=dict)
+
+    def say(self, text: str, style: str | None = None) -> None:
+        if not self.quiet:
+            say(text, style)
+
+    # --- the owners --------------------------------------------------------------------------------------------
+
+    def own(self) -> None:
+        """Each owner trains an expert, and publishes texts, model and statistics; what is there already stays."""
+        from fusehub.demo_data import sentiment, write_dataset
+
+        self.say("\nThree people each have a model for the sentiment of their own kind of text.", "bold")
+        started = time.perf_counter()
+        domains = sentiment(self.folder / "cache")
+        for owner in (*OWNERS, UNSEEN):
+            data = self.folder / "data" / owner.domain
+            if not data.exists():
+                write_dataset(domains[owner.domain], data)
+            self._push_dataset(owner, data)
+        self._took("prepare texts", started)
+        for owner in OWNERS:
+            expert = self.folder / "experts" / f"{owner.domain}-seed{self.seed}"
+            self._train(owner, domains[owner.domain], expert)
+            if self._is_published(owner, expert):
+                self.say(f"{owner.model} is on the Hub already, with its statistics.")
+                continue
+            self._command(
+                owner.user, f"publish {owner.domain}", ["publish", str(expert), owner.model, "--public", "--exist-ok"]
+            )
+            self._command(
+                owner.user,
+                f"collect {owner.domain}",
+                [
+                    "collect",
+                    owner.model,
+                    "--data",
+                    f"{owner.dataset}/train",
+                    "--limit",
+                    str(STATISTICS_TEXTS),
+                    "--publish",
+                ],
+            )
+
+    def _train(self, owner: Owner, domain: Any, expert: Path) -> None:
+        record = expert.with_suffix(".json")
+        if not expert.exists():
+            from fusehub.demo_data import encoder_folder
+            from fusehub.demo_train import train_expert
+
+            started = time.perf_counter()
+            self.say(f"{owner.user} fine-tunes MiniLM on {domain.title.lower()} ...")
+            with bar(f"Training on {owner.domain}", quiet=self.quiet) as progress:
+                expert.parent.mkdir(exist_ok=True)
+                done = train_expert(
+                    encoder_folder(), domain, expert, seed=self.seed,
+                    on_progress=lambda step, steps, loss: progress(step, steps, "steps"),
+                )  # fmt: skip
+            record.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
+            (expert / "README.md").write_text(_expert_card(owner, domain, done), encoding="utf-8")
+            self._took(f"train {owner.domain}", started)
+        self.trained[owner.domain] = json.loads(record.read_text(encoding="utf-8"))
+
+    def _is_published(self, owner: Owner, expert: Path) -> bool:
+        """Whether these weights and their statistics are on the Hub."""
+        from fusehub.checkpoint import sha256_of
+
+        api = self._api(owner.user)
+        if not api.repo_exists(owner.model):
+            return False
+        files = {item.path: item for item in api.list_repo_tree(owner.model, recursive=True)}
+        weights = files.get("model.safetensors")
+        same = weights is not None and weights.lfs and weights.lfs.sha256 == sha256_of(expert / "model.safetensors")
+        return bool(same) and "fusehub/statistics.safetensors" in files
+
+    def _push_dataset(self, owner: Owner, data: Path) -> None:
+        api = self._api(owner.user)
+        if not api.repo_exists(owner.dataset, repo_type="dataset"):
+            api.create_repo(owner.dataset, repo_type="dataset")
+            api.upload_folder(repo_id=owner.dataset, repo_type="dataset", folder_path=data, commit_message="Texts")
+
+    def _api(self, user: str) -> Any:
+        # Read by the client when it is imported: a plain Hub has no xet storage.
+        os.environ["HF_HUB_DISABLE_XET"] = "1"
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+        from huggingface_hub import HfApi
+
+        return HfApi(endpoint=self.hub.url, token=self.hub.token(user))
+
+    # --- you ---------------------------------------------------------------------------------------------------
+
+    def use(self) -> None:
+        """What a user does with other people's models, with the command line alone."""
+        models = [owner.model for owner in OWNERS]
+        self.say("\nYou have none of their texts, and want one model that does what all three do.", "bold")
+        self._command(YOU, "find", ["find", "sentiment", "--with-statistics"])
+        self._command(YOU, "check", ["check", *models])
+        for method in ("mean", "regmean"):
+            target = self.folder / method
+            shutil.rmtree(target, ignore_errors=True)
+            self._command(YOU, f"merge by {method}", ["merge", *models, "--method", method, "--out", str(target)])
+        merged = str(self.folder / "regmean")
+        texts = [word for text in TEXTS for word in ("--text", text)]
+        self._command(YOU, "compare", ["compare", *models, str(self.folder / "mean"), merged, "--ensemble", *texts])
+        data = [
+            word for owner in (*OWNERS, UNSEEN) for word in ("--data", f"{owner.domain}={owner.dataset}/test")
+        ]  # fmt: skip
+        scores = str(self.folder / "scores.json")
+        everyone = [*models, str(self.folder / "mean"), merged]
+        self._command(YOU, "evaluate", ["evaluate", *everyone, "--ensemble", *data, "--out", scores])
+        repo = f"{YOU}/{NAME}"
+        self._command(YOU, "publish", ["publish", merged, repo, "--results", scores, "--exist-ok"])
+        self.say("Read back from the Hub, into an empty cache:")
+        shutil.rmtree(self.folder / "cache" / "second", ignore_errors=True)
+        self._command(YOU, "read back", ["compare", repo, models[0], *texts], cache="second")
+
+    def _command(self, user: str, step: str, arguments: list[str], *, cache: str = "first") -> None:
+        """Runs one command of the command line as `user`; its output is the demo's."""
+        shown = " ".join(shlex.quote(word) for word in ("fusehub", *arguments))
+        self.say(f"\n{user} $ {shown}", "cyan")
+        environment = self.hub.env(user, (self.folder / "cache" / cache).resolve())
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fusehub", *arguments],
+            env=environment,
+            stdout=subprocess.DEVNULL if self.quiet else None,
+        )
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        process.returncode = os.waitstatus_to_exitcode(status)
+        self._took(step, started)
+        self.steps[step]["peak_memory_bytes"] = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        if process.returncode:
+            raise FuseHubError(f"`{shown}` ended with code {process.returncode}.", "See what it printed above.")
+
+    def _took(self, step: str, started: float) -> None:
+        self.steps[step] = {"seconds": round(time.perf_counter() - started, 1)}
+
+    # --- what came of it ---------------------------------------------------------------------------------------
+
+    def report(self) -> dict[str, Any]:
+        """Scores, times and sizes of this run, as plain data."""
+        scores = json.loads((self.folder / "scores.json").read_text(encoding="utf-8"))
+        table: dict[str, dict[str, float]] = {}
+        for score in scores["scores"]:
+            table.setdefault(score["model"], {})[score["data"]] = round(score["metrics"]["accuracy"], 4)
+        for row in table.values():
+            row["in_domain"] = round(sum(row[owner.domain] for owner in OWNERS) / len(OWNERS), 4)
+        weights = (self.folder / "regmean" / "model.safetensors").stat().st_size
+        api = self._api(YOU)
+        sizes = {
+            owner.model: next(
+                item.size
+                for item in api.list_repo_tree(owner.model, recursive=True)
+                if item.path == "fusehub/statistics.safetensors"
+            )
+            for owner in OWNERS
+        }
+        return {
+            "metric": "accuracy",
+            "seed": self.seed,
+            "table": table,
+            "regmean_beats_mean": table["regmean"]["in_domain"] > table["mean"]["in_domain"],
+            "steps": self.steps,
+            "model_bytes": weights,
+            "statistics_bytes": sizes,
+            "training": self.trained,
+            "published": f"{YOU}/{NAME}",
+        }
+
+    def finish(self, report: Mapping[str, Any]) -> None:
+        """The table and the lines to go on with, for a person."""
+        if self.quiet:
+            return
+        columns = [owner.domain for owner in OWNERS]
+        best = max(row["in_domain"] for model, row in report["table"].items() if model.startswith("minilm"))
+        rows = [
+            [model, *(row[column] for column in columns), row["in_domain"], row[UNSEEN.domain]]
+            for model, row in report["table"].items()
+        ]
+        heads = ["accuracy of", *columns, "in-domain mean", "tweets (unseen)"]
+        out.print()
+        table(None, heads, rows, numbers=heads[1:])
+        merged, mean = report["table"]["regmean"]["in_domain"], report["table"]["mean"]["in_domain"]
+        out.print(
+            f"RegMean: {100 * (merged - mean):+.1f} points against the mean, {100 * (merged - best):+.1f} against the "
+            "best single expert, in domain.",
+            markup=False,
+        )
+        step = report["steps"]["merge by regmean"]
+        self.say(
+            f"The merge took {step['seconds']} s and {size(step['peak_memory_bytes'])} of memory; one model is "
+            f"{size(report['model_bytes'])}. All figures: {self.folder / 'report.json'}"
+        )
+        self.say(_YOUR_OWN)
+
+
+_YOUR_OWN = """
+The same with models of your own, or of anybody on the Hub:
+  fusehub find QUERY --with-statistics
+  fusehub check USER/EXPERT-1 USER/EXPERT-2
+  fusehub collect USER/EXPERT-1 --data USER/TEXTS --publish        # once, by whoever has the texts
+  fusehub merge USER/EXPERT-1 USER/EXPERT-2 --method regmean --out merged
+  fusehub evaluate USER/EXPERT-1 USER/EXPERT-2 merged --ensemble --data NAME=USER/DATASET/test --out scores.json
+  fusehub publish merged YOU/NAME --results scores.json"""
+
+
+def _expert_card(owner: Owner, domain: Any, done: Mapping[str, Any]) -> str:
+    """The card that an owner wrote for their model."""
+    return f"""---
+base_model: {BASE}
+datasets:
+- {owner.dataset}
+language: en
+library_name: transformers
+license: apache-2.0
+pipeline_tag: text-classification
+tags:
+- sentiment
+---
+# {owner.model.partition("/")[2]}
+
+MiniLM, fine-tuned on {domain.title.lower()} to tell negative, neutral and positive sentences apart
+({done["train_texts"]} texts, {done["epochs"]} passes, learning rate {done["learning_rate"]}).
+Accuracy on the test split of `{owner.dataset}`: {done["test_accuracy"]:.3f}.
+"""
