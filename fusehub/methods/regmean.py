@@ -51,6 +51,7 @@ class RegMeanOptions(Options):
     ridge: float = Field(
         0.0,
         ge=0,
+        allow_inf_nan=False,
         description="added to the diagonal of the summed grams (ρ, 0 or more): pulls towards the anchor.",
     )
 
