@@ -159,14 +159,15 @@ def _processes() -> PartialState:
     import torch
     from accelerate import PartialState
 
-    # Without cpu=True, processes on a machine without accelerators each believe that they are alone.
-    state = PartialState(cpu=not torch.accelerator.is_available())
     started = int(os.environ.get("WORLD_SIZE", "1"))
+    fix = "Start them with `torchrun --nproc_per_node N -m fusehub collect ...`."
+    try:
+        # Without cpu=True, processes on a machine without accelerators each believe that they are alone.
+        state = PartialState(cpu=not torch.accelerator.is_available())
+    except ValueError as error:
+        raise FuseHubError(f"WORLD_SIZE says {started} processes, but they cannot be joined: {error}.", fix) from error
     if state.num_processes != started:
-        raise FuseHubError(
-            f"{started} processes were started, but this one sees {state.num_processes}.",
-            "Start them with `torchrun --nproc_per_node N -m fusehub collect ...`.",
-        )
+        raise FuseHubError(f"{started} processes were started, but this one sees {state.num_processes}.", fix)
     return state
 
 
