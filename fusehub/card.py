@@ -1,15 +1,120 @@
-"""The model card of a merge: what went in, how it was made, how good it is, and how to make it again."""
+"""The model card of a merge: what went in, how it was made, how good it is, and how to make it again.
+
+    card = model_card("out/merged", repo_id="user/merged", evaluation=evaluation)
+    card.data.license, card.text
+
+All facts come from the report and the recipe that the merge wrote, and from an evaluation; what is not known is
+left out. Nothing depends on when or where the card is made, and folders of this machine are named by their last
+part alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fusehub.errors import BadData, BadFile, NotFound
+from fusehub.hub import endpoint
+from fusehub.licences import LicenceVerdict, reconcile
+from fusehub.markdown import fence_for, link, listed, md, render, without_paths
+from fusehub.provenance import REPORT_FILENAME
+from fusehub.recipe import FILENAME as RECIPE_FILENAME
+from fusehub.recipe import Recipe
+from fusehub.results import Results
+from fusehub.tasks import TASKS, are_generic, labels_of, task_of
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
     from fusehub.evaluate import Evaluation
+    from fusehub.tasks import Task
+
+# Licences that the Hub knows and `fusehub.licences` does not order; any other is `other` with a name.
+_HUB_LICENCES = frozenset(
+    {"bsd-3-clause-clear", "c-uda", "cc", "cdla-permissive-1.0", "cdla-permissive-2.0", "etalab-2.0", "gfdl"}
+    | {"lppl-1.3c", "postgresql", "ofl-1.1", "lgpl-lr", "deepfloyd-if-license"}
+)
+_DATA_SET = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_PINNED = re.compile(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})")
+
+
+@dataclass(frozen=True)
+class MergedFolder:
+    """A finished merge: its report, its recipe, and the config of each model in it by subfolder ("" for the root)."""
+
+    path: Path
+    report: dict[str, Any]
+    recipe: Recipe
+    configs: dict[str, dict[str, Any]]
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        return self.report["sources"]
+
+    @property
+    def keeps_heads(self) -> bool:
+        return self.report["heads"] == "keep"
+
+    @property
+    def task(self) -> Task:
+        return task_of(next(iter(self.configs.values())), self.path.name)
+
+    @property
+    def licence(self) -> LicenceVerdict:
+        """Of what went in; a licence called `unknown` is none."""
+        pairs = [(source["short_name"], source["licence"]) for source in self.sources]
+        return reconcile((name, None if licence == "unknown" else licence) for name, licence in pairs)
+
+    @property
+    def local_folders(self) -> dict[str, str]:
+        """Folders of this machine that went in, as they were written -> the name that stands for them elsewhere."""
+        models = {source["name"]: source["short_name"] for source in self.sources if not source["repo_id"]}
+        others = [entry.statistics for entry in self.recipe.models if entry.statistics != "auto"]
+        others += [self.recipe.base_model] if self.recipe.base_model else []
+        return {place: Path(place).name for place in others if _is_local(place)} | models
+
+    def public_report(self) -> str:
+        """The report as it is published, without paths of this machine."""
+        report = {
+            key: value if key in ("labels", "options") else _each_text(value, self.public)
+            for key, value in self.report.items()
+        }
+        return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+
+    def public_recipe(self) -> str:
+        """The recipe as it is published, without paths of this machine."""
+        content = self.recipe.model_dump(mode="json")
+        for entry in content["models"]:
+            entry |= {"model": self.public(entry["model"]), "statistics": self.public(entry["statistics"])}
+        content["base_model"] = self.public(content["base_model"]) if content["base_model"] else None
+        return Recipe.parse(content).to_yaml()
+
+    def public(self, text: str) -> str:
+        """`text` with folders of this machine named by their last part."""
+        for place, name in sorted(self.local_folders.items(), key=lambda item: -len(item[0])):
+            if place != name:
+                text = re.sub(rf"(?<![\w./-]){re.escape(place)}(?![\w-])", lambda _, name=name: name, text)
+        return without_paths(text)
+
+
+def read_merge(folder: str | Path) -> MergedFolder | None:
+    """The merge in `folder`; None for a folder that FuseHub did not write. Raises `BadFile` on a broken report."""
+    folder = Path(folder)
+    if not (folder / REPORT_FILENAME).is_file():
+        return None
+    try:
+        report = json.loads((folder / REPORT_FILENAME).read_text(encoding="utf-8"))
+        keep = report["heads"] == "keep"
+        parts = [source["short_name"] for source in report["sources"]] if keep else [""]
+        configs = {part: json.loads((folder / part / "config.json").read_text(encoding="utf-8")) for part in parts}
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise BadFile(f"The merge in {folder} is not complete ({error}).", "Merge again.") from error
+    return MergedFolder(folder, report, Recipe.read(folder / RECIPE_FILENAME), configs)
 
 
 def model_card(
@@ -18,10 +123,361 @@ def model_card(
     repo_id: str | None = None,
     evaluation: Evaluation | Mapping[str, Any] | None = None,
 ) -> ModelCard:
-    """The card of the merge in `folder`; `evaluation` adds its results."""
-    raise NotImplementedError
+    """The card of the model in `folder`; `evaluation` adds its results. Files in the folder are left as they are.
+
+    A folder that no merge wrote gets a short card of what its config says. Raises `NotFound` where there is no
+    model, and `BadData` where the evaluation does not have this one among its models.
+    """
+    folder = Path(folder)
+    merge = read_merge(folder)
+    if merge is None:
+        return _plain_card(folder, repo_id, evaluation)
+    known = [name for source in merge.sources for name in (source["repo_id"], source["short_name"]) if name]
+    results = Results(evaluation, folder, repo_id, known) if evaluation is not None else None
+    return _card(_front_matter(merge, repo_id, results), render("model_card", **_facts(merge, repo_id, results)))
 
 
-def statistics_card(metadata: Mapping[str, Any], *, repo_id: str | None = None) -> ModelCard:
-    """The card of a companion repo that holds the statistics described by `metadata`."""
-    raise NotImplementedError
+def statistics_card(metadata: Mapping[str, Any], model: str, commit: str, *, repo_id: str | None = None) -> ModelCard:
+    """The card of the companion repo `repo_id`, whose statistics `metadata` describes.
+
+    `model` is the repo id of the model that they are of, which may have been pushed after they were made; `commit`
+    has the weights.
+    """
+    layers = metadata["layers"]
+    rows = sorted(layer["rows"] for layer in layers.values())
+    thin = sum(layer["rows"] < layer["size"] for layer in layers.values())
+    url = f"{endpoint()}/{model}/tree/{commit}"
+    facts = {
+        "Model": f"{link(model, url)} at `{commit[:8]}`",
+        "Data": _data_words(metadata["data"]),
+        "Texts": f"{metadata['examples']:,}",
+        "Tokens": f"{metadata['tokens']:,}, at most {metadata['max_length']:,} a text",
+        "Layers": f"{len(layers) + len(metadata['aliases'])} linear layers, {len(layers)} of them stored",
+        "Made with": md(", ".join(f"{name} {version}" for name, version in metadata["software"].items())),
+    }
+    body = render(
+        "statistics_card",
+        model=model,
+        model_link=link(model, url),
+        facts=facts,
+        rows=f"{rows[0]:,}" if rows[0] == rows[-1] else f"{rows[0]:,} to {rows[-1]:,}",
+        exposed=f" **{thin} of the layers have fewer rows than inputs**: their rows can be worked out up to a rotation."
+        if thin
+        else "",
+        repo=repo_id,
+    )
+    data = {"base_model": [model], "tags": ["fusehub-statistics", "fusehub"]}
+    return _card(data | ({"datasets": found} if (found := _data_ids([metadata["data"]])) else {}), body)
+
+
+def _card(front_matter: Mapping[str, Any], body: str) -> ModelCard:
+    from huggingface_hub import ModelCard, ModelCardData
+
+    data = ModelCardData(**front_matter)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
+
+
+def _front_matter(merge: MergedFolder, repo_id: str | None, results: Results | None) -> dict[str, Any]:
+    """What the Hub reads, in the Hub's words."""
+    sources = merge.sources
+    data = _licence_entries(merge)
+    data["library_name"] = "transformers"
+    data["pipeline_tag"] = merge.task.name
+    if experts := [source["repo_id"] for source in sources if source["repo_id"]]:
+        data |= {"base_model": list(dict.fromkeys(experts)), "base_model_relation": "merge"}
+    # YAML reads a bare `no`, which is Norwegian, as false.
+    if languages := _union("no" if source["languages"] is False else source["languages"] for source in sources):
+        data["language"] = languages
+    sets = [name for name in _union(source["datasets"] for source in sources) if _DATA_SET.fullmatch(name)]
+    sets += [data.hub_id for data in results.data if data.hub_id] if results else []
+    if sets:
+        data["datasets"] = list(dict.fromkeys(sets))
+    data["tags"] = ["merge", "fusehub", merge.report["method"]]
+    if results and (entries := results.entries()):
+        data |= {"model_name": _title(merge.path, repo_id), "eval_results": entries}
+    return data
+
+
+def _licence_entries(merge: MergedFolder) -> dict[str, Any]:
+    """`license`, and its name and address where the Hub does not know it; nothing where an expert states none."""
+    licence = merge.licence.licence
+    if licence is None or any(source["licence"] in (None, "unknown") for source in merge.sources):
+        return {}
+    # Without a warning, `fusehub.licences` knows it, and those are all on the Hub's list.
+    if licence in _HUB_LICENCES or not reconcile([("", licence)]).warnings:
+        return {"license": licence}
+    source = next(source for source in merge.sources if source["licence"] == licence)
+    name = licence if licence != "other" else f"{source['short_name']}-license"
+    entries = {"license": "other", "license_name": re.sub(r"[^a-z0-9.-]+", "-", name.lower()).strip("-")}
+    return entries | ({"license_link": _page(source)} if source["repo_id"] else {})
+
+
+def _facts(merge: MergedFolder, repo_id: str | None, results: Results | None) -> dict[str, Any]:
+    """Everything that the template of a merge's card says."""
+    report = merge.report
+    recipe = merge.public_recipe().rstrip()
+    local = list(dict.fromkeys(md(name) for name in merge.local_folders.values()))
+    software = ", ".join(f"{name} {version}" for name, version in report["software"].items())
+    return {
+        "title": _title(merge.path, repo_id),
+        "repo": repo_id or merge.path.resolve().name,
+        "on_hub": repo_id is not None,
+        "experts": listed([link(source["short_name"], _page(source)) for source in merge.sources]),
+        "sources": [_source(merge, source) for source in merge.sources],
+        "base": _base(merge),
+        "method": _method(report["method"]),
+        "options": _options(report),
+        "work": [merge.public(line) for line in _work(merge)],
+        "notes": [merge.public(line) for line in _notes(merge)],
+        "heads": _heads(merge),
+        "keeps_heads": merge.keeps_heads,
+        "subfolders": list(merge.configs),
+        "results": results,
+        "recipe_file": RECIPE_FILENAME,
+        "recipe": recipe,
+        "fence": fence_for(recipe),
+        "software": f" (made with {md(software)})" if software else "",
+        "local_folders": listed(local) if local else "",
+        "hashes": report["sha256"],
+        "licence": _licence_words(merge),
+        **_usage(merge.task),
+    }
+
+
+def _plain_card(folder: Path, repo_id: str | None, evaluation: object) -> ModelCard:
+    if evaluation is not None:
+        raise BadData(f"{folder} is not a merge, and results go into the card of one.", "Leave the results out.")
+    if not (folder / "config.json").is_file():
+        raise NotFound(f"{folder} has no config.json.", "Give the folder of a merge, or of a model.")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    task = task_of(config, folder.name)
+    body = render(
+        "plain_card",
+        title=_title(folder, repo_id),
+        repo=repo_id or folder.resolve().name,
+        architecture=config["architectures"][0],
+        labels=_labels(labels_of(config)),
+        **_usage(task),
+    )
+    return _card({"library_name": "transformers", "pipeline_tag": task.name}, body)
+
+
+def _usage(task: Task) -> dict[str, str]:
+    tokens = task.name == "token-classification"
+    return {
+        "task": task.name,
+        "auto_class": task.auto_class,
+        "example": "Anna Schmidt lives in Paris." if tokens else "This is better than I thought.",
+        "grouping": ', aggregation_strategy="simple"' if tokens else "",
+    }
+
+
+def _title(folder: Path, repo_id: str | None) -> str:
+    return repo_id.rpartition("/")[2] if repo_id else folder.resolve().name
+
+
+def _source(merge: MergedFolder, source: Mapping[str, Any]) -> dict[str, str]:
+    """One line of the table of what went in."""
+    return {
+        "link": link(source["repo_id"] or source["short_name"], _page(source)),
+        "weight": f"{source['weight']:g}",
+        "licence": source["licence"] or "not stated",
+        "statistics": _statistics(merge, source) if source["statistics"] else "none",
+    }
+
+
+def _statistics(merge: MergedFolder, source: Mapping[str, Any]) -> str:
+    statistics = source["statistics"]
+    pinned = _PINNED.fullmatch(statistics["origin"])
+    if pinned:
+        own = pinned[1] == source["repo_id"]
+        place = link("its own repo" if own else pinned[1], f"{endpoint()}/{pinned[1]}/tree/{pinned[2]}/fusehub")
+    elif _is_local(statistics["origin"]):
+        place = "a local folder"
+    else:
+        place = md(statistics["origin"])
+    counts = [
+        f"{statistics[key]:,} {word}" for key, word in (("examples", "texts"), ("tokens", "tokens")) if statistics[key]
+    ]
+    data = f" of {_data_words(statistics['data'])}" if (statistics["data"] or {}).get("source") else ""
+    return f"{place}: {', '.join(counts)}{data}" if counts else place
+
+
+def _data_words(data: Mapping[str, Any]) -> str:
+    """The data of statistics: a link where it is a dataset on the Hub at a commit."""
+    if ids := _data_ids([data]):
+        return link(data["source"], f"{endpoint()}/datasets/{ids[0]}/tree/{data['revision']}")
+    return md(without_paths(str(data["source"])))
+
+
+def _data_ids(data: Iterable[Mapping[str, Any]]) -> list[str]:
+    from fusehub.tables import parse_dataset
+
+    pinned = [own for own in data if re.fullmatch(r"[0-9a-f]{40}", own.get("revision") or "")]
+    return [parse_dataset(own["source"]).repo_id for own in pinned]
+
+
+def _base(merge: MergedFolder) -> str:
+    base = merge.report["base"]
+    if not base:
+        return ""
+    pinned = _PINNED.fullmatch(base)
+    return link(pinned[1], f"{endpoint()}/{pinned[1]}/tree/{pinned[2]}") if pinned else md(merge.public(base))
+
+
+def _method(name: str) -> dict[str, Any]:
+    from fusehub.methods import find_method
+
+    method = find_method(name)
+    return {
+        "name": method.name,
+        "link": link(method.title, method.paper),
+        "summary": method.summary,
+        "needs_statistics": method.needs_statistics,
+    }
+
+
+def _options(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    from fusehub.methods import find_method
+
+    fields = find_method(report["method"]).options.model_fields
+    return [
+        {
+            "name": name,
+            "value": json.dumps(value) if isinstance(value, bool) else str(value),
+            "meaning": fields[name].description or "" if name in fields else "",
+        }
+        for name, value in report["options"].items()
+    ]
+
+
+def _work(merge: MergedFolder) -> list[str]:
+    """What was done with how many tensors, one line each kind."""
+    kept = _kept_names(merge)
+    tensors = [tensor for tensor in merge.report["tensors"] if tensor["name"] not in kept]
+    solved = {tensor["name"] for tensor in tensors if tensor["action"] == "solve"}
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for tensor in tensors:
+        action, why = tensor["action"], tensor["why"]
+        weight = re.sub(r"bias$", "weight", tensor["name"])
+        if action == "solve":
+            done = f"solved by {why}: the weights of linear layers"
+        elif (
+            merge.report["options"].get("affine")
+            and action == "mean"
+            and weight != tensor["name"]
+            and weight in solved
+        ):
+            done = "solved together with their layer's weight: biases"
+        elif action == "combine":
+            done = f"combined element by element: {why}"
+        else:
+            done = f"{'averaged' if action == 'mean' else 'copied from the first expert'}: {why}"
+        groups.setdefault(done, []).append(tensor)
+    lines = []
+    for done, group in sorted(groups.items(), key=lambda item: not item[0].startswith("solved")):
+        tensors_were = "1 tensor was" if len(group) == 1 else f"{len(group)} tensors were"
+        numbers = sum(math.prod(tensor["shape"]) for tensor in group)
+        lines.append(f"{tensors_were} {done} ({_human(numbers)} parameters)")
+    if kept:
+        lines.append("The heads were kept as they are")
+    return lines
+
+
+def _kept_names(merge: MergedFolder) -> set[str]:
+    """Tensors of the first expert's head, where heads were kept."""
+    if not merge.keeps_heads:
+        return set()
+    from safetensors import safe_open
+
+    with safe_open(merge.path / next(iter(merge.configs)) / "head.safetensors", framework="numpy") as file:
+        return set(file.keys())
+
+
+def _notes(merge: MergedFolder) -> list[str]:
+    """What was found while planning and merging, each once; layers that tell the same are counted."""
+    report = merge.report
+    licences = {warning for names in ("name", "short_name") for warning in _licence_warnings(merge, names)}
+    found = [
+        finding["what"] + (" It was merged all the same." if finding["level"] == "error" else "")
+        for finding in report["findings"]
+        if finding["what"] not in licences
+        and not finding["what"].startswith(("Licence of the result", "The result may not be published"))
+        and not finding["what"].endswith(("published as private by default.", "once it is downloaded."))
+    ]
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for name, texts in report["layer_notes"].items():
+        for text in texts:
+            kinds.setdefault(re.sub(r"\d+", "n", text), []).append((name, text))
+    for examples in kinds.values():
+        name, text = examples[0]
+        found.append(f"{text} ({name}" + (f", and so in {len(examples) - 1} more layers)" if examples[1:] else ")"))
+    return list(dict.fromkeys([*found, *report["notes"]]))
+
+
+def _licence_warnings(merge: MergedFolder, naming: str) -> Sequence[str]:
+    return reconcile((source[naming], source["licence"]) for source in merge.sources).warnings
+
+
+def _heads(merge: MergedFolder) -> str:
+    """How the heads went together, and the labels."""
+    if merge.keeps_heads:
+        lines = [
+            f"- `{part}`: {_labels(labels_of(config)) or 'labels without names'}"
+            for part, config in merge.configs.items()
+        ]
+        return "Heads, one a subfolder, with their labels:\n\n" + "\n".join(lines)
+    labels = merge.report["labels"]
+    if are_generic(labels):
+        rows = "The heads have one row" if len(labels) == 1 else f"The heads have {len(labels)} rows"
+        return f"{rows} without names: row i of each was taken to mean the same."
+    return f"Heads were matched by label name. Labels: {_labels(labels)}."
+
+
+def _labels(labels: list[str]) -> str:
+    return "" if are_generic(labels) else ", ".join(md(label) for label in labels)
+
+
+def _licence_words(merge: MergedFolder) -> str:
+    verdict, stated = merge.licence, _licence_entries(merge)
+    words = []
+    if stated:
+        words.append(f"Licence: {md(verdict.licence)}, because {md(verdict.why)}.")
+    words += [md(warning) for warning in verdict.warnings]
+    if verdict.forbids_publishing:
+        words.append(f"{md(verdict.why)}.")
+    return " ".join([*words, "This follows from what the experts' cards say and is not legal advice."])
+
+
+def _page(source: Mapping[str, Any]) -> str | None:
+    """Address of an expert at the commit that went in."""
+    return f"{endpoint()}/{source['repo_id']}/tree/{source['commit']}" if source["repo_id"] else None
+
+
+def _is_local(place: str) -> bool:
+    """Whether statistics (or a base) came from this machine: anything that is not user/name, or that exists here."""
+    if _PINNED.fullmatch(place):
+        return False
+    return not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", place) or Path(place).exists()
+
+
+def _each_text(value: Any, change: Any) -> Any:
+    """`value` with `change` applied to every text in it that is not a key."""
+    if isinstance(value, Mapping):
+        return {key: _each_text(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_each_text(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def _union(many: Iterable[Any]) -> list[str]:
+    items = [item for value in many for item in (value if isinstance(value, list) else [value])]
+    return list(dict.fromkeys(item for item in items if isinstance(item, str) and item.strip()))
+
+
+def _human(count: int) -> str:
+    """`10.6 million`."""
+    for size, word in ((10**9, "billion"), (10**6, "million")):
+        if count >= size:
+            return f"{count / size:.1f} {word}"
+    return f"{count:,}"
