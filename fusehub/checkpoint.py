@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusehub.errors import BadFile, NotFound, UnsafeFile
+from fusehub.errors import BadFile, FuseHubError, NotFound, UnsafeFile
 from fusehub.hub import client, hub_errors
 
 if TYPE_CHECKING:
@@ -118,10 +118,14 @@ class Checkpoint(Mapping):
         self.files = [ref.path(filename) for filename in ref.weight_files()]
         self._readers: dict[str, SafetensorsFile | PickleFile] = {}
         self._open: list[SafetensorsFile | PickleFile] = []
-        for path in self.files:
-            reader = (SafetensorsFile if path.suffix == ".safetensors" else PickleFile)(path, ref.name)
-            self._open.append(reader)
-            self._readers.update(dict.fromkeys(reader.tensors, reader))
+        try:
+            for path in self.files:
+                reader = (SafetensorsFile if path.suffix == ".safetensors" else PickleFile)(path, ref.name)
+                self._open.append(reader)
+                self._readers.update(dict.fromkeys(reader.tensors, reader))
+        except FuseHubError:
+            self.close()
+            raise
         self.tensors: dict[str, TensorInfo] = {
             name: self._readers[name].tensors[name] for name in sorted(self._readers)
         }

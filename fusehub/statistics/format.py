@@ -39,7 +39,7 @@ REMAKE = "Make them again with `fusehub collect`."
 def write_statistics(
     folder: Path, sums: Mapping[str, GramSum], aliases: Mapping[str, str], metadata: Mapping[str, Any]
 ) -> Path:
-    """Writes `statistics.safetensors` and `statistics.json` into `folder`, each finished or absent; the former's path."""
+    """Writes `statistics.safetensors` and `statistics.json` into `folder`, each finished or absent; the first's path."""
     import torch
     from safetensors.torch import save_file
 
@@ -116,14 +116,22 @@ class Statistics:
             self._file = SafetensorsFile(path, "statistics")
         except BadFile as error:
             raise BadStatistics(error.what, REMAKE) from error
-        self.metadata = self._read_metadata()
+        try:
+            self.metadata = self._read_metadata()
+            self._layers = self._read_layers()
+        except BadStatistics:
+            self.close()
+            raise
+
+    def _read_layers(self) -> dict[str, StoredLayer]:
         self.aliases: dict[str, str] = self.metadata["aliases"]
         stored = [name.removesuffix(".S") for name in self._file.tensors if name.endswith(".S")]
-        self._layers = {name: self._layer(name, name) for name in sorted(stored)}
+        layers = {name: self._layer(name, name) for name in sorted(stored)}
         for name, target in self.aliases.items():
-            if target not in self._layers:
-                raise BadStatistics(f"{path.name}: {name} refers to {target}, which is not in the file.", REMAKE)
-            self._layers[name] = self._layer(name, target)
+            if target not in layers:
+                raise BadStatistics(f"{self.path.name}: {name} refers to {target}, which is not in the file.", REMAKE)
+            layers[name] = self._layer(name, target)
+        return layers
 
     @property
     def layers(self) -> dict[str, StoredLayer]:
