@@ -11,7 +11,7 @@ from tests.unit.experts import relatives, with_statistics
 
 @pytest.fixture(scope="session")
 def experts(tmp_path_factory):
-    """`experts("gpt2")`: folders of two experts of one base (`experts("gpt2")[0].parent / "base"`), with statistics."""
+    """`experts("gpt2")`: folders of two experts with statistics; their base lies beside them, as `base`."""
     made = {}
 
     def make(arch="bert", **options):

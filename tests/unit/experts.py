@@ -82,7 +82,7 @@ def with_statistics(experts: Sequence[Path]) -> list[Path]:
     from fusehub.statistics.collect import collect
 
     for number, path in enumerate(experts):
-        collect(str(path), text_file(path.parent, number), path / "fusehub")
+        collect(str(path), text_file(path.parent, number), path / "fusehub").close()
     return list(experts)
 
 

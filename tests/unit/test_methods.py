@@ -73,15 +73,15 @@ def test_a_method_is_found_by_its_name_and_by_mergekits():
 
 def test_an_unknown_method_is_told_the_closest_one_and_all_there_are():
     with pytest.raises(
-        BadRecipe, match="no merge method 'regmaen'.*\n.*Did you mean 'regmean'.*linear, mean, regmean"
+        BadRecipe, match=r"no merge method 'regmaen'.*\n.*Did you mean 'regmean'.*linear, mean, regmean"
     ):
         find_method("regmaen")
 
 
 def test_an_unknown_option_is_told_the_closest_one():
-    with pytest.raises(BadRecipe, match="no option of regmean 'alpa'.*\n.*Did you mean 'alpha'"):
+    with pytest.raises(BadRecipe, match=r"no option of regmean 'alpa'.*\n.*Did you mean 'alpha'"):
         find_method("regmean").parse({"alpa": 0.5})
-    with pytest.raises(BadRecipe, match="no option of mean 'alpha'"):
+    with pytest.raises(BadRecipe, match=r"no option of mean 'alpha'"):
         find_method("mean").parse({"alpha": 0.5})
 
 
