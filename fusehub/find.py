@@ -1,14 +1,39 @@
-"""Models on the Hub that could be merged, and where their statistics are."""
+"""Models on the Hub that could go into a merge, and where their statistics are.
+
+    for model in find("sentiment", base="google-bert/bert-base-uncased"):
+        print(model.id, model.downloads, model.statistics_at)
+
+Statistics lie in the model's own repo under `fusehub/`, or in a companion repo that is tagged `fusehub-statistics`
+and names the model as its `base_model`. Whether they are of these very weights is checked when they are used.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from fusehub.hub import client, hub_errors
+from fusehub.licences import licence_of
+from fusehub.statistics.format import FILENAME
+from fusehub.statistics.sources import FOLDER, TAG
+from fusehub.tasks import TASKS
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi, ModelInfo
+
+ANY_TASK = "any"
+# Where few models have statistics, most that are listed are passed over; this bounds how many are looked at.
+_MOST = 1000
+_FIELDS = ["cardData", "downloads", "gated", "lastModified", "likes", "pipeline_tag", "private", "safetensors"]
+_FIELDS += ["siblings", "tags"]
 
 
 @dataclass(frozen=True)
 class FoundModel:
-    """One model of the Hub. `statistics` names the repo that holds its statistics: itself, a companion, or None."""
+    """One model of the Hub. `statistics_at` is the repo that holds its statistics: its own, or a companion."""
 
     id: str
     task: str | None
@@ -20,7 +45,17 @@ class FoundModel:
     private: bool
     updated: datetime | None
     parameters: int | None
-    statistics: str | None
+    statistics_at: str | None = None
+
+    @property
+    def statistics(self) -> bool:
+        """Whether its statistics are published."""
+        return self.statistics_at is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON can hold it."""
+        updated = self.updated.isoformat() if self.updated else None
+        return asdict(self) | {"updated": updated, "statistics": self.statistics}
 
 
 def find(
@@ -33,5 +68,99 @@ def find(
     limit: int = 20,
     token: str | None = None,
 ) -> list[FoundModel]:
-    """Models that match, the most downloaded first."""
-    raise NotImplementedError
+    """The `limit` most downloaded models that match all that is asked for.
+
+    `query` are words of the name; `base` the model that they were fine-tuned from (`NotFound` where there is none);
+    `task` one of the Hub's, `any` for all, and those that FuseHub can merge where it is not said.
+    """
+    api = client(token)
+    tags = _base_tags(api, base) if base else [None]
+    tasks = [None] if task == ANY_TASK else [task] if task else list(TASKS)
+    with hub_errors("the list of models"):
+        companions = _companions(api)
+        found: dict[str, FoundModel] = {}
+        for tag in tags:
+            for one in tasks:
+                listed = api.list_models(
+                    search=query, author=author, filter=tag, pipeline_tag=one, sort="downloads", expand=_FIELDS
+                )
+                models = (_model(info, companions) for info in islice(listed, _MOST) if _is_model(info))
+                wanted = (model for model in models if model.statistics or not with_statistics)
+                found |= {model.id: model for model in islice(wanted, limit)}
+        if with_statistics:
+            found |= {model.id: model for model in _of_companions(api, companions, found, query, author, tags, tasks)}
+    return sorted(found.values(), key=lambda model: (-model.downloads, model.id))[:limit]
+
+
+def _base_tags(api: HfApi, base: str) -> list[str]:
+    """Tags that fine-tunes of `base` have: cards name it as it is called now, or as it was called once."""
+    name = base.partition("@")[0]
+    with hub_errors(name):
+        own = api.model_info(name).id
+    return [f"base_model:{name}" for name in dict.fromkeys([own, name])]
+
+
+def _companions(api: HfApi) -> dict[str, str]:
+    """Model -> the most downloaded repo that holds statistics of it alone."""
+    found: dict[str, str] = {}
+    for info in islice(api.list_models(filter=TAG, sort="downloads", expand=_FIELDS), _MOST):
+        for base in _bases(info):
+            if base != info.id and _holds_statistics(info):
+                found.setdefault(base, info.id)
+    return found
+
+
+def _of_companions(
+    api: HfApi,
+    companions: dict[str, str],
+    known: Iterable[str],
+    query: str | None,
+    author: str | None,
+    tags: list[str | None],
+    tasks: list[str | None],
+) -> Iterator[FoundModel]:
+    """Models that have a companion repo and match, however far down the list of all models they are."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    for model_id in [name for name in companions if name not in known]:
+        if query and not all(word in model_id.lower() for word in query.lower().split()):
+            continue
+        if author and model_id.partition("/")[0].lower() != author.lower():
+            continue
+        try:
+            info = api.model_info(model_id, expand=_FIELDS)
+        except RepositoryNotFoundError:
+            continue
+        if (None in tags or set(tags) & set(info.tags or [])) and (None in tasks or info.pipeline_tag in tasks):
+            yield _model(info, companions)
+
+
+def _model(info: ModelInfo, companions: dict[str, str]) -> FoundModel:
+    return FoundModel(
+        id=info.id,
+        task=info.pipeline_tag,
+        base=next(iter(_bases(info)), None),
+        downloads=info.downloads or 0,
+        likes=info.likes or 0,
+        licence=licence_of(info.card_data.to_dict() if info.card_data else {}),
+        gated=bool(info.gated),
+        private=bool(info.private),
+        updated=info.last_modified,
+        parameters=info.safetensors.total if info.safetensors else None,
+        statistics_at=info.id if _holds_statistics(info) else companions.get(info.id),
+    )
+
+
+def _bases(info: ModelInfo) -> list[str]:
+    """Models that this one says it comes from."""
+    said = info.card_data.get("base_model") if info.card_data else None
+    return [name for name in (said if isinstance(said, list) else [said]) if isinstance(name, str) and name]
+
+
+def _holds_statistics(info: ModelInfo) -> bool:
+    return any(file.rfilename == f"{FOLDER}/{FILENAME}" for file in info.siblings or [])
+
+
+def _is_model(info: ModelInfo) -> bool:
+    """Companion repos hold statistics alone."""
+    return TAG not in (info.tags or []) or any(file.rfilename == "config.json" for file in info.siblings or [])

@@ -113,10 +113,8 @@ class Results:
         if len(self.data) > 1 and self.experts:
             behind = [data.name for data in self.data if self._expert_is_better(data.name)]
             if behind:
-                said.append(
-                    f"On {len(behind)} of {len(self.data)} data sets ({listed([md(name) for name in behind])}) an expert "
-                    "is better than the merge."
-                )
+                names = listed([md(name) for name in behind])
+                said.append(f"On {len(behind)} of {len(self.data)} data sets ({names}) an expert is better than it.")
         said += self._better_others()
         return said
 

@@ -1,0 +1,120 @@
+"""A finished merge on disk: what it wrote about itself, and the same without paths of this machine.
+
+    merge = read_merge("out/merged")
+    merge.sources[0]["repo_id"], merge.licence.licence, merge.public_recipe()
+
+The report and the recipe are written by `fusehub.provenance`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusehub.errors import BadFile
+from fusehub.licences import LicenceVerdict, reconcile
+from fusehub.markdown import without_paths
+from fusehub.provenance import REPORT_FILENAME
+from fusehub.recipe import FILENAME as RECIPE_FILENAME
+from fusehub.recipe import Recipe
+from fusehub.tasks import task_of
+
+if TYPE_CHECKING:
+    from fusehub.tasks import Task
+
+# user/name at a commit: what can be linked to.
+PINNED = re.compile(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})")
+
+
+@dataclass(frozen=True)
+class MergedFolder:
+    """A finished merge: its report, its recipe, and the config of each model in it by subfolder ("" for the root)."""
+
+    path: Path
+    report: dict[str, Any]
+    recipe: Recipe
+    configs: dict[str, dict[str, Any]]
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        return self.report["sources"]
+
+    @property
+    def keeps_heads(self) -> bool:
+        return self.report["heads"] == "keep"
+
+    @property
+    def task(self) -> Task:
+        return task_of(next(iter(self.configs.values())), self.path.name)
+
+    @property
+    def licence(self) -> LicenceVerdict:
+        """Of what went in; a licence called `unknown` is none."""
+        pairs = [(source["short_name"], source["licence"]) for source in self.sources]
+        return reconcile((name, None if licence == "unknown" else licence) for name, licence in pairs)
+
+    @property
+    def local_folders(self) -> dict[str, str]:
+        """Folders of this machine that went in, as they were written -> the name that stands for them elsewhere."""
+        models = {source["name"]: source["short_name"] for source in self.sources if not source["repo_id"]}
+        others = [entry.statistics for entry in self.recipe.models if entry.statistics != "auto"]
+        others += [self.recipe.base_model] if self.recipe.base_model else []
+        return {place: Path(place).name for place in others if is_local(place)} | models
+
+    def public_report(self) -> str:
+        """The report as it is published, without paths of this machine."""
+        report = {
+            key: value if key in ("labels", "options") else _each_text(value, self.public)
+            for key, value in self.report.items()
+        }
+        return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+
+    def public_recipe(self) -> str:
+        """The recipe as it is published, without paths of this machine."""
+        content = self.recipe.model_dump(mode="json")
+        for entry in content["models"]:
+            entry |= {"model": self.public(entry["model"]), "statistics": self.public(entry["statistics"])}
+        content["base_model"] = self.public(content["base_model"]) if content["base_model"] else None
+        return Recipe.parse(content).to_yaml()
+
+    def public(self, text: str) -> str:
+        """`text` with folders of this machine named by their last part."""
+        for place, name in sorted(self.local_folders.items(), key=lambda item: -len(item[0])):
+            if place != name:
+                text = re.sub(rf"(?<![\w./-]){re.escape(place)}(?![\w-])", lambda _, name=name: name, text)
+        return without_paths(text)
+
+
+def read_merge(folder: str | Path) -> MergedFolder | None:
+    """The merge in `folder`; None for a folder that FuseHub did not write. Raises `BadFile` on a broken report."""
+    folder = Path(folder)
+    if not (folder / REPORT_FILENAME).is_file():
+        return None
+    try:
+        report = json.loads((folder / REPORT_FILENAME).read_text(encoding="utf-8"))
+        keep = report["heads"] == "keep"
+        parts = [source["short_name"] for source in report["sources"]] if keep else [""]
+        configs = {part: json.loads((folder / part / "config.json").read_text(encoding="utf-8")) for part in parts}
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise BadFile(f"The merge in {folder} is not complete ({error}).", "Merge again.") from error
+    return MergedFolder(folder, report, Recipe.read(folder / RECIPE_FILENAME), configs)
+
+
+def is_local(place: str) -> bool:
+    """Whether statistics (or a base) came from this machine: anything that is not user/name, or that exists here."""
+    if PINNED.fullmatch(place):
+        return False
+    return not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", place) or Path(place).exists()
+
+
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """`value` with `change` applied to every text in it that is not a key."""
+    if isinstance(value, Mapping):
+        return {key: _each_text(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_each_text(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value
