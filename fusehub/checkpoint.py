@@ -222,14 +222,15 @@ class PickleFile:
             except RuntimeError:
                 # Files older than PyTorch 1.6 are no zip archives and cannot be mapped.
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise UnsafeFile(
-                f"{owner}: {path.name} is a pickle with more than plain weights in it; reading it would run code.",
-                "Ask the owner for safetensors, or convert it yourself if you trust it.",
-            ) from error
-        except (RuntimeError, EOFError, OSError, ValueError) as error:
+        except Exception as error:  # A damaged pickle raises whatever its bytes happen to lead to.
+            if isinstance(error, pickle.UnpicklingError) and "Unsupported operand" not in str(error):
+                raise UnsafeFile(
+                    f"{owner}: {path.name} is a pickle with more than plain weights in it; reading it would run code.",
+                    "Ask the owner for safetensors, or convert it yourself if you trust it.",
+                ) from error
+            said = (str(error).split("\n")[0] if type(error) is RuntimeError else "") or type(error).__name__
             raise BadFile(
-                f"{owner}: {path.name} is truncated or corrupt ({str(error).splitlines()[0]}).",
+                f"{owner}: {path.name} is truncated or corrupt ({said}).",
                 "Download or copy the file again.",
             ) from error
         if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):

@@ -39,7 +39,7 @@ REMAKE = "Make them again with `fusehub collect`."
 def write_statistics(
     folder: Path, sums: Mapping[str, GramSum], aliases: Mapping[str, str], metadata: Mapping[str, Any]
 ) -> Path:
-    """Writes `statistics.safetensors` and `statistics.json` into `folder`, each finished or absent; the first's path."""
+    """Writes `statistics.safetensors` and `statistics.json`, finished or absent, into `folder`; the first's path."""
     import torch
     from safetensors.torch import save_file
 
