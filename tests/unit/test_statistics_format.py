@@ -67,7 +67,7 @@ def test_what_is_written_is_read_again(tmp_path, opened):
 
 
 def test_the_file_is_what_the_format_says(tmp_path):
-    path, sums = write(tmp_path)
+    path, _ = write(tmp_path)
     stored = load_file(path)
     assert sorted(stored) == [f"{name}.{kind}" for name in ("a.weight", "b.weight") for kind in ("S", "n", "s")]
     assert stored["b.weight.S"].dtype == stored["b.weight.s"].dtype == torch.float32
