@@ -1,0 +1,35 @@
+# `make demo` and `make test` set up .venv themselves; the second time, that takes no time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test install lint format bench clean
+
+demo: install  ## the whole way on this machine alone
+	$(BIN)/fusehub demo --folder demo
+
+test: install  ## lint, format and the whole test suite
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install  ## time and memory of merging, as ratios to reading and writing the same bytes
+	$(BIN)/python tests/benchmarks/merging.py
+
+install: $(READY)
+
+$(READY): pyproject.toml requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e ".[test]"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,196 @@
+"""Time and memory of merging, cold process included, beside reading and writing the same bytes.
+
+    python tests/benchmarks/merging.py [--runs 3] [--only bert] [--folder DIR]
+
+Makes its models from seeds (a base and small changes of it), runs `fusehub merge` in a process of its own, and
+prints the median wall time, the peak memory of that process, and both as ratios: time to that of copying as many
+bytes (every expert read once, the result written once), memory to the size of one model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", choices=sorted(CASES))
+    parser.add_argument("--folder", type=Path, help="keep the models here, for the next time")
+    parser.add_argument("--make", metavar="CASE", choices=sorted(CASES), help=argparse.SUPPRESS)
+    said = parser.parse_args()
+    if said.make:
+        _, make, experts, _ = CASES[said.make]
+        make(said.folder / said.make, experts)
+        return
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"{'case':46} {'seconds':>8} {'copying':>8} {'ratio':>6} {'peak':>9} {'one model':>10} {'ratio':>6}")
+    seconds = [measure([sys.executable, "-m", "fusehub", "--help"])[0] for _ in range(said.runs)]
+    print(f"{'fusehub --help':46} {statistics.median(seconds):8.2f}")
+    with tempfile.TemporaryDirectory() as temporary:
+        root = said.folder or Path(temporary)
+        for name, (title, _, experts, method) in CASES.items():
+            if said.only not in (None, name):
+                continue
+            # In a process of its own: a process starts with the peak memory of the one that started it.
+            measure([sys.executable, __file__, "--make", name, "--folder", str(root)])
+            folders = [root / name / f"expert-{number}" for number in range(experts)]
+            report(title, folders, method, root, said.runs)
+            if said.folder is None:
+                shutil.rmtree(root / name)
+
+
+def report(title: str, folders: list[Path], method: str, root: Path, runs: int) -> None:
+    """Runs one case and prints its line."""
+    target = root / "merged"
+    command = [sys.executable, "-m", "fusehub", "merge", *map(str, folders), "--method", method, "--out", str(target)]
+    times, peaks, copies = [], [], []
+    for _ in range(runs):
+        shutil.rmtree(target, ignore_errors=True)
+        seconds, peak = measure(command)
+        times.append(seconds)
+        peaks.append(peak)
+        shutil.rmtree(target)
+        copies.append(copy_as_much(folders, root / "copy"))
+    model = sum(path.stat().st_size for path in folders[0].glob("*.safetensors"))
+    seconds, copying, peak = statistics.median(times), statistics.median(copies), statistics.median(peaks)
+    print(
+        f"{title:46} {seconds:8.2f} {copying:8.2f} {seconds / copying:6.2f} "
+        f"{peak / 1e6:6.0f} MB {model / 1e6:7.0f} MB {peak / model:6.2f}",
+        flush=True,
+    )
+
+
+def measure(command: list[str]) -> tuple[float, int]:
+    """Wall seconds and peak resident bytes of a process, the operating system's own account of it."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    complaint = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{' '.join(command)}\n{complaint.decode()}")
+    return time.perf_counter() - started, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def copy_as_much(folders: list[Path], target: Path) -> float:
+    """Seconds to read every expert once and to write one of them, in pieces of 8 MB."""
+    started = time.perf_counter()
+    buffer = bytearray(8 * 2**20)
+    for number, folder in enumerate(folders):
+        for path in sorted(folder.glob("*.safetensors")):
+            with path.open("rb", buffering=0) as source, target.open("wb", buffering=0) as copy:
+                while count := source.readinto(buffer):
+                    if number == 0:
+                        copy.write(memoryview(buffer)[:count])
+    target.unlink()
+    return time.perf_counter() - started
+
+
+def bert(root: Path, experts: int) -> list[Path]:
+    """BERT-base in float32, one file each."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    return family(root, experts, BertForSequenceClassification, BertConfig(num_labels=2))
+
+
+def llama(root: Path, experts: int) -> list[Path]:
+    """The shape of a Llama of 1.1 billion parameters in bfloat16, in shards."""
+    import torch
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    config = LlamaConfig(
+        hidden_size=2048, intermediate_size=5632, num_hidden_layers=22, num_attention_heads=32,
+        num_key_value_heads=4, vocab_size=32000, num_labels=2, pad_token_id=0,
+    )  # fmt: skip
+    return family(root, experts, LlamaForSequenceClassification, config, torch.bfloat16)
+
+
+def minilm(root: Path, experts: int) -> list[Path]:
+    """The demo's shape, MiniLM with six layers, with statistics beside the weights."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        num_labels=3, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    )
+    folders = family(root, experts, BertForSequenceClassification, config)
+    for seed, folder in enumerate(folders):
+        if not (folder / "fusehub").exists():
+            random_statistics(folder, seed)
+    return folders
+
+
+def bert_statistics(root: Path, experts: int) -> list[Path]:
+    """BERT-base with statistics beside the weights."""
+    folders = bert(root, experts)
+    for seed, folder in enumerate(folders):
+        if not (folder / "fusehub").exists():
+            random_statistics(folder, seed)
+    return folders
+
+
+def family(root: Path, experts: int, model_class: type, config: object, dtype: object = None) -> list[Path]:
+    """`experts` models that differ a little from one base, as fine-tuned ones do."""
+    import torch
+
+    folders = [root / f"expert-{number}" for number in range(experts)]
+    if all((folder / "config.json").exists() for folder in folders):
+        return folders
+    with torch.device("meta"):
+        model = model_class(config)
+    model = model.to(dtype or torch.float32).to_empty(device="cpu")
+    for number, folder in enumerate(folders):
+        base = torch.Generator().manual_seed(0)
+        own = torch.Generator().manual_seed(number + 1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(0, 0.02, generator=base)
+                parameter.add_(torch.randn(parameter.shape, generator=own, dtype=parameter.dtype), alpha=0.002)
+        model.save_pretrained(folder, max_shard_size="1GB")
+    return folders
+
+
+def random_statistics(folder: Path, seed: int) -> None:
+    """Statistics of random inputs: what a solve costs does not depend on the numbers."""
+    import torch
+
+    from fusehub.checkpoint import weight_hashes
+    from fusehub.layers import layout_of
+    from fusehub.refs import resolve
+    from fusehub.statistics.format import write_statistics
+    from fusehub.statistics.grams import GramSum
+    from fusehub.tasks import load_config
+
+    ref = resolve(str(folder))
+    draw = torch.Generator().manual_seed(seed)
+    sums, aliases = {}, {}
+    for name, linear in layout_of(load_config(ref)).linears.items():
+        shared = name.replace(".key.", ".query.").replace(".value.", ".query.")
+        if shared != name:
+            aliases[name] = shared
+            continue
+        sums[name] = GramSum(linear.in_features)
+        sums[name].add(torch.randn(2 * linear.in_features, linear.in_features, generator=draw))
+    model = {"id": folder.name, "commit": None, "weights": weight_hashes(ref)}
+    facts = {"examples": 1, "tokens": 1, "data": {"source": "random numbers", "revision": None}}
+    write_statistics(folder / "fusehub", sums, aliases, {"model": model, **facts})
+
+
+CASES = {
+    "bert": ("mean of 3 x BERT-base, float32", bert, 3, "mean"),
+    "llama": ("mean of 2 x Llama 1.1B, bfloat16 shards", llama, 2, "mean"),
+    "minilm": ("RegMean of 3 x MiniLM, from statistics", minilm, 3, "regmean"),
+    "bert_regmean": ("RegMean of 3 x BERT-base, from statistics", bert_statistics, 3, "regmean"),
+}
+
+if __name__ == "__main__":
+    main()
