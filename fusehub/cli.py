@@ -312,7 +312,8 @@ def methods(as_json: Json = False) -> None:
         console.out.print(f"[bold]{method.name}[/bold]  {method.title}  [dim]{method.paper or ''}[/dim]")
         console.out.print(f"  {method.summary}")
         for name, option in method.options.model_fields.items():
-            console.out.print(f"  --param {name}={option.default}", style="cyan", markup=False, end="")
+            default = str(option.default).lower() if isinstance(option.default, bool) else option.default
+            console.out.print(f"  --param {name}={default}", style="cyan", markup=False, end="")
             console.out.print(f"  {option.description}", markup=False)
         console.out.print()
 

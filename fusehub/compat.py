@@ -130,7 +130,7 @@ class _Check:
         self.tensors: dict[str, Mapping[str, TensorInfo] | None] = {}
 
     def run(self) -> Report:
-        readable = all([self._kind(ref) for ref in self.everyone])
+        readable = self._kinds()
         for ref in self.everyone:
             self.tensors[ref.id] = self._tensors(ref)
         plan = None
@@ -151,6 +151,10 @@ class _Check:
 
     def _find(self, level: Literal["error", "warning", "note"], what: str, fix: str = "") -> None:
         self.findings.append(Finding(level, what, fix))
+
+    def _kinds(self) -> bool:
+        """Whether every model is one that FuseHub can read; asks all, so that all problems are listed."""
+        return not [ref for ref in self.everyone if not self._kind(ref)]
 
     def _kind(self, ref: ModelRef) -> bool:
         try:
@@ -269,8 +273,8 @@ class _Check:
         if kinds[0] != kinds[1]:
             self._find(
                 "note",
-                f"{first.name} is stored in {'/'.join(sorted(kinds[0]))}, {other.name} in {'/'.join(sorted(kinds[1]))}: "
-                f"the result is stored like {first.name}, unless out_dtype says otherwise.",
+                f"{first.name} is stored in {'/'.join(sorted(kinds[0]))}, {other.name} in "
+                f"{'/'.join(sorted(kinds[1]))}: the result is stored like {first.name}, unless out_dtype says otherwise.",
             )
 
     def _labels(self) -> LabelPlan | None:
@@ -317,7 +321,8 @@ class _Check:
             if mine != theirs:
                 self._find(
                     "error",
-                    f"{first.name} and {other.name} have different vocabularies: {_vocabulary_difference(mine, theirs)}.",
+                    f"{first.name} and {other.name} have different vocabularies: "
+                    f"{_vocabulary_difference(mine, theirs)}.",
                     "The same number must mean the same token in all models: merge models of one tokenizer.",
                 )
             elif (cases := [_lower_case(ref) for ref in (first, other)])[0] != cases[1] and None not in cases:
@@ -382,7 +387,7 @@ class _Check:
 
 
 def base_of(ref: ModelRef, config: Mapping[str, Any]) -> str | None:
-    """The model that this one says it was fine-tuned from: its card's `base_model`, else what its config was loaded from."""
+    """The model that this one says it comes from: its card's `base_model`, else what its config was loaded from."""
     said = ref.card.get("base_model")
     if isinstance(said, list):
         said = said[0] if said else None

@@ -10,27 +10,30 @@ from dataclasses import dataclass
 from typing import Any
 
 # From the most permissive to the strictest; within one level, the first one met wins.
-_LEVELS: tuple[tuple[str, frozenset[str]], ...] = (
-    ("public domain", frozenset({"cc0-1.0", "unlicense", "wtfpl", "pddl"})),
-    (
-        "permissive",
-        frozenset(
-            {"mit", "apache-2.0", "bsd", "bsd-2-clause", "bsd-3-clause", "bsl-1.0", "isc", "zlib", "cc-by-2.0"}
-            | {"cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "artistic-2.0", "afl-3.0", "ecl-2.0", "ms-pl", "ncsa", "odc-by"}
+_LEVELS: tuple[tuple[str, frozenset[str]], ...] = tuple(
+    (level, frozenset(names.split()))
+    for level, names in (
+        ("public domain", "cc0-1.0 unlicense wtfpl pddl"),
+        (
+            "permissive",
+            "mit apache-2.0 bsd bsd-2-clause bsd-3-clause bsl-1.0 isc zlib cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 "
+            "artistic-2.0 afl-3.0 ecl-2.0 ms-pl ncsa odc-by",
         ),
-    ),
-    ("weak copyleft", frozenset({"lgpl", "lgpl-2.1", "lgpl-3.0", "mpl-2.0", "epl-1.0", "epl-2.0", "eupl-1.1", "cdla-sharing-1.0"})),
-    ("copyleft", frozenset({"gpl", "gpl-2.0", "gpl-3.0", "agpl-3.0", "osl-3.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "odbl"})),
-    (
-        "use-restricted",
-        frozenset(
-            {"openrail", "bigscience-openrail-m", "bigscience-bloom-rail-1.0", "creativeml-openrail-m", "openrail++"}
-            | {"bigcode-openrail-m", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "gemma"}
+        ("weak copyleft", "lgpl lgpl-2.1 lgpl-3.0 mpl-2.0 epl-1.0 epl-2.0 eupl-1.1 cdla-sharing-1.0"),
+        ("copyleft", "gpl gpl-2.0 gpl-3.0 agpl-3.0 osl-3.0 cc-by-sa-3.0 cc-by-sa-4.0 odbl"),
+        (
+            "use-restricted",
+            "openrail openrail++ bigscience-openrail-m bigscience-bloom-rail-1.0 creativeml-openrail-m "
+            "bigcode-openrail-m llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 gemma",
         ),
-    ),
-    ("non-commercial", frozenset({"cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "fair-noncommercial-research-license"})),
-    ("no derivatives", frozenset({"cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0"})),
-)  # fmt: skip
+        (
+            "non-commercial",
+            "cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 "
+            "fair-noncommercial-research-license",
+        ),
+        ("no derivatives", "cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0"),
+    )
+)
 
 
 @dataclass(frozen=True)

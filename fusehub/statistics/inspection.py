@@ -1,4 +1,4 @@
-"""What a statistics file holds and whether it is sound: finite, with squares that are not negative, of full rank or not."""
+"""What a statistics file holds, and whether it is sound: finite, and sums of squares as it says."""
 
 from __future__ import annotations
 
