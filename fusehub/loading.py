@@ -1,0 +1,72 @@
+"""Does a folder hold a model that others can use? Loaded as a stranger would, and asked about one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fusehub.encoding import batches, encode, max_length_of
+from fusehub.errors import BadFile, Incompatible, NonFinite, NotFound
+from fusehub.refs import ModelRef, resolve
+from fusehub.tasks import architecture_of, load_tokenizer, quiet_transformers
+
+SENTENCE = "This is one sentence, to see that the model answers."
+
+
+def require_loadable(folder: Path) -> None:
+    """Raises a `FuseHubError` unless transformers loads the model in `folder` whole, with nothing left over, and it
+    gives finite numbers for a sentence."""
+    import torch
+
+    ref = resolve(str(folder))
+    if not any("token" in name or "vocab" in name or name.endswith(".model") for name in ref.side_files()):
+        raise NotFound(f"{folder} has no tokenizer.", "Copy the tokenizer's files into it: nobody can use it without.")
+    network = _load(ref, folder)
+    tokenizer = load_tokenizer(ref)
+    words: Any = SENTENCE.split() if ref.config["architectures"][0].endswith("ForTokenClassification") else SENTENCE
+    encodings = encode([words], tokenizer, max_length=max_length_of(tokenizer, network.config))
+    _, batch = next(iter(batches(encodings, tokenizer, batch_size=1)))
+    rows, highest = network.get_input_embeddings().num_embeddings, int(batch["input_ids"].max())
+    if highest >= rows:
+        raise Incompatible(
+            f"{folder}: the tokenizer knows token {highest}, but the model has only {rows} embeddings.",
+            "Copy the tokenizer that belongs to the model.",
+        )
+    with torch.inference_mode():
+        answer = network(**batch)[0]
+    if not bool(torch.isfinite(answer).all()):
+        raise NonFinite(f"The model in {folder} predicts NaN or infinity.", "Its weights are broken: make it again.")
+
+
+def _load(ref: ModelRef, folder: Path) -> Any:
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+
+    architecture = architecture_of(ref.config, ref.name)
+    kind = getattr(transformers, architecture, None)
+    if kind is None:
+        raise Incompatible(f"transformers {transformers.__version__} has no {architecture}.", "Install a newer one.")
+    # Half precision lacks operations on a CPU.
+    dtype = torch.float32 if ref.config.get("dtype") == "float16" else "auto"
+    ref.weight_files()
+    try:
+        with quiet_transformers():
+            network, loading = kind.from_pretrained(
+                folder, local_files_only=True, weights_only=True, dtype=dtype, output_loading_info=True
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise BadFile(f"transformers cannot load the model in {folder}: {said}", "Make it again.") from error
+    for key, words in (
+        ("missing_keys", "lacks"),
+        ("mismatched_keys", "has in other shapes"),
+        ("unexpected_keys", "has left over"),
+    ):
+        if names := sorted(str(name) for name in loading[key]):
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise BadFile(
+                f"The model in {folder} {words} {', '.join(names[:3])}{more}.",
+                "Config and weights do not belong together: make it again.",
+            )
+    return network.eval()

@@ -1,0 +1,221 @@
+"""One commit to a repo of the Hub that is made for it, or is there: all or nothing, read back, nothing else touched.
+
+target = Target.of("user/name", token, public=False, exist_ok=False, pull_request=False)
+published = target.push({"config.json": Path("out/config.json"), "README.md": b"..."}, "Merge of a and b")
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusehub.errors import AccessDenied, BadData, BadFile, NotFound, OutputExists
+from fusehub.hub import client, endpoint, fusehub_version, hub_errors
+from fusehub.markdown import listed
+from fusehub.progress import Progress
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi, ModelInfo
+
+logger = logging.getLogger(__name__)
+
+CARD = "README.md"
+# Path in the repo -> a file here, or its content.
+Files = dict[str, Path | bytes]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was pushed: the repo's page, the commit, and the pull request where it is one."""
+
+    url: str
+    commit: str
+    repo_id: str
+    private: bool
+    pull_request_url: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The repo that is pushed to; `info` is None where it is still to be made."""
+
+    api: HfApi
+    repo_id: str
+    info: ModelInfo | None
+    private: bool
+    pull_request: bool
+
+    @classmethod
+    def of(cls, repo_id: str, token: str | None, *, pull_request: bool, exist_ok: bool, public: bool) -> Target:
+        """Raises where the token cannot write there, or the name is taken and nobody said that this is fine."""
+        from huggingface_hub.errors import RepositoryNotFoundError
+        from huggingface_hub.utils import validate_repo_id
+
+        api = client(token.strip() if token else None)
+        user = _writer(api)
+        repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
+        with hub_errors(repo_id):
+            validate_repo_id(repo_id)
+            try:
+                info = api.model_info(repo_id, files_metadata=True)
+            except RepositoryNotFoundError:
+                info = None
+        if info is None and pull_request:
+            raise NotFound(
+                f"{repo_id} does not exist, or is private: there is nothing to propose a pull request to.",
+                "Check the spelling, or push without --pull-request, which makes the repo.",
+            )
+        if info is not None and not pull_request:
+            if not exist_ok:
+                raise OutputExists(
+                    f"{repo_id} exists already on {endpoint()}.",
+                    "Choose another name. To push into it all the same, say --exist-ok (nothing in it is deleted), "
+                    "or --pull-request.",
+                )
+            _require_write(api, repo_id, user)
+        private = bool(info.private) if info is not None else not public
+        return cls(api, info.id if info is not None else repo_id, info, private, pull_request)
+
+    @property
+    def files(self) -> list[str]:
+        """What lies there."""
+        return [file.rfilename for file in self.info.siblings or []] if self.info else []
+
+    def push(self, files: Files, message: str, progress: Progress) -> Published:
+        """All files in one commit, read back and compared."""
+        from huggingface_hub import CommitOperationAdd
+
+        _require_not_shadowed(self, files)
+        if CARD in files:
+            self._require_card(files[CARD].decode())
+        progress(1, 3, "uploading")
+        operations = [CommitOperationAdd(path, content) for path, content in sorted(files.items())]
+        with hub_errors(self.repo_id):
+            if self.info is None:
+                self.api.create_repo(self.repo_id, private=self.private)
+            try:
+                done = self._commit(operations, message)
+            except BaseException:
+                if self.info is None:
+                    _delete_if_empty(self.api, self.repo_id)
+                raise
+            progress(2, 3, "reading back")
+            self._verify(operations, done.oid)
+        progress(3, 3, "done")
+        return Published(f"{endpoint()}/{self.repo_id}", done.oid, self.repo_id, self.private, done.pr_url)
+
+    def _commit(self, operations: list, message: str) -> Any:
+        from huggingface_hub.errors import HfHubHTTPError
+
+        head = self.info.sha if self.info is not None else self.api.model_info(self.repo_id).sha
+        try:
+            return self.api.create_commit(
+                self.repo_id,
+                operations,
+                commit_message=f"{message} (FuseHub {fusehub_version()})",
+                create_pr=self.pull_request,
+                parent_commit=head,
+            )
+        except HfHubHTTPError as error:
+            if error.response is not None and error.response.status_code == 412:
+                raise OutputExists(
+                    f"Somebody else changed {self.repo_id} during the upload.", "Look at it, then push again."
+                ) from error
+            raise
+
+    def _verify(self, operations: list, commit: str) -> None:
+        """Raises `BadFile` unless the commit has every file, with the sha256 (or git hash) of what was sent."""
+        paths = [operation.path_in_repo for operation in operations]
+        there = {}
+        for start in range(0, len(paths), 200):
+            found = self.api.get_paths_info(self.repo_id, paths[start : start + 200], revision=commit)
+            there |= {item.path: (item.lfs.sha256 if item.lfs else item.blob_id, item.size) for item in found}
+        wrong = [
+            operation.path_in_repo
+            for operation in operations
+            if there.get(operation.path_in_repo)
+            not in ((operation.upload_info.sha256.hex(), operation.upload_info.size), _git_identity(operation))
+        ]
+        if wrong:
+            raise BadFile(
+                f"{self.repo_id} at {commit[:8]}: {listed(wrong, 3)} arrived differently from what was sent.",
+                "Push again with --exist-ok, and compare with the files here before you use it.",
+            )
+
+    def _require_card(self, text: str) -> None:
+        """Raises `BadData` where the Hub would refuse the card, which it says only after the repo was made."""
+        from huggingface_hub import ModelCard
+
+        with hub_errors(self.repo_id):
+            try:
+                ModelCard(text, ignore_metadata_errors=True).validate(repo_type="model")
+            except ValueError as error:
+                said = re.findall(r'"message"\s*:\s*"((?:[^"\\]|\\.)*)"', str(error))
+                raise BadData(
+                    f"The Hub refuses the front matter of {CARD}: {'; '.join(said) or error}.", "Correct it."
+                ) from error
+
+
+def _writer(api: HfApi) -> str:
+    """The user that the token belongs to. Raises `AccessDenied` without one, or where it can only read."""
+    with hub_errors("your account"):
+        who = api.whoami()
+    if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise AccessDenied(
+            f"Your token can only read ({who['name']}).",
+            f"Make one that can write on {endpoint()}/settings/tokens, then `hf auth login`.",
+        )
+    return who["name"]
+
+
+def _require_write(api: HfApi, repo_id: str, user: str) -> None:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    with hub_errors(repo_id):
+        try:
+            api.auth_check(repo_id, write=True)
+        except HfHubHTTPError as error:
+            if error.response is None or error.response.status_code != 403:
+                raise
+            raise AccessDenied(
+                f"{user} may not write to {repo_id}.",
+                "Propose it to the owner with --pull-request, or choose a name of your own.",
+            ) from error
+
+
+def _delete_if_empty(api: HfApi, repo_id: str) -> None:
+    """Takes back a repo that this push has just made, if nothing came into it meanwhile."""
+    try:
+        if len(api.list_repo_commits(repo_id)) == 1 and set(api.list_repo_files(repo_id)) <= {".gitattributes"}:
+            api.delete_repo(repo_id)
+    except Exception as error:
+        logger.warning("%s was made and could not be taken back (%s).", repo_id, type(error).__name__)
+
+
+def _git_identity(operation: Any) -> tuple[str, int]:
+    """(git's hash, size) of a file, which is how the Hub knows what it does not keep as a large file."""
+    info = operation.upload_info
+    if info.size > 2**25:  # Never a regular file, and not worth reading again.
+        return ("", -1)
+    with operation.as_file() as file:
+        content = file.read()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest(), info.size
+
+
+def _require_not_shadowed(target: Target, files: Files) -> None:
+    """transformers prefers model.safetensors to shards: an old one beside them would be loaded instead of them."""
+    for path in files:
+        single = path.removesuffix(".index.json")
+        if path.endswith("model.safetensors.index.json") and single not in files and single in target.files:
+            raise OutputExists(
+                f"{target.repo_id} has a {single}, which would be loaded instead of the shards of this model.",
+                "Choose another name, or delete that file from the repo first.",
+            )
