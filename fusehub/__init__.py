@@ -1,1 +1,97 @@
-"""FuseHub merges fine-tuned models of the Hugging Face Hub into one, without their training data."""
+"""FuseHub merges fine-tuned models of the Hugging Face Hub into one, without their training data.
+
+    import fusehub
+
+    fusehub.check(["user/expert-1", "user/expert-2"]).ok
+    fusehub.collect("user/expert-1", "user/texts", "statistics")      # once, where the texts are
+    fusehub.merge(["user/expert-1", "user/expert-2"], "merged", parameters={"alpha": 0.9})
+    fusehub.compare(["user/expert-1", "user/expert-2", "merged"], ["A text."])
+    fusehub.publish("merged", "you/merged")
+
+Nothing heavy is imported before it is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fusehub.card import model_card
+    from fusehub.comparison import Comparison, compare
+    from fusehub.compat import Report, check
+    from fusehub.errors import FuseHubError
+    from fusehub.evaluation import Evaluation, evaluate
+    from fusehub.finding import FoundModel, find
+    from fusehub.hub import fusehub_version
+    from fusehub.merging import MergeResult, merge
+    from fusehub.methods import METHODS
+    from fusehub.plan import Plan, plan_merge
+    from fusehub.publishing import Published, publish, publish_statistics
+    from fusehub.recipe import Recipe
+    from fusehub.statistics.collect import collect
+    from fusehub.statistics.format import Statistics
+    from fusehub.statistics.inspection import inspect
+
+# Where each public name lives.
+_MODULES = {
+    "METHODS": "methods",
+    "Comparison": "comparison",
+    "Evaluation": "evaluation",
+    "FoundModel": "finding",
+    "FuseHubError": "errors",
+    "MergeResult": "merging",
+    "Plan": "plan",
+    "Published": "publishing",
+    "Recipe": "recipe",
+    "Report": "compat",
+    "Statistics": "statistics.format",
+    "check": "compat",
+    "collect": "statistics.collect",
+    "compare": "comparison",
+    "evaluate": "evaluation",
+    "find": "finding",
+    "fusehub_version": "hub",
+    "inspect": "statistics.inspection",
+    "merge": "merging",
+    "model_card": "card",
+    "plan_merge": "plan",
+    "publish": "publishing",
+    "publish_statistics": "publishing",
+}
+
+__all__ = [
+    "METHODS",
+    "Comparison",
+    "Evaluation",
+    "FoundModel",
+    "FuseHubError",
+    "MergeResult",
+    "Plan",
+    "Published",
+    "Recipe",
+    "Report",
+    "Statistics",
+    "check",
+    "collect",
+    "compare",
+    "evaluate",
+    "find",
+    "fusehub_version",
+    "inspect",
+    "merge",
+    "model_card",
+    "plan_merge",
+    "publish",
+    "publish_statistics",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("fusehub.hub").fusehub_version()
+    if name not in _MODULES:
+        raise AttributeError(f"module 'fusehub' has no attribute '{name}'")
+    return getattr(import_module(f"fusehub.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

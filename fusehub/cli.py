@@ -261,12 +261,25 @@ def merge(
 ) -> None:
     """Merge models into one. Nothing is downloaded before the plan stands; the result appears when it is complete."""
     from fusehub.merge import merge as merge_models
+    from fusehub.merge import recipe_of
     from fusehub.plan import plan_merge
 
     if out is None and not dry_run:
         raise typer.BadParameter("say where the merged model goes", param_hint="--out")
-    said = {"merge_method": method, "base_model": base, "heads": heads, "scale": scale, "dtype": dtype, "seed": seed}
-    recipe = _recipe(models, said, statistics, weight, param, labels)
+    is_recipe = len(models) == 1 and models[0].endswith((".yaml", ".yml"))
+    recipe = recipe_of(
+        Path(models[0]) if is_recipe else models,
+        method,
+        base_model=base,
+        heads=heads,
+        scale=scale,
+        dtype=dtype,
+        seed=seed,
+        statistics=console.pairs(statistics, "--statistics"),
+        weights={name: console.scalar(value) for name, value in console.pairs(weight, "--weight").items()},
+        labels=_labels(labels),
+        parameters={key: console.scalar(value) for key, value in console.pairs(param, "--param").items()},
+    )
     plan = plan_merge(recipe, force=force, max_shard_size=_bytes(max_shard_size))
     if dry_run:
         print_json(plan.to_dict()) if as_json else _print_plan(plan)
@@ -489,35 +502,6 @@ def demo(
     report = run(folder, seed=seed, quiet=as_json)
     if as_json:
         print_json(report)
-
-
-def _recipe(models: list[str], said: dict[str, Any], statistics: Any, weight: Any, param: Any, labels: Any) -> Any:
-    """The recipe of a YAML file with what the command line says on top, or of models and options alone."""
-    from fusehub.recipe import Recipe
-
-    content: dict[str, Any]
-    if len(models) == 1 and models[0].endswith((".yaml", ".yml")):
-        content = Recipe.read(models[0]).model_dump(exclude_unset=True)
-        content["models"] = [dict(entry) for entry in content["models"]]
-    else:
-        content = {"merge_method": "regmean", "models": [{"model": model} for model in models], "parameters": {}}
-    content |= {key: value for key, value in said.items() if value is not None}
-    entries = {entry["model"]: entry for entry in content["models"]}
-
-    def entry(name: str, option: str) -> dict[str, Any]:
-        if name not in entries:
-            raise typer.BadParameter(f"{name} is not one of the models ({', '.join(entries)})", param_hint=option)
-        return entries[name]
-
-    for name, source in console.pairs(statistics, "--statistics").items():
-        entry(name, "--statistics")["statistics"] = source
-    for name, value in console.pairs(weight, "--weight").items():
-        entry(name, "--weight")["parameters"] = {"weight": console.scalar(value)}
-    for name, own in (_labels(labels) or {}).items():
-        entry(name, "--labels")["labels"] = own
-    options = {key: console.scalar(value) for key, value in console.pairs(param, "--param").items()}
-    content["parameters"] = {**content.get("parameters", {}), **options}
-    return Recipe.parse(content)
 
 
 def _labels(given: list[str] | None) -> dict[str, list[str]] | None:

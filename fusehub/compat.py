@@ -274,7 +274,7 @@ class _Check:
             self._find(
                 "note",
                 f"{first.name} is stored in {'/'.join(sorted(kinds[0]))}, {other.name} in "
-                f"{'/'.join(sorted(kinds[1]))}: the result is stored like {first.name}, unless out_dtype says otherwise.",
+                f"{'/'.join(sorted(kinds[1]))}: the result is stored like {first.name} unless --dtype says otherwise.",
             )
 
     def _labels(self) -> LabelPlan | None:

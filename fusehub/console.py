@@ -134,7 +134,10 @@ def scalar(text: str) -> Any:
     """A value as YAML would read it: 0.9 is a number, true a truth value."""
     import yaml
 
-    return yaml.safe_load(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def describe(options: Mapping[str, Any]) -> str:

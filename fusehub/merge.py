@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.checkpoint import Checkpoint, Shard, ShardWriter, dtype_name, index_of, plan_shards, torch_dtype
-from fusehub.errors import Incompatible, NonFinite, NoSpace, OutputExists
+from fusehub.errors import BadRecipe, Incompatible, NonFinite, NoSpace, OutputExists
 from fusehub.methods.mean import weighted_mean
 from fusehub.methods.registry import Layer, Merged
 from fusehub.plan import MAX_SHARD_SIZE, Plan, TensorPlan, plan_merge
@@ -55,15 +55,20 @@ class MergeResult:
 
 
 def merge(
-    recipe: Recipe | Plan,
+    models: Sequence[str] | Recipe | Plan | Path,
     out: str | Path,
     *,
+    method: str | None = None,
     force: bool = False,
     max_shard_size: int = MAX_SHARD_SIZE,
     token: str | None = None,
     progress: Progress = silent,
+    **changes: Any,
 ) -> MergeResult:
-    """Merges what `recipe` (or a plan made of it) says into the folder `out`, which must be new or empty.
+    """Merges `models` (or what a recipe, a recipe's file or a plan says) into the folder `out`, new or empty.
+
+    `method` is one of `fusehub.METHODS`, RegMean unless said; `changes` are those of `Recipe.changed`: weights,
+    statistics and labels by model, parameters of the method, base_model, heads, scale, dtype, seed.
 
     The folder appears when it is complete: weights, config, tokenizer, the recipe with everything resolved, and a
     report. Raises a `FuseHubError` and leaves nothing behind where it cannot be done.
@@ -71,9 +76,10 @@ def merge(
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise OutputExists(f"{target} exists and is not empty.", "Give a new folder, or empty this one.")
-    if isinstance(recipe, Plan):
-        plan = recipe
+    if isinstance(models, Plan):
+        plan = models
     else:
+        recipe = recipe_of(models, method, **changes)
         plan = plan_merge(recipe, force=force, max_shard_size=max_shard_size, token=token)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
@@ -94,6 +100,17 @@ def merge(
         shutil.rmtree(partial, ignore_errors=True)
     result.folder = target
     return result
+
+
+def recipe_of(models: Sequence[str] | Recipe | Path, method: str | None = None, **changes: Any) -> Recipe:
+    """The recipe that `models`, a recipe or a recipe's file mean, with `changes` (see `Recipe.changed`)."""
+    if isinstance(models, str):
+        raise BadRecipe("One model is no merge.", "Give a list of two or more, or Path('recipe.yaml').")
+    if isinstance(models, Path):
+        models = Recipe.read(models)
+    if isinstance(models, Recipe):
+        return models.changed(merge_method=method, **changes)
+    return Recipe.of(models, method or "regmean", **changes)
 
 
 class _Engine:

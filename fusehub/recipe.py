@@ -15,7 +15,7 @@ everything resolved; running that one again checks that it meets the same weight
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,6 +119,41 @@ class Recipe(_Strict):
             raise BadRecipe(
                 f"Recipe, {where}: {first['msg']}.", f"{first['loc'][0]}: {top.description}" if top else "Correct it."
             ) from error
+
+    @classmethod
+    def of(cls, models: Sequence[str], method: str = "regmean", **changes: Any) -> Recipe:
+        """The recipe that merges `models` by `method`; `changes` as in `changed`."""
+        content = {"merge_method": method, "models": [{"model": model} for model in models]}
+        return cls.parse(content).changed(**changes) if changes else cls.parse(content)
+
+    def changed(
+        self,
+        *,
+        weights: Mapping[str, float] | None = None,
+        statistics: Mapping[str, str] | None = None,
+        labels: Mapping[str, Sequence[str]] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        **keys: Any,
+    ) -> Recipe:
+        """This recipe with some things said anew: `weights`, `statistics` and `labels` by model, `parameters` of the
+        method, and any other key of a recipe (None leaves it). Raises `BadRecipe` for a model that is not in it."""
+        content = self.model_dump(exclude_unset=True)
+        content["models"] = [dict(entry) for entry in content["models"]]
+        entries = {entry["model"]: entry for entry in content["models"]}
+
+        def entry(name: str) -> dict[str, Any]:
+            if name not in entries:
+                raise unknown("model in this merge", name, entries)
+            return entries[name]
+
+        for name, source in (statistics or {}).items():
+            entry(name)["statistics"] = source
+        for name, weight in (weights or {}).items():
+            entry(name)["parameters"] = {"weight": weight}
+        for name, own in (labels or {}).items():
+            entry(name)["labels"] = list(own)
+        content["parameters"] = {**content.get("parameters", {}), **(parameters or {})}
+        return Recipe.parse(content | {key: value for key, value in keys.items() if value is not None})
 
     @classmethod
     def read(cls, path: str | Path) -> Recipe:
