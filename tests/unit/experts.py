@@ -147,19 +147,21 @@ def least_squares(
     """RegMean's weight, [out, in], from raw inputs [rows, in] and weights [out, in], by `lstsq` in float64.
 
     Alpha is what it means for a regression: the data times √α, and one more row a feature, √(1−α) times the length
-    of its column. `affine` are the biases: then [out, in + 1].
+    of its column. `affine` are the biases: then [out, in + 1]. Where the inputs say nothing, it is the mean.
     """
+    weights = [np.asarray(weight, np.float64) for weight in weights]
+    if affine is not None:
+        inputs = [np.hstack([x, np.ones((len(x), 1))]) for x in inputs]
+        weights = [np.hstack([w, np.asarray(b, np.float64)[:, None]]) for w, b in zip(weights, affine, strict=True)]
+    mean = np.average(weights, axis=0, weights=coefficients)
     rows, targets = [], []
     for number, (x, weight) in enumerate(zip(inputs, weights, strict=True)):
-        x, weight = np.asarray(x, np.float64), np.asarray(weight, np.float64)
-        if affine is not None:
-            x = np.hstack([x, np.ones((len(x), 1))])
-            weight = np.hstack([weight, np.asarray(affine[number], np.float64)[:, None]])
+        x = np.asarray(x, np.float64)
         own = np.vstack([alpha**0.5 * x, (1 - alpha) ** 0.5 * np.diag(np.linalg.norm(x, axis=0))])
         share = (1 if coefficients is None else coefficients[number]) / (len(x) if weighting == "mean" else 1)
         rows.append(share**0.5 * own)
-        targets.append(share**0.5 * own @ weight.T)
-    return np.linalg.lstsq(np.vstack(rows), np.vstack(targets), rcond=None)[0].T
+        targets.append(share**0.5 * own @ (weight - mean).T)
+    return mean + np.linalg.lstsq(np.vstack(rows), np.vstack(targets), rcond=None)[0].T
 
 
 def rel(a: object, b: object) -> float:
