@@ -61,9 +61,14 @@ class MergedFolder:
     def local_folders(self) -> dict[str, str]:
         """Folders of this machine that went in, as they were written -> the name that stands for them elsewhere."""
         models = {source["name"]: source["short_name"] for source in self.sources if not source["repo_id"]}
+        models |= {str(Path(place).expanduser()): name for place, name in models.items()}
         others = [entry.statistics for entry in self.recipe.models if entry.statistics != "auto"]
         others += [self.recipe.base_model] if self.recipe.base_model else []
-        return {place: Path(place).name for place in others if is_local(place)} | models
+        # Statistics inside a model's own folder are named by that folder's name too.
+        inside = tuple(f"{place}/" for place in models)
+        return models | {
+            place: Path(place).name for place in others if is_local(place) and not place.startswith(inside)
+        }
 
     def public_report(self) -> str:
         """The report as it is published, without paths of this machine."""

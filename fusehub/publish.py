@@ -67,7 +67,7 @@ def publish(
         message = f"Merge of {listed(experts)} by {merge.report['method']}"
     else:
         require_loadable(folder)
-        files, message = _model_files(folder), "Upload a model"
+        files, message = _model_files(folder, force), "Upload a model"
     files[CARD] = _card_text(folder, target.repo_id, evaluation).encode()
     return target.push(files, message, progress)
 
@@ -97,7 +97,7 @@ def publish_statistics(
     # Statistics belong to what the repo holds now, whatever commit `model` names.
     ref = resolve(ref.repo_id, token=token)
     metadata = _checked_statistics(folder, ref, force)
-    files: Files = {f"{FOLDER}/{name}": folder / name for name in (FILENAME, METADATA_FILENAME)}
+    files = _statistics_files(folder)
     own = repo_id in (None, ref.repo_id)
     target = Target.of(
         repo_id or ref.repo_id, token, pull_request=pull_request, exist_ok=own or exist_ok, public=public
@@ -139,17 +139,21 @@ def _merge_files(merge: MergedFolder) -> Files:
     return files
 
 
-def _model_files(folder: Path) -> Files:
+def _model_files(folder: Path, force: bool) -> Files:
     """What makes up a model in a folder where training may have left more: optimizer, checkpoints, logs."""
     ref = resolve(str(folder))
     wanted = ["config.json", *ref.side_files(), *ref.weight_files()]
     wanted += [name for name in ref.files if name.endswith(".index.json") and name not in SIDE_FILES]
     wanted += [name for name in ref.files if name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))]
     files: Files = {name: folder / name for name in dict.fromkeys(wanted)}
-    statistics = [folder / FOLDER / name for name in (FILENAME, METADATA_FILENAME)]
-    if all(path.is_file() for path in statistics):
-        files |= {f"{FOLDER}/{path.name}": path for path in statistics}
+    if (folder / FOLDER / FILENAME).is_file():
+        _checked_statistics(folder / FOLDER, ref, force)
+        files |= _statistics_files(folder / FOLDER)
     return files
+
+
+def _statistics_files(folder: Path) -> Files:
+    return {f"{FOLDER}/{name}": folder / name for name in (FILENAME, METADATA_FILENAME)}
 
 
 def _card_text(folder: Path, repo_id: str, evaluation: Any) -> str:
@@ -196,7 +200,7 @@ def _checked_statistics(folder: Path, ref: ModelRef, force: bool) -> dict[str, A
     statistics.close()
     metadata = statistics.metadata
     if not force:
-        require_weights(metadata, str(folder), ref.repo_id, weight_hashes(ref))
+        require_weights(metadata, str(folder), ref.name, weight_hashes(ref))
         fewest = min((layer["rows"] for layer in metadata["layers"].values()), default=0)
         if fewest < MIN_ROWS:
             raise BadStatistics(

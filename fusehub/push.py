@@ -152,11 +152,15 @@ class Target:
 
     def _require_card(self, text: str) -> None:
         """Raises `BadData` where the Hub would refuse the card, which it says only after the repo was made."""
+        import yaml
         from huggingface_hub import ModelCard
 
         with hub_errors(self.repo_id):
             try:
                 ModelCard(text, ignore_metadata_errors=True).validate(repo_type="model")
+            except yaml.YAMLError as error:
+                said = " ".join(str(error).split())
+                raise BadData(f"The front matter of {CARD} is not YAML: {said}", "Correct it.") from error
             except ValueError as error:
                 said = re.findall(r'"message"\s*:\s*"((?:[^"\\]|\\.)*)"', str(error))
                 raise BadData(

@@ -1,0 +1,487 @@
+"""Cards of real merges, read as the Hub and as a person would."""
+
+import json
+import re
+import shutil
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from safetensors import safe_open
+
+from fusehub.card import model_card, statistics_card
+from fusehub.errors import BadData, BadFile, NotFound
+from fusehub.evaluate import evaluate
+from fusehub.markdown import md, without_paths
+from fusehub.merge import merge
+from fusehub.merged import read_merge
+from fusehub.recipe import Recipe
+from tests.unit.experts import recipe_of, relatives
+from tests.unit.tiny import tiny_texts
+
+GOLDEN = """\
+---
+library_name: transformers
+pipeline_tag: text-classification
+tags:
+- merge
+- fusehub
+- regmean
+---
+
+# fused
+
+One model for text classification, merged from 2 fine-tuned models: expert-0 and expert-1.
+It was made by [RegMean](https://arxiv.org/abs/2212.09849) from their weights and statistics of their layers: \
+nothing was trained, and nobody's training data was used.
+
+## What went in
+
+| Expert | Weight | Licence | Statistics |
+| --- | ---: | --- | --- |
+| expert-0 | 1 | not stated | a local folder: 24 texts, TOKENS tokens of texts-0.txt |
+| expert-1 | 2.5 | not stated | a local folder: 27 texts, TOKENS tokens of texts-1.txt |
+
+## How it was made
+
+[RegMean](https://arxiv.org/abs/2212.09849): SUMMARY
+
+| Option | Value | Meaning |
+| --- | --- | --- |
+| `alpha` | `0.5` | MEANING |
+| `weighting` | `mean` | MEANING |
+| `anchor` | `mean` | MEANING |
+| `affine` | `false` | MEANING |
+| `ridge` | `0.0` | MEANING |
+
+- 14 tensors were solved by RegMean: the weights of linear layers (4,384 parameters)
+- 27 tensors were averaged: not a linear layer's weight (PARAMETERS parameters)
+
+Heads were matched by label name. Labels: negative, positive.
+
+## How to use it
+
+```python
+from transformers import pipeline
+
+model = pipeline("text-classification", model="ann/fused")
+print(model("This is better than I thought."))
+```
+
+## How to make it again
+
+```sh
+pip install fusehub
+hf download ann/fused fusehub_recipe.yaml --local-dir .
+fusehub merge fusehub_recipe.yaml --out merged
+```
+
+The recipe, with everything resolved (made with fusehub VERSION, torch VERSION):
+
+```yaml
+merge_method: regmean
+models:
+- model: expert-0
+  parameters:
+    weight: 1.0
+  statistics: expert-0/fusehub
+- model: expert-1
+  parameters:
+    weight: 2.5
+  statistics: expert-1/fusehub
+parameters:
+  alpha: 0.5
+  weighting: mean
+  anchor: mean
+  affine: false
+  ridge: 0.0
+heads: merge
+scale: 1.0
+seed: 0
+provenance:
+  weights:
+  - model.safetensors: SHA256
+  - model.safetensors: SHA256
+  software:
+    fusehub: VERSION
+    torch: VERSION
+```
+
+Not on the Hub, but folders of whoever made the merge: expert-0 and expert-1. Put paths in for them first.
+
+The same recipe gives the same bytes:
+
+- `model.safetensors`: sha256 `SHA256`
+
+## Limits
+
+- It inherits what the experts get wrong, their biases included: read their cards.
+- Nothing was measured for this card: try the model on data of your own before you rely on it.
+- It was fitted to inputs like those that the statistics were made from; on other texts it may do worse than the \
+experts.
+- No licence is stated by expert-0, expert-1: ask the owner before you publish a merge of it. This follows from what \
+the experts' cards say and is not legal advice.
+
+## Citation
+
+```bibtex
+@inproceedings{jin2023dataless,
+  title     = {Dataless Knowledge Fusion by Merging Weights of Language Models},
+  author    = {Xisen Jin and Xiang Ren and Daniel Preotiuc-Pietro and Pengxiang Cheng},
+  booktitle = {The Eleventh International Conference on Learning Representations},
+  year      = {2023},
+  url       = {https://arxiv.org/abs/2212.09849}
+}
+```
+"""
+
+
+@pytest.fixture(scope="module")
+def fused(experts, tmp_path_factory):
+    """A RegMean merge of two local experts."""
+    out = tmp_path_factory.mktemp("out") / "fused"
+    merge(recipe_of(experts(), weights=[1, 2.5], parameters={"alpha": 0.5}), out)
+    return out
+
+
+@pytest.fixture
+def sources(fused, tmp_path):
+    """`sources(0, licence="mit")`: a copy of the merge whose first expert says so."""
+    copy = shutil.copytree(fused, tmp_path / "fused")
+
+    def change(number, **facts):
+        report = json.loads((copy / "fusehub_report.json").read_text())
+        report["sources"][number] |= facts
+        report["findings"] = []
+        (copy / "fusehub_report.json").write_text(json.dumps(report))
+        return copy
+
+    return change
+
+
+def code_of(card, language):
+    return re.search(rf"^(`{{3,}}){language}\n(.*?)\n\1$", card.text, re.DOTALL | re.MULTILINE)[2]
+
+
+def plain(text):
+    """The card without what differs from one release or machine to the next."""
+    text = re.sub(r"\b[0-9a-f]{64}\b", "SHA256", text)
+    text = re.sub(r"(fusehub|torch):? \d[\w.+]*", lambda m: re.sub(r"\d[\w.+]*", "VERSION", m[0]), text)
+    text = re.sub(r"(?m)^(\| `\w+` \| `[^`]+` \|) .+ \|$", r"\1 MEANING |", text)
+    text = re.sub(r"(?m)^(\[RegMean\]\S+:) .+$", r"\1 SUMMARY", text)
+    text = re.sub(r"[\d,]+ tokens", "TOKENS tokens", text)
+    return re.sub(r"(averaged.*)\([\d,]+ parameters\)", r"\1(PARAMETERS parameters)", text)
+
+
+def test_the_whole_card(fused):
+    assert plain(str(model_card(fused, repo_id="ann/fused"))) == GOLDEN
+
+
+def test_numbers_of_the_card_are_those_of_the_weights(fused):
+    text = str(model_card(fused))
+    with safe_open(fused / "model.safetensors", "numpy") as file:
+        sizes = {name: file.get_tensor(name).size for name in file.keys()}  # noqa: SIM118
+    said = re.findall(r"- (\d+) tensors? w\w+ .* \(([\d,]+) parameters\)", text)
+    assert sum(int(count) for count, _ in said) == len(sizes)
+    assert sum(int(numbers.replace(",", "")) for _, numbers in said) == sum(sizes.values())
+
+
+def test_the_card_is_the_same_each_time_and_tells_no_time(fused):
+    text = str(model_card(fused))
+    assert text == str(model_card(fused))
+    assert not re.search(r"20\d\d-\d\d|\d\d:\d\d", text)
+
+
+def test_the_card_survives_a_round_trip(fused):
+    card = model_card(fused, repo_id="ann/fused")
+    again = ModelCard(str(card))
+    assert again.data.to_dict() == card.data.to_dict() and again.text.strip() == card.text.strip()
+    assert "\n\n\n" not in str(card) and not re.search(r"\{\{|\{%|None|undefined|More Information", str(card))
+
+
+def test_no_folder_of_this_machine_is_told(fused, experts):
+    machine = str(experts()[0].parent)
+    merged = read_merge(fused)
+    assert machine in (fused / "fusehub_recipe.yaml").read_text(), "or there is nothing to hide"
+    for text in (str(model_card(fused)), merged.public_recipe(), merged.public_report()):
+        assert machine not in text and "/tmp" not in text and str(fused.parent) not in text
+    public = json.loads(merged.public_report())
+    assert public["sources"][0]["name"] == "expert-0" and public["labels"] == merged.report["labels"]
+    assert public["tensors"] == merged.report["tensors"]
+
+
+def test_without_paths_keeps_what_is_none():
+    assert without_paths("see /home/ann/models/films and ~/x/y.csv") == "see films and y.csv"
+    for kept in ("user/model@rev", "https://hub.co/a/b", "n/a", "and/or", "user/data:en/test"):
+        assert without_paths(f"x {kept} y") == f"x {kept} y"
+
+
+def test_the_recipe_in_the_card_is_the_one_that_was_merged(fused):
+    shown = Recipe.parse(yaml.safe_load(code_of(model_card(fused), "yaml")))
+    own = Recipe.read(fused / "fusehub_recipe.yaml")
+    assert [entry.model for entry in shown.models] == ["expert-0", "expert-1"]
+    assert shown.model_copy(update={"models": own.models}) == own
+
+
+def test_the_code_in_the_card_runs(fused, monkeypatch, capsys):
+    monkeypatch.chdir(fused.parent)
+    exec(code_of(model_card(fused), "python"), {})
+    assert re.search(r"'label': '(negative|positive)', 'score': 0\.\d+", capsys.readouterr().out)
+
+
+def test_experts_that_keep_their_heads(tmp_path, monkeypatch, capsys):
+    labels = (["O", "B-PER", "I-PER"], ["O", "B-LOC"])
+    parts = relatives(tmp_path, "bert", labels=labels, task="token-classification")
+    out = tmp_path / "both"
+    merge(recipe_of(parts, "mean", heads="keep"), out)
+    card = model_card(out)
+    assert card.data.pipeline_tag == "token-classification"
+    assert "- `expert-0`: O, B-PER, I-PER\n- `expert-1`: O, B-LOC" in card.text
+    assert "each keeps its own head in a subfolder" in card.text
+    with safe_open(out / "expert-0" / "head.safetensors", "numpy") as file:
+        heads = set(file.keys())
+    with safe_open(out / "expert-0" / "body-model.safetensors", "numpy") as file:
+        assert f"- {len(list(file.keys()))} tensors were combined" in card.text and len(heads) == 2
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code_of(card, "python"), names)
+    assert list(names["models"]) == ["expert-0", "expert-1"]
+    assert set(names["models"]["expert-1"].model.config.id2label.values()) == {"O", "B-LOC"}
+    assert "[" in capsys.readouterr().out
+
+
+def test_words_from_outside_cannot_break_the_page(tmp_path):
+    labels = ["good|bad", "`code`\n\n# Title", "[x](http://evil)", "<script>"]
+    parts = relatives(tmp_path / "e", labels=(labels, labels))
+    for name in ("a_b*c", "d|e"):
+        parts.append(parts.pop(0).rename(tmp_path / "e" / name))
+    for part in parts:
+        (part / "README.md").write_text('---\nlicense: "apache-2.0 | x\\n# Title"\nlanguage: no\n---\n')
+    out = tmp_path / "o_u_t"
+    merge(recipe_of(parts, "mean"), out)
+    card = model_card(out)
+    assert r"good\|bad, \`code\` \# Title, \[x\](http://evil), \<script\>" in card.text
+    headings = [line for line in card.text.splitlines() if line.startswith("# ")]
+    assert headings == [r"# o\_u\_t"]
+    for table in re.findall(r"(?:^\|.*\n)+", card.text, re.MULTILINE):
+        columns = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(columns) == 1, table
+    assert card.data.language == ["no"], "Norwegian, which YAML takes for false"
+    assert card.data.license == "other" and re.fullmatch(r"[a-z0-9.-]+", card.data.license_name)
+    assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
+
+
+def test_a_recipe_with_backticks_stays_in_its_fence(fused, tmp_path):
+    copy = shutil.copytree(fused, tmp_path / "fused")
+    recipe = yaml.safe_load((copy / "fusehub_recipe.yaml").read_text())
+    recipe["models"][0]["labels"] = ["```", "# x"]
+    (copy / "fusehub_recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert Recipe.parse(yaml.safe_load(code_of(model_card(copy), "yaml"))).models[0].labels == ("```", "# x")
+
+
+# --- licences and lineage --------------------------------------------------------------------------------------------
+
+
+def test_the_strictest_licence_wins(sources):
+    sources(0, licence="mit")
+    card = model_card(sources(1, licence="cc-by-nc-4.0"))
+    assert card.data.license == "cc-by-nc-4.0"
+    assert "Licence: cc-by-nc-4.0, because expert-1 has the strictest licence." in card.text
+    assert "| expert-0 | 1 | mit |" in card.text
+
+
+@pytest.mark.parametrize("nothing", [None, "unknown"])
+def test_a_licence_that_not_all_state_is_left_out(sources, nothing):
+    sources(0, licence="mit")
+    card = model_card(sources(1, licence=nothing))
+    assert card.data.license is None
+    assert "No licence is stated by expert-1" in card.text
+
+
+def test_a_licence_that_the_hub_does_not_know_is_other(sources):
+    sources(0, licence="My Own Licence", repo_id="ann/expert", commit="0" * 40)
+    card = model_card(sources(1, licence="mit"))
+    assert (card.data.license, card.data.license_name) == ("other", "my-own-licence")
+    assert card.data.license_link.endswith("/ann/expert/tree/" + "0" * 40)
+    assert "FuseHub does not know the licence of expert-0 (My Own Licence)" in card.text
+    sources(0, licence="etalab-2.0")
+    assert model_card(sources(1, licence="mit")).data.license == "etalab-2.0"
+
+
+def test_the_card_names_experts_languages_and_data(sources):
+    sources(0, repo_id="ann/a", commit="a" * 40, languages="en", datasets=["imdb", "bad id!"])
+    card = model_card(sources(1, repo_id="bob/b", commit="b" * 40, languages=["de", "en"], datasets="bob/texts"))
+    assert card.data.base_model == ["ann/a", "bob/b"] and card.data.base_model_relation == "merge"
+    assert card.data.language == ["en", "de"] and card.data.datasets == ["imdb", "bob/texts"]
+    assert "/ann/a/tree/" + "a" * 40 in card.text
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+def results(fused, /, **scores):
+    """An evaluation by hand: model -> accuracy on the data sets `films` and `news`."""
+    ids = {"fused": str(fused), "expert-0": "/elsewhere/expert-0", "expert-1": "bob/expert-1@" + "b" * 40}
+    hub = {"source": "ann/films:en/test", "split": "test", "revision": "c" * 40}
+    local = {"source": "news.csv", "split": None, "revision": "d" * 64}
+    return {
+        "task": "text-classification",
+        "models": list(scores),
+        "data": ["films", "news"],
+        "ensemble_of": [],
+        "scores": [
+            {"model": model, "model_id": ids.get(model), "data": data, "examples": 1200, "seconds": 1.0, **where}
+            | {"metrics": {"accuracy": value, "f1_macro": value / 2}}
+            for model, values in scores.items()
+            for data, where, value in zip(("films", "news"), (hub, local), values, strict=True)
+        ],
+    }
+
+
+def rows_of(card):
+    section = card.text.partition("## Results")[2].partition("## ")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+
+
+def test_results_of_a_merge_that_wins_on_average(fused):
+    found = results(fused, **{"expert-0": [0.9, 0.5], "expert-1": [0.4, 0.8], "fused": [0.85, 0.8]})
+    card = model_card(fused, evaluation=found)
+    assert rows_of(card) == [
+        ["Model", "films", "news", "mean"],
+        ["---", "---:", "---:", "---:"],
+        ["expert-0", "**0.900**", "0.500", "0.700"],
+        ["expert-1", "0.400", "**0.800**", "0.600"],
+        ["fused (this model)", "0.850", "**0.800**", "**0.825**"],
+    ]
+    assert "better than the best single expert, expert-0: 0.825 against 0.700 on average." in card.text
+    assert "On 1 of 2 data sets (films) an expert is better than it." in card.text
+    assert "Nothing was measured" not in card.text
+    assert (
+        f"[ann/films](https://huggingface.co/datasets/ann/films/tree/{'c' * 40}), config en, split test" in card.text
+    )
+    assert "- news: news.csv, 1,200 examples" in card.text
+
+
+def test_a_merge_that_loses_says_so(fused):
+    found = results(fused, **{"expert-0": [0.9, 0.8], "fused": [0.6, 0.7], "ensemble": [0.9, 0.9], "mean": [0.1, 0.1]})
+    text = model_card(fused, evaluation=found).text
+    assert "**The merge does not beat the best single expert**, expert-0: 0.650 against 0.850 on average." in text
+    assert "On 2 of 2 data sets (films and news)" in text
+    assert "ensemble reaches 0.900." in text and "mean reaches" not in text
+
+
+def test_a_draw_is_a_draw(fused):
+    text = model_card(fused, evaluation=results(fused, **{"expert-0": [0.7, 0.8], "fused": [0.8, 0.70001]})).text
+    assert "as good as the best single expert, expert-0 (0.750 on average)" in text
+
+
+def test_only_results_of_the_merge_go_into_the_index(fused):
+    found = results(fused, **{"expert-0": [0.9, 0.5], "fused": [0.85, 0.0]})
+    found["scores"][3]["metrics"] = {"accuracy": None, "f1_macro": 0.5}
+    card = model_card(fused, repo_id="ann/fused", evaluation=found)
+    [index] = card.data.to_dict()["model-index"]
+    assert index["name"] == "fused"
+    films, news = index["results"]
+    assert films["task"] == {"type": "text-classification"}
+    assert films["dataset"] == {
+        "name": "films",
+        "type": "ann/films",
+        "config": "en",
+        "split": "test",
+        "revision": "c" * 40,
+    }
+    assert films["metrics"] == [
+        {"type": "accuracy", "value": 0.85, "name": "Accuracy"},
+        {"type": "f1", "value": 0.425, "name": "F1 (macro)", "args": {"average": "macro"}},
+    ]
+    assert news["dataset"]["type"] == "news.csv" and [m["value"] for m in news["metrics"]] == [0.5]
+    assert card.data.datasets == ["ann/films"]
+    assert rows_of(card)[3] == ["fused (this model)", "0.850", "–", "–"]
+
+
+def test_results_of_something_else_are_refused(fused):
+    with pytest.raises(BadData, match="not of the merge"):
+        model_card(fused, evaluation=results(fused, **{"expert-0": [0.9, 0.5]}))
+    with pytest.raises(BadData, match="not those of an evaluation"):
+        model_card(fused, evaluation={"scores": 3})
+
+
+def test_a_real_evaluation(fused, experts, tmp_path):
+    rows = [json.dumps({"text": text, "label": "positive"}) for text in tiny_texts(6)]
+    (tmp_path / "d.jsonl").write_text("\n".join(rows))
+    found = evaluate([*map(str, experts()), str(fused)], {"d": str(tmp_path / "d.jsonl")}, ensemble=True)
+    for given in (found, json.loads(json.dumps(found.to_dict()))):
+        card = model_card(fused, evaluation=given)
+        assert [row[0] for row in rows_of(card)[2:]] == ["expert-0", "expert-1", "ensemble", "fused (this model)"]
+        assert rows_of(card)[-1][1].strip("*") == f"{found.mean()['fused']:.3f}"
+        assert str(tmp_path) not in str(card)
+
+
+# --- notes, other folders --------------------------------------------------------------------------------------------
+
+
+def test_what_was_found_on_the_way_is_told_once(sources):
+    copy = sources(0, licence="mit")
+    copy = sources(1, licence=None)
+    report = json.loads((copy / "fusehub_report.json").read_text())
+    report["findings"] = [
+        {"level": "warning", "what": "No licence is stated by expert-1: ask the owner", "fix": ""},
+        {"level": "error", "what": f"{report['sources'][0]['name']} is odd.", "fix": ""},
+        {"level": "note", "what": "Licence of the result: mit (x).", "fix": ""},
+    ]
+    report["layer_notes"] = {
+        "a.weight": ["inputs span 3 of 16 directions: the rest kept at the anchor"],
+        "b.weight": ["inputs span 5 of 16 directions: the rest kept at the anchor"],
+        "c.weight": ["1 of 16 input features never used: kept at the anchor"],
+    }
+    (copy / "fusehub_report.json").write_text(json.dumps(report))
+    text = model_card(copy).text
+    assert "- expert-0 is odd. It was merged all the same." in text
+    assert "- inputs span 3 of 16 directions: the rest kept at the anchor (a.weight, and so in 1 more layers)" in text
+    assert "- 1 of 16 input features never used: kept at the anchor (c.weight)" in text
+    assert "Licence of the result" not in text
+
+
+def test_affine_says_that_biases_were_solved(experts, tmp_path):
+    merge(recipe_of(experts(), parameters={"affine": True}), tmp_path / "out")
+    text = model_card(tmp_path / "out").text
+    assert "- 14 tensors were solved by RegMean" in text
+    assert "- 14 tensors were solved together with their layer's weight: biases" in text
+
+
+def test_a_model_that_is_no_merge_gets_a_short_card(experts):
+    card = model_card(experts()[0], repo_id="ann/expert")
+    assert card.data.to_dict() == {"library_name": "transformers", "pipeline_tag": "text-classification"}
+    assert 'model="ann/expert"' in card.text and "Its labels: negative, positive." in card.text
+    with pytest.raises(BadData, match="not a merge"):
+        model_card(experts()[0], evaluation={})
+
+
+def test_folders_without_a_finished_model(tmp_path, fused):
+    with pytest.raises(NotFound, match=r"no config\.json"):
+        model_card(tmp_path)
+    copy = shutil.copytree(fused, tmp_path / "broken")
+    (copy / "fusehub_report.json").write_text("{")
+    with pytest.raises(BadFile, match="not complete"):
+        model_card(copy)
+
+
+def test_the_card_of_statistics(experts):
+    path = experts()[0] / "fusehub" / "statistics.json"
+    metadata = json.loads(path.read_text())
+    card = statistics_card(metadata, "ann/a_model", "a" * 40, repo_id="bob/stats")
+    assert card.data.tags == ["fusehub-statistics", "fusehub"] and card.data.base_model == ["ann/a_model"]
+    assert card.data.pipeline_tag is None
+    rows = sorted(layer["rows"] for layer in metadata["layers"].values())
+    assert f"sum over {rows[0]} to {rows[-1]:,} rows" in card.text and "| Texts | 24 |" in card.text
+    assert "fewer rows than inputs" not in card.text
+    assert "fusehub merge ann/a_model OTHER/MODEL --method regmean --statistics ann/a_model=bob/stats" in card.text
+    metadata["layers"] = {name: layer | {"rows": 5} for name, layer in metadata["layers"].items()}
+    assert (
+        f"**{len(metadata['layers'])} layers have fewer rows than inputs**"
+        in statistics_card(metadata, "ann/a", "a" * 40).text
+    )
+
+
+def test_md():
+    assert md("a|b\n *c* _d_") == r"a\|b \*c\* \_d\_"
