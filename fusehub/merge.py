@@ -91,9 +91,10 @@ def merge(
         partial.chmod(0o777 & ~_umask())
         os.replace(partial, target)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise NoSpace(
-                f"The disk is full: {target} needs {plan.cost['output_bytes'] / 1e9:.1f} GB.", "Make room."
+                f"The disk takes no more ({error.strerror}): {target} needs {plan.cost['output_bytes'] / 1e9:.1f} GB.",
+                "Make room, or give an output folder on another disk.",
             ) from error
         raise
     finally:
