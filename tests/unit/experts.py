@@ -92,15 +92,21 @@ def recipe_of(
     *,
     weights: Sequence[float] | None = None,
     labels: Mapping[int, Sequence[str]] | None = None,
+    statistics: Sequence[Path] | None = None,
     parameters: Mapping[str, object] | None = None,
     **keys: object,
 ) -> Recipe:
-    """The recipe that merges `experts`; `weights` are their coefficients, `labels` names heads anew."""
+    """The recipe that merges `experts`; `weights` are their coefficients, `labels` names heads anew.
+
+    `statistics` are where each expert's are; without, they are looked for.
+    """
     models = []
     for number, path in enumerate(experts):
         entry: dict[str, object] = {"model": str(path)}
         if weights is not None:
             entry["parameters"] = {"weight": weights[number]}
+        if statistics is not None:
+            entry["statistics"] = str(statistics[number])
         if number in (labels or {}):
             entry["labels"] = labels[number]
         models.append(entry)

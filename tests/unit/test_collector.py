@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -407,21 +408,25 @@ def test_two_processes_count_the_same_as_one(collected, experts, tmp_path):
     path, data = experts()[0], text_file(tmp_path, texts=TEXTS)
     one = collected(str(path), data, tmp_path / "one", batch_tokens=64)
     code = (
-        "import sys\nfrom fusehub.statistics.collect import collect\n"
-        "collect(sys.argv[1], sys.argv[2], sys.argv[3], batch_tokens=64)\n"
+        "import sys\nfrom fusehub.statistics.collect import collect\ncollect(*sys.argv[1:], batch_tokens=64).close()\n"
     )
-    script = tmp_path / "run.py"
-    script.write_text(code)
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d"),
-            *("--rdzv-endpoint=127.0.0.1:0", str(script), str(path), data, str(tmp_path / "two")),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # What torchrun sets, without its own start.
+    common = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(path), data, str(tmp_path / "two")],
+            env=common | {"MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
     two = Statistics(tmp_path / "two" / "statistics.safetensors")
     assert two.layers.keys() == one.layers.keys()
     for name, layer in one.layers.items():

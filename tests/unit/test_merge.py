@@ -1,0 +1,702 @@
+"""Merges from folders to a folder: the numbers, the files, what is refused, and what is left behind."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fusehub.checkpoint import sha256_of
+from fusehub.errors import BadStatistics, Incompatible, NonFinite, NoSpace, NotFound, OutputExists
+from fusehub.layers import linears_of
+from fusehub.merge import merge
+from fusehub.plan import plan_merge
+from fusehub.recipe import FILENAME, Recipe
+from fusehub.refs import resolve
+from fusehub.statistics.format import Statistics
+from fusehub.tasks import load_model
+from tests.unit.experts import (
+    WEIGHTS,
+    edit_json,
+    least_squares,
+    raw_inputs,
+    recipe_of,
+    rel,
+    relatives,
+    save_weights,
+    text_file,
+    texts_of,
+    with_statistics,
+)
+from tests.unit.tiny import ARCHITECTURES, tiny_model
+
+
+def weights_of(folder):
+    """All tensors of a model folder, from one file or many."""
+    return {name: value for path in sorted(folder.glob("*.safetensors")) for name, value in load_file(path).items()}
+
+
+def mean_of(experts, name, weights=None):
+    weights = weights or [1.0] * len(experts)
+    values = [w * weights_of(path)[name].double() for w, path in zip(weights, experts, strict=True)]
+    return sum(values) / sum(weights)
+
+
+def files_of(folder):
+    return {str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def leftovers(folder):
+    """Whatever lies in a folder, hidden or not."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- the numbers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"parameters": {"alpha": 0.5, "weighting": "sum"}, "weights": [1.0, 3.0]},
+        {"parameters": {"affine": True}},
+        {"parameters": {"alpha": 0.0}},
+        {"parameters": {"anchor": "base"}, "base_model": True, "scale": 1.5},
+    ],
+    ids=["default", "sum", "affine", "diagonal", "scaled"],
+)
+def test_every_linear_layer_is_the_regressions_answer_and_the_rest_the_mean(experts, tmp_path, arch, options):
+    paths, options = experts(arch), dict(options)
+    base = None
+    if options.get("base_model"):
+        base = paths[0].parent / "base"
+        options["base_model"] = str(base)
+    merge(recipe_of(paths, **options), tmp_path / "out")
+    merged, stored = weights_of(tmp_path / "out"), [weights_of(path) for path in paths]
+    network = load_model(resolve(str(paths[0])))
+    linears = linears_of(network)
+    inputs = [raw_inputs(path, texts_of(number)) for number, path in enumerate(paths)]
+    parameters, coefficients = options.get("parameters", {}), options.get("weights", [1.0, 1.0])
+    rule = {key: parameters[key] for key in ("alpha", "weighting") if key in parameters}
+    expected, far = {}, []
+    for name, linear in linears.items():
+        turn = (lambda value: value.T) if linear.transposed else (lambda value: value)
+        own = [turn(tensors[name].double().numpy()) for tensors in stored]
+        rows = [x[name] for x in inputs]
+        affine = parameters.get("affine") and linear.bias is not None
+        biases = [tensors[linear.bias].double().numpy() for tensors in stored] if affine else None
+        solved = least_squares(rows, own, coefficients=coefficients, affine=biases, **rule)
+        if affine:
+            expected[linear.bias] = torch.tensor(solved[:, -1])
+            solved = solved[:, :-1]
+        expected[name] = torch.tensor(turn(solved))
+        far.append(rel(expected[name], mean_of(paths, name, coefficients)))
+    assert max(far) > 0.02, "the mean would do, or the test could not fail"
+    assert merged.keys() == stored[0].keys()
+    before = weights_of(base) if base else None
+    for name, value in merged.items():
+        right = expected.get(name)
+        right = mean_of(paths, name, coefficients) if right is None else right
+        if before:
+            right = before[name].double() + options["scale"] * (right - before[name].double())
+        assert value.dtype == torch.float32 and rel(value, right) < 1e-5, name
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_mean_of_all_tensors(experts, tmp_path, arch):
+    merge(recipe_of(experts(arch), "mean", weights=[1, 3]), tmp_path / "out")
+    for name, value in weights_of(tmp_path / "out").items():
+        assert rel(value, mean_of(experts(arch), name, [1, 3])) < 1e-6
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("task", ["text-classification", "token-classification"])
+def test_the_merged_model_loads_without_a_missing_or_unexpected_key(tmp_path, arch, task):
+    import transformers
+
+    paths = with_statistics(relatives(tmp_path, arch, labels=(("O", "B-PER", "I-PER"),) * 2, task=task))
+    (paths[0] / "generation_config.json").write_text('{"max_length": 7}')
+    merge(recipe_of(paths), tmp_path / "out")
+    auto = {
+        "text-classification": transformers.AutoModelForSequenceClassification,
+        "token-classification": transformers.AutoModelForTokenClassification,
+    }[task]
+    model, info = auto.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
+    assert model.config.id2label == {0: "O", 1: "B-PER", 2: "I-PER"} and model.dtype == torch.float32
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (
+        tokenizer("a fine film").input_ids
+        == transformers.AutoTokenizer.from_pretrained(paths[0])("a fine film").input_ids
+    )
+    copied = set(resolve(str(paths[0])).side_files())
+    assert "tokenizer.json" in copied and "generation_config.json" in copied
+    for name in copied:
+        assert (tmp_path / "out" / name).read_bytes() == (paths[0] / name).read_bytes()
+    assert leftovers(tmp_path / "out") == sorted(
+        [*copied, "config.json", "model.safetensors", FILENAME, "fusehub_report.json"]
+    )
+    assert leftovers(tmp_path) == ["base", "expert-0", "expert-1", "out", "texts-0.txt", "texts-1.txt"]
+
+
+def test_merging_a_model_with_itself_gives_it_back(experts, tmp_path):
+    path = experts("gpt2")[0]
+    for number, parameters in enumerate(({}, {"alpha": 1.0}, {"affine": True})):
+        merge(recipe_of([path, path], parameters=parameters), tmp_path / str(number))
+        assert (tmp_path / str(number) / WEIGHTS).read_bytes() == (path / WEIGHTS).read_bytes()
+
+
+def test_an_expert_with_all_of_the_weight_comes_out_as_it_is(experts, tmp_path):
+    paths = experts("bert")
+    for index, weights in enumerate(([1, 0], [0, 1])):
+        merge(recipe_of(paths, weights=weights), tmp_path / str(index))
+        assert (tmp_path / str(index) / WEIGHTS).read_bytes() == (paths[index] / WEIGHTS).read_bytes()
+
+
+def test_the_order_of_the_models_does_not_matter(experts, tmp_path):
+    paths = experts("bert")
+    merge(recipe_of(paths, weights=[1, 2]), tmp_path / "a")
+    merge(recipe_of(paths[::-1], weights=[2, 1]), tmp_path / "b")
+    other = weights_of(tmp_path / "b")
+    for name, value in weights_of(tmp_path / "a").items():
+        assert rel(value, other[name]) < 2e-7
+
+
+def test_a_scale_of_zero_gives_the_base_and_of_one_the_merge(experts, tmp_path):
+    paths = experts("bert")
+    base = paths[0].parent / "base"
+    merge(recipe_of(paths, base_model=str(base), scale=0), tmp_path / "zero")
+    merge(recipe_of(paths, base_model=str(base)), tmp_path / "one")
+    merge(recipe_of(paths), tmp_path / "without")
+    assert (tmp_path / "zero" / WEIGHTS).read_bytes() == (base / WEIGHTS).read_bytes()
+    assert (tmp_path / "one" / WEIGHTS).read_bytes() == (tmp_path / "without" / WEIGHTS).read_bytes()
+
+
+def test_a_base_with_another_head_scales_the_body_and_leaves_the_head(experts, tmp_path):
+    paths = experts("bert")
+    base = tiny_model(tmp_path / "pretrained", task="masked-lm", hidden=16)
+    body = weights_of(paths[0].parent / "base")
+    body = {n: v for n, v in body.items() if n.startswith("bert.") and "pooler" not in n}
+    save_weights(base, weights_of(base) | body)
+    merge(recipe_of(paths, "mean", base_model=str(base), scale=2), tmp_path / "out")
+    merged = weights_of(tmp_path / "out")
+    assert len(merged) == len(body) + 4
+    for name, value in merged.items():
+        mean = mean_of(paths, name)
+        right = mean + (mean - body[name].double()) if name in body else mean
+        assert rel(value, right) < 1e-6, name
+
+
+# --- files and dtypes ---------------------------------------------------------------------------------------------
+
+
+def convert(path, kind):
+    """The same weights as one file, as shards, or as pickles."""
+    tensors = weights_of(path)
+    names = sorted(tensors)
+    halves = names[: len(names) // 2], names[len(names) // 2 :]
+    if kind == "single":
+        return
+    (path / WEIGHTS).unlink()
+    if kind == "pickle":
+        torch.save(tensors, path / "pytorch_model.bin")
+        return
+    stem, suffix = ("model", "safetensors") if kind == "shards" else ("pytorch_model", "bin")
+    files = [f"{stem}-{number:05d}-of-00002.{suffix}" for number in (1, 2)]
+    for file, own in zip(files, halves, strict=True):
+        part = {name: tensors[name] for name in own}
+        save_file(part, path / file) if kind == "shards" else torch.save(part, path / file)
+    weight_map = {name: file for file, own in zip(files, halves, strict=True) for name in own}
+    (path / f"{stem}.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+@pytest.mark.parametrize("kind", ["shards", "pickle", "pickle shards"])
+def test_weights_are_read_from_any_kind_of_file(tmp_path, kind):
+    paths = relatives(tmp_path)
+    merge(recipe_of(paths, "mean"), tmp_path / "expected")
+    convert(paths[0], kind)
+    for number in range(2):
+        merge(recipe_of(paths, "mean"), tmp_path / f"out-{number}")
+        assert (tmp_path / f"out-{number}" / WEIGHTS).read_bytes() == (tmp_path / "expected" / WEIGHTS).read_bytes()
+        if number == 0:
+            convert(paths[1], kind)
+    # Statistics too are made of and found for such files.
+    with_statistics(paths)
+    merge(recipe_of(paths), tmp_path / "solved")
+
+
+def test_large_results_are_written_as_shards_that_load(experts, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    paths = experts("bert")
+    merge(recipe_of(paths), tmp_path / "one")
+    result = merge(recipe_of(paths), tmp_path / "many", max_shard_size=8000)
+    assert len(result.plan.shards) > 3
+    one, many = weights_of(tmp_path / "one"), weights_of(tmp_path / "many")
+    assert one.keys() == many.keys() and all(torch.equal(one[name], many[name]) for name in one)
+    model, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "many", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert all(torch.equal(value, one[name]) for name, value in model.state_dict().items())
+    assert result.hashes == {
+        shard.filename: sha256_of(tmp_path / "many" / shard.filename) for shard in result.plan.shards
+    }
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("method", ["mean", "regmean"])
+def test_narrow_weights_are_merged_wide_and_stored_as_they_were(tmp_path, dtype, method):
+    paths = relatives(tmp_path, dtype=getattr(torch, dtype), layers=1)
+    if method == "regmean":
+        with_statistics(paths)
+    merge(recipe_of(paths, method), tmp_path / "out")
+    merge(recipe_of(paths, method, out_dtype="float64"), tmp_path / "wide")
+    narrow, wide = weights_of(tmp_path / "out"), weights_of(tmp_path / "wide")
+    for name, value in narrow.items():
+        assert str(value.dtype) == f"torch.{dtype}" and wide[name].dtype == torch.float64
+        assert torch.equal(value, wide[name].to(value.dtype)), "rounded once, at the end"
+        if method == "mean":
+            assert rel(wide[name], mean_of(paths, name)) < (1e-6 if method == "mean" else 1)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (
+        config["dtype"] == dtype and json.loads((tmp_path / "wide" / "config.json").read_text())["dtype"] == "float64"
+    )
+
+
+def test_experts_of_different_dtypes_are_stored_like_the_first(tmp_path):
+    paths = relatives(tmp_path, layers=1)
+    save_weights(paths[1], {name: value.bfloat16() for name, value in weights_of(paths[1]).items()})
+    result = merge(recipe_of(paths, "mean"), tmp_path / "out")
+    assert any("is stored in F32" in finding.what for finding in result.plan.report.findings)
+    for name, value in weights_of(tmp_path / "out").items():
+        assert value.dtype == torch.float32 and rel(value, mean_of(paths, name)) < 1e-6
+
+
+def test_the_dtype_of_the_result_can_be_said(experts, tmp_path):
+    paths = experts("bert")
+    for number, keys in enumerate(({"dtype": "bfloat16"}, {"dtype": "float32", "out_dtype": "bfloat16"})):
+        merge(recipe_of(paths, "mean", **keys), tmp_path / str(number))
+        for name, value in weights_of(tmp_path / str(number)).items():
+            assert torch.equal(value, mean_of(paths, name).float().bfloat16())
+
+
+def test_the_files_are_those_that_save_file_writes(experts, tmp_path):
+    merge(recipe_of(experts("bert")), tmp_path / "out", max_shard_size=8000)
+    for path in (tmp_path / "out").glob("*.safetensors"):
+        save_file(load_file(path), tmp_path / "reference", metadata={"format": "pt"})
+        assert path.read_bytes() == (tmp_path / "reference").read_bytes()
+
+
+@pytest.mark.parametrize("method", ["mean", "regmean"])
+def test_whole_numbers_and_booleans_are_copied_from_the_first(tmp_path, method):
+    """A buffer of the model and tensors that the model does not know."""
+    paths = with_statistics(relatives(tmp_path, layers=1))
+    for number, path in enumerate(paths):
+        tensors = weights_of(path)
+        tensors["bert.embeddings.position_ids"] = torch.arange(64)[None] + number
+        tensors["bert.mask"] = torch.tensor([True, number == 0])
+        save_weights(path, tensors)
+    merge(recipe_of(paths, method, statistics=paths), tmp_path / "out", force=True)
+    merged = weights_of(tmp_path / "out")
+    # transformers does not load them: they are copied, or left out, but never averaged.
+    for name, expected in (
+        ("bert.embeddings.position_ids", torch.arange(64)[None]),
+        ("bert.mask", torch.tensor([True, True])),
+    ):
+        assert name not in merged or torch.equal(merged[name], expected)
+    assert ("bert.mask" in merged) == (method == "mean")
+
+
+# --- the same again -----------------------------------------------------------------------------------------------
+
+RUN = """
+import sys
+from fusehub.merge import merge
+from fusehub.recipe import Recipe
+merge(Recipe.read(sys.argv[1]), sys.argv[2])
+"""
+
+
+def run(code, *args, env=None, **options):
+    # On one thread: torch may sum in another order on another number of them.
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    command = [sys.executable, "-c", code, *map(str, args)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, **options)
+
+
+def test_the_same_recipe_gives_the_same_bytes_in_any_process(tmp_path):
+    labels = (("neg", "neu", "pos"), ("pos", "neg", "mixed"), ("ham", "neg"))
+    paths = with_statistics(relatives(tmp_path, labels=labels))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(recipe_of(paths, weights=[0.1, 0.2, 0.3]).to_yaml())
+    for seed in ("1", "77"):
+        done = run(RUN, recipe, tmp_path / f"out-{seed}", env={"PYTHONHASHSEED": seed})
+        assert done.returncode == 0, done.stderr
+    first = files_of(tmp_path / "out-1")
+    assert first == files_of(tmp_path / "out-77") and len(first) > 4
+    assert {"config.json", FILENAME, "fusehub_report.json"} < set(first)
+
+
+def test_the_recipe_beside_a_merge_gives_the_same_bytes_and_knows_its_weights(tmp_path):
+    paths = with_statistics(relatives(tmp_path, layers=1))
+    merge(recipe_of(paths, parameters={"alpha": 0.7}, weights=[1, 2]), tmp_path / "out")
+    resolved = tmp_path / "out" / FILENAME
+    merge(Recipe.read(resolved), tmp_path / "again")
+    assert files_of(tmp_path / "again") == files_of(tmp_path / "out")
+    said = Recipe.read(resolved)
+    assert said.parameters["alpha"] == 0.7 and said.parameters["weighting"] == "mean" and said.heads == "merge"
+    assert said.provenance["weights"][1] == {WEIGHTS: sha256_of(paths[1] / WEIGHTS)}
+    tensors = weights_of(paths[1])
+    tensors["classifier.bias"] += 1e-3
+    save_weights(paths[1], tensors)
+    with pytest.raises(Incompatible, match="expert-1 has other weights now than when this recipe was written"):
+        merge(Recipe.read(resolved), tmp_path / "changed")
+    assert not (tmp_path / "changed").exists()
+
+
+# --- what a merge refuses -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("mean", "bert.embeddings.word_embeddings.weight"),
+        ("mean", "classifier.bias"),
+        ("regmean", "bert.encoder.layer.0.output.dense.weight"),
+        ("regmean", "bert.embeddings.LayerNorm.bias"),
+    ],
+)
+def test_a_weight_that_is_no_number_is_named_with_its_model(tmp_path, bad, method, name):
+    paths = with_statistics(relatives(tmp_path, layers=1))
+    tensors = weights_of(paths[1])
+    tensors[name].view(-1)[-1] = bad
+    save_weights(paths[1], tensors)
+    with pytest.raises(NonFinite, match=rf"expert-1: {name} holds NaN or infinity"):
+        merge(recipe_of(paths, method, statistics=paths), tmp_path / "out", force=method == "regmean")
+    assert "out" not in leftovers(tmp_path) and not [x for x in leftovers(tmp_path) if "partial" in x]
+
+
+def test_a_result_that_does_not_fit_its_dtype_is_refused(tmp_path):
+    paths = relatives(tmp_path, layers=1)
+    for path in paths:
+        save_weights(path, {name: value * 1e6 for name, value in weights_of(path).items()})
+    with pytest.raises(NonFinite, match=r"the merged values do not fit into F16.*\n.*--dtype float32"):
+        merge(recipe_of(paths, "mean", dtype="float16"), tmp_path / "out")
+    merge(recipe_of(paths, "mean", dtype="bfloat16"), tmp_path / "out")
+
+
+def test_strangers_are_refused_unless_forced(tmp_path):
+    a, b = (tiny_model(tmp_path / name, seed=seed, hidden=16) for name, seed in (("a", 1), ("b", 2)))
+    with pytest.raises(Incompatible, match=r"have unrelated weights: the cosine of .*\n.*--force"):
+        merge(recipe_of([a, b], "mean"), tmp_path / "out")
+    assert leftovers(tmp_path) == ["a", "b"]
+    merge(recipe_of([a, b], "mean"), tmp_path / "out", force=True)
+    assert (tmp_path / "out" / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_relatives_are_not_taken_for_strangers_and_strangers_are_in_every_architecture(experts, tmp_path, arch):
+    merge(recipe_of(experts(arch), "mean"), tmp_path / "out")
+    stranger = tiny_model(tmp_path / "stranger", arch, seed=9, hidden=16)
+    with pytest.raises(Incompatible, match="unrelated weights"):
+        merge(recipe_of([experts(arch)[0], stranger], "mean"), tmp_path / "other")
+
+
+def test_statistics_of_other_weights_are_refused_unless_forced(experts, tmp_path):
+    paths = experts("bert")
+    swapped = recipe_of(paths, statistics=[paths[0], paths[0]])
+    with pytest.raises(BadStatistics, match=r"were made for other weights \(expert-0\) than those of .*expert-1"):
+        merge(swapped, tmp_path / "out")
+    assert leftovers(tmp_path) == []
+    merge(swapped, tmp_path / "out", force=True)
+
+
+def test_experts_without_statistics_are_all_named(tmp_path):
+    paths = relatives(tmp_path)
+    with pytest.raises(NotFound) as caught:
+        merge(recipe_of(paths), tmp_path / "out")
+    for path in paths:
+        assert f"{path} has no published statistics" in caught.value.what
+
+
+def damaged_statistics(path, change):
+    """Changes the tensors of a statistics file, and leaves its metadata as they are."""
+    file = path / "fusehub" / "statistics.safetensors"
+    with contextlib.closing(Statistics(file)) as statistics:
+        text = json.dumps(statistics.metadata)
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"fusehub": text})
+
+
+def test_a_gram_that_holds_nan_is_refused_by_its_name(tmp_path):
+    paths = with_statistics(relatives(tmp_path, layers=1))
+    name = "bert.encoder.layer.0.output.dense.weight.S"
+    damaged_statistics(paths[1], lambda tensors: tensors[name][3:4].fill_(float("nan")))
+    with pytest.raises(BadStatistics, match=f"{name} holds NaN"):
+        merge(recipe_of(paths), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("part", [0.2, 0.9])
+def test_truncated_statistics_are_refused(tmp_path, part):
+    paths = with_statistics(relatives(tmp_path, layers=1))
+    file = paths[0] / "fusehub" / "statistics.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(BadStatistics, match="truncated or corrupt"):
+        merge(recipe_of(paths), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_layer_without_statistics_is_averaged_and_said(tmp_path):
+    paths = with_statistics(relatives(tmp_path, layers=1))
+    gone = "bert.encoder.layer.0.intermediate.dense.weight"
+    for path in paths[1:]:
+        for own in ("statistics.json",):
+            content = json.loads((path / "fusehub" / own).read_text())
+            del content["layers"][gone]
+            (path / "fusehub" / own).write_text(json.dumps(content))
+    result = merge(recipe_of(paths), tmp_path / "out")
+    assert result.plan.tensors[gone].action == "mean"
+    assert "no input rows in the statistics of" in result.plan.tensors[gone].why
+    assert any(note.startswith("1 linear layers have no statistics") and gone in note for note in result.plan.notes)
+    merged = weights_of(tmp_path / "out")
+    assert rel(merged[gone], mean_of(paths, gone)) < 1e-6
+    other = "bert.encoder.layer.0.output.dense.weight"
+    assert rel(merged[other], mean_of(paths, other)) > 0.01
+    report = json.loads((tmp_path / "out" / "fusehub_report.json").read_text())
+    assert any(gone in note for note in report["notes"])
+
+
+def test_too_few_rows_are_noted_and_the_result_is_finite(tmp_path):
+    from fusehub.statistics.collect import collect
+
+    paths = relatives(tmp_path, layers=1)
+    for path in paths:
+        collect(str(path), text_file(tmp_path, texts=["a"]), path / "fusehub").close()
+    result = merge(recipe_of(paths, parameters={"alpha": 1.0}), tmp_path / "out")
+    assert "directions: the rest kept at the anchor" in result.notes["classifier.weight"][0]
+    assert all(torch.isfinite(value).all() for value in weights_of(tmp_path / "out").values())
+    assert json.loads((tmp_path / "out" / "fusehub_report.json").read_text())["layer_notes"]["classifier.weight"]
+
+
+# --- folders ------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_not_empty_is_refused_and_stays_as_it_is(experts, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputExists, match="out exists and is not empty"):
+        merge(recipe_of(experts("bert"), "mean"), out)
+    with pytest.raises(OutputExists):
+        merge(recipe_of(experts("bert"), "mean"), out / "thesis.txt")
+    assert leftovers(tmp_path) == ["out"] and leftovers(out) == ["thesis.txt"]
+    assert (out / "thesis.txt").read_text() == "mine"
+
+
+def test_an_empty_folder_and_one_in_folders_that_are_not_there_are_filled(experts, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for out in (tmp_path / "empty", tmp_path / "a" / "b" / "c"):
+        merge(recipe_of(experts("bert"), "mean"), out)
+        assert (out / WEIGHTS).exists() and out.stat().st_mode & 0o077 == 0o055 & ~os_umask()
+
+
+def os_umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@pytest.mark.parametrize("stage", ["first", "half", "last"])
+def test_a_merge_that_fails_leaves_nothing(experts, tmp_path, stage):
+    class Stopped(Exception):
+        pass
+
+    at = {"first": 0.0, "half": 0.5, "last": 1.0}[stage]
+
+    def stop(done, total, what):
+        assert what == "bytes" and 0 < done <= total
+        if done >= at * total:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        merge(recipe_of(experts("bert")), tmp_path / "out", progress=stop)
+    assert leftovers(tmp_path) == []
+    merge(recipe_of(experts("bert")), tmp_path / "out")
+
+
+def test_progress_ends_at_its_total(experts, tmp_path):
+    for heads in ("merge", "keep"):
+        seen = []
+        merge(
+            recipe_of(experts("bert"), heads=heads),
+            tmp_path / heads,
+            progress=lambda done, total, what, seen=seen: seen.append((done, total)),
+        )
+        assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+        assert len({total for _, total in seen}) == 1
+        if heads == "merge":
+            assert seen[-1][0] == seen[-1][1]
+
+
+KILLED = """
+import os, signal, sys
+from fusehub.merge import merge
+from fusehub.recipe import Recipe
+def die(done, total, what):
+    if done > total / 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+merge(Recipe.read(sys.argv[1]), sys.argv[2], progress=die)
+"""
+
+
+def test_a_merge_that_is_killed_leaves_no_folder_that_looks_finished(experts, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(recipe_of(experts("bert")).to_yaml())
+    done = run(KILLED, recipe, tmp_path / "out")
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    left = [path for path in tmp_path.iterdir() if path != recipe]
+    assert all(path.name.startswith(".out.") and path.name.endswith(".partial") for path in left)
+    assert not any((path / "config.json").exists() for path in left)
+    merge(Recipe.read(recipe), tmp_path / "out")
+    assert (tmp_path / "out" / "config.json").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 256 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount a small disk: {mounted.stderr.strip()}")
+    yield folder
+    for _ in range(20):
+        if subprocess.run(["umount", str(folder)], capture_output=True).returncode == 0:
+            break
+        time.sleep(0.1)
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_written(tmp_path, small_disk):
+    paths = relatives(tmp_path, hidden=64)
+    with pytest.raises(NoSpace, match=r"needs 0\.0 GB and the disk has"):
+        merge(recipe_of(paths, "mean"), small_disk / "out")
+    assert leftovers(small_disk) == []
+
+
+def test_a_disk_that_fills_up_meanwhile_leaves_nothing(tmp_path, small_disk):
+    paths = relatives(tmp_path, hidden=32)
+    filled = []
+
+    def fill(done, total, what):
+        if not filled:
+            with contextlib.suppress(OSError), open(small_disk / "other", "wb", buffering=0) as file:
+                filled.append(file)
+                while True:
+                    file.write(b"x" * 4096)
+
+    with pytest.raises(NoSpace, match="The disk takes no more"):
+        merge(recipe_of(paths, "mean"), small_disk / "out", progress=fill)
+    assert leftovers(small_disk) == ["other"]
+
+
+LIMITED = """
+import resource, sys
+from fusehub.errors import FuseHubError
+from fusehub.merge import merge
+from fusehub.recipe import Recipe
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+try:
+    merge(Recipe.read(sys.argv[1]), sys.argv[2])
+except FuseHubError as error:
+    print(type(error).__name__, error.what)
+"""
+
+
+def test_a_quota_that_is_used_up_is_told_and_leaves_nothing(experts, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(recipe_of(experts("bert"), "mean").to_yaml())
+    done = run(LIMITED, recipe, tmp_path / "out")
+    assert done.stdout.startswith("NoSpace"), done.stderr
+    assert leftovers(tmp_path) == ["recipe.yaml"]
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+MEASURED = """
+import resource, sys
+from fusehub.merge import merge
+from fusehub.recipe import Recipe
+big, small, out = sys.argv[1:]
+merge(Recipe.read(small), out + "-small")  # Everything is imported and warm.
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for method in ("mean", "regmean"):
+    merge(Recipe.read(big).model_copy(update={"merge_method": method}), out + method)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before * 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_models(tmp_path):
+    """Experts of 200 MB each, of tensors that are small or are merged in pieces."""
+    big = {"layers": 8, "hidden": 256, "vocab_size": 190_000, "intermediate_size": 256}
+    path = tiny_model(tmp_path / "expert", **big)
+    size = (path / WEIGHTS).stat().st_size
+    assert size > 200e6
+    with_statistics([path])
+    recipes = []
+    for name, own in (("big", [path, path]), ("small", with_statistics(relatives(tmp_path / "small")))):
+        recipes.append(tmp_path / f"{name}.yaml")
+        recipes[-1].write_text(recipe_of(own).to_yaml())
+    done = run(MEASURED, *recipes, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    for method, grown in zip(("mean", "regmean"), map(int, done.stdout.split()), strict=True):
+        assert grown < 0.35 * size, f"{method}: {grown / 1e6:.0f} MB for two models of {size / 1e6:.0f} MB"
+
+
+# --- the plan -----------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_can_be_carried_out(experts, tmp_path):
+    plan = plan_merge(recipe_of(experts("bert")))
+    result = merge(plan, tmp_path / "a")
+    merge(plan, tmp_path / "b")
+    assert result.plan is plan and files_of(tmp_path / "a") == files_of(tmp_path / "b")
+
+
+def test_statistics_of_a_layer_of_another_size_are_refused(tmp_path):
+    paths = with_statistics(relatives(tmp_path, layers=1))
+    other = with_statistics(relatives(tmp_path / "other", layers=1, hidden=32))
+    with pytest.raises(Incompatible, match=r"has 16 inputs, the statistics of .*expert-0 say 32"):
+        merge(recipe_of(paths, statistics=other), tmp_path / "out", force=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_is_the_first_models(experts, tmp_path):
+    merge(recipe_of(experts("roberta"), "mean"), tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (
+        experts("roberta")[0] / "tokenizer.json"
+    ).read_bytes()
+
+
+def test_a_config_with_odd_keys_keeps_them(tmp_path):
+    paths = relatives(tmp_path, layers=1)
+    for path in paths:
+        edit_json(path / "config.json", my_own_key={"a": 1}, torch_dtype="float32", _name_or_path="/somewhere")
+    merge(recipe_of(paths, "mean"), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["my_own_key"] == {"a": 1} and config["dtype"] == "float32"
+    assert "_name_or_path" not in config and "torch_dtype" not in config
