@@ -7,8 +7,8 @@ published = target.push({"config.json": Path("out/config.json"), "README.md": b"
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,10 +162,15 @@ class Target:
                 said = " ".join(str(error).split())
                 raise BadData(f"The front matter of {CARD} is not YAML: {said}", "Correct it.") from error
             except ValueError as error:
-                said = re.findall(r'"message"\s*:\s*"((?:[^"\\]|\\.)*)"', str(error))
-                raise BadData(
-                    f"The Hub refuses the front matter of {CARD}: {'; '.join(said) or error}.", "Correct it."
-                ) from error
+                raise BadData(f"The Hub refuses the front matter of {CARD}: {_said(error)}.", "Correct it.") from error
+
+
+def _said(error: ValueError) -> str:
+    """What the Hub has against a card: the client hands its JSON on as a text."""
+    try:
+        return "; ".join(item["message"].rstrip(".") for item in json.loads(str(error))["errors"])
+    except (ValueError, KeyError, TypeError):
+        return str(error)
 
 
 def _writer(api: HfApi) -> str:
