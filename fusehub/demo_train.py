@@ -30,11 +30,14 @@ HEAD_SEED = 0
 # about five minutes on two cores. The smallest domain has about this many.
 TRAIN_TEXTS = 2400
 EPOCHS = 3
+# A text takes about two thirds of the time that it takes in batches of 16.
 BATCH_SIZE = 32
+# With this rate, seed 0: plain mean .638, RegMean .694 in domain. 1e-4 in batches of 16 over four epochs gave
+# .679 and .723: better merges and a smaller gap, for about twice the computing.
 LEARNING_RATE = 2e-4
 WARMUP = 0.1
 WEIGHT_DECAY = 0.01
-# Cuts one text in a thousand: nearly all are single sentences of 15 to 30 tokens.
+# Cuts about one text in a thousand: nearly all are single sentences of 15 to 30 tokens.
 MAX_LENGTH = 96
 # So many batches are shuffled together before they are sorted by length.
 BUCKET = 16
