@@ -395,7 +395,7 @@ def base_of(ref: ModelRef, config: Mapping[str, Any]) -> str | None:
         return said
     loaded = config.get("_name_or_path")
     # A folder of somebody's machine says nothing, and neither does a model that names itself.
-    if isinstance(loaded, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", loaded) and loaded != ref.repo_id:
+    if isinstance(loaded, str) and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", loaded) and loaded != ref.repo_id:
         return loaded
     return None
 

@@ -81,7 +81,7 @@ class Recipe(_Strict):
         None, description="dtype of the result"
     )
     heads: Heads = Field("auto", description="merge, keep, or auto")
-    scale: float = Field(1.0, description="how far to go from the base: W0 + scale * (W - W0)")
+    scale: float = Field(1.0, allow_inf_nan=False, description="how far to go from the base: W0 + scale * (W - W0)")
     seed: int = Field(0, description="for methods that draw random numbers")
     provenance: dict[str, Any] | None = Field(
         None, description="written by FuseHub: hashes and versions of a merge made"
@@ -105,7 +105,8 @@ class Recipe(_Strict):
                 )
             if key not in cls.model_fields:
                 raise unknown("key in a recipe", str(key), [key for key in cls.model_fields if key != "provenance"])
-        for entry in content.get("models") or []:
+        models = content.get("models")
+        for entry in models if isinstance(models, list | tuple) else ():
             for key in entry if isinstance(entry, Mapping) else ():
                 if key not in ModelEntry.model_fields:
                     raise unknown("key of a model in a recipe", str(key), ModelEntry.model_fields)
