@@ -1,0 +1,120 @@
+"""Recipes: mergekit's words, strictly."""
+
+import pytest
+import yaml
+
+from fusehub.errors import BadRecipe, NotFound
+from fusehub.recipe import Recipe
+
+TWO = [{"model": "a/x"}, {"model": "b/y"}]
+
+
+def parse(**keys):
+    return Recipe.parse({"merge_method": "mean", "models": TWO, **keys})
+
+
+def test_a_recipe_of_mergekit_runs_unchanged():
+    recipe = Recipe.parse(
+        yaml.safe_load("""
+            merge_method: linear
+            models:
+              - model: a/x@v1
+                parameters: {weight: 1}
+              - model: b/y
+                parameters:
+                  weight: 0.5
+            base_model: c/z
+            parameters: {normalize: true}
+            dtype: float32
+            out_dtype: bfloat16
+        """)
+    )
+    assert [entry.parameters.weight for entry in recipe.models] == [1.0, 0.5]
+    assert recipe.models[0].model == "a/x@v1" and recipe.models[0].statistics == "auto"
+    assert recipe.base_model == "c/z" and recipe.stored_dtype == "BF16"
+
+
+def test_the_dtype_of_the_result_is_out_dtype_then_dtype_then_the_models():
+    assert parse().stored_dtype is None
+    assert parse(dtype="float16").stored_dtype == "F16"
+    assert parse(dtype="float16", out_dtype="float32").stored_dtype == "F32"
+
+
+def test_a_recipe_written_and_read_is_the_same():
+    recipe = parse(
+        parameters={"alpha": 0.25, "weighting": "sum"},
+        models=[
+            {"model": "a/x", "parameters": {"weight": 0.1}, "labels": ["größer", "on"]},
+            {"model": "./b", "statistics": "you/stats"},
+        ],
+        heads="keep",
+        scale=1.5,
+        base_model="c/z",
+    )
+    text = recipe.to_yaml()
+    assert Recipe.parse(yaml.safe_load(text)) == recipe and "größer" in text
+    assert list(yaml.safe_load(text))[:3] == ["merge_method", "models", "base_model"]
+
+
+@pytest.mark.parametrize("key", ["slices", "modules", "tokenizer", "tokenizer_source", "chat_template", "name"])
+def test_what_mergekit_can_and_fusehub_cannot_is_refused_by_name(key):
+    with pytest.raises(BadRecipe, match=f"does not support the key '{key}': .+\\.\n.*Leave out '{key}'"):
+        parse(**{key: "x"})
+
+
+def test_an_unknown_key_is_told_the_closest_one():
+    with pytest.raises(BadRecipe, match=r"no key in a recipe 'merge_metod'.*\n.*Did you mean 'merge_method'"):
+        Recipe.parse({"merge_metod": "mean", "models": TWO})
+    with pytest.raises(BadRecipe, match=r"no key of a model in a recipe 'statistic'.*\n.*Did you mean 'statistics'"):
+        parse(models=[{"model": "a/x", "statistic": "there"}, {"model": "b/y"}])
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"models": TWO[:1]}, "models"),
+        ({"models": []}, "models"),
+        ({"models": None}, "models"),
+        ({"models": "a/x"}, "models"),
+        ({"models": 3}, "models"),
+        ({"models": [3, 4]}, "models.0"),
+        ({"models": [{"parameters": {}}, *TWO]}, "models.0.model"),
+        ({"models": [{"model": "a", "parameters": {"weight": "much"}}, *TWO]}, "models.0.parameters.weight"),
+        ({"models": [{"model": "a", "parameters": {"weight": [0.1, 0.9]}}, *TWO]}, "one number"),
+        ({"models": [{"model": "a", "parameters": {"density": 0.5}}, *TWO]}, "models.0.parameters.density"),
+        ({"merge_method": None}, "merge_method"),
+        ({"dtype": "int8"}, "dtype"),
+        ({"out_dtype": "float8"}, "out_dtype"),
+        ({"heads": "both"}, "heads"),
+        ({"scale": "far"}, "scale"),
+        ({"scale": float("nan")}, "scale"),
+        ({"parameters": [1]}, "parameters"),
+        ({"base_model": 3}, "base_model"),
+        ({"seed": "x"}, "seed"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_the_name_of_its_key(keys, said):
+    with pytest.raises(BadRecipe) as caught:
+        parse(**keys)
+    assert said in caught.value.what and caught.value.fix
+
+
+@pytest.mark.parametrize("content", [[], "text", None, 3])
+def test_what_is_no_mapping_is_no_recipe(content):
+    with pytest.raises(BadRecipe, match="not a mapping"):
+        Recipe.parse(content)
+
+
+def test_files_are_read(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(parse().to_yaml(), encoding="utf-8")
+    assert Recipe.read(path) == parse()
+    with pytest.raises(NotFound, match="There is no recipe"):
+        Recipe.read(tmp_path / "other.yaml")
+    for bad in (b"models: [", b"\xff\xfe\x00", b"a: !!python/object/apply:os.system ['true']"):
+        path.write_bytes(bad)
+        with pytest.raises(BadRecipe, match=r"recipe\.yaml is not YAML"):
+            Recipe.read(path)
+    path.write_text("")
+    with pytest.raises(BadRecipe):
+        Recipe.read(path)
