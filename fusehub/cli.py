@@ -172,6 +172,7 @@ def collect(
             "bytes": made.nbytes,
             "folder": str(folder) if out else None,
         }
+        made.close()
         if publish:
             published = publish_statistics(folder, repo, model=ref, pull_request=pull_request)
             summary |= {"url": published.url}
@@ -181,7 +182,7 @@ def collect(
     where = summary.get("url") or f"{folder}/"
     say(
         f"Statistics of {len(made.layers)} layers from {summary['examples']} texts ({summary['tokens']} tokens), "
-        f"{size(made.nbytes)} -> {where}"
+        f"{size(summary['bytes'])} -> {where}"
     )
     if made.metadata["uncounted"]:
         say(f"No input was seen for {', '.join(made.metadata['uncounted'][:5])}: these layers will be averaged.")
