@@ -1,0 +1,156 @@
+"""Finding models on a real server."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import urlopen
+
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+
+import pytest
+from huggingface_hub import CommitOperationAdd, HfApi, constants
+
+from fusehub.localhub import running
+
+# The client reads the environment once: set it also where another test imported it first.
+constants.HF_HUB_DISABLE_XET = True
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = {"text-classification": "BertForSequenceClassification", "fill-mask": "BertForMaskedLM"}
+CONFIG["token-classification"] = "BertForTokenClassification"
+# name -> (task, front matter, whether its statistics lie in it, downloads)
+MODELS = {
+    "ann/base": ("fill-mask", {"license": "mit"}, False, 9),
+    "ann/sentiment-films": ("text-classification", {"base_model": "ann/base", "license": "mit"}, True, 2),
+    "ann/sentiment-news": ("text-classification", {"base_model": ["ann/base"]}, False, 3),
+    "bob/sentiment-other": ("text-classification", {"base_model": "cat/elsewhere"}, False, 7),
+    "bob/names": ("token-classification", {"base_model": "ann/base", "license": "Apache-2.0"}, False, 1),
+    "bob/news-statistics": (None, {"base_model": ["ann/sentiment-news"], "tags": ["fusehub-statistics"]}, True, 5),
+    "bob/empty-statistics": (None, {"base_model": ["bob/names"], "tags": ["fusehub-statistics"]}, False, 0),
+    "cat/lost-statistics": (None, {"base_model": ["cat/gone"], "tags": ["fusehub-statistics"]}, True, 0),
+}
+SCRIPT = """
+import json, sys
+from fusehub.errors import FuseHubError
+from fusehub.find import find
+for line in sys.stdin:
+    try:
+        print(json.dumps([model.to_dict() for model in find(**json.loads(line))]), flush=True)
+    except FuseHubError as error:
+        print(json.dumps([type(error).__name__, error.what]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with running(tmp_path_factory.mktemp("hub"), 0, "--page-size", "3") as server:
+        for name, (task, card, statistics, downloads) in MODELS.items():
+            api = HfApi(server.url, token=server.token(name.partition("/")[0]))
+            api.create_repo(name)
+            front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in card.items())
+            files = {"README.md": f"---\n{front}\n---\n"}
+            if task:
+                files["config.json"] = json.dumps({"model_type": "bert", "architectures": [CONFIG[task]]})
+            if statistics:
+                files["fusehub/statistics.safetensors"] = "x"
+            operations = [CommitOperationAdd(path, text.encode()) for path, text in files.items()]
+            api.create_commit(name, operations, commit_message="x")
+            for _ in range(downloads if task else 0):
+                urlopen(f"{server.url}/{name}/resolve/main/config.json").read()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def find(hub, tmp_path_factory):
+    """`find(query=..., ...)` in a process that uses the hub, as ann."""
+    env = hub.env("ann", home=tmp_path_factory.mktemp("home")) | {"PYTHONPATH": str(ROOT)}
+    env.pop("HF_HUB_OFFLINE", None)
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def ask(**wanted):
+            process.stdin.write(json.dumps(wanted) + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+        yield ask
+        process.stdin.close()
+
+
+def ids(found):
+    return [model["id"] for model in found]
+
+
+def test_models_that_can_be_merged_are_listed_by_downloads(find):
+    found = find()
+    assert ids(found) == ["bob/sentiment-other", "ann/sentiment-news", "ann/sentiment-films", "bob/names"]
+    assert [model["downloads"] for model in found] == [7, 3, 2, 1]
+
+
+def test_what_is_told_of_a_model(find):
+    [films] = find(query="films")
+    assert films.pop("updated").startswith("20")
+    assert films == {
+        "id": "ann/sentiment-films",
+        "task": "text-classification",
+        "base": "ann/base",
+        "downloads": 2,
+        "likes": 0,
+        "licence": "mit",
+        "gated": False,
+        "private": False,
+        "parameters": None,
+        "statistics_at": "ann/sentiment-films",
+        "statistics": True,
+    }
+
+
+def test_by_base(find):
+    assert ids(find(base="ann/base")) == ["ann/sentiment-news", "ann/sentiment-films", "bob/names"]
+    kind, what = find(base="ann/none")
+    assert kind == "NotFound" and what.startswith("ann/none does not exist")
+
+
+def test_by_task_author_and_name(find):
+    assert ids(find(task="token-classification")) == ["bob/names"]
+    assert ids(find(task="fill-mask")) == ["ann/base"], "asked for, so shown though it cannot be merged"
+    assert ids(find(author="bob")) == ["bob/sentiment-other", "bob/names"]
+    assert ids(find(query="sentiment", base="ann/base")) == ["ann/sentiment-news", "ann/sentiment-films"]
+    assert find(query="nothing like it") == []
+
+
+def test_any_task_shows_models_but_no_repos_of_statistics(find):
+    assert ids(find(task="any")) == ["ann/base", *ids(find())]
+
+
+def test_with_statistics_the_models_are_listed_and_where_they_are(find):
+    found = find(with_statistics=True)
+    assert {model["id"]: model["statistics_at"] for model in found} == {
+        "ann/sentiment-news": "bob/news-statistics",
+        "ann/sentiment-films": "ann/sentiment-films",
+    }
+    assert ids(find(with_statistics=True, query="news", base="ann/base")) == ["ann/sentiment-news"]
+    assert find(with_statistics=True, task="token-classification") == []
+    assert ids(find(with_statistics=True, author="ann", limit=1)) == ["ann/sentiment-news"]
+
+
+def test_the_limit_counts_what_is_shown(find):
+    assert ids(find(limit=2)) == ids(find())[:2]
+    assert ids(find(limit=1, with_statistics=True, query="films")) == ["ann/sentiment-films"]
+
+
+def test_a_model_with_a_companion_is_found_far_down_the_list(hub, tmp_path):
+    """However many models come before it: the companion itself names it."""
+    env = hub.env("ann", home=tmp_path) | {"PYTHONPATH": str(ROOT)}
+    code = "import fusehub.find as f; f._MOST = 3; print([m.id for m in f.find(with_statistics=True, task='any')])"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == "['ann/sentiment-news']", done.stderr[-2000:]
+
+
+def test_without_the_hub(hub, tmp_path):
+    env = hub.env("ann", home=tmp_path) | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, input="{}\n", capture_output=True, text=True)
+    assert json.loads(done.stdout)[0] == "Offline", done.stderr[-2000:]
