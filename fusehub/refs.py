@@ -231,12 +231,20 @@ def _resolve_repo(repo_id: str, revision: str, token: str | None) -> ModelRef:
 
 
 def _resolve_cached(repo_id: str, revision: str) -> ModelRef:
-    """In offline mode: the snapshot of that revision that lies in the cache."""
+    """In offline mode: the snapshot of that revision that lies in the cache; of no revision, the newest one."""
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     name = f"{repo_id}@{revision}" if revision else repo_id
     with hub_errors(name):
-        folder = Path(snapshot_download(repo_id, revision=revision or None, local_files_only=True))
+        try:
+            folder = Path(snapshot_download(repo_id, revision=revision or None, local_files_only=True))
+        except LocalEntryNotFoundError:
+            # What was downloaded by its commit alone, as we do, is no branch's in the cache.
+            newest = None if revision else _newest_snapshot(repo_id)
+            if newest is None:
+                raise
+            folder = newest
     local = _resolve_folder(name, folder)
     # The cache stores large files under their sha256, so it tells the hash without reading the file.
     files = {
@@ -244,6 +252,13 @@ def _resolve_cached(repo_id: str, revision: str) -> ModelRef:
         for key, value in local.files.items()
     }
     return ModelRef(name=name, repo_id=repo_id, commit=folder.name, folder=folder, files=files, card=local.card)
+
+
+def _newest_snapshot(repo_id: str) -> Path | None:
+    from huggingface_hub import constants
+
+    snapshots = Path(constants.HF_HUB_CACHE, f"models--{repo_id.replace('/', '--')}", "snapshots")
+    return max(snapshots.glob("*"), key=lambda folder: folder.stat().st_mtime_ns, default=None)
 
 
 def _in_subfolder(whole: ModelRef, subfolder: str) -> ModelRef:
