@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.errors import BadData, NotFound
+from fusehub.errors import BadData, Incompatible, NotFound
 from fusehub.hub import endpoint
 from fusehub.licences import reconcile
 from fusehub.markdown import fence_for, link, listed, md, render, without_paths
@@ -173,7 +173,12 @@ def _plain_card(folder: Path, repo_id: str | None, evaluation: object) -> ModelC
     if not (folder / "config.json").is_file():
         raise NotFound(f"{folder} has no config.json.", "Give the folder of a merge, or of a model.")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    task = task_of(config, folder.name)
+    try:
+        task = task_of(config, folder.name)
+    except Incompatible as error:
+        raise BadData(
+            f"{folder} has no README.md, and FuseHub cannot write one. {error.what}", "Write one."
+        ) from error
     body = render(
         "plain_card",
         title=_title(folder, repo_id),

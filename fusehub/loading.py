@@ -53,7 +53,12 @@ def _load(ref: ModelRef, folder: Path) -> Any:
     try:
         with quiet_transformers():
             network, loading = kind.from_pretrained(
-                folder, local_files_only=True, weights_only=True, dtype=dtype, output_loading_info=True
+                folder,
+                local_files_only=True,
+                weights_only=True,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -63,7 +68,7 @@ def _load(ref: ModelRef, folder: Path) -> Any:
         ("mismatched_keys", "has in other shapes"),
         ("unexpected_keys", "has left over"),
     ):
-        if names := sorted(str(name) for name in loading[key]):
+        if names := sorted(name if isinstance(name, str) else name[0] for name in loading[key]):
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise BadFile(
                 f"The model in {folder} {words} {', '.join(names[:3])}{more}.",

@@ -177,7 +177,7 @@ def _writer(api: HfApi) -> str:
     """The user that the token belongs to. Raises `AccessDenied` without one, or where it can only read."""
     with hub_errors("your account"):
         who = api.whoami()
-    if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
+    if ((who.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
         raise AccessDenied(
             f"Your token can only read ({who['name']}).",
             f"Make one that can write on {endpoint()}/settings/tokens, then `hf auth login`.",

@@ -102,7 +102,7 @@ class Results:
     def caption(self) -> str:
         """What the numbers are."""
         metrics = list(dict.fromkeys(_name_of(data.metric) for data in self.data))
-        return f"{listed(metrics)} on held-out data; the best of each column in bold."
+        return f"{listed(metrics)}; the best of each column in bold."
 
     @property
     def verdict(self) -> list[str]:

@@ -16,7 +16,7 @@ from fusehub.markdown import md, without_paths
 from fusehub.merge import merge
 from fusehub.merged import read_merge
 from fusehub.recipe import Recipe
-from tests.unit.experts import recipe_of, relatives
+from tests.unit.experts import edit_json, recipe_of, relatives
 from tests.unit.tiny import tiny_texts
 
 GOLDEN = """\
@@ -355,7 +355,7 @@ def test_results_of_a_merge_that_wins_on_average(fused):
     ]
     assert "better than the best single expert, expert-0: 0.825 against 0.700 on average." in card.text
     assert "On 1 of 2 data sets (films) an expert is better than it." in card.text
-    assert "Nothing was measured" not in card.text
+    assert "Nothing was measured" not in card.text and "\nAccuracy; the best of each column" in card.text
     assert (
         f"[ann/films](https://huggingface.co/datasets/ann/films/tree/{'c' * 40}), config en, split test" in card.text
     )
@@ -455,6 +455,13 @@ def test_a_model_that_is_no_merge_gets_a_short_card(experts):
     assert 'model="ann/expert"' in card.text and "Its labels: negative, positive." in card.text
     with pytest.raises(BadData, match="not a merge"):
         model_card(experts()[0], evaluation={})
+
+
+def test_a_card_for_an_unknown_task_has_to_be_written(experts, tmp_path):
+    copy = shutil.copytree(experts()[0], tmp_path / "base")
+    edit_json(copy / "config.json", architectures=["BertModel"])
+    with pytest.raises(BadData, match="BertModel"):
+        model_card(copy)
 
 
 def test_folders_without_a_finished_model(tmp_path, fused):

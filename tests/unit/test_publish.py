@@ -458,7 +458,7 @@ def test_a_repo_of_somebody_else_is_refused(bob):
     [
         ("missing", "BadFile", "lacks classifier.weight"),
         ("extra", "BadFile", "has left over more.weight"),
-        ("shape", "BadFile", "cannot load"),
+        ("shape", "BadFile", "has in other shapes classifier.weight"),
         ("nan", "NonFinite", "NaN"),
         ("changed", "BadFile", "not what the merge wrote"),
         ("gone", "NotFound", "lacks model.safetensors"),
