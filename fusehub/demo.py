@@ -52,7 +52,7 @@ UNSEEN = Owner("dana", "tweets", "", "dana/tweets")
 def run(folder: Path, *, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
     """Runs the demo in `folder` and returns its report, which is also written there as `report.json`.
 
-    What an earlier run made (trained experts, the Hub) is used again.
+    What an earlier run made (trained experts, the Hub, scores of the same weights) is used again.
     """
     try:
         from fusehub.localhub import running
@@ -191,12 +191,26 @@ class _Demo:
         ]  # fmt: skip
         scores = str(self.folder / "scores.json")
         everyone = [*models, str(self.folder / "mean"), merged]
-        self._command(YOU, "evaluate", ["evaluate", *everyone, "--ensemble", *data, "--out", scores])
+        what = self._weights()
+        if _recorded(self.folder / "scored.json") == what and Path(scores).exists():
+            self.say(f"\nThe scores of exactly these weights are in {scores} already.")
+        else:
+            self._command(YOU, "evaluate", ["evaluate", *everyone, "--ensemble", *data, "--out", scores])
+            (self.folder / "scored.json").write_text(json.dumps(what), encoding="utf-8")
         repo = f"{YOU}/{NAME}"
         self._command(YOU, "publish", ["publish", merged, repo, "--results", scores, "--exist-ok"])
         self.say("Read back from the Hub, into an empty cache:")
         shutil.rmtree(self.folder / "cache" / "second", ignore_errors=True)
         self._command(YOU, "read back", ["compare", repo, models[0], *texts], cache="second")
+
+    def _weights(self) -> dict[str, Any]:
+        """sha256 of the two merges, and the commits that they and their scores were made from."""
+        from fusehub.checkpoint import sha256_of
+
+        api = self._api(YOU)
+        merges = {name: sha256_of(self.folder / name / "model.safetensors") for name in ("mean", "regmean")}
+        experts = {owner.model: api.model_info(owner.model).sha for owner in OWNERS}
+        return merges | experts | {o.dataset: api.dataset_info(o.dataset).sha for o in (*OWNERS, UNSEEN)}
 
     def _command(self, user: str, step: str, arguments: list[str], *, cache: str = "first") -> None:
         """Runs one command of the command line as `user`; its output is the demo's."""
@@ -285,6 +299,10 @@ class _Demo:
             f"All figures: {self.folder / 'report.json'}"
         )
         self.say(_YOUR_OWN)
+
+
+def _recorded(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _peak_memory(pid: int) -> int:

@@ -1,0 +1,220 @@
+"""The command line: exit codes, words, JSON; and that help costs nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.unit.experts import relatives
+from tests.unit.tiny import tiny_model, tiny_texts
+
+COMMANDS = ["find", "check", "collect", "inspect", "merge", "methods", "compare", "evaluate", "publish", "hub", "demo"]
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    from fusehub.cli import app
+
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two experts of one base with their labels in different orders, and labelled texts."""
+    return relatives(tmp_path_factory.mktemp("experts"), labels=[("negative", "positive"), ("positive", "negative")])
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
+    labels = ["negative", "positive"]
+    rows = [{"text": text, "label": labels[number % 2]} for number, text in enumerate(tiny_texts(24))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def statistics(experts: list[Path], texts: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folders = []
+    for number, expert in enumerate(experts):
+        folder = tmp_path_factory.mktemp("statistics") / str(number)
+        code, _, said = run("collect", expert, "--data", texts, "--limit", 12, "--seed", number, "--out", folder)
+        assert code == 0, said
+        folders.append(folder)
+    return folders
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert f"Example: fusehub {command}" in " ".join(out.split())
+
+
+def test_help_and_wrong_usage_import_nothing_heavy() -> None:
+    probe = (
+        "import sys; from typer.testing import CliRunner; from fusehub.cli import app\n"
+        "assert CliRunner().invoke(app, ['merge', '--help']).exit_code == 0\n"
+        "assert CliRunner().invoke(app, ['merge', '--no-such-option']).exit_code == 2\n"
+        "print([name for name in ('torch', 'transformers', 'gradio', 'datasets') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["no-such-command"],
+        ["check", "--no-such-option", "a/b", "c/d"],
+        ["merge", "a/b", "c/d"],
+        ["merge", "a/b", "c/d", "--out", "x", "--param", "alpha"],
+        ["compare", "a/b"],
+        ["collect", "a/b", "--data", "x"],
+    ],
+)
+def test_wrong_usage_is_2_and_says_what_is_wrong(arguments: list[str]) -> None:
+    code, _, said = run(*arguments)
+    assert code == 2
+    assert "Error" in said
+
+
+def test_an_unknown_method_and_an_unknown_option_name_the_closest_one(experts: list[Path], tmp_path: Path) -> None:
+    code, _, said = run("merge", *experts, "--method", "regmaen", "--out", tmp_path / "x")
+    assert code == 1
+    assert "Did you mean 'regmean'?" in said
+    code, _, said = run("merge", *experts, "--param", "alhpa=1", "--out", tmp_path / "x")
+    assert code == 1
+    assert "Did you mean 'alpha'?" in said
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_error_as_json_is_one_object_on_stdout(tmp_path: Path) -> None:
+    code, out, said = run("check", tmp_path / "nowhere", tmp_path / "nothing", "--json")
+    assert code == 1
+    assert json.loads(out)["error"]["kind"] == "NotFound"
+    assert said == ""
+
+
+def test_check_tells_differences_and_ends_with_1(experts: list[Path], tmp_path: Path) -> None:
+    code, out, _ = run("check", *experts, "--json")
+    assert code == 0
+    assert json.loads(out)["ok"] is True
+    other = tiny_model(tmp_path / "distilbert", "distilbert")
+    code, _, said = run("check", experts[0], other)
+    assert code == 1
+    assert "different architectures" in said
+
+
+def test_regmean_differs_from_the_mean(experts: list[Path], statistics: list[Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    said = [
+        word for pair in zip(experts, statistics, strict=True) for word in ("--statistics", f"{pair[0]}={pair[1]}")
+    ]
+    code, out, err = run("merge", *experts, *said, "--out", tmp_path / "regmean", "--json")
+    assert code == 0, err
+    assert json.loads(out)["method"] == "regmean"
+    assert run("merge", *experts, "--method", "mean", "--out", tmp_path / "mean")[0] == 0
+    solved, mean = (load_file(tmp_path / name / "model.safetensors") for name in ("regmean", "mean"))
+    differing = {name for name in mean if not mean[name].equal(solved[name])}
+    from fusehub.layers import layout_of
+    from fusehub.refs import resolve
+    from fusehub.tasks import load_config
+
+    linears = set(layout_of(load_config(resolve(str(experts[0])))).linears)
+    assert differing == linears
+
+
+def test_a_dry_run_lists_every_tensor_and_writes_nothing(experts: list[Path], tmp_path: Path) -> None:
+    code, out, _ = run("merge", *experts, "--method", "mean", "--dry-run", "--json")
+    plan = json.loads(out)
+    assert code == 0
+    assert {tensor["action"] for tensor in plan["tensors"]} == {"combine"}
+    assert plan["cost"]["output_bytes"] > 0
+    code, out, said = run("merge", *experts, "--method", "mean", "--dry-run", "--out", tmp_path / "x")
+    assert code == 0
+    assert "classifier.weight" in out
+    assert "Download 0 B" in said
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_written_recipe_gives_the_same_bytes(experts: list[Path], tmp_path: Path) -> None:
+    assert run("merge", *experts, "--method", "mean", "--weight", f"{experts[0]}=3", "--out", tmp_path / "a")[0] == 0
+    assert run("merge", tmp_path / "a" / "fusehub_recipe.yaml", "--out", tmp_path / "b")[0] == 0
+    for path in sorted((tmp_path / "a").iterdir()):
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(experts: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    code, _, said = run("merge", *experts, "--method", "mean", "--out", tmp_path)
+    assert code == 1
+    assert "not empty" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_compare_shows_all_models_and_where_they_disagree(experts: list[Path]) -> None:
+    code, out, _ = run("compare", *experts, "--ensemble", "--text", "a good film", "--json")
+    assert code == 0
+    answers = json.loads(out)["texts"][0]["answers"]
+    assert [answer["model"] for answer in answers] == [*(path.name for path in experts), "ensemble"]
+    code, out, _ = run("compare", *experts, "--text", "a [b]good[/b] film")
+    assert "a [b]good[/b] film" in out
+    assert all(path.name in out for path in experts)
+
+
+def test_evaluate_prints_a_table_and_writes_scores(experts: list[Path], texts: Path, tmp_path: Path) -> None:
+    code, out, _ = run("evaluate", *experts, "--data", f"films={texts}", "--out", tmp_path / "scores.json")
+    assert code == 0
+    assert "films" in out
+    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
+    assert [score["examples"] for score in scores] == [24, 24]
+
+
+def test_inspect_shows_rows_and_refuses_what_is_no_sum_of_squares(statistics: list[Path], tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    code, out, _ = run("inspect", statistics[0], "--json")
+    assert code == 0
+    assert all(layer["rows"] > 0 for layer in json.loads(out)["layers"])
+    folder = Path(shutil.copytree(statistics[0], tmp_path / "broken"))
+    path = folder / "statistics.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith("query.weight.S"))
+    tensors[name][1] *= 1e4
+    save_file(tensors, path, metadata)
+    code, _, said = run("inspect", folder)
+    assert code == 1
+    assert name in said
+
+
+def test_a_command_that_is_interrupted_ends_with_130_and_leaves_nothing(experts: list[Path], tmp_path: Path) -> None:
+    """SIGTERM and Ctrl-C while a model is being read: the same clean end."""
+    for sent in (signal.SIGINT, signal.SIGTERM):
+        texts = tmp_path / "many.txt"
+        texts.write_text("\n".join(tiny_texts(20000, longest=60)))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fusehub", "collect", experts[0], "--data", texts, "--out", tmp_path / "out"],
+            stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        time.sleep(6)
+        process.send_signal(sent)
+        said = process.communicate(timeout=60)[1].decode()
+        assert process.returncode == 130, said
+        assert "Interrupted" in said
+        assert "Traceback" not in said
+        assert not (tmp_path / "out").exists()
