@@ -10,7 +10,7 @@ demo: install  ## the whole way on this machine alone
 	$(BIN)/fusehub demo --folder demo
 
 test: install  ## lint, format and the whole test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -111,6 +111,9 @@ class Recipe(_Strict):
                 if key not in ModelEntry.model_fields:
                     raise unknown("key of a model in a recipe", str(key), ModelEntry.model_fields)
         content = {key: value for key, value in content.items() if value is not None}
+        models = content.get("models", ())
+        if isinstance(models, list | tuple) and len(models) < 2:
+            raise BadRecipe("A merge takes at least two models.", "Name two or more, or a recipe that does (.yaml).")
         try:
             return cls.model_validate(content)
         except ValidationError as error:

@@ -140,7 +140,7 @@ def _locate(source: str, filename: str, token: str | None) -> Path:
     for folder in (path, path / FOLDER):
         if (folder / filename).is_file():
             return folder / filename
-    if path.is_dir() or path.suffix == ".safetensors" or source.startswith(("/", ".", "~")):
+    if path.is_dir() or path.suffix == ".safetensors" or source.startswith(("/", ".", "~")) or "/" not in source:
         raise NotFound(f"There are no statistics in {source}.", f"A folder of statistics holds {FILENAME}.")
     found = _download(source, filename, token)
     if found is None:
@@ -153,7 +153,7 @@ def _locate(source: str, filename: str, token: str | None) -> Path:
 def _download(source: str, filename: str, token: str | None) -> Path | None:
     """`fusehub/<filename>` of a repo, on this machine; None where the repo has no such file."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
     repo_id, _, revision = source.partition("@")
     with hub_errors(source):
@@ -163,5 +163,5 @@ def _download(source: str, filename: str, token: str | None) -> Path | None:
                     repo_id, f"{FOLDER}/{filename}", revision=revision or None, token=token, library_name="fusehub"
                 )
             )
-        except EntryNotFoundError:
+        except RemoteEntryNotFoundError:
             return None

@@ -1,0 +1,63 @@
+"""The demo, for real: three experts are trained, published, merged without their data, scored, published, read back.
+
+It takes minutes. With FUSEHUB_DEMO=FOLDER it works in that folder and uses what an earlier run left there.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(os.environ.get("FUSEHUB_DEMO") or tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> dict:
+    command = [sys.executable, "-m", "fusehub", "demo", "--folder", str(folder), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_step_ran_and_was_timed(report: dict, folder: Path) -> None:
+    steps = {"find", "check", "merge by mean", "merge by regmean", "compare", "publish", "read back"}
+    assert steps <= set(report["steps"])
+    assert json.loads((folder / "report.json").read_text()) == report
+
+
+def test_regmean_differs_from_the_mean_and_beats_it_in_domain(report: dict, folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    mean, solved = (load_file(folder / name / "model.safetensors") for name in ("mean", "regmean"))
+    assert mean.keys() == solved.keys()
+    assert sum(not mean[name].equal(solved[name]) for name in mean) == 38
+    table = report["table"]
+    assert table["regmean"]["in_domain"] > table["mean"]["in_domain"] + 0.02
+
+
+def test_experts_know_their_domain(report: dict) -> None:
+    """Each is the best of the experts where it was trained; else the comparison would say nothing."""
+    experts = {"products": "product", "films": "film", "editorials": "editorial"}
+    for domain, name in experts.items():
+        scores = {f"minilm-{other}-sentiment": report["table"][f"minilm-{other}-sentiment"][domain] for other in experts.values()}
+        assert max(scores, key=scores.get) == f"minilm-{name}-sentiment"
+
+
+def test_the_merge_needs_little_memory(report: dict) -> None:
+    """An interpreter with torch, and a few layers; not three models with their optimizer-sized copies."""
+    peak = report["steps"]["merge by mean"].get("peak_memory_bytes")
+    if peak is not None:
+        assert peak < 600 * 2**20
+
+
+def test_what_was_published_holds_no_path_of_this_machine(folder: Path) -> None:
+    for name in ("fusehub_recipe.yaml", "fusehub_report.json", "config.json"):
+        text = (folder / "regmean" / name).read_text()
+        assert str(folder.resolve()) not in text
+        assert str(Path.home()) not in text

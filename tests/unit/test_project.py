@@ -1,0 +1,70 @@
+"""The project itself: its code is clean, its public names are there, and what it says of itself is true."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import fusehub
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_code_is_clean() -> None:
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run([sys.executable, "-m", "ruff", *command, "."], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_public_name_is_there_and_stays_what_it_is() -> None:
+    """Importing a module of the package must not put the module in the place of a function of that name."""
+    probe = (
+        "import fusehub, pkgutil, importlib, types\n"
+        "for module in pkgutil.walk_packages(fusehub.__path__, 'fusehub.'):\n"
+        "    if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
+        "for name in fusehub.__all__: assert not isinstance(getattr(fusehub, name), types.ModuleType), name\n"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sorted(fusehub.__all__) == sorted(set(fusehub.__all__))
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    probe = "import sys, fusehub; print([n for n in ('torch', 'transformers', 'huggingface_hub') if n in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_requirements_pin_what_the_package_needs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {text.split(">")[0].split("=")[0].strip() for text in project["dependencies"]}
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    pinned = {line.split("==")[0]: line for line in lines}
+    assert needed <= set(pinned)
+    assert all("==" in line for line in lines)
+
+
+def test_lower_floors_do_not_import_higher_ones() -> None:
+    """A module imports only modules of floors below its own, or beside it."""
+    floors = [
+        {"errors", "progress"},
+        {"hub", "refs", "checkpoint", "layers", "tasks", "licences", "tables", "encoding"},
+        {"labels", "methods", "statistics", "compat", "data", "recipe"},
+        {"plan", "merging", "provenance"},
+        {"predict", "comparison", "evaluation", "loading", "card", "publishing", "finding"},
+        {"demo_data", "demo_train"},
+        {"console", "cli", "demo", "__main__"},
+    ]
+    floor = {name: number for number, names in enumerate(floors) for name in names}
+    wrong = []
+    for path in sorted((ROOT / "fusehub").rglob("*.py")):
+        parts = path.relative_to(ROOT / "fusehub").with_suffix("").parts
+        if parts[0] in ("localhub", "__init__"):
+            continue
+        assert parts[0] in floor, f"{parts[0]} has no floor"
+        for line in path.read_text().splitlines():
+            words = line.split()
+            if len(words) > 1 and words[0] in ("from", "import") and words[1].startswith("fusehub."):
+                target = words[1].split(".")[1]
+                if target != "localhub" and floor[target] > floor[parts[0]]:
+                    wrong.append(f"{path.name}: {line.strip()}")
+    assert wrong == []
