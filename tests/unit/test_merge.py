@@ -456,14 +456,15 @@ def test_truncated_statistics_are_refused(tmp_path, part):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_layer_without_statistics_is_averaged_and_said(tmp_path):
+@pytest.mark.parametrize("absent", [True, False])
+def test_a_layer_without_statistics_or_rows_is_averaged_and_said(tmp_path, absent):
     paths = with_statistics(relatives(tmp_path, layers=1))
     gone = "bert.encoder.layer.0.intermediate.dense.weight"
-    for path in paths[1:]:
-        for own in ("statistics.json",):
-            content = json.loads((path / "fusehub" / own).read_text())
-            del content["layers"][gone]
-            (path / "fusehub" / own).write_text(json.dumps(content))
+    metadata = paths[1] / "fusehub" / "statistics.json"
+    layers = json.loads(metadata.read_text())["layers"]
+    edit_json(metadata, layers={name: own for name, own in layers.items() if name != gone})
+    if not absent:
+        edit_json(metadata, layers={**layers, gone: {**layers[gone], "rows": 0}})
     result = merge(recipe_of(paths), tmp_path / "out")
     assert result.plan.tensors[gone].action == "mean"
     assert "no input rows in the statistics of" in result.plan.tensors[gone].why
