@@ -133,6 +133,7 @@ def collect(
     max_length: MaxLength = None,
     seed: Annotated[int, typer.Option(help="Which examples --limit draws.")] = 0,
     text_column: TextColumn = None,
+    force: Annotated[bool, typer.Option("--force", help="Publish although few rows can give texts away.")] = False,
     description: Annotated[
         str | None, typer.Option(help="What the file says of the data, instead of where it is.")
     ] = None,
@@ -174,7 +175,7 @@ def collect(
         }
         made.close()
         if publish:
-            published = publish_statistics(folder, repo, model=ref, pull_request=pull_request)
+            published = publish_statistics(folder, repo, model=ref, pull_request=pull_request, force=force)
             summary |= {"url": published.url}
     if as_json:
         print_json(summary)

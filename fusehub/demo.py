@@ -28,6 +28,7 @@ YOU = "you"
 NAME = "minilm-sentiment-merged"
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 STATISTICS_TEXTS = 1000
+PORT = 8730
 TEXTS = ("The battery died after two days.", "I laughed, I cried, I bought the record.", "Rain is expected on Friday.")
 
 
@@ -62,7 +63,7 @@ def run(folder: Path, *, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
         ) from error
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with running(folder / "hub") as hub:
+    with running(folder / "hub", _port()) as hub:
         demo = _Demo(folder, hub, seed, quiet)
         demo.say(f"A Hub runs at {hub.url} on the files in {folder / 'hub'}/, for as long as this takes.")
         demo.own()
@@ -298,7 +299,20 @@ class _Demo:
             f"The merge took {step['seconds']} s{memory}; one model is {size(report['model_bytes'])}. "
             f"All figures: {self.folder / 'report.json'}"
         )
-        self.say(_YOUR_OWN)
+        self.say(_YOUR_OWN.format(folder=self.folder / "hub"))
+
+
+def _port() -> int:
+    """The port that `fusehub hub` uses, so that links in cards work later too; any other where it is taken."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", PORT))
+        except OSError:
+            return 0
+        return PORT
 
 
 def _recorded(path: Path) -> Any:
@@ -324,7 +338,8 @@ The same with models of your own, or of anybody on the Hub:
   fusehub collect USER/EXPERT-1 --data USER/TEXTS --publish        # once, by whoever has the texts
   fusehub merge USER/EXPERT-1 USER/EXPERT-2 --method regmean --out merged
   fusehub evaluate USER/EXPERT-1 USER/EXPERT-2 merged --ensemble --data NAME=USER/DATASET/test --out scores.json
-  fusehub publish merged YOU/NAME --results scores.json"""
+  fusehub publish merged YOU/NAME --results scores.json
+To look at the demo's Hub again:  fusehub hub {folder}"""
 
 
 def _expert_card(owner: Owner, domain: Any, done: Mapping[str, Any]) -> str:

@@ -80,7 +80,7 @@ def reconcile(licences: Iterable[tuple[str, str | None]]) -> LicenceVerdict:
     if len({licence for _, licence in stated}) == 1:
         why = f"all models that state a licence have {licence}"
     else:
-        why = f"{name} has the strictest licence"
+        why = f"{name} has the strictest licence" if len(set(rank.values())) > 1 else "all licences are as strict"
     if forbidden:
         why = f"{name} is under {licence}, which does not allow to share what is made from it"
     return LicenceVerdict(licence, why, forbidden, tuple(warnings))

@@ -54,7 +54,9 @@ class MergedFolder:
     @property
     def licence(self) -> LicenceVerdict:
         """Of what went in; a licence called `unknown` is none."""
+        base = self.report["base_source"]
         pairs = [(source["short_name"], source["licence"]) for source in self.sources]
+        pairs += [(base["name"], base["licence"])] if base else []
         return reconcile((name, None if licence == "unknown" else licence) for name, licence in pairs)
 
     @property

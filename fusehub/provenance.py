@@ -13,6 +13,7 @@ from typing import Any
 
 from fusehub.checkpoint import DTYPES
 from fusehub.hub import fusehub_version
+from fusehub.licences import licence_of
 from fusehub.plan import Plan
 from fusehub.recipe import FILENAME, ModelEntry, Recipe
 
@@ -34,6 +35,7 @@ def write_side_files(
         "layer_notes": {name: list(texts) for name, texts in notes.items()},
         "sha256": dict(sorted(hashes.items())),
         "sources": [_source(plan, index) for index in range(len(plan.experts))],
+        "base_source": _base_source(plan),
         "software": _versions(),
     }
     (folder / REPORT_FILENAME).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -101,6 +103,14 @@ def _source(plan: Plan, index: int) -> dict[str, Any]:
         if found
         else None,
     }
+
+
+def _base_source(plan: Plan) -> dict[str, Any] | None:
+    """What the base's own terms ask of the result."""
+    if plan.base is None:
+        return None
+    licence = licence_of(plan.base.card)
+    return {"name": plan.base.name, "licence": licence, "private": plan.base.gated or plan.base.private}
 
 
 def _versions() -> dict[str, str]:

@@ -177,6 +177,8 @@ def _require_allowed(merge: MergedFolder, target: Target) -> None:
             "Keep it to yourself, or leave that model out. If its owner has allowed it to you, say --force.",
         )
     restricted = [source["short_name"] for source in merge.sources if source["private"]]
+    base = merge.report["base_source"]
+    restricted += [base["name"]] if base and base["private"] else []
     if restricted and not target.private:
         raise _restricted(restricted)
 

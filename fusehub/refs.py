@@ -72,7 +72,9 @@ class ModelRef:
     @property
     def id(self) -> str:
         """`user/model@commit`, or the folder: what names exactly these weights."""
-        return f"{self.repo_id}@{self.commit}" if self.repo_id else str(self.folder)
+        if self.repo_id is None:
+            return str(self.folder)
+        return "/".join(filter(None, (self.repo_id, self.subfolder))) + f"@{self.commit}"
 
     @property
     def url(self) -> str | None:
