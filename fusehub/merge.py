@@ -82,14 +82,21 @@ def merge(
         recipe = recipe_of(models, method, **changes)
         plan = plan_merge(recipe, force=force, max_shard_size=max_shard_size, token=token)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    fixed = target.is_dir() and _must_stay(target)
+    home = target if fixed else target.parent
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.resolve().name}.", suffix=".partial", dir=home))
     try:
         _require_space(partial, plan)
         result = _Engine(plan, partial, progress).run()
         write_side_files(plan, partial, result.notes, result.hashes)
-        # mkdtemp makes the folder private; the result gets the permissions that any new folder would.
-        partial.chmod(0o777 & ~_umask())
-        os.replace(partial, target)
+        if fixed:
+            # Without its config, which comes last, the folder is no model yet.
+            for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
+                os.replace(path, target / path.name)
+        else:
+            # mkdtemp makes the folder private; the result gets the permissions that any new folder would.
+            partial.chmod(0o777 & ~_umask())
+            os.replace(partial, target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise NoSpace(
@@ -479,6 +486,11 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _must_stay(folder: Path) -> bool:
+    """Whether another folder cannot take the place of this one: where we are, a link, or a disk of its own."""
+    return folder.is_symlink() or folder.is_mount() or folder.samefile(Path.cwd())
 
 
 def _umask() -> int:
