@@ -142,6 +142,13 @@ def test_two_tokens_with_swapped_numbers_are_refused_by_name(pair):
     )
 
 
+def test_a_vocabulary_in_an_older_file_is_the_same(pair):
+    tokens = json.loads((pair[1] / "tokenizer.json").read_text())["model"]["vocab"]
+    (pair[1] / "vocab.txt").write_text("\n".join(sorted(tokens, key=tokens.get)) + "\n", encoding="utf-8")
+    (pair[1] / "tokenizer.json").unlink()
+    assert errors(pair) == [] and not any("tokenizer" in warning for warning in said(pair, "warning"))
+
+
 def test_a_tokenizer_that_lower_cases_is_not_one_that_does_not(pair):
     edit_json(pair[0] / "tokenizer_config.json", do_lower_case=False)
     edit_json(pair[1] / "tokenizer_config.json", do_lower_case=True)

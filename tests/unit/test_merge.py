@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -313,6 +314,30 @@ def test_whole_numbers_and_booleans_are_copied_from_the_first(tmp_path, method):
     assert ("bert.mask" in merged) == (method == "mean")
 
 
+def test_scalars_and_tensors_without_elements_are_merged_too(tmp_path):
+    paths = relatives(tmp_path, layers=1)
+    for number, path in enumerate(paths):
+        more = {"bert.scale": torch.tensor(1.0 + number), "bert.none": torch.zeros(0, 3)}
+        save_weights(path, weights_of(path) | more)
+    merge(recipe_of(paths, "mean"), tmp_path / "out")
+    merged = weights_of(tmp_path / "out")
+    assert merged["bert.scale"] == 1.5 and merged["bert.none"].shape == (0, 3)
+
+
+def test_a_body_saved_without_its_prefix_is_merged_with_one_that_has_it(tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    paths = with_statistics(relatives(tmp_path, layers=1))
+    merge(recipe_of(paths), tmp_path / "expected")
+    expected = weights_of(tmp_path / "expected")
+    save_weights(paths[1], {name.removeprefix("bert."): value for name, value in weights_of(paths[1]).items()})
+    with_statistics(paths)  # Under the names of the file as it is now.
+    for number, order in enumerate((paths, paths[::-1])):
+        merge(recipe_of(order), tmp_path / str(number))
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / str(number))
+        assert all(rel(value, expected[name]) < 1e-6 for name, value in model.state_dict().items())
+
+
 # --- the same again -----------------------------------------------------------------------------------------------
 
 RUN = """
@@ -515,6 +540,28 @@ def os_umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@pytest.mark.parametrize("kind", ["here", "link", "disk"])
+def test_a_folder_that_cannot_be_replaced_is_filled_as_it_is(experts, tmp_path, small_disk, monkeypatch, kind):
+    class Stopped(Exception):
+        pass
+
+    def stop(done, total, what):
+        raise Stopped
+
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    out = {"here": Path("."), "link": tmp_path / "link", "disk": small_disk}[kind]
+    with pytest.raises(Stopped):
+        merge(recipe_of(experts("bert"), "mean"), out, progress=stop)
+    assert leftovers(out) == []
+    merge(recipe_of(experts("bert"), "mean"), out)
+    merge(recipe_of(experts("bert"), "mean"), tmp_path / "usual")
+    assert files_of(out) == files_of(tmp_path / "usual")
+    assert (tmp_path / "link").is_symlink() and small_disk.is_mount()
 
 
 @pytest.mark.parametrize("stage", ["first", "half", "last"])
