@@ -29,7 +29,7 @@ from fusehub.tasks import are_generic, labels_of, task_of
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
-    from fusehub.evaluate import Evaluation
+    from fusehub.evaluation import Evaluation
     from fusehub.tasks import Task
 
 # Licences that the Hub knows and `fusehub.licences` does not order; any other is `other` with a name.

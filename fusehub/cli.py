@@ -70,7 +70,7 @@ def find(
     as_json: Json = False,
 ) -> None:
     """Find models on the Hub that can go into a merge."""
-    from fusehub.find import find as find_models
+    from fusehub.finding import find as find_models
 
     found = find_models(query, base=base, task=task, with_statistics=with_statistics, limit=limit)
     if as_json:
@@ -142,7 +142,7 @@ def collect(
     """Run a model over texts and write the statistics of its layers' inputs; the texts themselves are not kept."""
     import tempfile
 
-    from fusehub.publish import publish_statistics
+    from fusehub.publishing import publish_statistics
     from fusehub.refs import resolve
     from fusehub.statistics.collect import collect as collect_statistics
 
@@ -262,8 +262,8 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Merge models into one. Nothing is downloaded before the plan stands; the result appears when it is complete."""
-    from fusehub.merge import merge as merge_models
-    from fusehub.merge import recipe_of
+    from fusehub.merging import merge as merge_models
+    from fusehub.merging import recipe_of
     from fusehub.plan import plan_merge
 
     if out is None and not dry_run:
@@ -394,7 +394,7 @@ def evaluate(
     """Score models on labelled data: accuracy and macro F1, or entity F1."""
     import json
 
-    from fusehub.evaluate import evaluate as evaluate_models
+    from fusehub.evaluation import evaluate as evaluate_models
 
     sources = console.pairs(data, "--data")
     with bar("Predicting", quiet=as_json) as progress:
@@ -439,7 +439,7 @@ def publish(
 
     from fusehub.card import model_card
     from fusehub.errors import BadData
-    from fusehub.publish import publish as publish_model
+    from fusehub.publishing import publish as publish_model
 
     evaluation = None
     if results is not None:

@@ -150,7 +150,7 @@ def plan_merge(
         hashes=hashes,
         report=report,
         force=force,
-        notes=tuple(planner.notes),
+        notes=(*_forced(experts, statistics, hashes), *planner.notes),
         cost=_cost(tensors.values(), experts, statistics, report),
     )
 
@@ -304,6 +304,17 @@ def _find_all(
         kind = type(problems[0])
         raise kind("\n".join(error.what for error in problems), "\n     ".join(dict.fromkeys(e.fix for e in problems)))
     return found
+
+
+def _forced(
+    experts: Sequence[ModelRef], statistics: Sequence[FoundStatistics], hashes: Sequence[dict[str, str]]
+) -> list[str]:
+    """What has to be said of statistics that are used although they were made for other weights."""
+    return [
+        f"The statistics {found.origin} were made for other weights than those of {ref.name}: used because of force."
+        for ref, found, own in zip(experts, statistics, hashes, strict=False)
+        if sorted(found.metadata["model"]["weights"].values()) != sorted(own.values())
+    ]
 
 
 def _check_provenance(recipe: Recipe, experts: Sequence[ModelRef], hashes: Sequence[dict[str, str]]) -> None:

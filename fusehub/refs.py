@@ -196,8 +196,12 @@ def _plain(text: str) -> str:
     for prefix in ("hf://", f"{endpoint()}/", "https://huggingface.co/", "https://hf.co/"):
         if name.startswith(prefix):
             name = name.removeprefix(prefix).removeprefix("models/").rstrip("/")
-            match = re.fullmatch(r"([^/]+/[^/]+)/(?:tree|blob|commit)/([^/]+)(?:/.*)?", name)
-            return f"{match[1]}@{match[2]}" if match else name
+            match = re.fullmatch(r"([^/]+/[^/]+)/(tree|blob|commit)/([^/]+)(/[^/]+)?(?:/.*)?", name)
+            if not match:
+                return name
+            # .../tree/main/head is a folder of the repo; .../blob/main/config.json a file of it.
+            inside = match[4] if match[2] == "tree" and match[4] else ""
+            return f"{match[1]}{inside}@{match[3]}"
     if not name:
         raise NotFound("A model has an empty name.", "Write user/name, user/name@revision or a local folder.")
     return name

@@ -16,7 +16,7 @@ from fusehub.tables import parse_dataset
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-    from fusehub.evaluate import Evaluation
+    from fusehub.evaluation import Evaluation
 
 # The Hub's name of a metric, how a person calls it, and what has to be said about how it is computed.
 _METRICS: dict[str, tuple[str, str, dict[str, str] | None]] = {

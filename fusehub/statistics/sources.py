@@ -67,13 +67,17 @@ def find_statistics(
         return found
     others = []
     for candidate, metadata in _candidates(ref):
+        found = FoundStatistics(candidate, metadata, ref.token)
         if sorted(metadata["model"]["weights"].values()) == sorted(hashes.values()):
-            return FoundStatistics(candidate, metadata, ref.token)
-        others.append(candidate)
+            return found
+        others.append(found)
+    if others and force:
+        return others[0]
     command = f"fusehub collect {ref.name} --data DATA --out DIR"
     if others:
         raise BadStatistics(
-            f"{ref.name}: the statistics there are ({', '.join(others)}) were made for other weights.",
+            f"{ref.name}: the statistics there are ({', '.join(found.origin for found in others)}) were made for "
+            "other weights.",
             f"Make new ones where the data is: `{command}`, then `--statistics {ref.name}=DIR`.",
         )
     raise NotFound(

@@ -45,7 +45,10 @@ def test_experts_know_their_domain(report: dict) -> None:
     """Each is the best of the experts where it was trained; else the comparison would say nothing."""
     experts = {"products": "product", "films": "film", "editorials": "editorial"}
     for domain, name in experts.items():
-        scores = {f"minilm-{other}-sentiment": report["table"][f"minilm-{other}-sentiment"][domain] for other in experts.values()}
+        scores = {
+            f"minilm-{other}-sentiment": report["table"][f"minilm-{other}-sentiment"][domain]
+            for other in experts.values()
+        }
         assert max(scores, key=scores.get) == f"minilm-{name}-sentiment"
 
 

@@ -11,10 +11,10 @@ from safetensors import safe_open
 
 from fusehub.card import model_card, statistics_card
 from fusehub.errors import BadData, BadFile, NotFound
-from fusehub.evaluate import evaluate
+from fusehub.evaluation import evaluate
 from fusehub.markdown import md, without_paths
-from fusehub.merge import merge
 from fusehub.merged import read_merge
+from fusehub.merging import merge
 from fusehub.recipe import Recipe
 from tests.unit.experts import edit_json, recipe_of, relatives
 from tests.unit.tiny import tiny_texts

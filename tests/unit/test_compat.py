@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from fusehub.compat import base_of, check
 from fusehub.errors import BadRecipe, Incompatible
-from fusehub.merge import merge
+from fusehub.merging import merge
 from fusehub.refs import resolve
 from tests.unit.experts import WEIGHTS, edit_json, recipe_of, relatives, save_weights
 from tests.unit.tiny import ARCHITECTURES, tiny_model

@@ -437,7 +437,7 @@ def test_words_of_a_text_keep_their_place(text, words):
 
 def test_the_modules_load_without_the_heavy_libraries():
     code = (
-        "import sys, fusehub.data, fusehub.predict, fusehub.comparison, fusehub.evaluate\n"
+        "import sys, fusehub.data, fusehub.predict, fusehub.comparison, fusehub.evaluation\n"
         "heavy = {'torch', 'transformers', 'datasets', 'sklearn', 'numpy', 'pandas'} & set(sys.modules)\n"
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )

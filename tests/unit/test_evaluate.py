@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from fusehub.data import Examples
 from fusehub.errors import BadData, Incompatible, NotFound
-from fusehub.evaluate import _score, evaluate
+from fusehub.evaluation import _score, evaluate
 from fusehub.predict import MULTI, REGRESSION, SINGLE, Prediction, predict
 from tests.unit.tiny import tiny_model, tiny_texts
 

@@ -34,7 +34,7 @@ MODELS = {
 SCRIPT = """
 import json, sys
 from fusehub.errors import FuseHubError
-from fusehub.find import find
+from fusehub.finding import find
 for line in sys.stdin:
     try:
         print(json.dumps([model.to_dict() for model in find(**json.loads(line))]), flush=True)
@@ -145,7 +145,7 @@ def test_the_limit_counts_what_is_shown(find):
 def test_a_model_with_a_companion_is_found_far_down_the_list(hub, tmp_path):
     """However many models come before it: the companion itself names it."""
     env = hub.env("ann", home=tmp_path) | {"PYTHONPATH": str(ROOT)}
-    code = "import fusehub.find as f; f._MOST = 3; print([m.id for m in f.find(with_statistics=True, task='any')])"
+    code = "import fusehub.finding as f; f._MOST = 3; print([m.id for m in f.find(with_statistics=True, task='any')])"
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.stdout.strip() == "['ann/sentiment-news']", done.stderr[-2000:]
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from fusehub.errors import BadRecipe, Incompatible
 from fusehub.labels import plan_labels
-from fusehub.merge import merge
+from fusehub.merging import merge
 from fusehub.refs import resolve
 from fusehub.tasks import labels_of
 from tests.unit.experts import WEIGHTS, least_squares, raw_inputs, recipe_of, rel, relatives, texts_of, with_statistics

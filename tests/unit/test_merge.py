@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from fusehub.checkpoint import sha256_of
 from fusehub.errors import BadStatistics, Incompatible, NonFinite, NoSpace, NotFound, OutputExists
 from fusehub.layers import linears_of
-from fusehub.merge import merge
+from fusehub.merging import merge
 from fusehub.plan import plan_merge
 from fusehub.recipe import FILENAME, Recipe
 from fusehub.refs import resolve
@@ -342,7 +342,7 @@ def test_a_body_saved_without_its_prefix_is_merged_with_one_that_has_it(tmp_path
 
 RUN = """
 import sys
-from fusehub.merge import merge
+from fusehub.merging import merge
 from fusehub.recipe import Recipe
 merge(Recipe.read(sys.argv[1]), sys.argv[2])
 """
@@ -598,7 +598,7 @@ def test_progress_ends_at_its_total(experts, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from fusehub.merge import merge
+from fusehub.merging import merge
 from fusehub.recipe import Recipe
 def die(done, total, what):
     if done > total / 2:
@@ -663,7 +663,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing(tmp_path, small_disk):
 LIMITED = """
 import resource, sys
 from fusehub.errors import FuseHubError
-from fusehub.merge import merge
+from fusehub.merging import merge
 from fusehub.recipe import Recipe
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 import signal
@@ -687,7 +687,7 @@ def test_a_quota_that_is_used_up_is_told_and_leaves_nothing(experts, tmp_path):
 
 MEASURED = """
 import resource, sys
-from fusehub.merge import merge
+from fusehub.merging import merge
 from fusehub.recipe import Recipe
 big, small, out = sys.argv[1:]
 merge(Recipe.read(small), out + "-small")  # Everything is imported and warm.

@@ -50,7 +50,8 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
         {"hub", "refs", "checkpoint", "layers", "tasks", "licences", "tables", "encoding"},
         {"labels", "methods", "statistics", "compat", "data", "recipe"},
         {"plan", "merging", "provenance"},
-        {"predict", "comparison", "evaluation", "loading", "card", "publishing", "finding"},
+        {"predict", "comparison", "evaluation", "loading", "finding"},
+        {"markdown", "merged", "results", "card", "push", "publishing"},
         {"demo_data", "demo_train"},
         {"console", "cli", "demo", "__main__"},
     ]

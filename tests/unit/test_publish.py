@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import HfApi, ModelCard
 
 from fusehub.localhub import running
-from fusehub.merge import merge
+from fusehub.merging import merge
 from fusehub.statistics.collect import collect
 from tests.unit.experts import recipe_of, relatives, text_file, texts_of
 
@@ -24,7 +24,7 @@ import json, sys
 from pathlib import Path
 from huggingface_hub import HfApi
 from fusehub.errors import FuseHubError
-from fusehub.publish import publish, publish_statistics
+from fusehub.publishing import publish, publish_statistics
 told, work = {}, Path(sys.argv[1])
 
 def tell(name, value):
@@ -69,8 +69,8 @@ tell("no statistics", fails(lambda: publish_statistics(work, model="ann/expert-0
 
 FUSE = """
 # Somebody else merges them from the Hub alone, and publishes the merge.
-from fusehub.evaluate import evaluate
-from fusehub.merge import merge
+from fusehub.evaluation import evaluate
+from fusehub.merging import merge
 from fusehub.predict import predict
 from fusehub.recipe import Recipe
 models = ["ann/expert-0", "ann/expert-1"]

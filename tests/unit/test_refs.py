@@ -242,7 +242,7 @@ def test_a_hub_that_does_not_answer_is_told_by_its_address(hub, tmp_path):
 MERGE = """
 import json, os, sys
 from fusehub.checkpoint import headers
-from fusehub.merge import merge
+from fusehub.merging import merge
 from fusehub.recipe import Recipe
 from fusehub.refs import resolve
 from huggingface_hub import try_to_load_from_cache

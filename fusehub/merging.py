@@ -183,7 +183,7 @@ class _Engine:
             folder = self.folder / name
             folder.mkdir(exist_ok=True)
             for shard in shards if folder != bodies else ():
-                os.link(bodies / shard.filename, folder / shard.filename)
+                _link(bodies / shard.filename, folder / shard.filename)
                 self.result.hashes[f"{name}/{shard.filename}"] = self.result.hashes[f"{bodies.name}/{shard.filename}"]
             head = {
                 plan.sources[index]: self.experts[index].tensors[plan.sources[index]]
@@ -491,6 +491,14 @@ def _threads(count: int | None) -> Iterator[None]:
 def _must_stay(folder: Path) -> bool:
     """Whether another folder cannot take the place of this one: where we are, a link, or a disk of its own."""
     return folder.is_symlink() or folder.is_mount() or folder.samefile(Path.cwd())
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name; a copy where the file system has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _umask() -> int:

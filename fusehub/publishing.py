@@ -29,7 +29,7 @@ from fusehub.statistics.format import FILENAME, METADATA_FILENAME, Statistics, r
 from fusehub.statistics.sources import FOLDER, TAG
 
 if TYPE_CHECKING:
-    from fusehub.evaluate import Evaluation
+    from fusehub.evaluation import Evaluation
 
 # A sum over fewer rows says too much about each of them.
 MIN_ROWS = 100
