@@ -6,12 +6,13 @@ Heavy libraries are imported inside the commands, so that help and wrong usage a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fusehub import console
 from fusehub.console import bar, command, print_json, say, size, table
+from fusehub.printing import describe_actions, print_findings, print_plan, print_report, summarise
 
 app = typer.Typer(
     name="fusehub",
@@ -106,7 +107,7 @@ def check(
     if as_json:
         print_json(report.to_dict())
     else:
-        _print_report(report)
+        print_report(report)
         if report.ok:
             say(f"They can be merged. Weights still to download: {size(report.download)}.", "green")
             say(f"next: fusehub merge {' '.join(models)} --method regmean --out merged")
@@ -282,22 +283,22 @@ def merge(
         labels=_labels(labels),
         parameters={key: console.scalar(value) for key, value in console.pairs(param, "--param").items()},
     )
-    plan = plan_merge(recipe, force=force, max_shard_size=_bytes(max_shard_size))
+    plan = plan_merge(recipe, force=force, max_shard_size=console.parse_size(max_shard_size, "--max-shard-size"))
     if dry_run:
-        print_json(plan.to_dict()) if as_json else _print_plan(plan)
+        print_json(plan.to_dict()) if as_json else print_plan(plan)
         return
     if not as_json:
-        _print_findings(plan.report)
+        print_findings(plan.report)
         for note in plan.notes:
             say(f"note: {note}")
     with bar(f"Merging {len(plan.experts)} models", quiet=as_json) as progress:
         result = merge_models(plan, out, progress=progress)
     if as_json:
-        print_json({"folder": str(out), "notes": result.notes, "sha256": result.hashes, **_summary(plan)})
+        print_json({"folder": str(out), "notes": result.notes, "sha256": result.hashes, **summarise(plan)})
         return
     for text in sorted({note for notes in result.notes.values() for note in notes})[:5]:
         say(f"note: {text}")
-    say(f"Merged {len(plan.experts)} models by {plan.method.title}: {_actions(plan)} -> {out}/", "green")
+    say(f"Merged {len(plan.experts)} models by {plan.method.title}: {describe_actions(plan)} -> {out}/", "green")
     names = [str(out / name) for name in plan.names] if plan.labels.policy == "keep" else [str(out)]
     sources = " ".join(entry.model for entry in recipe.models)
     say(f'next: fusehub compare {sources} {" ".join(names)} --ensemble --text "..."')
@@ -509,74 +510,3 @@ def demo(
 def _labels(given: list[str] | None) -> dict[str, list[str]] | None:
     named = console.pairs(given, "--labels")
     return {name: [label.strip() for label in text.split(",")] for name, text in named.items()} or None
-
-
-def _bytes(text: str) -> int:
-    import re
-
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", text.strip(), re.IGNORECASE)
-    if not match or not float(match[1]):
-        raise typer.BadParameter(f"'{text}' is not a size such as 5GB", param_hint="--max-shard-size")
-    return int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " "))
-
-
-def _print_report(report: Any) -> None:
-    columns = ["model", "task", "architecture", "parameters", "size", "labels", "licence", "base", "statistics"]
-    rows = [
-        (
-            m.name,
-            m.task,
-            m.architecture,
-            f"{m.parameters / 1e6:.1f} M" if m.parameters else None,
-            size(m.size),
-            ", ".join(m.labels[:6]) + (" ..." if len(m.labels) > 6 else ""),
-            m.licence,
-            m.base,
-            "yes" if m.statistics else "no",
-        )
-        for m in report.models
-    ]
-    table(None, columns, rows, numbers=["parameters", "size"])
-    _print_findings(report)
-
-
-def _print_findings(report: Any) -> None:
-    styles = {"error": "red", "warning": "yellow", "note": "dim"}
-    for level in styles:
-        for finding in report.findings:
-            if finding.level == level:
-                say(f"{level}: {finding.what}", styles[level])
-                if finding.fix:
-                    say(f"  -> {finding.fix}")
-
-
-def _print_plan(plan: Any) -> None:
-    table(
-        f"{plan.method.title}: {console.describe(plan.options.model_dump())}",
-        ["tensor", "shape", "dtype", "what", "why"],
-        [
-            (t.name, "x".join(map(str, t.info.shape)), t.info.dtype, t.action, t.why)
-            for t in plan.tensors.values()
-        ],
-    )  # fmt: skip
-    _print_findings(plan.report)
-    for note in plan.notes:
-        say(f"note: {note}")
-    for ref, found in zip(plan.experts, plan.statistics, strict=False):
-        say(f"statistics of {ref.name}: {found.origin}, {found.metadata['examples']} texts")
-    cost = plan.cost
-    say(
-        f"{_actions(plan)}. Download {size(cost['download_bytes'])}, write {size(cost['output_bytes'])}, "
-        f"memory at most about {size(cost['memory_bytes'])}, {cost['gflop']} GFLOP."
-    )
-
-
-def _actions(plan: Any) -> str:
-    words = {"solve": "solved", "combine": "combined", "mean": "averaged", "copy": "copied"}
-    counts = {action: sum(t.action == action for t in plan.tensors.values()) for action in words}
-    return ", ".join(f"{count} tensors {words[action]}" for action, count in counts.items() if count)
-
-
-def _summary(plan: Any) -> dict[str, Any]:
-    whole = plan.to_dict()
-    return {key: whole[key] for key in ("method", "options", "models", "statistics", "heads", "labels", "cost")}

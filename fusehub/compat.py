@@ -20,6 +20,7 @@ from fusehub.licences import licence_of, reconcile
 from fusehub.refs import ModelRef, resolve
 from fusehub.statistics.sources import has_statistics
 from fusehub.tasks import architecture_of, labels_of, load_config, task_of
+from fusehub.vocabularies import lower_cases, vocabulary_difference, vocabulary_of
 
 # Keys of config.json that do not change what the weights compute once the model is in eval mode.
 _IGNORED = re.compile(
@@ -322,10 +323,10 @@ class _Check:
                 self._find(
                     "error",
                     f"{first.name} and {other.name} have different vocabularies: "
-                    f"{_vocabulary_difference(mine, theirs)}.",
+                    f"{vocabulary_difference(mine, theirs)}.",
                     "The same number must mean the same token in all models: merge models of one tokenizer.",
                 )
-            elif (cases := [_lower_case(ref) for ref in (first, other)])[0] != cases[1] and None not in cases:
+            elif (cases := [lower_cases(ref) for ref in (first, other)])[0] != cases[1] and None not in cases:
                 self._find(
                     "error",
                     f"One of {first.name} and {other.name} lower-cases its input and the other does not.",
@@ -414,47 +415,6 @@ def missing_bytes(ref: ModelRef) -> int:
     return sum(
         ref.files[name].size for name, path in cached.items() if not isinstance(path, str) and name in ref.files
     )
-
-
-def vocabulary_of(ref: ModelRef) -> dict[str, int] | str | None:
-    """Token -> id, added tokens included; a hash for a sentencepiece model alone; None where there is no tokenizer."""
-    if "tokenizer.json" in ref.files:
-        stored = ref.json("tokenizer.json")
-        tokens = stored.get("model", {}).get("vocab", {})
-        if isinstance(tokens, list):  # Unigram models list (token, score) pairs.
-            tokens = {token: index for index, (token, _) in enumerate(tokens)}
-        added = {token["content"]: token["id"] for token in stored.get("added_tokens", [])}
-        return {**tokens, **added}
-    if "vocab.txt" in ref.files:
-        lines = ref.path("vocab.txt").read_text(encoding="utf-8").splitlines()
-        return {token: index for index, token in enumerate(lines)}
-    if "vocab.json" in ref.files:
-        return {
-            **ref.json("vocab.json"),
-            **(ref.json("added_tokens.json") if "added_tokens.json" in ref.files else {}),
-        }
-    for name in ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model"):
-        if name in ref.files:
-            from fusehub.checkpoint import sha256_of
-
-            return sha256_of(ref.path(name))
-    return None
-
-
-def _lower_case(ref: ModelRef) -> bool | None:
-    if "tokenizer_config.json" not in ref.files:
-        return None
-    said = ref.json("tokenizer_config.json").get("do_lower_case")
-    return said if isinstance(said, bool) else None
-
-
-def _vocabulary_difference(mine: dict[str, int] | str, theirs: dict[str, int] | str) -> str:
-    if isinstance(mine, str) or isinstance(theirs, str):
-        return "the files differ"
-    if len(mine) != len(theirs):
-        return f"{len(mine)} tokens against {len(theirs)}"
-    token = next(token for token, index in mine.items() if theirs.get(token) != index)
-    return f"'{token}' is {mine[token]} in one and {theirs.get(token, 'missing')} in the other"
 
 
 def _differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import re
 import signal
 import sys
 import time
@@ -138,6 +139,14 @@ def scalar(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+
+
+def parse_size(text: str, option: str) -> int:
+    """`5GB` -> 5000000000; anything that is no size is wrong usage."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", text.strip(), re.IGNORECASE)
+    if not match or not float(match[1]):
+        raise typer.BadParameter(f"'{text}' is not a size such as 5GB", param_hint=option)
+    return int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " "))
 
 
 def describe(options: Mapping[str, Any]) -> str:

@@ -25,17 +25,17 @@ from typing import TYPE_CHECKING, Any
 from fusehub.checkpoint import Checkpoint, Shard, ShardWriter, dtype_name, index_of, plan_shards, torch_dtype
 from fusehub.errors import BadRecipe, Incompatible, NonFinite, NoSpace, OutputExists
 from fusehub.methods.mean import weighted_mean
-from fusehub.methods.registry import Layer, Merged
+from fusehub.methods.registry import Layer
 from fusehub.plan import MAX_SHARD_SIZE, Plan, TensorPlan, plan_merge
 from fusehub.progress import Progress, silent
 from fusehub.provenance import write_side_files
 from fusehub.recipe import Recipe
+from fusehub.solving import LayerSolver
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from fusehub.statistics.format import StoredLayer
 
 # Small enough that a piece of every expert stays in the processor's cache, large enough that calls cost nothing.
 _PIECE_ELEMENTS = 2**18
@@ -128,8 +128,7 @@ class _Engine:
         self.plan, self.folder, self.progress = plan, folder, progress
         self.result = MergeResult(folder, plan)
         self._files = contextlib.ExitStack()
-        self._cache_key: Any = None
-        self._cache: dict[Any, Any] = {}
+        self._weights_of_biases = _weights_of_biases(plan)
         self._ready: dict[str, Tensor] = {}
         """Tensors that were solved together with one that came before them."""
 
@@ -137,9 +136,11 @@ class _Engine:
         with self._files, _threads(None if any(map(self._is_solved, self.plan.tensors.values())) else 1):
             self.experts = [self._files.enter_context(Checkpoint(ref)) for ref in self.plan.experts]
             self.base = self._files.enter_context(Checkpoint(self.plan.base)) if self.plan.base else None
-            self.statistics = [
+            statistics = [
                 self._files.enter_context(contextlib.closing(found.open())).layers for found in self.plan.statistics
             ]
+            self._solver = LayerSolver(self.plan, statistics)
+            self.result.notes = self._solver.notes
             if not self.plan.force:
                 self._require_relatives()
             self._total = sum(tensor.info.nbytes for tensor in self.plan.tensors.values())
@@ -295,115 +296,30 @@ class _Engine:
             merged.index_copy_(axis, torch.tensor(rows), make(own, experts))
         return merged
 
-    # --- linear layers that are solved -------------------------------------------------------------------------
-
     def _is_solved(self, tensor: TensorPlan) -> bool:
         """Whether the tensor is a weight that is solved, or a bias that is solved together with one."""
-        return tensor.action == "solve" or self._weight_of_bias(tensor) is not None
-
-    def _weight_of_bias(self, tensor: TensorPlan) -> TensorPlan | None:
-        if tensor.action == "combine" or not getattr(self.plan.options, "affine", False):
-            return None
-        for other in self.plan.tensors.values():
-            if other.action == "solve" and other.linear.bias == tensor.parameter:
-                return other
-        return None
+        return tensor.action == "solve" or tensor.parameter in self._weights_of_biases
 
     def _solve_layer(self, tensor: TensorPlan, values: list[Tensor], base: Tensor | None) -> Tensor:
         """The merged weight; in affine mode weight and bias at once, whichever comes first in the file."""
         affine = getattr(self.plan.options, "affine", False)
-        weight_plan = self._weight_of_bias(tensor) or tensor
+        weight_plan = self._weights_of_biases.get(tensor.parameter, tensor)
         by_parameter = {plan.parameter: plan for plan in self.plan.tensors.values()} if affine else {}
         bias_plan = by_parameter.get(weight_plan.linear.bias)
         if not affine or bias_plan is None:
-            return self._solve(tensor, values, base, None, None).tensor
+            return self._solver.solve(tensor, values, base, None, None).tensor
         other = bias_plan if tensor is weight_plan else weight_plan
         read = self._read(_Work(other))
         others = [value.double() for value in read]
         other_base = others.pop() if self._uses_base(other) else None
         if tensor is weight_plan:
-            merged = self._solve(weight_plan, values, base, others, other_base)
+            merged = self._solver.solve(weight_plan, values, base, others, other_base)
             mine, theirs = merged.tensor, merged.bias
         else:
-            merged = self._solve(weight_plan, others, other_base, values, base)
+            merged = self._solver.solve(weight_plan, others, other_base, values, base)
             mine, theirs = merged.bias, merged.tensor
         self._ready[other.name] = self._finish(other, theirs, other_base, read, _Work(other))
         return mine
-
-    def _solve(
-        self,
-        tensor: TensorPlan,
-        weights: list[Tensor],
-        base: Tensor | None,
-        biases: list[Tensor] | None,
-        base_bias: Tensor | None,
-    ) -> Merged:
-        turned = tensor.linear.transposed
-        weights = [weight.T if turned else weight for weight in weights]
-        base = base.T if base is not None and turned else base
-        labels = self.plan.labels
-        if tensor.label_axis is None or labels.is_identity:
-            merged = self._solve_rows(tensor, weights, range(len(weights)), base, biases, base_bias)
-        else:
-            merged = self._solve_groups(tensor, weights, biases)
-        if merged.notes:
-            self.result.notes[tensor.name] = merged.notes
-        return Merged(merged.tensor.T if turned else merged.tensor, merged.bias, merged.notes)
-
-    def _solve_groups(self, tensor: TensorPlan, weights: list[Tensor], biases: list[Tensor] | None) -> Merged:
-        """A head whose labels are not the same everywhere: the rows of each group of labels by those who know them."""
-        import torch
-
-        labels = self.plan.labels
-        weight = torch.empty(len(labels.labels), weights[0].shape[1], dtype=torch.float64)
-        bias = torch.empty(len(labels.labels), dtype=torch.float64) if biases else None
-        notes: list[str] = []
-        for experts, rows in labels.groups():
-            at = {index: [labels.rows[index][row] for row in rows] for index in experts}
-            part = self._solve_rows(
-                tensor,
-                [weights[index][at[index]] for index in experts],
-                experts,
-                None,
-                [biases[index][at[index]] for index in experts] if biases else None,
-                None,
-            )
-            weight[list(rows)] = part.tensor
-            if bias is not None:
-                bias[list(rows)] = part.bias
-            notes += part.notes
-        return Merged(weight, bias, tuple(notes))
-
-    def _solve_rows(
-        self,
-        tensor: TensorPlan,
-        weights: list[Tensor],
-        experts: Sequence[int],
-        base: Tensor | None,
-        biases: list[Tensor] | None,
-        base_bias: Tensor | None,
-    ) -> Merged:
-        statistics: list[StoredLayer] = [self.statistics[index][tensor.sources[index]] for index in experts]
-        coefficients = [self.plan.coefficients[index] for index in experts]
-        if not any(coefficients):
-            coefficients = [1.0] * len(coefficients)
-        for index, layer in zip(experts, statistics, strict=True):
-            if layer.size != tensor.linear.in_features:
-                raise Incompatible(
-                    f"{tensor.name} has {tensor.linear.in_features} inputs, the statistics of "
-                    f"{self.plan.experts[index].name} say {layer.size}.",
-                    "Give the statistics of these weights.",
-                )
-        # q, k and v follow each other in the file and share their inputs: the grams are summed and factorised once.
-        key = tuple((index, layer.stored_as) for index, layer in zip(experts, statistics, strict=True))
-        if key != self._cache_key:
-            self._cache_key, self._cache = key, {}
-        layer = Layer(
-            tensor.name, weights, coefficients, base, base_bias, biases, statistics=statistics, cache=self._cache
-        )
-        return self.plan.method.merge(layer, self.plan.options)
-
-    # --- what must not go unnoticed ----------------------------------------------------------------------------
 
     def _require_finite(self, tensor: TensorPlan, merged: Tensor, inputs: Sequence[Tensor]) -> None:
         """NaN and infinity survive a sum, so one sum tells whether to look closer."""
@@ -455,6 +371,14 @@ class _Work:
     tensor: TensorPlan
     start: int = 0
     stop: int | None = None
+
+
+def _weights_of_biases(plan: Plan) -> dict[str, TensorPlan]:
+    """The biases that are solved together with a weight: the bias's parameter -> the plan of that weight."""
+    if not getattr(plan.options, "affine", False):
+        return {}
+    solved = (tensor for tensor in plan.tensors.values() if tensor.action == "solve")
+    return {tensor.linear.bias: tensor for tensor in solved if tensor.linear.bias}
 
 
 def _arithmetic(tensor: TensorPlan, inputs: Sequence[Tensor]) -> torch.dtype:

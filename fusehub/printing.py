@@ -1,0 +1,78 @@
+"""What the command line prints of a report and of a plan."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fusehub.console import describe, say, size, table
+
+if TYPE_CHECKING:
+    from fusehub.compat import Report
+    from fusehub.plan import Plan
+
+
+def print_report(report: Report) -> None:
+    """The models of a compatibility report as a table, and its findings."""
+    columns = ["model", "task", "architecture", "parameters", "size", "labels", "licence", "base", "statistics"]
+    rows = [
+        (
+            m.name,
+            m.task,
+            m.architecture,
+            f"{m.parameters / 1e6:.1f} M" if m.parameters else None,
+            size(m.size),
+            ", ".join(m.labels[:6]) + (" ..." if len(m.labels) > 6 else ""),
+            m.licence,
+            m.base,
+            "yes" if m.statistics else "no",
+        )
+        for m in report.models
+    ]
+    table(None, columns, rows, numbers=["parameters", "size"])
+    print_findings(report)
+
+
+def print_findings(report: Report) -> None:
+    """All findings, the gravest first."""
+    styles = {"error": "red", "warning": "yellow", "note": "dim"}
+    for level in styles:
+        for finding in report.findings:
+            if finding.level == level:
+                say(f"{level}: {finding.what}", styles[level])
+                if finding.fix:
+                    say(f"  -> {finding.fix}")
+
+
+def print_plan(plan: Plan) -> None:
+    """What will be done with every tensor, and what it will cost."""
+    table(
+        f"{plan.method.title}: {describe(plan.options.model_dump())}",
+        ["tensor", "shape", "dtype", "what", "why"],
+        [
+            (t.name, "x".join(map(str, t.info.shape)), t.info.dtype, t.action, t.why)
+            for t in plan.tensors.values()
+        ],
+    )  # fmt: skip
+    print_findings(plan.report)
+    for note in plan.notes:
+        say(f"note: {note}")
+    for ref, found in zip(plan.experts, plan.statistics, strict=False):
+        say(f"statistics of {ref.name}: {found.origin}, {found.metadata['examples']} texts")
+    cost = plan.cost
+    say(
+        f"{describe_actions(plan)}. Download {size(cost['download_bytes'])}, write {size(cost['output_bytes'])}, "
+        f"memory at most about {size(cost['memory_bytes'])}, {cost['gflop']} GFLOP."
+    )
+
+
+def describe_actions(plan: Plan) -> str:
+    """`38 tensors solved, 67 tensors averaged`."""
+    words = {"solve": "solved", "combine": "combined", "mean": "averaged", "copy": "copied"}
+    counts = {action: sum(t.action == action for t in plan.tensors.values()) for action in words}
+    return ", ".join(f"{count} tensors {words[action]}" for action, count in counts.items() if count)
+
+
+def summarise(plan: Plan) -> dict[str, Any]:
+    """The plan without its tensors, for `--json`."""
+    whole = plan.to_dict()
+    return {key: whole[key] for key in ("method", "options", "models", "statistics", "heads", "labels", "cost")}
