@@ -10,7 +10,7 @@ demo: install  ## the whole way on this machine alone
 	$(BIN)/fusehub demo --folder demo
 
 test: install  ## lint, format and the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .
