@@ -77,6 +77,8 @@ def merge(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise OutputExists(f"{target} exists and is not empty.", "Give a new folder, or empty this one.")
     if isinstance(models, Plan):
+        if method or changes:
+            raise BadRecipe("A plan is carried out as it is.", "Change the recipe, and plan it again.")
         plan = models
     else:
         recipe = recipe_of(models, method, **changes)

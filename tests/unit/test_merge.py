@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fusehub.checkpoint import sha256_of
-from fusehub.errors import BadStatistics, Incompatible, NonFinite, NoSpace, NotFound, OutputExists
+from fusehub.errors import BadRecipe, BadStatistics, Incompatible, NonFinite, NoSpace, NotFound, OutputExists
 from fusehub.layers import linears_of
 from fusehub.merging import merge
 from fusehub.plan import plan_merge
@@ -748,3 +748,13 @@ def test_a_config_with_odd_keys_keeps_them(tmp_path):
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["my_own_key"] == {"a": 1} and config["dtype"] == "float32"
     assert "_name_or_path" not in config and "torch_dtype" not in config
+
+
+def test_a_plan_is_not_changed_by_options_beside_it(tmp_path):
+    two = relatives(tmp_path)
+    plan = plan_merge(recipe_of(two, "mean"))
+    with pytest.raises(BadRecipe, match="as it is"):
+        merge(plan, tmp_path / "out", scale=2.0)
+    with pytest.raises(BadRecipe, match="scael"):
+        merge([str(path) for path in two], tmp_path / "out", method="mean", scael=2.0)
+    assert not (tmp_path / "out").exists()
