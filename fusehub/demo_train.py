@@ -15,7 +15,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from fusehub.demo_data import Domain, Example
 from fusehub.errors import OutputExists
+from fusehub.tasks import quiet_transformers
 
 HEAD_SEED = 0
 # One size for every domain, so that no expert gets its strength from more data, and the three are trained in
@@ -66,7 +66,7 @@ def train_expert(
     out = Path(out)
     if out.exists():
         raise OutputExists(f"{out} is already there.", "Choose another folder, or remove this one first.")
-    with _quiet():
+    with quiet_transformers():
         return _train_expert(Path(encoder), domain, out, seed, device, on_progress)
 
 
@@ -196,22 +196,6 @@ def _pad(rows: list[Row], pad: int, device: torch.device) -> tuple[dict[str, Ten
     inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
     targets = torch.tensor([label for _, label in rows], device=device)
     return {name: tensor.to(device) for name, tensor in inputs.items()}, targets
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' bars and its report that the head is new: here it is meant to be."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _save(model: Any, tokenizer: Any, out: Path) -> None:

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fusehub.data import Text, batches, encode, first_tokens, max_length_of
 from fusehub.errors import BadData, Incompatible, NonFinite, NotFound
-from fusehub.hub import hub_errors
 from fusehub.progress import Progress, silent
-from fusehub.refs import ModelRef, RemoteFile, resolve, short_names
+from fusehub.refs import ModelRef, in_subfolder, resolve, short_names
 from fusehub.tasks import labels_of, load_model, load_tokenizer, problem_type_of, task_of
 
 if TYPE_CHECKING:
@@ -306,28 +304,6 @@ def experts_among(refs: Sequence[ModelRef], names: Sequence[str], wanted: bool |
             raise NotFound(f"{name} is not among the models.", f"The models are {', '.join(names)}.")
         indices.append(found[0])
     return indices
-
-
-def in_subfolder(ref: ModelRef, subfolder: str) -> ModelRef:
-    """The model that lies in a subfolder of `ref`, which stays the one it is recorded as."""
-    if ref.folder is not None:
-        folder = ref.folder / subfolder
-    else:
-        from huggingface_hub import snapshot_download
-
-        with hub_errors(ref.name):
-            top = snapshot_download(
-                ref.repo_id,
-                revision=ref.commit,
-                allow_patterns=f"{subfolder}/*",
-                token=ref.token,
-                library_name="fusehub",
-            )
-        folder = Path(top) / subfolder
-    if not (folder / "config.json").is_file():
-        raise NotFound(f"{ref.name} has no model in {subfolder}.", "Look into the repo for the names of its heads.")
-    files = {path.name: RemoteFile(path.stat().st_size) for path in sorted(folder.iterdir()) if path.is_file()}
-    return replace(ref, name=f"{ref.name}/{subfolder}", folder=folder, files=files)
 
 
 def default_device() -> str:

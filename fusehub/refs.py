@@ -168,7 +168,7 @@ def resolve(text: str, *, token: str | None = None) -> ModelRef:
     repo_id = f"{user}/{repo}" if repo else user
     whole = _resolve_cached(repo_id, revision) if is_offline() else _resolve_repo(repo_id, revision, token)
     if subfolder:
-        return _in_subfolder(whole, subfolder)
+        return in_subfolder(whole, subfolder)
     return _require_model(whole)
 
 
@@ -267,15 +267,18 @@ def _newest_snapshot(repo_id: str) -> Path | None:
     return max(snapshots.glob("*"), key=lambda folder: folder.stat().st_mtime_ns, default=None)
 
 
-def _in_subfolder(whole: ModelRef, subfolder: str) -> ModelRef:
-    """One of the models of a repo that holds several, each in a subfolder."""
+def in_subfolder(whole: ModelRef, subfolder: str) -> ModelRef:
+    """One of the models of a repo or folder that holds several, each in a subfolder."""
+    name = f"{whole.name}/{subfolder}"
     if whole.folder is not None:
-        inside = _resolve_folder(whole.name, whole.folder / subfolder)
-    else:
-        prefix = f"{subfolder}/"
-        files = {name.removeprefix(prefix): file for name, file in whole.files.items() if name.startswith(prefix)}
-        inside = replace(whole, files=files, subfolder=subfolder)
-    return _require_model(replace(inside, name=f"{whole.name}/{subfolder}", card=whole.card))
+        if not (whole.folder / subfolder).is_dir():
+            raise NotFound(f"{whole.name} has no folder {subfolder}.", "Look into it for the names of its models.")
+        inside = _resolve_folder(name, whole.folder / subfolder)
+        kept = subfolder if whole.repo_id else ""
+        return _require_model(replace(whole, name=name, folder=inside.folder, files=inside.files, subfolder=kept))
+    prefix = f"{subfolder}/"
+    files = {path.removeprefix(prefix): file for path, file in whole.files.items() if path.startswith(prefix)}
+    return _require_model(replace(whole, name=name, files=files, subfolder=subfolder))
 
 
 def _require_model(ref: ModelRef) -> ModelRef:
