@@ -269,16 +269,17 @@ def _newest_snapshot(repo_id: str) -> Path | None:
 
 def in_subfolder(whole: ModelRef, subfolder: str) -> ModelRef:
     """One of the models of a repo or folder that holds several, each in a subfolder."""
-    name = f"{whole.name}/{subfolder}"
     if whole.folder is not None:
-        if not (whole.folder / subfolder).is_dir():
-            raise NotFound(f"{whole.name} has no folder {subfolder}.", "Look into it for the names of its models.")
-        inside = _resolve_folder(name, whole.folder / subfolder)
-        kept = subfolder if whole.repo_id else ""
-        return _require_model(replace(whole, name=name, folder=inside.folder, files=inside.files, subfolder=kept))
-    prefix = f"{subfolder}/"
-    files = {path.removeprefix(prefix): file for path, file in whole.files.items() if path.startswith(prefix)}
-    return _require_model(replace(whole, name=name, files=files, subfolder=subfolder))
+        folder = whole.folder / subfolder
+        files = _resolve_folder("", folder).files if folder.is_dir() else {}
+        inside = replace(whole, folder=folder, files=files, subfolder=subfolder if whole.repo_id else "")
+    else:
+        prefix = f"{subfolder}/"
+        files = {path.removeprefix(prefix): file for path, file in whole.files.items() if path.startswith(prefix)}
+        inside = replace(whole, files=files, subfolder=subfolder)
+    if "config.json" not in files:
+        raise NotFound(f"{whole.name} has no model in {subfolder}.", "Look into it for the names of its models.")
+    return replace(inside, name=f"{whole.name}/{subfolder}")
 
 
 def _require_model(ref: ModelRef) -> ModelRef:
