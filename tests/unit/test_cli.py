@@ -205,13 +205,13 @@ def test_a_command_that_is_interrupted_ends_with_130_and_leaves_nothing(experts:
     """SIGTERM and Ctrl-C while a model is being read: the same clean end."""
     for sent in (signal.SIGINT, signal.SIGTERM):
         texts = tmp_path / "many.txt"
-        texts.write_text("\n".join(tiny_texts(20000, longest=60)))
+        texts.write_text("\n".join(tiny_texts(20000, longest=60) * 5))
         process = subprocess.Popen(
             [sys.executable, "-m", "fusehub", "collect", experts[0], "--data", texts, "--out", tmp_path / "out"],
             stderr=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        time.sleep(6)
+        time.sleep(4)
         process.send_signal(sent)
         said = process.communicate(timeout=60)[1].decode()
         assert process.returncode == 130, said
