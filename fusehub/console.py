@@ -20,7 +20,9 @@ from rich.table import Table
 from fusehub.errors import FuseHubError
 from fusehub.progress import Progress, silent
 
-out = Console(highlight=False, soft_wrap=True)
+_WIDE = 1000
+# Into a file or a pipe, a table's lines are as long as they need to be; a terminal has a width.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 INTERRUPTED = 130

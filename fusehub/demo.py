@@ -284,10 +284,11 @@ class _Demo:
             [model, *(row[column] for column in columns), row["in_domain"], row[UNSEEN.domain]]
             for model, row in report["table"].items()
         ]
-        heads = ["accuracy of", *columns, "in-domain mean", "tweets (unseen)"]
+        heads = ["accuracy of", *columns, "their mean", "tweets"]
         out.print()
         table(None, heads, rows, numbers=heads[1:])
         merged, mean = report["table"]["regmean"]["in_domain"], report["table"]["mean"]["in_domain"]
+        out.print("Tweets are a kind of text that no expert has seen.")
         out.print(
             f"RegMean: {100 * (merged - mean):+.1f} points against the mean, {100 * (merged - best):+.1f} against the "
             "best single expert, in domain.",

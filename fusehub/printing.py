@@ -13,22 +13,23 @@ if TYPE_CHECKING:
 
 def print_report(report: Report) -> None:
     """The models of a compatibility report as a table, and its findings."""
-    columns = ["model", "task", "architecture", "parameters", "size", "labels", "licence", "base", "statistics"]
-    rows = [
-        (
-            m.name,
-            m.task,
-            m.architecture,
-            f"{m.parameters / 1e6:.1f} M" if m.parameters else None,
-            size(m.size),
-            ", ".join(m.labels[:6]) + (" ..." if len(m.labels) > 6 else ""),
-            m.licence,
-            m.base,
-            "yes" if m.statistics else "no",
-        )
-        for m in report.models
-    ]
-    table(None, columns, rows, numbers=["parameters", "size"])
+    kinds = {(model.task, model.architecture) for model in report.models}
+    rows = []
+    for model in report.models:
+        facts = {"model": model.name}
+        if len(kinds) > 1:
+            facts |= {"task": model.task, "architecture": model.architecture}
+        facts |= {
+            "parameters": f"{model.parameters / 1e6:.1f} M" if model.parameters else None,
+            "size": size(model.size),
+            "labels": ", ".join(model.labels[:6]) + (" ..." if len(model.labels) > 6 else ""),
+            "licence": model.licence,
+            "base": model.base,
+            "statistics": "yes" if model.statistics else "no",
+        }
+        rows.append(facts)
+    title = " for ".join(filter(None, reversed(next(iter(kinds))))) if len(kinds) == 1 else None
+    table(title, list(rows[0]), [list(row.values()) for row in rows], numbers=["parameters", "size"])
     print_findings(report)
 
 
