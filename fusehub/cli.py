@@ -165,6 +165,8 @@ def collect(
             description=description,
             progress=progress,
         )
+        if made is None:
+            return  # One of several processes, and not the one that speaks and publishes.
         summary = {
             "model": ref.id,
             "examples": made.metadata["examples"],

@@ -42,8 +42,10 @@ def collect(
     batch_tokens: int = BATCH_TOKENS,
     token: str | None = None,
     progress: Progress = silent,
-) -> Statistics:
+) -> Statistics | None:
     """Statistics of `model` on the texts of `data`, written into the folder `out` and opened for reading.
+
+    Of several processes that were started together, the main one writes and returns them; the others return None.
 
     `data` is a file, a folder or `user/dataset[:config][/split]`; labels are not used. `limit` takes that many
     examples, chosen by `seed`; `max_length` cuts texts, in tokens. `description` replaces the name of the data in
@@ -91,7 +93,7 @@ def collect(
         ),
         "software": _versions(),
     }
-    path = Path(out) / "statistics.safetensors"
+    path = None
     if state.is_main_process:
         path = write_statistics(
             Path(out),
@@ -100,7 +102,7 @@ def collect(
             metadata,
         )
     state.wait_for_everyone()
-    return Statistics(path)
+    return Statistics(path) if path else None
 
 
 def _run(network, encodings, tokenizer, batch_tokens: int, state: PartialState, progress: Progress) -> GramCollector:
@@ -142,11 +144,17 @@ def _collect_once(
 
 
 def _add_up(collector: GramCollector) -> None:
-    """Adds the sums of all processes, in every one of them."""
+    """Adds the sums of all processes, in every one of them; one that had no batch at all takes part with zeros."""
     import torch.distributed as dist
+    from accelerate.utils import gather_object
 
-    for name in sorted(collector.sums):
-        sums = collector.sums[name]
+    shared = gather_object([collector.aliases])
+    if any(own != shared[0] for own in shared):
+        raise FuseHubError(
+            "The processes do not agree on which layers share their inputs.", "Collect in one process instead."
+        )
+    for name in sorted(set(gather_object(list(collector.sums)))):
+        sums = collector.sums_of(name)
         for tensor in sums.tensors():
             dist.all_reduce(tensor)
         count = sums.total.new_tensor([sums.rows])

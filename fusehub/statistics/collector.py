@@ -135,6 +135,13 @@ class GramCollector:
         """The sums by weight name, for the layers that have been called and own theirs."""
         return {watched.linear.weight: watched.sums for watched in self._watched.values() if watched.sums is not None}
 
+    def sums_of(self, weight: str) -> GramSum:
+        """The sums of one layer; empty ones where it has seen no row here."""
+        watched = next(one for one in self._watched.values() if one.linear.weight == weight)
+        if watched.sums is None:
+            watched.sums = GramSum(watched.linear.in_features, self._model.device)
+        return watched.sums
+
     @property
     def aliases(self) -> dict[str, str]:
         """Weight name -> the weight whose sums it shares."""

@@ -404,35 +404,61 @@ def test_collect_of_nothing_is_refused(collected, experts, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_two_processes_count_the_same_as_one(collected, experts, tmp_path):
+@pytest.mark.parametrize("batch_tokens", [64, 4096], ids=["many batches", "one batch, so that one has none"])
+def test_two_processes_count_the_same_as_one(collected, experts, tmp_path, batch_tokens):
     path, data = experts()[0], text_file(tmp_path, texts=TEXTS)
-    one = collected(str(path), data, tmp_path / "one", batch_tokens=64)
+    one = collected(str(path), data, tmp_path / "one", batch_tokens=batch_tokens)
     code = (
-        "import sys\nfrom fusehub.statistics.collect import collect\ncollect(*sys.argv[1:], batch_tokens=64).close()\n"
+        "import sys\nfrom fusehub.statistics.collect import collect\n"
+        f"made = collect(*sys.argv[1:], batch_tokens={batch_tokens})\nprint(made is not None)\nmade and made.close()\n"
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # What torchrun sets, without its own start.
-    common = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(path), data, str(tmp_path / "two")],
-            env=common | {"MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for process in processes:
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 0, said
+    said = in_two_processes([sys.executable, "-c", code, str(path), data, str(tmp_path / "two")])
+    assert said == ["True", "False"]
     two = Statistics(tmp_path / "two" / "statistics.safetensors")
     assert two.layers.keys() == one.layers.keys()
     for name, layer in one.layers.items():
         assert two.layers[name].rows == layer.rows
         assert rel(two.layers[name].gram(), layer.gram()) < 1e-6
     two.close()
+
+
+def test_of_two_processes_one_speaks(experts, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "fusehub",
+        "collect",
+        str(experts()[0]),
+        "--data",
+        text_file(tmp_path, texts=TEXTS),
+    ]
+    first, second = in_two_processes([*command, "--out", str(tmp_path / "out"), "--json"])
+    assert json.loads(first)["examples"] == len(TEXTS)
+    assert second == ""
+
+
+def in_two_processes(command):
+    """What two processes print that find each other as torchrun's do."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    processes = [
+        subprocess.Popen(
+            command,
+            env=common | {"MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    printed = []
+    for process in processes:
+        out, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+        printed.append(out.strip())
+    return printed
 
 
 def test_a_process_that_cannot_find_the_others_says_so(experts, tmp_path):
