@@ -6,7 +6,6 @@ All traffic of FuseHub goes through `huggingface_hub`, so its cache, `HF_ENDPOIN
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -47,16 +46,6 @@ def is_offline() -> bool:
     from huggingface_hub import constants
 
     return constants.is_offline_mode()
-
-
-def current_user(token: str | None = None) -> str | None:
-    """Name of the user that the token belongs to, or None without a token. Raises on an invalid one."""
-    from huggingface_hub import get_token
-
-    if token is None and get_token() is None:
-        return None
-    with hub_errors("your account"):
-        return client(token).whoami()["name"]
 
 
 @contextmanager
@@ -136,11 +125,3 @@ def _http_error(error: Exception, status: int | None, subject: str, login: str) 
     if status is not None and status >= 500:
         return Offline(f"{endpoint()} answered with an error of its own ({status}).", "Try again in a while.")
     return FuseHubError(f"{subject}: the Hub refused ({status}): {said}", "See the message of the Hub.")
-
-
-def quiet_progress() -> None:
-    """Switches the client's progress bars off, for output that a program reads."""
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    from huggingface_hub.utils import disable_progress_bars
-
-    disable_progress_bars()

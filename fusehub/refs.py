@@ -172,11 +172,6 @@ def resolve(text: str, *, token: str | None = None) -> ModelRef:
     return _require_model(whole)
 
 
-def resolve_all(texts: Iterable[str], *, token: str | None = None) -> list[ModelRef]:
-    """`resolve` for several models, in order."""
-    return [resolve(text, token=token) for text in texts]
-
-
 def short_names(refs: Iterable[ModelRef]) -> list[str]:
     """One short name a model, for tables and subfolders: without the user where that stays unambiguous."""
     refs = list(refs)
