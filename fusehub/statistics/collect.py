@@ -6,6 +6,7 @@ and the sums are added at the end, so that no row is counted twice whatever the 
 
 from __future__ import annotations
 
+import atexit
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,8 +166,10 @@ def _add_up(collector: GramCollector) -> None:
 def _processes() -> PartialState:
     """This process among those that were started together. Raises `FuseHubError` where they do not find each other."""
     import torch
+    import torch.distributed as dist
     from accelerate import PartialState
 
+    joined_before = dist.is_available() and dist.is_initialized()
     started = int(os.environ.get("WORLD_SIZE", "1"))
     fix = "Start them with `torchrun --nproc_per_node N -m fusehub collect ...`."
     try:
@@ -176,6 +179,9 @@ def _processes() -> PartialState:
         raise FuseHubError(f"WORLD_SIZE says {started} processes, but they cannot be joined: {error}.", fix) from error
     if state.num_processes != started:
         raise FuseHubError(f"{started} processes were started, but this one sees {state.num_processes}.", fix)
+    if state.num_processes > 1 and not joined_before:
+        # A process that leaves while threads of gloo still talk to the others is aborted by the C++ runtime.
+        atexit.register(state.destroy_process_group)
     return state
 
 

@@ -1,0 +1,127 @@
+"""Merging, and the methods to merge by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusehub import console
+from fusehub.commands.options import Base, Json, Labels, labels_by_model
+from fusehub.commands.program import app
+from fusehub.console import bar, command, print_json, say
+from fusehub.printing import describe_actions, print_findings, print_plan, summarise
+
+
+@app.command(
+    epilog="Example: fusehub merge textattack/bert-base-uncased-imdb textattack/bert-base-uncased-yelp-polarity "
+    "--method regmean --param alpha=0.9 --out merged"
+)
+@command
+def merge(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL... | RECIPE.yaml", help="Two or more models, or one recipe.", show_default=False
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="New folder for the merged model.")] = None,
+    method: Annotated[str | None, typer.Option(help="See `fusehub methods`. [dim]\\[default: regmean][/dim]")] = None,
+    base: Base = None,
+    statistics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--statistics", metavar="MODEL=SOURCE", help="Where a model's statistics are, if not on the Hub."
+        ),
+    ] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option("--weight", metavar="MODEL=NUMBER", help="A model's share; 1 if not said.")
+    ] = None,
+    param: Annotated[
+        list[str] | None, typer.Option("--param", metavar="KEY=VALUE", help="An option of the method.")
+    ] = None,
+    labels: Labels = None,
+    heads: Annotated[str | None, typer.Option(help="merge, keep or auto (see `fusehub check --help`).")] = None,
+    scale: Annotated[float | None, typer.Option(help="How far to go from the base; needs --base.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16 for the result.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For methods that draw random numbers.")] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Largest weight file, as 5GB or 500MB.")] = "5GB",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and what it will cost; merge nothing.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on where models look unrelated or statistics are of other weights.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Merge models into one. Nothing is downloaded before the plan stands; the result appears when it is complete."""
+    from fusehub.merging import merge as merge_models
+    from fusehub.merging import recipe_of
+    from fusehub.plan import plan_merge
+
+    if out is None and not dry_run:
+        raise typer.BadParameter("say where the merged model goes", param_hint="--out")
+    is_recipe = len(models) == 1 and models[0].endswith((".yaml", ".yml"))
+    recipe = recipe_of(
+        Path(models[0]) if is_recipe else models,
+        method,
+        base_model=base,
+        heads=heads,
+        scale=scale,
+        dtype=dtype,
+        seed=seed,
+        statistics=console.pairs(statistics, "--statistics"),
+        weights={name: console.scalar(value) for name, value in console.pairs(weight, "--weight").items()},
+        labels=labels_by_model(labels),
+        parameters={key: console.scalar(value) for key, value in console.pairs(param, "--param").items()},
+    )
+    plan = plan_merge(recipe, force=force, max_shard_size=console.parse_size(max_shard_size, "--max-shard-size"))
+    if dry_run:
+        print_json(plan.to_dict()) if as_json else print_plan(plan)
+        return
+    if not as_json:
+        print_findings(plan.report)
+        for note in plan.notes:
+            say(f"note: {note}")
+    with bar(f"Merging {len(plan.experts)} models", quiet=as_json) as progress:
+        result = merge_models(plan, out, progress=progress)
+    if as_json:
+        print_json({"folder": str(out), "notes": result.notes, "sha256": result.hashes, **summarise(plan)})
+        return
+    for text in sorted({note for notes in result.notes.values() for note in notes})[:5]:
+        say(f"note: {text}")
+    say(f"Merged {len(plan.experts)} models by {plan.method.title}: {describe_actions(plan)} -> {out}/", "green")
+    names = [str(out / name) for name in plan.names] if plan.labels.policy == "keep" else [str(out)]
+    sources = " ".join(entry.model for entry in recipe.models)
+    say(f'next: fusehub compare {sources} {" ".join(names)} --ensemble --text "..."')
+    say(f"      fusehub publish {out} USER/NAME")
+
+
+@app.command(epilog="Example: fusehub methods")
+@command
+def methods(as_json: Json = False) -> None:
+    """List the ways to merge, with their options."""
+    from fusehub.methods import METHODS
+
+    if as_json:
+        described = {
+            name: {
+                "title": method.title,
+                "summary": method.summary,
+                "paper": method.paper,
+                "needs_statistics": method.needs_statistics,
+                "options": method.options.model_json_schema()["properties"],
+            }
+            for name, method in METHODS.items()
+        }
+        print_json(described)
+        return
+    for method in METHODS.values():
+        console.out.print(f"[bold]{method.name}[/bold]  {method.title}  [dim]{method.paper or ''}[/dim]")
+        console.out.print(f"  {method.summary}")
+        for name, option in method.options.model_fields.items():
+            default = str(option.default).lower() if isinstance(option.default, bool) else option.default
+            console.out.print(f"  --param {name}={default}", style="cyan", markup=False, end="")
+            console.out.print(f"  {option.description}", markup=False)
+        console.out.print()

@@ -1,0 +1,69 @@
+"""Finding models, and telling whether they fit."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fusehub.commands.options import Base, HeadsOption, Json, Labels, Models, labels_by_model
+from fusehub.commands.program import app
+from fusehub.console import command, print_json, say, size, table
+from fusehub.printing import print_report
+
+
+@app.command(epilog="Example: fusehub find sentiment --base google-bert/bert-base-uncased --with-statistics")
+@command
+def find(
+    query: Annotated[str | None, typer.Argument(help="Words in the name.")] = None,
+    base: Base = None,
+    task: Annotated[str | None, typer.Option(help="text-classification or token-classification.")] = None,
+    with_statistics: Annotated[bool, typer.Option(help="Only models whose statistics are published.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="At most that many.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Find models on the Hub that can go into a merge."""
+    from fusehub.finding import find as find_models
+
+    found = find_models(query, base=base, task=task, with_statistics=with_statistics, limit=limit)
+    if as_json:
+        print_json({"models": [model.to_dict() for model in found]})
+        return
+    columns = ["model", "task", "base", "licence", "downloads", "statistics"]
+    rows = [
+        (m.id, m.task, m.base, m.licence, m.downloads, m.statistics_at or ("yes" if m.statistics else "no"))
+        for m in found
+    ]
+    table(None, columns, rows, numbers=["downloads"])
+    if not found:
+        say("Nothing found. Try fewer words, or leave out --base.")
+    elif len(found) > 1:
+        say(f"next: fusehub check {found[0].id} {found[1].id}")
+
+
+@app.command(
+    epilog="Example: fusehub check textattack/bert-base-uncased-imdb textattack/bert-base-uncased-yelp-polarity"
+)
+@command
+def check(
+    models: Models,
+    base: Base = None,
+    heads: HeadsOption = "auto",
+    labels: Labels = None,
+    as_json: Json = False,
+) -> None:
+    """Tell whether models can be merged, from their configs and headers, before any weights are downloaded."""
+    from fusehub.compat import check as check_models
+
+    report = check_models(models, base=base, heads=heads, labels=labels_by_model(labels))
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print_report(report)
+        if report.ok:
+            say(f"They can be merged. Weights still to download: {size(report.download)}.", "green")
+            say(f"next: fusehub merge {' '.join(models)} --method regmean --out merged")
+    if not report.ok:
+        if not as_json:
+            say("They cannot be merged as they are.", "bold red")
+        raise typer.Exit(1)

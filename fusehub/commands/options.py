@@ -1,0 +1,32 @@
+"""Options that several commands have, each said once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fusehub import console
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else there.")]
+Base = Annotated[str | None, typer.Option("--base", metavar="MODEL", help="The pretrained model they share.")]
+Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Two or more models.", show_default=False)]
+TextColumn = Annotated[
+    str | None, typer.Option(help="Column of the text; 'premise,hypothesis' for pairs. Guessed if not said.")
+]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the label. Guessed if not said.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Take that many examples, drawn by --seed.")]
+MaxLength = Annotated[int | None, typer.Option(min=1, help="Cut texts to that many tokens.")]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--labels", metavar="MODEL=A,B,...", help="Names of the rows of a model's head, where it has none."),
+]
+HeadsOption = Annotated[
+    str, typer.Option(help="merge heads by label name, keep each model's own, or auto: merge where labels agree.")
+]
+
+
+def labels_by_model(given: list[str] | None) -> dict[str, list[str]] | None:
+    """What `--labels` said: label names by model."""
+    named = console.pairs(given, "--labels")
+    return {name: [label.strip() for label in text.split(",")] for name, text in named.items()} or None

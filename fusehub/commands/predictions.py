@@ -1,0 +1,93 @@
+"""What models say about texts: side by side, and scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusehub import console
+from fusehub.commands.options import Json, LabelColumn, Limit, MaxLength, Models, TextColumn
+from fusehub.commands.program import app
+from fusehub.console import bar, command, print_json, table
+
+
+@app.command(epilog='Example: fusehub compare user/expert-1 user/expert-2 merged/ --ensemble --text "Not bad at all."')
+@command
+def compare(
+    models: Models,
+    text: Annotated[list[str] | None, typer.Option("--text", help="A text; can be said many times.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="SOURCE", help="Texts from data instead.")] = None,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Add the mean of the experts' probabilities.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Texts to take from --data.")] = 20,
+    differing: Annotated[bool, typer.Option("--differing", help="Only texts on which the models disagree.")] = False,
+    text_column: TextColumn = None,
+    max_length: MaxLength = None,
+    as_json: Json = False,
+) -> None:
+    """Show what several models say about the same texts, side by side."""
+    from fusehub.comparison import compare as compare_models
+
+    if bool(text) == bool(data):
+        raise typer.BadParameter("give texts with --text, or data with --data", param_hint="--text")
+    with bar("Predicting", quiet=as_json) as progress:
+        comparison = compare_models(
+            models, text, data=data, ensemble=ensemble, limit=limit, text_column=text_column, max_length=max_length,
+            progress=progress,
+        )  # fmt: skip
+    if as_json:
+        print_json(comparison.to_dict())
+        return
+    for compared in comparison.texts:
+        if differing and not compared.differs:
+            continue
+        known = f"  [{console.label_text(compared.label)}]" if compared.label is not None else ""
+        console.out.print(f"{compared.text}{known}", style="bold", markup=False)
+        rows = [
+            (a.model, a.marked, None) if a.label is None else (a.model, console.label_text(a.label), a.probability)
+            for a in compared.answers
+        ]
+        if all(probability is None for *_, probability in rows):
+            table(None, ["model", "answer"], [row[:2] for row in rows])
+        else:
+            table(None, ["model", "answer", "probability"], rows, numbers=["probability"])
+        console.out.print("[yellow]the models disagree[/yellow]\n" if compared.differs else "")
+
+
+@app.command(epilog="Example: fusehub evaluate user/expert-1 merged/ --data films=user/films/test --ensemble")
+@command
+def evaluate(
+    models: Models,
+    data: Annotated[
+        list[str], typer.Option("--data", metavar="NAME=SOURCE", help="Labelled data; can be said many times.")
+    ],
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Add the mean of the experts' probabilities.")] = False,
+    limit: Limit = None,
+    seed: Annotated[int, typer.Option(help="Which examples --limit draws.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the scores as JSON, for `publish --results`.")] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    max_length: MaxLength = None,
+    as_json: Json = False,
+) -> None:
+    """Score models on labelled data: accuracy and macro F1, or entity F1."""
+    import json
+
+    from fusehub.evaluation import evaluate as evaluate_models
+
+    sources = console.pairs(data, "--data")
+    with bar("Predicting", quiet=as_json) as progress:
+        evaluation = evaluate_models(
+            models, sources, ensemble=ensemble, limit=limit, seed=seed, text_column=text_column,
+            label_column=label_column, max_length=max_length, progress=progress,
+        )  # fmt: skip
+    if out is not None:
+        out.write_text(json.dumps(evaluation.to_dict(), indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        print_json(evaluation.to_dict())
+        return
+    rows = evaluation.rows()
+    columns = list(rows[0])
+    metric = next(iter(evaluation.scores[0].metrics))
+    table(f"{metric}", columns, [[row.get(column) for column in columns] for row in rows], numbers=columns[1:])

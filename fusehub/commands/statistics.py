@@ -1,0 +1,118 @@
+"""Statistics: made, published, inspected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusehub.commands.options import Json, Limit, MaxLength, TextColumn
+from fusehub.commands.program import app
+from fusehub.console import bar, command, print_json, say, size, table
+
+
+@app.command(epilog="Example: fusehub collect user/expert --data user/texts --limit 1000 --out statistics")
+@command
+def collect(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model whose statistics are wanted.")],
+    data: Annotated[str, typer.Option(metavar="SOURCE", help="Texts of the domain that the model was trained for.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write them into.")] = None,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Push them to the Hub, into the model's own repo.")
+    ] = False,
+    repo: Annotated[
+        str | None, typer.Option("--repo", help="Push them into this companion repo instead (with --publish).")
+    ] = None,
+    pull_request: Annotated[bool, typer.Option(help="As a pull request, for a model that is not yours.")] = False,
+    limit: Limit = None,
+    max_length: MaxLength = None,
+    seed: Annotated[int, typer.Option(help="Which examples --limit draws.")] = 0,
+    text_column: TextColumn = None,
+    force: Annotated[bool, typer.Option("--force", help="Publish although few rows can give texts away.")] = False,
+    description: Annotated[
+        str | None, typer.Option(help="What the file says of the data, instead of where it is.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a model over texts and write the statistics of its layers' inputs; the texts themselves are not kept."""
+    import tempfile
+
+    from fusehub.publishing import publish_statistics
+    from fusehub.refs import resolve
+    from fusehub.statistics.collect import collect as collect_statistics
+
+    if out is None and not publish:
+        raise typer.BadParameter("say where they go: a folder, or --publish", param_hint="--out")
+    if repo and not publish:
+        raise typer.BadParameter("--repo goes with --publish", param_hint="--repo")
+    ref = resolve(model)
+    with tempfile.TemporaryDirectory() as temporary, bar("Reading texts", quiet=as_json) as progress:
+        folder = out or Path(temporary)
+        made = collect_statistics(
+            ref,
+            data,
+            folder,
+            limit=limit,
+            max_length=max_length,
+            seed=seed,
+            text_column=text_column,
+            description=description,
+            progress=progress,
+        )
+        if made is None:
+            return  # One of several processes, and not the one that speaks and publishes.
+        summary = {
+            "model": ref.id,
+            "examples": made.metadata["examples"],
+            "tokens": made.metadata["tokens"],
+            "layers": len(made.layers),
+            "uncounted": made.metadata["uncounted"],
+            "bytes": made.nbytes,
+            "folder": str(folder) if out else None,
+        }
+        made.close()
+        if publish:
+            published = publish_statistics(folder, repo, model=ref, pull_request=pull_request, force=force)
+            summary |= {"url": published.url}
+    if as_json:
+        print_json(summary)
+        return
+    where = summary.get("url") or f"{folder}/"
+    say(
+        f"Statistics of {len(made.layers)} layers from {summary['examples']} texts ({summary['tokens']} tokens), "
+        f"{size(summary['bytes'])} -> {where}"
+    )
+    if made.metadata["uncounted"]:
+        say(f"No input was seen for {', '.join(made.metadata['uncounted'][:5])}: these layers will be averaged.")
+    origin = "" if publish else f" --statistics {model}={folder}"
+    say(f"next: fusehub merge {model} OTHER --method regmean{origin} --out merged")
+
+
+@app.command(epilog="Example: fusehub inspect statistics/")
+@command
+def inspect(
+    statistics: Annotated[
+        str, typer.Argument(metavar="STATISTICS", help="A file, a folder, or a repo that holds them.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Show what a statistics file holds, and whether it is sound."""
+    from fusehub.statistics.inspection import inspect as inspect_statistics
+
+    with bar("Checking layers", quiet=as_json) as progress:
+        summary = inspect_statistics(statistics, progress=progress)
+    if as_json:
+        print_json(summary.to_dict())
+        return
+    facts = summary.metadata
+    data = facts["data"]
+    at = f" at {facts['model']['commit'][:12]}" if facts["model"].get("commit") else ""
+    say(f"{statistics}: statistics of {facts['model']['id']}{at} ({facts['model']['architecture']})")
+    say(
+        f"from {facts['examples']} texts, {facts['tokens']} tokens, of {data['source']}; "
+        f"format version {facts['version']}, {size(summary.nbytes)}"
+    )
+    rows = [(x.name, x.size, x.rows, x.rank, x.condition, len(x.aliases)) for x in summary.layers]
+    columns = ["layer", "inputs", "rows", "rank", "condition", "shared by"]
+    table(None, columns, [(n, i, r, k, f"{c:.1e}", a + 1) for n, i, r, k, c, a in rows], numbers=columns[1:])
