@@ -24,6 +24,7 @@ from fusehub.markdown import fence_for, link, listed, md, render, without_paths
 from fusehub.merged import PINNED, MergedFolder, is_local, read_merge
 from fusehub.recipe import FILENAME as RECIPE_FILENAME
 from fusehub.results import Results
+from fusehub.statistics.datafree import DATA_FREE
 from fusehub.tasks import are_generic, labels_of, task_of
 
 if TYPE_CHECKING:
@@ -216,6 +217,8 @@ def _source(merge: MergedFolder, source: Mapping[str, Any]) -> dict[str, str]:
 
 def _statistics(merge: MergedFolder, source: Mapping[str, Any]) -> str:
     statistics = source["statistics"]
+    if statistics["origin"] == DATA_FREE:
+        return "none: its difference to the base stands in for them"
     pinned = PINNED.fullmatch(statistics["origin"])
     if pinned:
         own = pinned[1] == source["repo_id"]

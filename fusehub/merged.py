@@ -21,6 +21,7 @@ from fusehub.markdown import without_paths
 from fusehub.provenance import REPORT_FILENAME
 from fusehub.recipe import FILENAME as RECIPE_FILENAME
 from fusehub.recipe import Recipe
+from fusehub.statistics.datafree import DATA_FREE
 from fusehub.tasks import task_of
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class MergedFolder:
         """Folders of this machine that went in, as they were written -> the name that stands for them elsewhere."""
         models = {source["name"]: source["short_name"] for source in self.sources if not source["repo_id"]}
         models |= {str(Path(place).expanduser()): name for place, name in models.items()}
-        others = [entry.statistics for entry in self.recipe.models if entry.statistics != "auto"]
+        others = [entry.statistics for entry in self.recipe.models if entry.statistics not in ("auto", DATA_FREE)]
         others += [self.recipe.base_model] if self.recipe.base_model else []
         # Statistics inside a model's own folder are named by that folder's name too.
         inside = tuple(f"{place}/" for place in models)

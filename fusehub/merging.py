@@ -31,6 +31,7 @@ from fusehub.progress import Progress, silent
 from fusehub.provenance import write_side_files
 from fusehub.recipe import Recipe
 from fusehub.solving import LayerSolver
+from fusehub.statistics.datafree import DataFree
 
 if TYPE_CHECKING:
     import torch
@@ -139,7 +140,10 @@ class _Engine:
             self.experts = [self._files.enter_context(Checkpoint(ref)) for ref in self.plan.experts]
             self.base = self._files.enter_context(Checkpoint(self.plan.base)) if self.plan.base else None
             statistics = [
-                self._files.enter_context(contextlib.closing(found.open())).layers for found in self.plan.statistics
+                None
+                if isinstance(found, DataFree)
+                else self._files.enter_context(contextlib.closing(found.open())).layers
+                for found in self.plan.statistics
             ]
             self._solver = LayerSolver(self.plan, statistics)
             self.result.notes = self._solver.notes

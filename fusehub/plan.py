@@ -19,6 +19,7 @@ from fusehub.methods import Method, find_method
 from fusehub.methods.registry import Options
 from fusehub.recipe import Recipe
 from fusehub.refs import ModelRef, resolve, short_names
+from fusehub.statistics.datafree import DATA_FREE, DataFree
 from fusehub.statistics.sources import FoundStatistics, find_statistics
 from fusehub.tasks import load_config
 
@@ -64,7 +65,7 @@ class Plan:
     labels: LabelPlan
     tensors: dict[str, TensorPlan]
     shards: tuple[Shard, ...]
-    statistics: tuple[FoundStatistics, ...]
+    statistics: tuple[FoundStatistics | DataFree, ...]
     hashes: tuple[dict[str, str], ...]
     report: Report
     force: bool = False
@@ -128,9 +129,10 @@ def plan_merge(
         raise Incompatible("The models' heads cannot be planned.", "Say --heads keep.")
     hashes = tuple(future.result() for future in hashing)
     _check_provenance(recipe, experts, hashes)
-    statistics: list[FoundStatistics] = []
+    statistics: list[FoundStatistics | DataFree] = []
     if method.needs_statistics:
-        statistics = _find_all(recipe, experts, hashes, force)
+        statistics = _find_all(recipe, experts, hashes, force, data_free=method.data_free)
+        _require_usable(statistics, experts, base, options)
     layout = _layout(method, experts, base, report.labels)
     planner = _Planner(recipe, method, experts, base, layout, report.labels, statistics)
     tensors = planner.tensors()
@@ -150,7 +152,7 @@ def plan_merge(
         hashes=hashes,
         report=report,
         force=force,
-        notes=(*_forced(experts, statistics, hashes), *planner.notes),
+        notes=(*_forced(experts, statistics, hashes), *_without_data(experts, statistics, method), *planner.notes),
         cost=_cost(tensors.values(), experts, statistics, report),
     )
 
@@ -166,14 +168,16 @@ class _Planner:
         base: ModelRef | None,
         layout: Layout,
         labels: LabelPlan,
-        statistics: Sequence[FoundStatistics],
+        statistics: Sequence[FoundStatistics | DataFree],
     ) -> None:
         self.recipe, self.method, self.layout, self.labels = recipe, method, layout, labels
         self.experts, self.rows = experts, [found.rows for found in statistics]
+        self.data_free = [isinstance(found, DataFree) for found in statistics]
         self.infos = [_infos(ref) for ref in experts]
         # For each expert: the model's parameter -> the name in its file.
         self.files = [_parameters(layout, infos) for infos in self.infos]
-        self.base_files = _parameters(layout, _infos(base)) if base else {}
+        self.base_infos = _infos(base) if base else {}
+        self.base_files = _parameters(layout, self.base_infos) if base else {}
         self.notes: list[str] = []
         self._uncounted: list[str] = []
 
@@ -206,7 +210,7 @@ class _Planner:
         infos = [own[source] for own, source in zip(self.infos, sources, strict=True)]
         axis = self.layout.label_axes.get(parameter)
         linear = self.layout.linears.get(parameter)
-        action, why = self._action(infos, linear, sources)
+        action, why = self._action(parameter, infos, sources)
         info = self._stored(infos[0], axis)
         if axis is None and len({i.shape for i in infos}) > 1:
             raise Incompatible(
@@ -227,22 +231,31 @@ class _Planner:
             is_head=self.labels.policy == "keep" and not self._in_body(parameter),
         )
 
-    def _action(self, infos: Sequence[TensorInfo], linear: Linear | None, sources: Sequence[str]) -> tuple[str, str]:
+    def _action(self, parameter: str, infos: Sequence[TensorInfo], sources: Sequence[str]) -> tuple[str, str]:
         if not infos[0].is_float:
             return "copy", "not made of real numbers"
         if not self.method.needs_statistics:
             return "combine", self.method.title
-        if linear is None:
+        if parameter not in self.layout.linears:
             return "mean", "not a linear layer's weight"
-        lacking = [
-            ref.name
-            for ref, rows, source in zip(self.experts, self.rows, sources, strict=True)
-            if not rows.get(source)
-        ]
+        known = zip(self.experts, self.rows, self.data_free, sources, strict=True)
+        lacking = [ref.name for ref, rows, data_free, source in known if not data_free and not rows.get(source)]
         if lacking:
             self._uncounted.append(sources[0])
             return "mean", f"no input rows in the statistics of {', '.join(lacking)}"
+        updated = [ref.name for ref, data_free in zip(self.experts, self.data_free, strict=True) if data_free]
+        if updated and not self._has_update(parameter, infos):
+            self._uncounted.append(sources[0])
+            return "mean", f"the base has no such tensor, so {', '.join(updated)} has no update of it"
         return "solve", self.method.title
+
+    def _has_update(self, parameter: str, infos: Sequence[TensorInfo]) -> bool:
+        """Whether the base has the same tensor, so that what an expert learned is the difference."""
+        if parameter not in self.base_files:
+            return False
+        if parameter in self.layout.label_axes and not self.labels.is_identity:
+            return False
+        return self.base_infos[self.base_files[parameter]].shape == infos[0].shape
 
     def _stored(self, info: TensorInfo, axis: int | None) -> TensorInfo:
         dtype = self.recipe.stored_dtype if info.is_float and self.recipe.stored_dtype else info.dtype
@@ -289,13 +302,21 @@ def _coefficients(recipe: Recipe) -> tuple[float, ...]:
 
 
 def _find_all(
-    recipe: Recipe, experts: Sequence[ModelRef], hashes: Sequence[dict[str, str]], force: bool
-) -> list[FoundStatistics]:
-    """Statistics of every expert; the error names all experts that have none."""
+    recipe: Recipe,
+    experts: Sequence[ModelRef],
+    hashes: Sequence[dict[str, str]],
+    force: bool,
+    *,
+    data_free: bool,
+) -> list[FoundStatistics | DataFree]:
+    """Statistics of every expert; the error names all experts that have none. `data_free`: the method wants none."""
     from fusehub.errors import NotFound
 
     found, problems = [], []
     for ref, entry, own in zip(experts, recipe.models, hashes, strict=True):
+        if data_free or entry.statistics == DATA_FREE:
+            found.append(DataFree())
+            continue
         try:
             found.append(find_statistics(ref, entry.statistics, hashes=own, force=force))
         except (NotFound, BadStatistics) as error:
@@ -306,15 +327,46 @@ def _find_all(
     return found
 
 
+def _require_usable(
+    statistics: Sequence[FoundStatistics | DataFree],
+    experts: Sequence[ModelRef],
+    base: ModelRef | None,
+    options: Options,
+) -> None:
+    """Raises `BadRecipe` where what is asked for needs more than the statistics hold."""
+    data_free = [ref.name for ref, found in zip(experts, statistics, strict=True) if isinstance(found, DataFree)]
+    if data_free and base is None:
+        raise BadRecipe(
+            f"Without data, what {', '.join(data_free)} learned is its difference to the base, and no base is said.",
+            "Say --base MODEL: the pretrained model that the experts share.",
+        )
+    if data_free and getattr(options, "affine", False):
+        raise BadRecipe(
+            f"affine solves biases from the mean inputs, which are not known of {', '.join(data_free)} without data.",
+            "Leave affine out, or give statistics.",
+        )
+
+
 def _forced(
-    experts: Sequence[ModelRef], statistics: Sequence[FoundStatistics], hashes: Sequence[dict[str, str]]
+    experts: Sequence[ModelRef], statistics: Sequence[FoundStatistics | DataFree], hashes: Sequence[dict[str, str]]
 ) -> list[str]:
     """What has to be said of statistics that are used although they were made for other weights."""
     return [
         f"The statistics {found.origin} were made for other weights than those of {ref.name}: used because of force."
         for ref, found, own in zip(experts, statistics, hashes, strict=False)
-        if sorted(found.metadata["model"]["weights"].values()) != sorted(own.values())
+        if not isinstance(found, DataFree)
+        and sorted(found.metadata["model"]["weights"].values()) != sorted(own.values())
     ]
+
+
+def _without_data(
+    experts: Sequence[ModelRef], statistics: Sequence[FoundStatistics | DataFree], method: Method
+) -> list[str]:
+    """What has to be said of experts without statistics, where the method itself would take them."""
+    names = [ref.name for ref, found in zip(experts, statistics, strict=False) if isinstance(found, DataFree)]
+    if not names or method.data_free:
+        return []
+    return [f"Without statistics: {', '.join(names)}. The difference to the base stands in for them (data-free)."]
 
 
 def _check_provenance(recipe: Recipe, experts: Sequence[ModelRef], hashes: Sequence[dict[str, str]]) -> None:
@@ -330,7 +382,9 @@ def _check_provenance(recipe: Recipe, experts: Sequence[ModelRef], hashes: Seque
             )
 
 
-def _cost(tensors: Any, experts: Sequence[ModelRef], statistics: Sequence[FoundStatistics], report: Report) -> dict:
+def _cost(
+    tensors: Any, experts: Sequence[ModelRef], statistics: Sequence[FoundStatistics | DataFree], report: Report
+) -> dict:
     """Bytes to download, to write, and at the peak in memory; multiplications in units of 10^9."""
     tensors = list(tensors)
     output = sum(tensor.info.nbytes for tensor in tensors)
@@ -341,7 +395,9 @@ def _cost(tensors: Any, experts: Sequence[ModelRef], statistics: Sequence[FoundS
         size, numel = tensor.linear.in_features, tensor.info.numel
         # Grams as stored, one unpacked, their sum and its factor; weights, their differences and the right side.
         peak = max(peak, len(experts) * size * size * 2 + 4 * size * size * 8 + (2 * len(experts) + 4) * numel * 8)
-        flops += (2 * len(experts) + 2) * numel * size + size**3 // 3
+        # ΔᵀΔ is made for the sum, and again for the right side.
+        updates = 2 * sum(isinstance(found, DataFree) for found in statistics)
+        flops += (2 * len(experts) + 2 + updates) * numel * size + size**3 // 3
     return {
         "download_bytes": report.download,
         "output_bytes": output,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fusehub.console import describe, say, size, table
+from fusehub.statistics.datafree import DataFree
 
 if TYPE_CHECKING:
     from fusehub.compat import Report
     from fusehub.plan import Plan
+    from fusehub.statistics.sources import FoundStatistics
 
 
 def print_report(report: Report) -> None:
@@ -58,12 +60,18 @@ def print_plan(plan: Plan) -> None:
     for note in plan.notes:
         say(f"note: {note}")
     for ref, found in zip(plan.experts, plan.statistics, strict=False):
-        say(f"statistics of {ref.name}: {found.origin}, {found.metadata['examples']} texts")
+        say(f"statistics of {ref.name}: {_statistics_words(found)}")
     cost = plan.cost
     say(
         f"{describe_actions(plan)}. Download {size(cost['download_bytes'])}, write {size(cost['output_bytes'])}, "
         f"memory at most about {size(cost['memory_bytes'])}, {cost['gflop']} GFLOP."
     )
+
+
+def _statistics_words(found: FoundStatistics | DataFree) -> str:
+    if isinstance(found, DataFree):
+        return "none; its difference to the base stands in for them (data-free)"
+    return f"{found.origin}, {found.metadata['examples']} texts"
 
 
 def describe_actions(plan: Plan) -> str:

@@ -4,7 +4,7 @@
     models:
       - model: textattack/bert-base-uncased-imdb
         parameters: {weight: 1.0}
-        statistics: auto                  # ours: where the grams come from
+        statistics: auto                  # ours: where the grams come from; or data-free, without any
       - model: textattack/bert-base-uncased-rotten-tomatoes
     parameters: {alpha: 0.9}
     heads: auto                           # ours: merge (by label name), keep (one a model), auto
@@ -61,7 +61,9 @@ class ModelEntry(_Strict):
 
     model: str = Field(description="user/name, user/name@revision or a folder")
     parameters: ModelParameters = Field(ModelParameters(), description="weight: the model's share")
-    statistics: str = Field("auto", description="auto, a file, a folder, or a repo that holds its statistics")
+    statistics: str = Field(
+        "auto", description="auto, a file, a folder, a repo that holds its statistics, or data-free"
+    )
     labels: tuple[str, ...] | None = Field(
         None, description="names of the rows of its head, where its config has none"
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.errors import Incompatible
 from fusehub.methods.registry import Layer, Merged
 from fusehub.plan import Plan, TensorPlan
+from fusehub.statistics.datafree import UpdateGram
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
 
 
 class LayerSolver:
-    """Solves the layers of a plan; `notes` says what was worth saying of each, by the weight's name."""
+    """Solves the layers of a plan; `notes` says what was worth saying of each, by the weight's name.
 
-    def __init__(self, plan: Plan, statistics: Sequence[Mapping[str, StoredLayer]]) -> None:
+    `statistics` are those of each expert, None where its update stands in for them.
+    """
+
+    def __init__(self, plan: Plan, statistics: Sequence[Mapping[str, StoredLayer] | None]) -> None:
         self.plan, self.statistics = plan, statistics
         self.notes: dict[str, tuple[str, ...]] = {}
         self._cache_key: Any = None
@@ -85,11 +89,11 @@ class LayerSolver:
         biases: list[Tensor] | None,
         base_bias: Tensor | None,
     ) -> Merged:
-        statistics: list[StoredLayer] = [self.statistics[index][tensor.sources[index]] for index in experts]
+        stored = {index: self.statistics[index][tensor.sources[index]] for index in experts if self.statistics[index]}
         coefficients = [self.plan.coefficients[index] for index in experts]
         if not any(coefficients):
             coefficients = [1.0] * len(coefficients)
-        for index, layer in zip(experts, statistics, strict=True):
+        for index, layer in stored.items():
             if layer.size != tensor.linear.in_features:
                 raise Incompatible(
                     f"{tensor.name} has {tensor.linear.in_features} inputs, the statistics of "
@@ -97,9 +101,15 @@ class LayerSolver:
                     "Give the statistics of these weights.",
                 )
         # q, k and v follow each other in the file and share their inputs: the grams are summed and factorised once.
-        key = tuple((index, layer.stored_as) for index, layer in zip(experts, statistics, strict=True))
+        # An update is one tensor's own.
+        key = tuple((index, stored[index].stored_as if index in stored else tensor.name) for index in experts)
         if key != self._cache_key:
             self._cache_key, self._cache = key, {}
+        others = list(stored.values())
+        statistics = [
+            stored[index] if index in stored else UpdateGram.of(weight - base, others)
+            for index, weight in zip(experts, weights, strict=True)
+        ]
         layer = Layer(
             tensor.name, weights, coefficients, base, base_bias, biases, statistics=statistics, cache=self._cache
         )

@@ -32,7 +32,9 @@ def merge(
     statistics: Annotated[
         list[str] | None,
         typer.Option(
-            "--statistics", metavar="MODEL=SOURCE", help="Where a model's statistics are, if not on the Hub."
+            "--statistics",
+            metavar="MODEL=SOURCE",
+            help="Where a model's statistics are, if not on the Hub; or data-free, without any (needs --base).",
         ),
     ] = None,
     weight: Annotated[

@@ -72,6 +72,8 @@ class Method:
     paper: str | None
     options: type[Options]
     needs_statistics: bool
+    data_free: bool
+    """Takes every expert's update in the place of its statistics, whatever the recipe says."""
     merge: Callable[[Layer, Any], Merged]
 
     def parse(self, options: Mapping[str, Any]) -> Options:
@@ -102,6 +104,7 @@ def merge_method(
     paper: str | None,
     options: type[Options],
     needs_statistics: bool = False,
+    data_free: bool = False,
     aliases: Sequence[str] = (),
 ) -> Callable[[Callable[[Layer, Any], Merged]], Callable[[Layer, Any], Merged]]:
     """Registers the decorated function as the method `name`. A name that is taken is an error at import."""
@@ -110,7 +113,7 @@ def merge_method(
         for taken in (name, *aliases):
             if taken in METHODS or taken in ALIASES:
                 raise ValueError(f"two merge methods are called {taken}")
-        METHODS[name] = Method(name, title, summary, paper, options, needs_statistics, function)
+        METHODS[name] = Method(name, title, summary, paper, options, needs_statistics, data_free, function)
         ALIASES.update(dict.fromkeys(aliases, name))
         return function
 

@@ -82,7 +82,8 @@ def find_statistics(
         )
     raise NotFound(
         f"{ref.name} has no published statistics.",
-        f"Make them where the data is: `{command}`, then `--statistics {ref.name}=DIR`; or use --method mean.",
+        f"Make them where the data is: `{command}`, then `--statistics {ref.name}=DIR`. Without data: `--statistics "
+        f"{ref.name}=data-free --base BASE`, or --method mean.",
     )
 
 
