@@ -48,7 +48,7 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
     floors = [
         {"errors", "progress"},
         {"hub", "refs", "checkpoint", "layers", "tasks", "licences", "tables", "encoding", "vocabularies"},
-        {"labels", "methods", "statistics", "compat", "data", "recipe"},
+        {"labels", "methods", "statistics", "compat", "data", "inputs", "recipe"},
         {"plan", "solving", "merging", "provenance"},
         {"predict", "comparison", "evaluation", "loading", "finding"},
         {"markdown", "merged", "results", "card", "push", "publishing"},
