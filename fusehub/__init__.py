@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fusehub.plan import Plan, plan_merge
     from fusehub.publishing import Published, publish, publish_statistics
     from fusehub.recipe import Recipe
+    from fusehub.statistics.adding import add_statistics
     from fusehub.statistics.collect import collect
     from fusehub.statistics.format import Statistics
     from fusehub.statistics.inspection import inspect
@@ -44,6 +45,7 @@ _MODULES = {
     "Recipe": "recipe",
     "Report": "compat",
     "Statistics": "statistics.format",
+    "add_statistics": "statistics.adding",
     "check": "compat",
     "collect": "statistics.collect",
     "compare": "comparison",
@@ -70,6 +72,7 @@ __all__ = [
     "Recipe",
     "Report",
     "Statistics",
+    "add_statistics",
     "check",
     "collect",
     "compare",

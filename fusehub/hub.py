@@ -27,6 +27,11 @@ def fusehub_version() -> str:
         return "0.0.0+source"
 
 
+def software(*packages: str) -> dict[str, str]:
+    """Versions of FuseHub and of the installed `packages`, for the files that are made with them."""
+    return {"fusehub": fusehub_version(), **{name: version(name) for name in packages}}
+
+
 def client(token: str | None = None) -> HfApi:
     """A Hub client with FuseHub's user agent; without a token, the one that the user is logged in with."""
     from huggingface_hub import HfApi

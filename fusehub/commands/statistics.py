@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,8 +15,20 @@ from fusehub.console import bar, command, print_json, say, size, table
 @app.command(epilog="Example: fusehub collect user/expert --data user/texts --limit 1000 --out statistics")
 @command
 def collect(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model whose statistics are wanted.")],
-    data: Annotated[str, typer.Option(metavar="SOURCE", help="Texts of the domain that the model was trained for.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL",
+            help="The model whose statistics are wanted. With --add: two or more statistics.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Texts of the domain that the model was trained for.")
+    ] = None,
+    add: Annotated[
+        bool, typer.Option("--add", help="Add statistics of the same weights on different data, instead of MODEL.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder to write them into.")] = None,
     publish: Annotated[
         bool, typer.Option("--publish", help="Push them to the Hub, into the model's own repo.")
@@ -40,30 +52,35 @@ def collect(
 
     from fusehub.publishing import publish_statistics
     from fusehub.refs import resolve
+    from fusehub.statistics.adding import add_statistics
     from fusehub.statistics.collect import collect as collect_statistics
 
     if out is None and not publish:
         raise typer.BadParameter("say where they go: a folder, or --publish", param_hint="--out")
     if repo and not publish:
         raise typer.BadParameter("--repo goes with --publish", param_hint="--repo")
-    ref = resolve(model)
+    _require_one_way(models, data=data, add=add)
     with tempfile.TemporaryDirectory() as temporary, bar("Reading texts", quiet=as_json) as progress:
         folder = out or Path(temporary)
-        made = collect_statistics(
-            ref,
-            data,
-            folder,
-            limit=limit,
-            max_length=max_length,
-            seed=seed,
-            text_column=text_column,
-            description=description,
-            progress=progress,
-        )
+        if add:
+            made = add_statistics(models, folder)
+        else:
+            made = collect_statistics(
+                resolve(models[0]),
+                data,
+                folder,
+                limit=limit,
+                max_length=max_length,
+                seed=seed,
+                text_column=text_column,
+                description=description,
+                progress=progress,
+            )
         if made is None:
             return  # One of several processes, and not the one that speaks and publishes.
+        model = made.metadata["model"]["id"] if add else models[0]
         summary = {
-            "model": ref.id,
+            "model": _pinned(made.metadata["model"]),
             "examples": made.metadata["examples"],
             "tokens": made.metadata["tokens"],
             "layers": len(made.layers),
@@ -73,7 +90,7 @@ def collect(
         }
         made.close()
         if publish:
-            published = publish_statistics(folder, repo, model=ref, pull_request=pull_request, force=force)
+            published = publish_statistics(folder, repo, model=model, pull_request=pull_request, force=force)
             summary |= {"url": published.url}
     if as_json:
         print_json(summary)
@@ -87,6 +104,22 @@ def collect(
         say(f"No input was seen for {', '.join(made.metadata['uncounted'][:5])}: these layers will be averaged.")
     origin = "" if publish else f" --statistics {model}={folder}"
     say(f"next: fusehub merge {model} OTHER --method regmean{origin} --out merged")
+
+
+def _require_one_way(models: list[str], *, data: str | None, add: bool) -> None:
+    """Statistics come from a model and data, or from statistics that are there: wrong usage says which is meant."""
+    if add and data:
+        raise typer.BadParameter("--add adds statistics that are there, and takes no data", param_hint="--data")
+    if add and len(models) < 2:
+        raise typer.BadParameter("give two or more statistics to be added", param_hint="--add")
+    if not add and len(models) > 1:
+        raise typer.BadParameter("give one model; or say --add, to add statistics", param_hint="MODEL")
+    if not add and data is None:
+        raise typer.BadParameter("say which texts the model is to be run over", param_hint="--data")
+
+
+def _pinned(model: dict[str, Any]) -> str:
+    return f"{model['id']}@{model['commit']}" if model.get("commit") else model["id"]
 
 
 @app.command(epilog="Example: fusehub inspect statistics/")

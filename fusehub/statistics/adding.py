@@ -1,0 +1,170 @@
+"""Statistics of the same weights on different data, added: what one run over all of the data would have counted.
+
+    add_statistics(["statistics-paris", "statistics-london"], "statistics")
+
+Sums add: `S`, `s` and `n` layer by layer. What must agree is whatever decides which rows a layer sees: the weights,
+the architecture, the task, the vocabulary. Data, maximum length, seed and versions may differ, and are recorded for
+each part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusehub.errors import BadStatistics
+from fusehub.hub import software
+from fusehub.statistics.format import Statistics, write_statistics
+from fusehub.statistics.sources import open_statistics
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fusehub.statistics.format import StoredLayer
+
+# What is said of each part in the metadata of the sum.
+_OF_A_PART = ("data", "examples", "tokens", "labels", "max_length", "seed", "noise", "imported", "software")
+
+
+@dataclass(frozen=True)
+class AddedLayer:
+    """The sums of one layer over the parts that counted it; read part by part when they are asked for."""
+
+    layers: Sequence[StoredLayer]
+
+    @property
+    def size(self) -> int:
+        """Inputs of the layer."""
+        return self.layers[0].size
+
+    @property
+    def rows(self) -> int:
+        """Rows of all parts."""
+        return sum(layer.rows for layer in self.layers)
+
+    @property
+    def total(self) -> Tensor:
+        """`s` of all parts: [in], float64."""
+        return sum(layer.total() for layer in self.layers)
+
+    def packed(self) -> Tensor:
+        """The upper triangle of `S` of all parts: [in * (in + 1) / 2], float32, summed in float64."""
+        return sum(layer.packed().double() for layer in self.layers).float()
+
+
+def add_statistics(sources: Sequence[str], out: str | Path, *, token: str | None = None) -> Statistics:
+    """The sum of the statistics at `sources` (files, folders or repos), written into the folder `out` and opened.
+
+    Raises `BadStatistics` where they are not of the same weights, or are the same statistics twice, with what
+    differs. A layer that only some of them counted has the rows of those.
+    """
+    if len(sources) < 2:
+        raise BadStatistics("One set of statistics cannot be added.", "Give two or more.")
+    with contextlib.ExitStack() as opened:
+        parts = [opened.enter_context(contextlib.closing(open_statistics(source, token=token))) for source in sources]
+        for part in parts[1:]:
+            _require_same_model(parts[0], part)
+        _require_different(parts)
+        sums, aliases = _added(parts)
+        path = write_statistics(Path(out), sums, aliases, _metadata(parts, {*sums, *aliases}))
+    return Statistics(path)
+
+
+def _added(parts: Sequence[Statistics]) -> tuple[dict[str, AddedLayer], dict[str, str]]:
+    """The sums, and the layers that share theirs: those that share one in every part."""
+    sums: dict[str, AddedLayer] = {}
+    aliases: dict[str, str] = {}
+    first: dict[tuple[str | None, ...], str] = {}
+    names = {name for part in parts for name in part.layers}
+    for name in sorted(names, key=lambda name: (name in parts[0].aliases, name)):
+        own = [part.layers.get(name) for part in parts]
+        stored = tuple(layer.stored_as if layer else None for layer in own)
+        if stored in first:
+            aliases[name] = first[stored]
+        else:
+            first[stored] = name
+            sums[name] = AddedLayer([layer for layer in own if layer])
+    return sums, aliases
+
+
+def _require_same_model(one: Statistics, other: Statistics) -> None:
+    """Raises `BadStatistics` naming everything in which the models of two statistics differ."""
+    a, b = one.metadata, other.metadata
+    differing = []
+    if sorted(a["model"]["weights"].values()) != sorted(b["model"]["weights"].values()):
+        differing.append(f"weights ({_model(a)}; {_model(b)})")
+    pairs = [("architecture", a["model"].get("architecture"), b["model"].get("architecture"))]
+    pairs += [("task", a.get("task"), b.get("task"))]
+    known, others = a.get("tokenizer") or {}, b.get("tokenizer") or {}
+    # A tokenizer's config can change (its chat template) without a word being cut differently.
+    names = [name for name in known if name in others and not name.endswith("_config.json")]
+    pairs += [(name, known[name][:8], others[name][:8]) for name in names]
+    differing += [f"{what} ({x}; {y})" for what, x, y in pairs if x != y and x and y]
+    for name, layer in one.layers.items():
+        if name in other.layers and other.layers[name].size != layer.size:
+            differing.append(f"inputs of {name} ({layer.size}; {other.layers[name].size})")
+    if differing:
+        raise BadStatistics(
+            f"{one.origin} and {other.origin} cannot be added: they differ in {', '.join(differing[:5])}.",
+            "Add statistics of the same weights: collect each part of the data with the same model.",
+        )
+
+
+def _model(metadata: Mapping[str, Any]) -> str:
+    model = metadata["model"]
+    return model["id"] + (f" at {model['commit'][:8]}" if model.get("commit") else "")
+
+
+def _require_different(parts: Sequence[Statistics]) -> None:
+    """Raises `BadStatistics` where two parts are the same, whose rows would count twice."""
+    for number, part in enumerate(parts):
+        for other in parts[:number]:
+            if _is_same(part, other):
+                raise BadStatistics(
+                    f"{other.origin} and {part.origin} hold the same sums: their rows would count twice.",
+                    "Give each of them once.",
+                )
+
+
+def _is_same(one: Statistics, other: Statistics) -> bool:
+    import torch
+
+    layers = one.metadata["layers"]
+    if layers != other.metadata["layers"] or not layers:
+        return False
+    smallest = min(layers, key=lambda name: layers[name]["size"])
+    return torch.equal(one.layers[smallest].packed(), other.layers[smallest].packed())
+
+
+def _metadata(parts: Sequence[Statistics], counted: set[str]) -> dict[str, Any]:
+    first = parts[0].metadata
+    every = [part.metadata for part in parts]
+    told = [part for metadata in every for part in metadata.get("parts") or [_part(metadata)]]
+    sources = list(dict.fromkeys((metadata.get("data") or {}).get("source") or "unknown" for metadata in every))
+    lengths = [metadata["max_length"] for metadata in every if metadata.get("max_length")]
+    return {
+        "model": first["model"],
+        "task": first.get("task"),
+        "tokenizer": first.get("tokenizer") or {},
+        "data": {"source": " + ".join(sources), "revision": None},
+        "examples": _sum(metadata.get("examples") for metadata in every),
+        "tokens": _sum(metadata.get("tokens") for metadata in every),
+        "max_length": max(lengths, default=None),
+        "seed": None,
+        "uncounted": sorted({name for metadata in every for name in metadata.get("uncounted", ())} - counted),
+        "software": software("torch"),
+        "parts": told,
+    }
+
+
+def _part(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: metadata[key] for key in _OF_A_PART if key in metadata}
+
+
+def _sum(values: Any) -> int | None:
+    """The sum, unless one is not told."""
+    values = list(values)
+    return None if None in values else sum(values)
