@@ -22,7 +22,7 @@ def parts(experts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("parts")
     expert, texts = experts("bert")[0], texts_of(0, 30)
     for number, own in enumerate((texts[:11], texts[11:], texts)):
-        collect(str(expert), text_file(folder, number, own), folder / str(number), max_length=20 + number).close()
+        collect(str(expert), text_file(folder, number, own), folder / str(number), max_length=60 + number).close()
     return [folder / "0", folder / "1", folder / "2"]
 
 
@@ -57,7 +57,7 @@ def test_the_sum_is_what_one_run_over_everything_counts(parts, tmp_path):
             assert added.metadata[key] == whole.metadata[key]
         told = added.metadata["parts"]
         assert [part["examples"] for part in told] == [11, 19]
-        assert [part["max_length"] for part in told] == [20, 21] and added.metadata["max_length"] == 21
+        assert [part["max_length"] for part in told] == [60, 61] and added.metadata["max_length"] == 61
         assert [part["data"]["source"] for part in told] == ["texts-0.txt", "texts-1.txt"]
         assert added.metadata["data"] == {"source": "texts-0.txt + texts-1.txt", "revision": None}
 
