@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.card import model_card, statistics_card
-from fusehub.errors import AccessDenied, BadData, BadFile, BadStatistics, FuseHubError, NotFound, OutputExists
+from fusehub.errors import AccessDenied, BadData, BadFile, FuseHubError, NotFound, OutputExists
 from fusehub.loading import require_loadable
 from fusehub.markdown import listed
 from fusehub.merged import MergedFolder, read_merge
@@ -26,13 +26,11 @@ from fusehub.push import CARD, Files, Published, Target
 from fusehub.recipe import FILENAME as RECIPE_FILENAME
 from fusehub.refs import SIDE_FILES, ModelRef, resolve
 from fusehub.statistics.format import FILENAME, METADATA_FILENAME, Statistics, require_weights
+from fusehub.statistics.privacy import require_enough
 from fusehub.statistics.sources import FOLDER, TAG
 
 if TYPE_CHECKING:
     from fusehub.evaluation import Evaluation
-
-# A sum over fewer rows says too much about each of them.
-MIN_ROWS = 100
 
 
 def publish(
@@ -203,12 +201,7 @@ def _checked_statistics(folder: Path, ref: ModelRef, force: bool) -> dict[str, A
     metadata = statistics.metadata
     if not force:
         require_weights(metadata, str(folder), ref.name, weight_hashes(ref))
-        fewest = min((layer["rows"] for layer in metadata["layers"].values()), default=0)
-        if fewest < MIN_ROWS:
-            raise BadStatistics(
-                f"The statistics in {folder} are sums over as few as {fewest} rows, which can tell what was in them.",
-                f"Collect them from {MIN_ROWS} texts or more; or say --force if nothing in the texts is private.",
-            )
+        require_enough(metadata, str(folder))
     return metadata
 
 
