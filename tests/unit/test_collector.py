@@ -16,7 +16,7 @@ from fusehub.errors import BadData, FuseHubError
 from fusehub.layers import linears_of
 from fusehub.refs import resolve
 from fusehub.statistics.collect import collect
-from fusehub.statistics.collector import GramCollector, SharingChanged
+from fusehub.statistics.collector import GramCollector, Misjudged
 from fusehub.statistics.format import Statistics
 from fusehub.statistics.grams import GramSum, unpack
 from fusehub.tasks import load_model, load_tokenizer
@@ -33,17 +33,23 @@ def collected():
         yield lambda *args, **options: files.enter_context(contextlib.closing(collect(*args, **options)))
 
 
+def probe_of(ids):
+    """A probe as `Inputs.probe` makes it of one text."""
+    row = torch.tensor([(list(ids) * 11)[:11]])
+    return {"input_ids": row, "attention_mask": torch.ones_like(row)}
+
+
 def grams_of(path, texts=TEXTS, *, share=True, dtype=None, side=None, **batching):
     """Weight -> (S, s, n), and the aliases, of a model run over `texts` in batches."""
     ref = resolve(str(path))
     model, tokenizer = load_model(ref, dtype=dtype), load_tokenizer(ref)
     encodings = encode(texts, tokenizer, max_length=64)
     with GramCollector(model, linears_of(model), share=share) as collector:
-        collector.probe(encodings[0]["input_ids"])
+        collector.probe(probe_of(encodings[0]["input_ids"]))
         for _, batch in batches(encodings, tokenizer, **batching):
             if side == "left":
                 batch = {name: value.flip(1) for name, value in batch.items()}
-            with torch.inference_mode(), collector.counting(batch["attention_mask"]):
+            with torch.inference_mode(), collector.counting(batch):
                 model(**batch)
     own = {name: (unpack(s.packed(), s.size).numpy(), s.total.numpy(), s.rows) for name, s in collector.sums.items()}
     return {name: own[collector.aliases.get(name, name)] for name in collector.weights}, collector.aliases
@@ -78,9 +84,9 @@ def test_the_test_above_would_see_padding_that_counts(experts, arch):
     model, tokenizer = load_model(ref), load_tokenizer(ref)
     expected, wrong = from_rows(raw_inputs(path, TEXTS)), {}
     with GramCollector(model, linears_of(model)) as collector:
-        collector.probe([1, 2, 3])
+        collector.probe(probe_of([1, 2, 3]))
         for _, batch in batches(encode(TEXTS, tokenizer, max_length=64), tokenizer):
-            with torch.inference_mode(), collector.counting(torch.ones_like(batch["attention_mask"])):
+            with torch.inference_mode(), collector.counting({"input_ids": batch["input_ids"]}):
                 model(**batch)
         wrong = {name: unpack(s.packed(), s.size) for name, s in collector.sums.items()}
     assert max(rel(gram, expected[name][0]) for name, gram in wrong.items()) > 0.05
@@ -183,8 +189,8 @@ def test_padding_on_the_left_counts_as_little_as_on_the_right(experts):
         batch = tokenizer.pad(rows, padding_side=side, return_tensors="pt")
         assert batch["attention_mask"][:, 0 if side == "left" else -1].min() == 0
         with GramCollector(model, linears_of(model)) as collector:
-            collector.probe([1, 2, 3])
-            with torch.inference_mode(), collector.counting(batch["attention_mask"]):
+            collector.probe(probe_of([1, 2, 3]))
+            with torch.inference_mode(), collector.counting(batch):
                 model(**batch)
         sums[side] = {name: unpack(own.packed(), own.size) for name, own in collector.sums.items()}
     body = [name for name in sums["left"] if "transformer" in name]
@@ -198,9 +204,9 @@ def test_dropout_is_off_while_counting_even_if_the_model_trains(tmp_path):
     ref = resolve(str(path))
     model, tokenizer = load_model(ref).train(), load_tokenizer(ref)
     with GramCollector(model, linears_of(model)) as collector:
-        collector.probe([1, 2, 3])
+        collector.probe(probe_of([1, 2, 3]))
         for _, batch in batches(encode(TEXTS, tokenizer, max_length=64), tokenizer):
-            with torch.inference_mode(), collector.counting(batch["attention_mask"]):
+            with torch.inference_mode(), collector.counting(batch):
                 model(**batch)
     own = {name: (unpack(s.packed(), s.size).numpy(), s.total.numpy(), s.rows) for name, s in collector.sums.items()}
     found = {name: own[collector.aliases.get(name, name)] for name in collector.weights}
@@ -239,8 +245,8 @@ def test_the_model_is_as_before_whatever_happens(experts, failing):
     try:
         with GramCollector(model, linears_of(model)) as collector:
             assert not any(module.training for module in model.modules())
-            collector.probe([1, 2, 3])
-            with collector.counting(torch.ones_like(ids)):
+            collector.probe(probe_of([1, 2, 3]))
+            with collector.counting({"input_ids": ids}):
                 watched = model(input_ids=ids).logits
                 if failing:
                     raise KeyboardInterrupt
@@ -259,7 +265,7 @@ def test_a_probe_that_fails_leaves_no_hook(experts):
     model = load_model(resolve(str(experts()[0])))
     before = state_of(model)[2]
     with pytest.raises(IndexError), GramCollector(model, linears_of(model)) as collector:
-        collector.probe([10**6])
+        collector.probe(probe_of([10**6]))
     assert state_of(model)[2] == before
 
 
@@ -283,18 +289,18 @@ def test_layers_that_stop_sharing_their_input_are_noticed_and_then_counted_alone
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
     model = Fork()
     with GramCollector(model, linears_of(model)) as collector:
-        collector.probe([1, 2, 3])
+        collector.probe(probe_of([1, 2, 3]))
         assert collector.aliases == {"b.weight": "a.weight"}
-        with collector.counting(mask):
+        with collector.counting({"input_ids": ids, "attention_mask": mask}):
             model(ids, mask)
-        with pytest.raises(SharingChanged) as caught, collector.counting(mask):
+        with pytest.raises(Misjudged) as caught, collector.counting({"input_ids": ids, "attention_mask": mask}):
             model(ids, mask)
-        assert caught.value.weight == "b.weight"
+        assert (caught.value.weight, caught.value.verdict) == ("b.weight", "alone")
     model = Fork()
-    with GramCollector(model, linears_of(model), unshared=["b.weight"]) as collector:
-        collector.probe([1, 2, 3])
+    with GramCollector(model, linears_of(model), verdicts={"b.weight": "alone"}) as collector:
+        collector.probe(probe_of([1, 2, 3]))
         for _ in range(2):
-            with collector.counting(mask):
+            with collector.counting({"input_ids": ids, "attention_mask": mask}):
                 model(ids, mask)
     x = torch.nn.functional.one_hot(ids, 4).double()[mask.bool()]
     assert not collector.aliases
@@ -320,7 +326,7 @@ class FirstToken(torch.nn.Module):
 def test_sharing_is_told_by_the_tensor_and_not_by_its_address():
     model = FirstToken()
     with GramCollector(model, linears_of(model)) as collector:
-        collector.probe([1, 2, 3])
+        collector.probe(probe_of([1, 2, 3]))
     assert collector.aliases == {"c.weight": "b.weight"}
 
 
@@ -473,7 +479,7 @@ def test_a_process_that_cannot_find_the_others_says_so(experts, tmp_path):
         text=True,
         timeout=120,
     )
-    assert done.stdout.startswith("WORLD_SIZE says 3 processes, but they cannot be joined"), done.stderr
+    assert done.stdout.startswith("3 processes were started, but they cannot be joined"), done.stderr
     assert not (tmp_path / "out").exists()
 
 
