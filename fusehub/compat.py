@@ -239,8 +239,7 @@ class _Check:
                 self._compare_shapes(first, other, layout, named[first.id], named[other.id])
 
     def _missing(self, ref: ModelRef, layout: Layout, named: Mapping[str, TensorInfo]) -> None:
-        missing = [name for name in layout.shapes if name not in named and layout.tied.get(name) not in named]
-        missing = [name for name in missing if not name.endswith(("position_ids", "token_type_ids"))]
+        missing = layout.missing(named)
         if missing:
             self._find(
                 "error",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fusehub.errors import BadRecipe, Incompatible
-from fusehub.tasks import are_generic, labels_of, problem_type_of
+from fusehub.tasks import are_generic, has_labels, labels_of, problem_type_of
 
 Heads = Literal["auto", "merge", "keep"]
 
@@ -64,6 +64,8 @@ def plan_labels(
             )
     if heads == "keep":
         return LabelPlan("keep", "asked for")
+    if not any(map(has_labels, configs)):
+        return LabelPlan("merge", "their heads have no labels", rows=((),) * len(configs))
     kinds = {problem_type_of(config) for config in configs}
     if len(kinds) > 1:
         return _apart(heads, f"the experts solve different problems ({', '.join(sorted(kinds))})")

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fusehub.errors import Incompatible
+from fusehub.tasks import has_labels
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+    from transformers.core_model_loading import WeightConverter, WeightRenaming
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,26 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One expert's matrix of a mixture of experts, which checkpoints store by itself and the model fused with others.
+
+    It is `model.get_parameter(parameter)[expert, start:stop]`.
+    """
+
+    parameter: str
+    expert: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
 class Layout:
     """What the parameters of one architecture are.
 
     `shapes` has every parameter and persistent buffer; `label_axes` those that have one row (or element) a
-    label, with the axis along which labels run; `tied` maps a name to the one whose storage it shares.
+    label, with the axis along which labels run; `tied` maps a name to the one whose storage it shares. `parts` are
+    the matrices that are fused when transformers loads them, by the names that they have in checkpoints (but for
+    renamings); each is a linear layer among `linears`, whose module is the one that holds all of them.
     """
 
     architecture: str
@@ -50,21 +67,21 @@ class Layout:
     tied: dict[str, str]
     base_prefix: str
     _model: PreTrainedModel | None
+    parts: dict[str, Part] = field(default_factory=dict)
 
     def names(self, stored: Iterable[str]) -> dict[str, str]:
         """For each name in a checkpoint, the model's parameter that transformers loads it into.
 
-        Follows transformers' own renamings (LayerNorm.gamma, missing or extra base prefix, ...). Tensors that
-        the model does not have are left out. Raises `Incompatible` where loading does more than rename.
+        Follows transformers' own renamings (LayerNorm.gamma, missing or extra base prefix, ...). A tensor that is
+        fused with others or taken apart when it is loaded gets a name of its own, that of `parts` where it has one:
+        transformers only moves numbers around then, so it is merged as it is stored. Tensors that the model does not
+        have are left out.
         """
         if self._model is None:
             return {name: name for name in stored if name in self.shapes}
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+        from transformers.core_model_loading import apply_renamings, rename_source_key
 
-        rules = get_model_conversion_mapping(self._model)
-        renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-        converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+        renamings, converters = _conversions(self._model)
         known = self._model.state_dict()
         prefix = self._model.base_model_prefix
         result: dict[str, str] = {}
@@ -74,27 +91,43 @@ class Layout:
                 target, converter = name, None
             if target not in known:
                 continue
-            if converter is not None:
-                raise Incompatible(
-                    f"{name}: transformers stores this tensor fused with others when it loads {self.architecture}.",
-                    "Architectures with fused weights cannot be merged yet.",
-                )
-            result[name] = target
+            result[name] = target if converter is None else _prefixed(apply_renamings(name, renamings), target, prefix)
         return result
+
+    def missing(self, named: Container[str]) -> list[str]:
+        """Parameters that transformers would fill with random numbers if a checkpoint has only those `named`."""
+        fused = {}
+        for name, part in self.parts.items():
+            fused.setdefault(part.parameter, []).append(name)
+        missing = []
+        for name in self.shapes:
+            if name in named or self.tied.get(name) in named or name.endswith(("position_ids", "token_type_ids")):
+                continue
+            missing += [part for part in fused.get(name, [name]) if part not in named]
+        return missing
+
+    def in_body(self, parameter: str) -> bool:
+        """Whether the parameter is of the pretrained model and not of the head that a task put on it."""
+        prefix = f"{self.base_prefix}."
+        if any(name.startswith(prefix) for name in self.shapes):
+            return parameter.startswith(prefix)
+        return parameter not in self.label_axes  # T5 as a whole is no part of another model.
 
 
 def layout_of(config: PretrainedConfig) -> Layout:
     """The layout of the architecture that `config` names."""
     model = meta_model(config)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    parts = _parts(model, shapes)
     return Layout(
         architecture=config.architectures[0],
         shapes=shapes,
-        linears=linears_of(model),
-        label_axes=_label_axes(config, shapes),
+        linears=linears_of(model) | {name: _part_linear(name, part, shapes) for name, part in parts.items()},
+        label_axes=_label_axes(config, shapes) if has_labels(config.to_dict()) else {},
         tied=dict(getattr(model, "all_tied_weights_keys", None) or {}),
         base_prefix=model.base_model_prefix,
         _model=model,
+        parts=parts,
     )
 
 
@@ -123,14 +156,21 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
         return model_class._from_config(copy.deepcopy(config)).eval()
 
 
-def linears_of(model: PreTrainedModel) -> dict[str, Linear]:
-    """All linear layers of a model by the name of their weight. A weight used twice is listed once."""
+def linears_of(model: PreTrainedModel, *, tied: bool = True) -> dict[str, Linear]:
+    """All linear layers of a model by the name of their weight. A weight used twice is listed once.
+
+    Without `tied`, not those whose weight is an embedding's in this model as it was loaded: its file has them once,
+    and what is merged is the embedding.
+    """
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
+    embeddings = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
     found: dict[str, Linear] = {}
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear | Conv1D):
+            continue
+        if not tied and any(module.weight is weight for weight in embeddings):
             continue
         transposed = isinstance(module, Conv1D)
         rows, columns = module.weight.shape
@@ -143,6 +183,57 @@ def linears_of(model: PreTrainedModel) -> dict[str, Linear]:
             transposed=transposed,
         )
     return found
+
+
+def _conversions(model: PreTrainedModel) -> tuple[list[WeightRenaming], list[WeightConverter]]:
+    """What transformers does to the tensors of a file when it loads this model."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+    rules = get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    return renamings, [rule for rule in rules if isinstance(rule, WeightConverter)]
+
+
+def _parts(model: PreTrainedModel, shapes: dict[str, tuple[int, ...]]) -> dict[str, Part]:
+    """The matrices that make up each fused weight [experts, rows, in]: stacked, after being put one below the other.
+
+    Weights that are made in any other way have no parts.
+    """
+    from transformers.core_model_loading import Concatenate, MergeModulelist
+
+    _, converters = _conversions(model)
+    parts: dict[str, Part] = {}
+    for converter in converters:
+        stacked = [type(operation) for operation in converter.operations]
+        sources, targets = converter.source_patterns, converter.target_patterns
+        joined = stacked == [MergeModulelist, Concatenate] and converter.operations[1].dim == 1
+        if len(targets) != 1 or not (joined or (stacked == [MergeModulelist] and len(sources) == 1)):
+            continue
+        ending = targets[0].replace("\\", "").strip("^$")
+        for parameter, shape in shapes.items():
+            if not parameter.endswith(ending) or len(shape) != 3 or shape[1] % len(sources):
+                continue
+            rows = shape[1] // len(sources)
+            for expert in range(shape[0]):
+                for place, source in enumerate(sources):
+                    own = source.replace("\\", "").strip("^$").replace("*", str(expert))
+                    name = parameter.removesuffix(ending) + own
+                    parts[name] = Part(parameter, expert, place * rows, (place + 1) * rows)
+    return parts
+
+
+def _part_linear(name: str, part: Part, shapes: dict[str, tuple[int, ...]]) -> Linear:
+    module = part.parameter.rpartition(".")[0]
+    return Linear(module, name, None, shapes[part.parameter][2], part.stop - part.start, transposed=False)
+
+
+def _prefixed(name: str, target: str, prefix: str) -> str:
+    """`name` with or without the base model's prefix, as its `target` has it."""
+    prefix = f"{prefix}."
+    if target.startswith(prefix) == name.startswith(prefix):
+        return name
+    return f"{prefix}{name}" if target.startswith(prefix) else name.removeprefix(prefix)
 
 
 def _label_axes(config: PretrainedConfig, shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:

@@ -186,7 +186,7 @@ class _Planner:
         plans = {}
         for parameter, name in first.items():
             lacking = [ref.name for ref, own in zip(self.experts, self.files, strict=True) if parameter not in own]
-            if lacking and self._is_shared(parameter):
+            if (lacking and self._is_shared(parameter)) or self._is_tied(parameter):
                 continue
             if lacking:
                 raise Incompatible(
@@ -204,6 +204,25 @@ class _Planner:
     def _is_shared(self, parameter: str) -> bool:
         """Whether the parameter is only another name of one that all experts have, or is computed and not trained."""
         return parameter in self.layout.tied or parameter.endswith(("position_ids", "token_type_ids"))
+
+    def _is_tied(self, parameter: str) -> bool:
+        """Whether every expert's file holds under this name only a second copy of a tensor that it shares.
+
+        Loading shares it again. Configs do not tell: transformers says of every T5 that its head is tied, also of
+        those (v1.1) whose head is their own.
+        """
+        shared = self.layout.tied.get(parameter)
+        if shared is None or not all({parameter, shared} <= set(own) for own in self.files):
+            return False
+        if any(ref.config.get("tie_word_embeddings") is False for ref in self.experts):
+            return False
+        import torch
+
+        for ref, own in zip(self.experts, self.files, strict=True):
+            with Checkpoint(ref) as checkpoint:
+                if not torch.equal(checkpoint.read(own[parameter]), checkpoint.read(own[shared])):
+                    return False
+        return True
 
     def _tensor(self, parameter: str, name: str) -> TensorPlan:
         sources = tuple(own[parameter] for own in self.files)
@@ -265,7 +284,7 @@ class _Planner:
         return TensorInfo(dtype, tuple(shape))
 
     def _in_body(self, parameter: str) -> bool:
-        return parameter.startswith(f"{self.layout.base_prefix}.")
+        return self.layout.in_body(parameter)
 
 
 def _layout(method: Method, experts: Sequence[ModelRef], base: ModelRef | None, labels: LabelPlan) -> Layout:

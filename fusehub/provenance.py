@@ -64,7 +64,7 @@ def _write_model_files(plan: Plan, folder: Path, index: int) -> None:
     """Config and tokenizer of the expert `index`, with the merged labels and dtype."""
     ref = plan.experts[index]
     config = {key: value for key, value in ref.config.items() if key not in ("_name_or_path", "torch_dtype")}
-    if plan.labels.policy == "merge":
+    if plan.labels.policy == "merge" and plan.labels.labels:
         config["id2label"] = {str(row): label for row, label in enumerate(plan.labels.labels)}
         config["label2id"] = {label: row for row, label in enumerate(plan.labels.labels)}
         for key in ("num_labels", "_num_labels"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,31 +10,81 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.errors import Incompatible, UnsafeFile
+from fusehub.errors import FuseHubError, Incompatible, NotFound, UnsafeFile
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from fusehub.refs import ModelRef
 
 
+TEXTS, WORDS, QUESTIONS = "text-classification", "token-classification", "question-answering"
+MASKED, CAUSAL, SEQ2SEQ = "fill-mask", "text-generation", "text2text-generation"
+IMAGES = "image-classification"
+
+
 @dataclass(frozen=True)
 class Task:
-    """One kind of model: the Hub's `pipeline_tag`, the suffix of its architectures, transformers' auto class."""
+    """One kind of model: the Hub's `pipeline_tag`, how the names of its architectures end, transformers' auto class.
+
+    `table` is transformers' own list of its architectures, `MODEL_FOR_{table}_MAPPING_NAMES`. `labels` says whether
+    rows of its head mean labels, `data` what it is given, for a person.
+    """
 
     name: str
-    suffix: str
+    suffixes: tuple[str, ...]
     auto_class: str
+    table: str
+    data: str
+    labels: bool = False
 
 
 TASKS = {
     task.name: task
     for task in (
-        Task("text-classification", "ForSequenceClassification", "AutoModelForSequenceClassification"),
-        Task("token-classification", "ForTokenClassification", "AutoModelForTokenClassification"),
+        Task(
+            TEXTS,
+            ("ForSequenceClassification",),
+            "AutoModelForSequenceClassification",
+            "SEQUENCE_CLASSIFICATION",
+            "texts or pairs of texts",
+            labels=True,
+        ),
+        Task(
+            WORDS,
+            ("ForTokenClassification",),
+            "AutoModelForTokenClassification",
+            "TOKEN_CLASSIFICATION",
+            "lists of words",
+            labels=True,
+        ),
+        Task(
+            QUESTIONS,
+            ("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
+            "AutoModelForQuestionAnswering",
+            "QUESTION_ANSWERING",
+            "pairs of a question and a text",
+        ),
+        Task(MASKED, ("ForMaskedLM",), "AutoModelForMaskedLM", "MASKED_LM", "texts"),
+        Task(CAUSAL, ("ForCausalLM",), "AutoModelForCausalLM", "CAUSAL_LM", "texts"),
+        Task(SEQ2SEQ, (), "AutoModelForSeq2SeqLM", "SEQ_TO_SEQ_CAUSAL_LM", "texts"),
+        Task(
+            IMAGES,
+            ("ForImageClassification", "ForImageClassificationWithTeacher"),
+            "AutoModelForImageClassification",
+            "IMAGE_CLASSIFICATION",
+            "images",
+            labels=True,
+        ),
     )
 }
+# Speech and images go into a ForConditionalGeneration too, so its name is not enough.
+_AMBIGUOUS = "ForConditionalGeneration"
+_SUPPORTED = (
+    "*ForSequenceClassification, *ForTokenClassification, *ForQuestionAnswering, *ForMaskedLM, *ForCausalLM and "
+)
+_SUPPORTED += "*LMHeadModel, *ForConditionalGeneration of texts (T5, BART), *ForImageClassification"
 
 
 def task_of(config: dict[str, Any], name: str) -> Task:
@@ -42,13 +93,40 @@ def task_of(config: dict[str, Any], name: str) -> Task:
     Raises `Incompatible` where the config names no architecture or one of a task that is not supported.
     """
     architecture = architecture_of(config, name)
+    task = find_task(architecture, str(config.get("model_type")))
+    if task is None:
+        raise Incompatible(
+            f"{name} is a {architecture}, which FuseHub cannot use.", f"Supported architectures: {_SUPPORTED}."
+        )
+    return task
+
+
+def find_task(architecture: str, model_type: str) -> Task | None:
+    """The task of an architecture: by its name, or else by the lists that transformers keeps. None if it has none."""
     for task in TASKS.values():
-        if architecture.endswith(task.suffix):
+        if architecture.endswith(task.suffixes):
             return task
-    known = ", ".join(f"*{task.suffix}" for task in TASKS.values())
-    raise Incompatible(
-        f"{name} is a {architecture}, which FuseHub cannot use yet.", f"Supported architectures: {known}."
-    )
+    from transformers.models.auto import modeling_auto
+
+    # Models that fill masks and also generate (BART) are used for the latter.
+    order = (SEQ2SEQ, MASKED, CAUSAL)
+    for task in (TASKS[name] for name in order):
+        known = getattr(modeling_auto, f"MODEL_FOR_{task.table}_MAPPING_NAMES").get(model_type, ())
+        listed = architecture in ([known] if isinstance(known, str) else known)
+        if listed and (task.name == SEQ2SEQ or not architecture.endswith(_AMBIGUOUS)):
+            return task
+    return None
+
+
+def _architecture_task(config: dict[str, Any]) -> Task | None:
+    architectures = config.get("architectures") or []
+    return find_task(architectures[0], str(config.get("model_type"))) if len(architectures) == 1 else None
+
+
+def has_labels(config: dict[str, Any]) -> bool:
+    """Whether rows of the model's head mean labels: of classifiers; a language model or a reader of spans has none."""
+    task = _architecture_task(config)
+    return task is None or task.labels
 
 
 def architecture_of(config: dict[str, Any], name: str) -> str:
@@ -74,7 +152,9 @@ def architecture_of(config: dict[str, Any], name: str) -> str:
 
 
 def labels_of(config: dict[str, Any]) -> list[str]:
-    """Label names in the order of the head's rows; `LABEL_i` where the config has none."""
+    """Label names in the order of the head's rows; `LABEL_i` where the config has none; none without such a head."""
+    if not has_labels(config):
+        return []
     id2label = {int(key): str(value) for key, value in (config.get("id2label") or {}).items()}
     count = len(id2label) or int(config.get("num_labels") or config.get("_num_labels") or 2)
     return [id2label.get(index, f"LABEL_{index}") for index in range(count)]
@@ -128,7 +208,7 @@ def load_model(ref: ModelRef, *, dtype: torch.dtype | None = None, device: str =
             "random numbers.",
             "Use a checkpoint that was fine-tuned for the task, head included.",
         )
-    if model.config.pad_token_id is None:
+    if task.name != IMAGES and model.config.pad_token_id is None:
         # GPT-2 and Llama classify the last token that is not padding, and refuse batches if they do not know it.
         model.config.pad_token_id = load_tokenizer(ref).pad_token_id
     return model.to(device).eval()
@@ -159,6 +239,33 @@ def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def load_processor(ref: ModelRef) -> BaseImageProcessor:
+    """What turns images into the model's numbers; the version that works on Pillow's images and needs no more."""
+    if importlib.util.find_spec("PIL") is None:
+        raise FuseHubError(
+            f"{ref.name} is a model of images, which Pillow reads, and that is not installed.",
+            'Install it with: pip install "fusehub[images]"',
+        )
+    from transformers import AutoImageProcessor
+
+    if "preprocessor_config.json" not in ref.files:
+        raise NotFound(
+            f"{ref.name} has no preprocessor_config.json, which says how images are scaled.",
+            "Copy it from the model's base into its repo.",
+        )
+    ref.download(weights=False)
+    try:
+        with quiet_transformers():
+            return AutoImageProcessor.from_pretrained(
+                _folder(ref), backend="pil", trust_remote_code=False, local_files_only=True
+            )
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        raise Incompatible(
+            f"{ref.name}: transformers cannot read its preprocessor_config.json ({str(error).splitlines()[0]}).",
+            "Is its kind of image processor one that works without torchvision?",
+        ) from error
 
 
 def _folder(ref: ModelRef) -> Path:

@@ -492,7 +492,7 @@ def test_token_classification_is_counted_as_well(tmp_path):
 
 
 def test_a_model_of_another_task_is_refused(collected, tmp_path):
-    path = tiny_model(tmp_path / "m", "gpt2", task="causal-lm", hidden=16)
+    path = tiny_model(tmp_path / "m", "gpt2", task="text-generation", hidden=16)
     with pytest.raises(FuseHubError, match="is a GPT2LMHeadModel"):
         collected(str(path), text_file(tmp_path), tmp_path / "out")
     edit_json(path / "config.json", "architectures")

@@ -193,8 +193,9 @@ def test_a_quantised_model_is_refused(pair, quantised):
 
 
 def test_a_task_that_is_not_supported_is_named(pair, tmp_path):
-    writer = tiny_model(tmp_path / "writer", "gpt2", task="causal-lm", hidden=16)
-    assert any("GPT2LMHeadModel, which FuseHub cannot use yet" in e for e in errors([pair[0], writer]))
+    chooser = tiny_model(tmp_path / "chooser", hidden=16)
+    edit_json(chooser / "config.json", architectures=["BertForMultipleChoice"])
+    assert any("BertForMultipleChoice, which FuseHub cannot use" in e for e in errors([pair[0], chooser]))
 
 
 def test_a_file_that_is_broken_is_a_finding(pair):

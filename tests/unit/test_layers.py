@@ -111,7 +111,7 @@ def test_a_body_without_its_prefix_is_recognised(model):
 
 
 def test_tied_weights_are_told(tmp_path):
-    path = tiny_model(tmp_path / "m", "gpt2", task="causal-lm", hidden=16)
+    path = tiny_model(tmp_path / "m", "gpt2", task="text-generation", hidden=16)
     assert layout(path).tied == {"lm_head.weight": "transformer.wte.weight"}
 
 

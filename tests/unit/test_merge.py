@@ -182,7 +182,7 @@ def test_a_scale_of_zero_gives_the_base_and_of_one_the_merge(experts, tmp_path):
 
 def test_a_base_with_another_head_scales_the_body_and_leaves_the_head(experts, tmp_path):
     paths = experts("bert")
-    base = tiny_model(tmp_path / "pretrained", task="masked-lm", hidden=16)
+    base = tiny_model(tmp_path / "pretrained", task="fill-mask", hidden=16)
     body = weights_of(paths[0].parent / "base")
     body = {n: v for n, v in body.items() if n.startswith("bert.") and "pooler" not in n}
     save_weights(base, weights_of(base) | body)

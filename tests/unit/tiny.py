@@ -25,9 +25,25 @@ COMMON = [word for word in WORDS if len(word) < 9]
 TASKS = {
     "text-classification": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
-    "masked-lm": "AutoModelForMaskedLM",
-    "causal-lm": "AutoModelForCausalLM",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "fill-mask": "AutoModelForMaskedLM",
+    "text-generation": "AutoModelForCausalLM",
+    "text2text-generation": "AutoModelForSeq2SeqLM",
+    "image-classification": "AutoModelForImageClassification",
 }
+# One model of each kind that merges differently: (architecture, task).
+KINDS = (
+    ("bert", "question-answering"),
+    ("bert", "fill-mask"),
+    ("gpt2", "text-generation"),
+    ("llama", "text-generation"),
+    ("qwen3", "text-generation"),
+    ("qwen3_moe", "text-generation"),
+    ("mixtral", "text-generation"),
+    ("t5", "text2text-generation"),
+    ("bart", "text2text-generation"),
+    ("vit", "image-classification"),
+)
 ARCHITECTURES = ("bert", "roberta", "distilbert", "deberta-v2", "albert", "gpt2", "llama", "modernbert")
 
 
@@ -55,13 +71,14 @@ def tiny_model(
     """Writes a model and its tokenizer into `folder`, which is returned."""
     import transformers
 
-    tokenizer = tiny_tokenizer(arch)
-    settings = {
-        "vocab_size": len(tokenizer),
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: index for index, label in enumerate(labels)},
-    }
-    settings |= _shape(arch, hidden, layers) | _special(tokenizer) | config_overrides
+    tokenizer = _processor() if arch == "vit" else tiny_tokenizer(arch)
+    settings: dict[str, object] = {}
+    if task.endswith("classification"):
+        settings["id2label"] = dict(enumerate(labels))
+        settings["label2id"] = {label: index for index, label in enumerate(labels)}
+    if arch != "vit":
+        settings |= {"vocab_size": len(tokenizer)} | _special(tokenizer)
+    settings |= _shape(arch, hidden, layers) | config_overrides
     config = transformers.AutoConfig.for_model(arch, **settings)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -84,9 +101,12 @@ def tiny_tokenizer(arch: str = "bert"):
         special = ["<pad>" if albert else "[PAD]", "<unk>" if albert else "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
         cls = transformers.AlbertTokenizer if albert else transformers.DebertaV2Tokenizer
         return cls(vocab=_unigrams(special), do_lower_case=False, model_max_length=64)
-    if arch == "roberta":
+    if arch == "t5":
+        return transformers.T5Tokenizer(vocab=_unigrams(["<pad>", "</s>", "<unk>"]), extra_ids=0, model_max_length=64)
+    if arch in ("roberta", "bart"):
         vocab, merges = _bytes(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
-        return transformers.RobertaTokenizer(vocab=vocab, merges=merges, model_max_length=64)
+        cls = transformers.RobertaTokenizer if arch == "roberta" else transformers.BartTokenizer
+        return cls(vocab=vocab, merges=merges, model_max_length=64)
     if arch == "gpt2":
         vocab, merges = _bytes(["<|endoftext|>"])
         return transformers.GPT2Tokenizer(vocab=vocab, merges=merges, model_max_length=64)
@@ -106,6 +126,14 @@ def _shape(arch: str, hidden: int, layers: int) -> dict[str, object]:
         }
     if arch == "gpt2":
         return common | {"n_embd": hidden, "n_layer": layers, "n_head": 4, "n_positions": 64}
+    if arch == "t5":
+        own = {"d_model": hidden, "d_kv": hidden // 4, "d_ff": 2 * hidden, "num_layers": layers, "num_heads": 4}
+        return own | {"initializer_factor": 2.0, "decoder_start_token_id": 0}
+    if arch == "bart":
+        sides = ("encoder", "decoder")
+        own = {f"{side}_layers": layers for side in sides} | {f"{side}_attention_heads": 4 for side in sides}
+        own |= {f"{side}_ffn_dim": 2 * hidden for side in sides}
+        return own | {"d_model": hidden, "init_std": 0.3, "max_position_embeddings": 64, "decoder_start_token_id": 2}
     common |= {
         "hidden_size": hidden,
         "num_hidden_layers": layers,
@@ -116,6 +144,16 @@ def _shape(arch: str, hidden: int, layers: int) -> dict[str, object]:
     extra: dict[str, dict[str, object]] = {
         "albert": {"embedding_size": hidden // 2},
         "llama": {"num_key_value_heads": 2},
+        "qwen3": {"num_key_value_heads": 2, "head_dim": hidden // 4},
+        "qwen3_moe": {
+            "num_key_value_heads": 2,
+            "head_dim": hidden // 4,
+            "moe_intermediate_size": hidden // 2,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+        },
+        "mixtral": {"num_key_value_heads": 2, "num_local_experts": 4},
+        "vit": {"image_size": 16, "patch_size": 4, "num_channels": 3},
         "roberta": {"type_vocab_size": 1},
         "deberta-v2": {
             "relative_attention": True,
@@ -131,6 +169,12 @@ def _shape(arch: str, hidden: int, layers: int) -> dict[str, object]:
         "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 8},
     }
     return common | extra.get(arch, {})
+
+
+def _processor():
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    return ViTImageProcessorPil(size={"height": 16, "width": 16})
 
 
 def _special(tokenizer) -> dict[str, int]:
@@ -180,7 +224,7 @@ def _byte_level(arch: str):
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    llama = arch == "llama"
+    llama = arch in ("llama", "qwen3", "qwen3_moe", "mixtral")
     special = ["<|begin_of_text|>", "<|end_of_text|>"] if llama else ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]"]
     vocab, merges = _bytes(special)
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))

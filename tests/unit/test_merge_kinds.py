@@ -1,0 +1,113 @@
+"""Every kind of model merges: what comes out has the right numbers and loads with nothing missing or left over."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fusehub.merging import merge
+from fusehub.plan import plan_merge
+from fusehub.refs import resolve
+from fusehub.tasks import load_model, quiet_transformers, task_of
+from tests.unit.experts import WEIGHTS, edit_json, recipe_of, relatives, save_weights
+from tests.unit.tiny import KINDS
+
+
+def load(folder: Path):
+    """The model, and what transformers says about loading it."""
+    import transformers
+
+    task = task_of(json.loads((folder / "config.json").read_text()), folder.name)
+    with quiet_transformers():
+        return getattr(transformers, task.auto_class).from_pretrained(folder, output_loading_info=True)
+
+
+@pytest.mark.parametrize(("arch", "task"), KINDS)
+def test_the_mean_of_every_kind_of_model_loads_whole(arch: str, task: str, tmp_path: Path) -> None:
+    experts = relatives(tmp_path, arch, task=task, hidden=16)
+    merged = merge(recipe_of(experts, "mean"), tmp_path / "merged").folder
+    stored = [load_file(path / WEIGHTS) for path in (*experts, merged)]
+    assert set(stored[2]) == set(stored[0])
+    for name, value in stored[2].items():
+        assert torch.allclose(value, (stored[0][name] + stored[1][name]) / 2, atol=1e-6), name
+    network, loading = load(merged)
+    assert not any(loading.values()), loading
+    one, _ = load(experts[0])
+    assert set(network.all_tied_weights_keys) == set(one.all_tied_weights_keys)
+    for name in network.all_tied_weights_keys:
+        assert network.get_parameter(name) is network.get_parameter(network.all_tied_weights_keys[name])
+    copied = {path.name for path in experts[0].iterdir()} - {WEIGHTS}
+    assert copied <= {path.name for path in merged.iterdir()}
+    configs = [json.loads((path / "config.json").read_text()) for path in (experts[0], merged)]
+    assert configs[0].get("id2label") == configs[1].get("id2label")
+
+
+def test_a_head_that_is_stored_twice_stays_tied_and_one_of_its_own_stays_its_own(tmp_path: Path) -> None:
+    """Whatever the config says: transformers writes `tie_word_embeddings: true` for every T5."""
+    experts = relatives(tmp_path, "t5", task="text2text-generation", hidden=16)
+    for path in experts:
+        tensors = load_file(path / WEIGHTS)
+        save_weights(path, tensors | {"lm_head.weight": tensors["shared.weight"].clone()})
+    base = {"base_model": str(tmp_path / "base")}
+    twice = merge(recipe_of(experts, "mean", **base), tmp_path / "twice").folder
+    assert "lm_head.weight" not in load_file(twice / WEIGHTS)
+    network, loading = load(twice)
+    assert not any(loading.values()) and network.lm_head.weight is network.shared.weight
+    for number, path in enumerate(experts):
+        tensors = load_file(path / WEIGHTS)
+        save_weights(path, tensors | {"lm_head.weight": tensors["shared.weight"] * (2 + number)})
+    own = merge(recipe_of(experts, "mean", **base), tmp_path / "own").folder
+    heads = [load_file(path / WEIGHTS)["lm_head.weight"] for path in (*experts, own)]
+    assert torch.allclose(heads[2], (heads[0] + heads[1]) / 2, atol=1e-6)
+    network, loading = load(own)
+    assert not any(loading.values())
+    assert torch.equal(network.lm_head.weight, heads[2]) and not torch.equal(heads[2], network.shared.weight)
+
+
+def test_matrices_of_a_mixture_are_known_by_the_names_that_they_have_in_files(
+    tmp_path: Path,
+) -> None:
+    """Statistics call a fused matrix by the name that it has in the file."""
+    from fusehub.layers import layout_of
+    from fusehub.tasks import load_config
+
+    for arch in ("qwen3_moe", "mixtral"):
+        experts = relatives(tmp_path / arch, arch, task="text-generation", hidden=16)
+        layout = layout_of(load_config(resolve(str(experts[0]))))
+        stored = {parameter: name for name, parameter in layout.names(load_file(experts[0] / WEIGHTS)).items()}
+        assert len(layout.parts) == 24
+        network = load_model(resolve(str(experts[0])))
+        tensors = load_file(experts[0] / WEIGHTS)
+        for name, part in layout.parts.items():
+            fused = network.get_parameter(part.parameter)
+            assert torch.equal(fused[part.expert, part.start : part.stop], tensors[stored[name]]), name
+            linear = layout.linears[name]
+            assert tensors[stored[name]].shape == (linear.out_features, linear.in_features)
+
+
+def test_a_fused_file_merges_with_a_fused_file_only(tmp_path: Path) -> None:
+    from fusehub.errors import Incompatible
+
+    experts = relatives(tmp_path, "qwen3_moe", task="text-generation", hidden=16)
+    network, _ = load(experts[1])
+    tensors = {name: value.clone() for name, value in network.state_dict().items()}
+    save_file(tensors, experts[1] / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(Incompatible, match=r"has no tensor .*experts"):
+        plan_merge(recipe_of(experts, "mean"))
+    network, _ = load(experts[0])
+    save_weights(experts[0], {name: value.clone() for name, value in network.state_dict().items()})
+    _, loading = load(merge(recipe_of(experts, "mean"), tmp_path / "merged").folder)
+    assert not any(loading.values())
+
+
+def test_models_of_tasks_that_are_not_supported_are_told_which_are(tmp_path: Path) -> None:
+    from fusehub.errors import Incompatible
+
+    experts = relatives(tmp_path, hidden=16)
+    for architecture, kind in (("BertForMultipleChoice", "bert"), ("WhisperForConditionalGeneration", "whisper")):
+        for path in experts:
+            edit_json(path / "config.json", architectures=[architecture], model_type=kind)
+        with pytest.raises(Incompatible, match=rf"is a {architecture}.*\n.*ForQuestionAnswering.*T5"):
+            plan_merge(recipe_of(experts, "mean"))
