@@ -19,12 +19,13 @@ class LayerStatistics(Protocol):
 
     rows: int
     """How many input rows were counted."""
+    total: Tensor
+    """`s`, the sum of x over the rows: [in], float64."""
+    shift: float
+    """What the diagonal of `S` must grow by, relative to itself, for `S` to be positive semidefinite; mostly 0."""
 
     def gram(self) -> Tensor:
         """`S`, the sum of x xᵀ over the rows: [in, in], float64."""
-
-    def total(self) -> Tensor:
-        """`s`, the sum of x over the rows: [in], float64."""
 
 
 @dataclass(frozen=True)

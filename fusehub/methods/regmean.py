@@ -175,13 +175,13 @@ def _reduced(statistic: LayerStatistics, alpha: float, affine: bool) -> Tensor:
 
     gram = statistic.gram()
     if affine:
-        total = statistic.total()
+        total = statistic.total
         gram = torch.cat([gram, total[None]])
         gram = torch.cat([gram, torch.cat([total, total.new_tensor([statistic.rows])])[:, None]], dim=1)
-    if alpha != 1:
-        diagonal = gram.diagonal().clone()
-        gram.mul_(alpha)
-        gram.diagonal().copy_(diagonal)
+    # Where the rest was rounded, the diagonal grows, unless alpha has left it so much larger already.
+    diagonal = gram.diagonal() * max(1.0, alpha * (1 + statistic.shift))
+    gram.mul_(alpha)
+    gram.diagonal().copy_(diagonal)
     return gram
 
 

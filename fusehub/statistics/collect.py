@@ -19,6 +19,7 @@ from fusehub.layers import layout_of, linears_of
 from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, resolve
 from fusehub.statistics.collector import GramCollector, Misjudged
+from fusehub.statistics.encodings import DEFAULT_SIZE, check_size
 from fusehub.statistics.format import Statistics, write_statistics
 from fusehub.statistics.processes import Processes
 from fusehub.tasks import load_config, load_model, task_of
@@ -42,6 +43,7 @@ def collect(
     seed: int = 0,
     text_column: str | None = None,
     description: str | None = None,
+    size: str = DEFAULT_SIZE,
     batch_tokens: int = BATCH_TOKENS,
     token: str | None = None,
     progress: Progress = silent,
@@ -52,8 +54,9 @@ def collect(
 
     `data` is a file, a folder or `user/dataset[:config][/split]`; labels are not used. `limit` takes that many
     examples, chosen by `seed`; `max_length` cuts texts, in tokens. `description` replaces the name of the data in
-    the file, for owners who do not want to tell it.
+    the file, for owners who do not want to tell it. `size` is one of `encodings.SIZES`: how finely grams are stored.
     """
+    check_size(size)
     processes = Processes.find()
     with processes.together():
         ref = resolve(model, token=token) if isinstance(model, str) else model
@@ -66,7 +69,7 @@ def collect(
         collector = _run(network, inputs, batch_tokens, processes, progress)
         path = None
         if processes.is_main:
-            path = _write(Path(out), ref, network, inputs, collector, description, examples, seed)
+            path = _write(Path(out), ref, network, inputs, collector, description, examples, seed, size)
         processes.agree()
     return Statistics(path) if path else None
 
@@ -80,6 +83,7 @@ def _write(
     description: str | None,
     examples: Any,
     seed: int,
+    size: str,
 ) -> Path:
     stored = layout_of(load_config(ref)).names(_names(ref))
     # The model's parameter -> the name in the file, which is what the statistics are called by.
@@ -115,6 +119,7 @@ def _write(
         {file_names.get(name, name): value for name, value in sums.items()},
         {file_names.get(name, name): file_names.get(target, target) for name, target in aliases.items()},
         metadata,
+        size=size,
     )
 
 

@@ -1,14 +1,11 @@
 """The statistics file: format version 1, written and read.
 
-A safetensors file. For each linear layer, named as in the model's checkpoint (`NAME` ends in `.weight`):
-
-    NAME.S   float32 [in * (in + 1) / 2]   upper triangle of Σ x xᵀ, row after row
-    NAME.s   float32 [in]                  Σ x
-    NAME.n   int64   []                    number of rows x that were counted
+A safetensors file. For each linear layer, named as in the model's checkpoint (`NAME` ends in `.weight`), it has the
+number of rows `NAME.n`, their sum `NAME.s`, and their gram in one of the encodings of `encodings.py`.
 
 Layers that read the same input are stored once: `aliases` in the metadata maps the others to the one that is
-stored, and `layers` lists the stored ones with their rows and size. The metadata is JSON in the header, under
-`fusehub`; the same JSON lies beside the file, so that a merge can be planned without the matrices.
+stored, and `layers` lists the stored ones with their rows, size and encoding. The metadata is JSON in the header,
+under `fusehub`; the same JSON lies beside the file, so that a merge can be planned without the matrices.
 """
 
 from __future__ import annotations
@@ -16,18 +13,25 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.checkpoint import SafetensorsFile
+from fusehub.checkpoint import SafetensorsFile, TensorInfo
 from fusehub.errors import BadStatistics
-from fusehub.statistics.grams import packed_diagonal, unpack
+from fusehub.statistics.encodings import (
+    DEFAULT_SIZE,
+    Encoding,
+    LayerSums,
+    check_size,
+    decode,
+    encode,
+    encoding_of,
+)
+from fusehub.statistics.grams import pack, packed_diagonal
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from fusehub.statistics.grams import GramSum
 
 FORMAT = "fusehub-statistics"
 VERSION = 1
@@ -37,22 +41,36 @@ REMAKE = "Make them again with `fusehub collect`."
 
 
 def write_statistics(
-    folder: Path, sums: Mapping[str, GramSum], aliases: Mapping[str, str], metadata: Mapping[str, Any]
+    folder: Path,
+    sums: Mapping[str, LayerSums],
+    aliases: Mapping[str, str],
+    metadata: Mapping[str, Any],
+    *,
+    size: str = DEFAULT_SIZE,
 ) -> Path:
-    """Writes `statistics.safetensors` and `statistics.json`, finished or absent, into `folder`; the first's path."""
+    """Writes `statistics.safetensors` and `statistics.json`, finished or absent, into `folder`; the first's path.
+
+    `sums` are by the weight's name in the checkpoint, summed just now or read from another file; `size` is one of
+    `SIZES`.
+    """
     import torch
     from safetensors.torch import save_file
 
+    check_size(size)
+    encodings = {name: encoding_of(name, total.size, size) for name, total in sums.items()}
     tensors = {}
     for name, total in sums.items():
-        tensors[f"{name}.S"] = total.packed()
+        tensors |= {f"{name}.{part}": value for part, value in encode(total, encodings[name]).items()}
         tensors[f"{name}.s"] = total.total.float().cpu()
         tensors[f"{name}.n"] = torch.tensor(total.rows, dtype=torch.int64)
     described = {
         "format": FORMAT,
         "version": VERSION,
         **metadata,
-        "layers": {name: {"rows": sums[name].rows, "size": sums[name].size} for name in sorted(sums)},
+        "size": size,
+        "layers": {
+            name: {"rows": sums[name].rows, "size": sums[name].size, **_told(encodings[name])} for name in sorted(sums)
+        },
         "aliases": dict(sorted(aliases.items())),
     }
     text = json.dumps(described, indent=2, ensure_ascii=False, sort_keys=False)
@@ -72,6 +90,10 @@ def write_statistics(
     return folder / FILENAME
 
 
+def _told(encoding: Encoding) -> dict[str, Any]:
+    return {"encoding": encoding.name, **({"rank": encoding.rank} if encoding.rank is not None else {})}
+
+
 @dataclass(frozen=True)
 class StoredLayer:
     """One layer's statistics in a file; the matrices are read when they are asked for."""
@@ -80,25 +102,37 @@ class StoredLayer:
     stored_as: str
     rows: int
     size: int
+    encoding: Encoding
     _statistics: Statistics
 
     def gram(self) -> Tensor:
         """`S`: [in, in], float64. Raises `BadStatistics` where a number is not finite or a square is negative."""
-        return unpack(self.packed(), self.size)
+        return decode(self.encoding, self._read, self.size)
 
     def packed(self) -> Tensor:
-        """The upper triangle of `S` as it is stored, checked: [in * (in + 1) / 2], float32."""
-        packed = self._statistics.tensor(f"{self.stored_as}.S")
-        if (packed[packed_diagonal(self.size)] < 0).any():
-            raise BadStatistics(
-                f"{self._statistics.path.name}: {self.stored_as}.S has a negative sum of squares on its diagonal.",
-                f"The file is broken. {REMAKE}",
-            )
-        return packed
+        """The upper triangle of `S`, checked: [in * (in + 1) / 2], float32."""
+        return self._read("S") if self.encoding.name == "triangle" else pack(self.gram().float())
 
+    @property
     def total(self) -> Tensor:
         """`s`: [in], float64."""
-        return self._statistics.tensor(f"{self.stored_as}.s").double()
+        return self._read("s").double()
+
+    @property
+    def shift(self) -> float:
+        """What the diagonal of `S` must grow by, relative to itself, to make up for the rounding of the rest."""
+        return float(self._read("e")) if self.encoding.name == "correlations" else 0.0
+
+    def _read(self, part: str) -> Tensor:
+        name = f"{self.stored_as}.{part}"
+        value = self._statistics.tensor(name)
+        squares = value[packed_diagonal(self.size)] if part == "S" else value if part == "d" else None
+        if squares is not None and (squares < 0).any():
+            raise BadStatistics(
+                f"{self._statistics.origin}: {name} has a negative sum of squares on its diagonal.",
+                f"The file is broken. {REMAKE}",
+            )
+        return value
 
 
 class Statistics:
@@ -125,12 +159,11 @@ class Statistics:
 
     def _read_layers(self) -> dict[str, StoredLayer]:
         self.aliases: dict[str, str] = self.metadata["aliases"]
-        stored = [name.removesuffix(".S") for name in self._file.tensors if name.endswith(".S")]
-        layers = {name: self._layer(name, name) for name in sorted(stored)}
+        layers = {name: self._layer(name) for name in sorted(self.metadata["layers"])}
         for name, target in self.aliases.items():
             if target not in layers:
                 raise BadStatistics(f"{self.path.name}: {name} refers to {target}, which is not in the file.", REMAKE)
-            layers[name] = self._layer(name, target)
+            layers[name] = replace(layers[target], name=name)
         return layers
 
     @property
@@ -156,19 +189,22 @@ class Statistics:
         """Closes the file."""
         self._file.close()
 
-    def _layer(self, name: str, stored_as: str) -> StoredLayer:
-        tensors = self._file.tensors
-        missing = [suffix for suffix in ("S", "s", "n") if f"{stored_as}.{suffix}" not in tensors]
-        if missing:
-            raise BadStatistics(f"{self.path.name}: {stored_as}.{missing[0]} is missing.", REMAKE)
-        size = tensors[f"{stored_as}.s"].shape[0]
-        if tensors[f"{stored_as}.S"].shape != (size * (size + 1) // 2,):
-            raise BadStatistics(
-                f"{self.path.name}: {stored_as}.S has shape {tensors[f'{stored_as}.S'].shape}, which is not the "
-                f"packed triangle of a {size} x {size} matrix.",
-                REMAKE,
-            )
-        return StoredLayer(name, stored_as, int(self._file.read(f"{stored_as}.n", 0, None)), size, self)
+    def _layer(self, name: str) -> StoredLayer:
+        told = self.metadata["layers"][name]
+        size, encoding = told["size"], Encoding(told["encoding"], told.get("rank"))
+        wanted = {"n": TensorInfo("I64", ()), "s": TensorInfo("F32", (size,)), **encoding.tensors(size)}
+        for part, info in wanted.items():
+            found = self._file.tensors.get(f"{name}.{part}")
+            if found is None:
+                raise BadStatistics(f"{self.path.name}: {name}.{part} is missing.", REMAKE)
+            if found != info:
+                raise BadStatistics(
+                    f"{self.path.name}: {name}.{part} is {found.dtype} {list(found.shape)}, but {info.dtype} "
+                    f"{list(info.shape)} in the {encoding.name} of {size} inputs.",
+                    f"The file is broken. {REMAKE}",
+                )
+        rows = int(self._file.read(f"{name}.n", 0, None))
+        return StoredLayer(name, name, rows, size, encoding, self)
 
     def _read_metadata(self) -> dict[str, Any]:
         try:

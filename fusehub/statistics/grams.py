@@ -55,6 +55,13 @@ class GramSum:
         return torch.cat(parts)
 
 
+def pack(matrix: Tensor) -> Tensor:
+    """The upper triangle of a square matrix, row after row: [size, size] -> [size * (size + 1) / 2]."""
+    import torch
+
+    return torch.cat([matrix[row, row:] for row in range(len(matrix))])
+
+
 def unpack(packed: Tensor, size: int) -> Tensor:
     """The symmetric matrix of a packed upper triangle: [size * (size + 1) / 2] -> [size, size], float64."""
     import torch

@@ -20,6 +20,7 @@ class Inputs:
     """Statistics of given input rows, [rows, in], in float64."""
 
     x: torch.Tensor
+    shift: float = 0.0
 
     @property
     def rows(self):
@@ -28,6 +29,7 @@ class Inputs:
     def gram(self):
         return self.x.T @ self.x
 
+    @property
     def total(self):
         return self.x.sum(0)
 
@@ -38,10 +40,12 @@ class Given:
 
     matrix: torch.Tensor
     rows: int = 100
+    shift: float = 0.0
 
     def gram(self):
         return self.matrix.clone()
 
+    @property
     def total(self):
         return torch.zeros(len(self.matrix), dtype=torch.float64)
 
