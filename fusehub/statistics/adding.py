@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadStatistics
 from fusehub.hub import software
+from fusehub.statistics.encodings import DEFAULT_SIZE
 from fusehub.statistics.format import Statistics, write_statistics
 from fusehub.statistics.sources import open_statistics
 
@@ -48,14 +49,16 @@ class AddedLayer:
     @property
     def total(self) -> Tensor:
         """`s` of all parts: [in], float64."""
-        return sum(layer.total() for layer in self.layers)
+        return sum(layer.total for layer in self.layers)
 
     def packed(self) -> Tensor:
         """The upper triangle of `S` of all parts: [in * (in + 1) / 2], float32, summed in float64."""
         return sum(layer.packed().double() for layer in self.layers).float()
 
 
-def add_statistics(sources: Sequence[str], out: str | Path, *, token: str | None = None) -> Statistics:
+def add_statistics(
+    sources: Sequence[str], out: str | Path, *, size: str = DEFAULT_SIZE, token: str | None = None
+) -> Statistics:
     """The sum of the statistics at `sources` (files, folders or repos), written into the folder `out` and opened.
 
     Raises `BadStatistics` where they are not of the same weights, or are the same statistics twice, with what
@@ -69,7 +72,7 @@ def add_statistics(sources: Sequence[str], out: str | Path, *, token: str | None
             _require_same_model(parts[0], part)
         _require_different(parts)
         sums, aliases = _added(parts)
-        path = write_statistics(Path(out), sums, aliases, _metadata(parts, {*sums, *aliases}))
+        path = write_statistics(Path(out), sums, aliases, _metadata(parts, {*sums, *aliases}), size=size)
     return Statistics(path)
 
 

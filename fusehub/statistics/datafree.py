@@ -57,6 +57,11 @@ class UpdateGram:
         return cls(delta, rows, wanted * rows / trace if trace else 0.0)
 
     @property
+    def shift(self) -> float:
+        """None is needed: `ΔᵀΔ` is computed, not rounded."""
+        return 0.0
+
+    @property
     def size(self) -> int:
         """Inputs of the layer."""
         return self.delta.shape[1]
@@ -65,6 +70,7 @@ class UpdateGram:
         """The scaled `ΔᵀΔ`: [in, in], float64, a new tensor at each call."""
         return (self.delta.T @ self.delta).mul_(self.scale)
 
+    @property
     def total(self) -> Tensor:
         """Zeros, [in]: an update does not tell its inputs' mean."""
         return self.delta.new_zeros(self.size)

@@ -52,7 +52,7 @@ def test_the_sum_is_what_one_run_over_everything_counts(parts, tmp_path):
             assert layer.rows == whole.layers[name].rows
             # Each part was rounded when it was stored.
             assert rel(layer.gram(), whole.layers[name].gram()) < 2e-2, name
-            assert rel(layer.total(), whole.layers[name].total()) < 2e-2, name
+            assert rel(layer.total, whole.layers[name].total) < 2e-2, name
         for key in ("examples", "tokens", "model", "task", "tokenizer", "uncounted"):
             assert added.metadata[key] == whole.metadata[key]
         told = added.metadata["parts"]
