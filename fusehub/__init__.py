@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fusehub.statistics.adding import add_statistics
     from fusehub.statistics.collect import collect
     from fusehub.statistics.format import Statistics
+    from fusehub.statistics.importers import import_statistics
     from fusehub.statistics.inspection import inspect
 
 # Where each public name lives.
@@ -52,6 +53,7 @@ _MODULES = {
     "evaluate": "evaluation",
     "find": "finding",
     "fusehub_version": "hub",
+    "import_statistics": "statistics.importers",
     "inspect": "statistics.inspection",
     "merge": "merging",
     "model_card": "card",
@@ -79,6 +81,7 @@ __all__ = [
     "evaluate",
     "find",
     "fusehub_version",
+    "import_statistics",
     "inspect",
     "merge",
     "model_card",

@@ -152,7 +152,12 @@ def plan_merge(
         hashes=hashes,
         report=report,
         force=force,
-        notes=(*_forced(experts, statistics, hashes), *_without_data(experts, statistics, method), *planner.notes),
+        notes=(
+            *_forced(experts, statistics, hashes),
+            *_without_data(experts, statistics, method),
+            *_diagonal(experts, statistics),
+            *planner.notes,
+        ),
         cost=_cost(tensors.values(), experts, statistics, report),
     )
 
@@ -359,10 +364,15 @@ def _require_usable(
             f"Without data, what {', '.join(data_free)} learned is its difference to the base, and no base is said.",
             "Say --base MODEL: the pretrained model that the experts share.",
         )
-    if data_free and getattr(options, "affine", False):
+    blind = data_free + [
+        ref.name
+        for ref, found in zip(experts, statistics, strict=True)
+        if (found.metadata.get("imported") or {}).get("means") is False
+    ]
+    if blind and getattr(options, "affine", False):
         raise BadRecipe(
-            f"affine solves biases from the mean inputs, which are not known of {', '.join(data_free)} without data.",
-            "Leave affine out, or give statistics.",
+            f"affine solves biases from the mean inputs, which are not known of {', '.join(blind)}.",
+            "Leave affine out, or give statistics that were collected with FuseHub.",
         )
 
 
@@ -386,6 +396,20 @@ def _without_data(
     if not names or method.data_free:
         return []
     return [f"Without statistics: {', '.join(names)}. The difference to the base stands in for them (data-free)."]
+
+
+def _diagonal(experts: Sequence[ModelRef], statistics: Sequence[FoundStatistics | DataFree]) -> list[str]:
+    """What has to be said of statistics that are less than grams."""
+    notes = []
+    for ref, found in zip(experts, statistics, strict=False):
+        encodings = [layer.get("encoding") for layer in found.metadata.get("layers", {}).values()]
+        if "diagonal" in encodings:
+            kind = (found.metadata.get("imported") or {}).get("from", "sums of squares")
+            notes.append(
+                f"{ref.name}: {encodings.count('diagonal')} grams are known by their diagonal alone ({kind}): they "
+                "count input by input, whatever alpha."
+            )
+    return notes
 
 
 def _check_provenance(recipe: Recipe, experts: Sequence[ModelRef], hashes: Sequence[dict[str, str]]) -> None:

@@ -71,7 +71,8 @@ def print_plan(plan: Plan) -> None:
 def _statistics_words(found: FoundStatistics | DataFree) -> str:
     if isinstance(found, DataFree):
         return "none; its difference to the base stands in for them (data-free)"
-    return f"{found.origin}, {found.metadata['examples']} texts"
+    texts = found.metadata.get("examples")
+    return f"{found.origin}, {texts} texts" if texts else found.origin
 
 
 def describe_actions(plan: Plan) -> str:

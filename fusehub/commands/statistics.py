@@ -29,6 +29,12 @@ def collect(
     add: Annotated[
         bool, typer.Option("--add", help="Add statistics of the same weights on different data, instead of MODEL.")
     ] = False,
+    imported: Annotated[
+        Path | None,
+        typer.Option(
+            "--import", metavar="FILE", help="A llama.cpp imatrix or a folder of Hessians of MODEL, instead of data."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write them into.")] = None,
     publish: Annotated[
         bool, typer.Option("--publish", help="Push them to the Hub, into the model's own repo.")
@@ -58,16 +64,19 @@ def collect(
     from fusehub.refs import resolve
     from fusehub.statistics.adding import add_statistics
     from fusehub.statistics.collect import collect as collect_statistics
+    from fusehub.statistics.importers import import_statistics
 
     if out is None and not publish:
         raise typer.BadParameter("say where they go: a folder, or --publish", param_hint="--out")
     if repo and not publish:
         raise typer.BadParameter("--repo goes with --publish", param_hint="--repo")
-    _require_one_way(models, data=data, add=add)
+    _require_one_way(models, data=data, add=add, imported=imported)
     with tempfile.TemporaryDirectory() as temporary, bar("Reading texts", quiet=as_json) as progress:
         folder = out or Path(temporary)
         if add:
             made = add_statistics(models, folder, size=size_name)
+        elif imported:
+            made = import_statistics(models[0], imported, folder, description=description, size=size_name)
         else:
             made = collect_statistics(
                 resolve(models[0]),
@@ -101,26 +110,34 @@ def collect(
         print_json(summary)
         return
     where = summary.get("url") or f"{folder}/"
-    say(
-        f"Statistics of {len(made.layers)} layers from {summary['examples']} texts ({summary['tokens']} tokens), "
-        f"{size(summary['bytes'])} -> {where}"
-    )
+    say(f"Statistics of {len(made.layers)} layers{_counted(made.metadata)}, {size(summary['bytes'])} -> {where}")
+    if ignored := (made.metadata.get("imported") or {}).get("ignored"):
+        say(f"Of no linear layer of the model, and left out: {', '.join(ignored[:5])}.")
     if made.metadata["uncounted"]:
         say(f"No input was seen for {', '.join(made.metadata['uncounted'][:5])}: these layers will be averaged.")
     origin = "" if publish else f" --statistics {model}={folder}"
     say(f"next: fusehub merge {model} OTHER --method regmean{origin} --out merged")
 
 
-def _require_one_way(models: list[str], *, data: str | None, add: bool) -> None:
+def _require_one_way(models: list[str], *, data: str | None, add: bool, imported: Path | None) -> None:
     """Statistics come from a model and data, or from statistics that are there: wrong usage says which is meant."""
-    if add and data:
-        raise typer.BadParameter("--add adds statistics that are there, and takes no data", param_hint="--data")
+    if data and (add or imported):
+        raise typer.BadParameter("--add and --import take statistics that are there, and no data", param_hint="--data")
+    if add and imported:
+        raise typer.BadParameter("import first, then add what was imported", param_hint="--import")
     if add and len(models) < 2:
         raise typer.BadParameter("give two or more statistics to be added", param_hint="--add")
     if not add and len(models) > 1:
         raise typer.BadParameter("give one model; or say --add, to add statistics", param_hint="MODEL")
-    if not add and data is None:
+    if not (add or imported) and data is None:
         raise typer.BadParameter("say which texts the model is to be run over", param_hint="--data")
+
+
+def _counted(metadata: dict[str, Any]) -> str:
+    """` from 512 texts, 10240 tokens`, as far as it is known."""
+    words = {"examples": "texts", "tokens": "tokens"}
+    counts = [f"{metadata[key]} {word}" for key, word in words.items() if metadata[key]]
+    return f" from {', '.join(counts)}" if counts else ""
 
 
 def _pinned(model: dict[str, Any]) -> str:

@@ -1,9 +1,10 @@
-"""How a layer's gram is stored: three encodings, chosen by the size that is asked for.
+"""How a layer's gram is stored: by the size that is asked for, or by what is known of it.
 
     triangle      S       float32 [in * (in + 1) / 2]   the upper triangle of S, row after row
     correlations  C       float16 [in * (in + 1) / 2]   the upper triangle of C_ij = S_ij / √(S_ii S_jj)
                   d       float32 [in]                  the diagonal of S
                   e       float32 []                    the shift: C + e·I is positive semidefinite
+    diagonal      d       float32 [in]                  the diagonal of S, of which no more is known
     factor        U       float16 [in, rank]            C ≈ U Uᵀ off the diagonal, and max(1, Σ_k U_ik²) on it
                   d       float32 [in]                  the diagonal of S
 
@@ -65,6 +66,8 @@ class Encoding:
                 "d": TensorInfo("F32", (size,)),
                 "e": TensorInfo("F32", ()),
             }
+        if self.name == "diagonal":
+            return {"d": TensorInfo("F32", (size,))}
         return {"U": TensorInfo("F16", (size, self.rank)), "d": TensorInfo("F32", (size,))}
 
 
@@ -85,9 +88,18 @@ def encoding_of(name: str, inputs: int, size: str) -> Encoding:
     return Encoding("factor", round(inputs * _RANK[size]))
 
 
+def encoding_for(name: str, sums: LayerSums, size: str) -> Encoding:
+    """How the sums of the layer whose weight is called `name` are stored in statistics of `size`."""
+    if getattr(sums, "is_diagonal", False):
+        return Encoding("diagonal")
+    return encoding_of(name, sums.size, size)
+
+
 def encode(sums: LayerSums, encoding: Encoding) -> dict[str, Tensor]:
     """The tensors that store the gram of `sums`, by the last part of their name."""
     packed = sums.packed()
+    if encoding.name == "diagonal":
+        return {"d": packed[packed_diagonal(sums.size)]}
     if encoding.name == "triangle":
         return {"S": packed}
     correlations, diagonal = _correlations(packed, sums.size)
@@ -102,6 +114,8 @@ def decode(encoding: Encoding, read: Callable[[str], Tensor], size: int) -> Tens
     """The gram `S` of a layer of `size` inputs: [in, in], float64; `read` gives its tensors."""
     if encoding.name == "triangle":
         return unpack(read("S"), size)
+    if encoding.name == "diagonal":
+        return read("d").double().diag()
     if encoding.name == "correlations":
         gram = unpack(read("C"), size)
         ones = 1.0

@@ -26,7 +26,7 @@ from fusehub.statistics.encodings import (
     check_size,
     decode,
     encode,
-    encoding_of,
+    encoding_for,
 )
 from fusehub.statistics.grams import pack, packed_diagonal
 
@@ -57,7 +57,7 @@ def write_statistics(
     from safetensors.torch import save_file
 
     check_size(size)
-    encodings = {name: encoding_of(name, total.size, size) for name, total in sums.items()}
+    encodings = {name: encoding_for(name, total, size) for name, total in sums.items()}
     tensors = {}
     for name, total in sums.items():
         tensors |= {f"{name}.{part}": value for part, value in encode(total, encodings[name]).items()}
@@ -104,6 +104,11 @@ class StoredLayer:
     size: int
     encoding: Encoding
     _statistics: Statistics
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether only the diagonal of `S` is known, as of imported importance matrices."""
+        return self.encoding.name == "diagonal"
 
     def gram(self) -> Tensor:
         """`S`: [in, in], float64. Raises `BadStatistics` where a number is not finite or a square is negative."""

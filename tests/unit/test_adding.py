@@ -149,7 +149,7 @@ def test_the_command_line_adds(parts, tmp_path):
     assert json.loads(result.stdout)["examples"] == 30
     for wrong, words in (
         (["collect", "--add", str(parts[0]), "--out", "x"], "two or more"),
-        (["collect", "--add", str(parts[0]), str(parts[1]), "--data", "x", "--out", "x"], "takes no data"),
+        (["collect", "--add", str(parts[0]), str(parts[1]), "--data", "x", "--out", "x"], "and no data"),
         (["collect", "a", "b", "--data", "x", "--out", "x"], "give one model"),
         (["collect", "a", "--out", "x"], "which texts"),
     ):

@@ -1,0 +1,24 @@
+"""What the metadata of statistics say of the model that they are of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fusehub.checkpoint import sha256_of, weight_hashes
+from fusehub.refs import ModelRef
+
+
+def describe_model(ref: ModelRef) -> dict[str, Any]:
+    """Name, commit, architecture, sha256 of the weight files, and the base that the card names."""
+    return {
+        "id": ref.repo_id or ref.folder.resolve().name,
+        "commit": ref.commit,
+        "architecture": ref.config["architectures"][0],
+        "weights": weight_hashes(ref),
+        "base_model": ref.card.get("base_model"),
+    }
+
+
+def describe_tokenizer(ref: ModelRef) -> dict[str, str]:
+    """sha256 of the files that decide how texts are cut."""
+    return {name: sha256_of(ref.path(name)) for name in ref.side_files() if "token" in name or "vocab" in name}
