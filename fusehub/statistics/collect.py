@@ -6,31 +6,26 @@ and the sums are added at the end, so that no row is counted twice whatever the 
 
 from __future__ import annotations
 
-import itertools
+import hashlib
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fusehub.checkpoint import sha256_of, weight_hashes
 from fusehub.data import load_examples
 from fusehub.errors import FuseHubError
 from fusehub.hub import fusehub_version
 from fusehub.inputs import Inputs
-from fusehub.layers import layout_of, linears_of
+from fusehub.layers import layout_of
 from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, resolve
-from fusehub.statistics.collector import GramCollector, Misjudged
+from fusehub.statistics.collector import GramCollector
+from fusehub.statistics.counting import BATCH_TOKENS, count_inputs
 from fusehub.statistics.encodings import DEFAULT_SIZE, check_size
 from fusehub.statistics.format import Statistics, write_statistics
 from fusehub.statistics.processes import Processes
+from fusehub.statistics.resume import EVERY, Saves
 from fusehub.tasks import load_config, load_model, task_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-# Rows of one update. Fewer make each update wait for memory, more only take memory.
-BATCH_TOKENS = 4096
-# Batches that each process does before it hears of the others.
-_STRIDE = 8
 
 
 def collect(
@@ -45,6 +40,8 @@ def collect(
     description: str | None = None,
     size: str = DEFAULT_SIZE,
     batch_tokens: int = BATCH_TOKENS,
+    work: str | Path | None = None,
+    save_every: float = EVERY,
     token: str | None = None,
     progress: Progress = silent,
 ) -> Statistics | None:
@@ -55,6 +52,9 @@ def collect(
     `data` is a file, a folder or `user/dataset[:config][/split]`; labels are not used. `limit` takes that many
     examples, chosen by `seed`; `max_length` cuts texts, in tokens. `description` replaces the name of the data in
     the file, for owners who do not want to tell it. `size` is one of `encodings.SIZES`: how finely grams are stored.
+
+    What has been counted is saved every `save_every` seconds in the folder `work`, a hidden one beside `out` unless
+    said: the same call goes on there after it was stopped, with the same result.
     """
     check_size(size)
     processes = Processes.find()
@@ -66,11 +66,23 @@ def collect(
         )
         inputs = Inputs.of(ref, examples, max_length=max_length, seed=seed)
         network = load_model(ref, device=str(processes.device))
-        collector = _run(network, inputs, batch_tokens, processes, progress)
+        facts = _facts(ref, inputs, processes, network, batch_tokens)
+        if any(other != facts for other in processes.agree(facts)):
+            raise FuseHubError(
+                "The processes do not read the same model and data.", "Give all of them the same files and versions."
+            )
+        out = Path(out)
+        work = Path(work) if work else out.parent / f".{out.name}.collecting"
+        saves = Saves(work, facts, processes, every=save_every)
+        layout = layout_of(load_config(ref))
+        collector = count_inputs(
+            network, layout, inputs, processes, saves, batch_tokens=batch_tokens, progress=progress
+        )
         path = None
         if processes.is_main:
-            path = _write(Path(out), ref, network, inputs, collector, description, examples, seed, size)
+            path = _write(out, ref, network, inputs, collector, description, examples, seed, size)
         processes.agree()
+        saves.remove()
     return Statistics(path) if path else None
 
 
@@ -123,77 +135,26 @@ def _write(
     )
 
 
-def _run(network: Any, inputs: Inputs, batch_tokens: int, processes: Processes, progress: Progress) -> GramCollector:
-    """Runs all batches under a collector; starts over with what was learned where the probe misjudged a layer."""
-    verdicts: dict[str, str] = {}
-    while True:
-        collector = GramCollector(network, linears_of(network), verdicts=verdicts)
-        with collector:
-            collector.probe(inputs.probe())
-            learned = _count(network, collector, inputs, batch_tokens, processes, progress)
-        if not learned:
-            _add_up(collector, processes)
-            return collector
-        verdicts |= learned
+def _facts(ref: ModelRef, inputs: Inputs, processes: Processes, network: Any, batch_tokens: int) -> dict[str, Any]:
+    """All that the sums depend on."""
+    return {
+        "model": weight_hashes(ref),
+        "data": _digest(inputs),
+        "precision": str(network.dtype),
+        "device": processes.device.type,
+        "batches": batch_tokens,
+        "processes": processes.count,
+        "software": _versions(),
+    }
 
 
-def _count(
-    network: Any,
-    collector: GramCollector,
-    inputs: Inputs,
-    batch_tokens: int,
-    processes: Processes,
-    progress: Progress,
-) -> dict[str, str]:
-    """Counts this process's batches, in step with the others; verdicts of any of them that spoil the work."""
-    own = itertools.islice(inputs.batches(batch_tokens=batch_tokens), processes.index, None, processes.count)
-    done, finished, learned = 0, False, {}
-    while True:
-        for _ in range(_STRIDE):
-            batch = next(own, None)
-            finished = batch is None
-            if finished:
-                break
-            try:
-                _count_batch(network, collector, batch[1], processes)
-            except Misjudged as error:
-                learned, finished = {error.weight: error.verdict}, True
-                break
-            done += len(batch[0])
-            if processes.count == 1:
-                progress(done, len(inputs), "examples")
-        said = processes.agree((done, finished, learned))
-        progress(sum(own_done for own_done, _, _ in said), len(inputs), "examples")
-        verdicts = {weight: verdict for _, _, others in said for weight, verdict in others.items()}
-        if verdicts or all(own_finished for _, own_finished, _ in said):
-            return verdicts
-
-
-def _count_batch(network: Any, collector: GramCollector, batch: dict[str, Tensor], processes: Processes) -> None:
-    import torch
-
-    for part in collector.parts(batch):
-        part = {name: value.to(processes.device) for name, value in part.items()}
-        with torch.inference_mode(), collector.counting(part):
-            network(**part)
-
-
-def _add_up(collector: GramCollector, processes: Processes) -> None:
-    """Adds the sums of all processes, layer by layer, in every one of them; who saw nothing takes part with zeros."""
-    import torch
-
-    said = processes.agree((collector.aliases, list(collector.sums)))
-    if any(aliases != said[0][0] for aliases, _ in said):
-        raise FuseHubError(
-            "The processes do not agree on which layers share their inputs.", "Collect in one process instead."
-        )
-    if processes.count == 1:
-        return
-    for name in sorted({name for _, names in said for name in names}):
-        sums = collector.sums_of(name)
-        rows = torch.tensor([sums.rows], dtype=torch.int64)
-        processes.add_up([*sums.tensors(), rows])
-        sums.rows = int(rows)
+def _digest(inputs: Inputs) -> str:
+    """A hash of all inputs, which depend on the data and on every option about it."""
+    digest = hashlib.sha256()
+    for encoding in inputs.encodings:
+        # Pictures have no text that stays the same; which ones they are is said by their labels and number.
+        digest.update(json.dumps(encoding, default=lambda value: type(value).__name__).encode())
+    return digest.hexdigest()
 
 
 def _names(ref: ModelRef) -> list[str]:

@@ -25,13 +25,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fusehub.statistics.calls import Axes, Call, Recorded, is_grid, judge, plain, possible
+from fusehub.statistics.experts import find_experts, hidden_weights
 from fusehub.statistics.grams import GramSum
 from fusehub.statistics.probing import changed, masks_of, repeated, unpadded
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
-    from fusehub.layers import Linear
+    from fusehub.layers import Linear, Part
+    from fusehub.statistics.experts import FusedExperts
     from fusehub.statistics.probing import Batch
 
 
@@ -46,9 +49,15 @@ class Misjudged(Exception):
 
 @dataclass
 class _Watched:
-    """What is known of one linear layer: its sums (none for a follower), and this forward's calls."""
+    """What is known of one module: its sums (none for a follower), and this forward's calls.
 
-    linear: Linear
+    A module of fused experts has no weight of its own, is told by its name, and leaves its sums to the collector.
+    """
+
+    module: str
+    weight: str
+    size: int
+    experts: FusedExperts | None = None
     calls: list[Call] = field(default_factory=list)
     leader: _Watched | None = None
     sums: GramSum | None = None
@@ -59,8 +68,9 @@ class _Watched:
 class GramCollector:
     """Hooks on all linear layers of `model` for as long as the context lasts; then everything is as before.
 
-    `share=False` computes each layer's gram on its own. `verdicts` says what earlier runs found of single layers, by
-    weight: `alone` (shares its input with no other), `rows` or `uncounted` (the kinds of its calls).
+    `parts` are the matrices of fused experts (see `Layout.parts`). `share=False` computes each layer's gram on its
+    own. `verdicts` says what earlier runs found of single layers, by weight: `alone` (shares its input with no
+    other), `rows` or `uncounted` (the kinds of its calls).
     """
 
     def __init__(
@@ -68,13 +78,18 @@ class GramCollector:
         model: nn.Module,
         linears: Mapping[str, Linear],
         *,
+        parts: Mapping[str, Part] | None = None,
         share: bool = True,
         verdicts: Mapping[str, str] | None = None,
     ) -> None:
         self._model = model
         self._share = share
         self._verdicts = dict(verdicts or {})
-        self._watched = {linear.module: _Watched(linear) for linear in linears.values()}
+        experts = find_experts(model, parts or {})
+        self._watched = {one.module: _Watched(one.module, one.weight, one.in_features) for one in linears.values()}
+        self._watched |= {name: _Watched(name, name, 0, own) for name, own in experts.items()}
+        self._unseen = [name for weight in hidden_weights(model, experts) for name in _parts_of(weight, parts or {})]
+        self._of_experts: dict[str, GramSum] = {}
         self._handles: list = []
         self._masks: dict[str, Tensor] | None = None
         self._recording: list[tuple[_Watched, Tensor]] | None = None
@@ -135,40 +150,75 @@ class GramCollector:
             self._masks = None
 
     @property
+    def device(self) -> torch.device:
+        """Where a batch must be: where the model begins."""
+        return device_of(self._model)
+
+    @property
     def weights(self) -> list[str]:
-        """Names of all the weights that are watched."""
-        return [watched.linear.weight for watched in self._watched.values()]
+        """Names of all the weights of linear layers, those that cannot be watched among them."""
+        names = [watched.weight for watched in self._watched.values() if watched.experts is None]
+        for watched in self._watched.values():
+            if watched.experts is not None:
+                names += [
+                    name
+                    for own in (watched.experts.first, watched.experts.last)
+                    for group in own.values()
+                    for name in group
+                ]
+        return [*names, *(name for name in self._unseen if name not in names)]
 
     @property
     def sums(self) -> dict[str, GramSum]:
         """The sums by weight name, for the layers that have been called and own theirs."""
-        return {watched.linear.weight: watched.sums for watched in self._watched.values() if watched.sums is not None}
+        own = {watched.weight: watched.sums for watched in self._watched.values() if watched.sums is not None}
+        return own | self._of_experts
 
-    def sums_of(self, weight: str) -> GramSum:
-        """The sums of one layer; empty ones where it has seen no row here."""
-        watched = next(one for one in self._watched.values() if one.linear.weight == weight)
+    def sums_of(self, weight: str, size: int, device: torch.device | str | None = None) -> GramSum:
+        """The sums of one layer of `size` inputs; empty ones where it has seen no row here."""
+        watched = next((one for one in self._watched.values() if one.weight == weight), None)
+        if watched is None:
+            return self._of_experts.setdefault(weight, GramSum(size, device or self.device))
         if watched.sums is None:
-            watched.sums = GramSum(watched.linear.in_features, self._model.device)
+            watched.sums = GramSum(size, device or self.device)
         return watched.sums
 
     @property
     def aliases(self) -> dict[str, str]:
         """Weight name -> the weight whose sums it shares."""
-        return {
-            watched.linear.weight: watched.leader.linear.weight
-            for watched in self._watched.values()
-            if watched.leader is not None
+        own = {
+            watched.weight: watched.leader.weight for watched in self._watched.values() if watched.leader is not None
         }
+        for watched in self._watched.values():
+            if watched.experts is not None:
+                own |= {name: to for name, to in watched.experts.aliases.items() if to in self._of_experts}
+        return own
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All sums as tensors, and what else `restore` needs, as JSON has it."""
+        sums = self.sums
+        tensors = {f"{name}:{at}": value for name, own in sums.items() for at, value in enumerate(own.tensors())}
+        return tensors, {name: [own.size, own.rows, str(own.total.device)] for name, own in sums.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor], layers: Mapping[str, Any]) -> None:
+        """Puts sums back to what `state` said that they were."""
+        for name, (size, rows, device) in layers.items():
+            sums = self.sums_of(name, size, device)
+            sums.rows = rows
+            for at, value in enumerate(sums.tensors()):
+                value.copy_(tensors[f"{name}:{at}"])
 
     def _hook(self, watched: _Watched):
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self._recording is None and self._masks is None:
                 return
-            x = args[0] if args else next(iter(kwargs.values()))
+            given = [*args, *kwargs.values()]
             if self._recording is not None:
-                self._recording.append((watched, x))
+                self._recording.append((watched, given[0]))
+            elif watched.experts is not None:
+                self._count_experts(watched, module, given[0], given[1])
             else:
-                self._count(watched, x)
+                self._count(watched, given[0])
 
         return before
 
@@ -176,7 +226,7 @@ class GramCollector:
         """What each module is given in one forward, in the order of its calls; and all of it, in the order of all."""
         import torch
 
-        batch = {name: value.to(self._model.device) for name, value in batch.items()}
+        batch = {name: value.to(self.device) for name, value in batch.items()}
         axes = Axes.of(batch)
         self._recording = recorded = []
         try:
@@ -186,11 +236,11 @@ class GramCollector:
             self._recording = None
         calls: dict[str, list[Recorded]] = {}
         for watched, x in recorded:
-            calls.setdefault(watched.linear.module, []).append(Recorded(x, axes))
+            calls.setdefault(watched.module, []).append(Recorded(x, axes))
         return calls, recorded
 
     def _apply_verdict(self, watched: _Watched) -> None:
-        verdict = self._verdicts.get(watched.linear.weight)
+        verdict = self._verdicts.get(watched.weight)
         if verdict in ("rows", "uncounted"):
             watched.calls = [Call(verdict)] * len(watched.calls)
 
@@ -198,12 +248,12 @@ class GramCollector:
         # `recorded` holds every input, so an id is one tensor; a leader is the first of its group to be called.
         inputs: dict[str, list[int]] = {}
         for watched, x in recorded:
-            inputs.setdefault(watched.linear.module, []).append(id(x))
+            inputs.setdefault(watched.module, []).append(id(x))
         leaders: dict[tuple[int, ...], _Watched] = {}
         for module, sequence in inputs.items():
             watched = self._watched[module]
             uncounted = any(call.kind == "uncounted" for call in watched.calls)
-            if not self._share or uncounted or watched.linear.weight in self._verdicts:
+            if not self._share or uncounted or watched.experts is not None or watched.weight in self._verdicts:
                 continue
             leader = leaders.setdefault(tuple(sequence), watched)
             if leader is not watched:
@@ -215,7 +265,7 @@ class GramCollector:
         if watched.leader is not None:
             seen = watched.leader.seen
             if index >= len(seen) or seen[index]() is not x:
-                raise Misjudged(watched.linear.weight, "alone")
+                raise Misjudged(watched.weight, "alone")
             return
         watched.seen.append(weakref.ref(x))
         call = self._call(watched, index)
@@ -225,19 +275,34 @@ class GramCollector:
         times = self._axes.batch if call.kind in ("constant", "by length") else 1
         rows = self._rows(watched, call, x.detach())
         if watched.sums is None:
-            watched.sums = GramSum(watched.linear.in_features, x.device)
+            watched.sums = GramSum(watched.size, x.device)
         watched.sums.add(rows, times=times)
+
+    def _count_experts(self, watched: _Watched, module: nn.Module, hidden: Tensor, chosen: Tensor) -> None:
+        call = self._call(watched, watched.called)
+        watched.called += 1
+        if any(one.kind == "uncounted" for one in (call, *watched.calls)):
+            return
+        if call.kind not in ("encoder", "decoder"):
+            raise Misjudged(watched.weight, "uncounted")
+        self._rows(watched, call, hidden)  # Raises where it is no grid.
+        counted = None if self._full[call.kind] else self._masks[call.kind].reshape(-1).to(hidden.device)
+        hidden = hidden.detach().reshape(-1, hidden.shape[-1])
+        for weight, rows in watched.experts.inputs(module, hidden, chosen.reshape(len(hidden), -1), counted):
+            self.sums_of(weight, rows.shape[-1], rows.device).add(rows)
 
     def _call(self, watched: _Watched, index: int) -> Call:
         if index < len(watched.calls):
             return watched.calls[index]
         if len(set(watched.calls)) == 1:
             return watched.calls[0]
-        verdict = self._verdicts.get(watched.linear.weight)
+        verdict = self._verdicts.get(watched.weight)
         if verdict in ("rows", "uncounted"):
             return Call(verdict)
+        if not watched.calls and all(self._full.values()):
+            return Call("rows")  # The probe's tokens were not routed to it.
         # Called more often, or only now: the probe cannot say how.
-        raise Misjudged(watched.linear.weight, "rows")
+        raise Misjudged(watched.weight, "rows")
 
     def _rows(self, watched: _Watched, call: Call, x: Tensor) -> Tensor:
         """The rows of `x` that count: [n, in]. Raises `Misjudged` where `x` is not of the kind that it should be."""
@@ -245,15 +310,32 @@ class GramCollector:
         count, axes = len(rows), self._axes
         if call.kind in ("encoder", "decoder"):
             if not is_grid(x, axes.batch, getattr(axes, call.kind)):
-                raise Misjudged(watched.linear.weight, "rows")
+                raise Misjudged(watched.weight, "rows")
             return rows if self._full[call.kind] else rows[self._masks[call.kind].reshape(-1).to(x.device)]
         if (call.kind == "example" and count != call.rows * axes.batch) or (
             call.kind == "constant" and count != call.rows
         ):
-            raise Misjudged(watched.linear.weight, "rows")
+            raise Misjudged(watched.weight, "rows")
         if call.kind in ("rows", "by length"):
             if not all(self._full.values()):
-                raise ValueError(f"{watched.linear.weight} can only be counted without padding: use `parts`.")
+                raise ValueError(f"{watched.weight} can only be counted without padding: use `parts`.")
             if not possible(count, axes):
-                raise Misjudged(watched.linear.weight, "uncounted")
+                raise Misjudged(watched.weight, "uncounted")
         return rows
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model takes its inputs: where its first weight is, or is brought to by accelerate when it is needed."""
+    import torch
+
+    places = getattr(model, "hf_device_map", None)
+    if places:
+        # What is kept on the disk or in memory is run on the accelerator, if there is one in the map.
+        running = next((place for place in places.values() if place not in ("cpu", "disk")), "cpu")
+        return torch.device(running)
+    return next(model.parameters()).device
+
+
+def _parts_of(weight: str, parts: Mapping[str, Part]) -> list[str]:
+    """The names in a checkpoint of what the parameter `weight` is made of; itself where it is stored as it is."""
+    return [name for name, part in parts.items() if part.parameter == weight] or [weight]

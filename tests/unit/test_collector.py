@@ -492,8 +492,9 @@ def test_token_classification_is_counted_as_well(tmp_path):
 
 
 def test_a_model_of_another_task_is_refused(collected, tmp_path):
-    path = tiny_model(tmp_path / "m", "gpt2", task="text-generation", hidden=16)
-    with pytest.raises(FuseHubError, match="is a GPT2LMHeadModel"):
+    path = tiny_model(tmp_path / "m", hidden=16)
+    edit_json(path / "config.json", architectures=["BertForNextSentencePrediction"])
+    with pytest.raises(FuseHubError, match="is a BertForNextSentencePrediction"):
         collected(str(path), text_file(tmp_path), tmp_path / "out")
     edit_json(path / "config.json", "architectures")
     with pytest.raises(FuseHubError, match="names no single architecture"):
