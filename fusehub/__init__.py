@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from fusehub.card import model_card
     from fusehub.comparison import Comparison, compare
     from fusehub.compat import Report, check
+    from fusehub.engine import MergeResult
     from fusehub.errors import FuseHubError
     from fusehub.evaluation import Evaluation, evaluate
     from fusehub.finding import FoundModel, find
     from fusehub.hub import fusehub_version
-    from fusehub.merging import MergeResult, merge
+    from fusehub.merging import merge
     from fusehub.methods import METHODS
     from fusehub.plan import Plan, plan_merge
     from fusehub.publishing import Published, publish, publish_statistics
@@ -40,7 +41,7 @@ _MODULES = {
     "Evaluation": "evaluation",
     "FoundModel": "finding",
     "FuseHubError": "errors",
-    "MergeResult": "merging",
+    "MergeResult": "engine",
     "Plan": "plan",
     "Published": "publishing",
     "Recipe": "recipe",

@@ -209,7 +209,7 @@ def _source(merge: MergedFolder, source: Mapping[str, Any]) -> dict[str, str]:
     """One line of the table of what went in."""
     return {
         "link": link(source["repo_id"] or source["short_name"], _page(source)),
-        "weight": f"{source['weight']:g}",
+        "weight": f"{source['weight']:g}" if isinstance(source["weight"], int | float) else "by layer",
         "licence": source["licence"] or "not stated",
         "statistics": _statistics(merge, source) if source["statistics"] else "none",
     }
@@ -271,7 +271,8 @@ def _method(name: str) -> dict[str, Any]:
 def _options(report: Mapping[str, Any]) -> list[dict[str, str]]:
     from fusehub.methods import find_method
 
-    fields = find_method(report["method"]).options.model_fields
+    method = find_method(report["method"])
+    fields = method.own_options.fields() | method.options.fields()
     return [
         {
             "name": name,

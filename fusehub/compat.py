@@ -108,7 +108,7 @@ def check(
     """
     refs = [resolve(model, token=token) if isinstance(model, str) else model for model in models]
     base_ref = resolve(base, token=token) if isinstance(base, str) else base
-    if len(refs) < 2:
+    if len(refs) + (base_ref is not None) < 2:
         raise BadRecipe("A merge takes at least two models.", "Name two or more.")
     return _Check(refs, base_ref, heads, labels).run()
 

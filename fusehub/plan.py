@@ -5,7 +5,7 @@ Made from headers, configs and the metadata of statistics alone. `merge.py` carr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,8 @@ from fusehub.labels import LabelPlan
 from fusehub.layers import Layout, Linear, layout_of, plain_layout
 from fusehub.methods import Method, find_method
 from fusehub.methods.registry import Options
-from fusehub.recipe import Recipe
+from fusehub.methods.settings import Settings, depths
+from fusehub.recipe import ModelEntry, Recipe
 from fusehub.refs import ModelRef, resolve, short_names
 from fusehub.statistics.datafree import DATA_FREE, DataFree
 from fusehub.statistics.sources import FoundStatistics, find_statistics
@@ -48,6 +49,14 @@ class TensorPlan:
     is_head: bool = False
     is_body_matrix: bool = False
     """A matrix of the part that experts of one base share: what tells relatives from strangers."""
+    options: Options | None = None
+    own: tuple[Any, ...] = ()
+    """The method's options for this tensor, and those of each model."""
+
+    @property
+    def coefficients(self) -> list[float]:
+        """The weight of each model in this tensor."""
+        return [own.weight for own in self.own]
 
 
 @dataclass(frozen=True)
@@ -56,11 +65,10 @@ class Plan:
 
     recipe: Recipe
     method: Method
-    options: Options
+    settings: Settings
     experts: tuple[ModelRef, ...]
     base: ModelRef | None
     names: tuple[str, ...]
-    coefficients: tuple[float, ...]
     layout: Layout
     labels: LabelPlan
     tensors: dict[str, TensorPlan]
@@ -72,11 +80,17 @@ class Plan:
     notes: tuple[str, ...] = ()
     cost: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def weights(self) -> list[Any]:
+        """Each model's weight as the recipe says it: a number, or what it is by layer."""
+        common = self.settings.common.get("weight", 1.0)
+        return [said.get("weight", common) for said in self.settings.models]
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, for `--json` and the report beside a merge."""
         return {
             "method": self.method.name,
-            "options": self.options.model_dump(),
+            "options": self.settings.written(),
             "models": [ref.id for ref in self.experts],
             "base": self.base.id if self.base else None,
             "heads": self.labels.policy,
@@ -110,12 +124,8 @@ def plan_merge(
     `force` goes on where models look unrelated, or statistics were made for other weights.
     """
     method = find_method(recipe.merge_method)
-    options = method.parse(recipe.parameters)
-    experts = [resolve(entry.model, token=token) for entry in recipe.models]
-    base = resolve(recipe.base_model, token=token) if recipe.base_model else None
-    if base is None and (recipe.scale != 1 or getattr(options, "anchor", None) == "base"):
-        wanted = "scale" if recipe.scale != 1 else "anchor=base"
-        raise BadRecipe(f"{wanted} needs the base model that the experts share.", "Say --base MODEL.")
+    recipe, experts, base = _cast(recipe, method, token)
+    settings = Settings.of(method, recipe.parameters, [entry.parameters for entry in recipe.models])
     given = {ref.name: list(entry.labels) for ref, entry in zip(experts, recipe.models, strict=True) if entry.labels}
     with ThreadPoolExecutor() as pool:
         hashing = [pool.submit(weight_hashes, ref) for ref in experts]
@@ -132,18 +142,17 @@ def plan_merge(
     statistics: list[FoundStatistics | DataFree] = []
     if method.needs_statistics:
         statistics = _find_all(recipe, experts, hashes, force, data_free=method.data_free)
-        _require_usable(statistics, experts, base, options)
     layout = _layout(method, experts, base, report.labels)
-    planner = _Planner(recipe, method, experts, base, layout, report.labels, statistics)
+    planner = _Planner(recipe, method, experts, base, layout, report.labels, statistics, settings)
     tensors = planner.tensors()
+    _require_usable(recipe, method, tensors.values(), statistics, experts, base)
     return Plan(
         recipe=recipe,
         method=method,
-        options=options,
+        settings=settings,
         experts=tuple(experts),
         base=base,
         names=tuple(short_names(experts)),
-        coefficients=_coefficients(recipe),
         layout=layout,
         labels=report.labels,
         tensors=tensors,
@@ -158,7 +167,7 @@ def plan_merge(
             *_diagonal(experts, statistics),
             *planner.notes,
         ),
-        cost=_cost(tensors.values(), experts, statistics, report),
+        cost=_cost(tensors.values(), method, experts, statistics, report),
     )
 
 
@@ -174,8 +183,10 @@ class _Planner:
         layout: Layout,
         labels: LabelPlan,
         statistics: Sequence[FoundStatistics | DataFree],
+        settings: Settings,
     ) -> None:
         self.recipe, self.method, self.layout, self.labels = recipe, method, layout, labels
+        self.settings = settings
         self.experts, self.rows = experts, [found.rows for found in statistics]
         self.data_free = [isinstance(found, DataFree) for found in statistics]
         self.infos = [_infos(ref) for ref in experts]
@@ -188,6 +199,7 @@ class _Planner:
 
     def tensors(self) -> dict[str, TensorPlan]:
         first = self.files[0]
+        self.depths = depths(name for parameter, name in first.items() if self._in_body(parameter))
         plans = {}
         for parameter, name in first.items():
             lacking = [ref.name for ref, own in zip(self.experts, self.files, strict=True) if parameter not in own]
@@ -204,6 +216,9 @@ class _Planner:
                 f"{len(self._uncounted)} linear layers have no statistics of every expert and are averaged: "
                 + ", ".join(self._uncounted[:3]) + (", ..." if len(self._uncounted) > 3 else "")
             )  # fmt: skip
+        for text in self.settings.filters():
+            if not any(text in name for name in plans):
+                self.notes.append(f"No tensor has '{text}' in its name: what the recipe says of it holds nowhere.")
         return plans
 
     def _is_shared(self, parameter: str) -> bool:
@@ -236,6 +251,7 @@ class _Planner:
         linear = self.layout.linears.get(parameter)
         action, why = self._action(parameter, infos, sources)
         info = self._stored(infos[0], axis)
+        options, own = self.settings.at(name, self.depths.get(name, 0.0))
         if axis is None and len({i.shape for i in infos}) > 1:
             raise Incompatible(
                 f"{name} has different shapes: {', '.join(str(list(i.shape)) for i in infos)}.",
@@ -246,7 +262,9 @@ class _Planner:
             parameter=parameter,
             info=info,
             sources=sources,
-            base=self.base_files.get(parameter),
+            base=self.base_files[parameter] if self._has_update(parameter, infos) else None,
+            options=options,
+            own=own,
             action=action,
             why=why,
             linear=linear,
@@ -258,6 +276,8 @@ class _Planner:
     def _action(self, parameter: str, infos: Sequence[TensorInfo], sources: Sequence[str]) -> tuple[str, str]:
         if not infos[0].is_float:
             return "copy", "not made of real numbers"
+        if self.method.base == "needed" and not self._has_update(parameter, infos):
+            return "mean", "the base has no such tensor"
         if not self.method.needs_statistics:
             return "combine", self.method.title
         if parameter not in self.layout.linears:
@@ -315,14 +335,50 @@ def _parameters(layout: Layout, infos: dict[str, TensorInfo]) -> dict[str, str]:
     return {parameter: name for name, parameter in layout.names(infos).items()}
 
 
-def _coefficients(recipe: Recipe) -> tuple[float, ...]:
-    weights = tuple(entry.parameters.weight for entry in recipe.models)
-    if any(weight < 0 or weight != weight or weight == float("inf") for weight in weights) or not any(weights):
+def _cast(recipe: Recipe, method: Method, token: str | None) -> tuple[Recipe, list[ModelRef], ModelRef | None]:
+    """Who plays which part: the models that are merged, and the base.
+
+    As in mergekit, the base may be listed among the models. A method that works on differences to it does not count
+    it then; one that begins at it (SLERP) has it as its first model, listed or not.
+    """
+    base = resolve(recipe.base_model, token=token) if recipe.base_model else None
+    cast = [(entry, resolve(entry.model, token=token)) for entry in recipe.models]
+    if base is None and method.base == "needed":
         raise BadRecipe(
-            f"The weights {', '.join(f'{weight:g}' for weight in weights)} cannot be used.",
-            "Give finite numbers that are not negative, at least one above zero.",
+            f"{method.title} adds differences to a base, and the recipe names none.",
+            "Say --base MODEL: the pretrained model that the experts share.",
         )
-    return weights
+    if base is not None and method.base != "optional":
+        others = [(entry, ref) for entry, ref in cast if ref.id != base.id]
+        own = [(entry, ref) for entry, ref in cast if ref.id == base.id]
+        cast = others
+        if method.base == "end":
+            cast = [*(own[:1] or [(ModelEntry(model=recipe.base_model), base)]), *others]
+    fewest, most = method.models
+    if not fewest <= len(cast) <= (most or len(cast)):
+        wanted = f"exactly {fewest}" if fewest == most else f"at least {fewest}"
+        raise BadRecipe(
+            f"{method.title} merges {wanted} model{'s' if fewest > 1 else ''}"
+            f"{' beside the base' if method.base == 'needed' else ''}, and the recipe has {len(cast)}.",
+            "Name more or fewer models, or choose another method: `fusehub methods`.",
+        )
+    recipe = recipe.model_copy(update={"models": tuple(entry for entry, _ in cast)})
+    return recipe, [ref for _, ref in cast], base
+
+
+def _require_shares(method: Method, tensor: TensorPlan) -> None:
+    """Raises `BadRecipe` where weights cannot be used, naming the tensor where they are not the same for all."""
+    weights = tensor.coefficients
+    if any(weight < 0 for weight in weights) and not method.negative_weights:
+        raise BadRecipe(
+            f"The weights {', '.join(f'{weight:g}' for weight in weights)} (of {tensor.name}) cannot be used: "
+            f"{method.title} has no sense for negative ones.",
+            "Give weights that are not negative, or take what was learned away by task_arithmetic.",
+        )
+    if method.base != "needed" and not any(weights):
+        raise BadRecipe(
+            f"All models have the weight 0 in {tensor.name}.", "Give at least one of them a weight above zero."
+        )
 
 
 def _find_all(
@@ -352,13 +408,15 @@ def _find_all(
 
 
 def _require_usable(
+    recipe: Recipe,
+    method: Method,
+    tensors: Iterable[TensorPlan],
     statistics: Sequence[FoundStatistics | DataFree],
     experts: Sequence[ModelRef],
     base: ModelRef | None,
-    options: Options,
 ) -> None:
-    """Raises `BadRecipe` where what is asked for needs more than the statistics hold."""
-    data_free = [ref.name for ref, found in zip(experts, statistics, strict=True) if isinstance(found, DataFree)]
+    """Raises `BadRecipe` where what is asked for needs more than there is."""
+    data_free = [ref.name for ref, found in zip(experts, statistics, strict=False) if isinstance(found, DataFree)]
     if data_free and base is None:
         raise BadRecipe(
             f"Without data, what {', '.join(data_free)} learned is its difference to the base, and no base is said.",
@@ -366,14 +424,20 @@ def _require_usable(
         )
     blind = data_free + [
         ref.name
-        for ref, found in zip(experts, statistics, strict=True)
+        for ref, found in zip(experts, statistics, strict=False)
         if (found.metadata.get("imported") or {}).get("means") is False
     ]
-    if blind and getattr(options, "affine", False):
-        raise BadRecipe(
-            f"affine solves biases from the mean inputs, which are not known of {', '.join(blind)}.",
-            "Leave affine out, or give statistics that were collected with FuseHub.",
-        )
+    if base is None and recipe.scale != 1:
+        raise BadRecipe("scale needs the base model that the experts share.", "Say --base MODEL.")
+    for tensor in tensors:
+        _require_shares(method, tensor)
+        if base is None and getattr(tensor.options, "anchor", None) == "base":
+            raise BadRecipe("anchor=base needs the base model that the experts share.", "Say --base MODEL.")
+        if blind and getattr(tensor.options, "affine", False):
+            raise BadRecipe(
+                f"affine solves biases from the mean inputs, which are not known of {', '.join(blind)}.",
+                "Leave affine out, or give statistics that were collected with FuseHub.",
+            )
 
 
 def _forced(
@@ -426,13 +490,20 @@ def _check_provenance(recipe: Recipe, experts: Sequence[ModelRef], hashes: Seque
 
 
 def _cost(
-    tensors: Any, experts: Sequence[ModelRef], statistics: Sequence[FoundStatistics | DataFree], report: Report
-) -> dict:
+    tensors: Iterable[TensorPlan],
+    method: Method,
+    experts: Sequence[ModelRef],
+    statistics: Sequence[FoundStatistics | DataFree],
+    report: Report,
+) -> dict[str, int]:
     """Bytes to download, to write, and at the peak in memory; multiplications in units of 10^9."""
     tensors = list(tensors)
     output = sum(tensor.info.nbytes for tensor in tensors)
     peak = flops = 0
     for tensor in tensors:
+        if tensor.action == "combine" and method.whole_tensor:
+            # What is read, the same in wide numbers, masks and sums; and what was merged before and is not written.
+            peak = max(peak, (2 * len(experts) + 6) * tensor.info.numel * 8)
         if tensor.action != "solve":
             continue
         size, numel = tensor.linear.in_features, tensor.info.numel

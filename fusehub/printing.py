@@ -49,7 +49,7 @@ def print_findings(report: Report) -> None:
 def print_plan(plan: Plan) -> None:
     """What will be done with every tensor, and what it will cost."""
     table(
-        f"{plan.method.title}: {describe(plan.options.model_dump())}",
+        f"{plan.method.title}: {describe(plan.settings.written())}",
         ["tensor", "shape", "dtype", "what", "why"],
         [
             (t.name, "x".join(map(str, t.info.shape)), t.info.dtype, t.action, t.why)

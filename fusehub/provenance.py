@@ -47,13 +47,16 @@ def resolved_recipe(plan: Plan) -> Recipe:
     for index, (entry, ref) in enumerate(zip(plan.recipe.models, plan.experts, strict=True)):
         found = plan.statistics[index].origin if plan.statistics else entry.statistics
         model = ref.id if ref.repo_id else entry.model
-        entries.append(ModelEntry(model=model, parameters=entry.parameters, statistics=found, labels=entry.labels))
+        said = dict(plan.settings.models[index])
+        if "weight" in plan.method.own_options.fields():
+            said = {"weight": plan.weights[index], **said}
+        entries.append(ModelEntry(model=model, parameters=said, statistics=found, labels=entry.labels))
     return plan.recipe.model_copy(
         update={
             "merge_method": plan.method.name,
             "models": tuple(entries),
             "base_model": (plan.base.id if plan.base.repo_id else plan.recipe.base_model) if plan.base else None,
-            "parameters": plan.options.model_dump(),
+            "parameters": plan.settings.written(),
             "heads": plan.labels.policy,
             "provenance": {"weights": [dict(own) for own in plan.hashes], "software": _versions()},
         }
@@ -88,7 +91,7 @@ def _source(plan: Plan, index: int) -> dict[str, Any]:
         "short_name": plan.names[index],
         "repo_id": ref.repo_id,
         "commit": ref.commit,
-        "weight": plan.coefficients[index],
+        "weight": plan.weights[index],
         "licence": plan.report.models[index].licence,
         "languages": ref.card.get("language"),
         "datasets": ref.card.get("datasets"),

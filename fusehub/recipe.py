@@ -6,7 +6,7 @@
         parameters: {weight: 1.0}
         statistics: auto                  # ours: where the grams come from; or data-free, without any
       - model: textattack/bert-base-uncased-rotten-tomatoes
-    parameters: {alpha: 0.9}
+    parameters: {alpha: 0.9}              # one value, a list over the layers, or {filter, value}s
     heads: auto                           # ours: merge (by label name), keep (one a model), auto
 
 What is not known or not supported is refused by name. A merge writes the same recipe beside its weights with
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fusehub.errors import BadRecipe, NotFound, unknown
 from fusehub.labels import Heads
@@ -43,24 +43,13 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ModelParameters(_Strict):
-    """What a recipe may say about one model: its coefficient."""
-
-    weight: float = Field(1.0, description="the model's share; only the proportions count")
-
-    @field_validator("weight", mode="before")
-    @classmethod
-    def _one_number(cls, value: Any) -> Any:
-        if isinstance(value, list | dict):
-            raise ValueError("one number; a list over the layers or a filter is not supported")
-        return value
-
-
 class ModelEntry(_Strict):
     """One model of a recipe."""
 
     model: str = Field(description="user/name, user/name@revision or a folder")
-    parameters: ModelParameters = Field(ModelParameters(), description="weight: the model's share")
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="weight, and what else the method takes of each model, as density"
+    )
     statistics: str = Field(
         "auto", description="auto, a file, a folder, a repo that holds its statistics, or data-free"
     )
@@ -73,7 +62,7 @@ class Recipe(_Strict):
     """All that determines a merge."""
 
     merge_method: str = Field(description="the name of a method: see `fusehub methods`")
-    models: tuple[ModelEntry, ...] = Field(min_length=2, description="two models or more")
+    models: tuple[ModelEntry, ...] = Field(min_length=1, description="two models or more")
     base_model: str | None = Field(None, description="the pretrained model that they share")
     parameters: dict[str, Any] = Field(default_factory=dict, description="options of the method")
     dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = Field(
@@ -114,7 +103,7 @@ class Recipe(_Strict):
                     raise unknown("key of a model in a recipe", str(key), ModelEntry.model_fields)
         content = {key: value for key, value in content.items() if value is not None}
         models = content.get("models", ())
-        if isinstance(models, list | tuple) and len(models) < 2:
+        if isinstance(models, list | tuple) and len(models) + bool(models and content.get("base_model")) < 2:
             raise BadRecipe("A merge takes at least two models.", "Name two or more, or a recipe that does (.yaml).")
         try:
             return cls.model_validate(content)
@@ -155,7 +144,7 @@ class Recipe(_Strict):
         for name, source in (statistics or {}).items():
             entry(name)["statistics"] = source
         for name, weight in (weights or {}).items():
-            entry(name)["parameters"] = {"weight": weight}
+            entry(name)["parameters"] = {**entry(name).get("parameters", {}), "weight": weight}
         for name, own in (labels or {}).items():
             entry(name)["labels"] = list(own)
         content["parameters"] = {**content.get("parameters", {}), **(parameters or {})}

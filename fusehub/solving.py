@@ -90,7 +90,7 @@ class LayerSolver:
         base_bias: Tensor | None,
     ) -> Merged:
         stored = {index: self.statistics[index][tensor.sources[index]] for index in experts if self.statistics[index]}
-        coefficients = [self.plan.coefficients[index] for index in experts]
+        coefficients = [tensor.coefficients[index] for index in experts]
         if not any(coefficients):
             coefficients = [1.0] * len(coefficients)
         for index, layer in stored.items():
@@ -102,7 +102,11 @@ class LayerSolver:
                 )
         # q, k and v follow each other in the file and share their inputs: the grams are summed and factorised once.
         # An update is one tensor's own.
-        key = tuple((index, stored[index].stored_as if index in stored else tensor.name) for index in experts)
+        key = (
+            tensor.options,
+            tuple(coefficients),
+            tuple((index, stored[index].stored_as if index in stored else tensor.name) for index in experts),
+        )
         if key != self._cache_key:
             self._cache_key, self._cache = key, {}
         others = list(stored.values())
@@ -113,4 +117,4 @@ class LayerSolver:
         layer = Layer(
             tensor.name, weights, coefficients, base, base_bias, biases, statistics=statistics, cache=self._cache
         )
-        return self.plan.method.merge(layer, self.plan.options)
+        return self.plan.method.merge(layer, tensor.options)

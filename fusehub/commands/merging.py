@@ -122,7 +122,7 @@ def methods(as_json: Json = False) -> None:
     for method in METHODS.values():
         console.out.print(f"[bold]{method.name}[/bold]  {method.title}  [dim]{method.paper or ''}[/dim]")
         console.out.print(f"  {method.summary}")
-        for name, option in method.options.model_fields.items():
+        for name, option in (method.options.fields() | method.own_options.fields()).items():
             default = str(option.default).lower() if isinstance(option.default, bool) else option.default
             console.out.print(f"  --param {name}={default}", style="cyan", markup=False, end="")
             console.out.print(f"  {option.description}", markup=False)

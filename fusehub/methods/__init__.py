@@ -7,8 +7,19 @@ there is one, and its own typed options. It returns one tensor. No method reads 
     merged = method.merge(layer, method.parse({"alpha": 0.9}))
 """
 
-from fusehub.methods.registry import METHODS, Layer, LayerStatistics, Merged, Method, find_method
+from fusehub.methods.registry import (
+    METHODS,
+    Layer,
+    LayerStatistics,
+    Merged,
+    Method,
+    Options,
+    find_method,
+    merge_method,
+)
 
-from fusehub.methods import mean, regmean  # isort: skip  # importing a method's file registers it
+# Importing a method's file registers it; the order is that of lists.
+from fusehub.methods import mean, regmean, data_free  # noqa: F401  # isort: skip
+from fusehub.methods import task_arithmetic, ties, dare, breadcrumbs, della, sce, model_stock, slerp  # noqa: F401  # isort: skip
 
-__all__ = ["METHODS", "Layer", "LayerStatistics", "Merged", "Method", "find_method", "mean", "regmean"]
+__all__ = ["METHODS", "Layer", "LayerStatistics", "Merged", "Method", "Options", "find_method", "merge_method"]

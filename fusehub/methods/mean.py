@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from fusehub.errors import BadRecipe
 from fusehub.methods.registry import Layer, Merged, Options, merge_method
 
 if TYPE_CHECKING:
@@ -24,14 +25,26 @@ class MeanOptions(Options):
     "mean",
     title="Mean of the weights",
     summary="Averages every tensor. Needs nothing but the weights; the line that every other method has to beat.",
+    when="Experts of one task over one base that differ little, as runs with other seeds; and always first, to see "
+    "what another method is worth.",
     paper="https://arxiv.org/abs/2203.05482",
     options=MeanOptions,
+    negative_weights=True,
     aliases=("linear",),
 )
 def mean(layer: Layer, options: MeanOptions) -> Merged:
     """`Σ c_i W_i / Σ c_i` (Wortsman et al. 2022, "Model soups"; the baseline of Jin et al. 2023)."""
-    merged = weighted_mean(layer.tensors, layer.coefficients)
-    return Merged(merged if options.normalize else merged * sum(layer.coefficients))
+    share = sum(layer.coefficients)
+    if min(layer.coefficients) >= 0 and share > 0:
+        merged = weighted_mean(layer.tensors, layer.coefficients)
+        return Merged(merged if options.normalize else merged * share)
+    merged = sum(tensor * coefficient for tensor, coefficient in zip(layer.tensors, layer.coefficients, strict=True))
+    if options.normalize and share <= 0:
+        raise BadRecipe(
+            f"{layer.name}: the weights add up to {share:g}, which nothing can be divided by.",
+            "Say normalize=false, or give weights with a sum above zero.",
+        )
+    return Merged(merged / share if options.normalize else merged)
 
 
 def weighted_mean(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:

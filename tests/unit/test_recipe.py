@@ -29,7 +29,7 @@ def test_a_recipe_of_mergekit_runs_unchanged():
             out_dtype: bfloat16
         """)
     )
-    assert [entry.parameters.weight for entry in recipe.models] == [1.0, 0.5]
+    assert [entry.parameters["weight"] for entry in recipe.models] == [1.0, 0.5]
     assert recipe.models[0].model == "a/x@v1" and recipe.models[0].statistics == "auto"
     assert recipe.base_model == "c/z" and recipe.stored_dtype == "BF16"
 
@@ -79,9 +79,7 @@ def test_an_unknown_key_is_told_the_closest_one():
         ({"models": 3}, "models"),
         ({"models": [3, 4]}, "models.0"),
         ({"models": [{"parameters": {}}, *TWO]}, "models.0.model"),
-        ({"models": [{"model": "a", "parameters": {"weight": "much"}}, *TWO]}, "models.0.parameters.weight"),
-        ({"models": [{"model": "a", "parameters": {"weight": [0.1, 0.9]}}, *TWO]}, "one number"),
-        ({"models": [{"model": "a", "parameters": {"density": 0.5}}, *TWO]}, "models.0.parameters.density"),
+        ({"models": [{"model": "a", "parameters": "much"}, *TWO]}, "models.0.parameters"),
         ({"merge_method": None}, "merge_method"),
         ({"dtype": "int8"}, "dtype"),
         ({"out_dtype": "float8"}, "out_dtype"),

@@ -1,0 +1,364 @@
+"""Carries out the plan of a merge: tensors stream from the experts' files into the merged model's.
+
+No model is ever held as a whole. Tensors that are combined element by element pass in pieces of a few megabytes;
+one that a method must see as a whole is held for itself, and a linear layer that is solved with its grams. Reading
+ahead, arithmetic and writing overlap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusehub.checkpoint import Checkpoint, Shard, ShardWriter, dtype_name, index_of, plan_shards, torch_dtype
+from fusehub.errors import Incompatible, NonFinite
+from fusehub.methods.mean import weighted_mean
+from fusehub.methods.registry import Layer
+from fusehub.plan import MAX_SHARD_SIZE, Plan, TensorPlan
+from fusehub.progress import Progress
+from fusehub.solving import LayerSolver
+from fusehub.statistics.datafree import DataFree
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+# Small enough that a piece of every expert stays in the processor's cache, large enough that calls cost nothing.
+_PIECE_ELEMENTS = 2**18
+_WORKERS = min(4, os.cpu_count() or 1)
+# Cosine of two models' weights below which they are strangers: experts of one base lie above 0.9, others near 0.
+_RELATED = 0.3
+
+
+@dataclass
+class MergeResult:
+    """A merge that was carried out: where it is, what it was made by, and what is worth knowing about it."""
+
+    folder: Path
+    plan: Plan
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+
+
+def carry_out(plan: Plan, folder: Path, progress: Progress) -> MergeResult:
+    """Writes the merged weights of `plan` into `folder`, which is there and empty."""
+    return _Engine(plan, folder, progress).run()
+
+
+class _Engine:
+    """One run: open files, the pieces on their way, and what was noted."""
+
+    def __init__(self, plan: Plan, folder: Path, progress: Progress) -> None:
+        self.plan, self.folder, self.progress = plan, folder, progress
+        self.result = MergeResult(folder, plan)
+        self._files = contextlib.ExitStack()
+        self._weights_of_biases = _weights_of_biases(plan)
+        self._ahead = max((tensor.info.numel for tensor in plan.tensors.values()), default=0)
+        self._ready: dict[str, Tensor] = {}
+        """Tensors that were solved together with one that came before them."""
+
+    def run(self) -> MergeResult:
+        with self._files, _threads(None if any(map(self._is_solved, self.plan.tensors.values())) else 1):
+            self.experts = [self._files.enter_context(Checkpoint(ref)) for ref in self.plan.experts]
+            self.base = self._files.enter_context(Checkpoint(self.plan.base)) if self.plan.base else None
+            statistics = [
+                None
+                if isinstance(found, DataFree)
+                else self._files.enter_context(contextlib.closing(found.open())).layers
+                for found in self.plan.statistics
+            ]
+            self._solver = LayerSolver(self.plan, statistics)
+            self.result.notes = self._solver.notes
+            if not self.plan.force:
+                self._require_relatives()
+            self._total = sum(tensor.info.nbytes for tensor in self.plan.tensors.values())
+            self._done = 0
+            if self.plan.labels.policy == "keep":
+                self._write_kept()
+            else:
+                self._write(self.plan.shards, self.folder)
+        return self.result
+
+    def _write(self, shards: Sequence[Shard], folder: Path, expert: int | None = None) -> None:
+        """Writes `shards`; `expert` names the one whose own head is written."""
+        for shard in shards:
+            writer = ShardWriter(folder, shard)
+            try:
+                with ThreadPoolExecutor(1) as writing:
+                    pending: list[Future] = []
+                    for piece in self._pieces(shard, expert):
+                        pending.append(writing.submit(writer.append, piece))
+                        if len(pending) > 2:
+                            pending.pop(0).result()
+                        self._done += piece.nbytes
+                        self.progress(self._done, self._total, "bytes")
+                    for future in pending:
+                        future.result()
+                self.result.hashes[str((folder / shard.filename).relative_to(self.folder))] = writer.close()
+            finally:
+                writer.abandon()
+        if len(shards) > 1:
+            index = json.dumps(index_of(list(shards)), indent=2) + "\n"
+            (folder / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+
+    def _write_kept(self) -> None:
+        """One subfolder an expert: the merged body in the same shards (one file on disk), and its own head."""
+        body = {name: plan.info for name, plan in self.plan.tensors.items() if not plan.is_head}
+        shards = [Shard(f"body-{shard.filename}", shard.tensors) for shard in plan_shards(body, MAX_SHARD_SIZE)]
+        bodies = self.folder / self.plan.names[0]
+        bodies.mkdir()
+        self._write(shards, bodies)
+        for index, name in enumerate(self.plan.names):
+            folder = self.folder / name
+            folder.mkdir(exist_ok=True)
+            for shard in shards if folder != bodies else ():
+                _link(bodies / shard.filename, folder / shard.filename)
+                self.result.hashes[f"{name}/{shard.filename}"] = self.result.hashes[f"{bodies.name}/{shard.filename}"]
+            head = {
+                plan.sources[index]: self.experts[index].tensors[plan.sources[index]]
+                for plan in self.plan.tensors.values()
+                if plan.is_head
+            }
+            own = [Shard("head.safetensors", head)]
+            self._write(own, folder, expert=index)
+            index_file = folder / "model.safetensors.index.json"
+            index_file.write_text(json.dumps(index_of([*shards, *own]), indent=2) + "\n", encoding="utf-8")
+
+    def _pieces(self, shard: Shard, expert: int | None) -> Iterator[Tensor]:
+        """The bytes of the shard's tensors in order, in pieces, the next one read while one is worked on."""
+        if expert is not None:
+            for name in shard.tensors:
+                yield self.experts[expert].read(name)
+            return
+        work = (item for name in shard.tensors for item in self._cut(self.plan.tensors[name]))
+        with ThreadPoolExecutor(_WORKERS) as workers:
+            ahead: deque[tuple[_Work, Future]] = deque()
+
+            def finished() -> Tensor:
+                done, future = ahead.popleft()
+                inputs = future.result()
+                return self._make(done, inputs) if isinstance(inputs, list) else inputs
+
+            for item in work:
+                # Whole tensors can be large: no more is read ahead than the largest of them would take.
+                while len(ahead) > _WORKERS or (ahead and sum(i.numel for i, _ in ahead) + item.numel > self._ahead):
+                    yield finished()
+                ahead.append((item, workers.submit(self._prepare, item)))
+            while ahead:
+                yield finished()
+
+    def _prepare(self, work: _Work) -> Tensor | list[Tensor]:
+        """What can be done ahead: the finished piece, or only its inputs where layers depend on each other."""
+        inputs = self._read(work)
+        return inputs if self._is_solved(work.tensor) else self._make(work, inputs)
+
+    def _cut(self, tensor: TensorPlan) -> Iterator[_Work]:
+        """The pieces in which a tensor can be worked on: rows of it, or the whole."""
+        rows = tensor.info.shape[0] if tensor.info.shape else 1
+        matched = tensor.label_axis is not None and not self.plan.labels.is_identity
+        whole = tensor.action == "combine" and self.plan.method.whole_tensor
+        if tensor.action == "solve" or matched or whole or tensor.info.numel <= _PIECE_ELEMENTS:
+            yield _Work(tensor)
+            return
+        step = max(1, _PIECE_ELEMENTS * rows // tensor.info.numel)
+        for start in range(0, rows, step):
+            yield _Work(tensor, start, min(rows, start + step))
+
+    def _read(self, work: _Work) -> list[Tensor]:
+        """The experts' tensors (only the first's where it is copied), and the base's last where it has it."""
+        tensor = work.tensor
+        sources = tensor.sources[:1] if tensor.action == "copy" else tensor.sources
+        read = [file.read(name, work.start, work.stop) for file, name in zip(self.experts, sources, strict=False)]
+        if self._uses_base(tensor):
+            read.append(self.base.read(tensor.base, work.start, work.stop))
+        return read
+
+    def _uses_base(self, tensor: TensorPlan) -> bool:
+        if tensor.base is None or tensor.action == "copy":
+            return False
+        # A mean that is not scaled has nothing to ask the base.
+        return tensor.action != "mean" or self.plan.recipe.scale != 1
+
+    def _make(self, work: _Work, inputs: list[Tensor]) -> Tensor:
+        """The merged piece, in the dtype that it is stored in."""
+        tensor = work.tensor
+        if tensor.action == "copy":
+            return inputs[0]
+        if tensor.name in self._ready:
+            return self._ready.pop(tensor.name)
+        dtype = _arithmetic(tensor, inputs)
+        originals = inputs
+        values = [value.to(dtype) for value in inputs]
+        base = values.pop() if self._uses_base(tensor) else None
+        if self._is_solved(tensor):
+            merged = self._solve_layer(tensor, values, base)
+        else:
+            merged = self._by_label(tensor, values, lambda rows, experts: self._combine(tensor, rows, experts, base))
+        return self._finish(tensor, merged, base, originals, work)
+
+    def _finish(
+        self, tensor: TensorPlan, merged: Tensor, base: Tensor | None, originals: Sequence[Tensor], work: _Work
+    ) -> Tensor:
+        scale = self.plan.recipe.scale
+        if scale != 1 and base is not None:
+            merged = base + scale * (merged - base)
+        stored = merged.to(torch_dtype(tensor.info.dtype))
+        # bfloat16 reaches as far as the arithmetic does, so the faster sum of the two tells the same.
+        self._require_finite(tensor, merged if tensor.info.dtype == "BF16" else stored, originals)
+        return stored
+
+    def _combine(
+        self, tensor: TensorPlan, values: list[Tensor], experts: Sequence[int], base: Tensor | None
+    ) -> Tensor:
+        own = [tensor.own[index] for index in experts]
+        coefficients = [said.weight for said in own]
+        if tensor.action == "combine":
+            if not any(coefficients) and len(own) < len(tensor.own):
+                coefficients = [1.0] * len(own)  # A label that only models of weight zero know.
+            layer = Layer(tensor.name, values, coefficients, base, own=own, seed=self.plan.recipe.seed)
+            return self.plan.method.merge(layer, tensor.options).tensor
+        # What is taken away from the others' task vectors has no share in a mean.
+        coefficients = [max(0.0, coefficient) for coefficient in coefficients]
+        return weighted_mean(values, coefficients if any(coefficients) else [1.0] * len(own))
+
+    def _by_label(self, tensor: TensorPlan, values: list[Tensor], make: Any) -> Tensor:
+        """`make` on the tensors as they are, or on the rows of each group of labels that the same experts know."""
+        import torch
+
+        everyone = range(len(self.plan.experts))
+        if tensor.label_axis is None or self.plan.labels.is_identity:
+            return make(values, everyone)
+        axis, labels = tensor.label_axis, self.plan.labels
+        merged = torch.empty(tensor.info.shape, dtype=values[0].dtype)
+        for experts, rows in labels.groups():
+            own = [values[i].index_select(axis, torch.tensor([labels.rows[i][row] for row in rows])) for i in experts]
+            merged.index_copy_(axis, torch.tensor(rows), make(own, experts))
+        return merged
+
+    def _is_solved(self, tensor: TensorPlan) -> bool:
+        """Whether the tensor is a weight that is solved, or a bias that is solved together with one."""
+        return tensor.action == "solve" or tensor.parameter in self._weights_of_biases
+
+    def _solve_layer(self, tensor: TensorPlan, values: list[Tensor], base: Tensor | None) -> Tensor:
+        """The merged weight; in affine mode weight and bias at once, whichever comes first in the file."""
+        weight_plan = self._weights_of_biases.get(tensor.parameter, tensor)
+        affine = getattr(weight_plan.options, "affine", False)
+        by_parameter = {plan.parameter: plan for plan in self.plan.tensors.values()} if affine else {}
+        bias_plan = by_parameter.get(weight_plan.linear.bias)
+        if not affine or bias_plan is None:
+            return self._solver.solve(tensor, values, base, None, None).tensor
+        other = bias_plan if tensor is weight_plan else weight_plan
+        read = self._read(_Work(other))
+        others = [value.double() for value in read]
+        other_base = others.pop() if self._uses_base(other) else None
+        if tensor is weight_plan:
+            merged = self._solver.solve(weight_plan, values, base, others, other_base)
+            mine, theirs = merged.tensor, merged.bias
+        else:
+            merged = self._solver.solve(weight_plan, others, other_base, values, base)
+            mine, theirs = merged.bias, merged.tensor
+        self._ready[other.name] = self._finish(other, theirs, other_base, read, _Work(other))
+        return mine
+
+    def _require_finite(self, tensor: TensorPlan, merged: Tensor, inputs: Sequence[Tensor]) -> None:
+        """NaN and infinity survive a sum, so one sum tells whether to look closer."""
+        import torch
+
+        if math.isfinite(merged.sum(dtype=torch.float32 if merged.dtype == torch.float16 else None)):
+            return
+        names = [ref.name for ref in self.plan.experts] + ([self.plan.base.name] if self.plan.base else [])
+        for name, value in zip(names, inputs, strict=False):
+            if not bool(torch.isfinite(value).all()):
+                raise NonFinite(
+                    f"{name}: {tensor.name} holds NaN or infinity.", "Use a checkpoint that is not broken."
+                )
+        if not bool(torch.isfinite(merged).all()):
+            raise NonFinite(
+                f"{tensor.name}: the merged values do not fit into {dtype_name(merged.dtype)}.",
+                "Store the result in a wider dtype: --dtype float32.",
+            )
+
+    def _require_relatives(self) -> None:
+        """Experts of different bases give garbage even where all shapes agree; their weights tell them apart."""
+        body = [plan for plan in self.plan.tensors.values() if plan.is_body_matrix]
+        chosen = body[:: max(1, len(body) // 3)][:3]
+        names = [ref.name for ref in self.plan.experts]
+        for index in range(1, len(names)):
+            cosines = {tensor.name: self._cosine(tensor, index) for tensor in chosen}
+            # A layer can have been started anew in one of them; that all were means another base.
+            if cosines and max(cosines.values()) < _RELATED:
+                name, cosine = max(cosines.items(), key=lambda item: item[1])
+                raise Incompatible(
+                    f"{names[0]} and {names[index]} have unrelated weights: the cosine of their {name} is "
+                    f"{cosine:.2f}, where experts of one base have more than 0.9.",
+                    "They were trained from different bases, and a merge of them is garbage. "
+                    "Choose experts of one base, or say --force.",
+                )
+
+    def _cosine(self, tensor: TensorPlan, index: int) -> float:
+        """Cosine of a tensor of the first expert and of another one, by at most a million of its elements."""
+        rows = max(1, 2**20 * tensor.info.shape[0] // max(1, tensor.info.numel))
+        a, b = (self.experts[i].read(tensor.sources[i], 0, rows).double().flatten() for i in (0, index))
+        norms = float(a.norm() * b.norm())
+        return float(a @ b) / norms if norms else 1.0
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One step of the stream: a tensor, or some of its rows."""
+
+    tensor: TensorPlan
+    start: int = 0
+    stop: int | None = None
+
+    @property
+    def numel(self) -> int:
+        """Elements of it in one model."""
+        info = self.tensor.info
+        return info.numel if self.stop is None else (self.stop - self.start) * info.numel // info.shape[0]
+
+
+def _weights_of_biases(plan: Plan) -> dict[str, TensorPlan]:
+    """The biases that are solved together with a weight: the bias's parameter -> the plan of that weight."""
+    solved = (tensor for tensor in plan.tensors.values() if tensor.action == "solve")
+    return {t.linear.bias: t for t in solved if t.linear.bias and getattr(t.options, "affine", False)}
+
+
+def _arithmetic(tensor: TensorPlan, inputs: Sequence[Tensor]) -> torch.dtype:
+    """float64, or float32 where the inputs have at most 11 significant bits and nothing is solved."""
+    import torch
+
+    narrow = all(value.dtype in (torch.bfloat16, torch.float16) for value in inputs)
+    return torch.float32 if narrow and tensor.action != "solve" else torch.float64
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Has torch use `count` threads: pieces run beside each other, so each is best worked on by one."""
+    import torch
+
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name; a copy where the file system has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,50 @@
+"""Data-free RegMean: each expert's own update in the place of its statistics."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fusehub.methods.registry import Layer, Merged, Options, merge_method
+from fusehub.methods.regmean import RegMeanOptions, regmean
+
+
+class DataFreeOptions(Options):
+    """Options of `data_free`."""
+
+    alpha: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="how much of ΔᵀΔ's off-diagonal counts, 0 to 1 (1: plain least squares; 0: the diagonal).",
+    )
+    anchor: Literal["mean", "base"] = Field(
+        "mean",
+        description="what the solve starts from and falls back to where no update says anything: mean or base.",
+    )
+    ridge: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="added to the diagonal of the summed matrices (ρ, 0 or more): pulls towards the anchor.",
+    )
+
+
+@merge_method(
+    "data_free",
+    title="Data-free RegMean",
+    summary="Solves each linear layer as RegMean does, with each expert's update in the place of its inputs' gram. "
+    "Needs the base, and neither data nor statistics.",
+    when="Nobody has published statistics of the experts, or their data. It costs what regmean costs; regmean with "
+    "statistics is better where there are any.",
+    paper="https://arxiv.org/abs/2503.08099",
+    options=DataFreeOptions,
+    needs_statistics=True,
+    data_free=True,
+)
+def data_free(layer: Layer, options: DataFreeOptions) -> Merged:
+    """RegMean with `G_i = Δ_iᵀ Δ_i` (the closed form of Cheng et al. 2025, "Whoever started the interference")."""
+    return regmean(
+        layer, RegMeanOptions(alpha=options.alpha, anchor=options.anchor, ridge=options.ridge, weighting="mean")
+    )

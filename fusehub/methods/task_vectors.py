@@ -1,0 +1,110 @@
+"""What methods on task vectors share: `δ_i = W_i − W_0`, thinned out, with signs elected, added to the base.
+
+    W = W_0 + λ · Σ w_i m_i δ_i  ( / Σ w_i m_i  where `normalize` )
+
+with `m_i` 1 where expert i takes part in an element, else 0. The words are mergekit's, and so is what they mean.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from fusehub.errors import BadRecipe
+from fusehub.methods.registry import Layer, Merged, Options, Share
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+
+class TaskOptions(Options):
+    """Options of all methods on task vectors."""
+
+    normalize: bool = Field(False, description="true divides by the sum of the weights that take part.")
+    lambda_: float = Field(
+        1.0,
+        alias="lambda",
+        allow_inf_nan=False,
+        description="what the merged task vector is multiplied by before it is added to the base.",
+    )
+    int8_mask: bool = Field(
+        False, description="accepted as mergekit writes it; masks are a byte an element here, whatever it says."
+    )
+
+
+class TaskShare(Share):
+    """What may be said of each model: the factor of its task vector."""
+
+    weight: float = Field(1.0, allow_inf_nan=False, description="what the model's task vector is multiplied by.")
+
+
+class SparseShare(TaskShare):
+    """For methods that keep some of each task vector's elements."""
+
+    density: float = Field(1.0, ge=0, le=1, description="the part of the task vector's elements that is kept, 0 to 1.")
+
+
+def differences(layer: Layer) -> list[Tensor]:
+    """`δ_i`, each a new tensor."""
+    return [tensor - layer.base for tensor in layer.tensors]
+
+
+def add_up(layer: Layer, deltas: Sequence[Tensor], options: TaskOptions) -> Merged:
+    """The weighted sum of task vectors on the base. Overwrites `deltas`."""
+    total = None
+    for delta, weight in zip(deltas, layer.coefficients, strict=True):
+        delta.mul_(weight)
+        total = delta if total is None else total.add_(delta)
+    if options.normalize:
+        share = sum(layer.coefficients)
+        if share <= 0:
+            raise BadRecipe(
+                f"{layer.name}: the weights add up to {share:g}, which nothing can be divided by.",
+                "Say normalize=false, or give weights with a sum above zero.",
+            )
+        total.div_(share)
+    return Merged(total.mul_(options.lambda_).add_(layer.base))
+
+
+def elect_and_add_up(layer: Layer, deltas: Sequence[Tensor], options: TaskOptions) -> Merged:
+    """The same of those elements alone whose sign is that of the sum: TIES' election. Overwrites `deltas`."""
+    import torch
+
+    majority = None
+    for delta, weight in zip(deltas, layer.coefficients, strict=True):
+        delta.mul_(weight)
+        majority = delta.clone() if majority is None else majority.add_(delta)
+    positive = majority.ge_(0).bool()
+    total, share = torch.zeros_like(deltas[0]), torch.zeros_like(deltas[0])
+    for delta, weight in zip(deltas, layer.coefficients, strict=True):
+        agrees = torch.where(positive, delta > 0, delta < 0)
+        total.add_(delta.mul_(agrees))
+        share.add_(agrees, alpha=weight)
+    if options.normalize:
+        total.div_(share.masked_fill_(share == 0, 1))
+    return Merged(total.mul_(options.lambda_).add_(layer.base))
+
+
+def largest(values: Tensor, count: int) -> Tensor:
+    """A mask of exactly the `count` largest of `values` (not negative); of equal ones, those that come first."""
+    import torch
+
+    flat = values.flatten()
+    mask = torch.zeros(flat.shape, dtype=torch.bool)
+    if count >= len(flat):
+        return ~mask.view(values.shape)
+    if count > 0:
+        threshold = flat.kthvalue(len(flat) - count + 1).values
+        torch.gt(flat, threshold, out=mask)
+        equal = (flat == threshold).nonzero().squeeze(1)
+        mask[equal[: count - int(mask.sum())]] = True
+    return mask.view(values.shape)
+
+
+def rescale_to(delta: Tensor, before: float) -> Tensor:
+    """`delta` with the sum of its magnitudes brought back to `before`; in place."""
+    after = float(delta.abs().sum())
+    return delta.mul_(before / after) if after else delta
