@@ -126,8 +126,8 @@ def test_weights_by_layer_are_refused_where_they_make_no_sense_and_name_the_tens
 
 
 def test_a_head_that_the_base_has_not_is_averaged(models, tmp_path):
-    base, a, b, _ = models
-    headless = tiny_model(tmp_path / "pretrained", "llama", task="causal-lm", hidden=16, layers=3)
+    _, a, b, _ = models
+    headless = tiny_model(tmp_path / "pretrained", "llama", task="text-generation", hidden=16, layers=3)
     merged = run(
         tmp_path / "out",
         merge_method="task_arithmetic",
