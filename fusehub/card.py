@@ -74,8 +74,7 @@ def statistics_card(metadata: Mapping[str, Any], model: str, commit: str, *, rep
     facts = {
         "Model": f"{link(model, url)} at `{commit[:8]}`",
         "Data": _data_words(metadata["data"]),
-        "Texts": f"{metadata['examples']:,}",
-        "Tokens": f"{metadata['tokens']:,}, at most {metadata['max_length']:,} a text",
+        **_counts(metadata),
         "Layers": f"{len(layers) + len(metadata['aliases'])} linear layers, {len(layers)} of them stored",
         "Made with": md(", ".join(f"{name} {version}" for name, version in metadata["software"].items())),
     }
@@ -92,6 +91,21 @@ def statistics_card(metadata: Mapping[str, Any], model: str, commit: str, *, rep
     )
     data = {"base_model": [model], "tags": ["fusehub-statistics", "fusehub"]}
     return _card(data | ({"datasets": found} if (found := _data_ids([metadata["data"]])) else {}), body)
+
+
+def _counts(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """How much was counted, as far as the file tells, and the noise on it."""
+    counts = {}
+    if metadata.get("examples"):
+        counts["Texts"] = f"{metadata['examples']:,}"
+    if metadata.get("tokens"):
+        longest = f", at most {metadata['max_length']:,} a text" if metadata.get("max_length") else ""
+        counts["Tokens"] = f"{metadata['tokens']:,}{longest}"
+    if noise := metadata.get("noise"):
+        counts["Noise"] = f"({noise['epsilon']:g}, {noise['delta']:g})-differentially private for each text"
+    if imported := metadata.get("imported"):
+        counts["Imported from"] = md(f"{imported['from']}, {imported['file']}")
+    return counts
 
 
 def _card(front_matter: Mapping[str, Any], body: str) -> ModelCard:

@@ -55,6 +55,14 @@ def collect(
         Literal["full", "half", "compact", "tiny"],
         typer.Option("--size", help="How finely they are stored: about 0.6, 0.3, 0.1 or 0.03 of the weights."),
     ] = "compact",
+    epsilon: Annotated[
+        float | None,
+        typer.Option("--noise", metavar="EPSILON", help="Add noise that makes them private for each text."),
+    ] = None,
+    delta: Annotated[float, typer.Option(help="With --noise: the chance that it fails; far below 1 / texts.")] = 1e-6,
+    clip: Annotated[
+        float, typer.Option(help="With --noise: where rows are cut, relative to their length on random tokens.")
+    ] = 1.0,
     as_json: Json = False,
 ) -> None:
     """Run a model over texts and write the statistics of its layers' inputs; the texts themselves are not kept."""
@@ -65,12 +73,13 @@ def collect(
     from fusehub.statistics.adding import add_statistics
     from fusehub.statistics.collect import collect as collect_statistics
     from fusehub.statistics.importers import import_statistics
+    from fusehub.statistics.noise import Noise
 
     if out is None and not publish:
         raise typer.BadParameter("say where they go: a folder, or --publish", param_hint="--out")
     if repo and not publish:
         raise typer.BadParameter("--repo goes with --publish", param_hint="--repo")
-    _require_one_way(models, data=data, add=add, imported=imported)
+    _require_one_way(models, data=data, add=add, imported=imported, epsilon=epsilon)
     with tempfile.TemporaryDirectory() as temporary, bar("Reading texts", quiet=as_json) as progress:
         folder = out or Path(temporary)
         if add:
@@ -88,6 +97,7 @@ def collect(
                 text_column=text_column,
                 description=description,
                 size=size_name,
+                noise=Noise(epsilon, delta, clip) if epsilon is not None else None,
                 progress=progress,
             )
         if made is None:
@@ -119,10 +129,14 @@ def collect(
     say(f"next: fusehub merge {model} OTHER --method regmean{origin} --out merged")
 
 
-def _require_one_way(models: list[str], *, data: str | None, add: bool, imported: Path | None) -> None:
+def _require_one_way(
+    models: list[str], *, data: str | None, add: bool, imported: Path | None, epsilon: float | None
+) -> None:
     """Statistics come from a model and data, or from statistics that are there: wrong usage says which is meant."""
     if data and (add or imported):
         raise typer.BadParameter("--add and --import take statistics that are there, and no data", param_hint="--data")
+    if epsilon is not None and (add or imported):
+        raise typer.BadParameter("noise is added where the texts are read", param_hint="--noise")
     if add and imported:
         raise typer.BadParameter("import first, then add what was imported", param_hint="--import")
     if add and len(models) < 2:
@@ -165,7 +179,7 @@ def inspect(
     at = f" at {facts['model']['commit'][:12]}" if facts["model"].get("commit") else ""
     say(f"{statistics}: statistics of {facts['model']['id']}{at} ({facts['model']['architecture']})")
     say(
-        f"from {facts['examples']} texts, {facts['tokens']} tokens, of {data['source']}; "
+        f"{_counted(facts).strip() or 'from texts that were not counted'}, of {data['source']}; "
         f"format version {facts['version']}, {size(summary.nbytes)}"
     )
     rows = [(x.name, x.size, x.rows, x.rank, x.condition, len(x.aliases)) for x in summary.layers]

@@ -23,6 +23,8 @@ from fusehub.statistics.collector import GramCollector
 from fusehub.statistics.counting import BATCH_TOKENS, count_inputs
 from fusehub.statistics.encodings import DEFAULT_SIZE, check_size
 from fusehub.statistics.format import Statistics, write_statistics
+from fusehub.statistics.noise import Noise, with_noise
+from fusehub.statistics.privacy import count_labels
 from fusehub.statistics.processes import Processes
 from fusehub.statistics.resume import EVERY, Saves
 from fusehub.tasks import load_config, load_model, task_of
@@ -39,6 +41,7 @@ def collect(
     text_column: str | None = None,
     description: str | None = None,
     size: str = DEFAULT_SIZE,
+    noise: Noise | None = None,
     batch_tokens: int = BATCH_TOKENS,
     work: str | Path | None = None,
     save_every: float = EVERY,
@@ -52,6 +55,7 @@ def collect(
     `data` is a file, a folder or `user/dataset[:config][/split]`; labels are not used. `limit` takes that many
     examples, chosen by `seed`; `max_length` cuts texts, in tokens. `description` replaces the name of the data in
     the file, for owners who do not want to tell it. `size` is one of `encodings.SIZES`: how finely grams are stored.
+    `noise` makes them private for each example.
 
     What has been counted is saved every `save_every` seconds in the folder `work`, a hidden one beside `out` unless
     said: the same call goes on there after it was stopped, with the same result.
@@ -66,7 +70,7 @@ def collect(
         )
         inputs = Inputs.of(ref, examples, max_length=max_length, seed=seed)
         network = load_model(ref, device=str(processes.device))
-        facts = _facts(ref, inputs, processes, network, batch_tokens)
+        facts = _facts(ref, inputs, processes, network, batch_tokens, noise)
         if any(other != facts for other in processes.agree(facts)):
             raise FuseHubError(
                 "The processes do not read the same model and data.", "Give all of them the same files and versions."
@@ -76,11 +80,11 @@ def collect(
         saves = Saves(work, facts, processes, every=save_every)
         layout = layout_of(load_config(ref))
         collector = count_inputs(
-            network, layout, inputs, processes, saves, batch_tokens=batch_tokens, progress=progress
+            network, layout, inputs, processes, saves, batch_tokens=batch_tokens, noise=noise, progress=progress
         )
         path = None
         if processes.is_main:
-            path = _write(out, ref, network, inputs, collector, description, examples, seed, size)
+            path = _write(out, ref, network, inputs, collector, description, examples, seed, size, noise)
         processes.agree()
         saves.remove()
     return Statistics(path) if path else None
@@ -96,11 +100,14 @@ def _write(
     examples: Any,
     seed: int,
     size: str,
+    noise: Noise | None,
 ) -> Path:
     stored = layout_of(load_config(ref)).names(_names(ref))
     # The model's parameter -> the name in the file, which is what the statistics are called by.
     file_names = {parameter: name for name, parameter in stored.items()}
     sums, aliases = collector.sums, collector.aliases
+    if noise is not None:
+        sums = with_noise(sums, noise)
     metadata = {
         "model": {
             "id": ref.repo_id or ref.folder.resolve().name,
@@ -118,7 +125,10 @@ def _write(
             "revision": None if description else examples.revision,
         },
         "examples": len(inputs),
-        "tokens": inputs.tokens,
+        # What is not noisy is not told of private examples, but for how many they are.
+        "tokens": None if noise else inputs.tokens,
+        "labels": None if noise else count_labels(examples.labels),
+        "noise": noise.describe() if noise else None,
         "max_length": inputs.max_length,
         "seed": seed,
         "uncounted": sorted(
@@ -135,7 +145,9 @@ def _write(
     )
 
 
-def _facts(ref: ModelRef, inputs: Inputs, processes: Processes, network: Any, batch_tokens: int) -> dict[str, Any]:
+def _facts(
+    ref: ModelRef, inputs: Inputs, processes: Processes, network: Any, batch_tokens: int, noise: Noise | None
+) -> dict[str, Any]:
     """All that the sums depend on."""
     return {
         "model": weight_hashes(ref),
@@ -143,6 +155,7 @@ def _facts(ref: ModelRef, inputs: Inputs, processes: Processes, network: Any, ba
         "precision": str(network.dtype),
         "device": processes.device.type,
         "batches": batch_tokens,
+        "noise": noise.describe() if noise else None,
         "processes": processes.count,
         "software": _versions(),
     }

@@ -24,9 +24,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fusehub.errors import FuseHubError
 from fusehub.statistics.calls import Axes, Call, Recorded, is_grid, judge, plain, possible
 from fusehub.statistics.experts import find_experts, hidden_weights
 from fusehub.statistics.grams import GramSum
+from fusehub.statistics.noise import BoundedSum
 from fusehub.statistics.probing import changed, masks_of, repeated, unpadded
 
 if TYPE_CHECKING:
@@ -70,7 +72,8 @@ class GramCollector:
 
     `parts` are the matrices of fused experts (see `Layout.parts`). `share=False` computes each layer's gram on its
     own. `verdicts` says what earlier runs found of single layers, by weight: `alone` (shares its input with no
-    other), `rows` or `uncounted` (the kinds of its calls).
+    other), `rows` or `uncounted` (the kinds of its calls). `bounds` are how long rows may be,
+    by weight: then an example counts once (see `fusehub.statistics.noise`).
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class GramCollector:
         parts: Mapping[str, Part] | None = None,
         share: bool = True,
         verdicts: Mapping[str, str] | None = None,
+        bounds: Mapping[str, float] | None = None,
     ) -> None:
         self._model = model
         self._share = share
@@ -90,6 +94,7 @@ class GramCollector:
         self._watched |= {name: _Watched(name, name, 0, own) for name, own in experts.items()}
         self._unseen = [name for weight in hidden_weights(model, experts) for name in _parts_of(weight, parts or {})]
         self._of_experts: dict[str, GramSum] = {}
+        self._bounds = bounds
         self._handles: list = []
         self._masks: dict[str, Tensor] | None = None
         self._recording: list[tuple[_Watched, Tensor]] | None = None
@@ -180,8 +185,17 @@ class GramCollector:
         if watched is None:
             return self._of_experts.setdefault(weight, GramSum(size, device or self.device))
         if watched.sums is None:
-            watched.sums = GramSum(size, device or self.device)
+            watched.sums = self._new_sums(watched, size, device or self.device)
         return watched.sums
+
+    def _new_sums(self, watched: _Watched, size: int, device: torch.device | str) -> GramSum:
+        if self._bounds is None:
+            return GramSum(size, device)
+        if watched.weight not in self._bounds:
+            raise FuseHubError(
+                f"{watched.weight} is not used for every text: what one adds cannot be bounded.", "Leave out --noise."
+            )
+        return BoundedSum(size, self._bounds[watched.weight], device)
 
     @property
     def aliases(self) -> dict[str, str]:
@@ -275,10 +289,34 @@ class GramCollector:
         times = self._axes.batch if call.kind in ("constant", "by length") else 1
         rows = self._rows(watched, call, x.detach())
         if watched.sums is None:
-            watched.sums = GramSum(watched.size, x.device)
+            watched.sums = self._new_sums(watched, watched.size, x.device)
+        if isinstance(watched.sums, BoundedSum):
+            owners = self._owners(watched, call, x.device)
+            watched.sums.count(rows, owners, self._axes.batch, index, len(watched.calls))
+            return
         watched.sums.add(rows, times=times)
 
+    def _owners(self, watched: _Watched, call: Call, device: torch.device) -> Tensor | None:
+        """Which example each counted row is of; None where all rows are every example's."""
+        import torch
+
+        if call.kind in ("encoder", "decoder"):
+            return self._masks[call.kind].nonzero()[:, 0].to(device)
+        if call.kind == "example":
+            return torch.arange(self._axes.batch, device=device).repeat_interleave(call.rows)
+        if call.kind in ("constant", "by length"):
+            return None
+        raise FuseHubError(
+            f"It cannot be told which text the rows of {watched.weight} are of: they cannot be bounded.",
+            "Leave out --noise.",
+        )
+
     def _count_experts(self, watched: _Watched, module: nn.Module, hidden: Tensor, chosen: Tensor) -> None:
+        if self._bounds is not None:
+            raise FuseHubError(
+                f"{watched.weight} sends words to different experts: what a text adds cannot be bounded.",
+                "Leave out --noise.",
+            )
         call = self._call(watched, watched.called)
         watched.called += 1
         if any(one.kind == "uncounted" for one in (call, *watched.calls)):

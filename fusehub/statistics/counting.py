@@ -17,6 +17,7 @@ from fusehub.errors import FuseHubError
 from fusehub.layers import Layout, linears_of
 from fusehub.progress import Progress, silent
 from fusehub.statistics.collector import GramCollector, Misjudged
+from fusehub.statistics.noise import Noise, random_batch, row_bounds, vocabulary_of
 from fusehub.statistics.resume import Saved
 
 if TYPE_CHECKING:
@@ -40,11 +41,13 @@ def count_inputs(
     saves: Saves,
     *,
     batch_tokens: int = BATCH_TOKENS,
+    noise: Noise | None = None,
     progress: Progress = silent,
 ) -> GramCollector:
     """A collector with the sums of all rows of `inputs`, in every process the same.
 
     Goes on where `saves` says that an earlier run was. Starts over where the probe misjudged a layer.
+    For `noise`, the sums are bounded, and nothing but them depends on the examples.
     """
     saved = saves.read()
     verdicts: dict[str, str] = {}
@@ -52,14 +55,22 @@ def count_inputs(
         verdicts |= others
     if saved and saved.state["verdicts"] != verdicts:
         saved = None
+    linears, probe, bounds = linears_of(network), inputs.probe(), None
+    if noise is not None:
+        probe = random_batch(probe, vocabulary_of(network), 0)
+        bounds = row_bounds(network, linears, probe, noise.clip)
     while True:
-        collector = GramCollector(network, linears_of(network), parts=layout.parts, verdicts=verdicts)
+        collector = GramCollector(network, linears, parts=layout.parts, verdicts=verdicts, bounds=bounds)
         with collector:
-            collector.probe(inputs.probe())
+            collector.probe(probe)
             learned = _Pass(network, collector, inputs, processes, saves, verdicts, progress).run(batch_tokens, saved)
         if not learned:
             _add_up(collector, processes)
             return collector
+        if noise is not None:
+            raise FuseHubError(
+                f"{', '.join(learned)}: used in another way for some texts than for others.", "Leave out --noise."
+            )
         verdicts |= learned
         saved = None
 
