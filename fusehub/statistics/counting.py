@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.errors import FuseHubError
 from fusehub.layers import Layout, linears_of
 from fusehub.progress import Progress, silent
-from fusehub.statistics.collector import GramCollector, Misjudged
+from fusehub.statistics.collector import GramCollector, Misjudged, device_of
 from fusehub.statistics.noise import Noise, random_batch, row_bounds, vocabulary_of
 from fusehub.statistics.resume import Saved
 
@@ -58,7 +58,7 @@ def count_inputs(
     linears, probe, bounds = linears_of(network), inputs.probe(), None
     if noise is not None:
         probe = random_batch(probe, vocabulary_of(network), 0)
-        bounds = row_bounds(network, linears, probe, noise.clip)
+        bounds = row_bounds(network, linears, probe, noise.clip, device_of(network))
     while True:
         collector = GramCollector(network, linears, parts=layout.parts, verdicts=verdicts, bounds=bounds)
         with collector:

@@ -26,6 +26,7 @@ from fusehub.errors import BadData, FuseHubError
 from fusehub.statistics.grams import GramSum, pack, unpack
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from fusehub.layers import Linear
@@ -191,9 +192,16 @@ def vocabulary_of(model: nn.Module) -> int:
 
 
 def row_bounds(
-    model: nn.Module, linears: Mapping[str, Linear], batch: Mapping[str, Tensor], clip: float
+    model: nn.Module,
+    linears: Mapping[str, Linear],
+    batch: Mapping[str, Tensor],
+    clip: float,
+    device: torch.device | str = "cpu",
 ) -> dict[str, float]:
-    """For each linear layer by its weight, `clip` times the median length of its rows on random tokens."""
+    """For each linear layer by its weight, `clip` times the median length of its rows on random tokens.
+
+    `batch` tells the shapes; `device` is where the model begins.
+    """
     import torch
 
     lengths: dict[str, list[Tensor]] = {}
@@ -216,7 +224,7 @@ def row_bounds(
         with torch.inference_mode():
             for run in range(_RUNS):
                 made = random_batch(batch, vocabulary, run)
-                model(**{name: value.to(model.device) for name, value in made.items()})
+                model(**{name: value.to(device) for name, value in made.items()})
     finally:
         model.train(training)
         for handle in handles:
