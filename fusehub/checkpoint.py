@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusehub.adapters import AdaptedRef, Updates
 from fusehub.errors import BadFile, FuseHubError, NotFound, UnsafeFile
 from fusehub.hub import client, hub_errors
 
@@ -88,6 +89,13 @@ def headers(ref: ModelRef) -> dict[str, TensorInfo] | None:
 
     None for a repo whose weights are a .bin that is not on this machine: it has no header to read.
     """
+    if isinstance(ref, AdaptedRef):
+        known = headers(ref.base)
+        if known is None:
+            return None
+        updates = Updates(ref, known)
+        updates.reader.close()
+        return dict(sorted({**known, **updates.added}.items()))
     if ref.folder is not None:
         with Checkpoint(ref) as checkpoint:
             return checkpoint.tensors
@@ -126,9 +134,17 @@ class Checkpoint(Mapping):
         except FuseHubError:
             self.close()
             raise
-        self.tensors: dict[str, TensorInfo] = {
-            name: self._readers[name].tensors[name] for name in sorted(self._readers)
-        }
+        infos = {name: reader.tensors[name] for name, reader in self._readers.items()}
+        self._updates: Updates | None = None
+        if isinstance(ref, AdaptedRef):
+            try:
+                self._updates = Updates(ref, infos)
+            except FuseHubError:
+                self.close()
+                raise
+            self._open.append(self._updates.reader)
+            infos |= self._updates.added
+        self.tensors: dict[str, TensorInfo] = dict(sorted(infos.items()))
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.read(name)
@@ -141,6 +157,8 @@ class Checkpoint(Mapping):
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """The tensor called `name`, or its rows `start:stop` along the first axis. Raises `NotFound`."""
+        if self._updates is not None and name in self._updates:
+            return self._updates.read(name, lambda a, b: self._readers[name].read(name, a, b), start, stop)
         if name not in self._readers:
             raise NotFound(f"{self.name} has no tensor {name}.", "Are the models of one architecture?")
         return self._readers[name].read(name, start, stop)
@@ -258,7 +276,7 @@ def sha256_of(path: Path) -> str:
 
 def weight_hashes(ref: ModelRef) -> dict[str, str]:
     """sha256 of each weight file: as the Hub tells it, computed only for files of a local folder."""
-    return {name: ref.files[name].sha256 or sha256_of(ref.path(name)) for name in ref.weight_files()}
+    return {name: ref.files[name].sha256 or sha256_of(ref.path(name)) for name in ref.hashed_files()}
 
 
 @dataclass(frozen=True)

@@ -402,17 +402,18 @@ def base_of(ref: ModelRef, config: Mapping[str, Any]) -> str | None:
 
 def missing_bytes(ref: ModelRef) -> int:
     """Bytes of weights that have to be downloaded before the model can be read."""
-    if ref.folder is not None:
-        return 0
     from huggingface_hub import try_to_load_from_cache
 
     try:
         names = ref.weight_files()
     except FuseHubError:
         return 0
-    cached = {name: try_to_load_from_cache(ref.repo_id, name, revision=ref.commit) for name in names}
+    owners = {name: ref.owner(name) for name in names if name in ref.files}
     return sum(
-        ref.files[name].size for name, path in cached.items() if not isinstance(path, str) and name in ref.files
+        ref.files[name].size
+        for name, owner in owners.items()
+        if owner.folder is None
+        and not isinstance(try_to_load_from_cache(owner.repo_id, name, revision=owner.commit), str)
     )
 
 

@@ -137,8 +137,8 @@ class _Engine:
     def _pieces(self, shard: Shard, expert: int | None) -> Iterator[Tensor]:
         """The bytes of the shard's tensors in order, in pieces, the next one read while one is worked on."""
         if expert is not None:
-            for name in shard.tensors:
-                yield self.experts[expert].read(name)
+            for name, info in shard.tensors.items():
+                yield self.experts[expert].read(name).to(torch_dtype(info.dtype))
             return
         work = (item for name in shard.tensors for item in self._cut(self.plan.tensors[name]))
         with ThreadPoolExecutor(_WORKERS) as workers:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fusehub.errors import BadFile, FuseHubError, NotFound
+from fusehub.errors import BadFile, NotFound
 from fusehub.hub import client, endpoint, hub_errors, is_offline
 
 # What a tokenizer, an image processor or generation needs; copied to the merged model where present.
@@ -117,6 +117,19 @@ class ModelRef:
         """The model's config.json as a dict."""
         return self.json("config.json")
 
+    def owner(self, filename: str) -> ModelRef:
+        """The model that holds this file: itself, or for an adapter on a base, one of both."""
+        return self
+
+    def hashed_files(self) -> list[str]:
+        """The files whose sha256 together name these weights."""
+        return self.weight_files()
+
+    @property
+    def tokenizer_ref(self) -> ModelRef:
+        """Where the tokenizer is."""
+        return self
+
     def weight_files(self) -> list[str]:
         """The files that hold the weights: safetensors if there are any, else pytorch_model*.bin; sorted."""
         for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
@@ -136,7 +149,7 @@ class ModelRef:
 
     def download(self, *, weights: bool = True) -> Path:
         """The folder on this machine that holds config, tokenizer and (unless told not to) the weights."""
-        wanted = ["config.json", *self.side_files()]
+        wanted = [name for name in ("config.json", *self.side_files()) if name in self.files]
         if weights:
             wanted += self.weight_files()
             wanted += [name for name in self.files if name.endswith(".index.json")]
@@ -149,19 +162,22 @@ def resolve(text: str, *, token: str | None = None) -> ModelRef:
 
     `user/model/head` is the model in the subfolder `head` of a repo that holds several.
 
-    Raises `NotFound`, `AccessDenied`, `Offline`, or `FuseHubError` for what is not supported yet.
+    `base+adapter` is a base with a LoRA adapter; an adapter alone is put on the base that its config names.
+
+    Raises `NotFound`, `AccessDenied`, `Offline`, or `Incompatible` for an adapter that cannot be read exactly.
     """
     name = _plain(text)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _require_model(_resolve_folder(name, folder))
+        return _require_model(_on_its_base(_resolve_folder(name, folder), token))
+    for plus in re.finditer(r"\+", name):
+        base, adapter = name[: plus.start()], name[plus.end() :]
+        if _may_be_model(base) and _may_be_model(adapter):
+            from fusehub.adapters import adapted
+
+            return adapted(name, resolve(base, token=token), _resolve_adapter(adapter, token))
     if name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") > 2 or "\\" in name:
         raise NotFound(f"There is no folder {name}.", "Give a folder with config.json and weights, or user/model.")
-    if "+" in name:
-        raise FuseHubError(
-            f"{name}: adapters (base+adapter) cannot be merged yet.",
-            "Merge the adapter into its base first: peft's `merge_and_unload()`, then `save_pretrained`.",
-        )
     path, _, revision = name.partition("@")
     user, _, rest = path.partition("/")
     repo, _, subfolder = rest.partition("/")
@@ -169,7 +185,43 @@ def resolve(text: str, *, token: str | None = None) -> ModelRef:
     whole = _resolve_cached(repo_id, revision) if is_offline() else _resolve_repo(repo_id, revision, token)
     if subfolder:
         return in_subfolder(whole, subfolder)
-    return _require_model(whole)
+    return _require_model(_on_its_base(whole, token))
+
+
+def _may_be_model(text: str) -> bool:
+    return Path(text).expanduser().is_dir() or re.fullmatch(r"\w[\w.-]*(/[\w.-]+){0,2}(@[\w./-]+)?", text) is not None
+
+
+def _resolve_adapter(name: str, token: str | None) -> ModelRef:
+    """The adapter that `name` names, by itself."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        found = _resolve_folder(name, folder)
+    else:
+        repo_id, _, revision = name.partition("@")
+        found = _resolve_cached(repo_id, revision) if is_offline() else _resolve_repo(repo_id, revision, token)
+    if "adapter_config.json" not in found.files:
+        raise NotFound(f"{found.name} is no adapter: it has no adapter_config.json.", "Write BASE+ADAPTER.")
+    return found
+
+
+def _on_its_base(ref: ModelRef, token: str | None) -> ModelRef:
+    """`ref`, or where it is an adapter alone, the adapter on the base that its config names."""
+    if "adapter_config.json" not in ref.files or any(name.startswith("model") for name in ref.files):
+        return ref
+    from fusehub.adapters import adapted
+
+    said = ref.json("adapter_config.json")
+    base = said.get("base_model_name_or_path")
+    if not base:
+        raise NotFound(f"{ref.name} is an adapter that does not name its base.", f"Say it: BASE+{ref.name}.")
+    try:
+        found = resolve(f"{base}@{said['revision']}" if said.get("revision") else base, token=token)
+    except NotFound as error:
+        raise NotFound(
+            f"{ref.name} is an adapter on {base}, which cannot be found. {error.what}", f"Name it: BASE+{ref.name}."
+        ) from error
+    return adapted(ref.name, found, ref)
 
 
 def short_names(refs: Iterable[ModelRef]) -> list[str]:
@@ -313,7 +365,7 @@ def _card_of(readme: Path) -> dict[str, Any]:
 def _why_no_weights(files: Iterable[str]) -> str:
     names = list(files)
     if "adapter_config.json" in names:
-        return "It is an adapter: merge it into its base first (peft's `merge_and_unload()`)."
+        return "It is an adapter: name its base too, BASE+ADAPTER."
     if any(name.endswith(".gguf") for name in names):
         return "It holds GGUF files, which are quantised: use the repo with the original weights."
     return "Give a repo or folder that `from_pretrained` can load."

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusehub.adapters import AdaptedRef
 from fusehub.errors import FuseHubError, Incompatible, NotFound, UnsafeFile
 
 if TYPE_CHECKING:
@@ -179,6 +180,8 @@ def load_config(ref: ModelRef) -> PretrainedConfig:
 
     ref.path("config.json")
     try:
+        if isinstance(ref, AdaptedRef):
+            return AutoConfig.for_model(**ref.config)
         return AutoConfig.from_pretrained(_folder(ref), trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError, OSError) as error:
         raise Incompatible(
@@ -192,16 +195,19 @@ def load_model(ref: ModelRef, *, dtype: torch.dtype | None = None, device: str =
     import transformers
 
     task = task_of(ref.config, ref.name)
-    folder = ref.download()
-    with quiet_transformers():
-        model, loading = getattr(transformers, task.auto_class).from_pretrained(
-            folder,
-            trust_remote_code=False,
-            local_files_only=True,
-            dtype=dtype or "auto",
-            weights_only=True,
-            output_loading_info=True,
-        )
+    if isinstance(ref, AdaptedRef):
+        model, loading = _load_adapted(ref, dtype)
+    else:
+        folder = ref.download()
+        with quiet_transformers():
+            model, loading = getattr(transformers, task.auto_class).from_pretrained(
+                folder,
+                trust_remote_code=False,
+                local_files_only=True,
+                dtype=dtype or "auto",
+                weights_only=True,
+                output_loading_info=True,
+            )
     if loading["missing_keys"]:
         raise Incompatible(
             f"{ref.name} lacks {', '.join(sorted(loading['missing_keys'])[:4])}: transformers filled them with "
@@ -212,6 +218,22 @@ def load_model(ref: ModelRef, *, dtype: torch.dtype | None = None, device: str =
         # GPT-2 and Llama classify the last token that is not padding, and refuse batches if they do not know it.
         model.config.pad_token_id = load_tokenizer(ref).pad_token_id
     return model.to(device).eval()
+
+
+def _load_adapted(ref: AdaptedRef, dtype: torch.dtype | None) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The base with the adapter in it, as transformers loads a model whose weights are these."""
+    import transformers
+
+    from fusehub.checkpoint import Checkpoint, torch_dtype
+
+    config = load_config(ref)
+    with Checkpoint(ref) as checkpoint:
+        weights = {name: checkpoint[name].to(torch_dtype(info.dtype)) for name, info in checkpoint.tensors.items()}
+    stored = next(value.dtype for value in weights.values() if value.is_floating_point())
+    with quiet_transformers():
+        return getattr(transformers, config.architectures[0]).from_pretrained(
+            None, config=config, state_dict=weights, dtype=dtype or stored, output_loading_info=True
+        )
 
 
 @contextmanager
@@ -234,8 +256,8 @@ def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
     """The model's tokenizer; with a padding token even where the model has none (GPT-2, Llama)."""
     from transformers import AutoTokenizer
 
-    ref.download(weights=False)
-    tokenizer = AutoTokenizer.from_pretrained(_folder(ref), trust_remote_code=False, local_files_only=True)
+    folder = ref.tokenizer_ref.download(weights=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -255,11 +277,11 @@ def load_processor(ref: ModelRef) -> BaseImageProcessor:
             f"{ref.name} has no preprocessor_config.json, which says how images are scaled.",
             "Copy it from the model's base into its repo.",
         )
-    ref.download(weights=False)
+    folder = ref.owner("preprocessor_config.json").download(weights=False)
     try:
         with quiet_transformers():
             return AutoImageProcessor.from_pretrained(
-                _folder(ref), backend="pil", trust_remote_code=False, local_files_only=True
+                folder, backend="pil", trust_remote_code=False, local_files_only=True
             )
     except (ValueError, KeyError, OSError, ImportError) as error:
         raise Incompatible(

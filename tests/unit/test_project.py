@@ -47,7 +47,7 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
     """A module imports only modules of floors below its own, or beside it."""
     floors = [
         {"errors", "progress"},
-        {"hub", "refs", "checkpoint", "layers", "tasks", "licences", "tables", "encoding", "vocabularies"},
+        {"hub", "refs", "adapters", "checkpoint", "layers", "tasks", "licences", "tables", "encoding", "vocabularies"},
         {"labels", "methods", "statistics", "compat", "data", "inputs", "recipe"},
         {"plan", "solving", "engine", "merging", "provenance"},
         {"predict", "comparison", "evaluation", "loading", "finding"},

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from fusehub.errors import BadFile, FuseHubError, NotFound
+from fusehub.errors import BadFile, NotFound
 from fusehub.refs import resolve, short_names
 from tests.unit.experts import WEIGHTS, relatives
 
@@ -47,15 +47,10 @@ def test_an_empty_name_is_refused(name):
         resolve(name)
 
 
-def test_an_adapter_is_refused_with_what_to_do():
-    with pytest.raises(FuseHubError, match=r"(?s)adapters .* cannot be merged yet.*merge_and_unload"):
-        resolve("google/bert+you/adapter")
-
-
 @pytest.mark.parametrize(
     ("filename", "said"),
     [
-        ("adapter_config.json", "It is an adapter: .*merge_and_unload"),
+        ("adapter_model.safetensors", "Give a repo or folder that"),
         ("model-Q4_K_M.gguf", "It holds GGUF files"),
         ("notes.txt", "Give a repo or folder that"),
     ],

@@ -1,0 +1,243 @@
+"""LoRA adapters as experts: the numbers are peft's, and nothing of an adapter is ignored."""
+
+import json
+import subprocess
+import sys
+
+import peft
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from fusehub.checkpoint import Checkpoint, headers, weight_hashes
+from fusehub.comparison import compare
+from fusehub.compat import check
+from fusehub.errors import Incompatible, NotFound
+from fusehub.merging import merge
+from fusehub.refs import resolve
+from fusehub.statistics.collect import collect
+from fusehub.tasks import load_model
+from tests.unit.experts import WEIGHTS, edit_json, rel, text_file
+from tests.unit.tiny import tiny_model
+
+ADAPTER = "adapter_model.safetensors"
+
+
+def adapter(folder, base, *, seed=0, auto=transformers.AutoModelForSequenceClassification, **said):
+    """A peft adapter with random numbers in all of its tensors; the folder, and what peft makes of it."""
+    model = auto.from_pretrained(base)
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(**({"task_type": "SEQ_CLS", "r": 4} | said)))
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if parameter.requires_grad:
+                size = 0.2 if "magnitude" not in name else 0.05
+                parameter.add_(size * torch.randn(parameter.shape, generator=random).to(parameter.dtype))
+    wrapped.save_pretrained(folder)
+    return folder, wrapped.merge_and_unload().state_dict()
+
+
+CASES = {
+    "plain": ("bert", {"target_modules": ["query", "value"]}),
+    "rslora": ("bert", {"target_modules": ["query"], "use_rslora": True, "lora_alpha": 16}),
+    "patterns": (
+        "bert",
+        {
+            "target_modules": ["query", "dense"],
+            "rank_pattern": {"layer.0.attention.self.query": 2, "^bert.pooler.dense": 3},
+            "alpha_pattern": {"query": 5, r"layer\.1\.output\.dense": 32},
+        },
+    ),
+    "embeddings": ("bert", {"target_modules": ["word_embeddings", "query"]}),
+    "conv1d": ("gpt2", {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True}),
+    "dora": ("bert", {"target_modules": ["query", "dense"], "use_dora": True}),
+    "dora conv1d": ("gpt2", {"target_modules": ["c_attn"], "use_dora": True, "fan_in_fan_out": True}),
+    "bias all": ("bert", {"target_modules": ["query"], "bias": "all"}),
+    "bias lora_only": ("bert", {"target_modules": ["query"], "bias": "lora_only"}),
+    "lora_bias": ("bert", {"target_modules": ["query"], "lora_bias": True}),
+    "modules_to_save": ("bert", {"target_modules": ["query"], "modules_to_save": ["classifier", "pooler"]}),
+    "llama": ("llama", {"target_modules": "all-linear"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_adapter_on_its_base_is_what_peft_makes_of_it(tmp_path, case):
+    arch, said = CASES[case]
+    base = tiny_model(tmp_path / "base", arch)
+    folder, expected = adapter(tmp_path / "adapter", base, **said)
+    ref = resolve(f"{base}+{folder}")
+    stored = load_file(base / WEIGHTS)
+    with Checkpoint(ref) as checkpoint:
+        assert checkpoint.tensors == headers(ref) and set(checkpoint.tensors) == set(stored)
+        changed = 0
+        for name in checkpoint:
+            value = checkpoint[name]
+            assert rel(value, expected[name]) < 1e-6, name
+            changed += not torch.equal(value, stored[name])
+            if value.ndim:
+                assert torch.equal(checkpoint.read(name, 1, 3), value[1:3]), name
+    assert changed >= len(load_file(folder / ADAPTER)) / 3
+    loaded = load_model(ref).state_dict()
+    assert all(rel(value, expected[name]) < 1e-6 for name, value in loaded.items() if value.is_floating_point())
+
+
+def test_an_adapter_alone_stands_for_the_base_that_it_names(tmp_path):
+    base = tiny_model(tmp_path / "a+base", "bert")
+    folder, _ = adapter(tmp_path / "an+adapter", base, target_modules=["query"])
+    alone, said = resolve(str(folder)), resolve(f"{base}+{folder}")
+    assert alone.name == str(folder) and weight_hashes(alone) == weight_hashes(said)
+    assert set(weight_hashes(alone)) == {WEIGHTS, ADAPTER, "adapter_config.json"}
+    assert resolve(said.id).id == alone.id, "the name with everything resolved names the same"
+    edit_json(folder / "adapter_config.json", base_model_name_or_path=str(tmp_path / "gone"))
+    with pytest.raises(NotFound, match=r"an adapter on .*gone, which cannot be found.*\n.*BASE\+"):
+        resolve(str(folder))
+    edit_json(folder / "adapter_config.json", base_model_name_or_path=None)
+    with pytest.raises(NotFound, match="does not name its base"):
+        resolve(str(folder))
+    with pytest.raises(NotFound, match=r"is no adapter"):
+        resolve(f"{base}+{base}")
+
+
+def test_adapters_are_merged_collected_checked_and_compared_like_any_expert(tmp_path):
+    base = tiny_model(tmp_path / "base", "bert")
+    experts = []
+    for number in range(2):
+        folder, _ = adapter(tmp_path / f"adapter-{number}", base, seed=number, target_modules=["query", "dense"])
+        experts.append(str(folder))
+        collect(str(folder), text_file(tmp_path, number), folder / "fusehub").close()
+    whole = []
+    for number, name in enumerate(experts):
+        model = load_model(resolve(name))
+        model.save_pretrained(tmp_path / f"whole-{number}")
+        resolve(name).tokenizer_ref.path("tokenizer.json")
+        for path in resolve(str(base)).side_files():
+            (tmp_path / f"whole-{number}" / path).write_bytes((base / path).read_bytes())
+        whole.append(str(tmp_path / f"whole-{number}"))
+        collect(whole[-1], text_file(tmp_path, number), tmp_path / f"whole-{number}" / "fusehub").close()
+    assert check(experts, base=str(base)).ok
+    for method, more in (("regmean", {}), ("ties", {"parameters": {"density": 0.5}, "base_model": str(base)})):
+        result = merge(experts, tmp_path / method, method=method, **more)
+        assert len(result.plan.tensors) == len(load_file(base / WEIGHTS))
+        merge(whole, tmp_path / f"{method}-whole", method=method, **more)
+        a, b = (load_file(tmp_path / name / WEIGHTS) for name in (method, f"{method}-whole"))
+        assert all(rel(value, b[name]) < 2e-3 for name, value in a.items())
+        assert any(rel(value, load_file(base / WEIGHTS)[name]) > 0.05 for name, value in a.items())
+    assert compare([*experts, str(tmp_path / "regmean")], ["a fine film"])
+
+
+def test_a_head_that_the_base_has_not_comes_from_the_adapter(tmp_path):
+    base = tiny_model(tmp_path / "base", "bert", task="fill-mask")
+    folder, expected = adapter(tmp_path / "adapter", base, target_modules=["query"])
+    ref = resolve(str(folder))
+    assert ref.config["architectures"] == ["BertForSequenceClassification"]
+    assert ref.config["id2label"] == {"0": "LABEL_0", "1": "LABEL_1"}
+    loaded = (
+        load_model(resolve(f"{base}+{folder}")) if "bert.pooler.dense.weight" in load_file(base / WEIGHTS) else None
+    )
+    with Checkpoint(ref) as checkpoint:
+        assert rel(checkpoint["classifier.weight"], expected["classifier.weight"]) < 1e-6
+    assert loaded is None or loaded.num_labels == 2
+
+
+def test_bfloat16_bases_keep_the_update_that_their_dtype_would_lose(tmp_path):
+    base = tiny_model(tmp_path / "base", "bert", dtype=torch.bfloat16)
+    folder, expected = adapter(tmp_path / "adapter", base, target_modules=["query"])
+    name = "bert.encoder.layer.0.attention.self.query.weight"
+    with Checkpoint(resolve(str(folder))) as checkpoint:
+        assert checkpoint[name].dtype == torch.float32 and checkpoint.tensors[name].dtype == "BF16"
+        assert rel(checkpoint[name], expected[name]) < 1e-2
+    assert load_model(resolve(str(folder))).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"peft_type": "LOHA"}, "of the kind LOHA, not LoRA"),
+        ({"use_qalora": True}, "uses use_qalora"),
+        ({"trainable_token_indices": [1]}, "uses trainable_token_indices"),
+        ({"layer_replication": [[0, 1]]}, "uses layer_replication"),
+        ({"alora_invocation_tokens": [1]}, "uses alora_invocation_tokens"),
+        ({"something_new": {"x": 1}}, "uses something_new"),
+        ({"init_lora_weights": "pissa"}, "uses init_lora_weights=pissa"),
+    ],
+)
+def test_what_is_not_followed_is_refused_by_name(tmp_path, changes, said):
+    base = tiny_model(tmp_path / "base", "bert")
+    folder, _ = adapter(tmp_path / "adapter", base, target_modules=["query"])
+    edit_json(folder / "adapter_config.json", **changes)
+    with pytest.raises(Incompatible, match=said):
+        resolve(str(folder))
+
+
+def test_adapters_that_do_not_fit_their_base_are_refused(tmp_path):
+    base = tiny_model(tmp_path / "base", "bert")
+    folder, _ = adapter(tmp_path / "adapter", base, target_modules=["query"])
+    wider = tiny_model(tmp_path / "wider", "bert", hidden=64)
+    other = tiny_model(tmp_path / "other", "gpt2")
+    for model, said in (
+        (wider, r"has the shape \[32, 32\], the base has \[64, 64\]|brings"),
+        (other, "the base has not"),
+    ):
+        with pytest.raises(Incompatible, match=said):
+            Checkpoint(resolve(f"{model}+{folder}"))
+    tensors = load_file(folder / ADAPTER)
+    save_file(
+        tensors | {"base_model.model.bert.encoder.layer.0.attention.self.query.lora_mu": torch.ones(2)},
+        folder / ADAPTER,
+    )
+    with pytest.raises(Incompatible, match=r"holds .*lora_mu, which plain LoRA has not"):
+        Checkpoint(resolve(str(folder)))
+    edit_json(base / "config.json", quantization_config={"load_in_4bit": True})
+    with pytest.raises(Incompatible, match="is quantised"):
+        resolve(str(folder))
+
+
+def test_the_report_and_the_recipe_name_base_and_adapter(tmp_path):
+    base = tiny_model(tmp_path / "base", "bert")
+    experts = [str(adapter(tmp_path / f"adapter-{n}", base, seed=n, target_modules=["query"])[0]) for n in range(2)]
+    merge(experts, tmp_path / "out", method="mean")
+    report = json.loads((tmp_path / "out" / "fusehub_report.json").read_text())
+    assert report["models"] == [f"{base}+{name}" for name in experts]
+
+
+ON_THE_HUB = """
+import json, sys
+from fusehub.checkpoint import Checkpoint, headers, weight_hashes
+from fusehub.refs import resolve
+from fusehub.tasks import load_tokenizer
+for name in ("anna/adapter", "anna/base+anna/adapter"):
+    ref = resolve(name)
+    known = headers(ref)
+    with Checkpoint(ref) as checkpoint:
+        assert known == checkpoint.tensors
+        value = checkpoint["bert.encoder.layer.0.attention.self.query.weight"]
+    assert len(load_tokenizer(ref)) > 10
+    print(json.dumps([ref.id, float(value.double().sum()), sorted(weight_hashes(ref))]))
+"""
+
+
+def test_base_and_adapter_are_fetched_from_the_hub_each_at_its_commit(tmp_path):
+    from huggingface_hub import HfApi, constants
+
+    from fusehub.localhub import running
+
+    constants.HF_HUB_DISABLE_XET = True
+    base = tiny_model(tmp_path / "base", "bert")
+    folder, expected = adapter(tmp_path / "adapter", base, target_modules=["query"])
+    edit_json(folder / "adapter_config.json", base_model_name_or_path="anna/base")
+    (folder / "README.md").write_text("# Adapter\n")
+    with running(tmp_path / "hub") as hub:
+        api = HfApi(endpoint=hub.url, token=hub.token("anna"))
+        commits = {}
+        for path in (base, folder):
+            api.create_repo(f"anna/{path.name}")
+            commits[path.name] = api.upload_folder(repo_id=f"anna/{path.name}", folder_path=path).oid
+        environment = hub.env("anna", home=tmp_path / "home") | {"OMP_NUM_THREADS": "1"}
+        environment.pop("HF_HUB_OFFLINE", None)
+        done = subprocess.run([sys.executable, "-c", ON_THE_HUB], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    alone, said = (json.loads(line) for line in done.stdout.splitlines())
+    assert alone == said and said[0] == f"anna/base@{commits['base']}+anna/adapter@{commits['adapter']}"
+    assert abs(alone[1] - float(expected["bert.encoder.layer.0.attention.self.query.weight"].double().sum())) < 1e-4
+    assert alone[2] == ["adapter_config.json", ADAPTER, WEIGHTS]
