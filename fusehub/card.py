@@ -85,12 +85,22 @@ def statistics_card(metadata: Mapping[str, Any], model: str, commit: str, *, rep
         facts=facts,
         rows=f"{rows[0]:,}" if rows[0] == rows[-1] else f"{rows[0]:,} to {rows[-1]:,}",
         exposed=f" **{thin} layers have fewer rows than inputs**: these rows can be worked out up to a rotation."
-        if thin
+        if thin and not metadata.get("noise")
         else "",
+        noise=_noise_words(metadata.get("noise")),
         repo=repo_id,
     )
     data = {"base_model": [model], "tags": ["fusehub-statistics", "fusehub"]}
     return _card(data | ({"datasets": found} if (found := _data_ids([metadata["data"]])) else {}), body)
+
+
+def _noise_words(noise: Mapping[str, Any] | None) -> str:
+    if not noise:
+        return ""
+    return (
+        f" These sums were made private for each text: noise was added so that they are ({noise['epsilon']:g}, "
+        f"{noise['delta']:g})-differentially private with respect to replacing one text by another."
+    )
 
 
 def _counts(metadata: Mapping[str, Any]) -> dict[str, str]:

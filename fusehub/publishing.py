@@ -11,6 +11,7 @@ not make is never deleted. Folders of this machine are taken out of recipe, repo
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,10 @@ from fusehub.statistics.sources import FOLDER, TAG
 
 if TYPE_CHECKING:
     from fusehub.evaluation import Evaluation
+
+
+# A file of statistics: the JSON, and tensors in one file or in shards with their index.
+_PART = re.compile(r"(statistics|fisher)(?:-\d{5}-of-\d{5})?\.(?:safetensors(?:\.index\.json)?|json)")
 
 
 def publish(
@@ -105,7 +110,7 @@ def publish_statistics(
         if public and (ref.private or ref.gated) and not force:
             raise _restricted([ref.name])
         files[CARD] = str(statistics_card(metadata, ref.repo_id, ref.commit, repo_id=target.repo_id)).encode()
-    return target.push(files, f"Statistics of {ref.repo_id}", progress)
+    return target.push(files, f"Statistics of {ref.repo_id}", progress, replaced=_replaced(target, files))
 
 
 def _finished(folder: Path) -> MergedFolder | None:
@@ -151,7 +156,20 @@ def _model_files(folder: Path, force: bool) -> Files:
 
 
 def _statistics_files(folder: Path) -> Files:
-    return {f"{FOLDER}/{name}": folder / name for name in (FILENAME, METADATA_FILENAME)}
+    return {f"{FOLDER}/{path.name}": path for path in sorted(folder.iterdir()) if _PART.fullmatch(path.name)}
+
+
+def _replaced(target: Target, files: Files) -> list[str]:
+    """What lies there of an earlier version and is not overwritten: shards, when there were more, or now are none."""
+    kinds = {found[1] for path in files if (found := _PART.fullmatch(path.removeprefix(f"{FOLDER}/")))}
+    return [
+        path
+        for path in target.files
+        if path not in files
+        and path.startswith(f"{FOLDER}/")
+        and (found := _PART.fullmatch(path.removeprefix(f"{FOLDER}/")))
+        and found[1] in kinds
+    ]
 
 
 def _card_text(folder: Path, repo_id: str, evaluation: Any) -> str:

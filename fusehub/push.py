@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,9 +90,9 @@ class Target:
         """What lies there."""
         return [file.rfilename for file in self.info.siblings or []] if self.info else []
 
-    def push(self, files: Files, message: str, progress: Progress) -> Published:
-        """All files in one commit, read back and compared."""
-        from huggingface_hub import CommitOperationAdd
+    def push(self, files: Files, message: str, progress: Progress, *, replaced: Sequence[str] = ()) -> Published:
+        """All files in one commit, read back and compared; files that they replace are deleted in it."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         _require_not_shadowed(self, files)
         if CARD in files:
@@ -102,7 +103,8 @@ class Target:
             if self.info is None:
                 self.api.create_repo(self.repo_id, private=self.private)
             try:
-                done = self._commit(operations, message)
+                deleted = [CommitOperationDelete(path) for path in replaced]
+                done = self._commit([*operations, *deleted], message)
             except BaseException:
                 if self.info is None:
                     _delete_if_empty(self.api, self.repo_id)

@@ -1,9 +1,10 @@
 """What statistics may tell of the texts they were made from, and when that is too much to publish them.
 
-A gram of fewer rows than the layer has inputs gives away the space that its rows span, and any vector can be tested
-for lying in it: in the first layer that is each token of the vocabulary, and finds the tokens of the texts without an
-error. From as many rows as inputs on, that space is everything. A head's inputs gather about one point a label, so a
-label of few examples gives away the mean of these few.
+A gram whose rows do not span all of the layer's inputs gives away the space that they do span, and any vector can be
+tested for lying in it: in the first layer that is each token of the vocabulary, and finds the tokens of the texts
+without an error. Words repeat, so it takes several times as many rows as inputs until that space is everything. A
+head's inputs gather about one point a label, so a label of few examples gives away the mean of these few.
+`tests/benchmarks/privacy.py` measures it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from typing import Any
 from fusehub.errors import BadStatistics
 
 MIN_ROWS = 100
-"""Fewest rows that a layer of statistics for everyone may have; and never fewer than the layer has inputs."""
+"""Fewest rows that a layer of statistics for everyone may have; never fewer than it has inputs, see `fewest_rows`."""
+TOKEN_ROWS = 4
+"""Rows for each input that a layer must have which sees tokens, since many of these are the same."""
 MIN_EXAMPLES = 20
 """Fewest examples that a label may have, unless it has none."""
 
 
-def fewest_rows(inputs: int) -> int:
+def fewest_rows(inputs: int, *, of_tokens: bool) -> int:
     """The fewest rows that a layer with so many inputs may have in statistics for everyone."""
-    return max(MIN_ROWS, inputs)
+    return max(MIN_ROWS, inputs * (TOKEN_ROWS if of_tokens else 1))
 
 
 def count_labels(labels: Sequence[Any] | None) -> dict[str, int] | None:
@@ -46,13 +49,21 @@ def require_enough(metadata: Mapping[str, Any], origin: str) -> None:
     if metadata.get("noise"):
         return
     layers = metadata["layers"]
-    thin = {name: own["rows"] for name, own in layers.items() if own["rows"] < fewest_rows(own["size"])}
+    examples = metadata.get("examples") or 0
+    thin = {
+        name: own["rows"]
+        for name, own in layers.items()
+        if own["rows"] < fewest_rows(own["size"], of_tokens=own["rows"] > examples)
+    }
     counts = [part.get("labels") or {} for part in (metadata.get("parts") or [metadata])]
     labels = sum((Counter(own) for own in counts), Counter())
     rare = {name: count for name, count in labels.items() if count < MIN_EXAMPLES}
     said = []
     if thin:
-        said.append(f"of few rows ({_counted(thin, 'rows')}; a layer needs {MIN_ROWS}, and as many as it has inputs)")
+        said.append(
+            f"of few rows ({_counted(thin, 'rows')}; a layer needs {MIN_ROWS}, as many as it has inputs, and "
+            f"{TOKEN_ROWS} times as many where it sees tokens)"
+        )
     if rare:
         said.append(f"of labels with few examples ({_counted(rare, 'examples')}; a label needs {MIN_EXAMPLES})")
     if said:

@@ -57,7 +57,16 @@ def read_words(expert: Path, data: Path, root: Path) -> None:
     """Prints what the first layer's gram tells of the words in its texts."""
     print(f"{'texts':>6} {'rows':>6} {'noise':>6} {'words':>6} {'pass':>6} {'right':>6} {'found':>6}")
     texts = [json.loads(line)["text"] for line in data.read_text(encoding="utf-8").splitlines()]
-    for count, epsilon in ((2, None), (8, None), (15, None), (30, None), (100, None), (1000, None), (1000, 16.0)):
+    for count, epsilon in (
+        (2, None),
+        (8, None),
+        (15, None),
+        (30, None),
+        (60, None),
+        (100, None),
+        (1000, None),
+        (1000, 16.0),
+    ):
         shown = root / "texts.txt"
         shown.write_text("\n".join(" ".join(text.split()) for text in texts[:count]) + "\n", encoding="utf-8")
         noise = Noise(epsilon, DELTA) if epsilon else None

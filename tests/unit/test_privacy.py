@@ -8,15 +8,22 @@ from fusehub.statistics.privacy import count_labels, require_enough
 
 def metadata(labels=None, **rows):
     layers = {name: {"rows": own, "size": 300 if name == "wide" else 16} for name, own in rows.items()}
-    return {"layers": layers, "labels": labels}
+    return {"layers": layers, "labels": labels, "examples": 10**6}
 
 
 def test_layers_of_too_few_rows_are_named_the_fewest_first():
     with pytest.raises(BadStatistics) as caught:
         require_enough(metadata(wide=299, b=7, a=99, c=100), "here")
-    assert "(b: 7 rows, a: 99, wide: 299; a layer needs 100, and as many as it has inputs)" in caught.value.what
+    assert "(b: 7 rows, a: 99, wide: 299; a layer needs 100, as many as it has inputs, and" in caught.value.what
     assert "c:" not in caught.value.what and "--noise" in caught.value.fix
     require_enough(metadata(wide=300, b=100), "here")
+
+
+def test_layers_that_see_tokens_need_more():
+    tokens = metadata(wide=1199) | {"examples": 100}
+    with pytest.raises(BadStatistics, match="wide: 1199 rows"):
+        require_enough(tokens, "here")
+    require_enough(metadata(wide=1200) | {"examples": 100}, "here")
 
 
 def test_many_are_counted():

@@ -60,6 +60,18 @@ tell("files 0", files("ann/expert-0"))
 tell("files 1", files("ann/expert-1"))
 tell("card 1", Path(HfApi().hf_hub_download("ann/expert-1", "README.md")).read_text())
 
+# An earlier version in shards is replaced as a whole, and other files beside it stay.
+from huggingface_hub import CommitOperationAdd
+publish(shutil.copytree(work / "expert-1", work / "sharded"), "sharded", public=True)
+old = ["statistics-00001-of-00002.safetensors", "statistics.safetensors.index.json", "fisher.safetensors", "notes.txt"]
+HfApi().create_commit(
+    "ann/sharded", [CommitOperationAdd(f"fusehub/{name}", b"old") for name in old], commit_message="old")
+commits = len(HfApi().list_repo_commits("ann/sharded"))
+publish_statistics(work / "statistics-1", model="ann/sharded")
+tell("commits", len(HfApi().list_repo_commits("ann/sharded")) - commits)
+tell("files after", [name for name in files("ann/sharded") if name.startswith("fusehub/")])
+HfApi().delete_repo("ann/sharded")
+
 from fusehub.refs import resolve
 tell("other weights", fails(lambda: publish_statistics(work / "statistics-1", model="ann/expert-0")))
 tell("few rows", fails(lambda: publish_statistics(work / "few", model="ann/expert-0")))
@@ -353,6 +365,12 @@ def test_an_expert_is_pushed_with_its_card_and_without_what_training_left(ann):
 def test_statistics_add_nothing_else_to_the_model(ann):
     assert ann["own statistics"]["repo_id"] == "ann/expert-1"
     assert ann["card 1"].endswith("---\nHi\n"), "the card is the owner's"
+
+
+def test_an_earlier_version_is_replaced_in_one_commit(ann):
+    assert ann["commits"] == 1
+    kept = ["fusehub/fisher.safetensors", "fusehub/notes.txt"]
+    assert ann["files after"] == sorted([*kept, "fusehub/statistics.json", "fusehub/statistics.safetensors"])
 
 
 def test_statistics_that_are_of_other_weights_or_too_few_texts_are_refused(ann):
