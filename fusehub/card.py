@@ -173,7 +173,7 @@ def _facts(merge: MergedFolder, repo_id: str | None, results: Results | None) ->
         "experts": listed([link(source["short_name"], _page(source)) for source in merge.sources]),
         "sources": [_source(merge, source) for source in merge.sources],
         "base": _base(merge),
-        "method": _method(report["method"]),
+        "method": _method(merge),
         "options": _options(report),
         "work": [merge.public(line) for line in _work(merge)],
         "notes": [merge.public(line) for line in _notes(merge)],
@@ -280,23 +280,31 @@ def _base(merge: MergedFolder) -> str:
     return link(pinned[1], f"{endpoint()}/{pinned[1]}/tree/{pinned[2]}") if pinned else md(merge.public(base))
 
 
-def _method(name: str) -> dict[str, Any]:
-    from fusehub.methods import find_method
+def _method(merge: MergedFolder) -> dict[str, Any]:
+    from fusehub.methods import METHODS
 
-    method = find_method(name)
+    method = METHODS.get(merge.report["method"])
+    if method is None:  # Of a plugin that is not loaded here.
+        files = [f"{md(plugin['file'])}, sha256 {plugin['sha256'][:12]}" for plugin in merge.recipe.plugins]
+        return {
+            "name": merge.report["method"],
+            "link": f"{md(merge.report['method'])}, a method of its author's own ({', '.join(files)})",
+            "summary": "",
+            "needs_statistics": bool(merge.report["statistics"]),
+        }
     return {
         "name": method.name,
-        "link": link(method.title, method.paper),
+        "link": link(method.title, method.paper) if method.paper else md(method.title),
         "summary": method.summary,
         "needs_statistics": method.needs_statistics,
     }
 
 
 def _options(report: Mapping[str, Any]) -> list[dict[str, str]]:
-    from fusehub.methods import find_method
+    from fusehub.methods import METHODS
 
-    method = find_method(report["method"])
-    fields = method.own_options.fields() | method.options.fields()
+    method = METHODS.get(report["method"])
+    fields = method.own_options.fields() | method.options.fields() if method else {}
     return [
         {
             "name": name,

@@ -18,6 +18,7 @@ from typing import Any
 
 from fusehub.engine import MergeResult, carry_out
 from fusehub.errors import BadRecipe, NoSpace, OutputExists
+from fusehub.methods.plugins import load_plugins, require_plugins
 from fusehub.plan import MAX_SHARD_SIZE, Plan, plan_merge
 from fusehub.progress import Progress, silent
 from fusehub.provenance import write_side_files
@@ -29,6 +30,7 @@ def merge(
     out: str | Path,
     *,
     method: str | None = None,
+    plugins: Sequence[str | Path] = (),
     force: bool = False,
     max_shard_size: int = MAX_SHARD_SIZE,
     token: str | None = None,
@@ -38,7 +40,8 @@ def merge(
     """Merges `models` (or what a recipe, a recipe's file or a plan says) into the folder `out`, new or empty.
 
     `method` is one of `fusehub.METHODS`, RegMean unless said; `changes` are those of `Recipe.changed`: weights,
-    statistics and labels by model, parameters of the method, base_model, heads, scale, dtype, seed.
+    statistics and labels by model, parameters of the method, base_model, heads, scale, dtype, seed. `plugins` are
+    files with methods of your own, which are run.
 
     The folder appears when it is complete: weights, config, tokenizer, the recipe with everything resolved, and a
     report. Raises a `FuseHubError` and leaves nothing behind where it cannot be done.
@@ -47,11 +50,11 @@ def merge(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise OutputExists(f"{target} exists and is not empty.", "Give a new folder, or empty this one.")
     if isinstance(models, Plan):
-        if method or changes:
+        if method or changes or plugins:
             raise BadRecipe("A plan is carried out as it is.", "Change the recipe, and plan it again.")
         plan = models
     else:
-        recipe = recipe_of(models, method, **changes)
+        recipe = recipe_of(models, method, plugins=plugins, **changes)
         plan = plan_merge(recipe, force=force, max_shard_size=max_shard_size, token=token)
     target.parent.mkdir(parents=True, exist_ok=True)
     fixed = target.is_dir() and _must_stay(target)
@@ -82,15 +85,26 @@ def merge(
     return result
 
 
-def recipe_of(models: Sequence[str] | Recipe | Path, method: str | None = None, **changes: Any) -> Recipe:
-    """The recipe that `models`, a recipe or a recipe's file mean, with `changes` (see `Recipe.changed`)."""
+def recipe_of(
+    models: Sequence[str] | Recipe | Path,
+    method: str | None = None,
+    *,
+    plugins: Sequence[str | Path] = (),
+    **changes: Any,
+) -> Recipe:
+    """The recipe that `models`, a recipe or a recipe's file mean, with `changes` (see `Recipe.changed`).
+
+    Runs `plugins`; a recipe that was made with some wants the same ones.
+    """
+    loaded = load_plugins(plugins)
     if isinstance(models, str):
         raise BadRecipe("One model is no merge.", "Give a list of two or more, or Path('recipe.yaml').")
     if isinstance(models, Path):
         models = Recipe.read(models)
     if isinstance(models, Recipe):
-        return models.changed(merge_method=method, **changes)
-    return Recipe.of(models, method or "regmean", **changes)
+        require_plugins(models.merge_method, models.plugins, loaded)
+        return models.changed(merge_method=method, plugins=loaded, **changes)
+    return Recipe.of(models, method or "regmean", plugins=loaded, **changes)
 
 
 def _require_space(folder: Path, plan: Plan) -> None:

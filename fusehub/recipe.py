@@ -74,6 +74,9 @@ class Recipe(_Strict):
     heads: Heads = Field("auto", description="merge, keep, or auto")
     scale: float = Field(1.0, allow_inf_nan=False, description="how far to go from the base: W0 + scale * (W - W0)")
     seed: int = Field(0, description="for methods that draw random numbers")
+    plugins: tuple[dict[str, str], ...] = Field(
+        (), description="written by FuseHub: file and sha256 of what --plugin named; nothing is loaded by it"
+    )
     provenance: dict[str, Any] | None = Field(
         None, description="written by FuseHub: hashes and versions of a merge made"
     )
@@ -164,4 +167,6 @@ class Recipe(_Strict):
     def to_yaml(self) -> str:
         """The recipe as YAML, everything stated, in the order of the fields."""
         content = self.model_dump(mode="json", exclude_none=True)
+        if not self.plugins:
+            del content["plugins"]
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)

@@ -43,6 +43,10 @@ def merge(
     param: Annotated[
         list[str] | None, typer.Option("--param", metavar="KEY=VALUE", help="An option of the method.")
     ] = None,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option("--plugin", metavar="FILE", help="A Python file with a method of your own, which is run."),
+    ] = None,
     labels: Labels = None,
     heads: Annotated[str | None, typer.Option(help="merge, keep or auto (see `fusehub check --help`).")] = None,
     scale: Annotated[float | None, typer.Option(help="How far to go from the base; needs --base.")] = None,
@@ -68,6 +72,7 @@ def merge(
     recipe = recipe_of(
         Path(models[0]) if is_recipe else models,
         method,
+        plugins=plugin or (),
         base_model=base,
         heads=heads,
         scale=scale,
@@ -102,18 +107,29 @@ def merge(
 
 @app.command(epilog="Example: fusehub methods")
 @command
-def methods(as_json: Json = False) -> None:
-    """List the ways to merge, with their options."""
+def methods(
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As docs/methods.md has them.")] = False,
+) -> None:
+    """List the ways to merge: what they do, when to use them, and their options."""
     from fusehub.methods import METHODS
 
+    if markdown:
+        from fusehub.methods.document import document
+
+        console.out.print(document(), markup=False, highlight=False, soft_wrap=True, end="")
+        return
     if as_json:
         described = {
             name: {
                 "title": method.title,
                 "summary": method.summary,
+                "when": method.when,
                 "paper": method.paper,
+                "base": method.base,
                 "needs_statistics": method.needs_statistics,
-                "options": method.options.model_json_schema()["properties"],
+                "options": method.options.model_json_schema().get("properties", {}),
+                "model_options": method.own_options.model_json_schema().get("properties", {}),
             }
             for name, method in METHODS.items()
         }
@@ -121,9 +137,12 @@ def methods(as_json: Json = False) -> None:
         return
     for method in METHODS.values():
         console.out.print(f"[bold]{method.name}[/bold]  {method.title}  [dim]{method.paper or ''}[/dim]")
-        console.out.print(f"  {method.summary}")
-        for name, option in (method.options.fields() | method.own_options.fields()).items():
-            default = str(option.default).lower() if isinstance(option.default, bool) else option.default
-            console.out.print(f"  --param {name}={default}", style="cyan", markup=False, end="")
-            console.out.print(f"  {option.description}", markup=False)
+        console.out.print(f"  {method.summary}", markup=False)
+        if method.when:
+            console.out.print(f"  When: {method.when}", markup=False)
+        for prefix, kind in (("", method.options), ("each model's ", method.own_options)):
+            for name, option in kind.fields().items():
+                default = str(option.default).lower() if isinstance(option.default, bool) else option.default
+                console.out.print(f"  {prefix}--param {name}={default}", style="cyan", markup=False, end="")
+                console.out.print(f"  {option.description}", markup=False)
         console.out.print()

@@ -141,6 +141,8 @@ class Method:
     negative_weights: bool = False
     models: tuple[int, int | None] = (2, None)
     """The fewest and the most models that it merges, the base not counted unless it is an `end`."""
+    plugin: str | None = None
+    """The file that it comes from, where it is the user's own."""
 
     def parse(self, options: Mapping[str, Any]) -> Options:
         """`options` as the method's typed options. Raises `BadRecipe` naming the one that is wrong."""

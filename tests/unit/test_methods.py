@@ -1,10 +1,13 @@
 """The registry, and the mean."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from fusehub.errors import BadRecipe
 from fusehub.methods import METHODS, Layer, find_method
+from fusehub.methods.document import document
 from fusehub.methods.mean import weighted_mean
 from fusehub.methods.registry import Options, merge_method
 
@@ -113,3 +116,12 @@ def test_every_method_says_what_it_is_and_describes_its_options():
         assert method.title and method.summary.endswith(".") and method.when.endswith(".")
         assert method.paper.startswith(("https://arxiv.org/", "https://en.wikipedia.org/wiki/"))
         assert all(field.description for field in (method.options.fields() | method.own_options.fields()).values())
+
+
+def test_the_document_has_every_method_and_option():
+    """docs/methods.md holds what `fusehub methods --markdown` prints, between its marks."""
+    text = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+    written = text.partition("--markdown` -->\n")[2].partition("<!-- /methods -->")[0]
+    assert written == document(), "write the output of `fusehub methods --markdown` between the marks"
+    for method in METHODS.values():
+        assert f"### `{method.name}`" in document() and method.when in document()
