@@ -26,7 +26,8 @@ import yaml
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.unit.experts import relatives
+from fusehub.merging import merge
+from tests.unit.experts import WEIGHTS, relatives, save_weights
 
 MERGEKIT = "mergekit==0.1.5"
 # Of the same version as here, so that both programs compute with the same kernels.
@@ -86,8 +87,6 @@ def mergekit(environment: Path) -> Path:
 
 def as_dtype(folder: Path, dtype: torch.dtype) -> None:
     """Stores the base in the dtype of the experts."""
-    from tests.unit.experts import WEIGHTS, save_weights
-
     save_weights(folder, {name: value.to(dtype) for name, value in load_file(folder / WEIGHTS).items()})
 
 
@@ -105,13 +104,10 @@ def compare(case: str, folder: Path, experts: list[Path], dtype: torch.dtype, pr
     name = "".join(letter if letter.isalnum() else "-" for letter in case)
     path, ours, theirs = folder / f"{name}.yaml", folder / f"{name}-fusehub", folder / f"{name}-mergekit"
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    run([sys.executable, "-m", "fusehub", "merge", str(path), "--out", str(ours), "--json"], environment)
-    wide = path.with_name(f"{name}-float64.yaml")
-    wide.write_text(yaml.safe_dump(recipe | {"out_dtype": "float64"}), encoding="utf-8")
+    merge(path, ours)
     exact = folder / f"{name}-float64"
-    run([sys.executable, "-m", "fusehub", "merge", str(wide), "--out", str(exact), "--json"], environment)
-    run([str(program), str(path), str(theirs), "--no-copy-tokenizer"], environment | {"PYTHONPATH": ""})
+    merge(path, exact, out_dtype="float64")
+    run([str(program), str(path), str(theirs), "--no-copy-tokenizer"], os.environ | {"HF_HUB_OFFLINE": "1"})
     a, b, c = (weights(place) for place in (ours, theirs, exact))
     if set(a) != set(b):
         return f"other tensors: {sorted(set(a) ^ set(b))[:3]} | | |"
