@@ -23,7 +23,8 @@ from fusehub.checkpoint import Checkpoint, Shard, ShardWriter, dtype_name, index
 from fusehub.errors import Incompatible, NonFinite
 from fusehub.methods.mean import weighted_mean
 from fusehub.methods.registry import Layer
-from fusehub.plan import MAX_SHARD_SIZE, Plan, TensorPlan
+from fusehub.plan import MAX_SHARD_SIZE, Plan
+from fusehub.planner import TensorPlan
 from fusehub.progress import Progress
 from fusehub.solving import LayerSolver
 from fusehub.statistics.datafree import DataFree

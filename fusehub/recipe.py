@@ -29,7 +29,7 @@ FILENAME = "fusehub_recipe.yaml"
 
 # Keys of mergekit's that FuseHub does not support, and why.
 _UNSUPPORTED = {
-    "slices": "layers of several models cannot be stacked into one; FuseHub merges layer by layer",
+    "slices": "layers cannot be stacked or left out; only one slice with all layers of each model is understood",
     "modules": "models of several modules are not supported",
     "tokenizer": "all models of a merge must share one tokenizer, which is copied",
     "tokenizer_source": "all models of a merge must share one tokenizer, which is copied",
@@ -37,6 +37,28 @@ _UNSUPPORTED = {
     "name": "files with several recipes are not supported",
 }
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+
+
+def _with_models(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """mergekit's other list of models: one slice with all layers of each. Other slices stay, and are refused."""
+    slices = content.get("slices")
+    if not isinstance(slices, list) or len(slices) != 1 or content.get("models") or not isinstance(slices[0], Mapping):
+        return content
+    sources = slices[0].get("sources")
+    if set(slices[0]) - {"sources", "parameters"} or not isinstance(sources, list) or not sources:
+        return content
+    if any(not isinstance(s, Mapping) or set(s) - {"model", "layer_range", "parameters"} for s in sources):
+        return content
+    ranges = [source.get("layer_range") for source in sources]
+    first = ranges[0]
+    if not isinstance(first, list) or len(first) != 2 or first[0] != 0 or any(own != first for own in ranges):
+        return content
+    rest = {key: value for key, value in content.items() if key != "slices"}
+    return rest | {
+        "models": [{key: value for key, value in source.items() if key != "layer_range"} for source in sources],
+        "parameters": {**(content.get("parameters") or {}), **(slices[0].get("parameters") or {})},
+        "layers": first[1],
+    }
 
 
 class _Strict(BaseModel):
@@ -74,6 +96,9 @@ class Recipe(_Strict):
     heads: Heads = Field("auto", description="merge, keep, or auto")
     scale: float = Field(1.0, allow_inf_nan=False, description="how far to go from the base: W0 + scale * (W - W0)")
     seed: int = Field(0, description="for methods that draw random numbers")
+    layers: int | None = Field(
+        None, description="how many layers mergekit's `slices` took of each model: all that they have"
+    )
     plugins: tuple[dict[str, str], ...] = Field(
         (), description="written by FuseHub: file and sha256 of what --plugin named; nothing is loaded by it"
     )
@@ -92,6 +117,7 @@ class Recipe(_Strict):
         """A recipe from plain data. Raises `BadRecipe` that names the key, the nearest known one, and the reason."""
         if not isinstance(content, Mapping):
             raise BadRecipe("The recipe is not a mapping of keys to values.", "Begin with `merge_method: regmean`.")
+        content = _with_models(content)
         for key in content:
             if key in _UNSUPPORTED:
                 raise BadRecipe(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import Incompatible
 from fusehub.methods.registry import Layer, Merged
-from fusehub.plan import Plan, TensorPlan
+from fusehub.plan import Plan
+from fusehub.planner import TensorPlan
 from fusehub.statistics.datafree import UpdateGram
 
 if TYPE_CHECKING:

@@ -104,6 +104,33 @@ def test_mergekits_gradients_and_filters_hold_where_mergekit_has_them(models, tm
     assert (tmp_path / "again" / WEIGHTS).read_bytes() == (tmp_path / "out" / WEIGHTS).read_bytes()
 
 
+def test_one_slice_with_all_layers_is_a_list_of_models(models, tmp_path):
+    base, a, *_ = models
+    text = """
+        slices:
+          - sources:
+              - model: {base}
+                layer_range: [0, {layers}]
+              - model: {a}
+                layer_range: [0, {layers}]
+        merge_method: slerp
+        base_model: {base}
+        parameters: {{t: [{{filter: mlp, value: [1, 0]}}, {{value: 0.5}}]}}
+        dtype: float32
+    """
+    sliced = run(tmp_path / "slices", **yaml.safe_load(text.format(base=base, a=a, layers=3)))
+    parameters = {"t": [{"filter": "mlp", "value": [1, 0]}, {"value": 0.5}]}
+    said = {"merge_method": "slerp", "base_model": str(base), "parameters": parameters, "dtype": "float32"}
+    plain = run(tmp_path / "models", models=listed([base, a]), **said)
+    assert all(torch.equal(value, plain[name]) for name, value in sliced.items())
+    with pytest.raises(BadRecipe, match=r"slices take layers 0 to 2, and .* has 3"):
+        plan_merge(Recipe.parse(yaml.safe_load(text.format(base=base, a=a, layers=2))))
+    stacked = yaml.safe_load(text.format(base=base, a=a, layers=3))
+    stacked["slices"] *= 2
+    with pytest.raises(BadRecipe, match="does not support the key 'slices'"):
+        Recipe.parse(stacked)
+
+
 def test_regmean_takes_another_alpha_for_a_block(tmp_path):
     paths = with_statistics(relatives(tmp_path))
     cases = [{"filter": "layer.0.", "value": 0.1}, {"value": 0.9}]

@@ -49,7 +49,7 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
         {"errors", "progress"},
         {"hub", "refs", "adapters", "checkpoint", "layers", "tasks", "licences", "tables", "encoding", "vocabularies"},
         {"labels", "methods", "statistics", "compat", "data", "inputs", "recipe"},
-        {"plan", "solving", "engine", "merging", "provenance"},
+        {"planner", "requirements", "plan", "solving", "engine", "merging", "provenance"},
         {"predict", "comparison", "evaluation", "loading", "finding"},
         {"markdown", "merged", "results", "card", "push", "publishing"},
         {"demo_data", "demo_train"},

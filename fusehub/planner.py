@@ -1,0 +1,214 @@
+"""What becomes of each tensor of a merge, decided from headers, configs and the metadata of statistics alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fusehub.checkpoint import Checkpoint, TensorInfo, headers
+from fusehub.errors import Incompatible
+from fusehub.labels import LabelPlan
+from fusehub.layers import Layout, Linear, layout_of, plain_layout
+from fusehub.methods import Method
+from fusehub.methods.registry import Options
+from fusehub.methods.settings import Settings, depths
+from fusehub.recipe import Recipe
+from fusehub.refs import ModelRef
+from fusehub.statistics.datafree import DataFree
+from fusehub.statistics.sources import FoundStatistics
+from fusehub.tasks import load_config
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """What will be done with one tensor of the merged model.
+
+    `name` is its name in the merged file, `sources` its name in each expert's file, in order. `action` is `solve`
+    (the method, with statistics), `combine` (the method, element by element), `mean`, or `copy` (from the first).
+    """
+
+    name: str
+    parameter: str
+    info: TensorInfo
+    sources: tuple[str, ...]
+    base: str | None
+    action: str
+    why: str
+    linear: Linear | None = None
+    label_axis: int | None = None
+    is_head: bool = False
+    is_body_matrix: bool = False
+    """A matrix of the part that experts of one base share: what tells relatives from strangers."""
+    options: Options | None = None
+    own: tuple[Any, ...] = ()
+    """The method's options for this tensor, and those of each model."""
+
+    @property
+    def coefficients(self) -> list[float]:
+        """The weight of each model in this tensor."""
+        return [own.weight for own in self.own]
+
+
+class Planner:
+    """Decides for each tensor, from what is known of the models."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        method: Method,
+        experts: Sequence[ModelRef],
+        base: ModelRef | None,
+        layout: Layout,
+        labels: LabelPlan,
+        statistics: Sequence[FoundStatistics | DataFree],
+        settings: Settings,
+    ) -> None:
+        self.recipe, self.method, self.layout, self.labels = recipe, method, layout, labels
+        self.settings = settings
+        self.experts, self.rows = experts, [found.rows for found in statistics]
+        self.data_free = [isinstance(found, DataFree) for found in statistics]
+        self.infos = [_infos(ref) for ref in experts]
+        # For each expert: the model's parameter -> the name in its file.
+        self.files = [_parameters(layout, infos) for infos in self.infos]
+        self.base_infos = _infos(base) if base else {}
+        self.base_files = _parameters(layout, self.base_infos) if base else {}
+        self.notes: list[str] = []
+        self._uncounted: list[str] = []
+
+    def tensors(self) -> dict[str, TensorPlan]:
+        first = self.files[0]
+        self.depths = depths(name for parameter, name in first.items() if self._in_body(parameter))
+        plans = {}
+        for parameter, name in first.items():
+            lacking = [ref.name for ref, own in zip(self.experts, self.files, strict=True) if parameter not in own]
+            if (lacking and self._is_shared(parameter)) or self._is_tied(parameter):
+                continue
+            if lacking:
+                raise Incompatible(
+                    f"{', '.join(lacking)} has no tensor {parameter}, which {self.experts[0].name} has.",
+                    "Merge models that were saved from the same architecture.",
+                )
+            plans[name] = self._tensor(parameter, name)
+        if self._uncounted:
+            self.notes.append(
+                f"{len(self._uncounted)} linear layers have no statistics of every expert and are averaged: "
+                + ", ".join(self._uncounted[:3]) + (", ..." if len(self._uncounted) > 3 else "")
+            )  # fmt: skip
+        for text in self.settings.filters():
+            if not any(text in name for name in plans):
+                self.notes.append(f"No tensor has '{text}' in its name: what the recipe says of it holds nowhere.")
+        return plans
+
+    def _is_shared(self, parameter: str) -> bool:
+        """Whether the parameter is only another name of one that all experts have, or is computed and not trained."""
+        return parameter in self.layout.tied or parameter.endswith(("position_ids", "token_type_ids"))
+
+    def _is_tied(self, parameter: str) -> bool:
+        """Whether every expert's file holds under this name only a second copy of a tensor that it shares.
+
+        Loading shares it again. Configs do not tell: transformers says of every T5 that its head is tied, also of
+        those (v1.1) whose head is their own.
+        """
+        shared = self.layout.tied.get(parameter)
+        if shared is None or not all({parameter, shared} <= set(own) for own in self.files):
+            return False
+        if any(ref.config.get("tie_word_embeddings") is False for ref in self.experts):
+            return False
+        import torch
+
+        for ref, own in zip(self.experts, self.files, strict=True):
+            with Checkpoint(ref) as checkpoint:
+                if not torch.equal(checkpoint.read(own[parameter]), checkpoint.read(own[shared])):
+                    return False
+        return True
+
+    def _tensor(self, parameter: str, name: str) -> TensorPlan:
+        sources = tuple(own[parameter] for own in self.files)
+        infos = [own[source] for own, source in zip(self.infos, sources, strict=True)]
+        axis = self.layout.label_axes.get(parameter)
+        linear = self.layout.linears.get(parameter)
+        action, why = self._action(parameter, infos, sources)
+        info = self._stored(infos[0], axis)
+        options, own = self.settings.at(name, self.depths.get(name, 0.0))
+        if axis is None and len({i.shape for i in infos}) > 1:
+            raise Incompatible(
+                f"{name} has different shapes: {', '.join(str(list(i.shape)) for i in infos)}.",
+                "Merge models of one base with one tokenizer.",
+            )
+        return TensorPlan(
+            name=name,
+            parameter=parameter,
+            info=info,
+            sources=sources,
+            base=self.base_files[parameter] if self._has_update(parameter, infos) else None,
+            options=options,
+            own=own,
+            action=action,
+            why=why,
+            linear=linear,
+            label_axis=axis,
+            is_body_matrix=len(info.shape) == 2 and self._in_body(parameter),
+            is_head=self.labels.policy == "keep" and not self._in_body(parameter),
+        )
+
+    def _action(self, parameter: str, infos: Sequence[TensorInfo], sources: Sequence[str]) -> tuple[str, str]:
+        if not infos[0].is_float:
+            return "copy", "not made of real numbers"
+        if self.method.base == "needed" and not self._has_update(parameter, infos):
+            return "mean", "the base has no such tensor"
+        if not self.method.needs_statistics:
+            return "combine", self.method.title
+        if parameter not in self.layout.linears:
+            return "mean", "not a linear layer's weight"
+        known = zip(self.experts, self.rows, self.data_free, sources, strict=True)
+        lacking = [ref.name for ref, rows, data_free, source in known if not data_free and not rows.get(source)]
+        if lacking:
+            self._uncounted.append(sources[0])
+            return "mean", f"no input rows in the statistics of {', '.join(lacking)}"
+        updated = [ref.name for ref, data_free in zip(self.experts, self.data_free, strict=True) if data_free]
+        if updated and not self._has_update(parameter, infos):
+            self._uncounted.append(sources[0])
+            return "mean", f"the base has no such tensor, so {', '.join(updated)} has no update of it"
+        return "solve", self.method.title
+
+    def _has_update(self, parameter: str, infos: Sequence[TensorInfo]) -> bool:
+        """Whether the base has the same tensor, so that what an expert learned is the difference."""
+        if parameter not in self.base_files:
+            return False
+        if parameter in self.layout.label_axes and not self.labels.is_identity:
+            return False
+        return self.base_infos[self.base_files[parameter]].shape == infos[0].shape
+
+    def _stored(self, info: TensorInfo, axis: int | None) -> TensorInfo:
+        dtype = self.recipe.stored_dtype if info.is_float and self.recipe.stored_dtype else info.dtype
+        shape = list(info.shape)
+        if axis is not None and self.labels.policy == "merge":
+            shape[axis] = len(self.labels.labels)
+        return TensorInfo(dtype, tuple(shape))
+
+    def _in_body(self, parameter: str) -> bool:
+        return self.layout.in_body(parameter)
+
+
+def merged_layout(method: Method, experts: Sequence[ModelRef], base: ModelRef | None, labels: LabelPlan) -> Layout:
+    """The architecture's layout; a plain one, which needs no transformers, where all files are alike and nothing
+    depends on what a tensor is."""
+    if not method.needs_statistics and base is None and labels.policy == "merge" and labels.is_identity:
+        infos = [headers(ref) for ref in experts]
+        shapes = [own and {name: info.shape for name, info in own.items()} for own in infos]
+        if shapes[0] and all(own == shapes[0] for own in shapes):
+            return plain_layout(experts[0].config["architectures"][0], shapes[0])
+    return layout_of(load_config(experts[0]))
+
+
+def _infos(ref: ModelRef) -> dict[str, TensorInfo]:
+    known = headers(ref)
+    if known is not None:
+        return dict(known)
+    with Checkpoint(ref) as checkpoint:  # A .bin has no header: it is downloaded and opened.
+        return checkpoint.tensors
+
+
+def _parameters(layout: Layout, infos: dict[str, TensorInfo]) -> dict[str, str]:
+    return {parameter: name for name, parameter in layout.names(infos).items()}
