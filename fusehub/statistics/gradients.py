@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Elements of the buffer for single examples' gradients: what stays in a processor's cache, or keeps an accelerator busy.
+# Elements of the buffer for gradients: what stays in a processor's cache, or keeps an accelerator busy.
 _BUFFER, _BUFFER_ACCELERATOR = 2**18, 2**26
 
 

@@ -61,10 +61,7 @@ class Scores:
         `indices` are the numbers of the examples in the whole data. Padding and other positions that are not
         predicted have zeros.
         """
-        if self.task == QUESTIONS:
-            logits = [outputs.start_logits, outputs.end_logits]
-        else:
-            logits = [outputs.logits]
+        logits = [outputs.start_logits, outputs.end_logits] if self.task == QUESTIONS else [outputs.logits]
         made = self._exact(logits[0].detach()) if not self.draws else self._drawn(logits, batch, indices)
         upcoming = next(made, None)
         while upcoming is not None:
@@ -129,10 +126,7 @@ class Scores:
 
         if self.task in _ONE_LABEL:
             return torch.ones_like(logits, dtype=torch.bool)
-        if self.task == SEQ2SEQ:
-            mask = batch.get("decoder_attention_mask")
-        else:
-            mask = batch.get("attention_mask")
+        mask = batch.get("decoder_attention_mask") if self.task == SEQ2SEQ else batch.get("attention_mask")
         if mask is None:
             mask = torch.ones(logits.shape[:2], device=logits.device)
         mask = mask.bool()

@@ -43,7 +43,7 @@ class Call:
     shared: bool = False
     """It looks up positions that are the same for all examples; they are looked up for each of them instead."""
     length: str | None = None
-    """The input of the model whose length, times the batch, is the output's first axis; None where that is the batch."""
+    """The input whose length, times the batch, is the output's first axis; None where that axis is the batch."""
 
 
 def learn(

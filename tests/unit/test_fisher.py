@@ -262,15 +262,18 @@ def test_the_model_is_as_before_also_after_an_exception():
         raise KeyboardInterrupt
 
     for broken in (False, True):
-        with pytest.raises(KeyboardInterrupt) if broken else torch.enable_grad():
-            with FisherCollector(model, "text-classification") as fisher:
-                batch = batch_of(model, "text-classification")
-                fisher.probe(batch)
-                handle = model.classifier.register_forward_pre_hook(stop) if broken else None
-                try:
-                    fisher.run(batch, range(EXAMPLES))
-                finally:
-                    handle and handle.remove()
+        with (
+            pytest.raises(KeyboardInterrupt) if broken else torch.enable_grad(),
+            FisherCollector(model, "text-classification") as fisher,
+        ):
+            batch = batch_of(model, "text-classification")
+            fisher.probe(batch)
+            handle = model.classifier.register_forward_pre_hook(stop) if broken else None
+            try:
+                fisher.run(batch, range(EXAMPLES))
+            finally:
+                if handle:
+                    handle.remove()
         assert modes == {name: module.training for name, module in model.named_modules()}
         assert [name for name, own in model.named_parameters() if not own.requires_grad] == ["classifier.weight"]
         assert all(torch.equal(own, before[name]) for name, own in model.state_dict().items())
