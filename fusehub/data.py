@@ -9,19 +9,18 @@ Which column holds what is guessed from the names that people use, and can be sa
 
 from __future__ import annotations
 
-import ast
-import json
 import logging
-import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fusehub.columns import Columns, Label, choose_columns, read_inputs, read_label
 from fusehub.encoding import Text, batches, encode, first_tokens, max_length_of, split_words
-from fusehub.errors import BadData, NotFound
-from fusehub.tables import Row, Table, open_table
-from fusehub.tasks import are_generic
+from fusehub.errors import BadData
+from fusehub.pictures import open_pictures
+from fusehub.tables import Table, open_table
+from fusehub.tasks import CAUSAL, IMAGES, MASKED, WORDS, are_generic
 
 __all__ = [
     "Examples",
@@ -41,32 +40,18 @@ logger = logging.getLogger(__name__)
 
 # A sample is drawn from the first so many rows, so that one of a huge dataset does not download all of it.
 POOL = 30_000
-PAIRS = (
-    *(("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text1", "text2")),
-    *(("question", "sentence"), ("question", "passage"), ("question", "context"), ("text", "text_pair")),
-)
-TEXT_COLUMNS = (
-    *("text", "sentence", "content", "review", "review_body", "reviewText", "comment", "comment_text", "tweet"),
-    *("post", "body", "message", "document", "article", "utterance", "question", "premise", "sentence1", "title"),
-)
-WORD_COLUMNS = ("tokens", "words", "token", "word")
-LABEL_COLUMNS = (
-    *("label_text", "label", "labels", "sentiment", "class", "category", "target", "emotion", "intent", "topic"),
-    *("polarity", "coarse_label", "stars", "rating", "score", "similarity_score"),
-)
-TAG_COLUMNS = ("ner_tags", "tags", "labels", "ner", "entities", "label")
-
-Label = str | float | list[str]
 
 
 @dataclass(frozen=True)
 class Examples:
     """Texts, and their labels where every one of them has one.
 
-    `texts` are strings, pairs of strings, or lists of words for token classification. `labels` are names: one a text,
-    a list a text (multi-label, or one a word), or numbers with a fraction for regression. Numbers that stand for
-    nothing known stay as they are, as text. `names` are all label names of the data in the order of their numbers,
-    where the data says so. `source`, `split` and `revision` are what was read, without paths of this machine.
+    `texts` are strings, pairs of strings (for question answering: question and text), lists of words for token
+    classification, or pictures. `labels` are names: one a text, a list a text (multi-label, or one a word), or numbers
+    with a fraction for regression. Numbers that stand for nothing known stay as they are, as text. For question
+    answering they are lists of right answers, for sequence to sequence the target texts, for language models none.
+    `names` are all label names of the data in the order of their numbers, where the data says so.
+    `source`, `split` and `revision` are what was read, without paths of this machine.
     """
 
     task: str
@@ -101,12 +86,20 @@ def load_examples(
     """
     if limit is not None and limit < 1:
         raise BadData(f"{limit} examples are no data.", "Give a limit of 1 or more, or none.")
-    table = open_table(source, default_split=default_split, token=token)
-    columns = _choose_columns(table, task, text_column, label_column, need_labels)
+    opened = open_pictures if task == IMAGES else open_table
+    table = opened(source, default_split=default_split, token=token)
+    if task in (MASKED, CAUSAL):
+        if label_column:
+            raise BadData(
+                "A language model learns from the text alone: it has no labels.", "Leave out --label-column."
+            )
+        need_labels = False
+    columns = choose_columns(table, task, text_column, label_column, need_labels)
     usable = _usable(table, columns, need_labels)
     taken = _sample(usable, limit, seed) if limit else list(usable)
     if not taken:
-        missing = "text with a label" if need_labels else "text"
+        kind = "image" if task == IMAGES else "text"
+        missing = f"{kind} with a label" if need_labels else kind
         raise BadData(f"{table.source} holds no {missing}.", f"Look into its column {columns.described}.")
     labels = [label for _, label in taken]
     return Examples(
@@ -154,7 +147,7 @@ def labels_as_ids(examples: Examples, labels: Sequence[str]) -> list[Any]:
     """
     if examples.labels is None:
         raise BadData(f"{examples.source} has no labels, or not for every text.", "Name their column.")
-    if examples.task != "token-classification":
+    if examples.task != WORDS:
         examples = from_multi_hot(examples, labels)
     matched = match_labels(examples, labels)
     unknown = [label for label, index in matched.items() if index is None]
@@ -185,97 +178,23 @@ def from_multi_hot(examples: Examples, labels: Sequence[str]) -> Examples:
     return replace(examples, labels=named)
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """Which columns hold what: one text column or two, and whether it holds lists of words."""
-
-    texts: tuple[str, ...]
-    label: str | None
-    words: bool
-
-    @property
-    def described(self) -> str:
-        return " and ".join(self.texts)
-
-
-def _choose_columns(
-    table: Table, task: str, text_column: str | None, label_column: str | None, need_labels: bool
-) -> _Columns:
-    tokens = task == "token-classification"
-    by_name = {name.casefold(): name for name in reversed(table.columns)}
-
-    def find(names: Sequence[str]) -> str | None:
-        return next((by_name[name.casefold()] for name in names if name.casefold() in by_name), None)
-
-    def named(name: str, option: str) -> str:
-        found = name if name in table.columns else find([name])
-        if found is None:
-            raise NotFound(f"{table.source} has no column '{name}'.", f"{_columns_of(table)} Name one: {option} NAME")
-        return found
-
-    if text_column:
-        texts = tuple(
-            named(part.strip(), "--text-column")
-            for part in ([text_column] if text_column in table.columns else text_column.split(","))
-        )
-    else:
-        texts = _guess_texts(table, find, tokens)
-    if (tokens and len(texts) > 1) or len(texts) > 2:
-        raise BadData(
-            f"A text cannot be in {len(texts)} columns ({', '.join(texts)}).", "Name one: --text-column NAME"
-        )
-    label = named(label_column, "--label-column") if label_column else find(TAG_COLUMNS if tokens else LABEL_COLUMNS)
-    if label in texts:
-        label = None
-    if need_labels and label is None:
-        raise NotFound(
-            f"{table.source}: no column looks like labels.",
-            f"{_columns_of(table)} Name the one with the labels: --label-column NAME",
-        )
-    return _Columns(texts, label, words=tokens)
-
-
-def _guess_texts(table: Table, find: Any, tokens: bool) -> tuple[str, ...]:
-    if tokens and (words := find(WORD_COLUMNS)):
-        return (words,)
-    if not tokens:
-        for first, second in PAIRS:
-            if find([first]) and find([second]):
-                return find([first]), find([second])
-    guess = find(TEXT_COLUMNS)
-    if guess is None:
-        rest = [name for name in table.columns if name.casefold() not in (*LABEL_COLUMNS, *TAG_COLUMNS, "id", "idx")]
-        guess = rest[0] if len(rest) == 1 else None
-    if guess is None:
-        raise NotFound(
-            f"{table.source}: no column looks like {'words' if tokens else 'text'}.",
-            f"{_columns_of(table)} Name the one with the texts: --text-column NAME",
-        )
-    return (guess,)
-
-
-def _columns_of(table: Table) -> str:
-    return f"Its columns are {', '.join(map(str, table.columns))}."
-
-
-def _usable(table: Table, columns: _Columns, need_labels: bool) -> Iterator[tuple[Text, Label | None]]:
-    """(text, label) of each row that has a text, and a label where one is needed."""
+def _usable(table: Table, columns: Columns, need_labels: bool) -> Iterator[tuple[Text, Label | None]]:
+    """What a model is given of each row that has it, and its label; only rows with one where it is needed."""
     empty = unlabelled = 0
     for number, row in enumerate(table.rows, 1):
         place = f"{table.source}, row {number}"
-        text = _words(row, columns, place) if columns.words else _text(row, columns, place)
+        text = read_inputs(row, columns, table, place)
         if not text:
             empty += 1
             continue
-        label = _label(row.get(columns.label), table.names.get(columns.label)) if columns.label else None
-        if columns.words and label is not None:
-            label = _tags(row[columns.label], label, table, columns, text, place if need_labels else None)
+        label = read_label(row, columns, table, text, place, needed=need_labels)
         if label is None and need_labels:
             unlabelled += 1
             continue
         yield text, label
+    kind = {IMAGES: "an image"}.get(columns.task, "text")
     if empty:
-        logger.warning("%s: %d rows without text are left out.", table.source, empty)
+        logger.warning("%s: %d rows without %s are left out.", table.source, empty, kind)
     if unlabelled:
         logger.warning("%s: %d rows without a label are left out.", table.source, unlabelled)
 
@@ -292,86 +211,6 @@ def _sample(rows: Iterator[Any], limit: int, seed: int) -> list[Any]:
         elif (place := rng.randrange(number + 1)) < limit:
             taken[place] = (number, row)
     return [row for _, row in sorted(taken, key=lambda pair: pair[0])]
-
-
-def _text(row: Row, columns: _Columns, place: str) -> Text | None:
-    parts = []
-    for column in columns.texts:
-        value = row.get(column)
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            return None
-        if not isinstance(value, str):
-            raise BadData(
-                f"{place}: the column {column} holds {type(value).__name__}, not text.",
-                f"The columns are {', '.join(map(str, row))}. Name the one with the texts: --text-column NAME",
-            )
-        parts.append(value)
-    if not all(part.strip() for part in parts):
-        return None
-    return parts[0] if len(parts) == 1 else (parts[0], parts[1])
-
-
-def _words(row: Row, columns: _Columns, place: str) -> list[str] | None:
-    """The words of a row: a list, a list written as text, or a plain text, which is split."""
-    value = row.get(columns.texts[0])
-    if isinstance(value, str):
-        listed = _as_list(value)
-        value = [value[start:end] for start, end in split_words(value)] if listed is None else listed
-    if value is None:
-        return None
-    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-        raise BadData(
-            f"{place}: the column {columns.described} holds no list of words.",
-            f"The columns are {', '.join(map(str, row))}. Name the one with the words: --text-column NAME",
-        )
-    return value if any(word.strip() for word in value) else None
-
-
-def _tags(raw: Any, label: Label, table: Table, columns: _Columns, words: Text, place: str | None) -> list[str] | None:
-    """One label a word. Where they are not, raises `BadData`; without a `place`, where none is needed, gives None."""
-    if isinstance(raw, str):
-        listed = _as_list(raw)
-        label = _label(raw.split() if listed is None else listed, table.names.get(columns.label)) or []
-    if place is None and (not isinstance(label, list) or len(label) != len(words)):
-        return None
-    if not isinstance(label, list):
-        raise BadData(f"{place}: the column {columns.label} has no label per word.", "Name it: --label-column NAME")
-    if len(label) != len(words):
-        raise BadData(
-            f"{place}: {len(label)} labels for {len(words)} words.",
-            "Give one label a word: words in a list (a column such as tokens), labels in a list of the same length.",
-        )
-    return label
-
-
-def _as_list(text: str) -> list[Any] | None:
-    """The list that was written as text into a CSV file, as JSON or as Python writes it; None if it is none."""
-    if not (text.startswith("[") and text.endswith("]")):
-        return None
-    for read in (json.loads, ast.literal_eval):
-        try:
-            value = read(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            continue
-        if isinstance(value, list):
-            return value
-    return None
-
-
-def _label(value: Any, names: Sequence[str] | None) -> Label | None:
-    """A label by its name; None where there is none (nothing, NaN, or the -1 of hidden test labels)."""
-    if isinstance(value, list):
-        inner = [_label(item, names) for item in value]
-        return None if any(item is None for item in inner) else [str(item) for item in inner]
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None if value is None else str(value)
-    if isinstance(value, str):
-        return value.strip() or None
-    if isinstance(value, float):
-        return None if math.isnan(value) else value
-    if names is None:
-        return str(value)
-    return names[value] if 0 <= value < len(names) else None
 
 
 def _present(examples: Examples) -> list[str]:

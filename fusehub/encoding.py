@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadData, Incompatible
+from fusehub.pictures import Picture
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,7 @@ OFFSET_POSITIONS = (
     *("mpnet", "longformer", "ibert", "luke", "markuplm", "layoutlmv3", "esm"),
 )
 
-Text = str | tuple[str, str] | list[str]
+Text = str | tuple[str, str] | list[str] | Picture
 
 
 def max_length_of(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, wanted: int | None = None) -> int:
@@ -105,31 +106,55 @@ def batches(
     *,
     batch_size: int | None = None,
     batch_tokens: int | None = None,
-    longest_first: bool = True,
+    padding_side: str = "right",
 ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-    """(indices of the texts, their padded tensors on the CPU), until every text was in one batch.
+    """(indices of the texts, their padded tensors on the CPU), until every text was in one batch, longest first.
 
-    A batch has at most `batch_size` texts and `batch_tokens` tokens, padding included, but always one text. Padding
-    is on the right whatever the tokenizer prefers: on the left it would shift the positions of GPT-2 and its like.
+    A batch has at most `batch_size` texts and `batch_tokens` tokens, padding and the decoder's included, but always
+    one text. Padding is on the right whatever the tokenizer prefers: on the left, where texts are to be continued, it
+    shifts the positions of GPT-2 and its like unless they are told.
     """
-    if batch_size is None and batch_tokens is None:
-        batch_size = 32
-    lengths = [len(encoding["input_ids"]) for encoding in encodings]
-    order = sorted(range(len(encodings)), key=lambda index: -lengths[index])
-    groups: list[list[int]] = []
-    for index in order:
-        # Sorted, so the first of a group is its longest.
-        tokens = (len(groups[-1]) + 1) * lengths[groups[-1][0]] if groups else 0
-        full = not groups or len(groups[-1]) == batch_size or (batch_tokens is not None and tokens > batch_tokens)
-        if full:
-            groups.append([])
-        groups[-1].append(index)
-    for group in groups if longest_first else reversed(groups):
+    import torch
+
+    sizes = [(len(encoding["input_ids"]), len(encoding.get("decoder_input_ids", ()))) for encoding in encodings]
+    for group in groups(sizes, batch_size=batch_size, batch_tokens=batch_tokens):
         rows = [
             {name: value for name, value in encodings[index].items() if name in tokenizer.model_input_names}
             for index in group
         ]
-        yield group, dict(tokenizer.pad(rows, padding_side="right", return_tensors="pt"))
+        batch = dict(tokenizer.pad(rows, padding_side=padding_side, return_tensors="pt"))
+        decoded = [encodings[index]["decoder_input_ids"] for index in group if sizes[index][1]]
+        if decoded:
+            longest = max(map(len, decoded))
+            padded = [ids + [tokenizer.pad_token_id] * (longest - len(ids)) for ids in decoded]
+            batch["decoder_input_ids"] = torch.tensor(padded)
+            batch["decoder_attention_mask"] = torch.tensor(
+                [[1] * len(ids) + [0] * (longest - len(ids)) for ids in decoded]
+            )
+        yield group, batch
+
+
+def groups(
+    sizes: Sequence[tuple[int, ...]], *, batch_size: int | None = None, batch_tokens: int | None = None
+) -> list[list[int]]:
+    """Indices of inputs of these sizes (tokens of the encoder, of the decoder) put into batches, the largest first.
+
+    A batch has at most `batch_size` inputs, 32 unless anything is said, and `batch_tokens` tokens once all of it are
+    padded to the longest, but always one input.
+    """
+    if batch_size is None and batch_tokens is None:
+        batch_size = 32
+    made: list[list[int]] = []
+    longest: tuple[int, ...] = ()
+    for index in sorted(range(len(sizes)), key=lambda index: tuple(-size for size in sizes[index])):
+        wider = tuple(map(max, longest, sizes[index])) if made else sizes[index]
+        tokens = (len(made[-1]) + 1) * sum(wider) if made else 0
+        if not made or len(made[-1]) == batch_size or (batch_tokens is not None and tokens > batch_tokens):
+            made.append([])
+            wider = sizes[index]
+        longest = wider
+        made[-1].append(index)
+    return made
 
 
 def split_words(text: str) -> list[tuple[int, int]]:

@@ -45,7 +45,7 @@ class Table:
     """Rows that can be gone through once, and what is known about them.
 
     `names` are the label names of columns that hold their numbers; `revision` the commit of a dataset on the Hub,
-    or the sha256 of what was read here.
+    or the sha256 of what was read here; `root` the folder from which names of files in it are seen.
     """
 
     source: str
@@ -54,10 +54,14 @@ class Table:
     revision: str | None = None
     split: str | None = None
     names: Mapping[str, list[str]] = field(default_factory=dict)
+    root: Path | None = None
 
 
-def open_table(source: str, *, default_split: str = "train", token: str | None = None) -> Table:
-    """The rows that `source` names; `default_split` where it names no split. Raises `NotFound` and `BadData`."""
+def open_table(source: str, *, default_split: str = "train", token: str | None = None, images: bool = False) -> Table:
+    """The rows that `source` names; `default_split` where it names no split. Raises `NotFound` and `BadData`.
+
+    With `images`, those of a dataset on the Hub are kept, not decoded; without, columns of images are left out.
+    """
     name = source.strip()
     if not name:
         raise NotFound("The data has an empty name.", GRAMMAR)
@@ -70,7 +74,7 @@ def open_table(source: str, *, default_split: str = "train", token: str | None =
         return _open_folder(path.parent, path.name, default_split)
     if path.suffix.lower() in SUFFIXES or name.startswith((".", "/", "~")):
         raise NotFound(f"There is no file or folder {name}.", GRAMMAR)
-    return _open_dataset(name, default_split, token)
+    return _open_dataset(name, default_split, token, images)
 
 
 def _open_folder(folder: Path, split: str | None, default: str) -> Table:
@@ -84,7 +88,7 @@ def _open_folder(folder: Path, split: str | None, default: str) -> Table:
     if split is None and set(by_split) == {None}:
         return _open_files(folder.resolve().name, files, root=folder)
     known = [name for name in by_split if name]
-    chosen = _choose_split(split, default, known, str(folder))
+    chosen = split_among(split, default, known, str(folder))
     return _open_files(f"{folder.resolve().name}/{chosen}", by_split[chosen], split=chosen, root=folder)
 
 
@@ -105,8 +109,8 @@ def _split_of(path: Path) -> str | None:
     return None
 
 
-def _choose_split(asked: str | None, default: str, known: list[str], name: str) -> str:
-    """The split that was asked for; else the default, what stands in for it, or the only one there is."""
+def split_among(asked: str | None, default: str, known: list[str], name: str) -> str:
+    """The one of the splits `known` that was asked for; else the default, what stands in for it, or the only one."""
     if asked is not None:
         alias = next((split for split, aliases in SPLITS.items() if asked.lower() in aliases), asked)
         wanted: tuple[str, ...] = (asked, alias, *SPLITS.get(alias, ()))
@@ -130,10 +134,11 @@ def _open_files(source: str, files: list[Path], *, split: str | None = None, roo
     if first is None:
         raise BadData(f"{source} is empty.", "Give data with at least one text.")
     names = _parquet_names(files[0]) if files[0].suffix.lower() == ".parquet" else {}
-    return Table(source, list(first), chain([first], rows), _hash(files, root), split, names)
+    home = root or files[0].parent
+    return Table(source, list(first), chain([first], rows), hash_of(files, root), split, names, home)
 
 
-def _hash(files: list[Path], root: Path | None) -> str:
+def hash_of(files: list[Path], root: Path | None) -> str:
     """sha256 of the file; of the files' names and hashes where they are many."""
     from fusehub.checkpoint import sha256_of
 
@@ -215,7 +220,17 @@ def _read_json(path: Path) -> Iterator[Row]:
         lists = [value for value in whole.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
         whole = lists[0] if len(lists) == 1 else [whole]
     for number, row in enumerate(whole if isinstance(whole, list) else [whole], 1):
-        yield _as_row(row, f"{path.name}, item {number}")
+        row = _as_row(row, f"{path.name}, item {number}")
+        yield from _questions(row) if isinstance(row.get("paragraphs"), list) else [row]
+
+
+def _questions(article: Row) -> Iterator[Row]:
+    """The questions of an article as SQuAD's own files nest them."""
+    for paragraph in article["paragraphs"]:
+        for question in paragraph.get("qas", ()):
+            yield {"context": paragraph.get("context"), "question": question.get("question")} | {
+                "answers": question.get("answers"),
+            }
 
 
 def _as_row(value: Any, place: str) -> Row:
@@ -285,7 +300,7 @@ def parse_dataset(text: str) -> DatasetName:
     return DatasetName(match[1], match[2], match[3], revision or None)
 
 
-def _open_dataset(text: str, default_split: str, token: str | None) -> Table:
+def _open_dataset(text: str, default_split: str, token: str | None, images: bool) -> Table:
     """A split of a dataset on the Hub at the commit of this moment, read over the network as rows are asked for."""
     wanted = parse_dataset(text)
     with hub_errors(f"The dataset {wanted.repo_id}" + (f"@{wanted.revision}" if wanted.revision else "")):
@@ -294,9 +309,9 @@ def _open_dataset(text: str, default_split: str, token: str | None) -> Table:
 
     with _dataset_errors(wanted.repo_id):
         splits = datasets.load_dataset(info.id, wanted.config, revision=info.sha, token=token, streaming=True)
-    split = _choose_split(wanted.split, default_split, list(splits), wanted.repo_id)
+    split = split_among(wanted.split, default_split, list(splits), wanted.repo_id)
     stream = splits[split]
-    rows = _stream(stream, wanted.repo_id)
+    rows = _stream(stream, wanted.repo_id, images)
     first = next(rows, None)
     if first is None:
         raise BadData(f"{wanted.repo_id}: the split {split} is empty.", "Name another split.")
@@ -305,14 +320,17 @@ def _open_dataset(text: str, default_split: str, token: str | None) -> Table:
     return Table(source, columns, chain([first], rows), info.sha, split, _names(stream.features))
 
 
-def _stream(stream: Any, name: str) -> Iterator[Row]:
-    """The rows, without those columns that need decoding (images, sound)."""
-    media = [
-        column
-        for column, feature in (stream.features or {}).items()
-        if type(feature).__name__ in ("Image", "Audio", "Video", "Pdf")
-    ]
+def _stream(stream: Any, name: str, images: bool) -> Iterator[Row]:
+    """The rows, without those columns that need decoding (sound, images); with `images`, these as they are stored."""
+    kinds = {column: type(feature).__name__ for column, feature in (stream.features or {}).items()}
     with _dataset_errors(name):
+        if images:
+            from datasets import Image
+
+            for column in [column for column, kind in kinds.items() if kind == "Image"]:
+                stream = stream.cast_column(column, Image(decode=False))
+        left_out = ("Audio", "Video", "Pdf", *(() if images else ("Image",)))
+        media = [column for column, kind in kinds.items() if kind in left_out]
         yield from stream.remove_columns(media) if media else stream
 
 

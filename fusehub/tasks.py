@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.adapters import AdaptedRef
-from fusehub.errors import FuseHubError, Incompatible, NotFound, UnsafeFile
+from fusehub.errors import Incompatible, NotFound, UnsafeFile
+from fusehub.pictures import require_pillow
 
 if TYPE_CHECKING:
     import torch
@@ -265,11 +265,7 @@ def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
 
 def load_processor(ref: ModelRef) -> BaseImageProcessor:
     """What turns images into the model's numbers; the version that works on Pillow's images and needs no more."""
-    if importlib.util.find_spec("PIL") is None:
-        raise FuseHubError(
-            f"{ref.name} is a model of images, which Pillow reads, and that is not installed.",
-            'Install it with: pip install "fusehub[images]"',
-        )
+    require_pillow()
     from transformers import AutoImageProcessor
 
     if "preprocessor_config.json" not in ref.files:

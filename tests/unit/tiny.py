@@ -56,6 +56,20 @@ def tiny_texts(n: int, seed: int = 0, *, longest: int = 20) -> list[str]:
     return list(texts)
 
 
+def tiny_images(folder: Path, *, labels: Sequence[str] = ("cat", "dog"), count: int = 3) -> Path:
+    """A folder of `count` images a label, in folders named after the labels, all of them different."""
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for label in labels:
+        (folder / label).mkdir(parents=True)
+        for number in range(count):
+            pixels = random.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{number}.png")
+    return folder
+
+
 def tiny_model(
     folder: Path,
     arch: str = "bert",

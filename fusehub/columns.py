@@ -1,0 +1,301 @@
+"""Which columns of a table hold what, by the names that people give them, and what a row says by them.
+
+    columns = choose_columns(table, "question-answering", None, None, need_labels=True)
+    columns.texts, columns.label       # ("question", "context"), "answers"
+
+`translation.de` means the field `de` of a column that holds objects, as data for translation has them.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fusehub.encoding import Text, split_words
+from fusehub.errors import BadData, NotFound
+from fusehub.pictures import picture_of
+from fusehub.tables import Row, Table
+from fusehub.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ, TEXTS, WORDS
+
+Label = str | float | list[str]
+
+_PAIRS = (
+    *(("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text1", "text2")),
+    *(("question", "sentence"), ("question", "passage"), ("question", "context"), ("text", "text_pair")),
+)
+_QUESTION_PAIRS = (("question", "context"), ("question", "passage"), ("query", "context"), ("question", "text"))
+_TEXT_COLUMNS = (
+    *("text", "sentence", "content", "review", "review_body", "reviewText", "comment", "comment_text", "tweet"),
+    *("post", "body", "message", "document", "article", "utterance", "question", "premise", "sentence1", "title"),
+)
+_SOURCE_COLUMNS = (
+    *("source", "input", "inputs", "document", "article", "dialogue", "text", "src", "prompt", "question"),
+    *("source_text", "input_text", "sentence", "content"),
+)
+_TARGET_COLUMNS = (
+    *("target", "summary", "highlights", "output", "outputs", "targets", "tgt", "translation", "response", "answer"),
+    *("target_text", "output_text", "label", "labels", "title"),
+)
+_WORD_COLUMNS = ("tokens", "words", "token", "word")
+_IMAGE_COLUMNS = ("image", "img", "picture", "photo", "pixel_values", "file_name", "file", "path", "image_path")
+_LABEL_COLUMNS = (
+    *("label_text", "label", "labels", "sentiment", "class", "category", "target", "emotion", "intent", "topic"),
+    *("polarity", "coarse_label", "stars", "rating", "score", "similarity_score"),
+)
+_IMAGE_LABEL_COLUMNS = (*_LABEL_COLUMNS, "fine_label", "species", "breed")
+_TAG_COLUMNS = ("ner_tags", "tags", "labels", "ner", "entities", "label")
+_ANSWER_COLUMNS = ("answers", "answer", "answer_text", "label")
+
+
+@dataclass(frozen=True)
+class _Guesses:
+    """What a task looks for: pairs of columns first, then one column, and the column with the labels."""
+
+    kind: str
+    labels: str
+    pairs: tuple[tuple[str, str], ...]
+    texts: tuple[str, ...]
+    targets: tuple[str, ...]
+    most: int = 1
+    least: int = 1
+
+
+_TASKS = {
+    TEXTS: _Guesses("text", "labels", _PAIRS, _TEXT_COLUMNS, _LABEL_COLUMNS, most=2),
+    WORDS: _Guesses("words", "labels", (), (*_WORD_COLUMNS, *_TEXT_COLUMNS), _TAG_COLUMNS),
+    QUESTIONS: _Guesses("a question and a text", "answers", _QUESTION_PAIRS, (), _ANSWER_COLUMNS, most=2, least=2),
+    MASKED: _Guesses("text", "labels", (), _TEXT_COLUMNS, ()),
+    CAUSAL: _Guesses("text", "labels", (), _TEXT_COLUMNS, ()),
+    SEQ2SEQ: _Guesses("source texts", "target texts", (), _SOURCE_COLUMNS, _TARGET_COLUMNS),
+    IMAGES: _Guesses("images", "labels", (), _IMAGE_COLUMNS, _IMAGE_LABEL_COLUMNS),
+}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold what: one text column or two, and the one with labels, answers or targets."""
+
+    task: str
+    texts: tuple[str, ...]
+    label: str | None
+
+    @property
+    def described(self) -> str:
+        return " and ".join(self.texts)
+
+
+def choose_columns(
+    table: Table, task: str, text_column: str | None, label_column: str | None, need_labels: bool
+) -> Columns:
+    """The columns of `table` for `task`: those named, and the rest guessed. Raises `NotFound` and `BadData`.
+
+    For sequence to sequence, `text_column` may be "source,target".
+    """
+    guesses = _TASKS[task]
+    texts = _named_texts(table, text_column) if text_column else _guess_texts(table, guesses)
+    if task == SEQ2SEQ and len(texts) == 2 and not label_column:
+        label_column, texts = texts[1], texts[:1]
+    if not guesses.least <= len(texts) <= guesses.most:
+        fix = "Name one: --text-column NAME"
+        if guesses.least > 1:
+            fix = "Name that of the question and that of the text: --text-column QUESTION,TEXT"
+        raise BadData(f"{guesses.kind.capitalize()} cannot be in {len(texts)} columns ({', '.join(texts)}).", fix)
+    label = _column(table, label_column, "--label-column") if label_column else _find(table, guesses.targets)
+    if label in texts:
+        label = None
+    if need_labels and label is None:
+        raise NotFound(
+            f"{table.source}: no column looks like {guesses.labels}.",
+            f"{_columns_of(table)} Name the one with the {guesses.labels}: --label-column NAME",
+        )
+    return Columns(task, texts, label)
+
+
+def read_inputs(row: Row, columns: Columns, table: Table, place: str) -> Text | None:
+    """What a model is given of a row; None where there is nothing. Raises `BadData` where it holds something else."""
+    if columns.task == WORDS:
+        return _words(row, columns, place)
+    if columns.task == IMAGES:
+        return picture_of(value_of(row, columns.texts[0]), table.root, f"{place}: the column {columns.described}")
+    return _text(row, columns, place)
+
+
+def read_label(row: Row, columns: Columns, table: Table, text: Text, place: str, *, needed: bool) -> Label | None:
+    """The label of a row, its list of answers, or its target text; None where it has none."""
+    if columns.label is None:
+        return None
+    value, names = value_of(row, columns.label), table.names.get(columns.label)
+    if columns.task == QUESTIONS:
+        return _answers(value, columns, place)
+    if columns.task == SEQ2SEQ:
+        if value is not None and not isinstance(value, str):
+            raise BadData(
+                f"{place}: the column {columns.label} holds {type(value).__name__}, not text.",
+                f"The columns are {', '.join(map(str, row))}. Name the one with the target texts: --label-column NAME",
+            )
+        return value.strip() or None if value else None
+    label = _label(value, names)
+    if columns.task == WORDS and label is not None:
+        label = _tags(value, label, names, columns, text, place if needed else None)
+    return label
+
+
+def value_of(row: Row, column: str) -> Any:
+    """The value of a column, or of a field `column.field` of an object in it."""
+    if column in row:
+        return row[column]
+    outer, _, inner = column.partition(".")
+    value = row.get(outer)
+    return value.get(inner) if isinstance(value, Mapping) else None
+
+
+def _find(table: Table, names: Sequence[str]) -> str | None:
+    by_name = {name.casefold(): name for name in reversed(table.columns)}
+    return next((by_name[name.casefold()] for name in names if name.casefold() in by_name), None)
+
+
+def _column(table: Table, name: str, option: str) -> str:
+    """The column that was named: as it is written, else whatever the case."""
+    if name in table.columns or ("." in name and name.partition(".")[0] in table.columns):
+        return name
+    found = _find(table, [name])
+    if found is None:
+        raise NotFound(f"{table.source} has no column '{name}'.", f"{_columns_of(table)} Name one: {option} NAME")
+    return found
+
+
+def _named_texts(table: Table, text_column: str) -> tuple[str, ...]:
+    names = [text_column] if text_column in table.columns else text_column.split(",")
+    return tuple(_column(table, name.strip(), "--text-column") for name in names)
+
+
+def _guess_texts(table: Table, guesses: _Guesses) -> tuple[str, ...]:
+    for first, second in guesses.pairs:
+        found = _find(table, [first]), _find(table, [second])
+        if all(found):
+            return found
+    guess = _find(table, guesses.texts)
+    if guess is None and guesses.least == 1:
+        aside = (*_LABEL_COLUMNS, *_TAG_COLUMNS, *guesses.targets, "id", "idx")
+        rest = [name for name in table.columns if name.casefold() not in aside]
+        guess = rest[0] if len(rest) == 1 else None
+    if guess is None:
+        named = "QUESTION,TEXT" if guesses.least > 1 else "NAME"
+        what = {"text": "texts"}.get(guesses.kind, guesses.kind)
+        raise NotFound(
+            f"{table.source}: no column looks like {guesses.kind}.",
+            f"{_columns_of(table)} Name the one with the {what}: --text-column {named}",
+        )
+    return (guess,)
+
+
+def _columns_of(table: Table) -> str:
+    return f"Its columns are {', '.join(map(str, table.columns))}."
+
+
+def _text(row: Row, columns: Columns, place: str) -> Text | None:
+    parts = []
+    for column in columns.texts:
+        value = value_of(row, column)
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return None
+        if not isinstance(value, str):
+            raise BadData(
+                f"{place}: the column {column} holds {type(value).__name__}, not text.",
+                f"The columns are {', '.join(map(str, row))}. Name the one with the texts: --text-column NAME",
+            )
+        parts.append(value)
+    if not all(part.strip() for part in parts):
+        return None
+    return parts[0] if len(parts) == 1 else (parts[0], parts[1])
+
+
+def _words(row: Row, columns: Columns, place: str) -> list[str] | None:
+    """The words of a row: a list, a list written as text, or a plain text, which is split."""
+    value = value_of(row, columns.texts[0])
+    if isinstance(value, str):
+        listed = _as_list(value)
+        value = [value[start:end] for start, end in split_words(value)] if listed is None else listed
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise BadData(
+            f"{place}: the column {columns.described} holds no list of words.",
+            f"The columns are {', '.join(map(str, row))}. Name the one with the words: --text-column NAME",
+        )
+    return value if any(word.strip() for word in value) else None
+
+
+def _tags(
+    raw: Any, label: Label, names: Sequence[str] | None, columns: Columns, words: Text, place: str | None
+) -> list[str] | None:
+    """One label a word. Where they are not, raises `BadData`; without a `place`, where none is needed, gives None."""
+    if isinstance(raw, str):
+        listed = _as_list(raw)
+        label = _label(raw.split() if listed is None else listed, names) or []
+    if place is None and (not isinstance(label, list) or len(label) != len(words)):
+        return None
+    if not isinstance(label, list):
+        raise BadData(f"{place}: the column {columns.label} has no label per word.", "Name it: --label-column NAME")
+    if len(label) != len(words):
+        raise BadData(
+            f"{place}: {len(label)} labels for {len(words)} words.",
+            "Give one label a word: words in a list (a column such as tokens), labels in a list of the same length.",
+        )
+    return label
+
+
+def _answers(value: Any, columns: Columns, place: str) -> list[str] | None:
+    """All texts that are right answers, none where the text holds no answer: `{"text": [...]}` as SQuAD has them."""
+    if isinstance(value, str) and value[:1] in "{[":
+        value = _as_object(value)
+    if isinstance(value, Mapping):
+        value = value.get("text")
+    if isinstance(value, list):
+        value = [item.get("text") if isinstance(item, Mapping) else item for item in value]
+    if value is None or isinstance(value, str):
+        return None if value is None else [value] if value.strip() else []
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise BadData(
+            f"{place}: the column {columns.label} holds no answers.",
+            'Write answers as text, as a list of texts, or as {"text": [...]}; name their column: --label-column NAME',
+        )
+    return value
+
+
+def _as_list(text: str) -> list[Any] | None:
+    """The list that was written as text into a CSV file, as JSON or as Python writes it; None if it is none."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    value = _as_object(text)
+    return value if isinstance(value, list) else None
+
+
+def _as_object(text: str) -> Any:
+    """What `text` means as JSON or as Python writes it; the text itself if it means nothing."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return text
+
+
+def _label(value: Any, names: Sequence[str] | None) -> Label | None:
+    """A label by its name; None where there is none (nothing, NaN, or the -1 of hidden test labels)."""
+    if isinstance(value, list):
+        inner = [_label(item, names) for item in value]
+        return None if any(item is None for item in inner) else [str(item) for item in inner]
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None if value is None else str(value)
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if names is None:
+        return str(value)
+    return names[value] if 0 <= value < len(names) else None

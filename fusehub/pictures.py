@@ -1,0 +1,114 @@
+"""Images as examples: where they are, read only when a model is about to look at them.
+
+table = open_pictures("photos/test")            # folders named after labels, as `datasets` reads an imagefolder
+next(table.rows)["image"], next(table.rows)["label"]
+picture_of("cat.png", Path("photos"), "row 1").open()        # a PIL image in RGB
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusehub.errors import BadData, BadFile, FuseHubError, NotFound
+from fusehub.tables import Table, hash_of, open_table, split_among
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+INSTALL = 'Install it with: pip install "fusehub[images]"'
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image that has not been decoded: its name for a person, and its file, its address, or its bytes."""
+
+    name: str
+    path: str | None = None
+    data: bytes | None = None
+
+    def open(self) -> Image:
+        """The image in RGB. Raises `BadFile` where it is none."""
+        require_pillow()
+        from datasets import Image as Feature
+        from PIL import UnidentifiedImageError
+        from PIL.Image import DecompressionBombError
+
+        try:
+            # It also reads addresses on the Hub.
+            return Feature().decode_example({"path": self.path, "bytes": self.data}).convert("RGB")
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, DecompressionBombError) as error:
+            said = next(iter(str(error).splitlines()), type(error).__name__)
+            raise BadFile(
+                f"{self.name} is no image that can be read ({said}).", "Repair it or leave it out."
+            ) from error
+
+
+def require_pillow() -> None:
+    """Raises a `FuseHubError` that names the extra where Pillow is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("PIL") is None:
+        raise FuseHubError("Images need Pillow, which is not installed.", INSTALL)
+
+
+def picture_of(value: Any, root: Path | None, place: str) -> Picture | None:
+    """The picture that a value of a table means: a file's name, or what `datasets` keeps of an image.
+
+    None for an empty value. Raises `BadData` for anything else, and `NotFound` for a file that is not there.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, Mapping) and set(value) <= {"bytes", "path"} and any(value.values()):
+        name = Path(value.get("path") or "").name or place
+        return Picture(name, value.get("path"), value.get("bytes"))
+    if not isinstance(value, str):
+        raise BadData(
+            f"{place} holds {type(value).__name__}, not images.", "Name the one with the images: --text-column NAME"
+        )
+    path = Path(value).expanduser()
+    path = path if path.is_absolute() or root is None else root / path
+    if not path.is_file():
+        raise NotFound(
+            f"{place} names the image {value}, which is not there.",
+            "Write names of images as they are seen from the folder of the table.",
+        )
+    return Picture(value, str(path))
+
+
+def open_pictures(source: str, *, default_split: str = "train", token: str | None = None) -> Table:
+    """Images with their labels: a folder of images, or any table with a column of images or of their names."""
+    path = Path(source.strip()).expanduser()
+    folder, asked = (path, None) if path.is_dir() else (path.parent, path.name)
+    local = path.is_dir() or (not path.exists() and not path.suffix and folder.is_dir() and str(folder) != ".")
+    if source.strip() and local and any(_images(folder)):
+        return _open_folder(folder, asked, default_split)
+    return open_table(source, default_split=default_split, token=token, images=True)
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def _open_folder(folder: Path, asked: str | None, default: str) -> Table:
+    """A folder of images as `datasets` reads it: labels from the folders' names, or from a metadata.csv."""
+    require_pillow()
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    name = folder.resolve().name
+    try:
+        splits = datasets.load_dataset("imagefolder", data_dir=str(folder), streaming=True)
+        split = split_among(asked, default, list(splits), str(folder))
+        stream = splits[split]
+        stream = stream.cast_column("image", datasets.Image(decode=False))
+    except (DatasetsError, ValueError, OSError) as error:
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BadData(f"{folder} cannot be read as a folder of images: {said}", "One folder a label?") from error
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {column: list(feature.names) for column, feature in stream.features.items() if hasattr(feature, "names")}
+    source = name if list(splits) == ["train"] and asked is None else f"{name}/{split}"
+    return Table(source, list(stream.features), iter(stream), hash_of(files, folder), split, names, folder)
