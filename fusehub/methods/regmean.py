@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from fusehub.errors import BadStatistics
 from fusehub.methods.mean import weighted_mean
 from fusehub.methods.registry import Layer, LayerStatistics, Merged, Options, merge_method
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 # Grams are summed and stored in float32: below this, relative to the unit diagonal and for one feature,
 # a pivot says nothing but rounding.
 _GRAM_EPS = 2.0**-23
+# An eigenvalue this far below zero is more than any way of storing grams makes of their rounding.
+_NOT_SQUARES = 1e-3
 
 
 class RegMeanOptions(Options):
@@ -80,7 +83,9 @@ def regmean(layer: Layer, options: RegMeanOptions) -> Merged:
             base = torch.cat([base, layer.base_bias[:, None]], dim=1)
     system = layer.cache.get(affine)
     if system is None:
-        system = layer.cache[affine] = System.of(layer.statistics, layer.coefficients, options, affine=affine)
+        system = layer.cache[affine] = System.of(
+            layer.statistics, layer.coefficients, options, affine=affine, name=layer.name
+        )
     anchor = weighted_mean(weights, layer.coefficients)
     if options.anchor == "base" and base is not None:
         anchor = base
@@ -111,8 +116,9 @@ class System:
         options: RegMeanOptions,
         *,
         affine: bool = False,
+        name: str,
     ) -> System:
-        """Sums and factorises the grams of all experts."""
+        """Sums and factorises the grams of all experts, for the layer called `name`."""
         import torch
 
         weights = _expert_weights(statistics, coefficients, options.weighting)
@@ -134,7 +140,8 @@ class System:
             total.diagonal()[dead] = 1.0
             factor = _cholesky(total, len(diagonal))
             if factor is None:
-                eigen = _eigen(total, len(diagonal))
+                # Rounding of the means can do this to [x, 1]; to x only a broken file can.
+                eigen = _eigen(total, len(diagonal), None if affine else name)
                 rank = int((eigen[0] > 0).sum() - dead.sum())
                 notes.append(f"inputs span {rank} of {len(diagonal)} directions: the rest kept at the anchor")
         return cls(statistics, weights, options.alpha, affine, scale, factor, eigen, tuple(notes))
@@ -197,10 +204,19 @@ def _cholesky(correlations: Tensor, size: int) -> Tensor | None:
     return factor
 
 
-def _eigen(correlations: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The pseudo-inverse's eigenvalues (zero where the inputs say nothing) and eigenvectors."""
+def _eigen(correlations: Tensor, size: int, name: str | None) -> tuple[Tensor, Tensor]:
+    """The pseudo-inverse's eigenvalues (zero where the inputs say nothing) and eigenvectors.
+
+    Raises `BadStatistics` naming `name`, where it is given, if these are the grams of no inputs.
+    """
     import torch
 
     values, vectors = torch.linalg.eigh(correlations)
+    if name is not None and float(values[0]) < -_NOT_SQUARES:
+        raise BadStatistics(
+            f"{name}: the grams are no sums of squares. They have the eigenvalue {float(values[0]):.2g}, relative to "
+            "their diagonal.",
+            "Find the statistics that are broken with `fusehub inspect`, and make them again.",
+        )
     cut = size**0.5 * _GRAM_EPS * values.max()
     return torch.where(values > cut, 1 / values, 0.0), vectors

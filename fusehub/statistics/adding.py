@@ -158,6 +158,7 @@ def _metadata(parts: Sequence[Statistics], counted: set[str]) -> dict[str, Any]:
         "max_length": max(lengths, default=None),
         "seed": None,
         "uncounted": sorted({name for metadata in every for name in metadata.get("uncounted", ())} - counted),
+        "noise": _noise(every),
         "software": software("torch"),
         "parts": told,
     }
@@ -165,6 +166,15 @@ def _metadata(parts: Sequence[Statistics], counted: set[str]) -> dict[str, Any]:
 
 def _part(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {key: metadata[key] for key in _OF_A_PART if key in metadata}
+
+
+def _noise(every: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The weakest of the parts' noise, which is what a text of one of them has; None unless all have some."""
+    noises = [metadata.get("noise") for metadata in every]
+    if not all(noises):
+        return None
+    weakest = {key: max(noise[key] for noise in noises) for key in ("epsilon", "delta")}
+    return {**noises[0], **weakest, "clip": None}
 
 
 def _sum(values: Any) -> int | None:

@@ -153,9 +153,9 @@ def _release(sums: BoundedSum, deviation: float) -> NoisySums:
     matrix = (vectors * values) @ vectors.T
     total = sums.total.cpu() + 2 * deviation * sums.bound * _normal(sums.size)
     # s sᵀ / n may not be more than S, or no rows could have these sums.
-    inverse = torch.where(values > 0, 1 / values, 0.0)
-    excess = float(((vectors.T @ total).square() * inverse).sum()) / sums.rows if sums.rows else 0.0
-    return NoisySums(sums.size, sums.rows, total / max(1.0, excess) ** 0.5, matrix)
+    along = torch.where(values > 0, vectors.T @ total, 0.0)
+    excess = float((along.square() / torch.where(values > 0, values, 1.0)).sum()) / max(1, sums.rows)
+    return NoisySums(sums.size, sums.rows, vectors @ along / max(1.0, excess) ** 0.5, matrix)
 
 
 def _normal(count: int) -> Tensor:

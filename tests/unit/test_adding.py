@@ -133,6 +133,17 @@ def test_the_same_statistics_twice_are_refused(parts, tmp_path):
         add_statistics([str(parts[0]), str(parts[1]), str(again)], tmp_path / "sum")
 
 
+def test_noise_is_that_of_the_weakest_part_if_all_have_some(parts, tmp_path):
+    noise = {"epsilon": 1.0, "delta": 1e-6, "unit": "example", "clip": 1.0}
+    one = copy_of(parts[0], tmp_path / "one", lambda metadata: metadata | {"noise": noise})
+    two = copy_of(parts[1], tmp_path / "two", lambda metadata: metadata | {"noise": noise | {"epsilon": 4.0}})
+    with contextlib.closing(add_statistics([str(one), str(two)], tmp_path / "sum")) as added:
+        assert added.metadata["noise"] == noise | {"epsilon": 4.0, "clip": None}
+        assert [part["noise"]["epsilon"] for part in added.metadata["parts"]] == [1.0, 4.0]
+    with contextlib.closing(add_statistics([str(one), str(parts[1])], tmp_path / "mixed")) as added:
+        assert added.metadata["noise"] is None
+
+
 def test_one_is_no_sum_and_none_is_not_there(parts, tmp_path):
     with pytest.raises(BadStatistics, match="cannot be added"):
         add_statistics([str(parts[0])], tmp_path / "sum")

@@ -470,6 +470,16 @@ def test_a_gram_that_holds_nan_is_refused_by_its_name(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_gram_that_no_inputs_have_is_refused_by_its_name(tmp_path):
+    paths = with_statistics(relatives(tmp_path, layers=1))
+    name = "bert.encoder.layer.0.output.dense.weight"
+    # The second feature's products with the first are ten times what their squares allow.
+    damaged_statistics(paths[1], lambda tensors: tensors[f"{name}.S"][1:2].fill_(1e4))
+    with pytest.raises(BadStatistics, match=f"{name}: the grams are no sums of squares"):
+        merge(recipe_of(paths), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("part", [0.2, 0.9])
 def test_truncated_statistics_are_refused(tmp_path, part):
     paths = with_statistics(relatives(tmp_path, layers=1))
