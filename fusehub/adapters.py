@@ -186,31 +186,31 @@ class Updates:
         self._layout = layout_of(load_config(ref))
         self._stored = {parameter: name for name, parameter in self._layout.names(infos).items()}
         self.reader = _reader(ref.adapter)
-        self._changes: dict[str, dict[str, str]] = {}
+        self.changes: dict[str, dict[str, str]] = {}
         try:
             for key in self.reader.tensors:
                 if ".original_module." in key:  # What a saved module took the place of.
                     continue
                 parameter, part = _target(key, self._name)
-                self._changes.setdefault(self._place(parameter, part), {})[part] = key
-            for name, parts in self._changes.items():
+                self.changes.setdefault(self._place(parameter, part), {})[part] = key
+            for name, parts in self.changes.items():
                 self._check(name, parts)
         except BaseException:
             self.reader.close()
             raise
         self.added: dict[str, TensorInfo] = {
-            name: self.reader.tensors[parts["whole"]] for name, parts in self._changes.items() if "whole" in parts
+            name: self.reader.tensors[parts["whole"]] for name, parts in self.changes.items() if "whole" in parts
         }
         """Tensors that come as a whole: a head, a bias."""
 
     def __contains__(self, name: str) -> bool:
-        return name in self._changes
+        return name in self.changes
 
     def read(
         self, name: str, base: Callable[[int, int | None], Tensor], start: int = 0, stop: int | None = None
     ) -> Tensor:
         """Rows `start:stop` of the tensor `name` with its update, in float32 or wider; `base` reads the base's."""
-        parts = self._changes[name]
+        parts = self.changes[name]
         if "magnitude" in parts:  # Its norms may run over rows.
             whole = self._with_update(parts, base(0, None), 0, None)
             return whole[start:stop]
@@ -225,18 +225,23 @@ class Updates:
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         weight = weight.double()
         if "bias" in parts:
-            return (weight + self._scale(parts["bias"]) * self._get(parts["bias"])[start:stop]).to(dtype)
-        a, b = self._get(parts["A"]), self._get(parts["B"])
+            return (weight + self.scale(parts["bias"]) * self.read_part(parts["bias"])[start:stop]).to(dtype)
+        a, b = self.read_part(parts["A"]), self.read_part(parts["B"])
         rows, columns = (a.T, b.T) if self._is_turned(parts) else (b, a)
-        updated = weight + self._scale(parts["A"]) * (rows[start:stop] @ columns)
+        updated = weight + self.scale(parts["A"]) * (rows[start:stop] @ columns)
         if "magnitude" in parts:
             axis = 0 if self._is_turned(parts) else 1
-            factor = self._get(parts["magnitude"]).flatten() / torch.linalg.vector_norm(updated, dim=axis)
+            factor = self.read_part(parts["magnitude"]).flatten() / torch.linalg.vector_norm(updated, dim=axis)
             updated *= factor.unsqueeze(axis)
         return updated.to(dtype)
 
-    def _get(self, key: str) -> Tensor:
+    def read_part(self, key: str) -> Tensor:
+        """One matrix of the adapter's file, in float64."""
         return self.reader.read(key, 0, None).double()
+
+    def module(self, key: str) -> str:
+        """The module that a tensor of the adapter's file belongs to."""
+        return _target(key, self._name)[0].rpartition(".")[0]
 
     def _is_turned(self, parts: Mapping[str, str]) -> bool:
         """Whether the weight is stored as [in, out]: embeddings, and GPT-2's Conv1D."""
@@ -244,9 +249,9 @@ class Updates:
         linear = self._layout.linears.get(parameter)
         return "lora_embedding_" in parts["A"] or (linear is not None and linear.transposed)
 
-    def _scale(self, key: str) -> float:
+    def scale(self, key: str) -> float:
         """α / r, or α / √r, of the module that `key` belongs to; patterns as peft reads them."""
-        module = _target(key, self._name)[0].rpartition(".")[0]
+        module = self.module(key)
         rank = self.reader.tensors[re.sub(r"lora_B\.bias$", "lora_A.weight", key)].shape[0]
         alpha = self._said["lora_alpha"]
         for pattern, own in (self._said.get("alpha_pattern") or {}).items():

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fusehub.adapter_merging import write_adapter
 from fusehub.engine import MergeResult, carry_out
 from fusehub.errors import BadRecipe, NoSpace, OutputExists
 from fusehub.methods.plugins import load_plugins, require_plugins
@@ -40,8 +41,8 @@ def merge(
     """Merges `models` (or what a recipe, a recipe's file or a plan says) into the folder `out`, new or empty.
 
     `method` is one of `fusehub.METHODS`, RegMean unless said; `changes` are those of `Recipe.changed`: weights,
-    statistics and labels by model, parameters of the method, base_model, heads, scale, dtype, seed. `plugins` are
-    files with methods of your own, which are run.
+    statistics and labels by model, parameters of the method, base_model, heads, scale, dtype, seed, as_adapter.
+    `plugins` are files with methods of your own, which are run.
 
     The folder appears when it is complete: weights, config, tokenizer, the recipe with everything resolved, and a
     report. Raises a `FuseHubError` and leaves nothing behind where it cannot be done.
@@ -62,7 +63,10 @@ def merge(
     partial = Path(tempfile.mkdtemp(prefix=f".{target.resolve().name}.", suffix=".partial", dir=home))
     try:
         _require_space(partial, plan)
-        result = carry_out(plan, partial, progress)
+        if plan.recipe.as_adapter:
+            result = MergeResult(partial, plan, hashes=write_adapter(plan, partial))
+        else:
+            result = carry_out(plan, partial, progress)
         write_side_files(plan, partial, result.notes, result.hashes)
         if fixed:
             # Without its config, which comes last, the folder is no model yet.

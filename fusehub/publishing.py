@@ -58,6 +58,11 @@ def publish(
     expert speaks against it.
     """
     folder = Path(folder)
+    if (folder / "adapter_config.json").is_file():
+        raise BadFile(
+            f"{folder} holds an adapter, and what is published here is a whole model.",
+            "Merge without --as-adapter, or push the adapter as it is: hf upload USER/NAME FOLDER.",
+        )
     target = Target.of(repo_id, token, pull_request=pull_request, exist_ok=exist_ok, public=public)
     progress(0, 3, "checking the model")
     merge = _finished(folder)

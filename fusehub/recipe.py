@@ -96,6 +96,7 @@ class Recipe(_Strict):
     heads: Heads = Field("auto", description="merge, keep, or auto")
     scale: float = Field(1.0, allow_inf_nan=False, description="how far to go from the base: W0 + scale * (W - W0)")
     seed: int = Field(0, description="for methods that draw random numbers")
+    as_adapter: bool = Field(False, description="true writes a merge of adapters over one base as an adapter")
     layers: int | None = Field(
         None, description="how many layers mergekit's `slices` took of each model: all that they have"
     )
@@ -193,6 +194,7 @@ class Recipe(_Strict):
     def to_yaml(self) -> str:
         """The recipe as YAML, everything stated, in the order of the fields."""
         content = self.model_dump(mode="json", exclude_none=True)
-        if not self.plugins:
-            del content["plugins"]
+        for key in ("plugins", "as_adapter"):
+            if not content[key]:
+                del content[key]
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)

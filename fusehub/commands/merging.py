@@ -51,6 +51,9 @@ def merge(
     heads: Annotated[str | None, typer.Option(help="merge, keep or auto (see `fusehub check --help`).")] = None,
     scale: Annotated[float | None, typer.Option(help="How far to go from the base; needs --base.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16 for the result.")] = None,
+    as_adapter: Annotated[
+        bool, typer.Option("--as-adapter", help="Write a merge of LoRA adapters over one base as an adapter.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="For methods that draw random numbers.")] = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest weight file, as 5GB or 500MB.")] = "5GB",
     dry_run: Annotated[
@@ -78,6 +81,7 @@ def merge(
         scale=scale,
         dtype=dtype,
         seed=seed,
+        as_adapter=as_adapter or None,
         statistics=console.pairs(statistics, "--statistics"),
         weights={name: console.scalar(value) for name, value in console.pairs(weight, "--weight").items()},
         labels=labels_by_model(labels),

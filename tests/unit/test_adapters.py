@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from fusehub.checkpoint import Checkpoint, headers, weight_hashes
 from fusehub.comparison import compare
 from fusehub.compat import check
-from fusehub.errors import Incompatible, NotFound
+from fusehub.errors import FuseHubError, Incompatible, NotFound
 from fusehub.merging import merge
+from fusehub.publishing import publish
 from fusehub.refs import resolve
 from fusehub.statistics.collect import collect
 from fusehub.tasks import load_model
@@ -204,6 +205,7 @@ def test_the_report_and_the_recipe_name_base_and_adapter(tmp_path):
 ON_THE_HUB = """
 import json, sys
 from fusehub.checkpoint import Checkpoint, headers, weight_hashes
+from fusehub.publishing import publish
 from fusehub.refs import resolve
 from fusehub.tasks import load_tokenizer
 for name in ("anna/adapter", "anna/base+anna/adapter"):
@@ -241,3 +243,57 @@ def test_base_and_adapter_are_fetched_from_the_hub_each_at_its_commit(tmp_path):
     assert alone == said and said[0] == f"anna/base@{commits['base']}+anna/adapter@{commits['adapter']}"
     assert abs(alone[1] - float(expected["bert.encoder.layer.0.attention.self.query.weight"].double().sum())) < 1e-4
     assert alone[2] == ["adapter_config.json", ADAPTER, WEIGHTS]
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("mean", {"weights": [1, 3]}),
+        ("task_arithmetic", {"weights": [0.7, -0.2], "parameters": {"lambda": 1.5}, "base": True}),
+        ("mean", {"scale": 0.5, "base": True}),
+    ],
+)
+def test_a_merge_of_adapters_is_written_as_an_adapter_of_the_same_weights(tmp_path, method, more):
+    base = tiny_model(tmp_path / "base", "bert")
+    said = [
+        {"target_modules": ["query", "dense"], "r": 2, "use_rslora": True},
+        {"target_modules": ["query", "word_embeddings"], "r": 3, "lora_alpha": 12},
+    ]
+    experts = [str(adapter(tmp_path / f"adapter-{n}", base, seed=n, **own)[0]) for n, own in enumerate(said)]
+    more = dict(more)
+    weights = dict(zip(experts, more.pop("weights", [1, 1]), strict=True))
+    if more.pop("base", False):
+        more["base_model"] = str(base)
+    merge(experts, tmp_path / "whole", method=method, weights=weights, **more)
+    merge(experts, tmp_path / "small", method=method, weights=weights, as_adapter=True, **more)
+    whole = load_file(tmp_path / "whole" / WEIGHTS)
+    small = resolve(str(tmp_path / "small"))
+    with Checkpoint(small) as checkpoint:
+        assert set(checkpoint.tensors) == set(whole)
+        assert all(rel(checkpoint[name], value) < 1e-6 for name, value in whole.items())
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(base)
+    theirs = peft.PeftModel.from_pretrained(loaded, tmp_path / "small").merge_and_unload().state_dict()
+    assert all(rel(theirs[name], value) < 1e-6 for name, value in whole.items())
+    assert json.loads((tmp_path / "small" / "adapter_config.json").read_text())["r"] == 5
+    assert compare([*experts, str(tmp_path / "small")], ["a fine film"])
+
+
+def test_what_is_no_adapter_any_more_is_not_written_as_one(tmp_path):
+    base = tiny_model(tmp_path / "base", "bert")
+    plain = str(adapter(tmp_path / "plain", base, target_modules=["query"])[0])
+    dora = str(adapter(tmp_path / "dora", base, target_modules=["query"], use_dora=True)[0])
+    for models, more, said in (
+        ([plain, str(base)], {"method": "mean"}, "is no adapter, so the merge is none"),
+        ([plain, dora], {"method": "mean"}, "magnitude of DoRA's"),
+        ([plain, plain], {"method": "ties", "base_model": str(base)}, "TIES does not only add updates up"),
+        ([plain, plain], {"method": "mean", "parameters": {"normalize": False}}, "add up to 2: the base itself"),
+    ):
+        with pytest.raises(FuseHubError, match=said):
+            merge(models, tmp_path / "out", as_adapter=True, **more)
+        assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_is_not_published_as_a_model(tmp_path):
+    folder, _ = adapter(tmp_path / "adapter", tiny_model(tmp_path / "base", "bert"), target_modules=["query"])
+    with pytest.raises(FuseHubError, match="holds an adapter"):
+        publish(folder, "anna/adapter", token="hf_none")
