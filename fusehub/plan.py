@@ -220,7 +220,7 @@ def _cost(
     for tensor in tensors:
         if tensor.action == "combine" and method.whole_tensor:
             # What is read, the same in wide numbers, masks and sums; and what was merged before and is not written.
-            peak = max(peak, (2 * len(experts) + 6) * tensor.info.numel * 8)
+            peak = max(peak, (2 * len(experts) + 7) * tensor.info.numel * 8)
         if tensor.action != "solve":
             continue
         size, numel = tensor.linear.in_features, tensor.info.numel
