@@ -8,13 +8,16 @@ for row in comparison.texts:
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from fusehub.answering import MASKS
 from fusehub.data import Examples, load_examples, name_of, split_words
 from fusehub.errors import BadData
+from fusehub.pictures import picture_of
 from fusehub.predict import (
     REGRESSION,
     TOKENS,
@@ -26,9 +29,11 @@ from fusehub.predict import (
 )
 from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, resolve, short_names
+from fusehub.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ
 
 ENSEMBLE = "ensemble"
 Span = tuple[int, int]
+_LIKELIEST = 5
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class Answer:
 
     `label` is a name; a list of names of a multi-label model; the number of a regression model; None for token
     classification, whose answer is `entities`. `probability` is that of the label, or of the surest of them.
+    For question answering `label` is the answer ("" where there is none), of a masked language model what it puts for
+    each mask, of one that writes its text. `probabilities` are those of all labels, or of the five likeliest answers.
     """
 
     model: str
@@ -123,7 +130,8 @@ def compare(
     names = short_names(refs)
     if (texts is None) == (data is None):
         raise BadData("Give either texts or data to compare on.", "Say --text TEXT or --data SOURCE.")
-    members = experts_among(refs, names, ensemble)
+    # Texts have no mean: without a word about it, none is made of models that write.
+    members = [] if task in (CAUSAL, SEQ2SEQ) and ensemble is True else experts_among(refs, names, ensemble)
     if data is not None:
         examples = load_examples(
             data,
@@ -135,6 +143,8 @@ def compare(
             default_split="test",
             token=token,
         )
+        if task == MASKED:
+            examples = mask_a_word(examples, seed)
         shown, spans = _shown(examples)
     else:
         examples, shown, spans = _from_texts(list(texts or ()), task)
@@ -164,6 +174,17 @@ def _from_texts(texts: list[str], task: str) -> tuple[Examples, list[str], list[
     """Plain texts as examples; for token classification split into words that remember where they stand."""
     if not texts or not all(text.strip() for text in texts):
         raise BadData("A text is empty.", "Give texts with at least one word.")
+    if task == QUESTIONS:
+        pairs = [tuple(part.strip() for part in text.split("|", 1)) for text in texts]
+        if any(len(pair) < 2 or not all(pair) for pair in pairs):
+            raise BadData(
+                "A question needs the text that holds its answer.",
+                'Write both, with a bar between: --text "Who? | Text."',
+            )
+        return Examples(task, pairs, None, "", None), texts, [[] for _ in texts]
+    if task == IMAGES:
+        pictures = [picture_of(text, None, "--text") for text in texts]
+        return Examples(task, pictures, None, "", None), texts, [[] for _ in texts]
     if task != TOKENS:
         return Examples(task, list(texts), None, "", None), texts, [[] for _ in texts]
     spans = [split_words(text) for text in texts]
@@ -184,7 +205,7 @@ def _shown(examples: Examples) -> tuple[list[str], list[list[Span]]]:
                 own.append((end + 1, end + 1 + len(word)))
                 end = own[-1][1]
             text = " ".join(text)
-        shown.append(" | ".join(text) if isinstance(text, tuple) else text)
+        shown.append(" | ".join(text) if isinstance(text, tuple) else text if isinstance(text, str) else text.name)
         spans.append(own)
     return shown, spans
 
@@ -213,7 +234,12 @@ def _answer(prediction: Prediction, index: int, given: Any, text: str, spans: li
     if prediction.task == TOKENS:
         entities = find_entities(text, spans, [label for label, _ in given], [score for _, score in given])
         return Answer(prediction.model, None, None, {}, entities, mark(text, entities))
+    if prediction.task == MASKED:
+        return _filled(prediction, index, given, text)
     label, probability = given
+    if prediction.written is not None or prediction.task == QUESTIONS:
+        likeliest = [] if prediction.written is not None else list(prediction.spans(index).items())[:_LIKELIEST]
+        return Answer(prediction.model, label, probability, dict(likeliest), [], text)
     row = prediction.probabilities[index]
     probabilities = (
         {}
@@ -221,6 +247,38 @@ def _answer(prediction: Prediction, index: int, given: Any, text: str, spans: li
         else {name: float(value) for name, value in zip(prediction.labels, row, strict=True)}
     )
     return Answer(prediction.model, label, probability, probabilities, [], text)
+
+
+def _filled(prediction: Prediction, index: int, given: Any, text: str) -> Answer:
+    """What a masked language model puts for each mask; with one mask, also the next likeliest tokens."""
+    fillings = [clean_token(token) for token, _ in given]
+    marked = text
+    for filling in fillings:
+        at, mask = min(((marked.find(mask), mask) for mask in MASKS if mask in marked), default=(-1, ""))
+        marked = f"{marked[:at]}[{filling}]{marked[at + len(mask) :]}" if at >= 0 else marked
+    likeliest = {}
+    if len(fillings) == 1:
+        row = prediction.probabilities[index][0]
+        likeliest = {clean_token(prediction.labels[at]): float(row[at]) for at in row.argsort()[::-1][:_LIKELIEST]}
+    return Answer(prediction.model, fillings, min(p for _, p in given), likeliest, [], marked)
+
+
+def clean_token(token: str) -> str:
+    """A token as a person writes it, without the marks that tokenizers put at the start of words or inside them."""
+    return token.removeprefix("##").replace("Ġ", "").replace("▁", "") or token
+
+
+def mask_a_word(examples: Examples, seed: int) -> Examples:
+    """The texts with one word each masked, drawn by `seed`; the words are the labels. Texts with a mask stay."""
+    texts, words = [], []
+    for text in examples.texts:
+        spans = [] if any(mask in text for mask in MASKS) else [s for s in split_words(text) if text[s[0]].isalnum()]
+        start, end = random.Random(f"{seed} {text}").choice(spans) if spans else (0, 0)
+        texts.append(f"{text[:start]}{MASKS[0]}{text[end:]}" if spans else text)
+        words.append(text[start:end])
+    if not all(any(mask in text for mask in MASKS) for text in texts):
+        raise BadData(f"{examples.source} has a text without a word.", "Give texts with at least one word.")
+    return replace(examples, texts=texts, labels=words if all(words) else None)
 
 
 def _differ(answers: Sequence[Answer], problem: str) -> bool:

@@ -41,7 +41,7 @@ def max_length_of(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, 
 
     Raises `BadData` where the model cannot take as many as `wanted`, or where no text would fit.
     """
-    positions = _positions(config)
+    positions = positions_of(config)
     special = tokenizer.num_special_tokens_to_add()
     if wanted is not None:
         if positions is not None and wanted > positions:
@@ -55,7 +55,7 @@ def max_length_of(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, 
     return min(limit for limit in limits if limit is not None and special < limit < NO_LIMIT)
 
 
-def _positions(config: PretrainedConfig) -> int | None:
+def positions_of(config: PretrainedConfig) -> int | None:
     """Number of positions that the model was built for; None where it has no limit."""
     positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     # DeBERTa without absolute positions takes any length: what it calls positions bounds nothing.

@@ -10,6 +10,9 @@
 | a number a text | pearson, spearman, mse |
 | one a word, entities (B-PER) | f1, precision, recall of whole entities; accuracy of words |
 | one a word, no entities (NOUN) | accuracy, f1_macro |
+| answers to questions | f1 of words and exact_match, as SQuAD counts them |
+| target texts | chrf, bleu, exact_match |
+| none: a language model | perplexity of the next token, or of masked tokens (lower is better) |
 
 Entities count as in seqeval's default mode and conlleval: right only with the right words and type, and an I- after
 an O or another type starts one too, so that IOB1, IOB2, BIOES and BILOU are all read as they are meant.
@@ -21,18 +24,21 @@ from __future__ import annotations
 import logging
 import math
 import re
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from fusehub.answering import perplexity
 from fusehub.comparison import ENSEMBLE, with_prefixes
 from fusehub.data import Examples, from_multi_hot, load_examples, match_labels, name_of
-from fusehub.errors import BadData
+from fusehub.errors import BadData, Incompatible
 from fusehub.predict import (
     MULTI,
     REGRESSION,
     TOKENS,
     Prediction,
+    Predictor,
     check_one_task,
     ensemble,
     experts_among,
@@ -40,13 +46,16 @@ from fusehub.predict import (
 )
 from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, resolve, short_names
+from fusehub.tasks import CAUSAL, MASKED, QUESTIONS, SEQ2SEQ, has_labels, labels_of, problem_type_of
+from fusehub.text_metrics import answer_metrics, written_metrics
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Score:
-    """What one model reaches on one data set: `metrics` by name, the main one first, in fractions of 1.
+    """What one model reaches on one data set: `metrics` by name, the main one first, in fractions of 1 (but for `mse`
+    and `perplexity`, of which less is better).
 
     `model_id` names exactly the weights (None for an ensemble); `source`, `split` and `revision` exactly the data.
     """
@@ -174,7 +183,11 @@ def evaluate(
         )
         for name, source in data.items()
     }
+    if task in (CAUSAL, MASKED):
+        return _perplexities(refs, names, sets, members, batch_size, max_length, seed, device, progress)
     _check_labels(refs, names, sets)
+    if task == SEQ2SEQ:
+        written_metrics(["a"], ["a"])  # Without its library, it fails before any model is loaded.
     predictions = predict_all(
         refs,
         names,
@@ -203,8 +216,9 @@ def _ensemble(predictions: Sequence[Sequence[Prediction]]) -> list[Prediction]:
 
 def _check_labels(refs: Sequence[ModelRef], names: Sequence[str], sets: Mapping[str, Examples]) -> None:
     """Finds labels that do not fit before any model is loaded."""
-    from fusehub.tasks import labels_of, problem_type_of
 
+    if not has_labels(refs[0].config):
+        return
     for ref, name in zip(refs, names, strict=True):
         problem = problem_type_of(ref.config)
         for examples in sets.values():
@@ -218,7 +232,13 @@ def _check_labels(refs: Sequence[ModelRef], names: Sequence[str], sets: Mapping[
 
 
 def _score(prediction: Prediction, examples: Examples, name: str, model_id: str | None) -> Score:
-    if prediction.task == TOKENS:
+    if prediction.task == QUESTIONS:
+        # Data of which every question has an answer asks for one.
+        prediction = replace(prediction, may_be_none=not all(examples.labels))
+        metrics = answer_metrics(examples.labels, [answer for answer, _ in prediction.answers()])
+    elif prediction.written is not None:
+        metrics = written_metrics(examples.labels, prediction.written)
+    elif prediction.task == TOKENS:
         metrics = _token_metrics(prediction, examples)
     elif prediction.problem == REGRESSION:
         metrics = _regression_metrics(prediction, examples)
@@ -226,17 +246,58 @@ def _score(prediction: Prediction, examples: Examples, name: str, model_id: str 
         metrics = _multi_metrics(prediction, examples)
     else:
         metrics = _class_metrics(prediction, examples)
+    return _scored(prediction.model, model_id, name, examples, prediction.seconds, metrics)
+
+
+def _scored(
+    model: str, model_id: str | None, name: str, examples: Examples, seconds: float, metrics: Mapping[str, float]
+) -> Score:
     return Score(
-        model=prediction.model,
+        model=model,
         model_id=model_id,
         data=name,
         source=examples.source,
         split=examples.split,
         revision=examples.revision,
         examples=len(examples),
-        seconds=round(prediction.seconds, 3),
+        seconds=round(seconds, 3),
         metrics={metric: float(value) for metric, value in metrics.items()},
     )
+
+
+def _perplexities(
+    refs: Sequence[ModelRef],
+    names: Sequence[str],
+    sets: Mapping[str, Examples],
+    members: Sequence[int],
+    batch_size: int,
+    max_length: int | None,
+    seed: int,
+    device: str | None,
+    progress: Progress,
+) -> Evaluation:
+    """Scores of language models, which predict no labels; they have no ensemble here."""
+    if members:
+        raise Incompatible(
+            "The perplexity of an ensemble of language models is not defined here: their tokens may differ.",
+            "Evaluate them without --ensemble.",
+        )
+    scores = []
+    for ref, name in zip(refs, names, strict=True):
+        with Predictor(ref, name=name, device=device) as predictor:
+            for data, examples in sets.items():
+                start = time.perf_counter()
+                metrics = perplexity(
+                    ref,
+                    predictor.network,
+                    examples,
+                    max_length=max_length,
+                    seed=seed,
+                    batch_size=batch_size,
+                    progress=progress,
+                )
+                scores.append(_scored(name, ref.id, data, examples, time.perf_counter() - start, metrics))
+    return Evaluation(next(iter(sets.values())).task, list(names), list(sets), scores, [])
 
 
 def _class_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:

@@ -1,14 +1,16 @@
-"""Does a folder hold a model that others can use? Loaded as a stranger would, and asked about one sentence."""
+"""Does a folder hold a model that others can use? Loaded as a stranger would, and asked about one example."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from fusehub.encoding import batches, encode, max_length_of
+from fusehub.data import Examples
 from fusehub.errors import BadFile, Incompatible, NonFinite, NotFound
+from fusehub.inputs import Inputs
+from fusehub.pictures import Picture, require_pillow
 from fusehub.refs import ModelRef, resolve
-from fusehub.tasks import architecture_of, load_tokenizer, quiet_transformers
+from fusehub.tasks import IMAGES, QUESTIONS, SEQ2SEQ, TEXTS, WORDS, architecture_of, find_task, quiet_transformers
 
 SENTENCE = "This is one sentence, to see that the model answers."
 
@@ -19,15 +21,16 @@ def require_loadable(folder: Path) -> None:
     import torch
 
     ref = resolve(str(folder))
-    if not any("token" in name or "vocab" in name or name.endswith(".model") for name in ref.side_files()):
+    task = find_task(architecture_of(ref.config, ref.name), str(ref.config.get("model_type")))
+    tokens = any("token" in name or "vocab" in name or name.endswith(".model") for name in ref.side_files())
+    if not tokens and (task is None or task.name != IMAGES):
         raise NotFound(f"{folder} has no tokenizer.", "Copy the tokenizer's files into it: nobody can use it without.")
     network = _load(ref, folder)
-    tokenizer = load_tokenizer(ref)
-    words: Any = SENTENCE.split() if ref.config["architectures"][0].endswith("ForTokenClassification") else SENTENCE
-    encodings = encode([words], tokenizer, max_length=max_length_of(tokenizer, network.config))
-    _, batch = next(iter(batches(encodings, tokenizer, batch_size=1)))
-    rows, highest = network.get_input_embeddings().num_embeddings, int(batch["input_ids"].max())
-    if highest >= rows:
+    inputs = Inputs.of(ref, _example(TEXTS if task is None else task.name))
+    _, batch = next(inputs.batches(batch_size=1))
+    rows = 0 if inputs.task == IMAGES else network.get_input_embeddings().num_embeddings
+    highest = int(batch["input_ids"].max()) if rows else -1
+    if highest >= rows > 0:
         raise Incompatible(
             f"{folder}: the tokenizer knows token {highest}, but the model has only {rows} embeddings.",
             "Copy the tokenizer that belongs to the model.",
@@ -36,6 +39,22 @@ def require_loadable(folder: Path) -> None:
         answer = network(**batch)[0]
     if not bool(torch.isfinite(answer).all()):
         raise NonFinite(f"The model in {folder} predicts NaN or infinity.", "Its weights are broken: make it again.")
+
+
+def _example(task: str) -> Examples:
+    """One example of what a model of `task` is given."""
+    texts: dict[str, Any] = {WORDS: SENTENCE.split(), QUESTIONS: ("What is this?", SENTENCE)}
+    if task == IMAGES:
+        from io import BytesIO
+
+        require_pillow()
+        from PIL import Image
+
+        file = BytesIO()
+        Image.new("RGB", (64, 64), (200, 120, 40)).save(file, "PNG")
+        texts[IMAGES] = Picture("a plain image", data=file.getvalue())
+    labels = [SENTENCE] if task == SEQ2SEQ else None
+    return Examples(task, [texts.get(task, SENTENCE)], labels, "one example", None)
 
 
 def _load(ref: ModelRef, folder: Path) -> Any:

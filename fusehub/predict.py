@@ -15,17 +15,33 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from fusehub.data import Text, batches, encode, first_tokens, max_length_of
+from fusehub.answering import fill_masks, find_spans, write_texts
+from fusehub.data import Examples, Text, first_tokens
 from fusehub.errors import BadData, Incompatible, NonFinite, NotFound
+from fusehub.inputs import Inputs, require_kind
 from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, in_subfolder, resolve, short_names
-from fusehub.tasks import labels_of, load_model, load_tokenizer, problem_type_of, task_of
+from fusehub.tasks import (
+    CAUSAL,
+    IMAGES,
+    MASKED,
+    QUESTIONS,
+    SEQ2SEQ,
+    WORDS,
+    labels_of,
+    load_model,
+    load_tokenizer,
+    problem_type_of,
+    task_of,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
-TOKENS = "token-classification"
+TOKENS = WORDS
+# Models whose answers are texts, each by itself: they have no mean.
+WRITERS = (CAUSAL, SEQ2SEQ)
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,10 @@ class Prediction:
     `probabilities` is `[texts, labels]`; for token classification a list with `[words, labels]` for each text, taken
     from each word's first token, where a row of NaN is a word that the model did not see (its text was too long). Of a
     multi-label model every label has a probability of its own; of a regression model they are the predicted numbers.
+
+    For question answering a dict for each text, of the likeliest answers; "" is that there is none, which is an answer
+    where it `may_be_none`. For a masked language model [masks, tokens] for each text, whose `labels` are all tokens.
+    Models that write texts have none, and what they wrote is in `written`.
     """
 
     model: str
@@ -43,17 +63,24 @@ class Prediction:
     labels: list[str]
     probabilities: Any
     seconds: float = 0.0
+    written: list[str] | None = None
+    may_be_none: bool = False
 
     def __len__(self) -> int:
-        return len(self.probabilities)
+        return len(self.probabilities if self.written is None else self.written)
 
     def answers(self) -> list[Any]:
         """For each text its (label, probability).
 
         Multi-label: (the labels of at least one half, the highest probability). Regression: (the number, None).
-        Token classification: a list with one (label, probability) a word, (None, None) for words not seen.
+        Token classification: a list with one (label, probability) a word, (None, None) for words not seen; masked
+        language model: one (token, probability) a mask. Models that write: (the text, None).
         """
-        if self.task == TOKENS:
+        if self.written is not None:
+            return [(text, None) for text in self.written]
+        if self.task == QUESTIONS:
+            return [max(self.spans(index).items(), key=lambda item: item[1]) for index in range(len(self))]
+        if self.task in (TOKENS, MASKED):
             return [[self._top(row) for row in rows] for rows in self.probabilities]
         if self.problem == REGRESSION:
             return [(float(row[0]), None) for row in self.probabilities]
@@ -63,6 +90,13 @@ class Prediction:
                 for row in self.probabilities
             ]
         return [self._top(row) for row in self.probabilities]
+
+    def spans(self, index: int) -> dict[str, float]:
+        """The likeliest answers for one question, whose probabilities are among those that count here."""
+        found = self.probabilities[index]
+        kept = {text: p for text, p in found.items() if text or self.may_be_none} or {"": 1.0}
+        total = sum(kept.values()) or 1.0
+        return {text: p / total for text, p in sorted(kept.items(), key=lambda item: -item[1])}
 
     def _top(self, row: np.ndarray) -> tuple[str | None, float | None]:
         best = int(row.argmax())
@@ -83,7 +117,9 @@ class Predictor:
         self.task = task_of(self.ref.config, self.ref.name).name
         self.problem = SINGLE if self.task == TOKENS else problem_type_of(self.ref.config)
         self.labels = labels_of(self.ref.config)
-        self.tokenizer = load_tokenizer(self.ref)
+        self.tokenizer = None if self.task == IMAGES else load_tokenizer(self.ref)
+        if self.task == MASKED:
+            self.labels = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
         # Half precision is slow on a CPU, and not every operation has it there.
         dtype = torch.float32 if self.device.startswith(("cpu", "mps")) else None
         self.network = load_model(self.ref, dtype=dtype, device=self.device)
@@ -109,31 +145,41 @@ class Predictor:
         max_length: int | None = None,
         progress: Progress = silent,
     ) -> Prediction:
-        """The prediction for `texts`: strings or pairs of strings; lists of words for token classification."""
-        import numpy as np
-
+        """The prediction for `texts`: what the task takes (see `fusehub.data.Examples`)."""
         if not texts:
             raise BadData("There is no text to predict.", "Give at least one text.")
-        if (self.task == TOKENS) != isinstance(texts[0], list):
-            raise BadData(
-                f"{self.name} is for {self.task} and cannot take {type(texts[0]).__name__} inputs.",
-                "Token classification takes lists of words, text classification takes texts.",
-            )
+        require_kind(self.task, texts)
         start = time.perf_counter()
-        length = max_length_of(self.tokenizer, self.network.config, max_length)
-        encodings = encode(texts, self.tokenizer, max_length=length)
-        self._check_ids(encodings)
+        progress(0, len(texts), self.name)
+        how = {"max_length": max_length, "batch_size": batch_size, "progress": progress}
+        written, found = None, []
+        if self.task in WRITERS:
+            written = write_texts(self.network, self.tokenizer, self.task, texts, name=self.name, **how)
+        elif self.task == MASKED:
+            found = fill_masks(self.network, self.tokenizer, texts, name=self.name, **how)
+        elif self.task == QUESTIONS:
+            found = find_spans(self.ref, self.network, texts, **how)
+        else:
+            found = self._classify(texts, **how)
+        seconds = time.perf_counter() - start
+        return Prediction(self.name, self.task, self.problem, self.labels, found, seconds, written)
+
+    def _classify(self, texts: Sequence[Text], *, max_length: int | None, batch_size: int, progress: Progress) -> Any:
+        """[texts, labels]; for token classification [words, labels] for each text."""
+        import numpy as np
+
+        inputs = Inputs.of(self.ref, Examples(self.task, list(texts), None, "", None), max_length=max_length)
+        if self.task != IMAGES:
+            self._check_ids(inputs.encodings)
         found: list[Any] = [None] * len(texts)
         done = 0
-        progress(0, len(texts), self.name)
-        for indices, batch in batches(encodings, self.tokenizer, batch_size=batch_size):
+        for indices, batch in inputs.batches(batch_size=batch_size):
             for index, rows in zip(indices, self._run(batch), strict=True):
-                found[index] = _of_words(rows, encodings[index], texts[index]) if self.task == TOKENS else rows
+                words = self.task == TOKENS
+                found[index] = _of_words(rows, inputs.encodings[index], texts[index]) if words else rows
             done += len(indices)
             progress(done, len(texts), self.name)
-        probabilities = found if self.task == TOKENS else np.stack(found)
-        seconds = time.perf_counter() - start
-        return Prediction(self.name, self.task, self.problem, self.labels, probabilities, seconds)
+        return found if self.task == TOKENS else np.stack(found)
 
     def _run(self, batch: dict[str, Any]) -> np.ndarray:
         """[texts, labels] or [texts, tokens, labels] of a batch, in float32."""
@@ -203,6 +249,12 @@ def ensemble(predictions: Sequence[Prediction], *, name: str = "ensemble") -> Pr
             )
         if len(other) != len(first):
             raise ValueError(f"{other.model} has {len(other)} texts, {first.model} has {len(first)}.")
+    if first.task in WRITERS:
+        raise Incompatible(
+            f"{first.model} and the others write texts, which have no mean.", "Compare them without an ensemble."
+        )
+    if first.task == QUESTIONS:
+        return _mean_of_answers(predictions, name)
     labels, columns = _union(predictions)
 
     def mean(rows: Sequence[np.ndarray]) -> np.ndarray:
@@ -221,16 +273,33 @@ def ensemble(predictions: Sequence[Prediction], *, name: str = "ensemble") -> Pr
         return average / average.sum(-1, keepdims=True)
 
     rows = [prediction.probabilities for prediction in predictions]
-    averaged = [mean(own) for own in zip(*rows, strict=True)] if first.task == TOKENS else mean(rows)
+    averaged = [mean(own) for own in zip(*rows, strict=True)] if first.task in (TOKENS, MASKED) else mean(rows)
     seconds = sum(prediction.seconds for prediction in predictions)
     return Prediction(name, first.task, first.problem, labels, averaged, seconds)
+
+
+def _mean_of_answers(predictions: Sequence[Prediction], name: str) -> Prediction:
+    """Each answer's mean probability; one that a model does not have among its likeliest counts as nothing there."""
+    first = predictions[0]
+    means = []
+    for own in zip(*(prediction.probabilities for prediction in predictions), strict=True):
+        total: dict[str, float] = {}
+        for answers in own:
+            for text, probability in answers.items():
+                total[text] = total.get(text, 0.0) + probability / len(own)
+        means.append(total)
+    seconds = sum(prediction.seconds for prediction in predictions)
+    return Prediction(name, first.task, first.problem, [], means, seconds)
 
 
 def _union(predictions: Sequence[Prediction]) -> tuple[list[str], list[list[int]]]:
     """All labels in the order in which they first occur, and for each prediction where its labels are in them."""
     if predictions[0].problem == REGRESSION:
         return predictions[0].labels, [list(range(len(prediction.labels))) for prediction in predictions]
-    own = [[label.strip().casefold() for label in prediction.labels] for prediction in predictions]
+    own = [
+        [label if prediction.task == MASKED else label.strip().casefold() for label in prediction.labels]
+        for prediction in predictions
+    ]
     for number, keys in enumerate(own):
         others = {key for at, other in enumerate(own) if at != number for key in other} - {"o"}
         if len(own) > 1 and not others & set(keys):

@@ -17,7 +17,13 @@ from fusehub.console import bar, command, print_json, table
 @command
 def compare(
     models: Models,
-    text: Annotated[list[str] | None, typer.Option("--text", help="A text; can be said many times.")] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text",
+            help="A text; can be said many times. Also 'QUESTION | TEXT', a text with [MASK], or an image's file.",
+        ),
+    ] = None,
     data: Annotated[str | None, typer.Option(metavar="SOURCE", help="Texts from data instead.")] = None,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Add the mean of the experts' probabilities.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Texts to take from --data.")] = 20,
@@ -71,7 +77,7 @@ def evaluate(
     max_length: MaxLength = None,
     as_json: Json = False,
 ) -> None:
-    """Score models on labelled data: accuracy and macro F1, or entity F1."""
+    """Score models on labelled data, each task by its own metrics; language models by their perplexity."""
     import json
 
     from fusehub.evaluation import evaluate as evaluate_models

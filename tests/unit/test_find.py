@@ -18,11 +18,11 @@ from fusehub.localhub import running
 constants.HF_HUB_DISABLE_XET = True
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = {"text-classification": "BertForSequenceClassification", "fill-mask": "BertForMaskedLM"}
+CONFIG = {"text-classification": "BertForSequenceClassification", "multiple-choice": "BertForMultipleChoice"}
 CONFIG["token-classification"] = "BertForTokenClassification"
 # name -> (task, front matter, whether its statistics lie in it, downloads)
 MODELS = {
-    "ann/base": ("fill-mask", {"license": "mit"}, False, 9),
+    "ann/base": ("multiple-choice", {"license": "mit"}, False, 9),
     "ann/sentiment-films": ("text-classification", {"base_model": "ann/base", "license": "mit"}, True, 2),
     "ann/sentiment-news": ("text-classification", {"base_model": ["ann/base"]}, False, 3),
     "bob/sentiment-other": ("text-classification", {"base_model": "cat/elsewhere"}, False, 7),
@@ -116,7 +116,7 @@ def test_by_base(find):
 
 def test_by_task_author_and_name(find):
     assert ids(find(task="token-classification")) == ["bob/names"]
-    assert ids(find(task="fill-mask")) == ["ann/base"], "asked for, so shown though it cannot be merged"
+    assert ids(find(task="multiple-choice")) == ["ann/base"], "asked for, so shown though it cannot be merged"
     assert ids(find(author="bob")) == ["bob/sentiment-other", "bob/names"]
     assert ids(find(query="sentiment", base="ann/base")) == ["ann/sentiment-news", "ann/sentiment-films"]
     assert find(query="nothing like it") == []

@@ -7,12 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fusehub.loading import require_loadable
 from fusehub.merging import merge
 from fusehub.plan import plan_merge
 from fusehub.refs import resolve
 from fusehub.tasks import load_model, quiet_transformers, task_of
 from tests.unit.experts import WEIGHTS, edit_json, recipe_of, relatives, save_weights
-from tests.unit.tiny import KINDS
+from tests.unit.tiny import KINDS, tiny_images
 
 
 def load(folder: Path):
@@ -40,6 +41,7 @@ def test_the_mean_of_every_kind_of_model_loads_whole(arch: str, task: str, tmp_p
         assert network.get_parameter(name) is network.get_parameter(network.all_tied_weights_keys[name])
     copied = {path.name for path in experts[0].iterdir()} - {WEIGHTS}
     assert copied <= {path.name for path in merged.iterdir()}
+    require_loadable(merged)
     configs = [json.loads((path / "config.json").read_text()) for path in (experts[0], merged)]
     assert configs[0].get("id2label") == configs[1].get("id2label")
 
@@ -85,6 +87,42 @@ def test_matrices_of_a_mixture_are_known_by_the_names_that_they_have_in_files(
             assert torch.equal(fused[part.expert, part.start : part.stop], tensors[stored[name]]), name
             linear = layout.linears[name]
             assert tensors[stored[name]].shape == (linear.out_features, linear.in_features)
+
+
+@pytest.mark.parametrize(("arch", "task"), KINDS)
+def test_regmean_solves_the_linear_layers_of_every_kind_of_model(arch: str, task: str, tmp_path: Path) -> None:
+    """Statistics of each expert by itself, then a merge that solves every linear layer and not only averages."""
+    from fusehub.statistics.collect import collect
+    from tests.unit.test_inputs import own_examples, write
+
+    experts = relatives(tmp_path, arch, task=task, hidden=16)
+    for number, path in enumerate(experts):
+        if task == "image-classification":
+            data = str(tiny_images(tmp_path / f"photos-{number}", seed=number))
+        else:
+            found = own_examples(task, tmp_path)
+            rows = [
+                {"question": text[0], "context": text[1]} if isinstance(text, tuple) else {"text": text}
+                for text in found.texts[number::2]
+            ]
+            if task == "text2text-generation":
+                rows = [row | {"target": label} for row, label in zip(rows, found.labels[number::2], strict=True)]
+            data = write(tmp_path / f"data-{number}.jsonl", rows)
+        collect(str(path), data, path / "fusehub", size="full").close()
+    result = merge(recipe_of(experts, parameters={"alpha": 1.0}), tmp_path / "merged")
+    plan = result.plan
+    solved = {name for name, tensor in plan.tensors.items() if tensor.action == "solve"}
+    linear = {name for name, tensor in plan.tensors.items() if tensor.linear is not None}
+    # No text may have come to an expert of a mixture: that one is averaged, and the plan says so.
+    assert all(".experts." in name for name in linear - solved) and len(solved) >= 8
+    assert bool(plan.layout.parts) == (arch in ("qwen3_moe", "mixtral"))
+    if plan.layout.parts:
+        assert any(".experts." in name for name in solved)
+    require_loadable(result.folder)
+    means = [load_file(path / WEIGHTS) for path in experts]
+    merged = load_file(result.folder / WEIGHTS)
+    moved = [name for name in solved if not torch.allclose(merged[name], (means[0][name] + means[1][name]) / 2, 1e-3)]
+    assert len(moved) > 0.9 * len(solved), set(solved) - set(moved)
 
 
 def test_a_fused_file_merges_with_a_fused_file_only(tmp_path: Path) -> None:

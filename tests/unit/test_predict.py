@@ -160,8 +160,8 @@ def test_progress_counts_the_texts(model):
 def test_inputs_that_do_not_fit_the_model(model):
     for arguments, message in [
         ((model(), []), "no text"),
-        ((model(task=TOKENS), ["a text"]), "cannot take str"),
-        ((model(), [["a", "word"]]), "cannot take list"),
+        ((model(task=TOKENS), ["a text"]), "cannot take a text"),
+        ((model(), [["a", "word"]]), "cannot take a list of words"),
     ]:
         with pytest.raises(BadData, match=message):
             predict(*arguments)

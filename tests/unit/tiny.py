@@ -56,12 +56,12 @@ def tiny_texts(n: int, seed: int = 0, *, longest: int = 20) -> list[str]:
     return list(texts)
 
 
-def tiny_images(folder: Path, *, labels: Sequence[str] = ("cat", "dog"), count: int = 3) -> Path:
+def tiny_images(folder: Path, *, labels: Sequence[str] = ("cat", "dog"), count: int = 3, seed: int = 0) -> Path:
     """A folder of `count` images a label, in folders named after the labels, all of them different."""
     import numpy as np
     from PIL import Image
 
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     for label in labels:
         (folder / label).mkdir(parents=True)
         for number in range(count):
