@@ -72,9 +72,13 @@ class _Engine:
         with self._files, _threads(None if any(map(self._is_solved, self.plan.tensors.values())) else 1):
             self.experts = [self._files.enter_context(Checkpoint(ref)) for ref in self.plan.experts]
             self.base = self._files.enter_context(Checkpoint(self.plan.base)) if self.plan.base else None
+            self.fishers = [
+                self._files.enter_context(contextlib.closing(found.open_fisher()))
+                for found in (self.plan.statistics if self.plan.method.needs_fisher else ())
+            ]
             statistics = [
                 None
-                if isinstance(found, DataFree)
+                if isinstance(found, DataFree) or self.fishers
                 else self._files.enter_context(contextlib.closing(found.open())).layers
                 for found in self.plan.statistics
             ]
@@ -204,7 +208,11 @@ class _Engine:
         if self._is_solved(tensor):
             merged = self._solve_layer(tensor, values, base)
         else:
-            merged = self._by_label(tensor, values, lambda rows, experts: self._combine(tensor, rows, experts, base))
+
+            def combine(rows: list[Tensor], experts: Sequence[int], fishers: list[Tensor]) -> Tensor:
+                return self._combine(tensor, rows, experts, base, fishers)
+
+            merged = self._by_label(tensor, values, combine, self._read_fishers(work))
         return self._finish(tensor, merged, base, originals, work)
 
     def _finish(
@@ -218,32 +226,58 @@ class _Engine:
         self._require_finite(tensor, merged if tensor.info.dtype == "BF16" else stored, originals)
         return stored
 
+    def _read_fishers(self, work: _Work) -> list[Tensor]:
+        """Each expert's Fisher values of the piece, for a method that takes them."""
+        if work.tensor.action != "combine":
+            return []
+        sources = zip(self.fishers, work.tensor.sources, strict=False)
+        return [file.read(name, work.start, work.stop) for file, name in sources]
+
     def _combine(
-        self, tensor: TensorPlan, values: list[Tensor], experts: Sequence[int], base: Tensor | None
+        self,
+        tensor: TensorPlan,
+        values: list[Tensor],
+        experts: Sequence[int],
+        base: Tensor | None,
+        fishers: list[Tensor],
     ) -> Tensor:
         own = [tensor.own[index] for index in experts]
         coefficients = [said.weight for said in own]
         if tensor.action == "combine":
             if not any(coefficients) and len(own) < len(tensor.own):
                 coefficients = [1.0] * len(own)  # A label that only models of weight zero know.
-            layer = Layer(tensor.name, values, coefficients, base, own=own, seed=self.plan.recipe.seed)
+            layer = Layer(
+                tensor.name,
+                values,
+                coefficients,
+                base,
+                fishers=fishers or None,
+                fisher_sizes=[self.plan.statistics[index].metadata["fisher"]["rms"] for index in experts]
+                if fishers
+                else (),
+                own=own,
+                seed=self.plan.recipe.seed,
+            )
             return self.plan.method.merge(layer, tensor.options).tensor
         # What is taken away from the others' task vectors has no share in a mean.
         coefficients = [max(0.0, coefficient) for coefficient in coefficients]
         return weighted_mean(values, coefficients if any(coefficients) else [1.0] * len(own))
 
-    def _by_label(self, tensor: TensorPlan, values: list[Tensor], make: Any) -> Tensor:
-        """`make` on the tensors as they are, or on the rows of each group of labels that the same experts know."""
+    def _by_label(self, tensor: TensorPlan, values: list[Tensor], make: Any, fishers: list[Tensor]) -> Tensor:
+        """`make` on the tensors as they are, or on the rows of each group of labels that the same experts know; the
+        same rows of `fishers`, where there are any."""
         import torch
 
         everyone = range(len(self.plan.experts))
         if tensor.label_axis is None or self.plan.labels.is_identity:
-            return make(values, everyone)
+            return make(values, everyone, fishers)
         axis, labels = tensor.label_axis, self.plan.labels
         merged = torch.empty(tensor.info.shape, dtype=values[0].dtype)
         for experts, rows in labels.groups():
-            own = [values[i].index_select(axis, torch.tensor([labels.rows[i][row] for row in rows])) for i in experts]
-            merged.index_copy_(axis, torch.tensor(rows), make(own, experts))
+            at = {i: torch.tensor([labels.rows[i][row] for row in rows]) for i in experts}
+            own = [values[i].index_select(axis, at[i]) for i in experts]
+            theirs = [fishers[i].index_select(axis, at[i]) for i in experts] if fishers else []
+            merged.index_copy_(axis, torch.tensor(rows), make(own, experts, theirs))
         return merged
 
     def _is_solved(self, tensor: TensorPlan) -> bool:

@@ -23,6 +23,7 @@ from fusehub.refs import ModelRef, resolve, short_names
 from fusehub.requirements import (
     diagonal,
     forced,
+    require_fisher,
     require_layers,
     require_provenance,
     require_usable,
@@ -117,8 +118,10 @@ def plan_merge(
     hashes = tuple(future.result() for future in hashing)
     require_provenance(recipe, experts, hashes)
     statistics: list[FoundStatistics | DataFree] = []
-    if method.needs_statistics:
-        statistics = _find_all(recipe, experts, hashes, force, data_free=method.data_free)
+    if method.needs_statistics or method.needs_fisher:
+        statistics = _find_all(recipe, experts, hashes, force, data_free=method.data_free, fisher=method.needs_fisher)
+    if method.needs_fisher:
+        require_fisher(experts, statistics)
     layout = merged_layout(method, experts, base, report.labels)
     planner = Planner(recipe, method, experts, base, layout, report.labels, statistics, settings)
     tensors = planner.tensors()
@@ -187,8 +190,10 @@ def _find_all(
     force: bool,
     *,
     data_free: bool,
+    fisher: bool,
 ) -> list[FoundStatistics | DataFree]:
-    """Statistics of every expert; the error names all experts that have none. `data_free`: the method wants none."""
+    """Statistics of every expert; the error names all experts that have none. `data_free`: the method wants none;
+    `fisher`: it wants Fisher diagonals."""
     from fusehub.errors import NotFound
 
     found, problems = [], []
@@ -197,7 +202,7 @@ def _find_all(
             found.append(DataFree())
             continue
         try:
-            found.append(find_statistics(ref, entry.statistics, hashes=own, force=force))
+            found.append(find_statistics(ref, entry.statistics, hashes=own, force=force, fisher=fisher))
         except (NotFound, BadStatistics) as error:
             problems.append(error)
     if problems:

@@ -67,6 +67,8 @@ class Planner:
         self.recipe, self.method, self.layout, self.labels = recipe, method, layout, labels
         self.settings = settings
         self.experts, self.rows = experts, [found.rows for found in statistics]
+        # The tensors whose Fisher values each expert's statistics have.
+        self.fishers = [(found.metadata.get("fisher") or {}).get("exponents", {}) for found in statistics]
         self.data_free = [isinstance(found, DataFree) for found in statistics]
         self.infos = [_infos(ref) for ref in experts]
         # For each expert: the model's parameter -> the name in its file.
@@ -157,6 +159,10 @@ class Planner:
             return "copy", "not made of real numbers"
         if self.method.base == "needed" and not self._has_update(parameter, infos):
             return "mean", "the base has no such tensor"
+        if self.method.needs_fisher:
+            known = zip(self.experts, self.fishers, sources, strict=True)
+            if lacking := [ref.name for ref, names, source in known if source not in names]:
+                return "mean", f"no Fisher values in the statistics of {', '.join(lacking)}"
         if not self.method.needs_statistics:
             return "combine", self.method.title
         if parameter not in self.layout.linears:

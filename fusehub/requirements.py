@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from fusehub.errors import BadRecipe, Incompatible
+from fusehub.errors import BadRecipe, Incompatible, NotFound
 from fusehub.methods import Method
 from fusehub.planner import TensorPlan
 from fusehub.recipe import Recipe
@@ -122,3 +122,19 @@ def require_provenance(recipe: Recipe, experts: Sequence[ModelRef], hashes: Sequ
                 f"{ref.name} has other weights now than when this recipe was written.",
                 "Name the commit that was used, or delete `provenance` from the recipe to merge what is there now.",
             )
+
+
+def require_fisher(experts: Sequence[ModelRef], statistics: Sequence[FoundStatistics | DataFree]) -> None:
+    """Raises `NotFound` naming every expert whose statistics have no Fisher diagonals."""
+    lacking = [
+        (ref, found) for ref, found in zip(experts, statistics, strict=True) if not found.metadata.get("fisher")
+    ]
+    if lacking:
+        raise NotFound(
+            "\n".join(f"{ref.name}: no Fisher diagonals in the statistics {found.origin}." for ref, found in lacking),
+            "\n     ".join(
+                f"Make them where the data is: `fusehub collect {ref.name} --data DATA --fisher --out DIR`, then "
+                f"`--statistics {ref.name}=DIR`."
+                for ref, _ in lacking
+            ),
+        )

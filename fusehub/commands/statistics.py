@@ -55,6 +55,14 @@ def collect(
         Literal["full", "half", "compact", "tiny"],
         typer.Option("--size", help="How finely they are stored: about 0.6, 0.3, 0.1 or 0.03 of the weights."),
     ] = "compact",
+    fisher: Annotated[
+        bool,
+        typer.Option("--fisher", help="Add Fisher diagonals, for --method fisher; a few times slower."),
+    ] = False,
+    fisher_samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --fisher: labels drawn an example; without, few labels are summed over."),
+    ] = None,
     epsilon: Annotated[
         float | None,
         typer.Option("--noise", metavar="EPSILON", help="Add noise that makes them private for each text."),
@@ -80,6 +88,10 @@ def collect(
     if repo and not publish:
         raise typer.BadParameter("--repo goes with --publish", param_hint="--repo")
     _require_one_way(models, data=data, add=add, imported=imported, epsilon=epsilon)
+    if fisher and data is None:
+        raise typer.BadParameter("gradients are taken where the texts are read", param_hint="--fisher")
+    if fisher_samples is not None and not fisher:
+        raise typer.BadParameter("goes with --fisher", param_hint="--fisher-samples")
     with tempfile.TemporaryDirectory() as temporary, bar("Reading texts", quiet=as_json) as progress:
         folder = out or Path(temporary)
         if add:
@@ -97,6 +109,8 @@ def collect(
                 text_column=text_column,
                 description=description,
                 size=size_name,
+                fisher=fisher,
+                fisher_samples=fisher_samples,
                 noise=Noise(epsilon, delta, clip) if epsilon is not None else None,
                 progress=progress,
             )

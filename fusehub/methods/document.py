@@ -43,6 +43,8 @@ def _section(method: Method) -> Iterator[str]:
 def _needs(method: Method) -> str:
     if method.data_free:
         return "weights"
+    if method.needs_fisher:
+        return "weights, Fisher diagonals"
     return "weights, statistics" if method.needs_statistics else "weights"
 
 

@@ -88,6 +88,10 @@ class Layer:
     base_bias: Tensor | None = None
     biases: Sequence[Tensor] | None = None
     statistics: Sequence[LayerStatistics] | None = None
+    fishers: Sequence[Tensor] | None = None
+    """For a method that needs them: each model's Fisher diagonal of the tensor, in its shape, float64."""
+    fisher_sizes: Sequence[float] = ()
+    """The root of the mean square of all of each model's Fisher values."""
     own: Sequence[Any] = ()
     """The method's options of each model (its `own_options`)."""
     seed: int = 0
@@ -133,6 +137,8 @@ class Method:
     """What a recipe may say about each model: `weight`, and what else the method wants, as `density`."""
     merge: Callable[[Layer, Any], Merged]
     needs_statistics: bool = False
+    needs_fisher: bool = False
+    """Element by element, with each expert's Fisher diagonal, which its statistics must have."""
     data_free: bool = False
     """Takes every expert's update in the place of its statistics, whatever the recipe says."""
     base: BaseRole = "optional"
@@ -163,6 +169,7 @@ def merge_method(
     options: type[Options] = Options,
     own_options: type[Options] = Share,
     needs_statistics: bool = False,
+    needs_fisher: bool = False,
     data_free: bool = False,
     base: BaseRole = "optional",
     whole_tensor: bool = False,
@@ -189,6 +196,7 @@ def merge_method(
             own_options=own_options,
             merge=function,
             needs_statistics=needs_statistics,
+            needs_fisher=needs_fisher,
             data_free=data_free,
             base=base,
             whole_tensor=whole_tensor,

@@ -13,21 +13,23 @@ from typing import Any
 
 from fusehub.checkpoint import sha256_of, weight_hashes
 from fusehub.data import load_examples
-from fusehub.errors import FuseHubError
+from fusehub.errors import BadRecipe, FuseHubError
 from fusehub.hub import fusehub_version
 from fusehub.inputs import Inputs
 from fusehub.layers import layout_of
 from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, resolve
 from fusehub.statistics.collector import GramCollector
-from fusehub.statistics.counting import BATCH_TOKENS, count_inputs
+from fusehub.statistics.counting import BATCH_TOKENS, FISHER_BATCH_TOKENS, count_inputs
 from fusehub.statistics.encodings import DEFAULT_SIZE, check_size
+from fusehub.statistics.fisher import FisherCollector
+from fusehub.statistics.fisher_file import FISHER_FILENAME, encode_fisher, write_fisher
 from fusehub.statistics.format import Statistics, write_statistics
 from fusehub.statistics.noise import Noise, with_noise
 from fusehub.statistics.privacy import count_labels
 from fusehub.statistics.processes import Processes
 from fusehub.statistics.resume import EVERY, Saves
-from fusehub.tasks import load_config, load_model, task_of
+from fusehub.tasks import MASKED, load_config, load_model, load_tokenizer, task_of
 
 
 def collect(
@@ -42,7 +44,9 @@ def collect(
     description: str | None = None,
     size: str = DEFAULT_SIZE,
     noise: Noise | None = None,
-    batch_tokens: int = BATCH_TOKENS,
+    fisher: bool = False,
+    fisher_samples: int | None = None,
+    batch_tokens: int | None = None,
     work: str | Path | None = None,
     save_every: float = EVERY,
     token: str | None = None,
@@ -57,10 +61,20 @@ def collect(
     the file, for owners who do not want to tell it. `size` is one of `encodings.SIZES`: how finely grams are stored.
     `noise` makes them private for each example.
 
+    `fisher` adds the Fisher diagonals of all tensors, from the same forwards, in a file beside: over all labels where
+    these are few, else (or where `fisher_samples` says how many) over labels that are drawn by `seed`.
+
     What has been counted is saved every `save_every` seconds in the folder `work`, a hidden one beside `out` unless
     said: the same call goes on there after it was stopped, with the same result.
     """
     check_size(size)
+    if noise is not None and fisher:
+        raise BadRecipe("Noise makes grams private, not Fisher diagonals.", "Leave out one of --noise and --fisher.")
+    if fisher_samples is not None and (not fisher or fisher_samples < 1):
+        raise BadRecipe(
+            f"{fisher_samples} labels cannot be drawn for Fisher diagonals.", "Give 1 or more, together with --fisher."
+        )
+    batch_tokens = batch_tokens or (FISHER_BATCH_TOKENS if fisher else BATCH_TOKENS)
     processes = Processes.find()
     with processes.together():
         ref = resolve(model, token=token) if isinstance(model, str) else model
@@ -69,8 +83,15 @@ def collect(
             data, task.name, limit=limit, seed=seed, text_column=text_column, token=token, default_split="train"
         )
         inputs = Inputs.of(ref, examples, max_length=max_length, seed=seed)
-        network = load_model(ref, device=str(processes.device))
+        # Squares of gradients do not fit into half precision.
+        dtype = _wide(fisher)
+        network = load_model(ref, dtype=dtype, device=str(processes.device))
+        gradients = None
+        if fisher:
+            mask = load_tokenizer(ref).mask_token_id if inputs.task == MASKED else None
+            gradients = FisherCollector(network, inputs.task, seed=seed, samples=fisher_samples, mask_token_id=mask)
         facts = _facts(ref, inputs, processes, network, batch_tokens, noise)
+        facts["fisher"] = gradients.description if gradients else None
         if any(other != facts for other in processes.agree(facts)):
             raise FuseHubError(
                 "The processes do not read the same model and data.", "Give all of them the same files and versions."
@@ -80,11 +101,19 @@ def collect(
         saves = Saves(work, facts, processes, every=save_every)
         layout = layout_of(load_config(ref))
         collector = count_inputs(
-            network, layout, inputs, processes, saves, batch_tokens=batch_tokens, noise=noise, progress=progress
+            network,
+            layout,
+            inputs,
+            processes,
+            saves,
+            batch_tokens=batch_tokens,
+            noise=noise,
+            fisher=gradients,
+            progress=progress,
         )
         path = None
         if processes.is_main:
-            path = _write(out, ref, network, inputs, collector, description, examples, seed, size, noise)
+            path = _write(out, ref, network, inputs, collector, description, examples, seed, size, noise, gradients)
         processes.agree()
         saves.remove()
     return Statistics(path) if path else None
@@ -101,8 +130,10 @@ def _write(
     seed: int,
     size: str,
     noise: Noise | None,
+    fisher: FisherCollector | None,
 ) -> Path:
-    stored = layout_of(load_config(ref)).names(_names(ref))
+    layout = layout_of(load_config(ref))
+    stored = layout.names(_names(ref))
     # The model's parameter -> the name in the file, which is what the statistics are called by.
     file_names = {parameter: name for name, parameter in stored.items()}
     sums, aliases = collector.sums, collector.aliases
@@ -136,6 +167,12 @@ def _write(
         ),
         "software": _versions(),
     }
+    if fisher is None:
+        # What lies there of an earlier run does not belong to these statistics.
+        (out / FISHER_FILENAME).unlink(missing_ok=True)
+    else:
+        tensors, metadata["fisher"] = encode_fisher(fisher.means(layout, stored), fisher.description, size)
+        write_fisher(out, tensors, metadata["fisher"], metadata["model"])
     return write_statistics(
         out,
         {file_names.get(name, name): value for name, value in sums.items()},
@@ -168,6 +205,12 @@ def _digest(inputs: Inputs) -> str:
         # Pictures have no text that stays the same; which ones they are is said by their labels and number.
         digest.update(json.dumps(encoding, default=lambda value: type(value).__name__).encode())
     return digest.hexdigest()
+
+
+def _wide(fisher: bool) -> Any:
+    import torch
+
+    return torch.float32 if fisher else None
 
 
 def _names(ref: ModelRef) -> list[str]:

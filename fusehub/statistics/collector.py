@@ -3,7 +3,7 @@
     with GramCollector(model, linears_of(model)) as collector:
         collector.probe(inputs.probe())
         for _, batch in inputs.batches():
-            for part in collector.parts(batch):
+            for _, part in collector.parts(batch):
                 with collector.counting(part):
                     model(**part)
 
@@ -134,11 +134,13 @@ class GramCollector:
             self._apply_verdict(watched)
         self._share_inputs(recorded)
 
-    def parts(self, batch: Batch) -> Iterator[dict[str, Tensor]]:
-        """`batch`, or the batches without padding into which it must be split for the layers of this model."""
+    def parts(self, batch: Batch) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """`batch`, or the batches without padding into which it must be split for the layers of this model; each with
+        the rows of `batch` that are in it."""
         kinds = {call.kind for watched in self._watched.values() for call in watched.calls}
         needed = bool(kinds & {"rows", "by length"}) or "rows" in self._verdicts.values()
-        return unpadded(batch) if needed else iter([dict(batch)])
+        everything = list(range(len(next(iter(batch.values())))))
+        return unpadded(batch) if needed else iter([(everything, dict(batch))])
 
     @contextmanager
     def counting(self, batch: Batch) -> Iterator[None]:

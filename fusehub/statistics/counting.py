@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from fusehub.errors import FuseHubError
 from fusehub.layers import Layout, linears_of
 from fusehub.progress import Progress, silent
 from fusehub.statistics.collector import GramCollector, Misjudged, device_of
+from fusehub.statistics.fisher import FisherCollector
 from fusehub.statistics.noise import Noise, random_batch, row_bounds, vocabulary_of
 from fusehub.statistics.resume import Saved
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 # Rows of one update. Fewer make each update wait for memory, more only take memory.
 BATCH_TOKENS = 4096
+# With Fisher diagonals, what a forward computes must be kept for the backward passes.
+FISHER_BATCH_TOKENS = 1024
 # Batches that each process does before it hears of the others.
 _STRIDE = 8
 
@@ -42,13 +46,16 @@ def count_inputs(
     *,
     batch_tokens: int = BATCH_TOKENS,
     noise: Noise | None = None,
+    fisher: FisherCollector | None = None,
     progress: Progress = silent,
 ) -> GramCollector:
-    """A collector with the sums of all rows of `inputs`, in every process the same.
+    """A collector with the sums of all rows of `inputs`, in every process the same; `fisher` has them too then.
 
     Goes on where `saves` says that an earlier run was. Starts over where the probe misjudged a layer.
     For `noise`, the sums are bounded, and nothing but them depends on the examples.
     """
+    import torch
+
     saved = saves.read()
     verdicts: dict[str, str] = {}
     for others in processes.agree(saved.state["verdicts"] if saved else {}):
@@ -61,11 +68,19 @@ def count_inputs(
         bounds = row_bounds(network, linears, probe, noise.clip, device_of(network))
     while True:
         collector = GramCollector(network, linears, parts=layout.parts, verdicts=verdicts, bounds=bounds)
-        with collector:
+        with collector, fisher or nullcontext():
             collector.probe(probe)
-            learned = _Pass(network, collector, inputs, processes, saves, verdicts, progress).run(batch_tokens, saved)
+            if fisher is not None:
+                _, first = next(inputs.batches(batch_tokens=batch_tokens))
+                fisher.probe({name: value.to(collector.device) for name, value in first.items()})
+            one = _Pass(network, collector, inputs, processes, saves, verdicts, progress, fisher)
+            learned = one.run(batch_tokens, saved)
         if not learned:
             _add_up(collector, processes)
+            if fisher is not None:
+                examples = torch.tensor([fisher.examples])
+                processes.add_up([*fisher.sums.values(), examples])
+                fisher.examples = int(examples)
             return collector
         if noise is not None:
             raise FuseHubError(
@@ -86,6 +101,7 @@ class _Pass:
     saves: Saves
     verdicts: dict[str, str]
     progress: Progress
+    fisher: FisherCollector | None = None
     batches: int = 0
     tokens: int = 0
     learned: dict[str, str] = field(default_factory=dict)
@@ -95,6 +111,8 @@ class _Pass:
         if saved:
             self.batches, self.tokens = saved.state["batches"], saved.state["tokens"]
             self.collector.restore(saved.tensors, saved.state["layers"])
+            if self.fisher is not None:
+                self.fisher.restore(saved.tensors, saved.state["fisher"])
         first, step = self.processes.index + self.batches * self.processes.count, self.processes.count
         own = itertools.islice(self.inputs.batches(batch_tokens=batch_tokens), first, None, step)
         finished = False
@@ -115,8 +133,13 @@ class _Pass:
         import torch
 
         try:
-            for part in self.collector.parts(batch):
+            for rows, part in self.collector.parts(batch):
                 part = {name: value.to(self.collector.device) for name, value in part.items()}
+                if self.fisher is not None:
+                    with self.collector.counting(part):
+                        self.fisher.forward(part)
+                    self.fisher.add([indices[row] for row in rows])
+                    continue
                 with torch.inference_mode(), self.collector.counting(part):
                     self.network(**part)
         except Misjudged as error:
@@ -138,8 +161,9 @@ class _Pass:
 
     def _save(self) -> None:
         tensors, layers = self.collector.state()
+        fisher, examples = self.fisher.state() if self.fisher is not None else ({}, 0)
         state = {"verdicts": self.verdicts, "batches": self.batches, "tokens": self.tokens, "layers": layers}
-        self.saves.write(Saved(tensors, state))
+        self.saves.write(Saved(tensors | fisher, state | {"fisher": examples}))
 
 
 def _add_up(collector: GramCollector, processes: Processes) -> None:

@@ -16,7 +16,7 @@ experts), `one_by_one` names it and examples go through autograd one at a time: 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ from fusehub.statistics.watching import Unruly, Watch, learn
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from fusehub.layers import Layout
 
 # How far a parameter's squares may be off in the probe, relative to its largest one: float32 has far less noise, a
 # wrong rule far more. Below the second number, relative to the largest of the model, all is noise.
@@ -77,6 +79,7 @@ class FisherCollector:
         self._flags = [(own, own.requires_grad) for own in self._model.parameters()]
         self._model.eval()
         self._require_gradients(False)
+        self._learned, self._probed, self.one_by_one, self.examples = None, False, [], 0
         self.sums = {name: torch.zeros_like(own, requires_grad=False) for name, own in self._parameters.items()}
         return self
 
@@ -107,6 +110,28 @@ class FisherCollector:
         """Every other name of a tied parameter -> the name that `sums` has it under."""
         every = self._model.named_parameters(remove_duplicate=False)
         return {name: self._names[id(own)] for name, own in every if self._names.get(id(own), name) != name}
+
+    def means(self, layout: Layout, stored: Iterable[str]) -> dict[str, Tensor]:
+        """The diagonal of each of the `stored` tensors of a checkpoint that has one: the mean over the examples."""
+        means = {}
+        for name, parameter in layout.names(stored).items():
+            part = layout.parts.get(parameter)
+            own = part.parameter if part else parameter
+            own = self.aliases.get(own, own)
+            if own in self.sums:
+                found = self.sums[own][part.expert, part.start : part.stop] if part else self.sums[own]
+                means[name] = found / max(1, self.examples)
+        return means
+
+    def state(self) -> tuple[dict[str, Tensor], int]:
+        """The sums as tensors under names of their own, and the number of examples: what `restore` needs."""
+        return {f"fisher:{name}": own for name, own in self.sums.items()}, self.examples
+
+    def restore(self, tensors: Mapping[str, Tensor], examples: int) -> None:
+        """Puts sums back to what `state` said that they were."""
+        for name, own in self.sums.items():
+            own.copy_(tensors[f"fisher:{name}"])
+        self.examples = examples
 
     def probe(self, batch: Mapping[str, Tensor]) -> None:
         """Learns from two examples of `batch`, the first and the last, how gradients can be told apart.

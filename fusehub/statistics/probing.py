@@ -52,11 +52,12 @@ def changed(batch: Batch, by: int) -> dict[str, Tensor]:
     return made
 
 
-def unpadded(batch: Batch) -> Iterator[dict[str, Tensor]]:
-    """The same examples in batches of equal lengths, without padding; `batch` itself where it has none."""
+def unpadded(batch: Batch) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """The same examples in batches of equal lengths, without padding, with their rows in `batch`; `batch` itself where
+    it has none."""
     masks = masks_of(batch)
     if all(bool(mask.all()) for mask in masks.values()):
-        yield dict(batch)
+        yield list(range(_examples(batch))), dict(batch)
         return
     groups: dict[tuple[int, ...], list[int]] = {}
     lengths = [mask.sum(1).tolist() for mask in masks.values()]
@@ -64,7 +65,11 @@ def unpadded(batch: Batch) -> Iterator[dict[str, Tensor]]:
         groups.setdefault(key, []).append(row)
     for rows in groups.values():
         kept = {side: mask[rows].any(0) for side, mask in masks.items()}
-        yield {name: _cut(name, value[rows], kept) for name, value in batch.items()}
+        yield rows, {name: _cut(name, value[rows], kept) for name, value in batch.items()}
+
+
+def _examples(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
 
 
 def _cut(name: str, value: Tensor, kept: Mapping[str, Tensor]) -> Tensor:

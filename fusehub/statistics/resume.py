@@ -77,7 +77,7 @@ class Saves:
             )
             if not differing:
                 logger.warning("Going on where an earlier run of the same was stopped.")
-                return Saved({name: file.read(name) for name in file.tensors}, content["state"])
+                return Saved({name: file.read(name, 0, None) for name in file.tensors}, content["state"])
         finally:
             file.close()
         logger.warning(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.errors import BadStatistics, NotFound
 from fusehub.hub import client, hub_errors, is_offline
 from fusehub.refs import ModelRef
+from fusehub.statistics.fisher_file import FISHER_FILENAME, FisherFile
 from fusehub.statistics.format import (
     FILENAME,
     METADATA_FILENAME,
@@ -47,17 +48,25 @@ class FoundStatistics:
         own = {name: layer["rows"] for name, layer in layers.items()}
         return own | {name: own[target] for name, target in aliases.items() if target in own}
 
+    def open_fisher(self) -> FisherFile:
+        """The Fisher diagonals beside them, which the metadata tells of, downloaded where they must be."""
+        path = Path(self.origin).expanduser()
+        # A file of statistics that was named itself has its Fisher diagonals beside it.
+        origin = str(path.parent) if path.is_file() else self.origin
+        return FisherFile(_locate(origin, FISHER_FILENAME, self._token), self.origin, self.metadata["fisher"])
+
     def open(self) -> Statistics:
         """The file, downloaded where it must be."""
         return Statistics(_locate(self.origin, FILENAME, self._token), self.origin)
 
 
 def find_statistics(
-    ref: ModelRef, source: str = "auto", *, hashes: Mapping[str, str], force: bool = False
+    ref: ModelRef, source: str = "auto", *, hashes: Mapping[str, str], force: bool = False, fisher: bool = False
 ) -> FoundStatistics:
     """The statistics of `ref`, whose weight files have the sha256 `hashes`.
 
-    `source` is `auto`, a file or folder, or a repo `user/name[@revision]`. Raises `NotFound` where there are none,
+    `fisher` says that its Fisher diagonals are what is wanted. `source` is `auto`, a file or folder, or a repo
+    `user/name[@revision]`. Raises `NotFound` where there are none,
     `BadStatistics` where those there are were made for other weights (unless `force`).
     """
     if source != "auto":
@@ -73,7 +82,7 @@ def find_statistics(
         others.append(found)
     if others and force:
         return others[0]
-    command = f"fusehub collect {ref.name} --data DATA --out DIR"
+    command = f"fusehub collect {ref.name} --data DATA{' --fisher' if fisher else ''} --out DIR"
     if others:
         raise BadStatistics(
             f"{ref.name}: the statistics there are ({', '.join(found.origin for found in others)}) were made for "
@@ -82,8 +91,9 @@ def find_statistics(
         )
     raise NotFound(
         f"{ref.name} has no published statistics.",
-        f"Make them where the data is: `{command}`, then `--statistics {ref.name}=DIR`. Without data: `--statistics "
-        f"{ref.name}=data-free --base BASE`, or --method mean.",
+        f"Make them where the data is: `{command}`, then `--statistics {ref.name}=DIR`. Without data: "
+        + ("" if fisher else f"`--statistics {ref.name}=data-free --base BASE`, or ")
+        + "--method mean.",
     )
 
 

@@ -116,7 +116,7 @@ def _collected(model, layout, examples, size, verdicts):
     with GramCollector(model, linears_of(model), parts=layout.parts, verdicts=verdicts) as collector:
         collector.probe(probe)
         for start in range(0, len(examples), size):
-            for part in collector.parts(batch_of(examples[start : start + size])):
+            for _, part in collector.parts(batch_of(examples[start : start + size])):
                 with torch.inference_mode(), collector.counting(part):
                     model(**part)
     own = {name: (unpack(s.packed(), s.size).numpy(), s.total.numpy(), s.rows) for name, s in collector.sums.items()}

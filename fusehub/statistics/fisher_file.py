@@ -1,0 +1,129 @@
+"""Fisher diagonals as a file beside an expert's statistics: `fisher.safetensors`.
+
+One tensor for each of the checkpoint, of its name and shape: the mean over the examples. `full` stores it in float32.
+All other sizes store float16 square roots, times 2^k with k of the tensor's own, such that the largest is just below
+2^15: F = (root · 2^-k)². Values are right to 1e-3 down to 3e-18 of the tensor's largest, where those that a network
+has (1e-12 to 1) lie; smaller ones lose digits, and what is below 3e-24 of it becomes zero.
+
+The header's metadata, under `fusehub`, is JSON; its `fisher` also stands in the metadata of the statistics:
+
+    {"kind": "exact", "samples": null, "seed": null, "examples": 1000, "encoding": "roots", "rms": 2.1e-5,
+     "exponents": {"classifier.weight": 14, ...}}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusehub.checkpoint import SafetensorsFile
+from fusehub.errors import BadFile, BadStatistics, NonFinite
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = "fusehub-fisher"
+VERSION = 1
+FISHER_FILENAME = "fisher.safetensors"
+REMAKE = "Make it again with `fusehub collect --fisher`."
+_LARGEST = 15
+
+
+def encode_fisher(
+    means: Mapping[str, Tensor], description: Mapping[str, Any], size: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors that are stored, and all that is said of them. Raises `NonFinite` naming a tensor with NaN."""
+    import torch
+
+    stored, exponents, squares, count = {}, {}, 0.0, 0
+    for name, mean in means.items():
+        if not bool(torch.isfinite(mean).all()):
+            raise NonFinite(
+                f"The Fisher diagonal of {name} holds NaN or infinity.",
+                "The model gives such gradients for some example: is its checkpoint broken, or its data?",
+            )
+        squares += float(mean.double().square().sum())
+        count += mean.numel()
+        if size == "full":
+            stored[name] = mean.float().cpu().contiguous()
+            continue
+        roots = mean.double().sqrt()
+        largest = float(roots.max()) if roots.numel() else 0.0
+        exponents[name] = _LARGEST - math.frexp(largest)[1] if largest else 0
+        stored[name] = (roots * 2.0 ** exponents[name]).half().cpu().contiguous()
+    encoding = "values" if size == "full" else "roots"
+    rms = math.sqrt(squares / count) if count else 0.0
+    names = dict.fromkeys(stored, 0) if size == "full" else exponents
+    return stored, {**description, "encoding": encoding, "rms": rms, "exponents": dict(sorted(names.items()))}
+
+
+def write_fisher(
+    folder: Path, stored: Mapping[str, Tensor], described: Mapping[str, Any], model: Mapping[str, Any]
+) -> Path:
+    """Writes what `encode_fisher` gave, finished or absent, into `folder`; `model` is that of the statistics."""
+    from safetensors.torch import save_file
+
+    text = json.dumps({"format": FORMAT, "version": VERSION, "model": dict(model), "fisher": dict(described)})
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{FISHER_FILENAME}.{os.getpid()}.partial"
+    try:
+        save_file(dict(stored), partial, metadata={"fusehub": text})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, folder / FISHER_FILENAME)
+    finally:
+        partial.unlink(missing_ok=True)
+    return folder / FISHER_FILENAME
+
+
+class FisherFile:
+    """Fisher diagonals, open for reading in pieces.
+
+    Raises `BadStatistics` for a file that is truncated, of an unknown version, or not the one that `described` (the
+    `fisher` of the statistics' metadata) tells of.
+    """
+
+    def __init__(self, path: Path, origin: str, described: Mapping[str, Any]) -> None:
+        self._origin = f"{origin} ({FISHER_FILENAME})"
+        try:
+            self._file = SafetensorsFile(path, "Fisher diagonals")
+        except BadFile as error:
+            raise BadStatistics(error.what, REMAKE) from error
+        try:
+            self._check(described)
+        except BadStatistics:
+            self.close()
+            raise
+
+    def _check(self, described: Mapping[str, Any]) -> None:
+        try:
+            said = json.loads(self._file.metadata["fusehub"])
+            known = said["format"], said["version"], said["fisher"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadStatistics(f"{self._origin} holds no Fisher diagonals.", REMAKE) from error
+        if known[:2] != (FORMAT, VERSION):
+            raise BadStatistics(
+                f"{self._origin} is {known[0]} of version {known[1]}; this FuseHub reads {FORMAT} {VERSION}.",
+                "Update FuseHub.",
+            )
+        if known[2] != dict(described):
+            raise BadStatistics(f"{self._origin} does not belong to the statistics beside it.", REMAKE)
+        self._exponents: dict[str, int] = known[2]["exponents"]
+        self._roots = known[2]["encoding"] == "roots"
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Rows of the diagonal of a tensor, in float64. Raises `BadStatistics` naming one that cannot be."""
+        if name not in self._file.tensors:
+            raise BadStatistics(f"{self._origin}: {name} is missing.", REMAKE)
+        value = self._file.read(name, start, stop).double()
+        if not math.isfinite(float(value.sum())) or bool((value < 0).any()):
+            raise BadStatistics(f"{self._origin}: {name} holds NaN, infinity or a negative number.", REMAKE)
+        return value.mul_(2.0 ** -self._exponents.get(name, 0)).square_() if self._roots else value
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
