@@ -15,7 +15,7 @@ from typing import Any, Literal
 from fusehub.checkpoint import TensorInfo, headers
 from fusehub.errors import BadRecipe, FuseHubError, Incompatible
 from fusehub.labels import Heads, LabelPlan, plan_labels
-from fusehub.layers import Layout, layout_of
+from fusehub.layers import Layout, layout_like, layout_of
 from fusehub.licences import licence_of, reconcile
 from fusehub.refs import ModelRef, resolve
 from fusehub.statistics.sources import has_statistics
@@ -187,16 +187,27 @@ class _Check:
         return found
 
     def _same_architecture(self) -> bool:
+        """Whether all are of one architecture, or of several tasks on one: then each has a head of its own to keep."""
         kinds = {ref.name: architecture_of(self.configs[ref.id], ref.name) for ref in self.refs}
-        if len(set(kinds.values())) > 1:
-            self._find(
-                "error",
-                "The models are of different architectures: "
-                + ", ".join(f"{name} is a {kind}" for name, kind in kinds.items()) + ".",
-                "Merge models that were fine-tuned from the same base for the same kind of task.",
-            )  # fmt: skip
+        if len(set(kinds.values())) == 1 or self._same_body():
+            return True
+        self._find(
+            "error",
+            "The models are of different architectures: "
+            + ", ".join(f"{name} is a {kind}" for name, kind in kinds.items()) + ".",
+            "Merge models that were fine-tuned from the same base for the same kind of task.",
+        )  # fmt: skip
+        return False
+
+    def _same_body(self) -> bool:
+        """Whether experts of different tasks have a body in common, told by what transformers calls it."""
+        if self.heads == "merge" or len({self.configs[ref.id].get("model_type") for ref in self.refs}) > 1:
             return False
-        return True
+        try:
+            layouts = [layout_of(load_config(ref)) for ref in self.refs]
+        except FuseHubError:
+            return False
+        return len({layout.base_prefix for layout in layouts}) == 1 and all(layout.has_body for layout in layouts)
 
     def _configs(self) -> None:
         first = self.everyone[0]
@@ -225,18 +236,22 @@ class _Check:
             tensors = self.tensors[ref.id]
             if tensors is None:
                 continue
+            own = layout_like(ref, layout) if ref is not self.base else layout
             try:
-                names = layout.names(tensors)
+                names = own.names(tensors)
             except FuseHubError as error:
                 self._find("error", f"{ref.name}: {error.what}", error.fix)
                 return
             named[ref.id] = {parameter: tensors[name] for name, parameter in names.items()}
             if ref is not self.base:
-                self._missing(ref, layout, named[ref.id])
+                self._missing(ref, own, named[ref.id])
         first = self.refs[0]
         for other in self.everyone[1:]:
             if first.id in named and other.id in named:
                 self._compare_shapes(first, other, layout, named[first.id], named[other.id])
+
+    def _architecture(self, ref: ModelRef) -> Any:
+        return self.configs[ref.id].get("architectures")
 
     def _missing(self, ref: ModelRef, layout: Layout, named: Mapping[str, TensorInfo]) -> None:
         missing = layout.missing(named)
@@ -259,6 +274,8 @@ class _Check:
             f"{name} {list(mine[name].shape)} against {list(theirs[name].shape)}"
             for name in mine
             if name in theirs and mine[name].shape != theirs[name].shape and name not in layout.label_axes
+            if layout.in_body(name)
+            or self.configs[first.id]["architectures"] == self.configs[other.id]["architectures"]
         ]
         if differing:
             vocabulary = self.configs[first.id].get("vocab_size") != self.configs[other.id].get("vocab_size")

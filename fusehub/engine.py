@@ -129,11 +129,7 @@ class _Engine:
             for shard in shards if folder != bodies else ():
                 _link(bodies / shard.filename, folder / shard.filename)
                 self.result.hashes[f"{name}/{shard.filename}"] = self.result.hashes[f"{bodies.name}/{shard.filename}"]
-            head = {
-                plan.sources[index]: self.experts[index].tensors[plan.sources[index]]
-                for plan in self.plan.tensors.values()
-                if plan.is_head
-            }
+            head = {kept: self.experts[index].tensors[kept] for kept in self.plan.kept[index]}
             own = [Shard("head.safetensors", head)]
             self._write(own, folder, expert=index)
             index_file = folder / "model.safetensors.index.json"

@@ -64,6 +64,8 @@ def plan_labels(
             )
     if heads == "keep":
         return LabelPlan("keep", "asked for")
+    if len({str(config.get("architectures")) for config in configs}) > 1:
+        return _apart(heads, "the experts are for different tasks")
     if not any(map(has_labels, configs)):
         return LabelPlan("merge", "their heads have no labels", rows=((),) * len(configs))
     kinds = {problem_type_of(config) for config in configs}

@@ -17,11 +17,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fusehub.errors import Incompatible
-from fusehub.tasks import has_labels
+from fusehub.tasks import has_labels, load_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
     from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+    from fusehub.refs import ModelRef
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,16 @@ class Layout:
             missing += [part for part in fused.get(name, [name]) if part not in named]
         return missing
 
+    @property
+    def has_body(self) -> bool:
+        """Whether a task's head was put on a pretrained model that is found again in others. (T5 is all of it.)"""
+        return any(name.startswith(f"{self.base_prefix}.") for name in self.shapes)
+
     def in_body(self, parameter: str) -> bool:
         """Whether the parameter is of the pretrained model and not of the head that a task put on it."""
-        prefix = f"{self.base_prefix}."
-        if any(name.startswith(prefix) for name in self.shapes):
-            return parameter.startswith(prefix)
-        return parameter not in self.label_axes  # T5 as a whole is no part of another model.
+        if self.has_body:
+            return parameter.startswith(f"{self.base_prefix}.")
+        return parameter not in self.label_axes
 
 
 def layout_of(config: PretrainedConfig) -> Layout:
@@ -129,6 +135,13 @@ def layout_of(config: PretrainedConfig) -> Layout:
         _model=model,
         parts=parts,
     )
+
+
+def layout_like(ref: ModelRef, layout: Layout) -> Layout:
+    """The layout of `ref`, which is `layout` itself where the architecture is the same."""
+    if ref.config.get("architectures") in ([layout.architecture], None):
+        return layout
+    return layout_of(load_config(ref))
 
 
 def plain_layout(architecture: str, shapes: dict[str, tuple[int, ...]]) -> Layout:

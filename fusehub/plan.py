@@ -50,6 +50,8 @@ class Plan:
     layout: Layout
     labels: LabelPlan
     tensors: dict[str, TensorPlan]
+    kept: tuple[tuple[str, ...], ...]
+    """For each expert the names in its file of what it keeps as it is, where heads are not merged."""
     shards: tuple[Shard, ...]
     statistics: tuple[FoundStatistics | DataFree, ...]
     hashes: tuple[dict[str, str], ...]
@@ -136,6 +138,7 @@ def plan_merge(
         layout=layout,
         labels=report.labels,
         tensors=tensors,
+        kept=planner.kept(tensors),
         shards=tuple(plan_shards({name: plan.info for name, plan in tensors.items()}, max_shard_size)),
         statistics=tuple(statistics),
         hashes=hashes,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fusehub.checkpoint import Checkpoint, TensorInfo, headers
 from fusehub.errors import Incompatible
 from fusehub.labels import LabelPlan
-from fusehub.layers import Layout, Linear, layout_of, plain_layout
+from fusehub.layers import Layout, Linear, layout_like, layout_of, plain_layout
 from fusehub.methods import Method
 from fusehub.methods.registry import Options
 from fusehub.methods.settings import Settings, depths
@@ -71,8 +71,11 @@ class Planner:
         self.fishers = [(found.metadata.get("fisher") or {}).get("exponents", {}) for found in statistics]
         self.data_free = [isinstance(found, DataFree) for found in statistics]
         self.infos = [_infos(ref) for ref in experts]
+        # Experts of different tasks have the body in common, and each its own head.
+        self.layouts = [layout_like(ref, layout) for ref in experts]
+        self.tasks_differ = any(own is not layout for own in self.layouts)
         # For each expert: the model's parameter -> the name in its file.
-        self.files = [_parameters(layout, infos) for infos in self.infos]
+        self.files = [_parameters(own, infos) for own, infos in zip(self.layouts, self.infos, strict=True)]
         self.base_infos = _infos(base) if base else {}
         self.base_files = _parameters(layout, self.base_infos) if base else {}
         self.notes: list[str] = []
@@ -85,6 +88,8 @@ class Planner:
         for parameter, name in first.items():
             lacking = [ref.name for ref, own in zip(self.experts, self.files, strict=True) if parameter not in own]
             if (lacking and self._is_shared(parameter)) or self._is_tied(parameter):
+                continue
+            if self.tasks_differ and (lacking or not self._in_body(parameter)):
                 continue
             if lacking:
                 raise Incompatible(
@@ -102,9 +107,28 @@ class Planner:
                 self.notes.append(f"No tensor has '{text}' in its name: what the recipe says of it holds nowhere.")
         return plans
 
+    def kept(self, tensors: Mapping[str, TensorPlan]) -> tuple[tuple[str, ...], ...]:
+        """For each expert the names in its file of what it keeps as it is: its head, and what no other one has.
+
+        (The poolers of some tasks are in the body, and other tasks have none.) Empty where all is merged.
+        """
+        if self.labels.policy != "keep":
+            return ((),) * len(self.experts)
+        kept = []
+        for index, (layout, own) in enumerate(zip(self.layouts, self.files, strict=True)):
+            merged = {tensor.sources[index] for tensor in tensors.values() if not tensor.is_head}
+            kept.append(
+                tuple(
+                    name
+                    for parameter, name in own.items()
+                    if name not in merged and layout.tied.get(parameter) not in own and not _is_computed(parameter)
+                )
+            )
+        return tuple(kept)
+
     def _is_shared(self, parameter: str) -> bool:
         """Whether the parameter is only another name of one that all experts have, or is computed and not trained."""
-        return parameter in self.layout.tied or parameter.endswith(("position_ids", "token_type_ids"))
+        return parameter in self.layout.tied or _is_computed(parameter)
 
     def _is_tied(self, parameter: str) -> bool:
         """Whether every expert's file holds under this name only a second copy of a tensor that it shares.
@@ -206,6 +230,10 @@ def merged_layout(method: Method, experts: Sequence[ModelRef], base: ModelRef | 
         if shapes[0] and all(own == shapes[0] for own in shapes):
             return plain_layout(experts[0].config["architectures"][0], shapes[0])
     return layout_of(load_config(experts[0]))
+
+
+def _is_computed(parameter: str) -> bool:
+    return parameter.endswith(("position_ids", "token_type_ids"))
 
 
 def _infos(ref: ModelRef) -> dict[str, TensorInfo]:

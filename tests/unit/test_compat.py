@@ -61,9 +61,10 @@ def test_different_architectures_are_refused_by_name(pair, tmp_path):
     )
 
 
-def test_different_tasks_are_refused(pair, tmp_path):
+def test_different_tasks_cannot_have_their_heads_merged(pair, tmp_path):
     tagger = tiny_model(tmp_path / "tagger", task="token-classification", hidden=16, layers=1)
-    assert any("BertForTokenClassification" in e for e in errors([pair[0], tagger]))
+    assert errors([pair[0], tagger]) == []
+    assert any("BertForTokenClassification" in e for e in errors([pair[0], tagger], heads="merge"))
 
 
 @pytest.mark.parametrize(
