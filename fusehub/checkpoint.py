@@ -333,7 +333,7 @@ class ShardWriter:
         self._file = (folder / shard.filename).open("wb")
         self._hash = hashlib.sha256()
         self._left = shard.nbytes
-        self._put(_header(shard, {"format": "pt", **(metadata or {})}))
+        self._put(safetensors_header(shard, {"format": "pt", **(metadata or {})}))
 
     def append(self, piece: torch.Tensor) -> None:
         """Writes the next bytes: a whole tensor or its next rows."""
@@ -361,7 +361,7 @@ class ShardWriter:
         self._file.write(data)
 
 
-def _header(shard: Shard, metadata: Mapping[str, str]) -> bytes:
+def safetensors_header(shard: Shard, metadata: Mapping[str, str]) -> bytes:
     """The safetensors header: length, JSON padded with spaces to a multiple of 8 bytes."""
     entries: dict = {"__metadata__": dict(metadata)}
     offset = 0

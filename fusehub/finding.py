@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.hub import client, hub_errors
 from fusehub.licences import licence_of
-from fusehub.statistics.format import FILENAME
+from fusehub.statistics.format import FILENAME, INDEX_FILENAME
 from fusehub.statistics.sources import FOLDER, TAG
 from fusehub.tasks import TASKS
 
@@ -158,7 +158,8 @@ def _bases(info: ModelInfo) -> list[str]:
 
 
 def _holds_statistics(info: ModelInfo) -> bool:
-    return any(file.rfilename == f"{FOLDER}/{FILENAME}" for file in info.siblings or [])
+    names = [f"{FOLDER}/{name}" for name in (FILENAME, INDEX_FILENAME)]
+    return any(file.rfilename in names for file in info.siblings or [])
 
 
 def _is_model(info: ModelInfo) -> bool:

@@ -26,9 +26,9 @@ from fusehub.provenance import REPORT_FILENAME
 from fusehub.push import CARD, Files, Published, Target
 from fusehub.recipe import FILENAME as RECIPE_FILENAME
 from fusehub.refs import SIDE_FILES, ModelRef, resolve
-from fusehub.statistics.format import FILENAME, METADATA_FILENAME, Statistics, require_weights
+from fusehub.statistics.format import METADATA_FILENAME, require_weights
 from fusehub.statistics.privacy import require_enough
-from fusehub.statistics.sources import FOLDER, TAG
+from fusehub.statistics.sources import FOLDER, TAG, has_statistics, open_statistics
 
 if TYPE_CHECKING:
     from fusehub.evaluation import Evaluation
@@ -154,7 +154,7 @@ def _model_files(folder: Path, force: bool) -> Files:
     wanted += [name for name in ref.files if name.endswith(".index.json") and name not in SIDE_FILES]
     wanted += [name for name in ref.files if name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))]
     files: Files = {name: folder / name for name in dict.fromkeys(wanted)}
-    if (folder / FOLDER / FILENAME).is_file():
+    if has_statistics(ref):
         _checked_statistics(folder / FOLDER, ref, force)
         files |= _statistics_files(folder / FOLDER)
     return files
@@ -216,10 +216,11 @@ def _checked_statistics(folder: Path, ref: ModelRef, force: bool) -> dict[str, A
     """The metadata of the statistics in `folder`, which are of the weights of `ref`."""
     from fusehub.checkpoint import weight_hashes
 
-    for name in (FILENAME, METADATA_FILENAME):
-        if not (folder / name).is_file():
-            raise NotFound(f"There is no {name} in {folder}.", "Give the folder that `fusehub collect` wrote.")
-    statistics = Statistics(folder / FILENAME)
+    if not (folder / METADATA_FILENAME).is_file():
+        raise NotFound(
+            f"There is no {METADATA_FILENAME} in {folder}.", "Give the folder that `fusehub collect` wrote."
+        )
+    statistics = open_statistics(str(folder))
     statistics.close()
     metadata = statistics.metadata
     if not force:

@@ -16,13 +16,13 @@ from fusehub.console import bar, command, print_json, say, size, table
 @command
 def collect(
     models: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="MODEL",
-            help="The model whose statistics are wanted. With --add: two or more statistics.",
+            help="The model whose statistics are wanted. With --add: two or more statistics. With --from: none.",
             show_default=False,
         ),
-    ],
+    ] = None,
     data: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="Texts of the domain that the model was trained for.")
     ] = None,
@@ -34,6 +34,10 @@ def collect(
         typer.Option(
             "--import", metavar="FILE", help="A llama.cpp imatrix or a folder of Hessians of MODEL, instead of data."
         ),
+    ] = None,
+    larger: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STATISTICS", help="Make these statistics smaller, as --size says."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write them into.")] = None,
     publish: Annotated[
@@ -53,7 +57,7 @@ def collect(
     ] = None,
     size_name: Annotated[
         Literal["full", "half", "compact", "tiny"],
-        typer.Option("--size", help="How finely they are stored: about 0.6, 0.3, 0.1 or 0.03 of the weights."),
+        typer.Option("--size", help="How finely they are stored: about 0.62, 0.31, 0.16 or 0.03 of the weights."),
     ] = "compact",
     fisher: Annotated[
         bool,
@@ -82,12 +86,14 @@ def collect(
     from fusehub.statistics.collect import collect as collect_statistics
     from fusehub.statistics.importers import import_statistics
     from fusehub.statistics.noise import Noise
+    from fusehub.statistics.resizing import resize_statistics
 
     if out is None and not publish:
         raise typer.BadParameter("say where they go: a folder, or --publish", param_hint="--out")
     if repo and not publish:
         raise typer.BadParameter("--repo goes with --publish", param_hint="--repo")
-    _require_one_way(models, data=data, add=add, imported=imported, epsilon=epsilon)
+    models = models or []
+    _require_one_way(models, data=data, add=add, imported=imported, larger=larger, epsilon=epsilon)
     if fisher and data is None:
         raise typer.BadParameter("gradients are taken where the texts are read", param_hint="--fisher")
     if fisher_samples is not None and not fisher:
@@ -96,6 +102,8 @@ def collect(
         folder = out or Path(temporary)
         if add:
             made = add_statistics(models, folder, size=size_name)
+        elif larger:
+            made = resize_statistics(larger, folder, size=size_name)
         elif imported:
             made = import_statistics(models[0], imported, folder, description=description, size=size_name)
         else:
@@ -116,13 +124,14 @@ def collect(
             )
         if made is None:
             return  # One of several processes, and not the one that speaks and publishes.
-        model = made.metadata["model"]["id"] if add else models[0]
+        model = made.metadata["model"]["id"] if add or larger else models[0]
         summary = {
             "model": _pinned(made.metadata["model"]),
             "examples": made.metadata["examples"],
             "tokens": made.metadata["tokens"],
             "layers": len(made.layers),
             "uncounted": made.metadata["uncounted"],
+            "size": made.metadata["size"],
             "bytes": made.nbytes,
             "folder": str(folder) if out else None,
         }
@@ -144,20 +153,31 @@ def collect(
 
 
 def _require_one_way(
-    models: list[str], *, data: str | None, add: bool, imported: Path | None, epsilon: float | None
+    models: list[str],
+    *,
+    data: str | None,
+    add: bool,
+    imported: Path | None,
+    larger: str | None,
+    epsilon: float | None,
 ) -> None:
     """Statistics come from a model and data, or from statistics that are there: wrong usage says which is meant."""
-    if data and (add or imported):
-        raise typer.BadParameter("--add and --import take statistics that are there, and no data", param_hint="--data")
-    if epsilon is not None and (add or imported):
+    ways = [way for way, given in (("--add", add), ("--import", imported), ("--from", larger)) if given]
+    if data and ways:
+        raise typer.BadParameter(f"{ways[0]} takes statistics that are there, and no data", param_hint="--data")
+    if epsilon is not None and ways:
         raise typer.BadParameter("noise is added where the texts are read", param_hint="--noise")
-    if add and imported:
-        raise typer.BadParameter("import first, then add what was imported", param_hint="--import")
+    if len(ways) > 1:
+        raise typer.BadParameter(f"one thing after the other: {' or '.join(ways)}", param_hint=ways[1])
+    if larger and models:
+        raise typer.BadParameter("statistics know their model: give none", param_hint="MODEL")
+    if not larger and not models:
+        raise typer.BadParameter("say which model", param_hint="MODEL")
     if add and len(models) < 2:
         raise typer.BadParameter("give two or more statistics to be added", param_hint="--add")
     if not add and len(models) > 1:
         raise typer.BadParameter("give one model; or say --add, to add statistics", param_hint="MODEL")
-    if not (add or imported) and data is None:
+    if not ways and data is None:
         raise typer.BadParameter("say which texts the model is to be run over", param_hint="--data")
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadStatistics
 from fusehub.hub import software
-from fusehub.statistics.encodings import DEFAULT_SIZE
+from fusehub.statistics.encodings import DEFAULT_SIZE, coarsest
 from fusehub.statistics.format import Statistics, write_statistics
 from fusehub.statistics.sources import open_statistics
 
@@ -72,6 +72,8 @@ def add_statistics(
             _require_same_model(parts[0], part)
         _require_different(parts)
         sums, aliases = _added(parts)
+        # What was stored coarsely is not made finer by being stored again.
+        size = coarsest(size, *(part.metadata["size"] for part in parts))
         path = write_statistics(Path(out), sums, aliases, _metadata(parts, {*sums, *aliases}), size=size)
     return Statistics(path)
 

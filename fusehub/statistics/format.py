@@ -1,23 +1,24 @@
 """The statistics file: format version 1, written and read.
 
-A safetensors file. For each linear layer, named as in the model's checkpoint (`NAME` ends in `.weight`), it has the
-number of rows `NAME.n`, their sum `NAME.s`, and their gram in one of the encodings of `encodings.py`.
+Safetensors, one file or shards. For each linear layer, named as in the model's checkpoint (`NAME` ends in
+`.weight`), it has the number of rows `NAME.n`, their sum `NAME.s`, and their gram in one of the encodings of
+`encodings.py`. `docs/statistics-format.md` specifies all of it.
 
 Layers that read the same input are stored once: `aliases` in the metadata maps the others to the one that is
 stored, and `layers` lists the stored ones with their rows, size and encoding. The metadata is JSON in the header,
-under `fusehub`; the same JSON lies beside the file, so that a merge can be planned without the matrices.
+under `fusehub`; the same JSON lies beside the file, so that a merge can be planned without the matrices. Fisher
+diagonals lie beside in a file of their own (`fisher_file.py`), which a merge by grams need not download.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.checkpoint import SafetensorsFile, TensorInfo
+from fusehub.checkpoint import TensorInfo
 from fusehub.errors import BadStatistics
 from fusehub.statistics.encodings import (
     DEFAULT_SIZE,
@@ -26,18 +27,31 @@ from fusehub.statistics.encodings import (
     check_size,
     decode,
     encode,
-    encoding_for,
+    encoding_of,
 )
 from fusehub.statistics.grams import pack, packed_diagonal
+from fusehub.statistics.metadata import FORMAT, REMAKE, VERSION, check_metadata, require_weights
+from fusehub.statistics.shards import MAX_SHARD_SIZE, ShardedFile, index_name, write_shards
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = "fusehub-statistics"
-VERSION = 1
-FILENAME = "statistics.safetensors"
-METADATA_FILENAME = "statistics.json"
-REMAKE = "Make them again with `fusehub collect`."
+__all__ = [
+    "FILENAME",
+    "INDEX_FILENAME",
+    "METADATA_FILENAME",
+    "REMAKE",
+    "Statistics",
+    "StoredLayer",
+    "check_metadata",
+    "require_weights",
+    "write_statistics",
+]
+
+STEM = "statistics"
+FILENAME = f"{STEM}.safetensors"
+INDEX_FILENAME = index_name(STEM)
+METADATA_FILENAME = f"{STEM}.json"
 
 
 def write_statistics(
@@ -47,51 +61,47 @@ def write_statistics(
     metadata: Mapping[str, Any],
     *,
     size: str = DEFAULT_SIZE,
+    max_shard_size: int = MAX_SHARD_SIZE,
 ) -> Path:
-    """Writes `statistics.safetensors` and `statistics.json`, finished or absent, into `folder`; the first's path.
+    """Writes `statistics.safetensors` (or shards and their index) and `statistics.json` into `folder`.
 
-    `sums` are by the weight's name in the checkpoint, summed just now or read from another file; `size` is one of
-    `SIZES`.
+    They are finished or absent. `sums` are by the weight's name in the checkpoint, summed just now or read from
+    another file, and are encoded one after the other; `size` is one of `SIZES`. The path that `Statistics` opens.
     """
     import torch
-    from safetensors.torch import save_file
 
     check_size(size)
-    encodings = {name: encoding_for(name, total, size) for name, total in sums.items()}
-    tensors = {}
-    for name, total in sums.items():
-        tensors |= {f"{name}.{part}": value for part, value in encode(total, encodings[name]).items()}
-        tensors[f"{name}.s"] = total.total.float().cpu()
-        tensors[f"{name}.n"] = torch.tensor(total.rows, dtype=torch.int64)
+    names = sorted(sums)
+    encodings = {name: encoding_of(name, sums[name], size) for name in names}
     described = {
         "format": FORMAT,
         "version": VERSION,
         **metadata,
         "size": size,
         "layers": {
-            name: {"rows": sums[name].rows, "size": sums[name].size, **_told(encodings[name])} for name in sorted(sums)
+            name: {"rows": sums[name].rows, "size": sums[name].size, **encodings[name].told()} for name in names
         },
         "aliases": dict(sorted(aliases.items())),
     }
     text = json.dumps(described, indent=2, ensure_ascii=False, sort_keys=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{FILENAME}.{os.getpid()}.partial"
-    try:
-        save_file(tensors, partial, metadata={"fusehub": text})
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial_json = partial.with_suffix(".json")
-        partial_json.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial_json, folder / METADATA_FILENAME)
-        os.replace(partial, folder / FILENAME)
-    finally:
-        partial.unlink(missing_ok=True)
-        partial.with_suffix(".json").unlink(missing_ok=True)
-    return folder / FILENAME
+    check_metadata(described, str(folder))
+
+    def layer(number: int) -> dict[str, Tensor]:
+        name = names[number]
+        one = sums[name]
+        stored = {"n": torch.tensor(one.rows, dtype=torch.int64), "s": one.total.float().cpu()}
+        stored |= encode(one, encodings[name])
+        return {f"{name}.{part}": value for part, value in stored.items()}
+
+    groups = [
+        {f"{name}.{part}": info for part, info in _parts(encodings[name], sums[name].size).items()} for name in names
+    ]
+    beside = {METADATA_FILENAME: text + "\n"}
+    return write_shards(folder, STEM, groups, layer, {"fusehub": text}, beside, max_shard_size)
 
 
-def _told(encoding: Encoding) -> dict[str, Any]:
-    return {"encoding": encoding.name, **({"rank": encoding.rank} if encoding.rank is not None else {})}
+def _parts(encoding: Encoding, size: int) -> dict[str, TensorInfo]:
+    return {"n": TensorInfo("I64", ()), "s": TensorInfo("F32", (size,)), **encoding.tensors(size)}
 
 
 @dataclass(frozen=True)
@@ -131,7 +141,7 @@ class StoredLayer:
     def _read(self, part: str) -> Tensor:
         name = f"{self.stored_as}.{part}"
         value = self._statistics.tensor(name)
-        squares = value[packed_diagonal(self.size)] if part == "S" else value if part == "d" else None
+        squares = value[packed_diagonal(self.size)] if part == "S" else value if part in ("d", "e") else None
         if squares is not None and (squares < 0).any():
             raise BadStatistics(
                 f"{self._statistics.origin}: {name} has a negative sum of squares on its diagonal.",
@@ -141,35 +151,23 @@ class StoredLayer:
 
 
 class Statistics:
-    """A statistics file, open for reading: metadata at once, matrices when asked for.
+    """A statistics file or the index of its shards, open for reading: metadata at once, matrices when asked for.
 
     Raises `BadStatistics` for a file that is truncated, is not statistics, or is of an unknown version.
     """
 
     def __init__(self, path: Path, origin: str | None = None) -> None:
-        from fusehub.errors import BadFile
-
         self.path = path
         self.origin = origin or str(path)
+        self._file = ShardedFile(path, "statistics")
         try:
-            self._file = SafetensorsFile(path, "statistics")
-        except BadFile as error:
-            raise BadStatistics(error.what, REMAKE) from error
-        try:
-            self.metadata = self._read_metadata()
-            self._layers = self._read_layers()
+            self.metadata = _metadata_in(self._file, self.origin)
+            layers = {name: self._layer(name) for name in sorted(self.metadata["layers"])}
+            self.aliases: dict[str, str] = self.metadata["aliases"]
+            self._layers = layers | {name: replace(layers[target], name=name) for name, target in self.aliases.items()}
         except BadStatistics:
             self.close()
             raise
-
-    def _read_layers(self) -> dict[str, StoredLayer]:
-        self.aliases: dict[str, str] = self.metadata["aliases"]
-        layers = {name: self._layer(name) for name in sorted(self.metadata["layers"])}
-        for name, target in self.aliases.items():
-            if target not in layers:
-                raise BadStatistics(f"{self.path.name}: {name} refers to {target}, which is not in the file.", REMAKE)
-            layers[name] = replace(layers[target], name=name)
-        return layers
 
     @property
     def layers(self) -> dict[str, StoredLayer]:
@@ -178,14 +176,14 @@ class Statistics:
 
     @property
     def nbytes(self) -> int:
-        """Size of the file in bytes."""
-        return self.path.stat().st_size
+        """Size of the file, or of all its shards, in bytes."""
+        return self._file.nbytes
 
     def tensor(self, name: str) -> Tensor:
         """A stored tensor. Raises `BadStatistics` naming it if it holds NaN or infinity."""
         import torch
 
-        value = self._file.read(name, 0, None)
+        value = self._file.read(name)
         if not bool(torch.isfinite(value.sum(dtype=torch.float64))):
             raise BadStatistics(f"{self.origin}: {name} holds NaN or infinity.", REMAKE)
         return value
@@ -196,54 +194,32 @@ class Statistics:
 
     def _layer(self, name: str) -> StoredLayer:
         told = self.metadata["layers"][name]
-        size, encoding = told["size"], Encoding(told["encoding"], told.get("rank"))
-        wanted = {"n": TensorInfo("I64", ()), "s": TensorInfo("F32", (size,)), **encoding.tensors(size)}
-        for part, info in wanted.items():
+        size, encoding = told["size"], Encoding(told["encoding"], told.get("bits"), told.get("rank"))
+        for part, info in _parts(encoding, size).items():
             found = self._file.tensors.get(f"{name}.{part}")
             if found is None:
                 raise BadStatistics(f"{self.path.name}: {name}.{part} is missing.", REMAKE)
             if found != info:
                 raise BadStatistics(
                     f"{self.path.name}: {name}.{part} is {found.dtype} {list(found.shape)}, but {info.dtype} "
-                    f"{list(info.shape)} in the {encoding.name} of {size} inputs.",
+                    f"{list(info.shape)} in the encoding ({encoding}) of {size} inputs.",
                     f"The file is broken. {REMAKE}",
                 )
-        rows = int(self._file.read(f"{name}.n", 0, None))
+        rows = int(self._file.read(f"{name}.n"))
+        if rows != told["rows"]:
+            raise BadStatistics(
+                f"{self.path.name}: {name}.n counts {rows} rows, the metadata {told['rows']}.",
+                f"The file is broken. {REMAKE}",
+            )
         return StoredLayer(name, name, rows, size, encoding, self)
 
-    def _read_metadata(self) -> dict[str, Any]:
-        try:
-            metadata = json.loads(self._file.metadata["fusehub"])
-        except (KeyError, ValueError) as error:
-            raise BadStatistics(
-                f"{self.origin} is a safetensors file, but not one of statistics.",
-                "Give a file made by `fusehub collect`.",
-            ) from error
-        return check_metadata(metadata, self.origin)
 
-
-def check_metadata(metadata: Any, origin: str) -> dict[str, Any]:
-    """`metadata` if it is the metadata of statistics of a version that we know; else raises `BadStatistics`."""
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise BadStatistics(f"{origin} does not hold statistics.", "Give a file made by `fusehub collect`.")
-    if metadata.get("version") != VERSION:
-        raise BadStatistics(
-            f"{origin} has version {metadata.get('version')} of the format; this FuseHub reads version {VERSION}.",
-            "Update FuseHub.",
-        )
+def _metadata_in(file: ShardedFile, origin: str) -> dict[str, Any]:
     try:
-        metadata["model"]["id"], metadata["model"]["weights"].values(), metadata["layers"], metadata["aliases"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BadStatistics(f"{origin}: its metadata lacks {error}.", REMAKE) from error
-    return metadata
-
-
-def require_weights(metadata: Mapping[str, Any], origin: str, model: str, hashes: Mapping[str, str]) -> None:
-    """Raises `BadStatistics` unless the statistics were made with exactly the weights `hashes` of `model`."""
-    made_for = metadata["model"]
-    if sorted(made_for["weights"].values()) != sorted(hashes.values()):
-        named = made_for["id"] + (f" at {made_for['commit'][:8]}" if made_for.get("commit") else "")
+        metadata = json.loads(file.metadata["fusehub"])
+    except (KeyError, ValueError) as error:
         raise BadStatistics(
-            f"The statistics {origin} were made for other weights ({named}) than those of {model}.",
-            "Give the statistics of these weights, make them with `fusehub collect`, or say --force.",
-        )
+            f"{origin} is a safetensors file, but not one of statistics.",
+            "Give a file made by `fusehub collect`.",
+        ) from error
+    return check_metadata(metadata, origin)

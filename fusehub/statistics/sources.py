@@ -19,12 +19,14 @@ from fusehub.refs import ModelRef
 from fusehub.statistics.fisher_file import FISHER_FILENAME, FisherFile
 from fusehub.statistics.format import (
     FILENAME,
+    INDEX_FILENAME,
     METADATA_FILENAME,
     REMAKE,
     Statistics,
     check_metadata,
     require_weights,
 )
+from fusehub.statistics.shards import shards_in
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
@@ -50,14 +52,11 @@ class FoundStatistics:
 
     def open_fisher(self) -> FisherFile:
         """The Fisher diagonals beside them, which the metadata tells of, downloaded where they must be."""
-        path = Path(self.origin).expanduser()
-        # A file of statistics that was named itself has its Fisher diagonals beside it.
-        origin = str(path.parent) if path.is_file() else self.origin
-        return FisherFile(_locate(origin, FISHER_FILENAME, self._token), self.origin, self.metadata["fisher"])
+        return FisherFile(locate_fisher(self.origin, self._token), self.origin, self.metadata["fisher"])
 
     def open(self) -> Statistics:
         """The file, downloaded where it must be."""
-        return Statistics(_locate(self.origin, FILENAME, self._token), self.origin)
+        return open_statistics(self.origin, token=self._token)
 
 
 def find_statistics(
@@ -99,14 +98,14 @@ def find_statistics(
 
 def open_statistics(source: str, *, token: str | None = None) -> Statistics:
     """The statistics at `source` (a file, a folder or a repo), of whatever weights they are."""
-    return Statistics(_locate(source, FILENAME, token), source)
+    return Statistics(_locate_tensors(source, token), source)
 
 
 def has_statistics(ref: ModelRef) -> bool:
     """Whether the model's own repo or folder holds statistics (of whatever weights)."""
     if ref.folder is not None:
-        return (ref.folder / FOLDER / FILENAME).is_file()
-    return f"{FOLDER}/{FILENAME}" in ref.files
+        return any((ref.folder / FOLDER / name).is_file() for name in (FILENAME, INDEX_FILENAME))
+    return any(f"{FOLDER}/{name}" in ref.files for name in (FILENAME, INDEX_FILENAME))
 
 
 def _candidates(ref: ModelRef) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -137,7 +136,7 @@ def _metadata(source: str, token: str | None) -> dict[str, Any]:
     """The metadata of the statistics at `source`: the JSON beside the file, or in its header."""
     path = Path(source).expanduser()
     if path.is_file():
-        statistics = Statistics(path, source)
+        statistics = open_statistics(source, token=token)
         statistics.close()
         return statistics.metadata
     located = _locate(source, METADATA_FILENAME, token)
@@ -155,14 +154,43 @@ def _locate(source: str, filename: str, token: str | None) -> Path:
     for folder in (path, path / FOLDER):
         if (folder / filename).is_file():
             return folder / filename
-    if path.is_dir() or path.suffix == ".safetensors" or source.startswith(("/", ".", "~")) or "/" not in source:
+    if path.is_dir() or not _may_be_repo(source):
         raise NotFound(f"There are no statistics in {source}.", f"A folder of statistics holds {FILENAME}.")
     found = _download(source, filename, token)
     if found is None:
         raise NotFound(
-            f"{source} holds no statistics ({FOLDER}/{FILENAME}).", "Give a file, a folder or a repo that does."
+            f"{source} holds no statistics ({FOLDER}/{filename}).", "Give a file, a folder or a repo that does."
         )
     return found
+
+
+def locate_fisher(source: str, token: str | None = None) -> Path:
+    """The file of Fisher diagonals beside the statistics at `source`, on this machine."""
+    path = Path(source).expanduser()
+    # A file of statistics that was named itself has its Fisher diagonals beside it.
+    return _locate(str(path.parent) if path.is_file() else source, FISHER_FILENAME, token)
+
+
+def _locate_tensors(source: str, token: str | None) -> Path:
+    """What `Statistics` opens at `source`, on this machine: the file, or the index of shards that lie beside it."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    for index in (path / INDEX_FILENAME, path / FOLDER / INDEX_FILENAME):
+        if index.is_file():
+            return index
+    # Anything that is certainly not a repo is looked for as a folder, which says what is missing.
+    index = None if path.exists() or not _may_be_repo(source) else _download(source, INDEX_FILENAME, token)
+    if index is None:
+        return _locate(source, FILENAME, token)
+    for shard in shards_in(index):
+        if _download(source, shard, token) is None:
+            raise BadStatistics(f"{source}: {shard} is missing.", "Ask their owner to publish them again.")
+    return index
+
+
+def _may_be_repo(source: str) -> bool:
+    return "/" in source and not source.startswith(("/", ".", "~")) and not source.endswith(".safetensors")
 
 
 def _download(source: str, filename: str, token: str | None) -> Path | None:

@@ -1,0 +1,45 @@
+"""Statistics made smaller, out of statistics that are there: no model and no data are needed.
+
+    resize_statistics("user/expert", "statistics", size="tiny")
+
+Only ever smaller: what was stored coarsely cannot be had back. Noise, sums of several parts and whatever else the
+metadata tells stay told; Fisher diagonals go along as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from fusehub.errors import BadStatistics
+from fusehub.statistics.encodings import SIZES, check_size
+from fusehub.statistics.fisher_file import FISHER_FILENAME
+from fusehub.statistics.format import Statistics, write_statistics
+from fusehub.statistics.sources import locate_fisher, open_statistics
+
+# What writing says anew.
+_WRITTEN = ("format", "version", "size", "layers", "aliases")
+
+
+def resize_statistics(source: str, out: str | Path, *, size: str, token: str | None = None) -> Statistics:
+    """The statistics at `source` (a file, a folder or a repo) in `size`, written into the folder `out` and opened.
+
+    Raises `BadStatistics` where they are not larger than that.
+    """
+    check_size(size)
+    with contextlib.closing(open_statistics(source, token=token)) as statistics:
+        metadata = statistics.metadata
+        if SIZES.index(size) <= SIZES.index(metadata["size"]):
+            raise BadStatistics(
+                f"{source} has the size {metadata['size']} already: {size} would not be smaller.",
+                "Choose a smaller size, or collect again from the data.",
+            )
+        stored = {name: statistics.layers[name] for name in metadata["layers"]}
+        kept = {key: value for key, value in metadata.items() if key not in _WRITTEN}
+        path = write_statistics(Path(out), stored, statistics.aliases, kept, size=size)
+        if metadata.get("fisher"):
+            fisher = locate_fisher(source, token)
+            if not (Path(out) / FISHER_FILENAME).exists() or not fisher.samefile(Path(out) / FISHER_FILENAME):
+                shutil.copyfile(fisher, Path(out) / FISHER_FILENAME)
+    return Statistics(path)
