@@ -3,7 +3,7 @@
     python tests/benchmarks/agreement.py [--folder DIR] [--environment DIR]
 
 Installs mergekit 0.1.5 into an environment of its own (kept in the cache for the next time), makes a base and three
-experts of it from seeds (a small Llama and a small BERT, in float32 and in bfloat16), writes one recipe for both
+experts of it from seeds (a small Llama, in float32 and in bfloat16), writes one recipe for both
 programs, runs both, and prints the largest differences over all tensors as a Markdown table:
 
     max abs     the largest difference of an element between the two results
@@ -50,7 +50,8 @@ CASES = {
     "model_stock": ("model_stock", {}, [{}] * 3, True),
     "sce": ("sce", {"select_topk": 0.5}, [{}] * 3, True),
 }
-KINDS = (("llama", "text-generation"), ("bert", "fill-mask"))
+# Of BERT, mergekit wants a pooler that transformers' BertForMaskedLM neither has nor stores.
+KINDS = (("llama", "text-generation"),)
 
 
 def main() -> None:
