@@ -31,7 +31,10 @@ def listed(paths, **parameters):
     return [{"model": str(path), **({"parameters": parameters} if parameters else {})} for path in paths]
 
 
-@pytest.mark.parametrize("name", [m.name for m in METHODS.values() if not m.needs_statistics and m.models[1] is None])
+ON_WEIGHTS_ALONE = [m.name for m in METHODS.values() if not (m.needs_statistics or m.needs_fisher or m.models[1])]
+
+
+@pytest.mark.parametrize("name", ON_WEIGHTS_ALONE)
 def test_every_method_on_whole_models_is_the_method_on_each_tensor(models, tmp_path, name, monkeypatch):
     base, *experts = models
     own = {"density": 0.6} if "density" in find_method(name).own_options.fields() else {}
