@@ -216,6 +216,9 @@ def inspect(
         f"{_counted(facts).strip() or 'from texts that were not counted'}, of {data['source']}; "
         f"format version {facts['version']}, {size(summary.nbytes)}"
     )
+    if fisher := facts.get("fisher"):
+        labels = f"{fisher['samples']} drawn labels an example" if fisher["samples"] else "all labels"
+        say(f"Fisher diagonals of {len(fisher['exponents'])} tensors, {fisher['examples']} examples, over {labels}")
     rows = [(x.name, x.size, x.rows, x.rank, x.condition, len(x.aliases)) for x in summary.layers]
     columns = ["layer", "inputs", "rows", "rank", "condition", "shared by"]
     table(None, columns, [(n, i, r, k, f"{c:.1e}", a + 1) for n, i, r, k, c, a in rows], numbers=columns[1:])

@@ -9,6 +9,7 @@ one is known to all; then they stop, or start over with what was learned.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from fusehub.inputs import Inputs
     from fusehub.statistics.processes import Processes
     from fusehub.statistics.resume import Saves
+
+logger = logging.getLogger(__name__)
 
 # Rows of one update. Fewer make each update wait for memory, more only take memory.
 BATCH_TOKENS = 4096
@@ -73,6 +76,11 @@ def count_inputs(
             if fisher is not None:
                 _, first = next(inputs.batches(batch_tokens=batch_tokens))
                 fisher.probe({name: value.to(collector.device) for name, value in first.items()})
+                if fisher.one_by_one and processes.is_main:
+                    logger.warning(
+                        "Gradients are taken one example at a time, which is slower: no rule for %s.",
+                        ", ".join(fisher.one_by_one[:3]) + (", ..." if len(fisher.one_by_one) > 3 else ""),
+                    )
             one = _Pass(network, collector, inputs, processes, saves, verdicts, progress, fisher)
             learned = one.run(batch_tokens, saved)
         if not learned:

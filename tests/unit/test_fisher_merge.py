@@ -1,6 +1,7 @@
 """Fisher diagonals from `collect --fisher` to `merge --method fisher`: the file, the numbers, what is refused."""
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -187,6 +188,7 @@ def test_from_the_command_line_in_the_default_size(experts, tmp_path):
         code, _, words = run("collect", path, "--data", text_file(tmp_path, number), "--fisher", "--out", out)
         assert code == 0, words
         given += ["--statistics", f"{path}={out}"]
+    assert "Fisher diagonals of" in run("inspect", tmp_path / "statistics-0")[2]
     common = ["merge", *experts[:2], "--method"]
     assert run(*common, "fisher", *given, "--out", tmp_path / "fisher")[0] == 0
     assert run(*common, "mean", "--out", tmp_path / "mean")[0] == 0
@@ -292,3 +294,10 @@ def test_the_collector_of_models_in_memory_says_what_files_say():
 
     described = fisher_of(model_of("bert", num_labels=3), "text-classification").description
     assert described == {"kind": "exact", "samples": None, "seed": None, "examples": 7}
+
+
+def test_models_whose_examples_go_one_at_a_time_say_why(tmp_path, caplog):
+    path = tiny_model(tmp_path / "m", "deberta-v2", hidden=16)
+    with caplog.at_level(logging.WARNING, logger="fusehub"):
+        collect(str(path), text_file(tmp_path), tmp_path / "s", fisher=True).close()
+    assert "one example at a time" in caplog.text and "query_proj" in caplog.text
