@@ -6,7 +6,7 @@ Heavy libraries are imported inside the commands, so that help and wrong usage a
 from __future__ import annotations
 
 # Importing a file of commands puts them into the program, in this order.
-from fusehub.commands import models, statistics, merging, predictions, publishing, local  # noqa: F401  # isort: skip
+from fusehub.commands import models, statistics, merging, predictions, publishing, browser, local  # noqa: F401  # isort: skip
 from fusehub.commands.program import app
 
 

@@ -30,6 +30,10 @@ class FuseHubError(Exception):
         self.what = what
         self.fix = fix
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        # Exceptions are pickled by their one joined text otherwise, and could not cross to another process.
+        return type(self), (self.what, self.fix)
+
 
 class NotFound(FuseHubError):
     """A repo, revision, file, dataset, split or column does not exist, or is not visible with this token."""

@@ -1,0 +1,34 @@
+"""The app: pick models, check them, merge, compare side by side, push. It runs as a Space and on a laptop.
+
+    from space import launch
+    launch(["user/expert-1", "user/expert-2"])          # a browser opens; the Hub is that of HF_ENDPOINT
+
+One file a step (`pick`, `check`, `statistics`, `merge`, `compare`, `push`), `visit` for what a visitor has,
+`jobs`, `work` and `worker` for what runs in other processes, `words` and `plots` for what is shown, `frame` for what
+holds the steps together, `api` for programs. All that is done with models is done by the package `fusehub`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def launch(
+    models: Sequence[str] = (),
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    open_browser: bool = False,
+    block: bool = True,
+) -> str:
+    """Serves the app and returns its address; `models` are those that the worked example fills in.
+
+    Blocks until interrupted unless told not to. Without `port`, the first free one from 7860 on.
+    """
+    # Before anything imports huggingface_hub, which reads the environment once.
+    from space.setting import Setting
+
+    setting = Setting.of(models, host)
+    from space.serve import serve
+
+    return serve(setting, host=host, port=port, open_browser=open_browser, block=block)

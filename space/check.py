@@ -1,0 +1,172 @@
+"""Step 2: can these models be merged, what speaks against it, and what will it cost? Before anything is downloaded."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import gradio as gr
+
+from fusehub.console import size
+from fusehub.errors import FuseHubError
+from fusehub.tasks import are_generic
+from space import words
+from space.access import require_all
+from space.frame import Step
+from space.visit import PICK, STATISTICS, Picked, Visit, statistics_of
+
+# What a laptop or a small Space does, for the estimate: bytes a second from the Hub and on the disk, 10^9 operations.
+_NETWORK, _DISK, _GFLOPS, _START = 30e6, 200e6, 20, 3
+
+
+class Check(Step):
+    """The report, and names for labels that have none."""
+
+    title = "Check that they fit"
+    intro = "Told from configurations, tokenizers and the headers of the weights. Nothing is downloaded for it."
+
+    def layout(self) -> None:
+        self.report = gr.HTML("", js_on_load=words.PRESS)
+        with gr.Group(visible=False) as self.naming:
+            gr.HTML(
+                "<h3>Name the labels</h3><p class='fh-intro'>These models number their labels. Say what they mean, in "
+                "order and with commas between them, so that labels can be matched by name.</p>"
+            )
+            self.labels = [
+                gr.Textbox(visible=False, label=f"Labels of model {place + 1}", placeholder="negative, positive")
+                for place in range(self.frame.setting.most_models)
+            ]
+        with gr.Accordion("Base model", open=False):
+            self.base = gr.Textbox(
+                label="The pretrained model that they share",
+                info="Only methods that work with the difference to the base need it. It is downloaded too.",
+                placeholder="google-bert/bert-base-uncased",
+                elem_id="base-model",
+            )
+        with gr.Row(elem_classes="fh-actions"):
+            self.again = gr.Button("Check", elem_id="check")
+            self.lead("Go on to statistics", STATISTICS)
+        self.lead("Pick other models", PICK, primary=False)
+        self.painted = [self.report, self.naming, *self.labels]
+
+    def wire(self) -> None:
+        self.frame.on(
+            self.again.click, self, self._check, [self.base, *self.labels], paints=[self.report], concurrency_limit=10
+        )
+
+    def show(self, visit: Visit) -> list:
+        if len(visit.picks) < 2:
+            nothing = words.empty("A merge takes two models or more. Go back to step 1 and pick them.")
+            return [nothing, gr.Group(visible=False), *[gr.skip()] * len(self.labels)]
+        if visit.report is None:
+            check(self.frame, visit, None)
+        boxes, asks = [], False
+        for place in range(len(self.labels)):
+            pick = visit.picks[place] if place < len(visit.picks) else None
+            if pick is None or not are_generic(list(pick.labels)):
+                boxes.append(gr.Textbox(visible=False))
+            else:
+                asks = True
+                count = words.count(len(pick.labels), "label")
+                boxes.append(gr.Textbox(visible=True, label=f"{pick.name} ({count})"))
+        return [_report_html(visit), gr.Group(visible=asks), *boxes]
+
+    def _check(self, visit: Visit, token: str | None, data: Any, base: str, *labels: str) -> None:
+        named = {}
+        for pick, text in zip(visit.picks, labels, strict=False):
+            if text and are_generic(list(pick.labels)):
+                named[pick.name] = [label.strip() for label in text.split(",")]
+        visit.labels = named
+        visit.base = self.frame.setting.require_name(base) if base.strip() else ""
+        visit.report = None
+        check(self.frame, visit, token)
+
+
+def check(frame: Any, visit: Visit, token: str | None) -> dict[str, Any]:
+    """The report of the visit's models, asked for once."""
+    if len(visit.picks) < 2:
+        raise FuseHubError("A merge takes two models or more.", "Pick them in step 1.")
+    if visit.report is None:
+        require_all([*visit.names(), *([visit.base] if visit.base else [])], token)
+        visit.report = frame.worker.ask(
+            "check",
+            {
+                "models": visit.names(),
+                "base": visit.base or None,
+                "labels": visit.labels or None,
+                "statistics": dict(statistics_of(visit)) or None,
+            },
+            token,
+        )
+    return visit.report
+
+
+def command_of(visit: Visit, method: str = "regmean") -> str:
+    """The command line that merges the visit's models elsewhere."""
+    words_ = ["fusehub", "merge", *visit.names(), "--method", method]
+    if visit.base:
+        words_ += ["--base", visit.base]
+    for name, labels in visit.labels.items():
+        words_ += ["--labels", f"{name}={','.join(labels)}"]
+    return shlex.join([*words_, "--out", "merged"])
+
+
+def seconds_of(cost: dict[str, int]) -> float:
+    """About how long a merge of that cost takes."""
+    return _START + cost["download_bytes"] / _NETWORK + 3 * cost["output_bytes"] / _DISK + cost["gflop"] / _GFLOPS
+
+
+def _report_html(visit: Visit) -> str:
+    report = visit.report or {}
+    findings = report["findings"]
+    errors = [finding for finding in findings if finding["level"] == "error"]
+    warnings = [finding for finding in findings if finding["level"] == "warning"]
+    notes = [finding for finding in findings if finding["level"] == "note"]
+    if errors:
+        parts = [words.notice(f"These models cannot be merged: {words.count(len(errors), 'problem')}.", "error")]
+    elif warnings:
+        parts = [words.notice(f"They can be merged. {words.count(len(warnings), 'thing')} to know first.", "done")]
+    else:
+        parts = [words.notice("They fit: nothing speaks against a merge.", "done")]
+    items = [(finding, "error") for finding in errors] + [(finding, "warning") for finding in warnings]
+    items += [(finding, "note") for finding in notes]
+    if items:
+        parts.append('<ul class="fh-findings">' + "".join(_finding_html(*item) for item in items) + "</ul>")
+    if report.get("cost"):
+        parts.append(_cost_html(report["cost"]))
+    parts.append(_models_html(visit.picks, report))
+    return "".join(parts)
+
+
+def _finding_html(finding: dict[str, str], kind: str) -> str:
+    word = {"error": "Problem", "warning": "To know", "note": "Fact"}[kind]
+    fix = f'<p class="fh-fix">{words.esc(finding["fix"])}</p>' if finding["fix"] else ""
+    return f'<li class="fh-{kind}"><p>{words.tag(word, "fh-" + kind)} {words.esc(finding["what"])}</p>{fix}</li>'
+
+
+def _cost_html(cost: dict[str, int]) -> str:
+    return "<h3>What a merge will take</h3>" + words.facts(
+        {
+            "Download": size(cost["download_bytes"]) if cost["download_bytes"] else "nothing, all is here",
+            "Memory": "about " + size(cost["memory_bytes"]),
+            "Disk": size(cost["output_bytes"]) + " for each result",
+            "Time": "about " + words.seconds(seconds_of(cost)) + " for each method",
+        }
+    )
+
+
+def _models_html(picks: list[Picked], report: dict[str, Any]) -> str:
+    rows = []
+    for model in report["models"]:
+        rows.append(
+            [
+                words.esc(model["name"]),
+                words.esc(model["architecture"] or "?"),
+                f"{model['parameters'] / 1e6:,.1f} M" if model["parameters"] else "?",
+                words.esc("/".join(model["dtypes"]) or "?"),
+                words.esc(", ".join(model["labels"][:6])),
+                words.esc(model["licence"] or "not said"),
+            ]
+        )
+    columns = ("Model", "Architecture", "Parameters", "Stored as", "Labels", "Licence")
+    return words.table(columns, rows, caption="The models", numbers=(2,))

@@ -1,0 +1,45 @@
+"""ZeroGPU: a Space that borrows a GPU for the length of one call, of a function that is marked for it.
+
+Where the `spaces` package is, heavy functions are marked; without it nothing changes. On ZeroGPU a marked function
+already runs in a process of its own, so work is not put into another one there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+# Seconds that one call may keep the GPU.
+_DURATION = 120
+
+
+def marked(function: Function) -> Function:
+    """`function`, which gets a GPU for its call where ZeroGPU lends one."""
+    try:
+        import spaces
+    except ImportError:
+        return function
+    return spaces.GPU(duration=_DURATION)(function)
+
+
+def is_lent() -> bool:
+    """Whether this is a Space on ZeroGPU."""
+    return bool(os.environ.get("SPACES_ZERO_GPU"))
+
+
+@marked
+def carry_out(kind: str, arguments: Mapping[str, Any], token: str | None) -> Iterator[tuple]:
+    """The events of one piece of work (see `space.work.carry_out`)."""
+    from space.work import carry_out
+
+    yield from carry_out(kind, arguments, token)
+
+
+@marked
+def answer(kind: str, arguments: Mapping[str, Any], token: str | None) -> Any:
+    """The answer to one short question (see `space.work.answer`)."""
+    from space.work import answer
+
+    return answer(kind, arguments, token)

@@ -1,0 +1,151 @@
+"""Puts the page together and serves it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from fusehub.errors import FuseHubError
+from space import api
+from space.check import Check
+from space.compare import Compare
+from space.frame import STEPS, Frame
+from space.jobs import Jobs
+from space.merge import Merge
+from space.pick import Pick
+from space.push import Push
+from space.setting import Setting
+from space.statistics import StatisticsStep
+from space.visit import Visits
+from space.worker import Worker
+
+_HERE = Path(__file__).parent
+_SWEEP = 30.0
+# The tab's own store, so that two tabs are two visits and a reload finds its own.
+_RECALL = "(key) => [sessionStorage.getItem('fusehub') || '']"
+_REMEMBER = "(key) => { sessionStorage.setItem('fusehub', key); }"
+
+
+def serve(setting: Setting, *, host: str | None, port: int | None, open_browser: bool, block: bool) -> str:
+    """Serves the app until interrupted (or in the background, unless `block`), and returns its address."""
+    frame = new_frame(setting)
+    page = build(frame)
+    page.queue(default_concurrency_limit=8, max_size=200)
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            inbrowser=open_browser,
+            prevent_thread_lock=True,
+            max_file_size=setting.upload,
+            theme=_theme(),
+            css_paths=_HERE / "style.css",
+            head='<meta name="description" content="Merge fine-tuned models without their training data">',
+            footer_links=["api"],
+            show_error=False,
+            mcp_server=_has_mcp(),
+        )
+    except OSError as error:
+        raise FuseHubError(f"The app cannot be served ({error}).", "Choose another port with --port.") from error
+    # Only now: the page is there, and what is heavy can come.
+    frame.worker.start()
+    threading.Thread(target=_sweeping, args=(frame.visits,), daemon=True).start()
+    if block:
+        try:
+            page.block_thread()
+        finally:
+            close(frame)
+    return address
+
+
+def close(frame: Frame) -> None:
+    """Stops all work and deletes what visits made."""
+    frame.jobs.close()
+    frame.visits.close()
+    frame.worker.close()
+
+
+def new_frame(setting: Setting) -> Frame:
+    jobs = Jobs(setting.running, setting.waiting)
+    return Frame(setting, Visits(setting, jobs), jobs, Worker())
+
+
+def build(frame: Frame) -> gr.Blocks:
+    """The page, all six steps of it."""
+    # What gradio itself keeps of uploads goes after an hour; the app moves them into the visit's folder at once.
+    with gr.Blocks(title="FuseHub", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        gr.HTML(
+            "<header class='fh-top'><h1>FuseHub</h1><p>Merge fine-tuned models into one, without their training data."
+            "</p></header>"
+        )
+        frame.layout()
+        for place, (name, kind) in enumerate(
+            zip(STEPS, (Pick, Check, StatisticsStep, Merge, Compare, Push), strict=True)
+        ):
+            with gr.Column(visible=place == 0, elem_id=f"step-{name.lower()}", elem_classes="fh-column") as column:
+                frame.steps.append(kind(frame))
+            frame.columns.append(column)
+        for step in frame.steps:
+            step.wire()
+        frame.wire()
+        recalled = gr.Textbox(visible="hidden", elem_id="visit")
+
+        def enter(key: str) -> list[Any]:
+            visit = frame.visits.open(key)
+            if not visit.found:
+                frame.steps[0].first_search(visit)
+            return [visit.key, visit.key, *frame.paint_all(visit)]
+
+        page.load(
+            enter, [recalled], [frame.key, recalled, *frame.everything], js=_RECALL, show_progress="hidden",
+            api_visibility="private", concurrency_limit=20,
+        ).then(None, [recalled], None, js=_REMEMBER, show_progress="hidden")  # fmt: skip
+        api.endpoints(frame)
+    return page
+
+
+def _sweeping(visits: Visits) -> None:
+    while True:
+        time.sleep(_SWEEP)
+        visits.sweep()
+
+
+def _has_mcp() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("mcp") is not None
+
+
+def _theme() -> gr.themes.Base:
+    """Quiet colours with enough contrast, and the fonts that the machine has: nothing is fetched from elsewhere."""
+    fonts = ["ui-sans-serif", "system-ui", "sans-serif"]
+    mono = ["ui-monospace", "Consolas", "monospace"]
+    return gr.themes.Default(
+        primary_hue="indigo",
+        secondary_hue="indigo",
+        neutral_hue="slate",
+        font=fonts,
+        font_mono=mono,
+        radius_size="md",
+    ).set(
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        block_label_text_color="*neutral_700",
+        block_label_text_color_dark="*neutral_200",
+        block_title_text_color="*neutral_800",
+        block_title_text_color_dark="*neutral_100",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_700",
+        button_primary_text_color="white",
+        slider_color="*primary_600",
+    )

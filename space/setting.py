@@ -1,0 +1,91 @@
+"""Where the app runs, and what that allows: a Space is shared by strangers and small, a laptop belongs to its user.
+
+On a shared machine no folder of it can be named, and no token that lies on it is ever used: what a visitor does is
+done with the visitor's own token, or with none.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusehub.errors import FuseHubError, NotFound
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_NAME = re.compile(r"(https://[\w.-]+/|http://[\w.-]+(:\d+)?/|hf://)?[\w-][\w.-]*(/[\w.-]+){0,5}(@[\w./-]+)?")
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
+GB = 1000**3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """`shared`: others than the machine's owner come here. Sizes are in bytes, times in seconds."""
+
+    shared: bool
+    examples: tuple[str, ...] = ()
+    most_models: int = 8
+    most_merges: int = 8
+    most_texts: int = 50
+    upload: int = 20 * 1000**2
+    running: int = 1
+    waiting: int = 20
+    idle: int = 3600
+    left: int = 600
+
+    @classmethod
+    def of(cls, models: Sequence[str] = (), host: str | None = None) -> Setting:
+        """The setting of this machine, as the environment tells it; forgets its tokens where it is shared."""
+        shared = bool(os.environ.get("SPACE_ID")) or (host is not None and host not in _LOOPBACK)
+        if shared:
+            _forget_tokens()
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+        named = tuple(models) or tuple(filter(None, os.environ.get("FUSEHUB_EXAMPLE", "").replace(",", " ").split()))
+        return cls(shared, named)
+
+    @property
+    def signs_in(self) -> bool:
+        """Whether visitors sign in with Hugging Face (OAuth of a Space)."""
+        return bool(os.environ.get("OAUTH_CLIENT_ID"))
+
+    def require_name(self, text: str, what: str = "model") -> str:
+        """`text` if a visitor may name it: on a shared machine a name or link of the Hub and nothing else."""
+        text = text.strip()
+        if not text:
+            raise NotFound(f"The name of the {what} is empty.", "Write user/name, or paste a link.")
+        if self.shared and (not _NAME.fullmatch(text) or ".." in text or Path(text.partition("@")[0]).exists()):
+            raise NotFound(f"'{text}' is not the name of a {what} on the Hub.", "Write user/name, or paste a link.")
+        return text
+
+    def memory(self) -> int:
+        """Bytes of memory that the machine (or its container) has."""
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        try:
+            return min(whole, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        except (OSError, ValueError):
+            return whole
+
+    def require_room(self, memory: int, disk: int, command: str) -> None:
+        """Raises `FuseHubError` with the command that does it elsewhere, where this machine is too small."""
+        from fusehub.console import size
+
+        has, free = self.memory(), shutil.disk_usage(Path.home()).free
+        for what, needed, there in (("memory", memory, has), ("disk", disk, free)):
+            if needed > there:
+                raise FuseHubError(
+                    f"This merge needs about {size(needed)} of {what}, and this machine has {size(there)}.",
+                    f"Do it on a larger one: {command}",
+                )
+
+
+def _forget_tokens() -> None:
+    """Tokens of the machine's owner are taken out of this process and of all that it starts."""
+    for name in _TOKENS:
+        os.environ.pop(name, None)
+    os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
+    os.environ["HF_TOKEN_PATH"] = os.devnull

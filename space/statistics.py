@@ -1,0 +1,191 @@
+"""Step 3: statistics of each expert: published ones, made now from texts, or none (its own update stands in)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from fusehub.errors import BadData, FuseHubError
+from fusehub.statistics.datafree import DATA_FREE
+from space import words
+from space.access import require_all
+from space.check import check
+from space.frame import Step
+from space.visit import MERGE, Visit
+
+DATASET, FILE, TEXTS, NONE = "A dataset on the Hub", "A file", "Texts that I paste", "No texts at all"
+
+
+class StatisticsStep(Step):
+    """A card for each expert, and one form that makes what is missing."""
+
+    title = "Statistics"
+    intro = (
+        "RegMean weighs each layer by what the expert saw there. That is a file of sums, made once from texts of its "
+        "kind; often its owner has published it. Methods such as the mean do without."
+    )
+
+    def layout(self) -> None:
+        self.cards = gr.HTML("", js_on_load=words.PRESS)
+        gr.HTML("<h3>Make statistics</h3>")
+        self.model = gr.Dropdown([], label="For the model", elem_id="statistics-model")
+        self.source = gr.Radio([DATASET, FILE, TEXTS, NONE], value=DATASET, label="From", elem_id="statistics-source")
+        self.dataset = gr.Textbox(
+            label="Dataset",
+            info="user/dataset, user/dataset:config or user/dataset/split; texts like those the model was trained on.",
+            placeholder="stanfordnlp/imdb",
+            elem_id="statistics-dataset",
+        )
+        self.file = gr.File(
+            label="A .txt, .csv, .jsonl or .parquet file (at most 20 MB)", visible=False, height=140,
+            file_types=[".txt", ".csv", ".jsonl", ".parquet"], elem_id="statistics-file",
+        )  # fmt: skip
+        self.texts = gr.Textbox(
+            label="Texts, one a line", lines=5, visible=False, elem_id="statistics-texts",
+            info="A few hundred make good statistics.",
+        )  # fmt: skip
+        self.none = gr.HTML(
+            "<p class='fh-intro'>The model's difference to its base stands in for its statistics. That needs the base "
+            "model (step 2), and is not as good as texts.</p>",
+            visible=False,
+        )
+        self.limit = gr.Slider(
+            50, 5000, value=1000, step=50, label="Texts at most", info="More are better and slower.",
+            elem_id="statistics-limit",
+        )  # fmt: skip
+        with gr.Row(elem_classes="fh-actions"):
+            self.make = gr.Button("Make statistics", elem_id="make-statistics")
+            self.lead("Go on to merge", MERGE)
+        self.painted = [self.cards, self.model, self.texts, self.file]
+
+    def wire(self) -> None:
+        def shown(source: str) -> list[Any]:
+            return [
+                gr.Textbox(visible=source == DATASET),
+                gr.File(visible=source == FILE),
+                gr.Textbox(visible=source == TEXTS),
+                gr.HTML(visible=source == NONE),
+                gr.Slider(visible=source != NONE),
+                gr.Button("Use no texts" if source == NONE else "Make statistics"),
+            ]
+
+        self.source.change(
+            shown,
+            self.source,
+            [self.dataset, self.file, self.texts, self.none, self.limit, self.make],
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        self.frame.on(
+            self.make.click,
+            self,
+            self._make,
+            [self.model, self.source, self.dataset, self.file, self.texts, self.limit],
+        )
+        self.frame.on(self.cards.click, self, self._forget, show_progress="hidden")
+
+    def show(self, visit: Visit) -> list:
+        if len(visit.picks) < 2:
+            return [words.empty("Pick two models or more in step 1 first."), gr.skip(), gr.skip(), gr.skip()]
+        report = check(self.frame, visit, None)
+        lacking = [pick.name for pick in visit.picks if not _known(visit, report, pick.name)]
+        names = visit.names()
+        chosen = lacking[0] if lacking else names[0]
+        shown = [_card_html(visit, report, pick) for pick in visit.picks]
+        all_there = (
+            words.notice("All statistics are there. Nothing has to be made.", "done")
+            if not lacking
+            else words.notice(
+                f"{words.count(len(lacking), 'model has', 'models have')} no statistics yet. Make them below, or "
+                "merge by a method that needs none.",
+                "note",
+            )
+        )
+        return [all_there + words.cards(shown, "Statistics of each model"), gr.Dropdown(names, value=chosen),
+                gr.skip(), gr.skip()]  # fmt: skip
+
+    def _make(
+        self, visit: Visit, token: str | None, data: Any, model: str, source: str, dataset: str, file: Any,
+        texts: str, limit: float,
+    ) -> str | None:  # fmt: skip
+        if model not in visit.names():
+            raise FuseHubError("No model was chosen.", "Choose the model that the statistics are for.")
+        if source == NONE:
+            visit.statistics[model] = {"source": DATA_FREE, "free": True}
+            return None
+        require_all([model], token)
+        said, path = self._source(visit, source, dataset, file, texts)
+        out = visit.new_folder("statistics")
+        out.parent.mkdir(parents=True)
+
+        def keep(visit: Visit, made: dict[str, Any]) -> None:
+            visit.statistics[model] = {"source": str(out), "data": said, **made} | {"data": said}
+
+        arguments = {"model": model, "data": path, "out": str(out), "limit": int(limit)}
+        self.frame.start(visit, "statistics", f"Statistics of {model}", arguments, token, keep)
+        return None
+
+    def _source(self, visit: Visit, source: str, dataset: str, file: Any, texts: str) -> tuple[str, str]:
+        """What to call the data, and where it is."""
+        if source == DATASET:
+            if not dataset.strip():
+                raise BadData("No dataset was named.", "Write user/dataset, as on the Hub.")
+            name = dataset.strip()
+            if self.frame.setting.shared:
+                self.frame.setting.require_name(name.partition(":")[0], "dataset")
+            return name, name
+        if source == FILE:
+            if not file:
+                raise BadData("No file was uploaded.", "Drop a .txt, .csv, .jsonl or .parquet file above.")
+            path = self.frame.take_uploads(visit, file)[0]
+            return f"the file {Path(path).name}", path
+        lines = [line.strip() for line in texts.splitlines() if line.strip()]
+        if not lines:
+            raise BadData("No text was pasted.", "Paste texts, one a line.")
+        target = visit.new_folder("texts.txt")
+        target.parent.mkdir(parents=True)
+        target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return f"{words.count(len(lines), 'pasted text')}", str(target)
+
+    def _forget(self, visit: Visit, token: str | None, data: Any) -> None:
+        visit.statistics.pop(data.id, None)
+
+
+def _known(visit: Visit, report: dict[str, Any], name: str) -> bool:
+    return name in visit.statistics or "origin" in (report["statistics"].get(name) or {})
+
+
+def _card_html(visit: Visit, report: dict[str, Any], pick: Any) -> str:
+    made, published = visit.statistics.get(pick.name), report["statistics"].get(pick.name) or {}
+    action = ""
+    if made:
+        action = words.button("forget", "Forget", pick.name, kind="fh-small", says=f"Forget statistics of {pick.name}")
+    if made and made.get("free"):
+        body = f"<p>{words.tag('without texts', 'fh-warning')}</p>" + words.facts(
+            {"In its place": "its difference to the base model"}
+        )
+    elif made:
+        body = f"<p>{words.tag('made in this visit', 'fh-good')}</p>" + _facts_html(made, None)
+    elif "origin" in published:
+        body = f"<p>{words.tag('published', 'fh-good')}</p>" + _facts_html(published, published["origin"])
+    elif "problem" in published:
+        body = f"<p>{words.tag('cannot be used', 'fh-error')}</p><p>{words.esc(published['problem'])}</p>"
+    else:
+        body = f"<p>{words.tag('none')}</p><p>Its owner has published none. Make them below.</p>"
+    return words.card(pick.name, body, link=pick.url, action=action)
+
+
+def _facts_html(known: dict[str, Any], origin: str | None) -> str:
+    place, _, commit = (origin or "").partition("@")
+    return words.facts(
+        {
+            "From": f"{place} at {commit[:8]}" if origin else None,
+            "When": known.get("when"),
+            "Texts": words.number(known["examples"]) if known.get("examples") else None,
+            "Tokens": words.number(known["tokens"]) if known.get("tokens") else None,
+            "Rows": f"{known['rows']:,} in the layer that saw most" if known.get("rows") else None,
+            "Made of": known.get("data"),
+        }
+    )

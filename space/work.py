@@ -1,0 +1,343 @@
+"""What runs in other processes: each piece of work is a few calls of the package, and tells how far it is.
+
+`carry_out` is long work (statistics, merges, scores, a push), a generator of events:
+
+    ("progress", step, done, total, unit)      ("result", content)      ("error", FuseHubError)
+
+`answer` is what takes a moment (a check, a comparison, a card). Everything that goes in and comes out is plain data.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import fusehub
+from fusehub.errors import FuseHubError
+
+# Progress is told at most this often, in seconds.
+_EVERY = 0.15
+Tell = Callable[[str, int, int, str], None]
+
+
+def run(pipe: Any) -> None:
+    """The whole life of a process of work: what to do comes through the pipe, and the events go back."""
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(5)
+    try:
+        _perform(*pipe.recv(), pipe.send)
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass  # Cancelled: what was half-made is gone by now.
+    finally:
+        pipe.close()
+
+
+def serve(pipe: Any) -> None:
+    """The life of the process that answers: questions of several visitors side by side."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sending = threading.Lock()
+
+    def reply(number: int, kind: str, arguments: Mapping[str, Any], token: str | None) -> None:
+        try:
+            content, said = answer(kind, arguments, token), "result"
+        except FuseHubError as error:
+            content, said = error, "error"
+        except Exception:
+            content, said = bug(), "error"
+        with sending:
+            pipe.send((number, said, content))
+
+    with ThreadPoolExecutor(8) as threads:
+        try:
+            while True:
+                threads.submit(reply, *pipe.recv())
+        except (EOFError, OSError):
+            os._exit(0)
+
+
+def carry_out(kind: str, arguments: Mapping[str, Any], token: str | None) -> Iterator[tuple]:
+    """The events of one piece of work; `result` or `error` is the last."""
+    events: queue.Queue[tuple] = queue.Queue()
+    threading.Thread(target=_perform, args=(kind, arguments, token, events.put), daemon=True).start()
+    while True:
+        event = events.get()
+        yield event
+        if event[0] != "progress":
+            return
+
+
+def _perform(kind: str, arguments: Mapping[str, Any], token: str | None, emit: Callable[[tuple], None]) -> None:
+    """Does one piece of work, here and now; an error ends it, and leaves nothing half-made."""
+    step, told = "", 0.0
+
+    def tell(now_step: str, done: int, total: int, unit: str) -> None:
+        nonlocal step, told
+        now = time.monotonic()
+        if now_step != step or done >= total or now - told > _EVERY:
+            step, told = now_step, now
+            emit(("progress", now_step, done, total, unit))
+
+    try:
+        emit(("result", _WORK[kind](tell, token, **arguments)))
+    except FuseHubError as error:
+        emit(("error", error))
+    except BrokenPipeError:
+        raise
+    except Exception:
+        emit(("error", bug()))
+
+
+def answer(kind: str, arguments: Mapping[str, Any], token: str | None) -> Any:
+    """The answer to one question, as plain data. Raises a `FuseHubError`."""
+    return _ANSWERS[kind](token, **arguments)
+
+
+# --- long work -----------------------------------------------------------------------------------------------------
+
+
+def _statistics(tell: Tell, token: str | None, *, model: str, data: str, out: str, limit: int | None) -> dict:
+    tell(f"Reading {model} and the texts", 0, 0, "")
+
+    def progress(done: int, total: int, unit: str) -> None:
+        tell(f"Counting what the layers of {model} see", done, total, unit)
+
+    with closing(fusehub.collect(model, data, out, limit=limit, token=token, progress=progress)) as statistics:
+        return _of_metadata(statistics.metadata)
+
+
+def _merge(
+    tell: Tell,
+    token: str | None,
+    *,
+    models: list[str],
+    recipes: list[dict[str, Any]],
+    room: tuple[int, str],
+) -> list[dict[str, Any]]:
+    from fusehub.refs import resolve
+
+    memory, command = room
+    tell("Planning", 0, 0, "")
+    plans = [fusehub.plan_merge(_recipe(recipe), token=token) for recipe in recipes]
+    for plan in plans:
+        if plan.cost["memory_bytes"] > memory:
+            raise _too_large(plan.cost["memory_bytes"], memory, command)
+    refs = [resolve(model, token=token) for model in models]
+    for number, ref in enumerate(refs):
+        tell(f"Downloading {ref.name}", number, len(refs), "models")
+        ref.download()
+    return [_merge_one(tell, plan, recipe, len(plans), place) for place, (plan, recipe) in
+            enumerate(zip(plans, recipes, strict=True))]  # fmt: skip
+
+
+def _merge_one(tell: Tell, plan: Any, recipe: Mapping[str, Any], count: int, place: int) -> dict[str, Any]:
+    layers = [(name, tensor.info.nbytes) for name, tensor in plan.tensors.items()]
+    ends = list(accumulate(nbytes for _, nbytes in layers))
+    which = f" ({place + 1} of {count})" if count > 1 else ""
+
+    def progress(done: int, total: int, unit: str) -> None:
+        layer = layers[min(bisect_right(ends, done), len(layers) - 1)][0]
+        tell(f"{plan.method.title}{which}: {layer}", done, total, unit)
+
+    started = time.monotonic()
+    result = fusehub.merge(plan, recipe["out"], progress=progress)
+    notes = sorted({note for own in result.notes.values() for note in own} | set(plan.notes))
+    parts = list(plan.names) if plan.labels.policy == "keep" else []
+    written = (result.folder / "fusehub_recipe.yaml").read_text(encoding="utf-8")
+    return {
+        "name": recipe["name"],
+        "folder": str(result.folder),
+        "parts": parts,
+        "notes": notes[:8],
+        "seconds": time.monotonic() - started,
+        "recipe": written,
+    }
+
+
+def _recipe(asked: Mapping[str, Any]) -> Any:
+    return fusehub.Recipe.of(
+        asked["models"],
+        asked["method"],
+        parameters=asked["parameters"],
+        weights=asked["weights"],
+        statistics=asked["statistics"],
+        labels=asked["labels"],
+        base_model=asked["base_model"],
+    )
+
+
+def _too_large(needed: int, there: int, command: str) -> FuseHubError:
+    from fusehub.console import size
+
+    return FuseHubError(
+        f"This merge needs about {size(needed)} of memory, and this machine has {size(there)}.",
+        f"Do it on a larger one: {command}",
+    )
+
+
+def _evaluate(
+    tell: Tell,
+    token: str | None,
+    *,
+    models: dict[str, str],
+    data: dict[str, str],
+    ensemble: bool,
+    limit: int | None,
+) -> dict[str, Any]:
+    tell("Reading the data", 0, 0, "")
+
+    def progress(done: int, total: int, unit: str) -> None:
+        tell(f"Asking {unit}", done, total, "texts")
+
+    scored = fusehub.evaluate(
+        list(models.values()), data, ensemble=ensemble, limit=limit, token=token, progress=progress
+    )
+    return scored.to_dict()
+
+
+def _push(
+    tell: Tell,
+    token: str | None,
+    *,
+    folder: str,
+    repo_id: str,
+    card: str,
+    public: bool,
+    pull_request: bool,
+) -> dict[str, Any]:
+    def progress(done: int, total: int, unit: str) -> None:
+        tell(f"Pushing: {unit}", done, total, "steps")
+
+    readme = Path(folder) / "README.md"
+    readme.write_text(card, encoding="utf-8")
+    try:
+        published = fusehub.publish(
+            folder, repo_id, public=public, pull_request=pull_request, token=token, progress=progress
+        )
+    finally:
+        readme.unlink(missing_ok=True)
+    return published.to_dict()
+
+
+_WORK = {"statistics": _statistics, "merge": _merge, "evaluate": _evaluate, "push": _push}
+
+
+# --- what takes a moment --------------------------------------------------------------------------------------------
+
+
+def _check(
+    token: str | None,
+    *,
+    models: list[str],
+    base: str | None = None,
+    labels: dict[str, list[str]] | None = None,
+    statistics: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """The report of `fusehub.check`, with what a merge would cost and where statistics are."""
+    report = fusehub.check(models, base=base, labels=labels, token=token)
+    found = report.to_dict() | {"statistics": {}, "cost": None}
+    for model in models:
+        found["statistics"][model] = _published(model, token)
+    if report.ok:
+        found["cost"] = _cost(models, base, labels, statistics, token)
+    return found
+
+
+def _cost(
+    models: list[str],
+    base: str | None,
+    labels: dict[str, list[str]] | None,
+    statistics: dict[str, str] | None,
+    token: str | None,
+) -> dict[str, int] | None:
+    """What RegMean would cost, or the mean where there are no statistics yet."""
+    for method, own in (("regmean", statistics), ("mean", None)):
+        try:
+            recipe = fusehub.Recipe.of(models, method, labels=labels, base_model=base, statistics=own)
+            return fusehub.plan_merge(recipe, token=token).cost
+        except FuseHubError:
+            continue
+    return None
+
+
+def _published(model: str, token: str | None) -> dict[str, Any] | None:
+    """Where the published statistics of a model's weights are, and what they are of; None where there are none."""
+    from fusehub.checkpoint import weight_hashes
+    from fusehub.errors import BadStatistics, NotFound
+    from fusehub.refs import resolve
+    from fusehub.statistics.sources import find_statistics
+
+    ref = resolve(model, token=token)
+    try:
+        found = find_statistics(ref, hashes=weight_hashes(ref))
+    except NotFound:
+        return None
+    except BadStatistics as error:
+        return {"problem": error.what}
+    return {"origin": found.origin, **_of_metadata(found.metadata)}
+
+
+def _of_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [layer["rows"] for layer in metadata["layers"].values()]
+    data = metadata.get("data") or {}
+    return {
+        "examples": metadata.get("examples"),
+        "tokens": metadata.get("tokens"),
+        "rows": max(rows, default=0),
+        "data": data.get("source"),
+        "created": metadata.get("created"),
+    }
+
+
+def _compare(
+    token: str | None,
+    *,
+    models: dict[str, str],
+    texts: list[str],
+    ensemble: bool | list[str] = True,
+) -> dict[str, Any]:
+    compared = fusehub.compare(list(models.values()), texts, ensemble=ensemble, token=token)
+    return compared.to_dict()
+
+
+def _card(token: str | None, *, folder: str, repo_id: str | None, evaluation: dict[str, Any] | None) -> dict[str, Any]:
+    from fusehub.merged import read_merge
+
+    merge = read_merge(folder)
+    licence = merge.licence if merge else None
+    return {
+        "text": str(fusehub.model_card(folder, repo_id=repo_id, evaluation=evaluation)),
+        "licence": licence and licence.licence,
+        "why": licence.why if licence else "",
+        "forbidden": bool(licence and licence.forbids_publishing),
+        "warnings": list(licence.warnings) if licence else [],
+        "restricted": [source["short_name"] for source in merge.sources if source["private"]] if merge else [],
+    }
+
+
+_ANSWERS = {"check": _check, "compare": _compare, "card": _card}
+
+
+def _stop(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def bug() -> FuseHubError:
+    """A bug of ours: its traceback is for whoever runs the app, the visitor gets words."""
+    traceback.print_exc(file=sys.stderr)
+    return FuseHubError(
+        "Something went wrong in FuseHub itself.",
+        "Try again; if it stays so, please report it on FuseHub's page with what you did.",
+    )
