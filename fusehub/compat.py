@@ -20,7 +20,7 @@ from fusehub.licences import licence_of, reconcile
 from fusehub.refs import ModelRef, resolve
 from fusehub.statistics.sources import has_statistics
 from fusehub.tasks import architecture_of, labels_of, load_config, task_of
-from fusehub.vocabularies import lower_cases, vocabulary_difference, vocabulary_of
+from fusehub.vocabularies import is_beginning, lower_cases, vocabulary_difference, vocabulary_of
 
 # Keys of config.json that do not change what the weights compute once the model is in eval mode.
 _IGNORED = re.compile(
@@ -65,6 +65,8 @@ class Report:
     models: list[ModelFacts]
     findings: list[Finding] = field(default_factory=list)
     labels: LabelPlan | None = None
+    largest: int = 0
+    """Which model's tokenizer knows the tokens of all others; the first where they are the same."""
     download: int = 0
     """Bytes of weights that are not on this machine yet."""
 
@@ -129,11 +131,13 @@ class _Check:
         self.findings: list[Finding] = []
         self.configs = {ref.id: ref.config for ref in self.everyone}
         self.tensors: dict[str, Mapping[str, TensorInfo] | None] = {}
+        self.vocabularies: dict[str, dict[str, int] | str | None] = {}
 
     def run(self) -> Report:
         readable = self._kinds()
         for ref in self.everyone:
             self.tensors[ref.id] = self._tensors(ref)
+            self._read_vocabulary(ref)
         plan = None
         if readable and self._same_architecture():
             self._configs()
@@ -147,6 +151,7 @@ class _Check:
             [self._facts(ref) for ref in self.refs],
             self.findings,
             plan,
+            self._largest(),
             sum(map(missing_bytes, self.everyone)),
         )
 
@@ -217,6 +222,8 @@ class _Check:
                 # Older configs leave defaults out: let transformers fill them in before calling it a difference.
                 differing = _differences(load_config(first).to_dict(), load_config(other).to_dict())
             for key, (mine, theirs) in differing.items():
+                if key == "vocab_size" and self._fit(first, other):
+                    continue
                 level = "warning" if key.endswith("_token_id") or other is self.base else "error"
                 self._find(
                     level,
@@ -274,6 +281,7 @@ class _Check:
             f"{name} {list(mine[name].shape)} against {list(theirs[name].shape)}"
             for name in mine
             if name in theirs and mine[name].shape != theirs[name].shape and name not in layout.label_axes
+            if not (self._fit(first, other) and _same_but(mine[name].shape, theirs[name].shape, layout, name))
             if layout.in_body(name)
             or self.configs[first.id]["architectures"] == self.configs[other.id]["architectures"]
         ]
@@ -315,27 +323,45 @@ class _Check:
             self._find("warning" if "taken to mean" in note else "note", note)
         return plan
 
+    def _read_vocabulary(self, ref: ModelRef) -> None:
+        try:
+            self.vocabularies[ref.id] = vocabulary_of(ref)
+        except FuseHubError as error:
+            self._find("error", error.what, error.fix)
+
+    def _fit(self, one: ModelRef, other: ModelRef) -> bool:
+        """Whether a number means the same token in both, or nothing in one of them."""
+        mine, theirs = (self.vocabularies.get(ref.id) for ref in (one, other))
+        return mine is not None and (is_beginning(mine, theirs) or is_beginning(theirs, mine))
+
+    def _largest(self) -> int:
+        sizes = [len(known) if isinstance(known := self.vocabularies.get(ref.id), dict) else 0 for ref in self.refs]
+        rows = [self.configs[ref.id].get("vocab_size") or 0 for ref in self.refs]
+        return max(range(len(sizes)), key=lambda index: (sizes[index], rows[index], -index))
+
     def _tokenizers(self) -> None:
         first = self.refs[0]
-        vocabularies = {}
-        for ref in self.everyone:
-            try:
-                vocabularies[ref.id] = vocabulary_of(ref)
-            except FuseHubError as error:
-                self._find("error", error.what, error.fix)
-        mine = vocabularies.get(first.id)
+        mine = self.vocabularies.get(first.id)
         for ref in self.refs:
-            if vocabularies.get(ref.id) is None:
+            if self.vocabularies.get(ref.id) is None:
                 self._find(
                     "warning",
                     f"{ref.name} has no tokenizer that can be compared.",
                     "Check that it is the same.",
                 )
         for other in self.everyone[1:]:
-            theirs = vocabularies.get(other.id)
+            theirs = self.vocabularies.get(other.id)
             if mine is None or theirs is None:
                 continue
-            if mine != theirs:
+            if mine != theirs and self._fit(first, other):
+                small, large = sorted((first, other), key=lambda ref: len(self.vocabularies[ref.id]))
+                added = len(self.vocabularies[large.id]) - len(self.vocabularies[small.id])
+                self._find(
+                    "note",
+                    f"{large.name} knows {added} tokens more than {small.name}: their rows are averaged over the "
+                    "models that have them.",
+                )
+            elif mine != theirs:
                 self._find(
                     "error",
                     f"{first.name} and {other.name} have different vocabularies: "
@@ -442,6 +468,12 @@ def _differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str
         if json.dumps(mine.get(key), sort_keys=True, default=str)
         != json.dumps(theirs.get(key), sort_keys=True, default=str)
     }
+
+
+def _same_but(mine: Sequence[int], theirs: Sequence[int], layout: Layout, name: str) -> bool:
+    """Whether two shapes differ only in their number of tokens."""
+    axis = layout.token_axes.get(name)
+    return axis is not None and [*mine[:axis], *mine[axis + 1 :]] == [*theirs[:axis], *theirs[axis + 1 :]]
 
 
 def _some(items: Sequence[str], most: int = 4) -> str:

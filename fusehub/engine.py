@@ -8,6 +8,7 @@ ahead, arithmetic and writing overlap.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -168,18 +169,23 @@ class _Engine:
         rows = tensor.info.shape[0] if tensor.info.shape else 1
         matched = tensor.label_axis is not None and not self.plan.labels.is_identity
         whole = tensor.action == "combine" and self.plan.method.whole_tensor
-        if tensor.action == "solve" or matched or whole or tensor.info.numel <= _PIECE_ELEMENTS:
+        by_tokens = bool(tensor.token_rows) and tensor.token_axis == 0
+        if not by_tokens and (tensor.action == "solve" or matched or whole or tensor.info.numel <= _PIECE_ELEMENTS):
             yield _Work(tensor)
             return
         step = max(1, _PIECE_ELEMENTS * rows // tensor.info.numel)
-        for start in range(0, rows, step):
-            yield _Work(tensor, start, min(rows, start + step))
+        # No piece has rows of tokens that only some of its models know.
+        edges = sorted({0, rows, *(tensor.token_rows if by_tokens else ())})
+        for first, last in itertools.pairwise(edges):
+            for start in range(first, last, step):
+                yield _Work(tensor, start, min(last, start + step))
 
     def _read(self, work: _Work) -> list[Tensor]:
         """The experts' tensors (only the first's where it is copied), and the base's last where it has it."""
         tensor = work.tensor
         sources = tensor.sources[:1] if tensor.action == "copy" else tensor.sources
-        read = [file.read(name, work.start, work.stop) for file, name in zip(self.experts, sources, strict=False)]
+        files = zip(self.experts, sources, strict=False)
+        read = [file.read(name, work.start, work.stop) for index, (file, name) in enumerate(files) if work.has(index)]
         if self._uses_base(tensor):
             read.append(self.base.read(tensor.base, work.start, work.stop))
         return read
@@ -203,6 +209,8 @@ class _Engine:
         base = values.pop() if self._uses_base(tensor) else None
         if self._is_solved(tensor):
             merged = self._solve_layer(tensor, values, base)
+        elif tensor.token_rows:
+            merged = self._by_token(work, values)
         else:
 
             def combine(rows: list[Tensor], experts: Sequence[int], fishers: list[Tensor]) -> Tensor:
@@ -219,7 +227,7 @@ class _Engine:
             merged = base + scale * (merged - base)
         stored = merged.to(torch_dtype(tensor.info.dtype))
         # bfloat16 reaches as far as the arithmetic does, so the faster sum of the two tells the same.
-        self._require_finite(tensor, merged if tensor.info.dtype == "BF16" else stored, originals)
+        self._require_finite(work, merged if tensor.info.dtype == "BF16" else stored, originals)
         return stored
 
     def _read_fishers(self, work: _Work) -> list[Tensor]:
@@ -258,6 +266,22 @@ class _Engine:
         # What is taken away from the others' task vectors has no share in a mean.
         coefficients = [max(0.0, coefficient) for coefficient in coefficients]
         return weighted_mean(values, coefficients if any(coefficients) else [1.0] * len(own))
+
+    def _by_token(self, work: _Work, values: list[Tensor]) -> Tensor:
+        """Rows of tokens, each combined over the models that know it; where tokens run along rows, a piece has one
+        such set of models."""
+        import torch
+
+        tensor, axis = work.tensor, work.tensor.token_axis
+        experts = [index for index in range(len(tensor.token_rows)) if work.has(index)]
+        if axis == 0:
+            return self._combine(tensor, values, experts, None, [])
+        parts = []
+        for first, last in itertools.pairwise(sorted({0, *tensor.token_rows})):
+            known = [index for index in experts if tensor.token_rows[index] >= last]
+            own = [values[index].narrow(axis, first, last - first) for index in known]
+            parts.append(self._combine(tensor, own, known, None, []))
+        return torch.cat(parts, axis)
 
     def _by_label(self, tensor: TensorPlan, values: list[Tensor], make: Any, fishers: list[Tensor]) -> Tensor:
         """`make` on the tensors as they are, or on the rows of each group of labels that the same experts know; the
@@ -301,13 +325,15 @@ class _Engine:
         self._ready[other.name] = self._finish(other, theirs, other_base, read, _Work(other))
         return mine
 
-    def _require_finite(self, tensor: TensorPlan, merged: Tensor, inputs: Sequence[Tensor]) -> None:
+    def _require_finite(self, work: _Work, merged: Tensor, inputs: Sequence[Tensor]) -> None:
         """NaN and infinity survive a sum, so one sum tells whether to look closer."""
         import torch
 
         if math.isfinite(merged.sum(dtype=torch.float32 if merged.dtype == torch.float16 else None)):
             return
-        names = [ref.name for ref in self.plan.experts] + ([self.plan.base.name] if self.plan.base else [])
+        tensor = work.tensor
+        names = [ref.name for index, ref in enumerate(self.plan.experts) if work.has(index)]
+        names += [self.plan.base.name] if self.plan.base else []
         for name, value in zip(names, inputs, strict=False):
             if not bool(torch.isfinite(value).all()):
                 raise NonFinite(
@@ -339,6 +365,7 @@ class _Engine:
     def _cosine(self, tensor: TensorPlan, index: int) -> float:
         """Cosine of a tensor of the first expert and of another one, by at most a million of its elements."""
         rows = max(1, 2**20 * tensor.info.shape[0] // max(1, tensor.info.numel))
+        rows = min(rows, *(tensor.token_rows if tensor.token_axis == 0 else ()), tensor.info.shape[0])
         a, b = (self.experts[i].read(tensor.sources[i], 0, rows).double().flatten() for i in (0, index))
         norms = float(a.norm() * b.norm())
         return float(a @ b) / norms if norms else 1.0
@@ -351,6 +378,11 @@ class _Work:
     tensor: TensorPlan
     start: int = 0
     stop: int | None = None
+
+    def has(self, index: int) -> bool:
+        """Whether the model `index` has these rows: those of the last tokens may be known to some models only."""
+        counts = self.tensor.token_rows
+        return not counts or self.tensor.token_axis != 0 or self.start < counts[index]
 
     @property
     def numel(self) -> int:

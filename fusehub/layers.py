@@ -70,6 +70,8 @@ class Layout:
     base_prefix: str
     _model: PreTrainedModel | None
     parts: dict[str, Part] = field(default_factory=dict)
+    token_axes: dict[str, int] = field(default_factory=dict)
+    """Which tensors have one row (or element) a token of the vocabulary, with the axis along which tokens run."""
 
     def names(self, stored: Iterable[str]) -> dict[str, str]:
         """For each name in a checkpoint, the model's parameter that transformers loads it into.
@@ -129,7 +131,8 @@ def layout_of(config: PretrainedConfig) -> Layout:
         architecture=config.architectures[0],
         shapes=shapes,
         linears=linears_of(model) | {name: _part_linear(name, part, shapes) for name, part in parts.items()},
-        label_axes=_label_axes(config, shapes) if has_labels(config.to_dict()) else {},
+        label_axes=_axes_of(config, "num_labels", shapes) if has_labels(config.to_dict()) else {},
+        token_axes=_axes_of(config, "vocab_size", shapes),
         tied=dict(getattr(model, "all_tied_weights_keys", None) or {}),
         base_prefix=model.base_model_prefix,
         _model=model,
@@ -249,13 +252,16 @@ def _prefixed(name: str, target: str, prefix: str) -> str:
     return f"{prefix}{name}" if target.startswith(prefix) else name.removeprefix(prefix)
 
 
-def _label_axes(config: PretrainedConfig, shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
-    """Which tensors grow when the config gets one label more, and along which axis.
+def _axes_of(config: PretrainedConfig, key: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
+    """Which tensors grow when the config gets one label or token more, and along which axis.
 
     Asking the architecture itself needs no list of what heads are called in each family.
     """
+    count = getattr(config, key, None)
+    if not isinstance(count, int):
+        return {}
     wider = copy.deepcopy(config)
-    wider.num_labels = config.num_labels + 1
+    setattr(wider, key, count + 1)
     axes = {}
     for name, shape in meta_model(wider).state_dict().items():
         differing = [axis for axis, (a, b) in enumerate(zip(shape.shape, shapes[name], strict=True)) if a != b]

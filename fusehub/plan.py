@@ -66,6 +66,11 @@ class Plan:
         common = self.settings.common.get("weight", 1.0)
         return [said.get("weight", common) for said in self.settings.models]
 
+    @property
+    def vocabulary_size(self) -> int | None:
+        """Rows of the merged embeddings where models know different numbers of tokens; None where they do not."""
+        return max((max(tensor.token_rows) for tensor in self.tensors.values() if tensor.token_rows), default=None)
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, for `--json` and the report beside a merge."""
         return {

@@ -43,6 +43,9 @@ class TensorPlan:
     options: Options | None = None
     own: tuple[Any, ...] = ()
     """The method's options for this tensor, and those of each model."""
+    token_axis: int = 0
+    token_rows: tuple[int, ...] = ()
+    """Where models know different numbers of tokens: the axis along which these run, and how many each has."""
 
     @property
     def coefficients(self) -> list[float]:
@@ -117,6 +120,12 @@ class Planner:
         kept = []
         for index, (layout, own) in enumerate(zip(self.layouts, self.files, strict=True)):
             merged = {tensor.sources[index] for tensor in tensors.values() if not tensor.is_head}
+            sizes = {tensor.token_rows for tensor in tensors.values() if tensor.token_rows}
+            if sizes and any(parameter in layout.token_axes for parameter, name in own.items() if name not in merged):
+                raise Incompatible(
+                    f"{self.experts[index].name} keeps a head with one row a token, and the others know more tokens.",
+                    "Merge models of one tokenizer, or leave this one out.",
+                )
             kept.append(
                 tuple(
                     name
@@ -155,9 +164,14 @@ class Planner:
         axis = self.layout.label_axes.get(parameter)
         linear = self.layout.linears.get(parameter)
         action, why = self._action(parameter, infos, sources)
-        info = self._stored(infos[0], axis)
+        tokens, counts = self.layout.token_axes.get(parameter, 0), ()
+        if parameter in self.layout.token_axes and len({i.shape for i in infos}) > 1:
+            counts = tuple(i.shape[tokens] for i in infos)
+            action, why = "mean", "some tokens are known to some models only"
+        info = self._stored(infos[counts.index(max(counts))] if counts else infos[0], axis)
         options, own = self.settings.at(name, self.depths.get(name, 0.0))
-        if axis is None and len({i.shape for i in infos}) > 1:
+        rest = {tuple(n for at, n in enumerate(i.shape) if at != tokens or not counts) for i in infos}
+        if axis is None and len(rest) > 1:
             raise Incompatible(
                 f"{name} has different shapes: {', '.join(str(list(i.shape)) for i in infos)}.",
                 "Merge models of one base with one tokenizer.",
@@ -167,7 +181,9 @@ class Planner:
             parameter=parameter,
             info=info,
             sources=sources,
-            base=self.base_files[parameter] if self._has_update(parameter, infos) else None,
+            base=self.base_files[parameter] if self._has_update(parameter, infos) and not counts else None,
+            token_axis=tokens,
+            token_rows=counts,
             options=options,
             own=own,
             action=action,

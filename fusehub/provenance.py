@@ -28,7 +28,7 @@ def write_side_files(
         for index, name in enumerate(plan.names):
             _write_model_files(plan, folder / name, index)
     else:
-        _write_model_files(plan, folder, 0)
+        _write_model_files(plan, folder, plan.report.largest)
     (folder / FILENAME).write_text(resolved_recipe(plan).to_yaml(), encoding="utf-8")
     report = {
         **plan.to_dict(),
@@ -73,6 +73,8 @@ def _write_model_files(plan: Plan, folder: Path, index: int) -> None:
         for key in ("num_labels", "_num_labels"):
             if key in config:
                 config[key] = len(plan.labels.labels)
+    if plan.vocabulary_size is not None:
+        config["vocab_size"] = plan.vocabulary_size
     stored = {tensor.info.dtype for tensor in plan.tensors.values() if tensor.info.is_float}
     if len(stored) == 1:
         config["dtype"] = DTYPES[stored.pop()][0]

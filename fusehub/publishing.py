@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 # A file of statistics: the JSON, and tensors in one file or in shards with their index.
-_PART = re.compile(r"(statistics|fisher)(?:-\d{5}-of-\d{5})?\.(?:safetensors(?:\.index\.json)?|json)")
+_PART = re.compile(r"(?:statistics|fisher)(?:-\d{5}-of-\d{5})?\.(?:safetensors(?:\.index\.json)?|json)")
 
 
 def publish(
@@ -165,16 +165,9 @@ def _statistics_files(folder: Path) -> Files:
 
 
 def _replaced(target: Target, files: Files) -> list[str]:
-    """What lies there of an earlier version and is not overwritten: shards, when there were more, or now are none."""
-    kinds = {found[1] for path in files if (found := _PART.fullmatch(path.removeprefix(f"{FOLDER}/")))}
-    return [
-        path
-        for path in target.files
-        if path not in files
-        and path.startswith(f"{FOLDER}/")
-        and (found := _PART.fullmatch(path.removeprefix(f"{FOLDER}/")))
-        and found[1] in kinds
-    ]
+    """What an earlier version left there and is not overwritten: its shards, or diagonals that this one lacks."""
+    there = [path for path in target.files if path.startswith(f"{FOLDER}/") and path not in files]
+    return [path for path in there if _PART.fullmatch(path.removeprefix(f"{FOLDER}/"))]
 
 
 def _card_text(folder: Path, repo_id: str, evaluation: Any) -> str:

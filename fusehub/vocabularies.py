@@ -37,6 +37,16 @@ def lower_cases(ref: ModelRef) -> bool | None:
     return said if isinstance(said, bool) else None
 
 
+def is_beginning(smaller: dict[str, int] | str | None, larger: dict[str, int] | str | None) -> bool:
+    """Whether `larger` is `smaller` with tokens added at its end (or the same): no number means two things."""
+    if not isinstance(smaller, dict) or not isinstance(larger, dict):
+        return smaller == larger
+    if not all(larger.get(token) == number for token, number in smaller.items()):
+        return False
+    last = max(smaller.values(), default=-1)
+    return all(number > last for token, number in larger.items() if token not in smaller)
+
+
 def vocabulary_difference(mine: dict[str, int] | str, theirs: dict[str, int] | str) -> str:
     """In what two vocabularies that are not the same differ, for a person."""
     if isinstance(mine, str) or isinstance(theirs, str):

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from fusehub.errors import BadStatistics
 from fusehub.hub import software
 from fusehub.statistics.encodings import DEFAULT_SIZE, coarsest
+from fusehub.statistics.fisher_file import FISHER_FILENAME, encode_fisher, write_fisher
 from fusehub.statistics.format import Statistics, write_statistics
-from fusehub.statistics.sources import open_statistics
+from fusehub.statistics.sources import FoundStatistics, open_statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +75,14 @@ def add_statistics(
         sums, aliases = _added(parts)
         # What was stored coarsely is not made finer by being stored again.
         size = coarsest(size, *(part.metadata["size"] for part in parts))
-        path = write_statistics(Path(out), sums, aliases, _metadata(parts, {*sums, *aliases}), size=size)
+        metadata = _metadata(parts, {*sums, *aliases})
+        if all(part.metadata.get("fisher") for part in parts):
+            means, described = _added_fisher(sources, parts, token)
+            stored, metadata["fisher"] = encode_fisher(means, described, size)
+            write_fisher(Path(out), stored, metadata["fisher"], metadata["model"])
+        else:
+            (Path(out) / FISHER_FILENAME).unlink(missing_ok=True)
+        path = write_statistics(Path(out), sums, aliases, metadata, size=size)
     return Statistics(path)
 
 
@@ -93,6 +101,28 @@ def _added(parts: Sequence[Statistics]) -> tuple[dict[str, AddedLayer], dict[str
             first[stored] = name
             sums[name] = AddedLayer([layer for layer in own if layer])
     return sums, aliases
+
+
+def _added_fisher(
+    sources: Sequence[str], parts: Sequence[Statistics], token: str | None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The Fisher diagonals over the examples of all parts, and what is said of them."""
+    facts = [part.metadata["fisher"] for part in parts]
+    examples = [fact["examples"] for fact in facts]
+    means: dict[str, Tensor] = {}
+    for source, part, fact in zip(sources, parts, facts, strict=True):
+        with contextlib.closing(FoundStatistics(source, part.metadata, token).open_fisher()) as file:
+            for name in fact["exponents"]:
+                share = file.read(name).mul_(fact["examples"] / sum(examples))
+                means[name] = means[name].add_(share) if name in means else share
+    drawn = {fact["samples"] for fact in facts}
+    described = {
+        "kind": "exact" if all(fact["kind"] == "exact" for fact in facts) else "sampled",
+        "samples": drawn.pop() if len(drawn) == 1 else None,
+        "seed": None,
+        "examples": sum(examples),
+    }
+    return means, described
 
 
 def _require_same_model(one: Statistics, other: Statistics) -> None:

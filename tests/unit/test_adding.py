@@ -144,6 +144,31 @@ def test_noise_is_that_of_the_weakest_part_if_all_have_some(parts, tmp_path):
         assert added.metadata["noise"] is None
 
 
+def test_fisher_diagonals_are_averaged_over_all_examples(experts, tmp_path):
+    from fusehub.statistics.fisher_file import FisherFile
+
+    expert, texts = experts("bert")[0], texts_of(0, 12)
+    for name, own in (("one", texts[:4]), ("two", texts[4:]), ("whole", texts)):
+        collect(str(expert), text_file(tmp_path, 0, own), tmp_path / name, size="full", fisher=True).close()
+    parts = [str(tmp_path / "one"), str(tmp_path / "two")]
+    with contextlib.ExitStack() as opened:
+        read = {}
+        for name in ("sum", "whole"):
+            if name == "sum":
+                add_statistics(parts, tmp_path / "sum", size="full").close()
+            described = json.loads((tmp_path / name / "statistics.json").read_text())["fisher"]
+            file = FisherFile(tmp_path / name / "fisher.safetensors", name, described)
+            read[name] = opened.enter_context(contextlib.closing(file)), described
+        assert read["sum"][1]["examples"] == 12 and read["sum"][1]["kind"] == "exact"
+        assert read["sum"][1]["exponents"].keys() == read["whole"][1]["exponents"].keys()
+        for name in read["whole"][1]["exponents"]:
+            expected = read["whole"][0].read(name)
+            assert float((read["sum"][0].read(name) - expected).norm()) <= 1e-4 * float(expected.norm()), name
+    collect(str(expert), text_file(tmp_path, 1), tmp_path / "grams").close()
+    add_statistics([parts[0], str(tmp_path / "grams")], tmp_path / "sum").close()
+    assert not (tmp_path / "sum" / "fisher.safetensors").exists(), "one part has none"
+
+
 def test_one_is_no_sum_and_none_is_not_there(parts, tmp_path):
     with pytest.raises(BadStatistics, match="cannot be added"):
         add_statistics([str(parts[0])], tmp_path / "sum")

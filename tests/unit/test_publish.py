@@ -369,8 +369,8 @@ def test_statistics_add_nothing_else_to_the_model(ann):
 
 def test_an_earlier_version_is_replaced_in_one_commit(ann):
     assert ann["commits"] == 1
-    kept = ["fusehub/fisher.safetensors", "fusehub/notes.txt"]
-    assert ann["files after"] == sorted([*kept, "fusehub/statistics.json", "fusehub/statistics.safetensors"])
+    own = ["fusehub/statistics.json", "fusehub/statistics.safetensors"]
+    assert ann["files after"] == sorted(["fusehub/notes.txt", *own])
 
 
 def test_statistics_that_are_of_other_weights_or_too_few_texts_are_refused(ann):
