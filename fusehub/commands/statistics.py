@@ -214,11 +214,17 @@ def inspect(
     say(f"{statistics}: statistics of {facts['model']['id']}{at} ({facts['model']['architecture']})")
     say(
         f"{_counted(facts).strip() or 'from texts that were not counted'}, of {data['source']}; "
-        f"format version {facts['version']}, {size(summary.nbytes)}"
+        f"format version {facts['version']}"
     )
     if fisher := facts.get("fisher"):
         labels = f"{fisher['samples']} drawn labels an example" if fisher["samples"] else "all labels"
         say(f"Fisher diagonals of {len(fisher['exponents'])} tensors, {fisher['examples']} examples, over {labels}")
-    rows = [(x.name, x.size, x.rows, x.rank, x.condition, len(x.aliases)) for x in summary.layers]
-    columns = ["layer", "inputs", "rows", "rank", "condition", "shared by"]
-    table(None, columns, [(n, i, r, k, f"{c:.1e}", a + 1) for n, i, r, k, c, a in rows], numbers=columns[1:])
+    of_weights = f", {summary.of_weights:.3f} of the model's weights" if summary.of_weights else ""
+    smaller = ", ".join(f"{name} {size(nbytes)}" for name, nbytes in summary.smaller.items())
+    say(f"{facts['size']}: {size(summary.nbytes)}{of_weights}" + (f" (smaller: {smaller})" if smaller else ""))
+    numbers = ["inputs", "rows", "rank", "condition", "bytes", "shared by"]
+    rows = [
+        (x.name, x.size, x.rows, x.rank, f"{x.condition:.1e}", x.nbytes, len(x.aliases) + 1, x.encoding)
+        for x in summary.layers
+    ]
+    table(None, ["layer", *numbers, "stored as"], rows, numbers=numbers)

@@ -145,6 +145,7 @@ def _write(
             "commit": ref.commit,
             "architecture": type(network).__name__,
             "weights": weight_hashes(ref),
+            "bytes": sum(ref.files[name].size for name in ref.weight_files()),
             "base_model": ref.card.get("base_model"),
         },
         "task": inputs.task,

@@ -15,6 +15,7 @@ def describe_model(ref: ModelRef) -> dict[str, Any]:
         "commit": ref.commit,
         "architecture": ref.config["architectures"][0],
         "weights": weight_hashes(ref),
+        "bytes": sum(ref.files[name].size for name in ref.weight_files()),
         "base_model": ref.card.get("base_model"),
     }
 

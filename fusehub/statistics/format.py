@@ -45,6 +45,7 @@ __all__ = [
     "StoredLayer",
     "check_metadata",
     "require_weights",
+    "stored_bytes",
     "write_statistics",
 ]
 
@@ -98,6 +99,11 @@ def write_statistics(
     ]
     beside = {METADATA_FILENAME: text + "\n"}
     return write_shards(folder, STEM, groups, layer, {"fusehub": text}, beside, max_shard_size)
+
+
+def stored_bytes(encoding: Encoding, size: int) -> int:
+    """Bytes of all the tensors of a layer of `size` inputs."""
+    return sum(info.nbytes for info in _parts(encoding, size).values())
 
 
 def _parts(encoding: Encoding, size: int) -> dict[str, TensorInfo]:

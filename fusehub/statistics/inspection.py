@@ -1,14 +1,16 @@
-"""What a statistics file holds, and whether it is sound: finite, and sums of squares as it says."""
+"""What a statistics file holds, and whether it is sound: as its metadata say, finite, and sums of squares."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from fusehub.errors import BadStatistics
 from fusehub.progress import silent
-from fusehub.statistics.format import REMAKE
+from fusehub.statistics.encodings import SIZES, encoding_of
+from fusehub.statistics.format import METADATA_FILENAME, REMAKE, Statistics, StoredLayer, stored_bytes
 from fusehub.statistics.sources import open_statistics
 
 # An eigenvalue this far below zero, relative to the largest, is more than the rounding of float32 sums.
@@ -17,11 +19,17 @@ _NEGATIVE = 1e-6
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One stored gram: its size, the rows counted, its numerical rank and condition, and which layers share it."""
+    """One stored gram: its size, the rows counted, how it is stored, its numerical rank and condition, who shares it.
+
+    Rank and condition are of the correlations, so that features of unlike scales do not hide each other; of an
+    encoding that loses something, they are what is left.
+    """
 
     name: str
     size: int
     rows: int
+    encoding: str
+    nbytes: int
     rank: int
     condition: float
     aliases: tuple[str, ...]
@@ -29,10 +37,16 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class StatisticsSummary:
-    """A statistics file that was read as a whole and found sound."""
+    """A statistics file that was read as a whole and found sound.
+
+    `of_weights` is its size as a part of the model's weights, where the metadata tell theirs; `smaller` has the bytes
+    of the sizes that it can be made into.
+    """
 
     origin: str
     nbytes: int
+    of_weights: float | None
+    smaller: dict[str, int]
     metadata: dict[str, Any]
     layers: list[LayerSummary]
 
@@ -45,33 +59,72 @@ def inspect(
     source: str, *, token: str | None = None, progress: Callable[[int, int, str], None] = silent
 ) -> StatisticsSummary:
     """Reads every layer of the statistics at `source`. Raises `BadStatistics` naming the first that is not sound."""
-    import torch
-
     statistics = open_statistics(source, token=token)
     try:
+        _check_beside(statistics)
         stored = [layer for layer in statistics.layers.values() if layer.name == layer.stored_as]
         summaries = []
         for number, layer in enumerate(stored, 1):
-            values = torch.linalg.eigvalsh(layer.gram())
-            largest = float(values[-1])
-            if float(values[0]) < -_NEGATIVE * max(largest, 0.0) or largest < 0:
-                raise BadStatistics(
-                    f"{source}: {layer.name}.S is no sum of squares: it has the eigenvalue {float(values[0]):.3g} "
-                    f"beside {largest:.3g}.",
-                    f"The file is broken. {REMAKE}",
-                )
-            kept = values[values > layer.size * torch.finfo(torch.float32).eps * largest]
-            summaries.append(
-                LayerSummary(
-                    layer.name,
-                    layer.size,
-                    layer.rows,
-                    len(kept),
-                    float(kept[-1] / kept[0]) if len(kept) else float("inf"),
-                    tuple(sorted(name for name, target in statistics.aliases.items() if target == layer.name)),
-                )
-            )
+            sharing = (name for name, target in statistics.aliases.items() if target == layer.name)
+            summaries.append(_summary(layer, tuple(sorted(sharing)), source))
             progress(number, len(stored), "layers")
-        return StatisticsSummary(statistics.origin, statistics.nbytes, statistics.metadata, summaries)
+        told = statistics.metadata
+        weights = told["model"].get("bytes")
+        return StatisticsSummary(
+            statistics.origin,
+            statistics.nbytes,
+            statistics.nbytes / weights if weights else None,
+            {
+                size: sum(stored_bytes(encoding_of(layer.name, layer, size), layer.size) for layer in stored)
+                for size in SIZES[SIZES.index(told["size"]) + 1 :]
+            },
+            told,
+            summaries,
+        )
     finally:
         statistics.close()
+
+
+def _check_beside(statistics: Statistics) -> None:
+    """Raises `BadStatistics` where the JSON beside the file, which merges are planned from, says something else."""
+    beside = statistics.path.parent / METADATA_FILENAME
+    try:
+        same = not beside.is_file() or json.loads(beside.read_text(encoding="utf-8")) == statistics.metadata
+    except ValueError as error:
+        raise BadStatistics(f"{statistics.origin}: {METADATA_FILENAME} is not JSON ({error}).", REMAKE) from error
+    if not same:
+        raise BadStatistics(
+            f"{statistics.origin}: {METADATA_FILENAME} says something else than the file beside it.",
+            "Download or copy both again.",
+        )
+
+
+def _summary(layer: StoredLayer, aliases: tuple[str, ...], source: str) -> LayerSummary:
+    import torch
+
+    gram = layer.gram()
+    layer.total  # noqa: B018 - read so that it is checked, too.
+    scale = torch.where(gram.diagonal() > 0, gram.diagonal().rsqrt(), 0.0)
+    gram.mul_(scale[:, None]).mul_(scale)
+    # What rounding has made of it, with the shift that makes up for it.
+    values = torch.linalg.eigvalsh(gram)
+    least, largest = float(values[0]), float(values[-1])
+    if least < -layer.shift - _NEGATIVE * max(largest, 1.0):
+        part = {"triangle": "S", "correlations": "C"}.get(layer.encoding.name, "d")
+        raise BadStatistics(
+            f"{source}: {layer.name}.{part} is no sum of squares: its correlations have the eigenvalue {least:.3g} "
+            f"beside {largest:.3g}.",
+            f"The file is broken. {REMAKE}",
+        )
+    floor = max(layer.size * torch.finfo(torch.float32).eps * largest, layer.shift)
+    kept = values[values > floor]
+    return LayerSummary(
+        layer.name,
+        layer.size,
+        layer.rows,
+        str(layer.encoding),
+        stored_bytes(layer.encoding, layer.size),
+        len(kept),
+        float(kept[-1] / kept[0]) if len(kept) else float("inf"),
+        aliases,
+    )

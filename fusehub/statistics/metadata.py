@@ -30,6 +30,7 @@ class ModelTold(_Told):
     commit: str | None = Field(None, description="The repo's commit.")
     architecture: str | None = Field(None, description="Its class, as config.json names it.")
     base_model: str | list[str] | None = Field(None, description="What its card says it was fine-tuned from.")
+    bytes: PositiveInt | None = Field(None, description="Bytes of its weight files together.")
     weights: dict[str, Sha256] = Field(description="sha256 of each weight file, in hexadecimal, by its name.")
 
 
