@@ -213,8 +213,6 @@ def _factor(correlations: Tensor, rank: int) -> dict[str, Tensor]:
         basis = torch.linalg.qr(work @ basis)[0]
     values, vectors = torch.linalg.eigh((basis.T @ (work @ basis)).double())
     factor = (basis.double() @ vectors[:, -rank:]) * values[-rank:].clamp_min(0).sqrt()
-    # No more than the feature itself: what is missing to one is what the diagonal is filled up with.
-    factor /= factor.norm(dim=1, keepdim=True).clamp_min(1.0)
     scale = factor.abs().amax(0).float() / 127
     stored = torch.where(scale > 0, factor / scale, 0.0).round_().clamp_(-127, 127)
     return {"U": stored.to(torch.int8), "u": scale}
