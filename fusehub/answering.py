@@ -163,7 +163,7 @@ def perplexity(
     seed: int,
     batch_size: int,
     progress: Progress,
-) -> dict[str, float]:
+) -> float:
     """exp of the mean negative log-likelihood of a token: of the next one, or of those that are masked by `seed`."""
     import torch
 
@@ -193,7 +193,7 @@ def perplexity(
         progress(done, len(inputs), ref.name)
     if not count:
         raise BadData(f"{examples.source} holds no text of more than one token.", "Give longer texts.")
-    return {"perplexity": math.exp(min(math.fsum(losses) / count, 700.0)), "tokens": float(count)}
+    return math.exp(min(math.fsum(losses) / count, 700.0))
 
 
 def _on(network: PreTrainedModel, batch: dict[str, Any]) -> dict[str, Any]:

@@ -287,7 +287,7 @@ def _perplexities(
         with Predictor(ref, name=name, device=device) as predictor:
             for data, examples in sets.items():
                 start = time.perf_counter()
-                metrics = perplexity(
+                value = perplexity(
                     ref,
                     predictor.network,
                     examples,
@@ -296,7 +296,9 @@ def _perplexities(
                     batch_size=batch_size,
                     progress=progress,
                 )
-                scores.append(_scored(name, ref.id, data, examples, time.perf_counter() - start, metrics))
+                scores.append(
+                    _scored(name, ref.id, data, examples, time.perf_counter() - start, {"perplexity": value})
+                )
     return Evaluation(next(iter(sets.values())).task, list(names), list(sets), scores, [])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,12 @@ _METRICS: dict[str, tuple[str, str, dict[str, str] | None]] = {
     "pearson": ("pearsonr", "Pearson", None),
     "spearman": ("spearmanr", "Spearman", None),
     "mse": ("mse", "Mean squared error", None),
+    "exact_match": ("exact_match", "Exact match", None),
+    "perplexity": ("perplexity", "Perplexity (less is better)", None),
+    "chrf": ("chrf", "chrF", None),
+    "bleu": ("sacrebleu", "BLEU", None),
 }
+_LESS_IS_BETTER = ("perplexity", "mse")
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ class Results:
             raise BadData(
                 "The results are not those of an evaluation.", "Write them with `fusehub evaluate`."
             ) from error
+        self._sign = -1.0 if any(data.metric in _LESS_IS_BETTER for data in self.data) else 1.0
         experts = set(experts)
         self.merged = [name for name in self.models if _is_this(ids.get(name), folder, repo_id)]
         self.experts = [name for name in self.models if name not in self.merged and _keys(ids.get(name)) & experts]
@@ -92,7 +99,7 @@ class Results:
         columns = [[self._main.get((model, data.name)) for model in self.models] for data in self.data]
         if len(self.data) > 1:
             columns.append([self.mean(model) for model in self.models])
-        shown = [_bold_best(column) for column in columns]
+        shown = [_bold_best(column, self._sign) for column in columns]
         return [
             Row(f"{md(model)} (this model)" if model in self.merged else md(model), [column[at] for column in shown])
             for at, model in enumerate(self.models)
@@ -159,18 +166,19 @@ class Results:
         own = self.mean(merged)
         if not known or own is None:
             return ""
-        best = max(known, key=known.get)
+        best = max(known, key=lambda name: self._sign * known[name])
         where = "on average" if len(self.data) > 1 else f"on {md(self.data[0].name)}"
         numbers = f"{_shown(own)} against {_shown(known[best])} {where}"
         if _shown(own) == _shown(known[best]):
             return f"The merge is as good as the best single expert, {md(best)} ({_shown(own)} {where})."
-        if own > known[best]:
+        if self._sign * own > self._sign * known[best]:
             return f"The merge is better than the best single expert, {md(best)}: {numbers}."
         return f"**The merge does not beat the best single expert**, {md(best)}: {numbers}."
 
     def _expert_is_better(self, data: str) -> bool:
         def best(models: Sequence[str]) -> float:
-            return max((value for m in models if (value := self._main.get((m, data))) is not None), default=-1.0)
+            values = [self._sign * value for m in models if (value := self._main.get((m, data))) is not None]
+            return max(values, default=-math.inf)
 
         return round(best(self.experts), 3) > round(best(self.merged), 3)
 
@@ -180,7 +188,9 @@ class Results:
             return []
         others = [name for name in self.models if name not in self.merged and name not in self.experts]
         better = [
-            name for name in others if (value := self.mean(name)) is not None and round(value, 3) > round(own, 3)
+            name
+            for name in others
+            if (value := self.mean(name)) is not None and round(self._sign * value, 3) > round(self._sign * own, 3)
         ]
         return [f"{md(name)} reaches {_shown(self.mean(name))}." for name in better]
 
@@ -223,9 +233,9 @@ def _keys(model_id: str | None) -> set[str]:
     return {model_id, model_id.partition("@")[0], Path(model_id).name} if model_id else set()
 
 
-def _bold_best(column: Sequence[float | None]) -> list[str]:
+def _bold_best(column: Sequence[float | None], sign: float) -> list[str]:
     shown = [_shown(value) for value in column]
-    best = max((value for value in column if value is not None), default=None)
+    best = max((value for value in column if value is not None), key=lambda value: sign * value, default=None)
     return [f"**{text}**" if best is not None and text == _shown(best) else text for text in shown]
 
 

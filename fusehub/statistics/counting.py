@@ -65,7 +65,7 @@ def count_inputs(
         verdicts |= others
     if saved and saved.state["verdicts"] != verdicts:
         saved = None
-    linears, probe, bounds = linears_of(network), inputs.probe(), None
+    linears, probe, bounds = linears_of(network, tied=False), inputs.probe(), None
     if noise is not None:
         probe = random_batch(probe, vocabulary_of(network), 0)
         bounds = row_bounds(network, linears, probe, noise.clip, device_of(network))
