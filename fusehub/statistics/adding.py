@@ -52,6 +52,11 @@ class AddedLayer:
         """`s` of all parts: [in], float64."""
         return sum(layer.total for layer in self.layers)
 
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether only the diagonal of `S` is known of all parts."""
+        return all(layer.is_diagonal for layer in self.layers)
+
     def packed(self) -> Tensor:
         """The upper triangle of `S` of all parts: [in * (in + 1) / 2], float32, summed in float64."""
         return sum(layer.packed().double() for layer in self.layers).float()

@@ -201,6 +201,29 @@ def test_inspect_shows_rows_and_refuses_what_is_no_sum_of_squares(statistics: li
     assert name in said
 
 
+def test_statistics_are_made_smaller_without_a_model(experts: list[Path], texts: Path, tmp_path: Path) -> None:
+    code, _, said = run("collect", experts[0], "--data", texts, "--size", "full", "--out", tmp_path / "full")
+    assert code == 0, said
+    code, out, said = run(
+        "collect", "--from", tmp_path / "full", "--size", "tiny", "--out", tmp_path / "tiny", "--json"
+    )
+    assert code == 0, said
+    assert json.loads(out)["size"] == "tiny"
+    code, out, said = run("inspect", tmp_path / "tiny")
+    assert code == 0 and "stored as" in out
+    assert "tiny: " in said and "of the model's weights" in said
+    code, _, said = run("collect", "--from", tmp_path / "tiny", "--size", "half", "--out", tmp_path / "half")
+    assert code == 1 and "tiny already: half would not be smaller" in said
+    for wrong in (
+        ["--from", tmp_path / "full", "--data", texts],
+        ["--from", tmp_path / "full", "--add"],
+        ["--from", tmp_path / "full", experts[0]],
+        ["--data", texts],
+    ):
+        assert run("collect", *wrong, "--out", tmp_path / "wrong")[0] == 2
+    assert not (tmp_path / "wrong").exists()
+
+
 def test_a_command_that_is_interrupted_ends_with_130_and_leaves_nothing(experts: list[Path], tmp_path: Path) -> None:
     """SIGTERM and Ctrl-C while a model is being read: the same clean end."""
     for sent in (signal.SIGINT, signal.SIGTERM):

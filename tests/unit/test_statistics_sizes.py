@@ -3,6 +3,8 @@
 import contextlib
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from fusehub.checkpoint import sha256_of
 from fusehub.errors import BadRecipe, BadStatistics
+from fusehub.localhub import running
 from fusehub.methods.registry import Layer
 from fusehub.methods.regmean import RegMeanOptions, regmean
 from fusehub.statistics.encodings import SIZES, encoding_of
@@ -32,6 +35,7 @@ METADATA = {
     "examples": 20,
     "uncounted": [],
 }
+ROOT = Path(__file__).parents[2]
 BLOCK, HEAD = "h.0.dense.weight", "classifier.weight"
 
 
@@ -224,6 +228,44 @@ def test_shards_that_lack_one_or_do_not_belong_together_are_refused(tmp_path):
         path.write_text(text)
         with pytest.raises(BadStatistics, match="index"):
             Statistics(path)
+
+
+def test_shards_on_the_hub_are_all_fetched_and_a_missing_one_is_named(tmp_path):
+    write(tmp_path / "fusehub", "half", max_shard_size=50_000)
+    code = """
+import sys
+from huggingface_hub import HfApi
+from fusehub.errors import BadStatistics
+from fusehub.finding import find
+from fusehub.statistics.sources import has_statistics, open_statistics
+from fusehub.refs import resolve
+api = HfApi()
+api.create_repo("ann/stats")
+open(sys.argv[1] + "/config.json", "w").write('{"architectures": ["BertForSequenceClassification"]}')
+api.upload_folder(repo_id="ann/stats", folder_path=sys.argv[1])
+statistics = open_statistics("ann/stats")
+print(len(statistics.layers), round(sum(float(layer.gram().trace()) for layer in statistics.layers.values()), 3))
+print(has_statistics(resolve("ann/stats")), [model.id for model in find(with_statistics=True, task="any")])
+api.delete_file("fusehub/statistics-00002-of-00003.safetensors", repo_id="ann/stats")
+try:
+    open_statistics("ann/stats")
+except BadStatistics as error:
+    print(error.what)
+"""
+    with running(tmp_path / "hub") as server:
+        server.add_user("ann")
+        env = server.env("ann", home=tmp_path / "home") | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], env=env, capture_output=True, text=True, timeout=120
+        )
+    assert done.returncode == 0, done.stderr
+    with contextlib.closing(open_statistics(str(tmp_path))) as statistics:
+        traces = round(sum(float(layer.gram().trace()) for layer in statistics.layers.values()), 3)
+    assert done.stdout.splitlines() == [
+        f"4 {traces}",
+        "True ['ann/stats']",
+        "ann/stats: statistics-00002-of-00003.safetensors is missing.",
+    ]
 
 
 # --- smaller ------------------------------------------------------------------------------------------------------
