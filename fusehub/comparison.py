@@ -8,6 +8,7 @@ for row in comparison.texts:
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ from fusehub.refs import ModelRef, resolve, short_names
 from fusehub.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ
 
 ENSEMBLE = "ensemble"
+logger = logging.getLogger(__name__)
+
 Span = tuple[int, int]
 _LIKELIEST = 5
 
@@ -130,8 +133,10 @@ def compare(
     names = short_names(refs)
     if (texts is None) == (data is None):
         raise BadData("Give either texts or data to compare on.", "Say --text TEXT or --data SOURCE.")
-    # Texts have no mean: without a word about it, none is made of models that write.
-    members = [] if task in (CAUSAL, SEQ2SEQ) and ensemble is True else experts_among(refs, names, ensemble)
+    members = experts_among(refs, names, ensemble)
+    if members and task in (CAUSAL, SEQ2SEQ) and ensemble is True:
+        logger.warning("Texts that models write have no mean: no ensemble is shown.")
+        members = []
     if data is not None:
         examples = load_examples(
             data,

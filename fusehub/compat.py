@@ -339,8 +339,28 @@ class _Check:
         rows = [self.configs[ref.id].get("vocab_size") or 0 for ref in self.refs]
         return max(range(len(sizes)), key=lambda index: (sizes[index], rows[index], -index))
 
+    def _image_processors(self) -> None:
+        """Images that are scaled in another way are other inputs to the same weights."""
+        name = "preprocessor_config.json"
+        said = [ref.json(name) if name in ref.files else None for ref in self.refs]
+        for ref, own in zip(self.refs, said, strict=True):
+            differing = [key for key in own or {} if said[0] and own[key] != said[0].get(key)]
+            if own is None:
+                self._find(
+                    "warning", f"{ref.name} has no {name}.", "Copy it from its base: it says how images are scaled."
+                )
+            elif differing:
+                self._find(
+                    "warning",
+                    f"{self.refs[0].name} and {ref.name} prepare images differently ({', '.join(differing)}).",
+                    "The result does it as the first one.",
+                )
+
     def _tokenizers(self) -> None:
         first = self.refs[0]
+        if all("image_size" in self.configs[ref.id] and "vocab_size" not in self.configs[ref.id] for ref in self.refs):
+            self._image_processors()
+            return
         mine = self.vocabularies.get(first.id)
         for ref in self.refs:
             if self.vocabularies.get(ref.id) is None:

@@ -102,7 +102,9 @@ def _open_folder(folder: Path, asked: str | None, default: str) -> Table:
     name = folder.resolve().name
     try:
         splits = datasets.load_dataset("imagefolder", data_dir=str(folder), streaming=True)
-        split = split_among(asked, default, list(splits), str(folder))
+        # A folder without splits is read as one that has only "train".
+        whole = asked is None and list(splits) == ["train"]
+        split = "train" if whole else split_among(asked, default, list(splits), str(folder))
         stream = splits[split]
         stream = stream.cast_column("image", datasets.Image(decode=False))
     except (DatasetsError, ValueError, OSError) as error:
@@ -110,5 +112,5 @@ def _open_folder(folder: Path, asked: str | None, default: str) -> Table:
         raise BadData(f"{folder} cannot be read as a folder of images: {said}", "One folder a label?") from error
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {column: list(feature.names) for column, feature in stream.features.items() if hasattr(feature, "names")}
-    source = name if list(splits) == ["train"] and asked is None else f"{name}/{split}"
+    source = name if whole else f"{name}/{split}"
     return Table(source, list(stream.features), iter(stream), hash_of(files, folder), split, names, folder)

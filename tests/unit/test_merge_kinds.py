@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fusehub.compat import check
 from fusehub.loading import require_loadable
 from fusehub.merging import merge
 from fusehub.plan import plan_merge
@@ -44,6 +45,15 @@ def test_the_mean_of_every_kind_of_model_loads_whole(arch: str, task: str, tmp_p
     require_loadable(merged)
     configs = [json.loads((path / "config.json").read_text()) for path in (experts[0], merged)]
     assert configs[0].get("id2label") == configs[1].get("id2label")
+
+
+def test_models_of_images_are_asked_how_they_scale_them_and_not_for_a_tokenizer(tmp_path: Path) -> None:
+    experts = relatives(tmp_path, "vit", task="image-classification", hidden=16)
+    warnings = [f.what for f in check([str(path) for path in experts]).findings if f.level == "warning"]
+    assert not any("tokenizer" in warning or "prepare" in warning for warning in warnings)
+    edit_json(experts[1] / "preprocessor_config.json", image_mean=[0.1, 0.1, 0.1])
+    warnings = [f.what for f in check([str(path) for path in experts]).findings if f.level == "warning"]
+    assert any("prepare images differently (image_mean)" in warning for warning in warnings)
 
 
 def test_a_head_that_is_stored_twice_stays_tied_and_one_of_its_own_stays_its_own(tmp_path: Path) -> None:
