@@ -42,10 +42,16 @@ def write(path: Path, rows: list[dict]) -> str:
 
 def test_the_answer_is_the_likeliest_span_of_the_text(models) -> None:
     path = models("bert", "question-answering")
-    answers = predict(str(path), PAIRS).answers()
+    # Some texts are longer than the longest answer.
+    pairs = [*PAIRS[:4], *(("Who?", text) for text in tiny_texts(60, seed=5, longest=30) if len(text.split()) > 20)][
+        :16
+    ]
+    answers = predict(str(path), pairs).answers()
     network, tokenizer = load_model(resolve(str(path))), load_tokenizer(resolve(str(path)))
-    for (question, text), (said, probability) in zip(PAIRS, answers, strict=True):
+    for (question, text), (said, probability) in zip(pairs, answers, strict=True):
         encoded = tokenizer(question, text, return_tensors="pt")
+        if encoded["input_ids"].shape[1] > 64:
+            continue
         inside = [at for at, part in enumerate(encoded.sequence_ids(0)) if part == 1]
         with torch.no_grad():
             output = network(**encoded)
@@ -58,7 +64,7 @@ def test_the_answer_is_the_likeliest_span_of_the_text(models) -> None:
         first, last = max(scores, key=scores.get)
         assert said == text[encoded.token_to_chars(first).start : encoded.token_to_chars(last).end]
         assert 0 < probability <= 1
-    alone = [predict(str(path), [pair]).answers()[0] for pair in PAIRS]
+    alone = [predict(str(path), [pair]).answers()[0] for pair in pairs]
     assert [one for one, _ in alone] == [one for one, _ in answers]
     # Cut into windows, a text is still read to its end.
     long = predict(str(path), [("Who?", " ".join(tiny_texts(40, seed=2)))], max_length=24)
@@ -162,13 +168,13 @@ def test_answers_are_scored_as_squad_scores_them() -> None:
     assert written["exact_match"] == 0.5 and 0 < written["bleu"] < written["chrf"] < 1
 
 
-def test_written_texts_are_compared_and_scored_and_have_no_mean(models, tmp_path: Path) -> None:
+def test_written_texts_are_compared_and_scored_and_have_no_mean(models, tmp_path: Path, caplog) -> None:
     names = [str(models("t5", "text2text-generation", seed)) for seed in (0, 1)]
     found = compare(names, ["Anna visited Paris ."])
-    assert found.models == [Path(name).name for name in names] or len(found.models) == 2
     assert [answer.label for answer in found.texts[0].answers] == [
         predict(n, ["Anna visited Paris ."]).written[0] for n in names
     ]
+    assert len(found.models) == 2 and "no ensemble is shown" in caplog.text
     with pytest.raises(Incompatible, match="write texts, which have no mean"):
         compare(names, ["Anna"], ensemble=names)
     written = predict(names[0], TEXTS).written
