@@ -221,3 +221,18 @@ def test_a_card_knows_that_less_perplexity_is_better(models, tmp_path: Path) -> 
     results = Results(found, Path(names[better]), None, [found.scores[worse].model_id])
     assert results.rows[better].cells[0].startswith("**") and not results.rows[worse].cells[0].startswith("**")
     assert results.verdict[0].startswith("The merge is better than the best single expert")
+
+
+def test_an_answer_has_at_most_thirty_tokens_and_never_ends_before_it_starts() -> None:
+    import numpy as np
+
+    from fusehub.questions import LONGEST_ANSWER, best_spans, spans_of
+
+    offsets = [None, *((2 * at, 2 * at + 1) for at in range(60))]
+    start, end = np.zeros(61), np.zeros(61)
+    start[[1, 50]], end[[40, 20]] = [9.0, 5.0], [9.0, 6.0]
+    found = spans_of(start, end, {"offsets": offsets, "nothing": 0})
+    assert (found[0].start, found[0].end, found[0].score) == (0, 39, 15.0), "from 1 to 20: to 40 is too far"
+    assert all(0 < span.end - span.start < 2 * LONGEST_ANSWER for span in found[:-1]) and found[-1].end == 0
+    [(best, probability), *_] = best_spans([found], may_be_none=False)
+    assert (best.start, best.end) == (0, 39) and 0.9 < probability <= 1
