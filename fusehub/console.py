@@ -27,6 +27,8 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 INTERRUPTED = 130
 _BAR_AFTER_SECONDS = 0.5
+# Work whose speed is of interest.
+_WITH_SPEED = ("tokens", "images")
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -95,11 +97,24 @@ def bar(what: str, *, quiet: bool = False) -> Iterator[Progress]:
         BarColumn,
         DownloadColumn,
         MofNCompleteColumn,
+        ProgressColumn,
+        Task,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
     from rich.progress import Progress as RichProgress
+
+    class Speed(ProgressColumn):
+        """How many a second."""
+
+        def __init__(self, unit: str) -> None:
+            super().__init__()
+            self.unit = unit
+
+        def render(self, task: Task) -> str:
+            speed = task.finished_speed or task.speed
+            return f"{speed:,.0f} {self.unit}/s" if speed else ""
 
     started = time.monotonic()
     state: dict[str, Any] = {}
@@ -108,7 +123,9 @@ def bar(what: str, *, quiet: bool = False) -> Iterator[Progress]:
         if "bars" not in state:
             if time.monotonic() - started < _BAR_AFTER_SECONDS:
                 return
-            counts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
+            counts = (DownloadColumn(), TransferSpeedColumn())
+            if unit != "bytes":
+                counts = (MofNCompleteColumn(), Speed(unit)) if unit in _WITH_SPEED else (MofNCompleteColumn(),)
             columns = (TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn())
             state["bars"] = RichProgress(*columns, console=err, transient=True)
             state["bars"].start()

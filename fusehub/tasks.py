@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,8 +190,29 @@ def load_config(ref: ModelRef) -> PretrainedConfig:
         ) from error
 
 
-def load_model(ref: ModelRef, *, dtype: torch.dtype | None = None, device: str = "cpu") -> PreTrainedModel:
-    """The model with its task's head, in eval mode; `dtype` None keeps the one it is stored in."""
+@dataclass(frozen=True)
+class Spread:
+    """A model over several devices, memory and disk: at most so much on each, by name (`cpu`, or a GPU's number).
+
+    What fits nowhere lies in files in `folder`, and is read for each forward.
+    """
+
+    folder: Path
+    max_memory: Mapping[str, int] | None = None
+
+    def options(self) -> dict[str, Any]:
+        """What transformers' `from_pretrained` is told."""
+        limits = {int(name) if name.isdecimal() else name: most for name, most in (self.max_memory or {}).items()}
+        return {"device_map": "auto", "max_memory": limits or None, "offload_folder": self.folder}
+
+
+def load_model(
+    ref: ModelRef, *, dtype: torch.dtype | None = None, device: str = "cpu", spread: Spread | None = None
+) -> PreTrainedModel:
+    """The model with its task's head, in eval mode; `dtype` None keeps the one it is stored in.
+
+    On one device, or with `spread` on several, as accelerate places its layers.
+    """
     import transformers
 
     task = task_of(ref.config, ref.name)
@@ -207,6 +228,7 @@ def load_model(ref: ModelRef, *, dtype: torch.dtype | None = None, device: str =
                 dtype=dtype or "auto",
                 weights_only=True,
                 output_loading_info=True,
+                **(spread.options() if spread else {}),
             )
     if loading["missing_keys"]:
         raise Incompatible(
@@ -217,7 +239,7 @@ def load_model(ref: ModelRef, *, dtype: torch.dtype | None = None, device: str =
     if task.name != IMAGES and model.config.pad_token_id is None:
         # GPT-2 and Llama classify the last token that is not padding, and refuse batches if they do not know it.
         model.config.pad_token_id = load_tokenizer(ref).pad_token_id
-    return model.to(device).eval()
+    return (model if spread else model.to(device)).eval()
 
 
 def _load_adapted(ref: AdaptedRef, dtype: torch.dtype | None) -> tuple[PreTrainedModel, dict[str, Any]]:

@@ -9,7 +9,7 @@ import typer
 
 from fusehub.commands.options import Json, Limit, MaxLength, TextColumn
 from fusehub.commands.program import app
-from fusehub.console import bar, command, print_json, say, size, table
+from fusehub.console import bar, command, pairs, parse_size, print_json, say, size, table
 
 
 @app.command(epilog="Example: fusehub collect user/expert --data user/texts --limit 1000 --out statistics")
@@ -75,6 +75,14 @@ def collect(
     clip: Annotated[
         float, typer.Option(help="With --noise: where rows are cut, relative to their length on random tokens.")
     ] = 1.0,
+    device_map: Annotated[
+        Literal["auto"] | None,
+        typer.Option(help="Spread a model larger than its device over all devices, memory and disk."),
+    ] = None,
+    max_memory: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DEVICE=SIZE", help="With --device-map: the most on one, such as 0=20GB or cpu=8GB."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a model over texts and write the statistics of its layers' inputs; the texts themselves are not kept."""
@@ -87,11 +95,15 @@ def collect(
     from fusehub.statistics.importers import import_statistics
     from fusehub.statistics.noise import Noise
     from fusehub.statistics.resizing import resize_statistics
+    from fusehub.statistics.resume import kept_work
 
     if out is None and not publish:
         raise typer.BadParameter("say where they go: a folder, or --publish", param_hint="--out")
     if repo and not publish:
         raise typer.BadParameter("--repo goes with --publish", param_hint="--repo")
+    limits = pairs(max_memory, "--max-memory")
+    if limits and not device_map:
+        raise typer.BadParameter("--max-memory goes with --device-map", param_hint="--max-memory")
     models = models or []
     _require_one_way(models, data=data, add=add, imported=imported, larger=larger, epsilon=epsilon)
     if fisher and data is None:
@@ -120,6 +132,9 @@ def collect(
                 fisher=fisher,
                 fisher_samples=fisher_samples,
                 noise=Noise(epsilon, delta, clip) if epsilon is not None else None,
+                device_map=device_map,
+                max_memory={name: parse_size(own, "--max-memory") for name, own in limits.items()},
+                work=None if out else kept_work(models[0]),
                 progress=progress,
             )
         if made is None:

@@ -6,10 +6,13 @@ and the sums are added at the end, so that no row is counted twice whatever the 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fusehub.checkpoint import sha256_of, weight_hashes
 from fusehub.data import load_examples
@@ -26,10 +29,11 @@ from fusehub.statistics.fisher import FisherCollector
 from fusehub.statistics.fisher_file import FISHER_FILENAME, encode_fisher, write_fisher
 from fusehub.statistics.format import Statistics, write_statistics
 from fusehub.statistics.noise import Noise, with_noise
+from fusehub.statistics.placing import load_for_counting
 from fusehub.statistics.privacy import count_labels
 from fusehub.statistics.processes import Processes
 from fusehub.statistics.resume import EVERY, Saves
-from fusehub.tasks import MASKED, load_config, load_model, load_tokenizer, task_of
+from fusehub.tasks import MASKED, load_config, load_tokenizer, task_of
 
 
 def collect(
@@ -47,6 +51,8 @@ def collect(
     fisher: bool = False,
     fisher_samples: int | None = None,
     batch_tokens: int | None = None,
+    device_map: Literal["auto"] | None = None,
+    max_memory: Mapping[str, int] | None = None,
     work: str | Path | None = None,
     save_every: float = EVERY,
     token: str | None = None,
@@ -64,6 +70,10 @@ def collect(
     `fisher` adds the Fisher diagonals of all tensors, from the same forwards, in a file beside: over all labels where
     these are few, else (or where `fisher_samples` says how many) over labels that are drawn by `seed`.
 
+    `device_map="auto"` is for a model larger than its device: accelerate places its layers on all devices, in memory
+    and on the disk, with at most `max_memory` bytes on each (`{"0": 20 * 10**9, "cpu": 10**9}`). It is chosen anyway
+    where one process has an accelerator that the model does not fit on.
+
     What has been counted is saved every `save_every` seconds in the folder `work`, a hidden one beside `out` unless
     said: the same call goes on there after it was stopped, with the same result.
     """
@@ -76,7 +86,7 @@ def collect(
         )
     batch_tokens = batch_tokens or (FISHER_BATCH_TOKENS if fisher else BATCH_TOKENS)
     processes = Processes.find()
-    with processes.together():
+    with contextlib.ExitStack() as within, processes.together():
         ref = resolve(model, token=token) if isinstance(model, str) else model
         task = task_of(ref.config, ref.name)
         examples = load_examples(
@@ -85,7 +95,10 @@ def collect(
         inputs = Inputs.of(ref, examples, max_length=max_length, seed=seed)
         # Squares of gradients do not fit into half precision.
         dtype = _wide(fisher)
-        network = load_model(ref, dtype=dtype, device=str(processes.device))
+        if fisher and device_map:
+            raise BadRecipe("Fisher diagonals need a model on one device.", "Leave out --fisher or --device-map.")
+        offloaded = Path(within.enter_context(tempfile.TemporaryDirectory()))
+        network = load_for_counting(ref, processes, offloaded, dtype, device_map, max_memory)
         gradients = None
         if fisher:
             mask = load_tokenizer(ref).mask_token_id if inputs.task == MASKED else None

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,13 @@ logger = logging.getLogger(__name__)
 
 EVERY = 60.0
 """Seconds between two saves."""
+
+
+def kept_work(model: str) -> Path:
+    """Where work on a model is kept if its result goes nowhere on this machine: beside the Hub's cache."""
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(HF_HOME) / "fusehub" / "collecting" / re.sub(r"[^\w.@-]+", "--", model)
 
 
 @dataclass(frozen=True)
