@@ -46,10 +46,14 @@ class Compare(Step):
             label="Datasets on the Hub, one a line", lines=2, placeholder="films=stanfordnlp/imdb/test",
             info="name=user/dataset/split; the name is optional, the split is test unless said.", elem_id="datasets",
         )  # fmt: skip
-        self.files = gr.File(
-            label="Files with texts and labels (.csv, .jsonl or .parquet, at most 20 MB)", file_count="multiple",
-            height=140, file_types=[".csv", ".jsonl", ".parquet"], elem_id="score-files",
-        )  # fmt: skip
+        with gr.Row(elem_classes="fh-actions"):
+            self.upload = gr.UploadButton(
+                "Add files with texts and labels",
+                file_count="multiple",
+                file_types=[".csv", ".jsonl", ".parquet"],
+                elem_id="score-files",
+            )
+        self.uploads = gr.HTML("", js_on_load=words.PRESS)
         self.limit = gr.Slider(
             20, 2000, value=200, step=20, label="Examples of each at most", elem_id="score-limit",
             info="The same examples for all models.",
@@ -58,19 +62,21 @@ class Compare(Step):
             self.score = gr.Button("Score", elem_id="score")
             self.lead("Push a result", PUSH)
         self.scores = gr.HTML("")
-        self.painted = [self.answers, self.scores]
+        self.painted = [self.answers, self.uploads, self.scores]
 
     def wire(self) -> None:
         for event, change in ((self.go.click, self._compare), (self.only.change, self._filter)):
             self.frame.on(event, self, change, [self.texts, self.only], paints=[self.answers], concurrency_limit=40)
-        self.frame.on(self.score.click, self, self._score, [self.datasets, self.files, self.limit])
+        self.frame.on(self.score.click, self, self._score, [self.datasets, self.limit])
+        self.frame.on(self.upload.upload, self, self._upload, [self.upload], show_progress="hidden")
+        self.frame.on(self.uploads.click, self, self._drop, show_progress="hidden")
         self.example.click(
             self._examples, self.frame.key, self.texts, show_progress="hidden", api_visibility="private"
         )
 
     def show(self, visit: Visit) -> list:
         if not visit.picks:
-            return [words.empty("Pick models in step 1 first."), ""]
+            return [words.empty("Pick models in step 1 first."), "", ""]
         answers = (
             _answers_html(visit.comparison) if visit.comparison else words.empty("Type texts above and press Compare.")
         )
@@ -79,7 +85,14 @@ class Compare(Step):
             if visit.evaluation
             else words.empty("Name datasets or upload files above and press Score.")
         )
-        return [answers, scores]
+        return [answers, _uploads_html(visit), scores]
+
+    def _upload(self, visit: Visit, token: str | None, data: Any, files: Any) -> None:
+        for path in self.frame.take_uploads(visit, files):
+            visit.uploads[_free(Path(path).stem, visit.uploads)] = path
+
+    def _drop(self, visit: Visit, token: str | None, data: Any) -> None:
+        visit.uploads.pop(data.id, None)
 
     def _examples(self, key: str) -> str:
         visit = self.frame.visits.of(key)
@@ -94,7 +107,7 @@ class Compare(Step):
         if visit.comparison:
             visit.comparison["only"] = only
 
-    def _score(self, visit: Visit, token: str | None, data: Any, datasets: str, files: Any, limit: float) -> None:
+    def _score(self, visit: Visit, token: str | None, data: Any, datasets: str, limit: float) -> None:
         sources: dict[str, str] = {}
         for line in datasets.splitlines():
             if line.strip():
@@ -103,8 +116,8 @@ class Compare(Step):
                 if self.frame.setting.shared:
                     self.frame.setting.require_name(source.partition(":")[0], "dataset")
                 sources[_free(name.strip() if separator else words.short(_without_split(source)), sources)] = source
-        for path in self.frame.take_uploads(visit, files):
-            sources[_free(Path(path).stem, sources)] = path
+        for name, path in visit.uploads.items():
+            sources[_free(name, sources)] = path
         start_scores(self.frame, visit, sources, int(limit), token)
 
 
@@ -158,6 +171,17 @@ def _free(name: str, taken: dict[str, str]) -> str:
 def _without_split(source: str) -> str:
     parts = source.partition(":")[0].split("/")
     return "/".join(parts[:2])
+
+
+def _uploads_html(visit: Visit) -> str:
+    if not visit.uploads:
+        return "<p class='fh-intro'>.csv, .jsonl or .parquet with texts and labels in columns, at most 20 MB each.</p>"
+    rows = "".join(
+        f"<li>{words.esc(Path(path).name)} "
+        f"{words.button('drop', 'Remove', name, kind='fh-small', says='Remove ' + Path(path).name)}</li>"
+        for name, path in visit.uploads.items()
+    )
+    return f'<ul class="fh-files" aria-label="Files to score on">{rows}</ul>'
 
 
 def _answers_html(found: dict[str, Any]) -> str:

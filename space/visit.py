@@ -83,6 +83,8 @@ class Visit:
     statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Model -> where its statistics are and what is known of them."""
     merges: dict[str, Made] = field(default_factory=dict)
+    uploads: dict[str, str] = field(default_factory=dict)
+    """Name -> file with labels, to score on."""
     comparison: dict[str, Any] | None = None
     evaluation: dict[str, Any] | None = None
     card: dict[str, Any] = field(default_factory=dict)

@@ -286,7 +286,19 @@ def _published(model: str, token: str | None) -> dict[str, Any] | None:
         return None
     except BadStatistics as error:
         return {"problem": error.what}
-    return {"origin": found.origin, **_of_metadata(found.metadata)}
+    return {"origin": found.origin, "when": _when(found.origin, token), **_of_metadata(found.metadata)}
+
+
+def _when(origin: str, token: str | None) -> str | None:
+    """The day of the commit that has published statistics."""
+    from fusehub.hub import client, hub_errors
+
+    repo, _, commit = origin.partition("@")
+    if not commit:
+        return None
+    with hub_errors(origin):
+        changed = client(token).model_info(repo, revision=commit).last_modified
+    return changed.date().isoformat() if changed else None
 
 
 def _of_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -297,7 +309,6 @@ def _of_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "tokens": metadata.get("tokens"),
         "rows": max(rows, default=0),
         "data": data.get("source"),
-        "created": metadata.get("created"),
     }
 
 

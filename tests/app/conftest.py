@@ -1,0 +1,172 @@
+"""The app in a process of its own, a local Hub with tiny experts behind it, and a real Chromium in front of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import pytest
+from huggingface_hub import HfApi, constants
+
+from fusehub.localhub import Running, running
+from tests.unit.experts import relatives, with_statistics
+from tests.unit.tiny import tiny_model, tiny_texts
+
+constants.HF_HUB_DISABLE_XET = True
+ROOT = Path(__file__).parents[2]
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+_QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+_QUIET += ["--disable-component-update", "--disable-sync"]
+NAMES = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+SENTIMENT = ["ada/films-sentiment", "ben/shops-sentiment"]
+ENTITIES = ["ada/films-entities", "ben/shops-entities"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """The app: its address, its log, and the folder that its visits are in."""
+
+    url: str
+    log: Path
+    temporary: Path
+    process: subprocess.Popen
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Two sentiment experts with statistics, two of entities of which one has none, and models that do not go."""
+    folder = tmp_path_factory.mktemp("experts")
+    with running(tmp_path_factory.mktemp("hub")) as server:
+        sentiment = with_statistics(relatives(folder / "sentiment"))
+        entities = relatives(folder / "entities", labels=(NAMES, NAMES), task="token-classification")
+        with_statistics(entities[:1])
+        for repo, path in zip([*SENTIMENT, *ENTITIES], [*sentiment, *entities], strict=True):
+            _push(server, repo, path, base=f"ada/{'base' if repo in SENTIMENT else 'entities-base'}")
+        _push(server, "ada/base", sentiment[0].parent / "base")
+        _push(server, "ada/gated-sentiment", sentiment[0], base="ada/base")
+        HfApi(endpoint=server.url, token=server.token("ada")).update_repo_settings(
+            "ada/gated-sentiment", gated="manual"
+        )
+        _push(server, "ada/other-sentiment", tiny_model(folder / "other", "distilbert"), base="ada/other-base")
+        # Large enough that its statistics take a while.
+        _push(server, "ada/slow-sentiment", tiny_model(folder / "slow", hidden=256, layers=6), base="ada/slow-base")
+        server.token("carl")
+        yield server
+
+
+def _push(server: Running, repo: str, path: Path, base: str | None = None) -> None:
+    user = repo.partition("/")[0]
+    api = HfApi(endpoint=server.url, token=server.token(user))
+    task = "token-classification" if "entities" in repo else "text-classification"
+    front = f"license: apache-2.0\npipeline_tag: {task}\n" + (f"base_model: {base}\n" if base else "")
+    (path / "README.md").write_text(f"---\n{front}---\nA tiny model.\n")
+    api.create_repo(repo)
+    api.upload_folder(repo_id=repo, folder_path=path, commit_message="Model")
+
+
+@contextmanager
+def serving(hub: Running, folder: Path, **environment: str) -> Iterator[Served]:
+    """The app as a Space starts it: `python app.py`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    env = hub.env(home=folder / "home") | {"TMPDIR": str(temporary), "GRADIO_SERVER_PORT": str(port)}
+    env |= {"PYTHONPATH": str(ROOT), "FUSEHUB_EXAMPLE": " ".join(SENTIMENT), **environment}
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
+        env.pop(name, None)
+    env |= environment
+    log = folder / "app.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=env, stdout=out, stderr=out)
+    url = f"http://127.0.0.1:{port}/"
+    try:
+        _until_served(url, process, log)
+        yield Served(url, log, temporary, process)
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _until_served(url: str, process: subprocess.Popen, log: Path) -> None:
+    for _ in range(240):
+        if process.poll() is not None:
+            break
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.25)
+    raise RuntimeError(f"The app did not start: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="session")
+def app(hub: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The app on a laptop where nobody is logged in."""
+    with serving(hub, tmp_path_factory.mktemp("app")) as served:
+        yield served
+        # No visitor's doing is a bug of ours.
+        assert "Traceback" not in served.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    if CHROMIUM is None:
+        if os.environ.get("CI"):
+            pytest.fail("There is no Chromium, and CI must have one.")
+        pytest.skip("There is no Chromium on this machine: the app's tests in a browser are left out.")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visitor(chromium, app: Served):
+    """`visitor()`: a new person's page of the app, at the first step; `visitor(width=360, dark=True)` on a phone."""
+    contexts = []
+
+    def come(url: str | None = None, *, width: int = 1100, dark: bool = False):
+        context = chromium.new_context(
+            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(45_000)
+        page.goto(url or app.url)
+        page.get_by_role("list", name="Models found").wait_for()
+        return page
+
+    yield come
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def many_texts(tmp_path: Path) -> Path:
+    """A file whose statistics take long enough to be cancelled."""
+    path = tmp_path / "many.txt"
+    path.write_text("\n".join(tiny_texts(20_000, longest=40)))
+    return path

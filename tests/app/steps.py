@@ -1,0 +1,68 @@
+"""What a visitor does at each step of the app, in the words that the page shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from axe_playwright_python.sync_playwright import Axe
+
+_axe = Axe()
+GRAVE = ("serious", "critical")
+
+
+def pick(page: Any, *models: str) -> None:
+    """Names models in the box; each becomes a card."""
+    page.locator("#named").get_by_role("textbox").fill(", ".join(models))
+    page.get_by_role("button", name="Add", exact=True).click()
+    for model in models:
+        page.get_by_role("button", name=f"Remove {model}").wait_for()
+
+
+def example(page: Any) -> None:
+    page.get_by_role("button", name="Fill in an example").click()
+    page.get_by_role("list", name="Your models").wait_for()
+
+
+def go(page: Any, step: str) -> None:
+    """Goes to a step by the navigation."""
+    page.get_by_role("navigation", name="Steps").get_by_role("button", name=step).click()
+    page.locator(f"#step-{step.lower()}").wait_for()
+
+
+def merge(page: Any, *others: str) -> None:
+    """Merges by what is chosen already, and by `others`; returns when it is done."""
+    go(page, "Merge")
+    for method in others:
+        page.locator("#methods").get_by_label(method, exact=True).check()
+    page.locator("#merge").click()
+    page.get_by_role("list", name="Merged models").wait_for()
+
+
+def compare(page: Any, *texts: str) -> None:
+    go(page, "Compare")
+    page.locator("#texts").get_by_role("textbox").fill("\n".join(texts))
+    page.locator("#compare").click()
+    page.locator(".fh-text").nth(len(texts) - 1).wait_for()
+
+
+def push(page: Any, repo: str, token: str) -> None:
+    go(page, "Push")
+    page.locator("#push-repo").get_by_role("textbox").fill(repo)
+    page.locator("#push-token input").fill(token)
+    page.locator("#push").click()
+
+
+def grave_faults(page: Any) -> list[str]:
+    """What axe-core finds on the page that is serious or critical."""
+    found = _axe.run(page).response["violations"]
+    return [
+        f"{fault['id']}: {node['html'][:120]}"
+        for fault in found
+        if fault["impact"] in GRAVE
+        for node in fault["nodes"]
+    ]
+
+
+def sticks_out(page: Any) -> int:
+    """Pixels by which the page is wider than the window."""
+    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")

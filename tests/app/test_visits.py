@@ -1,0 +1,224 @@
+"""Whole visits in a real browser: what a visitor sees and gets, and what ends up on the Hub."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi, snapshot_download
+
+from fusehub.predict import predict
+from tests.app.conftest import ENTITIES, SENTIMENT
+from tests.app.steps import compare, example, go, grave_faults, merge, pick, push, sticks_out
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1100, False), (360, True)], ids=["wide and light", "phone and dark"])
+def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, hub, tmp_path, width: int, dark: bool) -> None:
+    """From the example to the Hub; every step fits the window and axe-core finds nothing grave in it."""
+    page = visitor(width=width, dark=dark)
+    faults, wide = {}, {}
+
+    def look(step: str) -> None:
+        page.wait_for_timeout(300)
+        faults[step], wide[step] = grave_faults(page), sticks_out(page)
+
+    look("nothing picked")
+    example(page)
+    look("pick")
+    page.get_by_role("button", name="Check these models").click()
+    page.get_by_text("What a merge will take").wait_for()
+    look("check")
+    page.get_by_role("button", name="Go on to statistics").click()
+    page.get_by_text("All statistics are there").wait_for()
+    look("statistics")
+    merge(page)
+    look("merge")
+    compare(page, "a very good film", "an awful bad plot", "music was fine")
+    with page.expect_file_chooser() as chosen:
+        page.get_by_role("button", name="Add files with texts and labels").click()
+    chosen.value.set_files(_labelled(tmp_path))
+    page.get_by_text("domain.csv").wait_for()
+    page.locator("#score").click()
+    page.locator(".fh-plots").wait_for()
+    assert page.get_by_role("rowheader", name="regmean").count() == 1
+    look("compare")
+    repo = f"carl/merged-{width}"
+    go(page, "Push")
+    page.get_by_role("button", name="Model card").click()
+    card = page.locator("#push-card textarea")
+    card.fill(card.input_value() + "\n\nA word of mine.\n")
+    page.locator("#preview").get_by_text("A word of mine.").wait_for()
+    push(page, repo, hub.token("carl"))
+    page.get_by_role("heading", name="The model is on the Hub").wait_for()
+    look("push")
+    assert faults == {step: [] for step in faults}
+    assert wide == dict.fromkeys(wide, 0)
+
+    api = HfApi(endpoint=hub.url, token=hub.token("carl"))
+    assert api.model_info(repo).private
+    folder = snapshot_download(repo, endpoint=hub.url, token=hub.token("carl"), cache_dir=tmp_path / "cache")
+    assert predict(folder, ["a very good film"]).labels == ["negative", "positive"]
+    said = Path(folder, "README.md").read_text()
+    assert "A word of mine." in said
+    assert "fusehub-visits" not in said
+
+
+def test_an_entities_visit_makes_the_statistics_that_are_missing(visitor) -> None:
+    page = visitor()
+    pick(page, *ENTITIES)
+    go(page, "Statistics")
+    page.get_by_text("1 model has no statistics yet").wait_for()
+    page.get_by_label("Texts that I paste").check()
+    page.locator("#statistics-texts textarea").fill(
+        "Anna visited Paris .\nBruno lives in London .\nthe music was good"
+    )
+    page.locator("#make-statistics").click()
+    page.get_by_text("made in this visit").wait_for()
+    assert "3 pasted texts" in page.get_by_role("list", name="Statistics of each model").inner_text()
+    merge(page)
+    compare(page, "Anna works for Acme Corp in Paris")
+    models = page.locator(".fh-answers .fh-name").all_inner_texts()
+    expected = {"films-entities", "shops-entities", "ensemble", "mean", "regmean"}
+    assert set(models) == expected
+    assert grave_faults(page) == []
+
+
+def test_comparisons_are_downloaded_as_they_are_shown(visitor) -> None:
+    page = visitor()
+    example(page)
+    compare(page, "a very good film", "<b>bold</b> & sad")
+    assert page.locator(".fh-text b").count() == 0
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="Download as CSV").first.click()
+    rows = list(csv.DictReader(io.StringIO(saved.value.path().read_text())))
+    assert [row["text"] for row in rows] == ["a very good film"] * 3 + ["<b>bold</b> & sad"] * 3
+    assert {row["model"] for row in rows} == {"films-sentiment", "shops-sentiment", "ensemble"}
+
+
+def test_work_is_found_again_after_a_reload_and_can_be_cancelled(visitor, app, many_texts) -> None:
+    page = visitor()
+    pick(page, SENTIMENT[0], "ada/slow-sentiment")
+    _collect_file(page, many_texts)
+    work = page.get_by_role("region", name="Work that goes on")
+    work.get_by_text("per second").wait_for()
+    page.reload()
+    work.get_by_text("per second").wait_for()
+    work.get_by_role("button", name="Cancel").click()
+    page.get_by_text("was cancelled").wait_for()
+    assert work.count() == 0
+    assert not list(app.temporary.rglob("*.partial"))
+    assert not list(app.temporary.rglob("statistics.safetensors"))
+    # The place is free for other work.
+    page.get_by_label("Texts that I paste").check()
+    page.locator("#statistics-texts textarea").fill("a good film")
+    page.locator("#make-statistics").click()
+    page.get_by_text("made in this visit").wait_for()
+
+
+def test_two_visitors_do_not_see_each_other(visitor) -> None:
+    one, two = visitor(), visitor()
+    pick(one, SENTIMENT[0])
+    pick(two, ENTITIES[0])
+    two.reload()
+    two.get_by_role("button", name=f"Remove {ENTITIES[0]}").wait_for()
+    assert two.get_by_role("button", name=f"Remove {SENTIMENT[0]}").count() == 0
+    # A new tab of the same person is a visit of its own.
+    other = one.context.new_page()
+    other.goto(one.url)
+    other.get_by_text("Nothing is picked yet").wait_for()
+
+
+def test_searching_as_one_types_puts_what_fits_first(visitor) -> None:
+    page = visitor()
+    pick(page, SENTIMENT[0])
+    page.locator("#query").get_by_role("textbox").press_sequentially("sentiment")
+    page.get_by_text("Does not fit: it comes from ada/other-base").wait_for()
+    found = page.get_by_role("list", name="Models found").get_by_role("heading").all_inner_texts()
+    assert SENTIMENT[1] in found
+    assert found[-1] == "ada/other-sentiment"
+
+
+def test_bad_choices_are_said_where_they_are_made(visitor, hub, tmp_path) -> None:
+    page = visitor()
+    _refused(page, "nobody/nothing", "does not exist")
+    _refused(page, "ada/gated-sentiment", "is gated")
+    pick(page, SENTIMENT[0], "ada/other-sentiment")
+    go(page, "Check")
+    page.get_by_text("These models cannot be merged").wait_for()
+    assert grave_faults(page) == []
+    go(page, "Merge")
+    page.locator("#merge").click()
+    page.get_by_text("See step 2").wait_for()
+
+
+def test_a_broken_upload_and_a_wrong_token_are_said_in_words(visitor, hub, tmp_path) -> None:
+    page = visitor()
+    example(page)
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(b"this is no parquet")
+    _collect_file(page, broken)
+    page.get_by_role("alert").get_by_text("broken.parquet").wait_for()
+    merge(page)
+    push(page, "carl/never", "hf_wrong")
+    page.get_by_role("alert").get_by_text("does not accept your token").wait_for()
+    assert page.locator("#push-token input").input_value() == ""
+    assert not HfApi(endpoint=hub.url, token=hub.token("carl")).repo_exists("carl/never")
+
+
+def test_tokens_are_in_no_log_and_no_file(visitor, app, hub) -> None:
+    page = visitor()
+    example(page)
+    merge(page)
+    secret = hub.token("carl")
+    push(page, "carl/with-secret", secret)
+    page.get_by_role("heading", name="The model is on the Hub").wait_for()
+    assert secret not in app.log.read_text()
+    assert secret not in page.content()
+    texts = (path for path in app.temporary.rglob("*") if path.is_file() and path.stat().st_size < 1_000_000)
+    assert not [path for path in texts if secret.encode() in path.read_bytes()]
+
+
+def test_the_keyboard_alone_leads_through_the_steps(visitor) -> None:
+    page = visitor()
+    page.get_by_role("button", name="Fill in an example").press("Enter")
+    page.get_by_role("list", name="Your models").wait_for()
+    check = page.get_by_role("navigation", name="Steps").get_by_role("button", name="Check")
+    check.focus()
+    page.keyboard.press("Enter")
+    page.get_by_text("What a merge will take").wait_for()
+    # What was pressed keeps the focus although it was painted anew.
+    assert page.evaluate("document.activeElement.innerText").split()[1] == "Check"
+
+
+def test_the_page_paints_quickly(visitor, app) -> None:
+    page = visitor()
+    started = time.perf_counter()
+    page.goto(app.url)
+    page.get_by_role("heading", name="Pick models").wait_for()
+    assert time.perf_counter() - started < 3
+
+
+def _labelled(folder):
+    path = folder / "domain.csv"
+    path.write_text(
+        "text,label\na good film,positive\nan awful plot,negative\nfine music,positive\nsad and bad,negative\n"
+    )
+    return path
+
+
+def _collect_file(page, path) -> None:
+    go(page, "Statistics")
+    page.get_by_label("A file", exact=True).check()
+    page.locator("#statistics-file input").set_input_files(path)
+    page.get_by_text(path.name).first.wait_for()
+    page.locator("#statistics-limit input[type=number]").fill("5000")
+    page.locator("#make-statistics").click()
+
+
+def _refused(page, model: str, said: str) -> None:
+    page.locator("#named").get_by_role("textbox").fill(model)
+    page.get_by_role("button", name="Add", exact=True).click()
+    page.get_by_role("alert").get_by_text(said).wait_for()
