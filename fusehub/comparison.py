@@ -13,7 +13,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusehub.answering import MASKS
 from fusehub.data import Examples, load_examples, name_of, split_words
@@ -31,6 +31,9 @@ from fusehub.predict import (
 from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, resolve, short_names
 from fusehub.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ
+
+if TYPE_CHECKING:
+    from fusehub.keeping import KeptModels
 
 ENSEMBLE = "ensemble"
 logger = logging.getLogger(__name__)
@@ -123,10 +126,12 @@ def compare(
     device: str | None = None,
     token: str | None = None,
     progress: Progress = silent,
+    kept: KeptModels | None = None,
 ) -> Comparison:
     """What each of `models` says about each of `texts`, or about `limit` texts of `data`.
 
     `ensemble` adds the mean of the experts' probabilities: of all models that are no merges, or of those named here.
+    `kept` are models that stay in memory between calls (see `fusehub.keeping`).
     """
     refs = [resolve(model, token=token) if isinstance(model, str) else model for model in models]
     task = check_one_task(refs)
@@ -161,6 +166,7 @@ def compare(
         max_length=max_length,
         device=device,
         progress=progress,
+        kept=kept,
     )
     predictions = [own[0] for own in results]
     if members:

@@ -38,6 +38,8 @@ from fusehub.tasks import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from fusehub.keeping import KeptModels
+
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 TOKENS = WORDS
 # Models whose answers are texts, each by itself: they have no mean.
@@ -325,12 +327,17 @@ def predict_all(
     max_length: int | None,
     device: str | None,
     progress: Progress,
+    kept: KeptModels | None = None,
 ) -> list[list[Prediction]]:
-    """For each model, its predictions for each of the `inputs`; one model at a time in memory, each loaded once."""
+    """For each model, its predictions for each of the `inputs`; one model at a time in memory, each loaded once.
+
+    Models that are `kept` are not loaded anew, and the others are kept from then on.
+    """
+    load = kept.predictor if kept is not None else Predictor
     total = len(refs) * sum(map(len, inputs))
     everything, before = [], 0
     for ref, name in zip(refs, names, strict=True):
-        with Predictor(ref, name=name, device=device) as predictor:
+        with load(ref, name=name, device=device) as predictor:
             own = []
             for texts in inputs:
                 step = _shifted(progress, before, total)

@@ -20,6 +20,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from fusehub.errors import FuseHubError
 
 # Progress is told at most this often, in seconds.
 _EVERY = 0.15
+# Bytes of models that the process which answers keeps in memory.
+_KEEP = 2 * 10**9
 Tell = Callable[[str, int, int, str], None]
 
 
@@ -319,8 +322,16 @@ def _compare(
     texts: list[str],
     ensemble: bool | list[str] = True,
 ) -> dict[str, Any]:
-    compared = fusehub.compare(list(models.values()), texts, ensemble=ensemble, token=token)
+    compared = fusehub.compare(list(models.values()), texts, ensemble=ensemble, token=token, kept=_kept())
     return compared.to_dict()
+
+
+@cache
+def _kept() -> Any:
+    """The models that this process keeps in memory; who may ask them is settled before (see `space.access`)."""
+    from fusehub.keeping import KeptModels
+
+    return KeptModels(_KEEP)
 
 
 def _card(token: str | None, *, folder: str, repo_id: str | None, evaluation: dict[str, Any] | None) -> dict[str, Any]:

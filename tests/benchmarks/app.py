@@ -1,0 +1,89 @@
+"""Twenty visits of the app at once while a merge runs: how long a comparison takes.
+
+    python tests/benchmarks/app.py demo/hub              # the Hub that `make demo` made, with its three experts
+
+Each visit is a session of its own: it compares all experts and a merge on one text, reads for a while, and asks again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import threading
+import time
+from pathlib import Path
+
+from gradio_client import Client
+
+from fusehub.localhub import running
+from tests.app.conftest import serving
+
+TEXTS = ("The battery died after two days.", "I laughed, I cried.", "Rain is expected on Friday.", "Not bad at all.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("hub", type=Path, help="Folder of a local Hub whose models have statistics.")
+    parser.add_argument("--visits", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--read", type=float, default=5.0, help="Seconds that a visitor reads between two questions.")
+    asked = parser.parse_args()
+    work = Path(os.environ.get("TMPDIR", "/tmp")) / f"fusehub-load-{os.getpid()}"
+    work.mkdir()
+    with running(asked.hub) as hub:
+        os.environ["HF_ENDPOINT"] = hub.url
+        from huggingface_hub import HfApi
+
+        from fusehub.statistics.format import FILENAME
+
+        api = HfApi(endpoint=hub.url)
+        models = [info.id for info in api.list_models() if _has(api, info.id, f"fusehub/{FILENAME}")][:3]
+        with serving(hub, work) as app:
+            times = _load(app.url, models, asked.visits, asked.rounds, asked.read)
+    times.sort()
+    print(f"{len(times)} comparisons of {len(models)} experts and their ensemble, {asked.visits} visits at once:")
+    print(f"median {statistics.median(times):.2f} s, slowest tenth {times[len(times) * 9 // 10]:.2f} s")
+
+
+def _has(api, repo: str, path: str) -> bool:
+    return api.file_exists(repo, path)
+
+
+def _load(url: str, models: list[str], visits: int, rounds: int, read: float) -> list[float]:
+    clients = [Client(url, verbose=False) for _ in range(visits)]
+    clients[0].predict(models=models, texts=[TEXTS[0]], api_name="/compare")
+    over = threading.Event()
+    merging = threading.Thread(target=_merge_on, args=(Client(url, verbose=False), models, over))
+    merging.start()
+    times: list[float] = []
+
+    def visit(number: int) -> None:
+        rng = random.Random(number)
+        for place in range(rounds):
+            time.sleep(rng.uniform(0, 2 * read))
+            started = time.perf_counter()
+            clients[number].predict(models=models, texts=[TEXTS[(number + place) % len(TEXTS)]], api_name="/compare")
+            times.append(time.perf_counter() - started)
+
+    threads = [threading.Thread(target=visit, args=(number,)) for number in range(visits)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    over.set()
+    merging.join()
+    return times
+
+
+def _merge_on(client: Client, models: list[str], over: threading.Event) -> None:
+    while not over.is_set():
+        try:
+            client.predict(models=models, method="regmean", options={}, api_name="/merge")
+        except Exception:
+            client = Client(client.src, verbose=False)
+
+
+if __name__ == "__main__":
+    main()

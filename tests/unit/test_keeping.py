@@ -1,0 +1,24 @@
+"""Models that stay in memory: the same answers, and no more of them than fit."""
+
+from pathlib import Path
+
+from fusehub.comparison import compare
+from fusehub.keeping import KeptModels
+
+
+def test_kept_models_answer_as_fresh_ones_and_are_loaded_once(experts: list[Path], monkeypatch) -> None:
+    from fusehub import predict
+
+    models, texts = [str(path) for path in experts()], ["a good film", "a bad plot"]
+    fresh = compare(models, texts)
+    kept = KeptModels(10**9)
+    assert compare(models, texts, kept=kept) == fresh
+    monkeypatch.setattr(predict, "load_model", None)
+    assert compare(models, texts, kept=kept) == fresh
+
+
+def test_only_what_fits_is_kept(experts: list[Path]) -> None:
+    models = [str(path) for path in experts()]
+    kept = KeptModels(1)
+    compare(models, ["a good film"], kept=kept)
+    assert list(kept._kept) == [models[-1]]
