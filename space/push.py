@@ -91,8 +91,14 @@ class Push(Step):
             card,
             preview,
             _done_html(visit),
-            gr.Textbox(value=""),
+            self._emptied(visit),
         ]
+
+    def _emptied(self, visit: Visit) -> Any:
+        if not visit.token_given:
+            return gr.skip()
+        visit.token_given = False
+        return gr.Textbox(value="")
 
     def _choose(self, visit: Visit, token: str | None, data: Any, name: str) -> None:
         self._make_card(visit, name)
@@ -109,6 +115,7 @@ class Push(Step):
         self, visit: Visit, token: str | None, data: Any, which: str, pasted: str, repo: str, kind: str, seen: str,
         card: str,
     ) -> None:  # fmt: skip
+        visit.token_given = True
         made = visit.merges.get(which or "")
         if made is None:
             raise FuseHubError("No merged model was chosen.", "Merge in step 4, then choose it here.")

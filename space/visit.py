@@ -90,6 +90,8 @@ class Visit:
     card: dict[str, Any] = field(default_factory=dict)
     card_of: str = ""
     """The merge that `card` is of."""
+    token_given: bool = False
+    """A token was pasted for a push that has begun: its box is to be emptied."""
     published: dict[str, Any] | None = None
     job: Job | None = None
     notices: dict[int, str] = field(default_factory=dict)
