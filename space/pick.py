@@ -222,6 +222,8 @@ def _found_html(visit: Visit) -> str:
 
     taken = {pick.name.partition("@")[0] for pick in visit.picks}
     found = [model for model in visit.found if model.id not in taken]
+    if visit.found and not found:
+        return words.empty("All models that were found are picked. Search for others, or name one below.")
     if not found:
         return words.empty("No model matches. Use fewer words, another task, or name a model below.")
     why = {model.id: _misfit(model, visit.picks) for model in found}

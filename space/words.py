@@ -50,7 +50,7 @@ def button(act: str, label: str, id_: str = "", *, kind: str = "", says: str | N
 def notice(text: str, kind: str = "note", fix: str = "") -> str:
     """A message in the place that it is about. Errors are read out at once."""
     role = "alert" if kind == "error" else "status"
-    mark = {"error": "Error: ", "warning": "Note: ", "done": "Done: "}.get(kind, "")
+    mark = {"error": "Error: ", "warning": "Note: "}.get(kind, "")
     said = f'<strong class="fh-mark">{mark}</strong>' if mark else ""
     lines = "<br>".join(esc(line) for line in text.splitlines())
     todo = "".join(f'<p class="fh-fix">{esc(line.strip())}</p>' for line in fix.splitlines() if line.strip())

@@ -9,6 +9,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from fusehub.localhub import running
@@ -44,7 +45,10 @@ def main() -> None:
 def _visit(page, out: Path, kind: str) -> None:
     def take(step: str) -> None:
         page.wait_for_timeout(500)
-        page.screenshot(path=out / f"app-{step}-{kind}.png", full_page=True)
+        path = out / f"app-{step}-{kind}.png"
+        page.screenshot(path=path, full_page=True)
+        # A page has few colours: a palette takes a third of the room.
+        Image.open(path).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
 
     page.get_by_role("list", name="Models found").wait_for()
     example(page)
