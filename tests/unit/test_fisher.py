@@ -1,13 +1,14 @@
 """Fisher diagonals against a plain loop over examples and labels with autograd, in float64."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
 
 from fusehub.statistics.fisher import FisherCollector
-from fusehub.statistics.scores import EXACT_LABELS, softmax_factor
+from fusehub.statistics.scores import EXACT_LABELS, Scores, softmax_factor
 from tests.unit.experts import rel
 
 SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 40}
@@ -198,9 +199,9 @@ def test_labels_that_are_drawn_depend_on_the_example_not_on_its_batch(arch, task
 def test_many_draws_come_close_to_the_exact_expectation(kind):
     model = model_of("bert", num_labels=3, problem_type=kind)
     exact = fisher_of(model, "text-classification").sums
-    drawn = fisher_of(model, "text-classification", samples=400).sums
+    drawn = fisher_of(model, "text-classification", samples=150).sums
     for name in ("classifier.weight", "bert.encoder.layer.0.output.dense.weight"):
-        assert rel(drawn[name], exact[name]) < 0.15, name
+        assert rel(drawn[name], exact[name]) < 0.25, name
 
 
 def test_many_labels_are_drawn_unless_said():
@@ -337,3 +338,40 @@ def test_the_factor_of_a_softmax_gives_its_covariance():
     expected = torch.diag_embed(chances) - chances[:, :, None] * chances[:, None]
     assert factor.shape == (5, 6, 5)
     torch.testing.assert_close(factor @ factor.mT, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("token-classification", [[1, 1, 1, 0], [1, 1, 1, 1]]),
+        ("text-generation", [[1, 1, 0, 0], [1, 1, 1, 0]]),  # The last token predicts none that the text has.
+        ("text2text-generation", [[1, 1, 0, 0], [1, 1, 1, 1]]),
+        ("fill-mask", [[0, 1, 0, 0], [0, 1, 0, 1]]),
+    ],
+)
+def test_only_real_predictions_have_labels(task, expected):
+    batch = {
+        "input_ids": torch.tensor([[5, 9, 6, 0], [5, 9, 6, 9]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]),
+        "decoder_attention_mask": torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]]),
+    }
+    logits = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    scores = Scores.of(None, task, samples=1, seed=0, mask_token_id=9)
+    ((outputs, vectors, more),) = scores.vectors(SimpleNamespace(logits=logits), batch, [0, 1])
+    assert outputs == [logits] and not more
+    assert vectors[0].any(-1).int().tolist() == expected
+    # Each is the gradient of the logarithm of one label's probability.
+    labels = vectors[0].argmax(-1)
+    wanted = torch.nn.functional.one_hot(labels, 6) - logits.softmax(-1)
+    for row, column in torch.tensor(expected).nonzero().tolist():
+        torch.testing.assert_close(vectors[0][row, column], wanted[row, column])
+
+
+def test_a_span_begins_and_ends_at_real_tokens():
+    batch = {"attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])}
+    start, end = torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    scores = Scores.of(None, "question-answering", samples=1, seed=0)
+    ((_, vectors, _),) = scores.vectors(SimpleNamespace(start_logits=start, end_logits=end), batch, [0, 1])
+    for own in vectors:
+        assert own[0, 3] == 0 and own[:, :3].all() and own[1, 3] != 0
+        torch.testing.assert_close(own.sum(-1), torch.zeros(2, dtype=torch.float64))
