@@ -3,6 +3,8 @@
     done = train_expert(encoder_folder(), domains["films"], out, seed=0)
     done["test_accuracy"]
 
+`new_model`, `fit` and `save` are its parts, for experts of other labels, tasks and settings.
+
 Experts that are to be merged must start from the same weights, and that includes the new classification head:
 it is drawn from HEAD_SEED, whatever the seed of the training. The rest is an ordinary fine-tuning: AdamW, a
 linear warm-up and decay, batches of texts of about the same length.
@@ -14,7 +16,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +32,6 @@ HEAD_SEED = 0
 # One size for every domain, so that no expert gets its strength from more data, and the three are trained in
 # about five minutes on two cores. The smallest domain has about this many.
 TRAIN_TEXTS = 2400
-EPOCHS = 3
-# A text takes about two thirds of the time that it takes in batches of 16.
-BATCH_SIZE = 32
-# With this rate, seed 0: plain mean .638, RegMean .694 in domain. 1e-4 in batches of 16 over four epochs gave
-# .679 and .723: better merges and a smaller gap, for about twice the computing.
-LEARNING_RATE = 2e-4
 WARMUP = 0.1
 WEIGHT_DECAY = 0.01
 # Cuts about one text in a thousand: nearly all are single sentences of 15 to 30 tokens.
@@ -42,10 +39,23 @@ MAX_LENGTH = 96
 # So many batches are shuffled together before they are sorted by length.
 BUCKET = 16
 
-Row = tuple[list[int], int]
-"""The token ids of a text and the id of its label."""
+Row = tuple[list[int], int | list[int]]
+"""The token ids of a text and the id of its label, or one a token, IGNORED where a token has none."""
+IGNORED = -100
 OnProgress = Callable[[int, int, float], None]
 """Called with the step that is done, the number of steps, and the loss of this step."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how fast to train."""
+
+    epochs: int = 3
+    # A text takes about two thirds of the time that it takes in batches of 16.
+    batch_size: int = 32
+    # With this rate, seed 0: plain mean .638, RegMean .694 in domain. 1e-4 in batches of 16 over four epochs gave
+    # .679 and .723: better merges and a smaller gap, for about twice the computing.
+    learning_rate: float = 2e-4
 
 
 def train_expert(
@@ -84,14 +94,20 @@ def _train_expert(
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     model = new_model(encoder, domain.labels).to(device)
     train = domain.train[:TRAIN_TEXTS]
-    _fit(model, _encode(tokenizer, train, domain.labels), tokenizer.pad_token_id, seed, on_progress)
+    settings = Settings()
+    fit(
+        model,
+        encode(tokenizer, train, domain.labels),
+        settings,
+        pad=tokenizer.pad_token_id,
+        seed=seed,
+        on_progress=on_progress,
+    )
     seconds = time.perf_counter() - started
     done = {
         "domain": domain.name,
         "train_texts": len(train),
-        "epochs": EPOCHS,
-        "batch_size": BATCH_SIZE,
-        "learning_rate": LEARNING_RATE,
+        **asdict(settings),
         "weight_decay": WEIGHT_DECAY,
         "warmup": WARMUP,
         "max_length": MAX_LENGTH,
@@ -102,20 +118,23 @@ def _train_expert(
         "test_accuracy": accuracy(model, tokenizer, domain.test, domain.labels),
     }
     # A tokenizer keeps the cut of its last call, so the one that is saved is a fresh one.
-    _save(model.cpu(), AutoTokenizer.from_pretrained(encoder), out)
+    save(model.cpu(), AutoTokenizer.from_pretrained(encoder), out)
     return done
 
 
-def new_model(encoder: Path, labels: tuple[str, ...]) -> torch.nn.Module:
+def new_model(
+    encoder: Path, labels: Sequence[str], auto_class: str = "AutoModelForSequenceClassification"
+) -> torch.nn.Module:
     """The encoder with a classification head on top, the same head for every expert of the same labels."""
-    from transformers import AutoModelForSequenceClassification
+    import transformers
 
-    model = AutoModelForSequenceClassification.from_pretrained(
+    texts = auto_class == "AutoModelForSequenceClassification"
+    model = getattr(transformers, auto_class).from_pretrained(
         encoder,
         num_labels=len(labels),
         id2label=dict(enumerate(labels)),
         label2id={label: i for i, label in enumerate(labels)},
-        problem_type="single_label_classification",
+        problem_type="single_label_classification" if texts else None,
         dtype=torch.float32,
     )
     drawn = torch.Generator().manual_seed(HEAD_SEED)
@@ -127,7 +146,7 @@ def new_model(encoder: Path, labels: tuple[str, ...]) -> torch.nn.Module:
 
 def accuracy(model: Any, tokenizer: Any, examples: list[Example], labels: tuple[str, ...]) -> float:
     """The share of examples whose label the model, put in eval mode, gives the highest score."""
-    rows = sorted(_encode(tokenizer, examples, labels), key=lambda row: len(row[0]))
+    rows = sorted(encode(tokenizer, examples, labels), key=lambda row: len(row[0]))
     model.eval()
     right = 0
     with torch.inference_mode():
@@ -137,26 +156,28 @@ def accuracy(model: Any, tokenizer: Any, examples: list[Example], labels: tuple[
     return right / len(rows)
 
 
-def _fit(
+def fit(
     model: torch.nn.Module,
-    rows: list[Row],
+    rows: Sequence[Row],
+    settings: Settings,
+    *,
     pad: int,
     seed: int,
-    on_progress: OnProgress | None,
+    on_progress: OnProgress | None = None,
 ) -> None:
     """Fine-tunes the model in place, with dropout and the order of batches drawn from `seed`."""
     from transformers import get_linear_schedule_with_warmup
 
-    steps = EPOCHS * -(-len(rows) // BATCH_SIZE)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    steps = settings.epochs * -(-len(rows) // settings.batch_size)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = get_linear_schedule_with_warmup(optimizer, int(WARMUP * steps), steps)
     order = torch.Generator().manual_seed(seed)
     model.train()
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
         step = 0
-        for _ in range(EPOCHS):
-            for batch in _batches(rows, order):
+        for _ in range(settings.epochs):
+            for batch in _batches(rows, settings.batch_size, order):
                 inputs, targets = _pad(batch, pad, model.device)
                 loss = model(**inputs, labels=targets).loss
                 loss.backward()
@@ -170,18 +191,18 @@ def _fit(
     model.eval()
 
 
-def _batches(rows: list[Row], order: torch.Generator) -> Iterator[list[Row]]:
+def _batches(rows: Sequence[Row], size: int, order: torch.Generator) -> Iterator[list[Row]]:
     """One epoch in random batches of about equal lengths, so that little is computed on padding."""
     shuffled = torch.randperm(len(rows), generator=order).tolist()
     batches = []
-    for start in range(0, len(rows), BUCKET * BATCH_SIZE):
-        bucket = sorted(shuffled[start : start + BUCKET * BATCH_SIZE], key=lambda i: len(rows[i][0]))
-        batches += [bucket[i : i + BATCH_SIZE] for i in range(0, len(bucket), BATCH_SIZE)]
+    for start in range(0, len(rows), BUCKET * size):
+        bucket = sorted(shuffled[start : start + BUCKET * size], key=lambda i: len(rows[i][0]))
+        batches += [bucket[i : i + size] for i in range(0, len(bucket), size)]
     for i in torch.randperm(len(batches), generator=order).tolist():
         yield [rows[j] for j in batches[i]]
 
 
-def _encode(tokenizer: Any, examples: list[Example], labels: tuple[str, ...]) -> list[Row]:
+def encode(tokenizer: Any, examples: Sequence[Example], labels: Sequence[str]) -> list[Row]:
     """Token ids, cut to MAX_LENGTH, and the label's id of each example."""
     longest = min(MAX_LENGTH, tokenizer.model_max_length)
     ids = tokenizer([text for text, _ in examples], truncation=True, max_length=longest)["input_ids"]
@@ -189,16 +210,17 @@ def _encode(tokenizer: Any, examples: list[Example], labels: tuple[str, ...]) ->
 
 
 def _pad(rows: list[Row], pad: int, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
-    """A batch as tensors: ids and mask, both (rows, longest), and label ids, (rows,)."""
+    """A batch as tensors: ids and mask, both (rows, longest), and label ids, (rows,) or (rows, longest)."""
     longest = max(len(tokens) for tokens, _ in rows)
     ids = [tokens + [pad] * (longest - len(tokens)) for tokens, _ in rows]
     mask = [[1] * len(tokens) + [0] * (longest - len(tokens)) for tokens, _ in rows]
     inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
-    targets = torch.tensor([label for _, label in rows], device=device)
+    labels = [label + [IGNORED] * (longest - len(label)) if isinstance(label, list) else label for _, label in rows]
+    targets = torch.tensor(labels, device=device)
     return {name: tensor.to(device) for name, tensor in inputs.items()}, targets
 
 
-def _save(model: Any, tokenizer: Any, out: Path) -> None:
+def save(model: Any, tokenizer: Any, out: Path) -> None:
     """Model and tokenizer under the name `out`, complete or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))

@@ -255,7 +255,8 @@ def test_the_same_seed_gives_the_same_expert(tmp_path, small):
     a, b, c = (weights(tmp_path / name) for name in "abc")
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not all(torch.equal(a[name], c[name]) for name in a)
-    total = demo_train.EPOCHS * -(-100 // demo_train.BATCH_SIZE)
+    settings = demo_train.Settings()
+    total = settings.epochs * -(-100 // settings.batch_size)
     assert steps == [(step, total) for step in range(1, total + 1)]
     assert done["seed"] == 1 and done["train_texts"] == 100 and 0 <= done["test_accuracy"] <= 1
 
@@ -297,7 +298,7 @@ def test_an_interrupted_training_leaves_nothing(tmp_path, small):
 
 def test_a_batch_pads_to_its_longest_and_an_epoch_has_every_text_once():
     rows = [([5] * (1 + i % 9), i) for i in range(100)]
-    batches = list(demo_train._batches(rows, torch.Generator().manual_seed(0)))
+    batches = list(demo_train._batches(rows, 32, torch.Generator().manual_seed(0)))
     assert sorted(label for batch in batches for _, label in batch) == list(range(100))
     inputs, targets = demo_train._pad([([7, 8], 1), ([9], 0)], 3, torch.device("cpu"))
     assert inputs["input_ids"].tolist() == [[7, 8], [9, 3]]
