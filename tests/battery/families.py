@@ -57,7 +57,7 @@ class Family:
 
 
 def families(folder: Path, entities: Path | None) -> dict[str, Family]:
-    """The families whose texts are here; sentiment is fetched as the demo does, entities are a folder of JSON lines."""
+    """The families whose texts are here: sentiment as the demo fetches it, entities from a folder of JSON lines."""
     data = folder / "data"
     domains = sentiment(folder / "cache")
     for name, domain in domains.items():

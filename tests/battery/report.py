@@ -1,0 +1,259 @@
+"""`docs/results.md` and its plots, from the recorded results: what is not there yet is left out, and said."""
+
+from __future__ import annotations
+
+import platform
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from tests.battery.families import Family
+from tests.battery.run import ALPHAS, CURVE, ROWS, SIZES
+from tests.battery.store import Store
+
+Results = list[dict[str, Any]]
+COMMAND = "make battery"
+
+
+def write_report(families: Sequence[Family], folder: Path, docs: Path) -> Path:
+    """Writes the document and its plots into `docs`; the document's path."""
+    parts = [_HEAD.format(command=COMMAND, machine=machine())]
+    for family in families:
+        results = list(Store(folder / "results" / family.name).all())
+        if results:
+            parts.append(_family(family, results, docs))
+    path = docs / "results.md"
+    path.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
+    return path
+
+
+def machine() -> str:
+    """What the numbers were made on, in words."""
+    import os
+
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ] if Path("/proc/cpuinfo").exists() else []  # fmt: skip
+    return f"{os.cpu_count()} cores of {names[0] if names else platform.processor() or platform.machine()}"
+
+
+def _family(family: Family, results: Results, docs: Path) -> str:
+    seeds = sorted({result["seed"] for result in results})
+    parts = [f"\n## {family.title}\n", _about(family, seeds)]
+    triples = [[d for d in family.domains if d != out] for out in family.domains]
+    for inside in triples:
+        out = next(domain for domain in family.domains if domain not in inside)
+        parts.append(f"\n### Experts on {', '.join(inside)}; out of domain: {out}\n")
+        parts.append(_main_table(family, results, inside, out))
+    parts.append(f"\n### Over all {len(triples)} choices\n")
+    parts.append(_summary(family, results, triples))
+    parts.append(_pairs(family, results))
+    inside = triples[-1]
+    parts.append(
+        _curve(family, results, inside, "alpha", [f"alpha {alpha:g}" for alpha in ALPHAS], list(ALPHAS), docs)
+    )
+    parts.append(_curve(family, results, inside, "texts", [f"{n} texts" for n in CURVE], list(CURVE), docs))
+    parts.append(_sizes(family, results, inside))
+    return "\n".join(part for part in parts if part)
+
+
+def _about(family: Family, seeds: Sequence[int]) -> str:
+    settings = family.settings
+    return (
+        f"{family.title}: {family.metric} on test texts, in points; MiniLM (22 M parameters), "
+        f"{settings.epochs} passes at {settings.learning_rate:g} in batches of {settings.batch_size}. Mean and "
+        f"standard deviation over {len(seeds)} seeds of the experts. Statistics from up to 1,000 training texts of "
+        "each expert. Wall time and peak memory are those of the whole `fusehub merge` process; for multi-task "
+        "learning, the training."
+    )
+
+
+def _main_table(family: Family, results: Results, inside: Sequence[str], out: str) -> str:
+    own = [r for r in results if r["part"] == "main" and r["experts"] == list(inside)]
+    experts = [r for r in results if r["part"] == "experts" and r["experts"][0] in inside]
+    if not own:
+        return "Not run yet."
+    lines = [_line([family.metric, *inside, "in domain", f"{out} (out)", "seconds", "memory"]), _rule(len(inside) + 5)]
+    for domain in inside:
+        lines.append(_row(f"expert on {domain}", [r for r in experts if r["experts"] == [domain]], inside, out))
+    lines.append(_best_expert(experts, inside, out))
+    names = ["ensemble", *(row.name for row in ROWS), "multi-task learning"]
+    for name in names:
+        found = [r for r in own if r["row"] == name]
+        if found:
+            lines.append(_row(name, found, inside, out))
+    return "\n".join(lines)
+
+
+def _best_expert(experts: Results, inside: Sequence[str], out: str) -> str:
+    """In every seed the expert with the highest mean over the domains of the experts."""
+    best = []
+    for seed in sorted({r["seed"] for r in experts}):
+        best.append(max((r for r in experts if r["seed"] == seed), key=lambda r: _in_domain(r, inside)))
+    return _row("best expert", best, inside, out)
+
+
+def _row(name: str, found: Results, inside: Sequence[str], out: str) -> str:
+    if not found:
+        return _line([name, *["" for _ in inside], "", "", "", ""])
+    cells = [_spread([r["scores"][domain] for r in found]) for domain in inside]
+    cells.append(f"**{_spread([_in_domain(r, inside) for r in found])}**")
+    cells.append(_spread([r["scores"][out] for r in found]))
+    seconds = [r["seconds"] for r in found if "seconds" in r]
+    peaks = [r["peak_bytes"] / 1e6 for r in found if "peak_bytes" in r]
+    cells += [f"{mean(seconds):.0f}" if seconds else "", f"{mean(peaks):.0f} MB" if peaks else ""]
+    return _line([name, *cells])
+
+
+def _summary(family: Family, results: Results, triples: Sequence[Sequence[str]]) -> str:
+    """Every way to merge over all choices of three experts: in domain, out of domain, and against the mean."""
+    by_row: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for result in results:
+        if result["part"] == "main" and result["experts"] in [list(triple) for triple in triples]:
+            out = next(domain for domain in family.domains if domain not in result["experts"])
+            by_row[result["row"]].append((_in_domain(result, result["experts"]), result["scores"][out]))
+    if "mean" not in by_row:
+        return "Not run yet."
+    base = mean(inside for inside, _ in by_row["mean"])
+    lines = [_line([family.metric, "in domain", "against the mean", "out of domain", "runs"]), _rule(5)]
+    for name in ["ensemble", *(row.name for row in ROWS), "multi-task learning"]:
+        if name in by_row:
+            inside = mean(score for score, _ in by_row[name])
+            outside = mean(score for _, score in by_row[name])
+            lines.append(
+                _line([name, f"{100 * inside:.1f}", f"{100 * (inside - base):+.1f}", f"{100 * outside:.1f}",
+                       str(len(by_row[name]))])
+            )  # fmt: skip
+    return "\n".join(lines)
+
+
+def _pairs(family: Family, results: Results) -> str:
+    own = [r for r in results if r["part"] == "main" and len(r["experts"]) == 2]
+    names = [name for name in ("ensemble", "mean", "RegMean, alpha 0.9") if any(r["row"] == name for r in own)]
+    if not own:
+        return ""
+    lines = ["\n### Pairs of experts, in domain\n", _line(["experts", *names]), _rule(1 + len(names))]
+    for pair in sorted({tuple(r["experts"]) for r in own}):
+        cells = []
+        for name in names:
+            found = [_in_domain(r, pair) for r in own if r["row"] == name and tuple(r["experts"]) == pair]
+            cells.append(_spread(found) if found else "")
+        lines.append(_line([" + ".join(pair), *cells]))
+    return "\n".join(lines)
+
+
+def _curve(
+    family: Family,
+    results: Results,
+    inside: Sequence[str],
+    part: str,
+    names: Sequence[str],
+    at: list[float],
+    docs: Path,
+) -> str:
+    """A table and a plot over alpha, or over the number of texts that the statistics were made from."""
+    out = next(domain for domain in family.domains if domain not in inside)
+    own = {name: [r for r in results if r["part"] == part and r["row"] == name] for name in names}
+    points = [(x, own[name]) for x, name in zip(at, names, strict=True) if own[name]]
+    if not points:
+        return ""
+    title = {"alpha": "Over alpha", "texts": "Over the number of texts that statistics are made from"}[part]
+    lines = [f"\n### {title}\n", _line([part, "in domain", f"{out} (out)"]), _rule(3)]
+    lines += [
+        _line([f"{x:g}", _spread([_in_domain(r, inside) for r in rs]), _spread([r["scores"][out] for r in rs])])
+        for x, rs in points
+    ]
+    baseline = [r for r in results if r["part"] == "main" and r["experts"] == list(inside) and r["row"] == "mean"]
+    name = f"images/{family.name}-{part}.svg"
+    _plot(docs / name, points, lambda r: _in_domain(r, inside), lambda r: r["scores"][out], baseline, part, family)
+    lines.append(f"\n![{title}: {family.metric} in and out of domain]({name})")
+    return "\n".join(lines)
+
+
+def _sizes(family: Family, results: Results, inside: Sequence[str]) -> str:
+    found = [r for r in results if r["part"] in ("size", "noise")]
+    if not found:
+        return ""
+    out = next(domain for domain in family.domains if domain not in inside)
+    lines = [
+        "\n### Small and noised statistics\n",
+        _line(["statistics", "in domain", f"{out} (out)"]),
+        _rule(3),
+    ]
+    order = [*SIZES, *sorted({r["row"] for r in found if r["part"] == "noise"}, key=lambda name: -float(name[8:]))]
+    for name in order:
+        own = [r for r in found if r["row"] == name]
+        if own:
+            scores = [_in_domain(r, inside) for r in own]
+            lines.append(_line([name, _spread(scores), _spread([r["scores"][out] for r in own])]))
+    return "\n".join(lines)
+
+
+def _plot(
+    path: Path,
+    points: Sequence[tuple[float, Results]],
+    inside: Callable[[dict[str, Any]], float],
+    outside: Callable[[dict[str, Any]], float],
+    baseline: Results,
+    part: str,
+    family: Family,
+) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    # The same results give the same file.
+    matplotlib.rcParams["svg.hashsalt"] = "fusehub"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for label, score, colour in (("in domain", inside, "#4f46e5"), ("out of domain", outside, "#059669")):
+        x = [at for at, _ in points]
+        y = [100 * mean(map(score, results)) for _, results in points]
+        error = [100 * _deviation(list(map(score, results))) for _, results in points]
+        axes.errorbar(x, y, error, marker="o", capsize=3, color=colour, label=f"RegMean, {label}")
+        if baseline:
+            at_mean = 100 * mean(map(score, baseline))
+            axes.axhline(at_mean, linestyle="--", color=colour, linewidth=1, label=f"plain mean, {label}")
+    if part == "texts":
+        axes.set_xscale("log")
+    axes.set_xlabel({"alpha": "alpha", "texts": "texts for the statistics"}[part])
+    axes.set_ylabel(f"{family.metric}, points")
+    axes.legend(fontsize="small", frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _in_domain(result: dict[str, Any], inside: Iterable[str]) -> float:
+    return mean(result["scores"][domain] for domain in inside)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{100 * mean(values):.1f} ± {100 * _deviation(values):.1f}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _rule(columns: int) -> str:
+    return _line(["---", *["---:"] * (columns - 1)])
+
+
+_HEAD = """# Results
+
+The comparison of the RegMean paper, run again on real text and small models. Every number here comes from
+`{command}`, which can be run again (hours; it goes on where it was stopped). Machine: {machine}.
+
+How to read it: an expert is fine-tuned on one kind of text. Three experts are merged; the fourth kind of text is one
+that none of them saw. "In domain" is the mean over the three. The ensemble runs all three models for every text and
+averages their probabilities. Multi-task learning trains one model on the texts of all three, which is what merging
+avoids: it needs all data in one place."""
