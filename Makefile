@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Named entities for the battery: a folder of GENRE.train.jsonl, GENRE.val.jsonl and GENRE.test.jsonl.
+NER_DATA ?= $(wildcard ../shared/data/ner)
 
-.PHONY: demo test install lint format bench clean
+.PHONY: demo test install lint format bench battery clean
 
 demo: install  ## the whole way on this machine alone
 	$(BIN)/fusehub demo --folder demo
@@ -22,6 +24,10 @@ format: install
 
 bench: install  ## time and memory of merging, as ratios to reading and writing the same bytes
 	$(BIN)/python tests/benchmarks/merging.py
+
+battery: install  ## the paper's comparison into docs/results.md: hours, and it goes on where it was stopped
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[battery]"
+	NER_DATA="$(NER_DATA)" $(BIN)/python -m tests.battery
 
 install: $(READY)
 

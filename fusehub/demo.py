@@ -69,8 +69,10 @@ def run(folder: Path, *, seed: int = 0, quiet: bool = False) -> dict[str, Any]:
         demo.own()
         demo.use()
         report = demo.report()
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    demo.finish(report)
+        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        demo.finish(report)
+        if _wants_app(quiet):
+            demo.open_app()
     return report
 
 
@@ -242,6 +244,18 @@ class _Demo:
     def _took(self, step: str, started: float) -> None:
         self.steps[step] = {"seconds": round(time.perf_counter() - started, 1)}
 
+    def open_app(self) -> None:
+        """The app on all this, for as long as the person looks at it."""
+        command = ["app", *(owner.model for owner in OWNERS)]
+        self.say(f"\n{YOU} $ fusehub {' '.join(command)}", "cyan")
+        environment = self.hub.env(YOU, (self.folder / "cache" / "first").resolve())
+        process = subprocess.Popen([sys.executable, "-m", "fusehub", *command], env=environment)
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            # Ctrl-C reached the app as well, and is how one leaves it.
+            process.wait()
+
     # --- what came of it ---------------------------------------------------------------------------------------
 
     def report(self) -> dict[str, Any]:
@@ -301,6 +315,11 @@ class _Demo:
             f"All figures: {self.folder / 'report.json'}"
         )
         self.say(_YOUR_OWN.format(folder=self.folder / "hub"))
+
+
+def _wants_app(quiet: bool) -> bool:
+    """Whether somebody sits there to look at the app: in a terminal, unless APP=0."""
+    return sys.stdout.isatty() and not quiet and os.environ.get("APP") != "0"
 
 
 def _port() -> int:

@@ -35,9 +35,13 @@ def trained(family: Family, domains: Sequence[str], seed: int, folder: Path) -> 
         tokenizer = AutoTokenizer.from_pretrained(encoder_folder())
         rows = family.rows(domains, tokenizer)
         model = family.new_model()
-        started = time.perf_counter()
+        started, processor = time.perf_counter(), time.process_time()
         fit(model, rows, family.settings, pad=tokenizer.pad_token_id, seed=seed)
-        cost = {"seconds": round(time.perf_counter() - started, 1), "texts": len(rows)}
+        cost = {
+            "seconds": round(time.perf_counter() - started, 1),
+            "processor_seconds": round(time.process_time() - processor, 1),
+            "texts": len(rows),
+        }
         # A tokenizer keeps the cut of its last call, so the one that is saved is a fresh one.
         save(model, AutoTokenizer.from_pretrained(encoder_folder()), out)
     out.with_suffix(".json").write_text(json.dumps(cost) + "\n", encoding="utf-8")
@@ -45,5 +49,5 @@ def trained(family: Family, domains: Sequence[str], seed: int, folder: Path) -> 
 
 
 def training_cost(model: Path) -> dict[str, float]:
-    """Seconds and texts of a model that `trained` made."""
+    """Wall seconds, processor seconds and texts of a model that `trained` made."""
     return json.loads(model.with_suffix(".json").read_text(encoding="utf-8"))

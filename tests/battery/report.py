@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,28 +16,18 @@ Results = list[dict[str, Any]]
 COMMAND = "make battery"
 
 
-def write_report(families: Sequence[Family], folder: Path, docs: Path) -> Path:
-    """Writes the document and its plots into `docs`; the document's path."""
-    parts = [_HEAD.format(command=COMMAND, machine=machine())]
-    for family in families:
-        results = list(Store(folder / "results" / family.name).all())
-        if results:
-            parts.append(_family(family, results, docs))
+def write_report(families: Sequence[Family], docs: Path) -> Path:
+    """Writes the document and its plots into `docs`, from the results in `docs/results`; the document's path."""
+    found = [Store(docs / "results" / f"{family.name}.jsonl").all() for family in families]
+    across = Store(docs / "results" / "tasks.jsonl").all()
+    machines = sorted({result["machine"] for results in (*found, across) for result in results})
+    parts = [_HEAD.format(command=COMMAND, machine=" and ".join(machines))]
+    parts += [_family(family, results, docs) for family, results in zip(families, found, strict=True) if results]
+    if across:
+        parts.append(_across(across))
     path = docs / "results.md"
     path.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
     return path
-
-
-def machine() -> str:
-    """What the numbers were made on, in words."""
-    import os
-
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if line.startswith("model name")
-    ] if Path("/proc/cpuinfo").exists() else []  # fmt: skip
-    return f"{os.cpu_count()} cores of {names[0] if names else platform.processor() or platform.machine()}"
 
 
 def _family(family: Family, results: Results, docs: Path) -> str:
@@ -67,8 +56,8 @@ def _about(family: Family, seeds: Sequence[int]) -> str:
         f"{family.title}: {family.metric} on test texts, in points; MiniLM (22 M parameters), "
         f"{settings.epochs} passes at {settings.learning_rate:g} in batches of {settings.batch_size}. Mean and "
         f"standard deviation over {len(seeds)} seeds of the experts. Statistics from up to 1,000 training texts of "
-        "each expert. Wall time and peak memory are those of the whole `fusehub merge` process; for multi-task "
-        "learning, the training."
+        "each expert. Seconds are processor seconds over all cores, and memory is the peak, of the whole "
+        "`fusehub merge` process; for an expert and for multi-task learning, seconds of the training."
     )
 
 
@@ -103,7 +92,7 @@ def _row(name: str, found: Results, inside: Sequence[str], out: str) -> str:
     cells = [_spread([r["scores"][domain] for r in found]) for domain in inside]
     cells.append(f"**{_spread([_in_domain(r, inside) for r in found])}**")
     cells.append(_spread([r["scores"][out] for r in found]))
-    seconds = [r["seconds"] for r in found if "seconds" in r]
+    seconds = [r["processor_seconds"] for r in found if "processor_seconds" in r]
     peaks = [r["peak_bytes"] / 1e6 for r in found if "peak_bytes" in r]
     cells += [f"{mean(seconds):.0f}" if seconds else "", f"{mean(peaks):.0f} MB" if peaks else ""]
     return _line([name, *cells])
@@ -190,6 +179,26 @@ def _sizes(family: Family, results: Results, inside: Sequence[str]) -> str:
         if own:
             scores = [_in_domain(r, inside) for r in own]
             lines.append(_line([name, _spread(scores), _spread([r["scores"][out] for r in own])]))
+    return "\n".join(lines)
+
+
+def _across(results: Results) -> str:
+    """Two experts of different tasks with one merged body: each head on its own domain, beside the expert itself."""
+    lines = [
+        "\n## Different tasks, one body\n",
+        "A sentiment expert and an entity expert of the same encoder: the body is merged and each keeps its head. "
+        "Accuracy and entity F1 of each head on the domain of its own expert.\n",
+        _line(["experts", "merged by", "sentiment", "expert alone", "entities", "expert alone"]),
+        _line(["---", "---", *["---:"] * 4]),
+    ]
+    for experts in sorted({tuple(r["experts"]) for r in results}):
+        for row in dict.fromkeys(r["row"] for r in results):
+            own = [r for r in results if tuple(r["experts"]) == experts and r["row"] == row]
+            if own:
+                cells = [
+                    _spread([r[which][name] for r in own]) for name in own[0]["scores"] for which in ("scores", "own")
+                ]
+                lines.append(_line([" + ".join(experts), row, *cells]))
     return "\n".join(lines)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,47 +48,51 @@ ROWS = (
 class Battery:
     """One family of experts in one folder; `known` are the methods that this FuseHub has."""
 
-    def __init__(self, family: Family, folder: Path, seeds: Sequence[int]) -> None:
+    def __init__(self, family: Family, folder: Path, results: Path, seeds: Sequence[int]) -> None:
         self.family, self.folder, self.seeds = family, folder, seeds
-        self.store = Store(folder / "results" / family.name)
+        self.store = Store(results / f"{family.name}.jsonl")
         self.work = folder / "work" / family.name
         self.rows = [row for row in ROWS if row.method in package.METHODS]
 
     def run(self) -> None:
-        """Everything, the main table first."""
+        """Everything, the main table first and what takes longest last."""
+        triples = [[domain for domain in self.family.domains if domain != out] for out in self.family.domains]
         for seed in self.seeds:
             for domain in self.family.domains:
                 self.expert(domain, seed)
-            for out in self.family.domains:
-                inside = [domain for domain in self.family.domains if domain != out]
+            for inside in triples:
                 self.ensemble(inside, seed)
                 for row in self.rows:
                     self.merged(row, inside, seed)
-                self.multitask(inside, seed)
             for pair in itertools.combinations(self.family.domains, 2):
                 self.ensemble(pair, seed)
                 for row in self.rows:
                     if row.name in ("mean", "RegMean, alpha 0.9"):
                         self.merged(row, pair, seed)
         for seed in self.seeds:
-            inside = list(self.family.domains[:-1])
-            for alpha in ALPHAS:
-                self.merged(Row(f"alpha {alpha:g}", "regmean", {"alpha": alpha}), inside, seed, "alpha")
-            for count in CURVE:
-                self.merged(
-                    Row(f"{count} texts", "regmean"), inside, seed, "texts", self._limited(inside, seed, count)
-                )
-            for size in SIZES:
-                self.merged(Row(size, "regmean"), inside, seed, "size", self._resized(inside, seed, size))
-            for epsilon in NOISE:
-                noised = self._noised(inside, seed, epsilon)
-                self.merged(Row(f"epsilon {epsilon:g}", "regmean"), inside, seed, "noise", noised)
+            self.curves(triples[-1], seed)
+        for seed in self.seeds:
+            for inside in triples:
+                self.multitask(inside, seed)
+
+    def curves(self, inside: Sequence[str], seed: int) -> None:
+        """RegMean of one choice of experts over alpha, the number of texts, the size of statistics, and noise."""
+        for alpha in ALPHAS:
+            self.merged(Row(f"alpha {alpha:g}", "regmean", {"alpha": alpha}), inside, seed, "alpha")
+        for count in CURVE:
+            fewer = partial(self._limited, inside, seed, count)
+            self.merged(Row(f"{count} texts", "regmean"), inside, seed, "texts", fewer)
+        for size in SIZES:
+            self.merged(Row(size, "regmean"), inside, seed, "size", partial(self._resized, inside, seed, size))
+        for epsilon in NOISE:
+            noised = partial(self._noised, inside, seed, epsilon)
+            self.merged(Row(f"epsilon {epsilon:g}", "regmean"), inside, seed, "noise", noised)
 
     def expert(self, domain: str, seed: int) -> dict[str, Any]:
         """An expert's scores everywhere, what its training cost, and what its statistics cost."""
 
         def make() -> dict[str, Any]:
-            model = self._expert(domain, seed)
+            model = self.model(domain, seed)
             return self._result("experts", domain, [domain], seed, model, **training_cost(model))
 
         return self.store.done(f"seed{seed}/expert-{domain}", make)
@@ -105,7 +110,7 @@ class Battery:
         """The mean of the experts' probabilities."""
 
         def make() -> dict[str, Any]:
-            models = [str(self._expert(domain, seed)) for domain in domains]
+            models = [str(self.model(domain, seed)) for domain in domains]
             evaluation = package.evaluate(models, self._tests(), ensemble=True)
             scores = {score.data: score.main for score in evaluation.scores if score.model == "ensemble"}
             return {**self._labels("main", "ensemble", domains, seed), "scores": scores}
@@ -118,12 +123,12 @@ class Battery:
         domains: Sequence[str],
         seed: int,
         part: str = "main",
-        statistics: Sequence[Path] | None = None,
+        statistics: Callable[[], Sequence[Path]] | None = None,
     ) -> dict[str, Any]:
-        """A merge's scores, seconds and peak memory. `statistics` are those beside the experts unless given."""
+        """A merge's scores and cost. `statistics()` are taken in place of those beside the experts."""
 
         def make() -> dict[str, Any]:
-            experts = [self._expert(domain, seed) for domain in domains]
+            experts = [self.model(domain, seed) for domain in domains]
             out = self.work / "merged"
             shutil.rmtree(out, ignore_errors=True)
             command = ["merge", *map(str, experts), "--method", row.method, "--out", str(out)]
@@ -133,16 +138,16 @@ class Battery:
             if row.needs_data:
                 for expert, domain in zip(experts, domains, strict=True):
                     command += ["--data", f"{expert}={self.family.file(domain, 'train')}"]
-            for expert, own in zip(experts, statistics or (), strict=False):
+            for expert, own in zip(experts, statistics() if statistics else (), strict=False):
                 command += ["--statistics", f"{expert}={own}"]
-            seconds, peak = fusehub(*command)
-            result = self._result(part, row.name, domains, seed, out, seconds=round(seconds, 1), peak_bytes=peak)
+            cost = fusehub(*command)
+            result = self._result(part, row.name, domains, seed, out, **cost)
             shutil.rmtree(out)
             return result
 
         return self.store.done(f"seed{seed}/{name_of(domains)}/{part}-{row.name.replace(' ', '-')}", make)
 
-    def _expert(self, domain: str, seed: int) -> Path:
+    def model(self, domain: str, seed: int) -> Path:
         """The expert with full statistics and Fisher diagonals beside its weights."""
         model = trained(self.family, [domain], seed, self.folder)
         if not (model / "fusehub" / "statistics.json").exists():
@@ -158,14 +163,14 @@ class Battery:
 
     def _limited(self, domains: Sequence[str], seed: int, count: int) -> list[Path]:
         return [
-            self._collect(self._expert(domain, seed), domain, self.work / f"{domain}-seed{seed}-{count}-texts", count)
+            self._collect(self.model(domain, seed), domain, self.work / f"{domain}-seed{seed}-{count}-texts", count)
             for domain in domains
         ]
 
     def _resized(self, domains: Sequence[str], seed: int, size: str) -> list[Path]:
         made = []
         for domain in domains:
-            full = self._expert(domain, seed) / "fusehub"
+            full = self.model(domain, seed) / "fusehub"
             out = full if size == "full" else self.work / f"{domain}-seed{seed}-{size}"
             if not (out / "statistics.json").exists():
                 fusehub("collect", "--from", str(full), "--size", size, "--out", str(out))
@@ -175,7 +180,7 @@ class Battery:
     def _noised(self, domains: Sequence[str], seed: int, epsilon: float) -> list[Path]:
         return [
             self._collect(
-                self._expert(domain, seed),
+                self.model(domain, seed),
                 domain,
                 self.work / f"{domain}-seed{seed}-noise-{epsilon:g}",
                 STATISTICS_TEXTS,

@@ -1,45 +1,52 @@
-"""Results that stay: one JSON file a result, so that hours of work go on where they were stopped."""
+"""Results that stay: one line of JSON a result, so that hours of work go on where they were stopped."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 
-@dataclass(frozen=True)
 class Store:
-    """A folder of results by name."""
+    """The results of one file, by name; each is written as soon as it is there."""
 
-    folder: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                result = json.loads(line)
+                self.found[result["name"]] = result
 
     def done(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The result `name`, made where it is not there yet."""
-        path = self.folder / f"{name}.json"
-        if not path.exists():
+        if name not in self.found:
             started = time.perf_counter()
-            result = make()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            os.replace(partial, path)
+            result = {"name": name, **make(), "machine": machine()}
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(result) + "\n")
+            self.found[name] = result
             print(f"{time.strftime('%H:%M')}  {name}  ({time.perf_counter() - started:.0f} s)", flush=True)
-        return json.loads(path.read_text(encoding="utf-8"))
+        return self.found[name]
 
-    def all(self) -> Iterator[dict[str, Any]]:
+    def all(self) -> list[dict[str, Any]]:
         """All results that are there, in the order of their names."""
-        for path in sorted(self.folder.rglob("*.json")):
-            yield json.loads(path.read_text(encoding="utf-8"))
+        return [self.found[name] for name in sorted(self.found)]
 
 
-def fusehub(*arguments: str) -> tuple[float, int]:
-    """Runs one command of the command line: wall seconds and peak resident bytes, start of the process included."""
+def fusehub(*arguments: str) -> dict[str, float]:
+    """Runs one command of the command line; what it took, start of the process included.
+
+    `seconds` of wall time, `processor_seconds` over all cores (which other work on the machine hardly changes), and
+    `peak_bytes` of resident memory.
+    """
     command = [sys.executable, "-m", "fusehub", *arguments]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -48,7 +55,19 @@ def fusehub(*arguments: str) -> tuple[float, int]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{said}")
-    return time.perf_counter() - started, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "seconds": round(time.perf_counter() - started, 1),
+        "processor_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+    }
+
+
+def machine() -> str:
+    """What this machine is, in words."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()} cores of {names[0] if names else platform.processor() or platform.machine()}"
 
 
 def name_of(parts: Sequence[str]) -> str:
