@@ -17,17 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.answering import MASKS
 from fusehub.data import Examples, load_examples, name_of, split_words
+from fusehub.ensembling import ensemble, experts_among
 from fusehub.errors import BadData
 from fusehub.pictures import picture_of
-from fusehub.predict import (
-    REGRESSION,
-    TOKENS,
-    Prediction,
-    check_one_task,
-    ensemble,
-    experts_among,
-    predict_all,
-)
+from fusehub.predict import REGRESSION, TOKENS, Prediction, check_one_task, predict_all
 from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, resolve, short_names
 from fusehub.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ
@@ -35,7 +28,6 @@ from fusehub.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ
 if TYPE_CHECKING:
     from fusehub.keeping import KeptModels
 
-ENSEMBLE = "ensemble"
 logger = logging.getLogger(__name__)
 
 Span = tuple[int, int]
@@ -178,7 +170,7 @@ def compare(
 
 
 def _mean(predictions: Sequence[Prediction]) -> Prediction:
-    return ensemble(predictions, name=ENSEMBLE)
+    return ensemble(predictions)
 
 
 def _from_texts(texts: list[str], task: str) -> tuple[Examples, list[str], list[list[Span]]]:

@@ -30,20 +30,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fusehub.answering import perplexity
-from fusehub.comparison import ENSEMBLE, with_prefixes
+from fusehub.comparison import with_prefixes
 from fusehub.data import Examples, from_multi_hot, load_examples, match_labels, name_of
+from fusehub.ensembling import ensemble, experts_among
 from fusehub.errors import BadData, Incompatible
-from fusehub.predict import (
-    MULTI,
-    REGRESSION,
-    TOKENS,
-    Prediction,
-    Predictor,
-    check_one_task,
-    ensemble,
-    experts_among,
-    predict_all,
-)
+from fusehub.predict import MULTI, REGRESSION, TOKENS, Prediction, Predictor, check_one_task, predict_all
 from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, resolve, short_names
 from fusehub.tasks import CAUSAL, MASKED, QUESTIONS, SEQ2SEQ, has_labels, labels_of, problem_type_of
@@ -211,7 +202,7 @@ def evaluate(
 
 
 def _ensemble(predictions: Sequence[Sequence[Prediction]]) -> list[Prediction]:
-    return [ensemble(list(own), name=ENSEMBLE) for own in zip(*predictions, strict=True)]
+    return [ensemble(own) for own in zip(*predictions, strict=True)]
 
 
 def _check_labels(refs: Sequence[ModelRef], names: Sequence[str], sets: Mapping[str, Examples]) -> None:

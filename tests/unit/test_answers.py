@@ -9,9 +9,10 @@ import torch
 
 from fusehub.comparison import compare, mask_a_word
 from fusehub.data import Examples
+from fusehub.ensembling import ensemble
 from fusehub.errors import BadData, Incompatible
 from fusehub.evaluation import evaluate
-from fusehub.predict import ensemble, predict
+from fusehub.predict import predict
 from fusehub.refs import resolve
 from fusehub.tasks import load_model, load_tokenizer
 from fusehub.text_metrics import answer_metrics, written_metrics

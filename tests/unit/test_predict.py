@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fusehub.comparison import compare, find_entities, mark
+from fusehub.ensembling import ensemble
 from fusehub.errors import BadData, Incompatible, NonFinite, NotFound
-from fusehub.predict import MULTI, REGRESSION, SINGLE, Prediction, Predictor, ensemble, predict
+from fusehub.predict import MULTI, REGRESSION, SINGLE, Prediction, Predictor, predict
 from fusehub.refs import resolve
 from tests.unit.tiny import ARCHITECTURES, tiny_model, tiny_texts
 
