@@ -21,26 +21,22 @@ Labels are compared by name. A label of the data that the model does not know co
 
 from __future__ import annotations
 
-import logging
 import math
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fusehub.answering import perplexity
-from fusehub.comparison import with_prefixes
-from fusehub.data import Examples, from_multi_hot, load_examples, match_labels, name_of
+from fusehub.data import Examples, load_examples
 from fusehub.ensembling import ensemble, experts_among
 from fusehub.errors import BadData, Incompatible
-from fusehub.predict import MULTI, REGRESSION, TOKENS, Prediction, Predictor, check_one_task, predict_all
+from fusehub.label_metrics import label_metrics, require_labels
+from fusehub.predict import Prediction, Predictor, check_one_task, predict_all
 from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, resolve, short_names
 from fusehub.tasks import CAUSAL, MASKED, QUESTIONS, SEQ2SEQ, has_labels, labels_of, problem_type_of
 from fusehub.text_metrics import answer_metrics, written_metrics
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -207,17 +203,12 @@ def _ensemble(predictions: Sequence[Sequence[Prediction]]) -> list[Prediction]:
 
 def _check_labels(refs: Sequence[ModelRef], names: Sequence[str], sets: Mapping[str, Examples]) -> None:
     """Finds labels that do not fit before any model is loaded."""
-
     if not has_labels(refs[0].config):
         return
     for ref, name in zip(refs, names, strict=True):
-        problem = problem_type_of(ref.config)
         for examples in sets.values():
-            if problem == REGRESSION and examples.task != TOKENS:
-                _numbers(examples)
-                continue
             try:
-                _matched(from_multi_hot(examples, labels_of(ref.config)), labels_of(ref.config))
+                require_labels(examples, labels_of(ref.config), problem_type_of(ref.config))
             except BadData as error:
                 raise BadData(f"{name}: {error.what}", error.fix) from error
 
@@ -229,14 +220,8 @@ def _score(prediction: Prediction, examples: Examples, name: str, model_id: str 
         metrics = answer_metrics(examples.labels, [answer for answer, _ in prediction.answers()])
     elif prediction.written is not None:
         metrics = written_metrics(examples.labels, prediction.written)
-    elif prediction.task == TOKENS:
-        metrics = _token_metrics(prediction, examples)
-    elif prediction.problem == REGRESSION:
-        metrics = _regression_metrics(prediction, examples)
-    elif prediction.problem == MULTI:
-        metrics = _multi_metrics(prediction, examples)
     else:
-        metrics = _class_metrics(prediction, examples)
+        metrics = label_metrics(prediction, examples)
     return _scored(prediction.model, model_id, name, examples, prediction.seconds, metrics)
 
 
@@ -291,107 +276,6 @@ def _perplexities(
                     _scored(name, ref.id, data, examples, time.perf_counter() - start, {"perplexity": value})
                 )
     return Evaluation(next(iter(sets.values())).task, list(names), list(sets), scores, [])
-
-
-def _class_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
-    if any(isinstance(label, list) for label in examples.labels):
-        raise BadData(
-            f"{examples.source} has several labels a text, and {prediction.model} gives one.",
-            "Name the right column with --label-column.",
-        )
-    named, meant = _common_names(prediction, examples)
-    true = [meant[name_of(label)] for label in examples.labels]
-    return _accuracy_and_f1(true, [named[label] for label, _ in prediction.answers()])
-
-
-def _accuracy_and_f1(true: Sequence[str], said: Sequence[str]) -> dict[str, float]:
-    from sklearn.metrics import accuracy_score, f1_score
-
-    macro = f1_score(true, said, labels=sorted(set(true)), average="macro", zero_division=0.0)
-    return {"accuracy": accuracy_score(true, said), "f1_macro": macro}
-
-
-def _multi_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
-    from sklearn.metrics import accuracy_score, f1_score
-    from sklearn.preprocessing import MultiLabelBinarizer
-
-    examples = from_multi_hot(examples, prediction.labels)
-    named, meant = _common_names(prediction, examples)
-    lists = [label if isinstance(label, list) else [name_of(label)] for label in examples.labels]
-    true = [[meant[label] for label in own] for own in lists]
-    said = [[named[label] for label in labels] for labels, _ in prediction.answers()]
-    classes = sorted({label for own in (*true, *said) for label in own})
-    binarizer = MultiLabelBinarizer(classes=classes)
-    a, b = binarizer.fit_transform(true), binarizer.transform(said)
-    present = [index for index, label in enumerate(classes) if any(label in own for own in true)]
-    return {
-        "f1_micro": f1_score(a, b, average="micro", zero_division=0.0),
-        "f1_macro": f1_score(a, b, labels=present, average="macro", zero_division=0.0) if present else 0.0,
-        "accuracy": accuracy_score(a, b),
-    }
-
-
-def _regression_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
-    from scipy.stats import pearsonr, spearmanr
-    from sklearn.metrics import mean_squared_error
-
-    true, said = _numbers(examples), [value for value, _ in prediction.answers()]
-    constant = len(set(true)) < 2 or len(set(said)) < 2
-    return {
-        "pearson": math.nan if constant else pearsonr(true, said).statistic,
-        "spearman": math.nan if constant else spearmanr(true, said).statistic,
-        "mse": mean_squared_error(true, said),
-    }
-
-
-def _numbers(examples: Examples) -> list[float]:
-    try:
-        return [float(label) for label in examples.labels]
-    except (TypeError, ValueError) as error:
-        raise BadData(
-            f"{examples.source}: a regression model needs numbers as labels ({error}).",
-            "Name the column with the numbers: --label-column NAME",
-        ) from error
-
-
-def _token_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
-    """Whole entities, and words. Words that the model did not see, because their text was cut, count as O."""
-    named, meant = _common_names(prediction, examples)
-    true = [[meant[label] for label in own] for own in examples.labels]
-    said = [["O" if label is None else named[label] for label, _ in words] for words in prediction.answers()]
-    flat_true = [label for own in true for label in own]
-    flat_said = [label for own in said for label in own]
-    words = _accuracy_and_f1(flat_true, flat_said)
-    if not any(re.match("[BIESLU]-", label) for label in (*flat_true, *prediction.labels)):
-        return words
-    from seqeval.metrics import f1_score, precision_score, recall_score
-
-    a, b = [with_prefixes(own) for own in true], [with_prefixes(own) for own in said]
-    return {
-        "f1": f1_score(a, b, zero_division=0),
-        "precision": precision_score(a, b, zero_division=0),
-        "recall": recall_score(a, b, zero_division=0),
-        "accuracy": words["accuracy"],
-    }
-
-
-def _common_names(prediction: Prediction, examples: Examples) -> tuple[dict[str, str], dict[str, str]]:
-    """One name for each label: (from the model's label, from the data's label), the data's where both have one."""
-    named = {label: label for label in prediction.labels}
-    matched = _matched(examples, prediction.labels, warn=True)
-    for label, index in reversed(matched.items()):
-        if index is not None:
-            named[prediction.labels[index]] = label
-    meant = {label: label if index is None else named[prediction.labels[index]] for label, index in matched.items()}
-    return named, meant
-
-
-def _matched(examples: Examples, labels: Sequence[str], *, warn: bool = False) -> dict[str, int | None]:
-    matched = match_labels(examples, labels)
-    unknown = [label for label, index in matched.items() if index is None]
-    if warn and unknown:
-        logger.warning("%s: the model does not know %s: counted as wrong.", examples.source, ", ".join(unknown[:8]))
-    return matched
 
 
 def _finite(value: float) -> float | None:

@@ -51,7 +51,7 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
         "encoding questions language",
         "labels methods statistics compat columns data inputs recipe",
         "planner requirements plan solving engine adapter_merging merging provenance",
-        "answering text_metrics predict ensembling keeping comparison evaluation loading finding",
+        "answering label_metrics text_metrics predict ensembling keeping comparison evaluation loading finding",
         "markdown merged results card push publishing",
         "demo_data demo_train",
         "console printing commands cli demo __main__",
