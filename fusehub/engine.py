@@ -8,7 +8,6 @@ ahead, arithmetic and writing overlap.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
 import os
@@ -18,12 +17,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fusehub.checkpoint import Checkpoint, Shard, ShardWriter, dtype_name, index_of, plan_shards, torch_dtype
+from fusehub.combining import Work, combine, cut
 from fusehub.errors import Incompatible, NonFinite
-from fusehub.methods.mean import weighted_mean
-from fusehub.methods.registry import Layer
 from fusehub.plan import MAX_SHARD_SIZE, Plan
 from fusehub.planner import TensorPlan
 from fusehub.progress import Progress
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# Small enough that a piece of every expert stays in the processor's cache, large enough that calls cost nothing.
-_PIECE_ELEMENTS = 2**18
 _WORKERS = min(4, os.cpu_count() or 1)
 # Cosine of two models' weights below which they are strangers: experts of one base lie above 0.9, others near 0.
 _RELATED = 0.3
@@ -142,9 +138,9 @@ class _Engine:
             for name, info in shard.tensors.items():
                 yield self.experts[expert].read(name).to(torch_dtype(info.dtype))
             return
-        work = (item for name in shard.tensors for item in self._cut(self.plan.tensors[name]))
+        work = (item for name in shard.tensors for item in cut(self.plan, self.plan.tensors[name]))
         with ThreadPoolExecutor(_WORKERS) as workers:
-            ahead: deque[tuple[_Work, Future]] = deque()
+            ahead: deque[tuple[Work, Future]] = deque()
 
             def finished() -> Tensor:
                 done, future = ahead.popleft()
@@ -159,28 +155,12 @@ class _Engine:
             while ahead:
                 yield finished()
 
-    def _prepare(self, work: _Work) -> Tensor | list[Tensor]:
+    def _prepare(self, work: Work) -> Tensor | list[Tensor]:
         """What can be done ahead: the finished piece, or only its inputs where layers depend on each other."""
         inputs = self._read(work)
         return inputs if self._is_solved(work.tensor) else self._make(work, inputs)
 
-    def _cut(self, tensor: TensorPlan) -> Iterator[_Work]:
-        """The pieces in which a tensor can be worked on: rows of it, or the whole."""
-        rows = tensor.info.shape[0] if tensor.info.shape else 1
-        matched = tensor.label_axis is not None and not self.plan.labels.is_identity
-        whole = tensor.action == "combine" and self.plan.method.whole_tensor
-        by_tokens = bool(tensor.token_rows) and tensor.token_axis == 0
-        if not by_tokens and (tensor.action == "solve" or matched or whole or tensor.info.numel <= _PIECE_ELEMENTS):
-            yield _Work(tensor)
-            return
-        step = max(1, _PIECE_ELEMENTS * rows // tensor.info.numel)
-        # No piece has rows of tokens that only some of its models know.
-        edges = sorted({0, rows, *(tensor.token_rows if by_tokens else ())})
-        for first, last in itertools.pairwise(edges):
-            for start in range(first, last, step):
-                yield _Work(tensor, start, min(last, start + step))
-
-    def _read(self, work: _Work) -> list[Tensor]:
+    def _read(self, work: Work) -> list[Tensor]:
         """The experts' tensors (only the first's where it is copied), and the base's last where it has it."""
         tensor = work.tensor
         sources = tensor.sources[:1] if tensor.action == "copy" else tensor.sources
@@ -196,7 +176,7 @@ class _Engine:
         # A mean that is not scaled has nothing to ask the base.
         return tensor.action != "mean" or self.plan.recipe.scale != 1
 
-    def _make(self, work: _Work, inputs: list[Tensor]) -> Tensor:
+    def _make(self, work: Work, inputs: list[Tensor]) -> Tensor:
         """The merged piece, in the dtype that it is stored in."""
         tensor = work.tensor
         if tensor.action == "copy":
@@ -209,18 +189,12 @@ class _Engine:
         base = values.pop() if self._uses_base(tensor) else None
         if self._is_solved(tensor):
             merged = self._solve_layer(tensor, values, base)
-        elif tensor.token_rows:
-            merged = self._by_token(work, values)
         else:
-
-            def combine(rows: list[Tensor], experts: Sequence[int], fishers: list[Tensor]) -> Tensor:
-                return self._combine(tensor, rows, experts, base, fishers)
-
-            merged = self._by_label(tensor, values, combine, self._read_fishers(work))
+            merged = combine(self.plan, work, values, base, self._read_fishers(work))
         return self._finish(tensor, merged, base, originals, work)
 
     def _finish(
-        self, tensor: TensorPlan, merged: Tensor, base: Tensor | None, originals: Sequence[Tensor], work: _Work
+        self, tensor: TensorPlan, merged: Tensor, base: Tensor | None, originals: Sequence[Tensor], work: Work
     ) -> Tensor:
         scale = self.plan.recipe.scale
         if scale != 1 and base is not None:
@@ -230,75 +204,12 @@ class _Engine:
         self._require_finite(work, merged if tensor.info.dtype == "BF16" else stored, originals)
         return stored
 
-    def _read_fishers(self, work: _Work) -> list[Tensor]:
+    def _read_fishers(self, work: Work) -> list[Tensor]:
         """Each expert's Fisher values of the piece, for a method that takes them."""
-        if work.tensor.action != "combine":
+        if work.tensor.action != "combine" or work.tensor.token_rows:
             return []
         sources = zip(self.fishers, work.tensor.sources, strict=False)
         return [file.read(name, work.start, work.stop) for file, name in sources]
-
-    def _combine(
-        self,
-        tensor: TensorPlan,
-        values: list[Tensor],
-        experts: Sequence[int],
-        base: Tensor | None,
-        fishers: list[Tensor],
-    ) -> Tensor:
-        own = [tensor.own[index] for index in experts]
-        coefficients = [said.weight for said in own]
-        if tensor.action == "combine":
-            if not any(coefficients) and len(own) < len(tensor.own):
-                coefficients = [1.0] * len(own)  # A label that only models of weight zero know.
-            layer = Layer(
-                tensor.name,
-                values,
-                coefficients,
-                base,
-                fishers=fishers or None,
-                fisher_sizes=[self.plan.statistics[index].metadata["fisher"]["rms"] for index in experts]
-                if fishers
-                else (),
-                own=own,
-                seed=self.plan.recipe.seed,
-            )
-            return self.plan.method.merge(layer, tensor.options).tensor
-        # What is taken away from the others' task vectors has no share in a mean.
-        coefficients = [max(0.0, coefficient) for coefficient in coefficients]
-        return weighted_mean(values, coefficients if any(coefficients) else [1.0] * len(own))
-
-    def _by_token(self, work: _Work, values: list[Tensor]) -> Tensor:
-        """Rows of tokens, each combined over the models that know it; where tokens run along rows, a piece has one
-        such set of models."""
-        import torch
-
-        tensor, axis = work.tensor, work.tensor.token_axis
-        experts = [index for index in range(len(tensor.token_rows)) if work.has(index)]
-        if axis == 0:
-            return self._combine(tensor, values, experts, None, [])
-        parts = []
-        for first, last in itertools.pairwise(sorted({0, *tensor.token_rows})):
-            known = [index for index in experts if tensor.token_rows[index] >= last]
-            own = [values[index].narrow(axis, first, last - first) for index in known]
-            parts.append(self._combine(tensor, own, known, None, []))
-        return torch.cat(parts, axis)
-
-    def _by_label(self, tensor: TensorPlan, values: list[Tensor], make: Any, fishers: list[Tensor]) -> Tensor:
-        """`make` on the tensors as they are, or on the rows of each group of labels that the same experts know; the
-        same rows of `fishers`, where there are any."""
-        import torch
-
-        everyone = range(len(self.plan.experts))
-        if tensor.label_axis is None or self.plan.labels.is_identity:
-            return make(values, everyone, fishers)
-        axis, labels = tensor.label_axis, self.plan.labels
-        merged = torch.empty(tensor.info.shape, dtype=values[0].dtype)
-        for experts, rows in labels.groups():
-            at = {i: torch.tensor([labels.rows[i][row] for row in rows]) for i in experts}
-            own = [values[i].index_select(axis, at[i]) for i in experts]
-            theirs = [fishers[i].index_select(axis, at[i]) for i in experts] if fishers else []
-            merged.index_copy_(axis, torch.tensor(rows), make(own, experts, theirs))
-        return merged
 
     def _is_solved(self, tensor: TensorPlan) -> bool:
         """Whether the tensor is a weight that is solved, or a bias that is solved together with one."""
@@ -313,7 +224,7 @@ class _Engine:
         if not affine or bias_plan is None:
             return self._solver.solve(tensor, values, base, None, None).tensor
         other = bias_plan if tensor is weight_plan else weight_plan
-        read = self._read(_Work(other))
+        read = self._read(Work(other))
         others = [value.double() for value in read]
         other_base = others.pop() if self._uses_base(other) else None
         if tensor is weight_plan:
@@ -322,10 +233,10 @@ class _Engine:
         else:
             merged = self._solver.solve(weight_plan, others, other_base, values, base)
             mine, theirs = merged.bias, merged.tensor
-        self._ready[other.name] = self._finish(other, theirs, other_base, read, _Work(other))
+        self._ready[other.name] = self._finish(other, theirs, other_base, read, Work(other))
         return mine
 
-    def _require_finite(self, work: _Work, merged: Tensor, inputs: Sequence[Tensor]) -> None:
+    def _require_finite(self, work: Work, merged: Tensor, inputs: Sequence[Tensor]) -> None:
         """NaN and infinity survive a sum, so one sum tells whether to look closer."""
         import torch
 
@@ -369,26 +280,6 @@ class _Engine:
         a, b = (self.experts[i].read(tensor.sources[i], 0, rows).double().flatten() for i in (0, index))
         norms = float(a.norm() * b.norm())
         return float(a @ b) / norms if norms else 1.0
-
-
-@dataclass(frozen=True)
-class _Work:
-    """One step of the stream: a tensor, or some of its rows."""
-
-    tensor: TensorPlan
-    start: int = 0
-    stop: int | None = None
-
-    def has(self, index: int) -> bool:
-        """Whether the model `index` has these rows: those of the last tokens may be known to some models only."""
-        counts = self.tensor.token_rows
-        return not counts or self.tensor.token_axis != 0 or self.start < counts[index]
-
-    @property
-    def numel(self) -> int:
-        """Elements of it in one model."""
-        info = self.tensor.info
-        return info.numel if self.stop is None else (self.stop - self.start) * info.numel // info.shape[0]
 
 
 def _weights_of_biases(plan: Plan) -> dict[str, TensorPlan]:
