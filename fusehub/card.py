@@ -13,18 +13,20 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadData, Incompatible, NotFound
+from fusehub.front_matter import card_of, front_matter_of, licence_entries, page_of
 from fusehub.hub import endpoint
 from fusehub.licences import reconcile
-from fusehub.markdown import fence_for, link, listed, md, render, without_paths
+from fusehub.markdown import fence_for, link, listed, md, render
 from fusehub.merged import PINNED, MergedFolder, is_local, read_merge
 from fusehub.recipe import FILENAME as RECIPE_FILENAME
 from fusehub.results import Results
 from fusehub.statistics.datafree import DATA_FREE
+from fusehub.statistics_card import data_words
 from fusehub.tasks import are_generic, labels_of, task_of
 
 if TYPE_CHECKING:
@@ -32,13 +34,6 @@ if TYPE_CHECKING:
 
     from fusehub.evaluation import Evaluation
     from fusehub.tasks import Task
-
-# Licences that the Hub knows and `fusehub.licences` does not order; any other is `other` with a name.
-_HUB_LICENCES = frozenset(
-    {"bsd-3-clause-clear", "c-uda", "cc", "cdla-permissive-1.0", "cdla-permissive-2.0", "etalab-2.0", "gfdl"}
-    | {"lppl-1.3c", "postgresql", "ofl-1.1", "lgpl-lr", "deepfloyd-if-license"}
-)
-_DATA_SET = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def model_card(
@@ -58,106 +53,10 @@ def model_card(
         return _plain_card(folder, repo_id, evaluation)
     known = [name for source in merge.sources for name in (source["repo_id"], source["short_name"]) if name]
     results = Results(evaluation, folder, repo_id, known) if evaluation is not None else None
-    return _card(_front_matter(merge, repo_id, results), render("model_card", **_facts(merge, repo_id, results)))
-
-
-def statistics_card(metadata: Mapping[str, Any], model: str, commit: str, *, repo_id: str | None = None) -> ModelCard:
-    """The card of the companion repo `repo_id`, whose statistics `metadata` describes.
-
-    `model` is the repo id of the model that they are of, which may have been pushed after they were made; `commit`
-    has the weights.
-    """
-    layers = metadata["layers"]
-    rows = sorted(layer["rows"] for layer in layers.values())
-    thin = sum(layer["rows"] < layer["size"] for layer in layers.values())
-    url = f"{endpoint()}/{model}/tree/{commit}"
-    facts = {
-        "Model": f"{link(model, url)} at `{commit[:8]}`",
-        "Data": _data_words(metadata["data"]),
-        **_counts(metadata),
-        "Layers": f"{len(layers) + len(metadata['aliases'])} linear layers, {len(layers)} of them stored",
-        "Made with": md(", ".join(f"{name} {version}" for name, version in metadata["software"].items())),
-    }
-    body = render(
-        "statistics_card",
-        model=model,
-        model_link=link(model, url),
-        facts=facts,
-        rows=f"{rows[0]:,}" if rows[0] == rows[-1] else f"{rows[0]:,} to {rows[-1]:,}",
-        exposed=f" **{thin} layers have fewer rows than inputs**: these rows can be worked out up to a rotation."
-        if thin and not metadata.get("noise")
-        else "",
-        noise=_noise_words(metadata.get("noise")),
-        repo=repo_id,
+    return card_of(
+        front_matter_of(merge, _title(folder, repo_id), results),
+        render("model_card", **_facts(merge, repo_id, results)),
     )
-    data = {"base_model": [model], "tags": ["fusehub-statistics", "fusehub"]}
-    return _card(data | ({"datasets": found} if (found := _data_ids([metadata["data"]])) else {}), body)
-
-
-def _noise_words(noise: Mapping[str, Any] | None) -> str:
-    if not noise:
-        return ""
-    return (
-        f" These sums were made private for each text: noise was added so that they are ({noise['epsilon']:g}, "
-        f"{noise['delta']:g})-differentially private with respect to replacing one text by another."
-    )
-
-
-def _counts(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """How much was counted, as far as the file tells, and the noise on it."""
-    counts = {}
-    if metadata.get("examples"):
-        counts["Texts"] = f"{metadata['examples']:,}"
-    if metadata.get("tokens"):
-        longest = f", at most {metadata['max_length']:,} a text" if metadata.get("max_length") else ""
-        counts["Tokens"] = f"{metadata['tokens']:,}{longest}"
-    if noise := metadata.get("noise"):
-        counts["Noise"] = f"({noise['epsilon']:g}, {noise['delta']:g})-differentially private for each text"
-    if imported := metadata.get("imported"):
-        counts["Imported from"] = md(f"{imported['from']}, {imported['file']}")
-    return counts
-
-
-def _card(front_matter: Mapping[str, Any], body: str) -> ModelCard:
-    from huggingface_hub import ModelCard, ModelCardData
-
-    data = ModelCardData(**front_matter)
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
-
-
-def _front_matter(merge: MergedFolder, repo_id: str | None, results: Results | None) -> dict[str, Any]:
-    """What the Hub reads, in the Hub's words."""
-    sources = merge.sources
-    data = _licence_entries(merge)
-    data["library_name"] = "transformers"
-    data["pipeline_tag"] = merge.task.name
-    if experts := [source["repo_id"] for source in sources if source["repo_id"]]:
-        data |= {"base_model": list(dict.fromkeys(experts)), "base_model_relation": "merge"}
-    # YAML reads a bare `no`, which is Norwegian, as false.
-    if languages := _union("no" if source["languages"] is False else source["languages"] for source in sources):
-        data["language"] = languages
-    sets = [name for name in _union(source["datasets"] for source in sources) if _DATA_SET.fullmatch(name)]
-    sets += [data.hub_id for data in results.data if data.hub_id] if results else []
-    if sets:
-        data["datasets"] = list(dict.fromkeys(sets))
-    data["tags"] = ["merge", "fusehub", merge.report["method"]]
-    if results and (entries := results.entries()):
-        data |= {"model_name": _title(merge.path, repo_id), "eval_results": entries}
-    return data
-
-
-def _licence_entries(merge: MergedFolder) -> dict[str, Any]:
-    """`license`, and its name and address where the Hub does not know it; nothing where an expert states none."""
-    licence = merge.licence.licence
-    if licence is None or any(source["licence"] in (None, "unknown") for source in merge.sources):
-        return {}
-    # Without a warning, `fusehub.licences` knows it, and those are all on the Hub's list.
-    if licence in _HUB_LICENCES or not reconcile([("", licence)]).warnings:
-        return {"license": licence}
-    source = next(source for source in merge.sources if source["licence"] == licence)
-    name = licence if licence != "other" else f"{source['short_name']}-license"
-    entries = {"license": "other", "license_name": re.sub(r"[^a-z0-9.-]+", "-", name.lower()).strip("-")}
-    return entries | ({"license_link": _page(source)} if source["repo_id"] else {})
 
 
 def _facts(merge: MergedFolder, repo_id: str | None, results: Results | None) -> dict[str, Any]:
@@ -170,7 +69,7 @@ def _facts(merge: MergedFolder, repo_id: str | None, results: Results | None) ->
         "title": _title(merge.path, repo_id),
         "repo": repo_id or merge.path.resolve().name,
         "on_hub": repo_id is not None,
-        "experts": listed([link(source["short_name"], _page(source)) for source in merge.sources]),
+        "experts": listed([link(source["short_name"], page_of(source)) for source in merge.sources]),
         "sources": [_source(merge, source) for source in merge.sources],
         "base": _base(merge),
         "method": _method(merge),
@@ -212,7 +111,7 @@ def _plain_card(folder: Path, repo_id: str | None, evaluation: object) -> ModelC
         labels=_labels(labels_of(config)),
         **_usage(task),
     )
-    return _card({"library_name": "transformers", "pipeline_tag": task.name}, body)
+    return card_of({"library_name": "transformers", "pipeline_tag": task.name}, body)
 
 
 def _usage(task: Task) -> dict[str, str]:
@@ -232,7 +131,7 @@ def _title(folder: Path, repo_id: str | None) -> str:
 def _source(merge: MergedFolder, source: Mapping[str, Any]) -> dict[str, str]:
     """One line of the table of what went in."""
     return {
-        "link": link(source["repo_id"] or source["short_name"], _page(source)),
+        "link": link(source["repo_id"] or source["short_name"], page_of(source)),
         "weight": f"{source['weight']:g}" if isinstance(source["weight"], int | float) else "by layer",
         "licence": source["licence"] or "not stated",
         "statistics": _statistics(merge, source) if source["statistics"] else "none",
@@ -254,22 +153,8 @@ def _statistics(merge: MergedFolder, source: Mapping[str, Any]) -> str:
     counts = [
         f"{statistics[key]:,} {word}" for key, word in (("examples", "texts"), ("tokens", "tokens")) if statistics[key]
     ]
-    data = f" of {_data_words(statistics['data'])}" if (statistics["data"] or {}).get("source") else ""
+    data = f" of {data_words(statistics['data'])}" if (statistics["data"] or {}).get("source") else ""
     return f"{place}: {', '.join(counts)}{data}" if counts else place
-
-
-def _data_words(data: Mapping[str, Any]) -> str:
-    """The data of statistics: a link where it is a dataset on the Hub at a commit."""
-    if ids := _data_ids([data]):
-        return link(data["source"], f"{endpoint()}/datasets/{ids[0]}/tree/{data['revision']}")
-    return md(without_paths(str(data["source"])))
-
-
-def _data_ids(data: Iterable[Mapping[str, Any]]) -> list[str]:
-    from fusehub.tables import parse_dataset
-
-    pinned = [own for own in data if re.fullmatch(r"[0-9a-f]{40}", own.get("revision") or "")]
-    return [parse_dataset(own["source"]).repo_id for own in pinned]
 
 
 def _base(merge: MergedFolder) -> str:
@@ -403,7 +288,7 @@ def _labels(labels: list[str]) -> str:
 
 
 def _licence_words(merge: MergedFolder) -> str:
-    verdict, stated = merge.licence, _licence_entries(merge)
+    verdict, stated = merge.licence, licence_entries(merge)
     words = []
     if stated:
         words.append(f"Licence: {md(verdict.licence)}, because {md(verdict.why)}.")
@@ -411,16 +296,6 @@ def _licence_words(merge: MergedFolder) -> str:
     if verdict.forbids_publishing:
         words.append(f"{md(verdict.why)}.")
     return " ".join([*words, "This follows from what the experts' cards say and is not legal advice."])
-
-
-def _page(source: Mapping[str, Any]) -> str | None:
-    """Address of an expert at the commit that went in."""
-    return f"{endpoint()}/{source['repo_id']}/tree/{source['commit']}" if source["repo_id"] else None
-
-
-def _union(many: Iterable[Any]) -> list[str]:
-    items = [item for value in many for item in (value if isinstance(value, list) else [value])]
-    return list(dict.fromkeys(item for item in items if isinstance(item, str) and item.strip()))
 
 
 def _human(count: int) -> str:

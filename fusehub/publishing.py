@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.card import model_card, statistics_card
+from fusehub.card import model_card
 from fusehub.errors import AccessDenied, BadData, BadFile, FuseHubError, NotFound, OutputExists
 from fusehub.loading import require_loadable
 from fusehub.markdown import listed
@@ -29,6 +29,7 @@ from fusehub.refs import SIDE_FILES, ModelRef, resolve
 from fusehub.statistics.format import METADATA_FILENAME, require_weights
 from fusehub.statistics.privacy import require_enough
 from fusehub.statistics.sources import FOLDER, TAG, has_statistics, open_statistics
+from fusehub.statistics_card import statistics_card
 
 if TYPE_CHECKING:
     from fusehub.evaluation import Evaluation

@@ -9,13 +9,14 @@ import yaml
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 
-from fusehub.card import model_card, statistics_card
+from fusehub.card import model_card
 from fusehub.errors import BadData, BadFile, NotFound
 from fusehub.evaluation import evaluate
 from fusehub.markdown import md, without_paths
 from fusehub.merged import read_merge
 from fusehub.merging import merge
 from fusehub.recipe import Recipe
+from fusehub.statistics_card import statistics_card
 from tests.unit.experts import edit_json, recipe_of, relatives
 from tests.unit.tiny import tiny_texts
 

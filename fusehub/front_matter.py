@@ -1,0 +1,75 @@
+"""The front matter of a merge's card: what the Hub reads, in the Hub's words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fusehub.hub import endpoint
+from fusehub.licences import reconcile
+from fusehub.merged import MergedFolder
+from fusehub.results import Results
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+
+# Licences that the Hub knows and `fusehub.licences` does not order; any other is `other` with a name.
+_HUB_LICENCES = frozenset(
+    {"bsd-3-clause-clear", "c-uda", "cc", "cdla-permissive-1.0", "cdla-permissive-2.0", "etalab-2.0", "gfdl"}
+    | {"lppl-1.3c", "postgresql", "ofl-1.1", "lgpl-lr", "deepfloyd-if-license"}
+)
+_DATA_SET = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def card_of(front_matter: Mapping[str, Any], body: str) -> ModelCard:
+    """A card of what the Hub reads, without what is None, and of what people read."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    data = ModelCardData(**front_matter)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
+
+
+def front_matter_of(merge: MergedFolder, title: str, results: Results | None) -> dict[str, Any]:
+    """What the Hub reads of a merge; `results` are written as its `model-index`."""
+    sources = merge.sources
+    data = licence_entries(merge)
+    data["library_name"] = "transformers"
+    data["pipeline_tag"] = merge.task.name
+    if experts := [source["repo_id"] for source in sources if source["repo_id"]]:
+        data |= {"base_model": list(dict.fromkeys(experts)), "base_model_relation": "merge"}
+    # YAML reads a bare `no`, which is Norwegian, as false.
+    if languages := _union("no" if source["languages"] is False else source["languages"] for source in sources):
+        data["language"] = languages
+    sets = [name for name in _union(source["datasets"] for source in sources) if _DATA_SET.fullmatch(name)]
+    sets += [data.hub_id for data in results.data if data.hub_id] if results else []
+    if sets:
+        data["datasets"] = list(dict.fromkeys(sets))
+    data["tags"] = ["merge", "fusehub", merge.report["method"]]
+    if results and (entries := results.entries()):
+        data |= {"model_name": title, "eval_results": entries}
+    return data
+
+
+def licence_entries(merge: MergedFolder) -> dict[str, Any]:
+    """`license`, and its name and address where the Hub does not know it; nothing where an expert states none."""
+    licence = merge.licence.licence
+    if licence is None or any(source["licence"] in (None, "unknown") for source in merge.sources):
+        return {}
+    # Without a warning, `fusehub.licences` knows it, and those are all on the Hub's list.
+    if licence in _HUB_LICENCES or not reconcile([("", licence)]).warnings:
+        return {"license": licence}
+    source = next(source for source in merge.sources if source["licence"] == licence)
+    name = licence if licence != "other" else f"{source['short_name']}-license"
+    entries = {"license": "other", "license_name": re.sub(r"[^a-z0-9.-]+", "-", name.lower()).strip("-")}
+    return entries | ({"license_link": page_of(source)} if source["repo_id"] else {})
+
+
+def page_of(source: Mapping[str, Any]) -> str | None:
+    """Address of an expert at the commit that went in."""
+    return f"{endpoint()}/{source['repo_id']}/tree/{source['commit']}" if source["repo_id"] else None
+
+
+def _union(many: Iterable[Any]) -> list[str]:
+    items = [item for value in many for item in (value if isinstance(value, list) else [value])]
+    return list(dict.fromkeys(item for item in items if isinstance(item, str) and item.strip()))
