@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fusehub.card import model_card
     from fusehub.comparison import Comparison, compare
-    from fusehub.compat import Report, check
+    from fusehub.compat import check
     from fusehub.engine import MergeResult
     from fusehub.errors import FuseHubError
     from fusehub.evaluation import Evaluation, evaluate
     from fusehub.finding import FoundModel, find
+    from fusehub.findings import Report
     from fusehub.hub import fusehub_version
     from fusehub.merging import merge
     from fusehub.methods import METHODS
@@ -45,7 +46,7 @@ _MODULES = {
     "Plan": "plan",
     "Published": "publishing",
     "Recipe": "recipe",
-    "Report": "compat",
+    "Report": "findings",
     "Statistics": "statistics.format",
     "add_statistics": "statistics.adding",
     "check": "compat",

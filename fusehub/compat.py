@@ -6,93 +6,19 @@ merge meaningless is an `error`; one that a person should know is a `warning`; a
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
 
 from fusehub.checkpoint import TensorInfo, headers
-from fusehub.errors import BadRecipe, FuseHubError, Incompatible
+from fusehub.configs import base_of, config_differences
+from fusehub.errors import BadRecipe, FuseHubError
+from fusehub.findings import Finding, Level, ModelFacts, Report
 from fusehub.labels import Heads, LabelPlan, plan_labels
 from fusehub.layers import Layout, layout_like, layout_of
 from fusehub.licences import licence_of, reconcile
+from fusehub.preprocessing import Vocabularies, input_findings
 from fusehub.refs import ModelRef, resolve
 from fusehub.statistics.sources import has_statistics
 from fusehub.tasks import architecture_of, labels_of, load_config, task_of
-from fusehub.vocabularies import is_beginning, lower_cases, vocabulary_difference, vocabulary_of
-
-# Keys of config.json that do not change what the weights compute once the model is in eval mode.
-_IGNORED = re.compile(
-    r"(_name_or_path|transformers_version|torch_dtype|dtype|id2label|label2id|num_labels|_num_labels|problem_type"
-    r"|finetuning_task|task_specific_params|use_cache|output_.*|.*dropout.*|.*_drop|layerdrop|gradient_checkpointing"
-    r"|initializer_.*|architectures|_attn_implementation.*|.*_prob|return_dict|language|license|_commit_hash"
-    r"|max_length|min_length|num_beams|do_sample|temperature|top_k|top_p|repetition_penalty|model_card|_diffusers.*)"
-)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was found: how grave it is, what it is, and what to do about it."""
-
-    level: Literal["error", "warning", "note"]
-    what: str
-    fix: str = ""
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What a person wants to know of one model before merging it."""
-
-    name: str
-    id: str
-    task: str | None
-    architecture: str | None
-    parameters: int | None
-    dtypes: tuple[str, ...]
-    size: int
-    labels: tuple[str, ...]
-    licence: str | None
-    gated: bool
-    base: str | None
-    statistics: bool
-
-
-@dataclass
-class Report:
-    """All findings about a set of models, and the plan for their labels where there is one."""
-
-    models: list[ModelFacts]
-    findings: list[Finding] = field(default_factory=list)
-    labels: LabelPlan | None = None
-    largest: int = 0
-    """Which model's tokenizer knows the tokens of all others; the first where they are the same."""
-    download: int = 0
-    """Bytes of weights that are not on this machine yet."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing stands against a merge."""
-        return not any(finding.level == "error" for finding in self.findings)
-
-    def require_ok(self) -> None:
-        """Raises `Incompatible` with all errors at once."""
-        errors = [finding for finding in self.findings if finding.level == "error"]
-        if errors:
-            raise Incompatible(
-                "\n".join(finding.what for finding in errors),
-                "\n     ".join(dict.fromkeys(finding.fix for finding in errors if finding.fix)),
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain data, for `--json`."""
-        return {
-            "ok": self.ok,
-            "models": [asdict(model) for model in self.models],
-            "findings": [asdict(finding) for finding in self.findings],
-            "labels": asdict(self.labels) if self.labels else None,
-            "download_bytes": self.download,
-        }
 
 
 def check(
@@ -131,19 +57,19 @@ class _Check:
         self.findings: list[Finding] = []
         self.configs = {ref.id: ref.config for ref in self.everyone}
         self.tensors: dict[str, Mapping[str, TensorInfo] | None] = {}
-        self.vocabularies: dict[str, dict[str, int] | str | None] = {}
+        self.vocabularies = Vocabularies()
 
     def run(self) -> Report:
         readable = self._kinds()
         for ref in self.everyone:
             self.tensors[ref.id] = self._tensors(ref)
-            self._read_vocabulary(ref)
+            self.findings += self.vocabularies.read(ref)
         plan = None
         if readable and self._same_architecture():
             self._configs()
             self._shapes()
             plan = self._labels()
-        self._tokenizers()
+        self.findings += input_findings(self.refs, self.base, self.vocabularies)
         self._lineage()
         self._licences()
         self._same_model_twice()
@@ -151,11 +77,11 @@ class _Check:
             [self._facts(ref) for ref in self.refs],
             self.findings,
             plan,
-            self._largest(),
+            self.vocabularies.largest(self.refs),
             sum(map(missing_bytes, self.everyone)),
         )
 
-    def _find(self, level: Literal["error", "warning", "note"], what: str, fix: str = "") -> None:
+    def _find(self, level: Level, what: str, fix: str = "") -> None:
         self.findings.append(Finding(level, what, fix))
 
     def _kinds(self) -> bool:
@@ -217,12 +143,8 @@ class _Check:
     def _configs(self) -> None:
         first = self.everyone[0]
         for other in self.everyone[1:]:
-            differing = _differences(self.configs[first.id], self.configs[other.id])
-            if differing:
-                # Older configs leave defaults out: let transformers fill them in before calling it a difference.
-                differing = _differences(load_config(first).to_dict(), load_config(other).to_dict())
-            for key, (mine, theirs) in differing.items():
-                if key == "vocab_size" and self._fit(first, other):
+            for key, (mine, theirs) in config_differences(first, other).items():
+                if key == "vocab_size" and self.vocabularies.fit(first, other):
                     continue
                 level = "warning" if key.endswith("_token_id") or other is self.base else "error"
                 self._find(
@@ -257,9 +179,6 @@ class _Check:
             if first.id in named and other.id in named:
                 self._compare_shapes(first, other, layout, named[first.id], named[other.id])
 
-    def _architecture(self, ref: ModelRef) -> Any:
-        return self.configs[ref.id].get("architectures")
-
     def _missing(self, ref: ModelRef, layout: Layout, named: Mapping[str, TensorInfo]) -> None:
         missing = layout.missing(named)
         if missing:
@@ -281,7 +200,9 @@ class _Check:
             f"{name} {list(mine[name].shape)} against {list(theirs[name].shape)}"
             for name in mine
             if name in theirs and mine[name].shape != theirs[name].shape and name not in layout.label_axes
-            if not (self._fit(first, other) and _same_but(mine[name].shape, theirs[name].shape, layout, name))
+            if not (
+                self.vocabularies.fit(first, other) and _same_but(mine[name].shape, theirs[name].shape, layout, name)
+            )
             if layout.in_body(name)
             or self.configs[first.id]["architectures"] == self.configs[other.id]["architectures"]
         ]
@@ -322,78 +243,6 @@ class _Check:
         for note in plan.notes:
             self._find("warning" if "taken to mean" in note else "note", note)
         return plan
-
-    def _read_vocabulary(self, ref: ModelRef) -> None:
-        try:
-            self.vocabularies[ref.id] = vocabulary_of(ref)
-        except FuseHubError as error:
-            self._find("error", error.what, error.fix)
-
-    def _fit(self, one: ModelRef, other: ModelRef) -> bool:
-        """Whether a number means the same token in both, or nothing in one of them."""
-        mine, theirs = (self.vocabularies.get(ref.id) for ref in (one, other))
-        return mine is not None and (is_beginning(mine, theirs) or is_beginning(theirs, mine))
-
-    def _largest(self) -> int:
-        sizes = [len(known) if isinstance(known := self.vocabularies.get(ref.id), dict) else 0 for ref in self.refs]
-        rows = [self.configs[ref.id].get("vocab_size") or 0 for ref in self.refs]
-        return max(range(len(sizes)), key=lambda index: (sizes[index], rows[index], -index))
-
-    def _image_processors(self) -> None:
-        """Images that are scaled in another way are other inputs to the same weights."""
-        name = "preprocessor_config.json"
-        said = [ref.json(name) if name in ref.files else None for ref in self.refs]
-        for ref, own in zip(self.refs, said, strict=True):
-            differing = [key for key in own or {} if said[0] and own[key] != said[0].get(key)]
-            if own is None:
-                self._find(
-                    "warning", f"{ref.name} has no {name}.", "Copy it from its base: it says how images are scaled."
-                )
-            elif differing:
-                self._find(
-                    "warning",
-                    f"{self.refs[0].name} and {ref.name} prepare images differently ({', '.join(differing)}).",
-                    "The result does it as the first one.",
-                )
-
-    def _tokenizers(self) -> None:
-        first = self.refs[0]
-        if all("image_size" in self.configs[ref.id] and "vocab_size" not in self.configs[ref.id] for ref in self.refs):
-            self._image_processors()
-            return
-        mine = self.vocabularies.get(first.id)
-        for ref in self.refs:
-            if self.vocabularies.get(ref.id) is None:
-                self._find(
-                    "warning",
-                    f"{ref.name} has no tokenizer that can be compared.",
-                    "Check that it is the same.",
-                )
-        for other in self.everyone[1:]:
-            theirs = self.vocabularies.get(other.id)
-            if mine is None or theirs is None:
-                continue
-            if mine != theirs and self._fit(first, other):
-                small, large = sorted((first, other), key=lambda ref: len(self.vocabularies[ref.id]))
-                added = len(self.vocabularies[large.id]) - len(self.vocabularies[small.id])
-                self._find(
-                    "note",
-                    f"{large.name} knows {added} tokens more than {small.name}: their rows are averaged over the "
-                    "models that have them.",
-                )
-            elif mine != theirs:
-                self._find(
-                    "error",
-                    f"{first.name} and {other.name} have different vocabularies: "
-                    f"{vocabulary_difference(mine, theirs)}.",
-                    "The same number must mean the same token in all models: merge models of one tokenizer.",
-                )
-            elif (cases := [lower_cases(ref) for ref in (first, other)])[0] != cases[1] and None not in cases:
-                self._find(
-                    "error",
-                    f"One of {first.name} and {other.name} lower-cases its input and the other does not.",
-                    "Merge models of one tokenizer.",
-                )
 
     def _lineage(self) -> None:
         known = {ref.name: base for ref in self.refs if (base := base_of(ref, self.configs[ref.id]))}
@@ -449,20 +298,6 @@ class _Check:
         )
 
 
-def base_of(ref: ModelRef, config: Mapping[str, Any]) -> str | None:
-    """The model that this one says it comes from: its card's `base_model`, else what its config was loaded from."""
-    said = ref.card.get("base_model")
-    if isinstance(said, list):
-        said = said[0] if said else None
-    if isinstance(said, str) and said:
-        return said
-    loaded = config.get("_name_or_path")
-    # A folder of somebody's machine says nothing, and neither does a model that names itself.
-    if isinstance(loaded, str) and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", loaded) and loaded != ref.repo_id:
-        return loaded
-    return None
-
-
 def missing_bytes(ref: ModelRef) -> int:
     """Bytes of weights that have to be downloaded before the model can be read."""
     from huggingface_hub import try_to_load_from_cache
@@ -478,16 +313,6 @@ def missing_bytes(ref: ModelRef) -> int:
         if owner.folder is None
         and not isinstance(try_to_load_from_cache(owner.repo_id, name, revision=owner.commit), str)
     )
-
-
-def _differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    keys = [key for key in dict.fromkeys([*mine, *theirs]) if not _IGNORED.fullmatch(key)]
-    return {
-        key: (mine.get(key), theirs.get(key))
-        for key in keys
-        if json.dumps(mine.get(key), sort_keys=True, default=str)
-        != json.dumps(theirs.get(key), sort_keys=True, default=str)
-    }
 
 
 def _same_but(mine: Sequence[int], theirs: Sequence[int], layout: Layout, name: str) -> bool:

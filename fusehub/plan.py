@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fusehub.checkpoint import Shard, plan_shards, weight_hashes
-from fusehub.compat import Report, check
+from fusehub.compat import check
 from fusehub.errors import BadRecipe, BadStatistics, Incompatible
+from fusehub.findings import Report
 from fusehub.labels import LabelPlan
 from fusehub.layers import Layout
 from fusehub.methods import Method, find_method

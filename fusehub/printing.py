@@ -8,7 +8,7 @@ from fusehub.console import describe, say, size, table
 from fusehub.statistics.datafree import DataFree
 
 if TYPE_CHECKING:
-    from fusehub.compat import Report
+    from fusehub.findings import Report
     from fusehub.plan import Plan
     from fusehub.statistics.sources import FoundStatistics
 

@@ -161,7 +161,7 @@ class Pick(Step):
 
 def describe(name: str, token: str | None) -> Picked:
     """What the card of a model says. Raises a `FuseHubError` where the visitor may not read it."""
-    from fusehub.compat import base_of
+    from fusehub.configs import base_of
     from fusehub.licences import licence_of
     from fusehub.refs import resolve
     from fusehub.statistics.sources import has_statistics

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fusehub.compat import base_of, check
+from fusehub.compat import check
+from fusehub.configs import base_of
 from fusehub.errors import BadRecipe, Incompatible
 from fusehub.merging import merge
 from fusehub.refs import resolve

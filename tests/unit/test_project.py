@@ -49,7 +49,7 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
         "errors progress",
         "hub refs adapters checkpoint layers tasks licences tables pictures vocabularies",
         "encoding questions language",
-        "labels methods statistics compat columns data inputs recipe",
+        "labels methods statistics configs findings preprocessing compat columns data inputs recipe",
         "planner requirements plan solving combining engine adapter_merging merging provenance",
         "answering label_metrics text_metrics predict ensembling keeping comparison evaluation loading finding",
         "markdown merged results front_matter statistics_card card push publishing",
