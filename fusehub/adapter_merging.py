@@ -13,13 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.adapters import CONFIG, AdaptedRef, Updates
-from fusehub.checkpoint import Checkpoint, headers, sha256_of
+from fusehub.adapters import CONFIG, AdaptedRef
+from fusehub.checkpoint import Checkpoint, headers
 from fusehub.errors import BadRecipe, Incompatible
+from fusehub.lora import Updates
 from fusehub.methods.mean import weighted_mean
 from fusehub.methods.registry import Layer
 from fusehub.plan import Plan
 from fusehub.planner import TensorPlan
+from fusehub.tensor_files import sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,9 +15,10 @@ from fusehub.encoding import batches, encode, max_length_of, positions_of
 from fusehub.errors import BadData, NonFinite
 from fusehub.inputs import Inputs
 from fusehub.language import IGNORED, require_mask
+from fusehub.pretrained import quiet_transformers
 from fusehub.progress import Progress
 from fusehub.questions import best_spans, spans_of
-from fusehub.tasks import CAUSAL, MASKED, QUESTIONS, quiet_transformers
+from fusehub.tasks import CAUSAL, MASKED, QUESTIONS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,87 +1,28 @@
-"""Weights on disk: read tensor by tensor (or some rows of one), written as a stream of shards.
+"""The weights of a model: read tensor by tensor from its files, written as a stream of shards.
 
-Reading goes through `pread` into memory of our own rather than a memory map, so that a merge's resident
-memory is what it works on and not every page it has ever touched. Writing lays the header down first,
-since the plan knows every shape, then appends; the bytes equal those of `safetensors.torch.save_file`.
+An adapter on a base is read as a whole model. Writing lays the header down first, since the plan knows every shape,
+then appends; the bytes equal those of `safetensors.torch.save_file`.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusehub.adapters import AdaptedRef, Updates
-from fusehub.errors import BadFile, FuseHubError, NotFound, UnsafeFile
+from fusehub.adapters import AdaptedRef
+from fusehub.errors import BadFile, FuseHubError, NotFound
 from fusehub.hub import client, hub_errors
+from fusehub.lora import Updates
+from fusehub.model_ref import ModelRef
+from fusehub.tensor_files import DTYPES, PickleFile, SafetensorsFile, TensorInfo, open_tensors, sha256_of
 
 if TYPE_CHECKING:
     import torch
 
-    from fusehub.refs import ModelRef
-
-# safetensors' name, torch's name and bytes per element, in the order in which `save_file` lays tensors out.
-DTYPES: dict[str, tuple[str, int]] = {
-    "U64": ("uint64", 8),
-    "I64": ("int64", 8),
-    "F64": ("float64", 8),
-    "F32": ("float32", 4),
-    "U32": ("uint32", 4),
-    "I32": ("int32", 4),
-    "BF16": ("bfloat16", 2),
-    "F16": ("float16", 2),
-    "U16": ("uint16", 2),
-    "I16": ("int16", 2),
-    "F8_E4M3": ("float8_e4m3fn", 1),
-    "F8_E5M2": ("float8_e5m2", 1),
-    "I8": ("int8", 1),
-    "U8": ("uint8", 1),
-    "BOOL": ("bool", 1),
-}
-FLOATS = ("F64", "F32", "BF16", "F16")
 _RANK = {dtype: rank for rank, dtype in enumerate(DTYPES)}
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Shape and safetensors dtype name of one stored tensor."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def numel(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return self.numel * DTYPES[self.dtype][1]
-
-    @property
-    def is_float(self) -> bool:
-        return self.dtype in FLOATS
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one step along the first axis; of the whole for a scalar."""
-        return self.nbytes // self.shape[0] if self.shape and self.shape[0] else self.nbytes
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """`F32` -> `torch.float32`."""
-    import torch
-
-    return getattr(torch, DTYPES[name][0])
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """`torch.float32` -> `F32`."""
-    plain = str(dtype).removeprefix("torch.")
-    return next(name for name, (torch_name, _) in DTYPES.items() if torch_name == plain)
 
 
 def headers(ref: ModelRef) -> dict[str, TensorInfo] | None:
@@ -128,7 +69,7 @@ class Checkpoint(Mapping):
         self._open: list[SafetensorsFile | PickleFile] = []
         try:
             for path in self.files:
-                reader = (SafetensorsFile if path.suffix == ".safetensors" else PickleFile)(path, ref.name)
+                reader = open_tensors(path, ref.name)
                 self._open.append(reader)
                 self._readers.update(dict.fromkeys(reader.tensors, reader))
         except FuseHubError:
@@ -173,105 +114,6 @@ class Checkpoint(Mapping):
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-
-class SafetensorsFile:
-    """One .safetensors file, its layout checked by the safetensors library, its bytes read with `pread`."""
-
-    def __init__(self, path: Path, owner: str) -> None:
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="numpy") as file:
-                views = {name: file.get_slice(name) for name in file.offset_keys()}
-                self.tensors = {
-                    name: TensorInfo(view.get_dtype(), tuple(view.get_shape())) for name, view in views.items()
-                }
-                self.metadata = file.metadata() or {}
-        except (SafetensorError, OSError) as error:
-            raise BadFile(
-                f"{owner}: {path.name} is truncated or corrupt ({error}).", "Download or copy the file again."
-            ) from error
-        odd = sorted({info.dtype for info in self.tensors.values()} - set(DTYPES))
-        if odd:
-            raise BadFile(f"{owner}: {path.name} has tensors of dtype {odd[0]}.", "Use the repo with float weights.")
-        self._file = path.open("rb", buffering=0)
-        offset = 8 + int.from_bytes(self._file.read(8), "little")
-        self._offsets = {}
-        # The library has refused holes and overlaps, so offsets follow from the order and the sizes.
-        for name, info in self.tensors.items():
-            self._offsets[name] = offset
-            offset += info.nbytes
-
-    def read(self, name: str, start: int, stop: int | None) -> torch.Tensor:
-        import torch
-
-        info = self.tensors[name]
-        shape = info.shape
-        if start or stop is not None:
-            shape = (min(shape[0], shape[0] if stop is None else stop) - start, *shape[1:])
-        size = math.prod(shape) * DTYPES[info.dtype][1]
-        raw = torch.empty(size, dtype=torch.uint8)
-        if size:
-            view = memoryview(raw.numpy())
-            position = self._offsets[name] + start * info.row_bytes
-            while view:
-                got = os.preadv(self._file.fileno(), [view], position)
-                if not got:
-                    raise BadFile(f"{self._file.name} ended in the middle of {name}.", "Download it again.")
-                view, position = view[got:], position + got
-        return raw.view(torch_dtype(info.dtype)).reshape(shape)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class PickleFile:
-    """One pytorch_model*.bin, read with `weights_only=True`: plain tensors or nothing."""
-
-    def __init__(self, path: Path, owner: str) -> None:
-        import pickle
-
-        import torch
-
-        try:
-            try:
-                loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except RuntimeError:
-                # Files older than PyTorch 1.6 are no zip archives and cannot be mapped.
-                loaded = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # A damaged pickle raises whatever its bytes happen to lead to.
-            if isinstance(error, pickle.UnpicklingError) and "Unsupported operand" not in str(error):
-                raise UnsafeFile(
-                    f"{owner}: {path.name} is a pickle with more than plain weights in it; reading it would run code.",
-                    "Ask the owner for safetensors, or convert it yourself if you trust it.",
-                ) from error
-            said = (str(error).split("\n")[0] if type(error) is RuntimeError else "") or type(error).__name__
-            raise BadFile(
-                f"{owner}: {path.name} is truncated or corrupt ({said}).",
-                "Download or copy the file again.",
-            ) from error
-        if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-            raise BadFile(f"{owner}: {path.name} is not a dictionary of tensors.", "Save the model's state_dict.")
-        self._loaded = loaded
-        self.tensors = {
-            name: TensorInfo(dtype_name(value.dtype), tuple(value.shape)) for name, value in loaded.items()
-        }
-
-    def read(self, name: str, start: int, stop: int | None) -> torch.Tensor:
-        value = self._loaded[name]
-        return (value if value.ndim == 0 else value[start:stop]).contiguous()
-
-    def close(self) -> None:
-        self._loaded = {}
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    import hashlib
-
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weight_hashes(ref: ModelRef) -> dict[str, str]:

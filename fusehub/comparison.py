@@ -20,7 +20,7 @@ from fusehub.data import Examples, load_examples, name_of, split_words
 from fusehub.ensembling import ensemble, experts_among
 from fusehub.errors import BadData
 from fusehub.pictures import picture_of
-from fusehub.predict import REGRESSION, TOKENS, Prediction, check_one_task, predict_all
+from fusehub.predict import REGRESSION, TOKENS, Prediction, Predictor, check_one_task, predict_all
 from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, resolve, short_names
 from fusehub.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ
@@ -158,7 +158,7 @@ def compare(
         max_length=max_length,
         device=device,
         progress=progress,
-        kept=kept,
+        load=kept.predictor if kept is not None else Predictor,
     )
     predictions = [own[0] for own in results]
     if members:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fusehub.checkpoint import TensorInfo, headers
+from fusehub.checkpoint import headers
 from fusehub.configs import base_of, config_differences
 from fusehub.errors import BadRecipe, FuseHubError
 from fusehub.findings import Finding, Level, ModelFacts, Report
@@ -19,6 +19,7 @@ from fusehub.preprocessing import Vocabularies, input_findings
 from fusehub.refs import ModelRef, resolve
 from fusehub.statistics.sources import has_statistics
 from fusehub.tasks import architecture_of, labels_of, load_config, task_of
+from fusehub.tensor_files import TensorInfo
 
 
 def check(

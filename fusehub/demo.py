@@ -150,7 +150,7 @@ class _Demo:
 
     def _is_published(self, owner: Owner, expert: Path) -> bool:
         """Whether these weights and their statistics are on the Hub."""
-        from fusehub.checkpoint import sha256_of
+        from fusehub.tensor_files import sha256_of
 
         api = self._api(owner.user)
         if not api.repo_exists(owner.model):
@@ -208,7 +208,7 @@ class _Demo:
 
     def _weights(self) -> dict[str, Any]:
         """sha256 of the two merges, and the commits that they and their scores were made from."""
-        from fusehub.checkpoint import sha256_of
+        from fusehub.tensor_files import sha256_of
 
         api = self._api(YOU)
         merges = {name: sha256_of(self.folder / name / "model.safetensors") for name in ("mean", "regmean")}

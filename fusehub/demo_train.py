@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fusehub.demo_data import Domain, Example
 from fusehub.errors import OutputExists
-from fusehub.tasks import quiet_transformers
+from fusehub.pretrained import quiet_transformers
 
 HEAD_SEED = 0
 # One size for every domain, so that no expert gets its strength from more data, and the three are trained in

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusehub.checkpoint import Checkpoint, Shard, ShardWriter, dtype_name, index_of, plan_shards, torch_dtype
+from fusehub.checkpoint import Checkpoint, Shard, ShardWriter, index_of, plan_shards
 from fusehub.combining import Work, combine, cut
 from fusehub.errors import Incompatible, NonFinite
 from fusehub.plan import MAX_SHARD_SIZE, Plan
@@ -27,6 +27,7 @@ from fusehub.planner import TensorPlan
 from fusehub.progress import Progress
 from fusehub.solving import LayerSolver
 from fusehub.statistics.datafree import DataFree
+from fusehub.tensor_files import dtype_name, torch_dtype
 
 if TYPE_CHECKING:
     import torch

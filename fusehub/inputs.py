@@ -19,19 +19,9 @@ from fusehub.encoding import batches, encode, groups, max_length_of
 from fusehub.errors import BadData
 from fusehub.language import encode_masked, encode_targets
 from fusehub.pictures import Picture
+from fusehub.pretrained import load_processor, load_tokenizer
 from fusehub.questions import encode_questions
-from fusehub.tasks import (
-    IMAGES,
-    MASKED,
-    QUESTIONS,
-    SEQ2SEQ,
-    TASKS,
-    TEXTS,
-    WORDS,
-    load_config,
-    load_processor,
-    load_tokenizer,
-)
+from fusehub.tasks import IMAGES, MASKED, QUESTIONS, SEQ2SEQ, TASKS, TEXTS, WORDS, load_config
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,13 +17,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fusehub.errors import Incompatible
+from fusehub.model_ref import ModelRef
 from fusehub.tasks import has_labels, load_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
     from transformers.core_model_loading import WeightConverter, WeightRenaming
-
-    from fusehub.refs import ModelRef
 
 
 @dataclass(frozen=True)

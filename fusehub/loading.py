@@ -9,8 +9,9 @@ from fusehub.data import Examples
 from fusehub.errors import BadFile, Incompatible, NonFinite, NotFound
 from fusehub.inputs import Inputs
 from fusehub.pictures import Picture, require_pillow
+from fusehub.pretrained import quiet_transformers
 from fusehub.refs import ModelRef, resolve
-from fusehub.tasks import IMAGES, QUESTIONS, SEQ2SEQ, TEXTS, WORDS, architecture_of, find_task, quiet_transformers
+from fusehub.tasks import IMAGES, QUESTIONS, SEQ2SEQ, TEXTS, WORDS, architecture_of, find_task
 
 SENTENCE = "This is one sentence, to see that the model answers."
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fusehub.checkpoint import Checkpoint, TensorInfo, headers
+from fusehub.checkpoint import Checkpoint, headers
 from fusehub.errors import Incompatible
 from fusehub.labels import LabelPlan
 from fusehub.layers import Layout, Linear, layout_like, layout_of, plain_layout
@@ -18,6 +18,7 @@ from fusehub.refs import ModelRef
 from fusehub.statistics.datafree import DataFree
 from fusehub.statistics.sources import FoundStatistics
 from fusehub.tasks import load_config
+from fusehub.tensor_files import TensorInfo
 
 
 @dataclass(frozen=True)

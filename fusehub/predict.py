@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,26 +18,13 @@ from fusehub.answering import fill_masks, find_spans, write_texts
 from fusehub.data import Examples, Text, first_tokens
 from fusehub.errors import BadData, Incompatible, NonFinite
 from fusehub.inputs import Inputs, require_kind
+from fusehub.pretrained import load_model, load_tokenizer
 from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, in_subfolder, resolve, short_names
-from fusehub.tasks import (
-    CAUSAL,
-    IMAGES,
-    MASKED,
-    QUESTIONS,
-    SEQ2SEQ,
-    WORDS,
-    labels_of,
-    load_model,
-    load_tokenizer,
-    problem_type_of,
-    task_of,
-)
+from fusehub.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ, WORDS, labels_of, problem_type_of, task_of
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from fusehub.keeping import KeptModels
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 TOKENS = WORDS
@@ -240,13 +228,12 @@ def predict_all(
     max_length: int | None,
     device: str | None,
     progress: Progress,
-    kept: KeptModels | None = None,
+    load: Callable[..., AbstractContextManager[Predictor]] = Predictor,
 ) -> list[list[Prediction]]:
     """For each model, its predictions for each of the `inputs`; one model at a time in memory, each loaded once.
 
-    Models that are `kept` are not loaded anew, and the others are kept from then on.
+    `load` makes a predictor of `(ref, name=..., device=...)`: that of `KeptModels` finds it in memory.
     """
-    load = kept.predictor if kept is not None else Predictor
     total = len(refs) * sum(map(len, inputs))
     everything, before = [], 0
     for ref, name in zip(refs, names, strict=True):

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fusehub.checkpoint import DTYPES
 from fusehub.hub import fusehub_version
 from fusehub.licences import licence_of
 from fusehub.plan import Plan
 from fusehub.recipe import FILENAME, ModelEntry, Recipe
+from fusehub.tensor_files import DTYPES
 
 REPORT_FILENAME = "fusehub_report.json"
 

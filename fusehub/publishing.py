@@ -21,11 +21,12 @@ from fusehub.errors import AccessDenied, BadData, BadFile, FuseHubError, NotFoun
 from fusehub.loading import require_loadable
 from fusehub.markdown import listed
 from fusehub.merged import MergedFolder, read_merge
+from fusehub.model_ref import SIDE_FILES
 from fusehub.progress import Progress, silent
 from fusehub.provenance import REPORT_FILENAME
 from fusehub.push import CARD, Files, Published, Target
 from fusehub.recipe import FILENAME as RECIPE_FILENAME
-from fusehub.refs import SIDE_FILES, ModelRef, resolve
+from fusehub.refs import ModelRef, resolve
 from fusehub.statistics.format import METADATA_FILENAME, require_weights
 from fusehub.statistics.privacy import require_enough
 from fusehub.statistics.sources import FOLDER, TAG, has_statistics, open_statistics

@@ -11,150 +11,16 @@ folder is resolved to its path and listing.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fusehub.errors import BadFile, NotFound
+from fusehub.adapters import adapted
+from fusehub.errors import NotFound
 from fusehub.hub import client, endpoint, hub_errors, is_offline
-
-# What a tokenizer, an image processor or generation needs; copied to the merged model where present.
-SIDE_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-    "spm.model",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "generation_config.json",
-    "chat_template.jinja",
-)
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """One file of a model: its size in bytes, and its sha256 where the Hub tells it (large files)."""
-
-    size: int
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class ModelRef:
-    """A model resolved to one commit of a repo, or to a local folder.
-
-    `name` is how tables call it; `card` the front matter of its card; `files` its listing (of `subfolder` alone,
-    where the model is one of several in a repo).
-    """
-
-    name: str
-    repo_id: str | None
-    commit: str | None
-    folder: Path | None
-    files: dict[str, RemoteFile]
-    card: dict[str, Any] = field(default_factory=dict)
-    gated: bool = False
-    private: bool = False
-    downloads: int | None = None
-    subfolder: str = ""
-    token: str | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def id(self) -> str:
-        """`user/model@commit`, or the folder: what names exactly these weights."""
-        if self.repo_id is None:
-            return str(self.folder)
-        return "/".join(filter(None, (self.repo_id, self.subfolder))) + f"@{self.commit}"
-
-    @property
-    def url(self) -> str | None:
-        """Address of the model's page at this commit; None for a folder."""
-        return f"{endpoint()}/{self.repo_id}/tree/{self.commit}" if self.repo_id else None
-
-    def path(self, filename: str) -> Path:
-        """Where `filename` lies on this machine; downloads it at this ref's commit if it must.
-
-        Raises `NotFound` when the model has no such file.
-        """
-        if filename not in self.files:
-            raise NotFound(f"{self.name} has no file {filename}.", "Is it a complete model repo or folder?")
-        if self.folder is not None:
-            return self.folder / filename
-        from huggingface_hub import hf_hub_download
-
-        with hub_errors(self.name):
-            return Path(
-                hf_hub_download(
-                    self.repo_id,
-                    f"{self.subfolder}/{filename}" if self.subfolder else filename,
-                    revision=self.commit,
-                    token=self.token,
-                    library_name="fusehub",
-                )
-            )
-
-    def json(self, filename: str) -> dict[str, Any]:
-        """A JSON file of the model. Raises `BadFile` where it is not JSON."""
-        try:
-            return json.loads(self.path(filename).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise BadFile(
-                f"{self.name}: {filename} is not JSON ({error}).", "Download or write the file again."
-            ) from error
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The model's config.json as a dict."""
-        return self.json("config.json")
-
-    def owner(self, filename: str) -> ModelRef:
-        """The model that holds this file: itself, or for an adapter on a base, one of both."""
-        return self
-
-    def hashed_files(self) -> list[str]:
-        """The files whose sha256 together name these weights."""
-        return self.weight_files()
-
-    @property
-    def tokenizer_ref(self) -> ModelRef:
-        """Where the tokenizer is."""
-        return self
-
-    def weight_files(self) -> list[str]:
-        """The files that hold the weights: safetensors if there are any, else pytorch_model*.bin; sorted."""
-        for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-            single = index.removesuffix(".index.json")
-            if single in self.files:
-                return [single]
-            if index in self.files:
-                return sorted(set(self.json(index)["weight_map"].values()))
-        raise NotFound(
-            f"{self.name} holds no weights (model.safetensors or pytorch_model.bin).",
-            _why_no_weights(self.files),
-        )
-
-    def side_files(self) -> list[str]:
-        """Tokenizer, processor and generation files of this model, in a fixed order."""
-        return [name for name in SIDE_FILES if name in self.files]
-
-    def download(self, *, weights: bool = True) -> Path:
-        """The folder on this machine that holds config, tokenizer and (unless told not to) the weights."""
-        wanted = [name for name in ("config.json", *self.side_files()) if name in self.files]
-        if weights:
-            wanted += self.weight_files()
-            wanted += [name for name in self.files if name.endswith(".index.json")]
-        paths = [self.path(name) for name in dict.fromkeys(wanted)]
-        return self.folder if self.folder is not None else paths[0].parent
+from fusehub.model_ref import ModelRef, RemoteFile, why_no_weights
 
 
 def resolve(text: str, *, token: str | None = None) -> ModelRef:
@@ -173,8 +39,6 @@ def resolve(text: str, *, token: str | None = None) -> ModelRef:
     for plus in re.finditer(r"\+", name):
         base, adapter = name[: plus.start()], name[plus.end() :]
         if _may_be_model(base) and _may_be_model(adapter):
-            from fusehub.adapters import adapted
-
             return adapted(name, resolve(base, token=token), _resolve_adapter(adapter, token))
     if name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") > 2 or "\\" in name:
         raise NotFound(f"There is no folder {name}.", "Give a folder with config.json and weights, or user/model.")
@@ -209,8 +73,6 @@ def _on_its_base(ref: ModelRef, token: str | None) -> ModelRef:
     """`ref`, or where it is an adapter alone, the adapter on the base that its config names."""
     if "adapter_config.json" not in ref.files or any(name.startswith("model") for name in ref.files):
         return ref
-    from fusehub.adapters import adapted
-
     said = ref.json("adapter_config.json")
     base = said.get("base_model_name_or_path")
     if not base:
@@ -343,7 +205,7 @@ def _require_model(ref: ModelRef) -> ModelRef:
             f"{ref.name} holds several models ({', '.join(inside)}).",
             f"Name one: {ref.name.partition('@')[0]}/{inside[0]}",
         )
-    raise NotFound(f"{ref.name} has no config.json.", _why_no_weights(ref.files))
+    raise NotFound(f"{ref.name} has no config.json.", why_no_weights(ref.files))
 
 
 def _card_of(readme: Path) -> dict[str, Any]:
@@ -360,12 +222,3 @@ def _card_of(readme: Path) -> dict[str, Any]:
     except yaml.YAMLError:
         return {}
     return front if isinstance(front, dict) else {}
-
-
-def _why_no_weights(files: Iterable[str]) -> str:
-    names = list(files)
-    if "adapter_config.json" in names:
-        return "It is an adapter: name its base too, BASE+ADAPTER."
-    if any(name.endswith(".gguf") for name in names):
-        return "It holds GGUF files, which are quantised: use the repo with the original weights."
-    return "Give a repo or folder that `from_pretrained` can load."

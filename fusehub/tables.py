@@ -140,7 +140,7 @@ def _open_files(source: str, files: list[Path], *, split: str | None = None, roo
 
 def hash_of(files: list[Path], root: Path | None) -> str:
     """sha256 of the file; of the files' names and hashes where they are many."""
-    from fusehub.checkpoint import sha256_of
+    from fusehub.tensor_files import sha256_of
 
     if root is None:
         return sha256_of(files[0])

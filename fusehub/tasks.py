@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.adapters import AdaptedRef
-from fusehub.errors import Incompatible, NotFound, UnsafeFile
-from fusehub.pictures import require_pillow
+from fusehub.errors import Incompatible, UnsafeFile
+from fusehub.model_ref import ModelRef
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-    from fusehub.refs import ModelRef
+    from transformers import PretrainedConfig
 
 
 TEXTS, WORDS, QUESTIONS = "text-classification", "token-classification", "question-answering"
@@ -187,124 +182,6 @@ def load_config(ref: ModelRef) -> PretrainedConfig:
         raise Incompatible(
             f"{ref.name}: transformers cannot read its config ({str(error).splitlines()[0]}).",
             "Is its architecture known to the installed transformers? Try a newer version.",
-        ) from error
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A model over several devices, memory and disk: at most so much on each, by name (`cpu`, or a GPU's number).
-
-    What fits nowhere lies in files in `folder`, and is read for each forward.
-    """
-
-    folder: Path
-    max_memory: Mapping[str, int] | None = None
-
-    def options(self) -> dict[str, Any]:
-        """What transformers' `from_pretrained` is told."""
-        limits = {int(name) if name.isdecimal() else name: most for name, most in (self.max_memory or {}).items()}
-        return {"device_map": "auto", "max_memory": limits or None, "offload_folder": self.folder}
-
-
-def load_model(
-    ref: ModelRef, *, dtype: torch.dtype | None = None, device: str = "cpu", spread: Spread | None = None
-) -> PreTrainedModel:
-    """The model with its task's head, in eval mode; `dtype` None keeps the one it is stored in.
-
-    On one device, or with `spread` on several, as accelerate places its layers.
-    """
-    import transformers
-
-    task = task_of(ref.config, ref.name)
-    if isinstance(ref, AdaptedRef):
-        model, loading = _load_adapted(ref, dtype)
-    else:
-        folder = ref.download()
-        with quiet_transformers():
-            model, loading = getattr(transformers, task.auto_class).from_pretrained(
-                folder,
-                trust_remote_code=False,
-                local_files_only=True,
-                dtype=dtype or "auto",
-                weights_only=True,
-                output_loading_info=True,
-                **(spread.options() if spread else {}),
-            )
-    if loading["missing_keys"]:
-        raise Incompatible(
-            f"{ref.name} lacks {', '.join(sorted(loading['missing_keys'])[:4])}: transformers filled them with "
-            "random numbers.",
-            "Use a checkpoint that was fine-tuned for the task, head included.",
-        )
-    if task.name != IMAGES and model.config.pad_token_id is None:
-        # GPT-2 and Llama classify the last token that is not padding, and refuse batches if they do not know it.
-        model.config.pad_token_id = load_tokenizer(ref).pad_token_id
-    return (model if spread else model.to(device)).eval()
-
-
-def _load_adapted(ref: AdaptedRef, dtype: torch.dtype | None) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The base with the adapter in it, as transformers loads a model whose weights are these."""
-    import transformers
-
-    from fusehub.checkpoint import Checkpoint, torch_dtype
-
-    config = load_config(ref)
-    with Checkpoint(ref) as checkpoint:
-        weights = {name: checkpoint[name].to(torch_dtype(info.dtype)) for name, info in checkpoint.tensors.items()}
-    stored = next(value.dtype for value in weights.values() if value.is_floating_point())
-    with quiet_transformers():
-        return getattr(transformers, config.architectures[0]).from_pretrained(
-            None, config=config, state_dict=weights, dtype=dtype or stored, output_loading_info=True
-        )
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """transformers without its progress bars and warnings, and afterwards as it was."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
-    """The model's tokenizer; with a padding token even where the model has none (GPT-2, Llama)."""
-    from transformers import AutoTokenizer
-
-    folder = ref.tokenizer_ref.download(weights=False)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def load_processor(ref: ModelRef) -> BaseImageProcessor:
-    """What turns images into the model's numbers; the version that works on Pillow's images and needs no more."""
-    require_pillow()
-    from transformers import AutoImageProcessor
-
-    if "preprocessor_config.json" not in ref.files:
-        raise NotFound(
-            f"{ref.name} has no preprocessor_config.json, which says how images are scaled.",
-            "Copy it from the model's base into its repo.",
-        )
-    folder = ref.owner("preprocessor_config.json").download(weights=False)
-    try:
-        with quiet_transformers():
-            return AutoImageProcessor.from_pretrained(
-                folder, backend="pil", trust_remote_code=False, local_files_only=True
-            )
-    except (ValueError, KeyError, OSError, ImportError) as error:
-        raise Incompatible(
-            f"{ref.name}: transformers cannot read its preprocessor_config.json ({str(error).splitlines()[0]}).",
-            "Is its kind of image processor one that works without torchvision?",
         ) from error
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fusehub.checkpoint import sha256_of
 from fusehub.refs import ModelRef
+from fusehub.tensor_files import sha256_of
 
 
 def vocabulary_of(ref: ModelRef) -> dict[str, int] | str | None:

@@ -14,12 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from fusehub.checkpoint import sha256_of, weight_hashes
+from fusehub.checkpoint import weight_hashes
 from fusehub.data import load_examples
 from fusehub.errors import BadRecipe, FuseHubError
 from fusehub.hub import fusehub_version
 from fusehub.inputs import Inputs
 from fusehub.layers import layout_of
+from fusehub.pretrained import load_tokenizer
 from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, resolve
 from fusehub.statistics.collector import GramCollector
@@ -33,7 +34,8 @@ from fusehub.statistics.placing import load_for_counting
 from fusehub.statistics.privacy import count_labels
 from fusehub.statistics.processes import Processes
 from fusehub.statistics.resume import EVERY, Saves
-from fusehub.tasks import MASKED, load_config, load_tokenizer, task_of
+from fusehub.tasks import MASKED, load_config, task_of
+from fusehub.tensor_files import sha256_of
 
 
 def collect(

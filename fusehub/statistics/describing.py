@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fusehub.checkpoint import sha256_of, weight_hashes
+from fusehub.checkpoint import weight_hashes
 from fusehub.refs import ModelRef
+from fusehub.tensor_files import sha256_of
 
 
 def describe_model(ref: ModelRef) -> dict[str, Any]:

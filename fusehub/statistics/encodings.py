@@ -21,9 +21,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from fusehub.checkpoint import TensorInfo
 from fusehub.errors import unknown
 from fusehub.statistics.grams import pack, packed_diagonal, unpack
+from fusehub.tensor_files import TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor

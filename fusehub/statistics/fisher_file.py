@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.checkpoint import SafetensorsFile
 from fusehub.errors import BadFile, BadStatistics, NonFinite
+from fusehub.tensor_files import SafetensorsFile
 
 if TYPE_CHECKING:
     from torch import Tensor

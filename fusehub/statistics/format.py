@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.checkpoint import TensorInfo
 from fusehub.errors import BadStatistics
 from fusehub.statistics.encodings import (
     DEFAULT_SIZE,
@@ -32,6 +31,7 @@ from fusehub.statistics.encodings import (
 from fusehub.statistics.grams import pack, packed_diagonal
 from fusehub.statistics.metadata import FORMAT, REMAKE, VERSION, check_metadata, require_weights
 from fusehub.statistics.shards import MAX_SHARD_SIZE, ShardedFile, index_name, write_shards
+from fusehub.tensor_files import TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor

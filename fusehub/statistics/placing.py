@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fusehub.errors import FuseHubError
-from fusehub.tasks import Spread, load_model
+from fusehub.pretrained import Spread, load_model
 
 if TYPE_CHECKING:
     import torch

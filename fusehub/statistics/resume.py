@@ -68,7 +68,7 @@ class Saves:
 
     def read(self) -> Saved | None:
         """What an earlier run with the same facts saved; a file of other facts is removed, with a warning."""
-        from fusehub.checkpoint import SafetensorsFile
+        from fusehub.tensor_files import SafetensorsFile
 
         if not self._path.exists():
             return None

@@ -16,9 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusehub.checkpoint import SafetensorsFile, Shard, TensorInfo, index_of, plan_shards, safetensors_header
+from fusehub.checkpoint import Shard, index_of, plan_shards, safetensors_header
 from fusehub.errors import BadFile, BadStatistics
 from fusehub.statistics.metadata import REMAKE
+from fusehub.tensor_files import SafetensorsFile, TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor

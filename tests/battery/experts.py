@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fusehub.demo_data import encoder_folder
 from fusehub.demo_train import fit, save
-from fusehub.tasks import quiet_transformers
+from fusehub.pretrained import quiet_transformers
 from tests.battery.families import Family
 
 

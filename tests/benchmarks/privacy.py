@@ -26,12 +26,12 @@ import torch
 
 from fusehub.evaluation import evaluate
 from fusehub.merging import merge
+from fusehub.pretrained import load_model, load_tokenizer
 from fusehub.recipe import Recipe
 from fusehub.refs import resolve
 from fusehub.statistics.collect import collect
 from fusehub.statistics.format import Statistics
 from fusehub.statistics.noise import Noise
-from fusehub.tasks import load_model, load_tokenizer
 
 DELTA = 1e-6
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from fusehub.pretrained import load_model
 from fusehub.recipe import Recipe
 from fusehub.refs import resolve
-from fusehub.tasks import load_model
 from tests.unit.tiny import tiny_model, tiny_texts
 
 LABELS = ("negative", "positive")

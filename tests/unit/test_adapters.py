@@ -15,10 +15,10 @@ from fusehub.comparison import compare
 from fusehub.compat import check
 from fusehub.errors import FuseHubError, Incompatible, NotFound
 from fusehub.merging import merge
+from fusehub.pretrained import load_model
 from fusehub.publishing import publish
 from fusehub.refs import resolve
 from fusehub.statistics.collect import collect
-from fusehub.tasks import load_model
 from tests.unit.experts import WEIGHTS, edit_json, rel, text_file
 from tests.unit.tiny import tiny_model
 
@@ -207,7 +207,7 @@ import json, sys
 from fusehub.checkpoint import Checkpoint, headers, weight_hashes
 from fusehub.publishing import publish
 from fusehub.refs import resolve
-from fusehub.tasks import load_tokenizer
+from fusehub.pretrained import load_tokenizer
 for name in ("anna/adapter", "anna/base+anna/adapter"):
     ref = resolve(name)
     known = headers(ref)

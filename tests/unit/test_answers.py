@@ -13,8 +13,8 @@ from fusehub.ensembling import ensemble
 from fusehub.errors import BadData, Incompatible
 from fusehub.evaluation import evaluate
 from fusehub.predict import predict
+from fusehub.pretrained import load_model, load_tokenizer
 from fusehub.refs import resolve
-from fusehub.tasks import load_model, load_tokenizer
 from fusehub.text_metrics import answer_metrics, written_metrics
 from tests.unit.tiny import tiny_images, tiny_model, tiny_texts
 

@@ -14,12 +14,12 @@ import torch
 from fusehub.encoding import batches, encode
 from fusehub.errors import BadData, FuseHubError
 from fusehub.layers import linears_of
+from fusehub.pretrained import load_model, load_tokenizer
 from fusehub.refs import resolve
 from fusehub.statistics.collect import collect
 from fusehub.statistics.collector import GramCollector, Misjudged
 from fusehub.statistics.format import Statistics
 from fusehub.statistics.grams import GramSum, unpack
-from fusehub.tasks import load_model, load_tokenizer
 from tests.unit.experts import edit_json, raw_inputs, rel, relatives, text_file, texts_of
 from tests.unit.tiny import ARCHITECTURES, tiny_model
 

@@ -9,8 +9,8 @@ import torch
 from fusehub.data import Examples, load_examples
 from fusehub.errors import BadData, BadFile, Incompatible, NotFound
 from fusehub.inputs import Inputs
+from fusehub.pretrained import load_model
 from fusehub.refs import resolve
-from fusehub.tasks import load_model
 from tests.unit.tiny import KINDS, tiny_images, tiny_model, tiny_texts
 
 TEXTS = tiny_texts(20, seed=3)

@@ -9,8 +9,9 @@ from transformers.pytorch_utils import Conv1D
 
 from fusehub.errors import Incompatible
 from fusehub.layers import layout_of, plain_layout
+from fusehub.pretrained import load_model
 from fusehub.refs import resolve
-from fusehub.tasks import load_config, load_model
+from fusehub.tasks import load_config
 from tests.unit.experts import WEIGHTS, edit_json
 from tests.unit.tiny import ARCHITECTURES, tiny_model
 

@@ -13,15 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fusehub.checkpoint import sha256_of
 from fusehub.errors import BadRecipe, BadStatistics, Incompatible, NonFinite, NoSpace, NotFound, OutputExists
 from fusehub.layers import linears_of
 from fusehub.merging import merge
 from fusehub.plan import plan_merge
+from fusehub.pretrained import load_model
 from fusehub.recipe import FILENAME, Recipe
 from fusehub.refs import resolve
 from fusehub.statistics.format import Statistics
-from fusehub.tasks import load_model
+from fusehub.tensor_files import sha256_of
 from tests.unit.experts import (
     WEIGHTS,
     edit_json,

@@ -11,8 +11,9 @@ from fusehub.compat import check
 from fusehub.loading import require_loadable
 from fusehub.merging import merge
 from fusehub.plan import plan_merge
+from fusehub.pretrained import load_model, quiet_transformers
 from fusehub.refs import resolve
-from fusehub.tasks import load_model, quiet_transformers, task_of
+from fusehub.tasks import task_of
 from tests.unit.experts import WEIGHTS, edit_json, recipe_of, relatives, save_weights
 from tests.unit.tiny import KINDS, tiny_images
 

@@ -9,13 +9,13 @@ import torch
 
 from fusehub.errors import BadData
 from fusehub.merging import merge
+from fusehub.pretrained import load_model, load_tokenizer
 from fusehub.refs import resolve
 from fusehub.statistics.collect import collect
 from fusehub.statistics.collector import GramCollector
 from fusehub.statistics.format import Statistics
 from fusehub.statistics.grams import unpack
 from fusehub.statistics.noise import BoundedSum, Noise, _normal, gaussian_deviation, row_bounds, with_noise
-from fusehub.tasks import load_model, load_tokenizer
 from tests.unit.experts import recipe_of, rel, relatives, text_file, texts_of
 
 

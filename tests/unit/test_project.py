@@ -1,5 +1,7 @@
 """The project itself: its code is clean, its public names are there, and what it says of itself is true."""
 
+import ast
+import graphlib
 import subprocess
 import sys
 import tomllib
@@ -8,6 +10,7 @@ from pathlib import Path
 import fusehub
 
 ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "fusehub"
 
 
 def test_the_code_is_clean() -> None:
@@ -43,11 +46,36 @@ def test_requirements_pin_what_the_package_needs() -> None:
     assert all("==" in line for line in lines)
 
 
+def imports() -> dict[str, set[str]]:
+    """The files of the package -> those that each imports, anywhere in it; packages themselves are left out."""
+    paths = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+    modules = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in paths}
+    found: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        found[name] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                package = [*name.split(".")[: -node.level], node.module] if node.level else [node.module]
+                module = ".".join(filter(None, package))
+                found[name] |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+            elif isinstance(node, ast.Import):
+                found[name] |= {alias.name for alias in node.names}
+        found[name] &= set(modules)
+    return found
+
+
+def test_no_modules_import_each_other() -> None:
+    """Not even late, inside a function: whatever is imported can be read without what imports it."""
+    graphlib.TopologicalSorter(imports()).prepare()
+
+
 def test_lower_floors_do_not_import_higher_ones() -> None:
     """A module imports only modules of floors below its own, or beside it."""
     floors = [
         "errors progress",
-        "hub refs adapters checkpoint layers tasks licences tables pictures vocabularies",
+        "hub tensor_files licences",
+        "model_ref adapters refs tables pictures vocabularies tasks layers",
+        "lora checkpoint pretrained",
         "encoding questions language",
         "labels methods statistics configs findings preprocessing compat columns data inputs recipe",
         "planner requirements plan solving combining engine adapter_merging merging provenance",

@@ -184,7 +184,7 @@ def test_repos_are_resolved_to_a_commit_whatever_they_are_called_by(hub, home):
         assert ("generation_config.json" in found["files"]) == (commit == commits["second"])
         assert found["url"] == f"{hub.url}/anna/public/tree/{commit}"
         assert found["weights"] == [WEIGHTS] and found["card"] == {"license": "mit"}
-    from fusehub.checkpoint import sha256_of
+    from fusehub.tensor_files import sha256_of
 
     assert found["sha256"][WEIGHTS] == sha256_of(hub.expert / WEIGHTS), "the Hub tells it without a download"
 

@@ -15,7 +15,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from fusehub.checkpoint import sha256_of
 from fusehub.errors import BadRecipe, BadStatistics
 from fusehub.localhub import running
 from fusehub.methods.registry import Layer
@@ -27,6 +26,7 @@ from fusehub.statistics.inspection import inspect
 from fusehub.statistics.metadata import schema
 from fusehub.statistics.resizing import resize_statistics
 from fusehub.statistics.sources import open_statistics
+from fusehub.tensor_files import sha256_of
 from tests.unit import statistics_reader
 
 METADATA = {

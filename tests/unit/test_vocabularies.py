@@ -12,8 +12,8 @@ from fusehub.errors import Incompatible
 from fusehub.loading import require_loadable
 from fusehub.merging import merge
 from fusehub.plan import plan_merge
+from fusehub.pretrained import quiet_transformers
 from fusehub.refs import resolve
-from fusehub.tasks import quiet_transformers
 from fusehub.vocabularies import is_beginning
 from tests.unit.experts import WEIGHTS, edit_json, recipe_of, relatives, save_weights, with_statistics
 
@@ -72,7 +72,7 @@ def test_rows_of_added_tokens_are_averaged_over_the_models_that_have_them(arch: 
 
 
 def resolve_tokenizer(folder: Path):
-    from fusehub.tasks import load_tokenizer
+    from fusehub.pretrained import load_tokenizer
 
     return load_tokenizer(resolve(str(folder)))
 

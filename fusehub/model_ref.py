@@ -1,0 +1,157 @@
+"""A model at one commit, or in a folder: its listing, its card, and where each of its files lies on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fusehub.errors import BadFile, NotFound
+from fusehub.hub import endpoint, hub_errors
+
+# What a tokenizer, an image processor or generation needs; copied to the merged model where present.
+SIDE_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "spm.model",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of a model: its size in bytes, and its sha256 where the Hub tells it (large files)."""
+
+    size: int
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model resolved to one commit of a repo, or to a local folder.
+
+    `name` is how tables call it; `card` the front matter of its card; `files` its listing (of `subfolder` alone,
+    where the model is one of several in a repo).
+    """
+
+    name: str
+    repo_id: str | None
+    commit: str | None
+    folder: Path | None
+    files: dict[str, RemoteFile]
+    card: dict[str, Any] = field(default_factory=dict)
+    gated: bool = False
+    private: bool = False
+    downloads: int | None = None
+    subfolder: str = ""
+    token: str | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def id(self) -> str:
+        """`user/model@commit`, or the folder: what names exactly these weights."""
+        if self.repo_id is None:
+            return str(self.folder)
+        return "/".join(filter(None, (self.repo_id, self.subfolder))) + f"@{self.commit}"
+
+    @property
+    def url(self) -> str | None:
+        """Address of the model's page at this commit; None for a folder."""
+        return f"{endpoint()}/{self.repo_id}/tree/{self.commit}" if self.repo_id else None
+
+    def path(self, filename: str) -> Path:
+        """Where `filename` lies on this machine; downloads it at this ref's commit if it must.
+
+        Raises `NotFound` when the model has no such file.
+        """
+        if filename not in self.files:
+            raise NotFound(f"{self.name} has no file {filename}.", "Is it a complete model repo or folder?")
+        if self.folder is not None:
+            return self.folder / filename
+        from huggingface_hub import hf_hub_download
+
+        with hub_errors(self.name):
+            return Path(
+                hf_hub_download(
+                    self.repo_id,
+                    f"{self.subfolder}/{filename}" if self.subfolder else filename,
+                    revision=self.commit,
+                    token=self.token,
+                    library_name="fusehub",
+                )
+            )
+
+    def json(self, filename: str) -> dict[str, Any]:
+        """A JSON file of the model. Raises `BadFile` where it is not JSON."""
+        try:
+            return json.loads(self.path(filename).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise BadFile(
+                f"{self.name}: {filename} is not JSON ({error}).", "Download or write the file again."
+            ) from error
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The model's config.json as a dict."""
+        return self.json("config.json")
+
+    def owner(self, filename: str) -> ModelRef:
+        """The model that holds this file: itself, or for an adapter on a base, one of both."""
+        return self
+
+    def hashed_files(self) -> list[str]:
+        """The files whose sha256 together name these weights."""
+        return self.weight_files()
+
+    @property
+    def tokenizer_ref(self) -> ModelRef:
+        """Where the tokenizer is."""
+        return self
+
+    def weight_files(self) -> list[str]:
+        """The files that hold the weights: safetensors if there are any, else pytorch_model*.bin; sorted."""
+        for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+            single = index.removesuffix(".index.json")
+            if single in self.files:
+                return [single]
+            if index in self.files:
+                return sorted(set(self.json(index)["weight_map"].values()))
+        raise NotFound(
+            f"{self.name} holds no weights (model.safetensors or pytorch_model.bin).",
+            why_no_weights(self.files),
+        )
+
+    def side_files(self) -> list[str]:
+        """Tokenizer, processor and generation files of this model, in a fixed order."""
+        return [name for name in SIDE_FILES if name in self.files]
+
+    def download(self, *, weights: bool = True) -> Path:
+        """The folder on this machine that holds config, tokenizer and (unless told not to) the weights."""
+        wanted = [name for name in ("config.json", *self.side_files()) if name in self.files]
+        if weights:
+            wanted += self.weight_files()
+            wanted += [name for name in self.files if name.endswith(".index.json")]
+        paths = [self.path(name) for name in dict.fromkeys(wanted)]
+        return self.folder if self.folder is not None else paths[0].parent
+
+
+def why_no_weights(files: Iterable[str]) -> str:
+    """What to do about a place that holds these files, and no model."""
+    names = list(files)
+    if "adapter_config.json" in names:
+        return "It is an adapter: name its base too, BASE+ADAPTER."
+    if any(name.endswith(".gguf") for name in names):
+        return "It holds GGUF files, which are quantised: use the repo with the original weights."
+    return "Give a repo or folder that `from_pretrained` can load."
