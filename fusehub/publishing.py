@@ -10,7 +10,6 @@ not make is never deleted. Folders of this machine are taken out of recipe, repo
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +30,7 @@ from fusehub.statistics.format import METADATA_FILENAME, require_weights
 from fusehub.statistics.privacy import require_enough
 from fusehub.statistics.sources import FOLDER, TAG, has_statistics, open_statistics
 from fusehub.statistics_card import statistics_card
+from fusehub.tensor_files import sha256_of
 
 if TYPE_CHECKING:
     from fusehub.evaluation import Evaluation
@@ -128,12 +128,11 @@ def _finished(folder: Path) -> MergedFolder | None:
     for name, sha256 in (merge.report["sha256"] if merge else {}).items():
         if not (folder / name).is_file():
             raise NotFound(f"The merge in {folder} lacks {name}.", "Merge again.")
-        with (folder / name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                raise BadFile(
-                    f"{folder / name} is not what the merge wrote: its sha256 differs from {REPORT_FILENAME}.",
-                    f"Merge again; or, if you changed it on purpose, delete {REPORT_FILENAME} and write a README.md.",
-                )
+        if sha256_of(folder / name) != sha256:
+            raise BadFile(
+                f"{folder / name} is not what the merge wrote: its sha256 differs from {REPORT_FILENAME}.",
+                f"Merge again; or, if you changed it on purpose, delete {REPORT_FILENAME} and write a README.md.",
+            )
     return merge
 
 

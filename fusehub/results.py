@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.errors import BadData
 from fusehub.hub import endpoint
 from fusehub.markdown import link, listed, md
-from fusehub.tables import parse_dataset
+from fusehub.tables import pinned_dataset
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -138,7 +137,7 @@ class Results:
         for score in self._scores:
             if score["model"] not in self.merged:
                 continue
-            hub = _on_hub(score)
+            hub = pinned_dataset(score["source"], score["revision"])
             name = score["data"] if len(self.merged) == 1 else f"{score['data']} ({score['model']})"
             for metric, value in score["metrics"].items():
                 if value is None or value != value:
@@ -201,7 +200,7 @@ def _main(score: Mapping[str, Any]) -> float | None:
 
 
 def _data_set(score: Mapping[str, Any]) -> DataSet:
-    hub = _on_hub(score)
+    hub = pinned_dataset(score["source"], score["revision"])
     source = md(score["source"])
     if hub:
         url = f"{endpoint()}/datasets/{hub.repo_id}/tree/{score['revision']}"
@@ -209,13 +208,6 @@ def _data_set(score: Mapping[str, Any]) -> DataSet:
     split = f", split {md(score['split'])}" if score["split"] else ""
     described = f"{source}{split}, {score['examples']:,} examples"
     return DataSet(score["data"], described, next(iter(score["metrics"])), hub.repo_id if hub else None)
-
-
-def _on_hub(score: Mapping[str, Any]) -> Any:
-    """The dataset on the Hub that was read; None for local files, whose revision is no commit but a sha256."""
-    if not re.fullmatch(r"[0-9a-f]{40}", score["revision"] or ""):
-        return None
-    return parse_dataset(score["source"])
 
 
 def _is_this(model_id: str | None, folder: Path, repo_id: str | None) -> bool:

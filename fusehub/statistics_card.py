@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fusehub.front_matter import card_of
 from fusehub.hub import endpoint
 from fusehub.markdown import link, md, render, without_paths
+from fusehub.tables import pinned_dataset
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -44,8 +44,9 @@ def statistics_card(metadata: Mapping[str, Any], model: str, commit: str, *, rep
         repo=repo_id,
     )
     data = {"base_model": [model], "tags": ["fusehub-statistics", "fusehub"]}
-    found = _data_id(metadata["data"])
-    return card_of(data | ({"datasets": [found]} if found else {}), body)
+    if found := pinned_dataset(metadata["data"]["source"], metadata["data"].get("revision")):
+        data["datasets"] = [found.repo_id]
+    return card_of(data, body)
 
 
 def _noise_words(noise: Mapping[str, Any] | None) -> str:
@@ -74,15 +75,6 @@ def _counts(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 def data_words(data: Mapping[str, Any]) -> str:
     """The data of statistics: a link where it is a dataset on the Hub at a commit."""
-    if found := _data_id(data):
-        return link(data["source"], f"{endpoint()}/datasets/{found}/tree/{data['revision']}")
+    if found := pinned_dataset(data["source"], data.get("revision")):
+        return link(data["source"], f"{endpoint()}/datasets/{found.repo_id}/tree/{data['revision']}")
     return md(without_paths(str(data["source"])))
-
-
-def _data_id(data: Mapping[str, Any]) -> str | None:
-    """The repo id of a dataset on the Hub; None for local files, whose revision is no commit."""
-    from fusehub.tables import parse_dataset
-
-    if not re.fullmatch(r"[0-9a-f]{40}", data.get("revision") or ""):
-        return None
-    return parse_dataset(data["source"]).repo_id

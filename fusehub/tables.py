@@ -29,6 +29,7 @@ from typing import Any
 
 from fusehub.errors import BadData, BadFile, NotFound
 from fusehub.hub import client, endpoint, hub_errors
+from fusehub.tensor_files import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -140,8 +141,6 @@ def _open_files(source: str, files: list[Path], *, split: str | None = None, roo
 
 def hash_of(files: list[Path], root: Path | None) -> str:
     """sha256 of the file; of the files' names and hashes where they are many."""
-    from fusehub.tensor_files import sha256_of
-
     if root is None:
         return sha256_of(files[0])
     listing = "\n".join(f"{sha256_of(path)}  {path.relative_to(root).as_posix()}" for path in files)
@@ -298,6 +297,11 @@ def parse_dataset(text: str) -> DatasetName:
     if not match:
         raise NotFound(f"'{text}' names no data.", GRAMMAR)
     return DatasetName(match[1], match[2], match[3], revision or None)
+
+
+def pinned_dataset(source: str, revision: str | None) -> DatasetName | None:
+    """The dataset on the Hub that was read; None for local files, whose revision is no commit but a sha256."""
+    return parse_dataset(source) if re.fullmatch(r"[0-9a-f]{40}", revision or "") else None
 
 
 def _open_dataset(text: str, default_split: str, token: str | None, images: bool) -> Table:
