@@ -1,16 +1,26 @@
-"""What every test starts from."""
+"""What every test starts from, and that it leaves no trace for the tests after it."""
 
 import logging
+import os
+import signal
+import sys
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 
 
 @pytest.fixture(autouse=True)
-def warnings_as_they_were() -> Iterator[None]:
-    """The command line sets how the package's warnings are shown; a test that calls it leaves no trace for others."""
+def process_as_it_was() -> Iterator[None]:
+    """The command line sets the signals, the environment and the warnings of its process, which here goes on."""
     logger = logging.getLogger("fusehub")
     level, handlers = logger.level, logger.handlers[:]
-    yield
+    terminated = signal.getsignal(signal.SIGTERM)
+    torch = sys.modules.get("torch")
+    before = (torch.get_num_threads(), torch.get_default_dtype()) if torch else None
+    with mock.patch.dict(os.environ):
+        yield
     logger.setLevel(level)
     logger.handlers[:] = handlers
+    signal.signal(signal.SIGTERM, terminated)
+    assert not torch or (torch.get_num_threads(), torch.get_default_dtype()) == before, "torch was left changed"

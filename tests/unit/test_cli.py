@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -234,7 +235,9 @@ def test_a_command_that_is_interrupted_ends_with_130_and_leaves_nothing(experts:
             stderr=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        time.sleep(4)
+        # Once torch is there, the command is at work; before, Python itself would answer the signal.
+        while not any("libtorch" in mapped.path for mapped in psutil.Process(process.pid).memory_maps()):
+            time.sleep(0.05)
         process.send_signal(sent)
         said = process.communicate(timeout=60)[1].decode()
         assert process.returncode == 130, said
