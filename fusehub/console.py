@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -17,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fusehub.errors import FuseHubError
+from fusehub.errors import BadFile, FuseHubError, NoSpace
 from fusehub.progress import Progress, silent
 
 _WIDE = 1000
@@ -27,6 +29,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 INTERRUPTED = 130
 _BAR_AFTER_SECONDS = 0.5
+_OF_A_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 # Work whose speed is of interest.
 _WITH_SPEED = ("tokens", "images")
 
@@ -39,7 +42,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         as_json = options.get("as_json", False)
         _prepare(as_json)
         try:
-            function(*args, **options)
+            with _disk_errors():
+                function(*args, **options)
         except FuseHubError as error:
             if as_json:
                 print_json({"error": {"kind": type(error).__name__, "what": error.what, "fix": error.fix}})
@@ -51,6 +55,21 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(INTERRUPTED) from None
 
     return run
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """A path that cannot be read or written is the user's to mend; other `OSError`s are bugs, or somebody else's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(f"The disk takes no more ({error.strerror}).", "Make room, or name another disk.") from error
+        if error.errno not in _OF_A_PATH or error.filename is None:
+            raise
+        # mkdir finds that a file "exists" where a folder is wanted.
+        said = os.strerror(errno.ENOTDIR) if error.errno == errno.EEXIST else error.strerror
+        raise BadFile(f"{error.filename}: {said}.", "Name a place that can be used.") from error
 
 
 def print_json(content: Any) -> None:
@@ -184,8 +203,6 @@ def label_text(label: Any) -> str:
 
 def _prepare(quiet: bool) -> None:
     """Once a command: warnings of ours on stderr, other libraries silent, SIGTERM ends like Ctrl-C."""
-    import os
-
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if quiet or not err.is_terminal:

@@ -17,7 +17,10 @@ from fusehub.printing import print_report
 def find(
     query: Annotated[str | None, typer.Argument(help="Words in the name.")] = None,
     base: Base = None,
-    task: Annotated[str | None, typer.Option(help="text-classification or token-classification.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="As the Hub calls it, or any; all that can be merged if not said."),
+    ] = None,
     with_statistics: Annotated[bool, typer.Option(help="Only models whose statistics are published.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="At most that many.")] = 20,
     as_json: Json = False,

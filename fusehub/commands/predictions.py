@@ -10,7 +10,7 @@ import typer
 from fusehub import console
 from fusehub.commands.options import Json, LabelColumn, Limit, MaxLength, Models, TextColumn
 from fusehub.commands.program import app
-from fusehub.console import bar, command, print_json, table
+from fusehub.console import bar, command, print_json, say, table
 
 
 @app.command(epilog='Example: fusehub compare user/expert-1 user/expert-2 merged/ --ensemble --text "Not bad at all."')
@@ -71,7 +71,9 @@ def evaluate(
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Add the mean of the experts' probabilities.")] = False,
     limit: Limit = None,
     seed: Annotated[int, typer.Option(help="Which examples --limit draws.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Write the scores as JSON, for `publish --results`.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write the scores as JSON, for `publish --results`.")
+    ] = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     max_length: MaxLength = None,
@@ -83,6 +85,8 @@ def evaluate(
     from fusehub.evaluation import evaluate as evaluate_models
 
     sources = console.pairs(data, "--data")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
     with bar("Predicting", quiet=as_json) as progress:
         evaluation = evaluate_models(
             models, sources, ensemble=ensemble, limit=limit, seed=seed, text_column=text_column,
@@ -96,4 +100,6 @@ def evaluate(
     rows = evaluation.rows()
     columns = list(rows[0])
     metric = next(iter(evaluation.scores[0].metrics))
-    table(f"{metric}", columns, [[row.get(column) for column in columns] for row in rows], numbers=columns[1:])
+    table(metric, columns, [[row.get(column) for column in columns] for row in rows], numbers=columns[1:])
+    if out is not None:
+        say(f"next: fusehub publish MERGED USER/NAME --results {out}")

@@ -162,6 +162,19 @@ def test_a_folder_that_is_not_empty_is_left_alone(experts: list[Path], tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+def test_a_place_that_cannot_be_used_is_said_in_words(experts: list[Path], texts: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    for command in (
+        ["merge", *experts, "--method", "mean", "--out", tmp_path / "file" / "merged"],
+        ["evaluate", *experts, "--data", f"films={texts}", "--out", tmp_path / "file" / "scores.json"],
+        ["collect", experts[0], "--data", texts, "--out", tmp_path / "file" / "statistics"],
+    ):
+        code, out, said = run(*command)
+        assert code == 1, said
+        assert "Not a directory" in said and out == ""
+    assert (tmp_path / "file").read_text() == "precious"
+
+
 def test_compare_shows_all_models_and_where_they_disagree(experts: list[Path]) -> None:
     code, out, _ = run("compare", *experts, "--ensemble", "--text", "a good film", "--json")
     assert code == 0
