@@ -47,7 +47,6 @@ class Job:
     unit: str = ""
     error: FuseHubError | None = None
     result: Any = None
-    submitted: float = field(default_factory=time.monotonic)
     started: float | None = None
     ended: float | None = None
     step_started: float | None = None

@@ -18,7 +18,6 @@ from fusehub.errors import FuseHubError, NotFound
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _NAME = re.compile(r"(https://[\w.-]+/|http://[\w.-]+(:\d+)?/|hf://)?[\w-][\w.-]*(/[\w.-]+){0,5}(@[\w./-]+)?")
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
-GB = 1000**3
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,6 @@ class Setting:
     running: int = 1
     waiting: int = 20
     idle: int = 3600
-    left: int = 600
 
     @classmethod
     def of(cls, models: Sequence[str] = (), host: str | None = None) -> Setting:

@@ -97,7 +97,6 @@ class Visit:
     notices: dict[int, str] = field(default_factory=dict)
     """Step -> what it has to say, as HTML."""
     touched: float = field(default_factory=time.monotonic)
-    left_at: float | None = None
     numbers: int = 0
 
     def names(self) -> list[str]:
@@ -137,7 +136,7 @@ class Visits:
             if visit is None:
                 new = secrets.token_urlsafe(32)
                 visit = self._visits[new] = Visit(new, Path(tempfile.mkdtemp(dir=self.root)))
-            visit.touched, visit.left_at = time.monotonic(), None
+            visit.touched = time.monotonic()
             return visit
 
     def __len__(self) -> int:
@@ -149,17 +148,11 @@ class Visits:
             visit = self._visits.get(key)
             if visit is None:
                 raise NotFound("This visit has ended: nothing was done in it for an hour.", "Reload the page.")
-            visit.touched, visit.left_at = time.monotonic(), None
+            visit.touched = time.monotonic()
             return visit
 
-    def leave(self, key: str) -> None:
-        """The page of a visit was closed; it may be loaded again in a moment."""
-        with self._lock:
-            if key in self._visits:
-                self._visits[key].left_at = time.monotonic()
-
     def sweep(self, now: float | None = None) -> int:
-        """Ends visits that are idle or were left, and says how many. Work that goes on keeps an open visit alive."""
+        """Ends visits that are idle, and says how many. Work that goes on keeps an open visit alive."""
         now = time.monotonic() if now is None else now
         with self._lock:
             over = [visit for visit in self._visits.values() if self._is_over(visit, now)]
@@ -170,8 +163,6 @@ class Visits:
         return len(over)
 
     def _is_over(self, visit: Visit, now: float) -> bool:
-        if visit.left_at is not None and now - visit.left_at > self.setting.left:
-            return True
         working = visit.job is not None and visit.job.is_open
         return not working and now - visit.touched > self.setting.idle
 

@@ -72,10 +72,6 @@ class Settings:
         """The recipe's parameters with the defaults filled in."""
         return {**self.method.parse({}).model_dump(), **self.shared, **self.common}
 
-    def varies(self) -> bool:
-        """Whether any option is not the same for all tensors."""
-        return any(isinstance(value, list) for said in self._all() for value in said.values())
-
     def filters(self) -> list[str]:
         """The texts that tensors' names are asked for, each once."""
         found = [
