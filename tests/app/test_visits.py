@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import time
 from pathlib import Path
 
 import pytest
@@ -192,14 +191,6 @@ def test_the_keyboard_alone_leads_through_the_steps(visitor) -> None:
     page.get_by_text("What a merge will take").wait_for()
     # What was pressed keeps the focus although it was painted anew.
     assert page.evaluate("document.activeElement.innerText").split()[1] == "Check"
-
-
-def test_the_page_paints_quickly(visitor, app) -> None:
-    page = visitor()
-    started = time.perf_counter()
-    page.goto(app.url)
-    page.get_by_role("heading", name="Pick models").wait_for()
-    assert time.perf_counter() - started < 3
 
 
 def _labelled(folder):

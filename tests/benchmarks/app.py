@@ -1,8 +1,9 @@
-"""Twenty visits of the app at once while a merge runs: how long a comparison takes.
+"""How long the app's first page takes, and a comparison in twenty visits at once while a merge runs.
 
     python tests/benchmarks/app.py demo/hub              # the Hub that `make demo` made, with its three experts
 
-Each visit is a session of its own: it compares all experts and a merge on one text, reads for a while, and asks again.
+The page is timed in Chromium, from the address to its first step, with what the browser knows of it already. Each
+visit is a session of its own: it compares all experts and a merge on one text, reads for a while, and asks again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from gradio_client import Client
 
 from fusehub.localhub import running
-from tests.app.conftest import serving
+from tests.app.conftest import _QUIET, CHROMIUM, serving
 
 TEXTS = ("The battery died after two days.", "I laughed, I cried.", "Rain is expected on Friday.", "Not bad at all.")
 
@@ -41,7 +42,10 @@ def main() -> None:
         api = HfApi(endpoint=hub.url)
         models = [info.id for info in api.list_models() if _has(api, info.id, f"fusehub/{FILENAME}")][:3]
         with serving(hub, work) as app:
+            painted = _paint(app.url)
             times = _load(app.url, models, asked.visits, asked.rounds, asked.read)
+    if painted:
+        print(f"first page: median {statistics.median(painted):.2f} s, slowest {max(painted):.2f} s of {len(painted)}")
     times.sort()
     print(f"{len(times)} comparisons of {len(models)} experts and their ensemble, {asked.visits} visits at once:")
     print(f"median {statistics.median(times):.2f} s, slowest tenth {times[len(times) * 9 // 10]:.2f} s")
@@ -49,6 +53,25 @@ def main() -> None:
 
 def _has(api, repo: str, path: str) -> bool:
     return api.file_exists(repo, path)
+
+
+def _paint(url: str, times: int = 5) -> list[float]:
+    """Seconds until the first step stands, each time the page is loaded; nothing where there is no Chromium."""
+    if CHROMIUM is None:
+        return []
+    from playwright.sync_api import sync_playwright
+
+    painted = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_QUIET)
+        page = browser.new_page()
+        for _ in range(times + 1):
+            started = time.perf_counter()
+            page.goto(url)
+            page.get_by_role("heading", name="Pick models").wait_for()
+            painted.append(time.perf_counter() - started)
+        browser.close()
+    return painted[1:]
 
 
 def _load(url: str, models: list[str], visits: int, rounds: int, read: float) -> list[float]:
