@@ -14,7 +14,7 @@ from fusehub.console import command, say
 @command
 def app_(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL...]", help="Models that its example fills in.")
+        list[str] | None, typer.Argument(metavar="MODEL", help="Models that its example fills in.")
     ] = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="The first free one from 7860 if not said.")

@@ -22,9 +22,7 @@ from fusehub.printing import describe_actions, print_findings, print_plan, summa
 def merge(
     models: Annotated[
         list[str],
-        typer.Argument(
-            metavar="MODEL... | RECIPE.yaml", help="Two or more models, or one recipe.", show_default=False
-        ),
+        typer.Argument(metavar="MODEL | RECIPE.yaml", help="Two or more models, or one recipe.", show_default=False),
     ],
     out: Annotated[Path | None, typer.Option(help="New folder for the merged model.")] = None,
     method: Annotated[str | None, typer.Option(help="See `fusehub methods`. [dim]\\[default: regmean][/dim]")] = None,
@@ -33,8 +31,8 @@ def merge(
         list[str] | None,
         typer.Option(
             "--statistics",
-            metavar="MODEL=SOURCE",
-            help="Where a model's statistics are, if not on the Hub; or data-free, without any (needs --base).",
+            metavar="MODEL=STATISTICS",
+            help="A file, folder or repo of them, if not found on the Hub; or data-free, without any (needs --base).",
         ),
     ] = None,
     weight: Annotated[

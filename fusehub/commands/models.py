@@ -15,13 +15,15 @@ from fusehub.printing import print_report
 @app.command(epilog="Example: fusehub find sentiment --base google-bert/bert-base-uncased --with-statistics")
 @command
 def find(
-    query: Annotated[str | None, typer.Argument(help="Words in the name.")] = None,
+    query: Annotated[str | None, typer.Argument(metavar="QUERY", help="Words in the name.")] = None,
     base: Base = None,
     task: Annotated[
         str | None,
         typer.Option(help="As the Hub calls it, or any; all that can be merged if not said."),
     ] = None,
-    with_statistics: Annotated[bool, typer.Option(help="Only models whose statistics are published.")] = False,
+    with_statistics: Annotated[
+        bool, typer.Option("--with-statistics", help="Only models whose statistics are published.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, help="At most that many.")] = 20,
     as_json: Json = False,
 ) -> None:

@@ -10,7 +10,12 @@ from fusehub import console
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else there.")]
 Base = Annotated[str | None, typer.Option("--base", metavar="MODEL", help="The pretrained model they share.")]
-Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Two or more models.", show_default=False)]
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL", help="user/name, user/name@revision, a folder, or BASE+ADAPTER.", show_default=False
+    ),
+]
 TextColumn = Annotated[
     str | None, typer.Option(help="Column of the text; 'premise,hypothesis' for pairs. Guessed if not said.")
 ]

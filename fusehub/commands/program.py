@@ -18,8 +18,8 @@ app = typer.Typer(
     help="Merge fine-tuned models of the Hugging Face Hub into one, without their training data.\n\n"
     "The steps: [b]find[/b] models, [b]check[/b] that they fit, [b]collect[/b] statistics (or use published ones), "
     "[b]merge[/b], [b]compare[/b] and [b]evaluate[/b], [b]publish[/b].\n\n"
-    "A MODEL is user/name, user/name@revision or a folder. A SOURCE of data is a file (.txt, .csv, .jsonl, .parquet), "
-    "a folder, or user/dataset\\[:config]\\[/split].",
+    "A MODEL is user/name, user/name@revision, a folder, or BASE+ADAPTER for a LoRA adapter. A SOURCE of data is a "
+    "file (.txt, .csv, .jsonl, .parquet), a folder, or user/dataset\\[:config]\\[/split].",
 )
 
 

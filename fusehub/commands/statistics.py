@@ -46,7 +46,9 @@ def collect(
     repo: Annotated[
         str | None, typer.Option("--repo", help="Push them into this companion repo instead (with --publish).")
     ] = None,
-    pull_request: Annotated[bool, typer.Option(help="As a pull request, for a model that is not yours.")] = False,
+    pull_request: Annotated[
+        bool, typer.Option("--pull-request", help="As a pull request, for a model that is not yours.")
+    ] = False,
     limit: Limit = None,
     max_length: MaxLength = None,
     seed: Annotated[int, typer.Option(help="Which examples --limit draws.")] = 0,
