@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fusehub.hub import fusehub_version
+from fusehub.hub import software
 from fusehub.licences import licence_of
 from fusehub.plan import Plan
 from fusehub.recipe import FILENAME, ModelEntry, Recipe
@@ -36,7 +36,7 @@ def write_side_files(
         "sha256": dict(sorted(hashes.items())),
         "sources": [_source(plan, index) for index in range(len(plan.experts))],
         "base_source": _base_source(plan),
-        "software": _versions(),
+        "software": software("torch"),
     }
     (folder / REPORT_FILENAME).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -58,7 +58,7 @@ def resolved_recipe(plan: Plan) -> Recipe:
             "base_model": (plan.base.id if plan.base.repo_id else plan.recipe.base_model) if plan.base else None,
             "parameters": plan.settings.written(),
             "heads": plan.labels.policy,
-            "provenance": {"weights": [dict(own) for own in plan.hashes], "software": _versions()},
+            "provenance": {"weights": [dict(own) for own in plan.hashes], "software": software("torch")},
         }
     )
 
@@ -116,9 +116,3 @@ def _base_source(plan: Plan) -> dict[str, Any] | None:
         return None
     licence = licence_of(plan.base.card)
     return {"name": plan.base.name, "licence": licence, "private": plan.base.gated or plan.base.private}
-
-
-def _versions() -> dict[str, str]:
-    import torch
-
-    return {"fusehub": fusehub_version(), "torch": torch.__version__}

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from fusehub.checkpoint import weight_hashes
 from fusehub.data import load_examples
 from fusehub.errors import BadRecipe, FuseHubError
-from fusehub.hub import fusehub_version
+from fusehub.hub import software
 from fusehub.inputs import Inputs
 from fusehub.layers import layout_of
 from fusehub.pretrained import load_tokenizer
@@ -181,7 +181,7 @@ def _write(
         "uncounted": sorted(
             file_names.get(name, name) for name in collector.weights if name not in sums and name not in aliases
         ),
-        "software": _versions(),
+        "software": software("torch", "transformers"),
     }
     if fisher is None:
         # What lies there of an earlier run does not belong to these statistics.
@@ -210,7 +210,7 @@ def _facts(
         "batches": batch_tokens,
         "noise": noise.describe() if noise else None,
         "processes": processes.count,
-        "software": _versions(),
+        "software": software("torch", "transformers"),
     }
 
 
@@ -234,14 +234,3 @@ def _names(ref: ModelRef) -> list[str]:
 
     with Checkpoint(ref) as checkpoint:
         return list(checkpoint)
-
-
-def _versions() -> dict[str, str]:
-    import torch
-    import transformers
-
-    return {
-        "fusehub": fusehub_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
