@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from fusehub.statistics.format import Statistics
     from fusehub.statistics.importers import import_statistics
     from fusehub.statistics.inspection import inspect
+    from fusehub.statistics.noise import Noise
+    from fusehub.statistics.resizing import resize_statistics
 
 # Where each public name lives.
 _MODULES = {
@@ -43,6 +45,7 @@ _MODULES = {
     "FoundModel": "finding",
     "FuseHubError": "errors",
     "MergeResult": "engine",
+    "Noise": "statistics.noise",
     "Plan": "plan",
     "Published": "publishing",
     "Recipe": "recipe",
@@ -62,6 +65,7 @@ _MODULES = {
     "plan_merge": "plan",
     "publish": "publishing",
     "publish_statistics": "publishing",
+    "resize_statistics": "statistics.resizing",
 }
 
 __all__ = [
@@ -71,6 +75,7 @@ __all__ = [
     "FoundModel",
     "FuseHubError",
     "MergeResult",
+    "Noise",
     "Plan",
     "Published",
     "Recipe",
@@ -90,6 +95,7 @@ __all__ = [
     "plan_merge",
     "publish",
     "publish_statistics",
+    "resize_statistics",
 ]
 
 

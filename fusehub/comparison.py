@@ -123,7 +123,9 @@ def compare(
     """What each of `models` says about each of `texts`, or about `limit` texts of `data`.
 
     `ensemble` adds the mean of the experts' probabilities: of all models that are no merges, or of those named here.
-    `kept` are models that stay in memory between calls (see `fusehub.keeping`).
+    `max_length` cuts texts, in tokens; texts of `data` are drawn by `seed`. `kept` are models that stay in memory
+    between calls (see `fusehub.keeping`). Raises `Incompatible` where the models are for different tasks, `BadData`
+    for texts that they do not take, `NonFinite` where one predicts NaN.
     """
     refs = [resolve(model, token=token) if isinstance(model, str) else model for model in models]
     task = check_one_task(refs)

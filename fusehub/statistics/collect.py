@@ -78,6 +78,9 @@ def collect(
 
     What has been counted is saved every `save_every` seconds in the folder `work`, a hidden one beside `out` unless
     said: the same call goes on there after it was stopped, with the same result.
+
+    Raises `NotFound` for a model or data that is not there, `BadData` for data without what the model takes,
+    `BadRecipe` for options that do not go together, `NonFinite` where the model's gradients are not finite.
     """
     check_size(size)
     if noise is not None and fisher:
