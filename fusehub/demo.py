@@ -91,8 +91,6 @@ class _Demo:
         if not self.quiet:
             say(text, style)
 
-    # --- the owners --------------------------------------------------------------------------------------------
-
     def own(self) -> None:
         """Each owner trains an expert, and publishes texts, model and statistics; what is there already stays."""
         from fusehub.demo_data import sentiment, write_dataset
@@ -174,8 +172,6 @@ class _Demo:
 
         return HfApi(endpoint=self.hub.url, token=self.hub.token(user))
 
-    # --- you ---------------------------------------------------------------------------------------------------
-
     def use(self) -> None:
         """What a user does with other people's models, with the command line alone."""
         models = [owner.model for owner in OWNERS]
@@ -255,8 +251,6 @@ class _Demo:
         except KeyboardInterrupt:
             # Ctrl-C reached the app as well, and is how one leaves it.
             process.wait()
-
-    # --- what came of it ---------------------------------------------------------------------------------------
 
     def report(self) -> dict[str, Any]:
         """Scores, times and sizes of this run, as plain data."""
