@@ -1,14 +1,14 @@
 """The command line: exit codes, words, JSON; and that help costs nothing."""
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -239,21 +239,27 @@ def test_statistics_are_made_smaller_without_a_model(experts: list[Path], texts:
 
 
 def test_a_command_that_is_interrupted_ends_with_130_and_leaves_nothing(experts: list[Path], tmp_path: Path) -> None:
-    """SIGTERM and Ctrl-C while a model is being read: the same clean end."""
+    """SIGTERM and Ctrl-C in a terminal whose progress bar shows that the command is at work: the same clean end."""
+    texts = tmp_path / "many.txt"
+    texts.write_text("\n".join(tiny_texts(8000, longest=60)))
     for sent in (signal.SIGINT, signal.SIGTERM):
-        texts = tmp_path / "many.txt"
-        texts.write_text("\n".join(tiny_texts(20000, longest=60) * 5))
+        terminal, end = pty.openpty()
         process = subprocess.Popen(
             [sys.executable, "-m", "fusehub", "collect", experts[0], "--data", texts, "--out", tmp_path / "out"],
-            stderr=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=end,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm"},
         )
-        # Once torch is there, the command is at work; before, Python itself would answer the signal.
-        while not any("libtorch" in mapped.path for mapped in psutil.Process(process.pid).memory_maps()):
-            time.sleep(0.05)
-        process.send_signal(sent)
-        said = process.communicate(timeout=60)[1].decode()
-        assert process.returncode == 130, said
-        assert "Interrupted" in said
-        assert "Traceback" not in said
+        os.close(end)
+        said = b""
+        # Reading fails when the other end is closed: when the process is gone.
+        with contextlib.suppress(OSError):
+            while b"Reading texts" not in said:
+                said += os.read(terminal, 4096)
+            process.send_signal(sent)
+            while more := os.read(terminal, 4096):
+                said += more
+        os.close(terminal)
+        assert process.wait() == 130, said.decode()
+        assert b"Interrupted" in said
+        assert b"Traceback" not in said
         assert not (tmp_path / "out").exists()
