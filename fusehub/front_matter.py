@@ -42,9 +42,9 @@ def front_matter_of(merge: MergedFolder, title: str, results: Results | None) ->
     if languages := _union("no" if source["languages"] is False else source["languages"] for source in sources):
         data["language"] = languages
     sets = [name for name in _union(source["datasets"] for source in sources) if _DATA_SET.fullmatch(name)]
-    sets += [data.hub_id for data in results.data if data.hub_id] if results else []
+    # What experts were trained on, as the Hub understands the field: data of the results are in the index.
     if sets:
-        data["datasets"] = list(dict.fromkeys(sets))
+        data["datasets"] = sets
     data["tags"] = ["merge", "fusehub", merge.report["method"]]
     if results and (entries := results.entries()):
         data |= {"model_name": title, "eval_results": entries}

@@ -44,7 +44,6 @@ class DataSet:
     name: str
     described: str
     metric: str
-    hub_id: str | None
 
 
 @dataclass(frozen=True)
@@ -207,7 +206,7 @@ def _data_set(score: Mapping[str, Any]) -> DataSet:
         source = link(hub.repo_id, url) + (f", config {md(hub.config)}" if hub.config else "")
     split = f", split {md(score['split'])}" if score["split"] else ""
     described = f"{source}{split}, {score['examples']:,} examples"
-    return DataSet(score["data"], described, next(iter(score["metrics"])), hub.repo_id if hub else None)
+    return DataSet(score["data"], described, next(iter(score["metrics"])))
 
 
 def _is_this(model_id: str | None, folder: Path, repo_id: str | None) -> bool:
