@@ -57,7 +57,8 @@ def _about(family: Family, seeds: Sequence[int]) -> str:
         f"{settings.epochs} passes at {settings.learning_rate:g} in batches of {settings.batch_size}. Mean and "
         f"standard deviation over {len(seeds)} seeds of the experts. Statistics from up to 1,000 training texts of "
         "each expert. Seconds are processor seconds over all cores, and memory is the peak, of the whole "
-        "`fusehub merge` process; for an expert and for multi-task learning, seconds of the training."
+        "`fusehub merge` process; for an expert and for multi-task learning, seconds of the training. Multi-task "
+        "learning is of one seed."
     )
 
 
