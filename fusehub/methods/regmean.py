@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _GRAM_EPS = 2.0**-23
 # An eigenvalue this far below zero is more than any way of storing grams makes of their rounding.
 _NOT_SQUARES = 1e-3
+# Decoding grams takes longer than a small layer's solve: up to this many bytes in all are decoded once.
+_KEPT_BYTES = 64 * 2**20
 
 
 class RegMeanOptions(Options):
@@ -97,10 +99,14 @@ def regmean(layer: Layer, options: RegMeanOptions) -> Merged:
 
 @dataclass(frozen=True)
 class System:
-    """`Σ G_i + ρ·I` of one set of grams, factorised; layers with the same inputs share it."""
+    """`Σ G_i + ρ·I` of one set of grams, factorised; layers with the same inputs share it.
+
+    `grams` are the `G_i` themselves where they are small, else they are read and decoded again when they are needed.
+    """
 
     statistics: Sequence[LayerStatistics]
     weights: Sequence[float]
+    grams: Sequence[Tensor] | None
     alpha: float
     affine: bool
     scale: torch.Tensor
@@ -123,9 +129,17 @@ class System:
 
         weights = _expert_weights(statistics, coefficients, options.weighting)
         total = None
+        grams: list[Tensor] | None = []
         for statistic, weight in zip(statistics, weights, strict=True):
             gram = _reduced(statistic, options.alpha, affine).mul_(weight)
-            total = gram if total is None else total.add_(gram)
+            if grams is not None and gram.nbytes * len(statistics) <= _KEPT_BYTES:
+                grams.append(gram)
+            else:
+                grams = None
+            if total is not None:
+                total.add_(gram)
+            else:
+                total = gram.clone() if grams is not None else gram
         total.diagonal().add_(options.ridge)
         diagonal = total.diagonal().clone()
         dead = diagonal <= 0
@@ -144,18 +158,21 @@ class System:
                 eigen = _eigen(total, len(diagonal), None if affine else name)
                 rank = int((eigen[0] > 0).sum() - dead.sum())
                 notes.append(f"inputs span {rank} of {len(diagonal)} directions: the rest kept at the anchor")
-        return cls(statistics, weights, options.alpha, affine, scale, factor, eigen, tuple(notes))
+        return cls(statistics, weights, grams, options.alpha, affine, scale, factor, eigen, tuple(notes))
 
     def solve(self, deltas: Sequence[Tensor]) -> Tensor:
         """`(Σ G_i + ρ·I)⁻¹ Σ G_i D_iᵀ` for the experts' differences `D_i` ([out, in]): [in, out], float64."""
         import torch
 
         right = None
-        for statistic, weight, delta in zip(self.statistics, self.weights, deltas, strict=True):
+        for index, (statistic, weight, delta) in enumerate(zip(self.statistics, self.weights, deltas, strict=True)):
             if not weight or not delta.any():
                 continue
-            term = _reduced(statistic, self.alpha, self.affine) @ delta.T
-            right = term.mul_(weight) if right is None else right.add_(term, alpha=weight)
+            if self.grams is not None:
+                term = self.grams[index] @ delta.T
+            else:
+                term = (_reduced(statistic, self.alpha, self.affine) @ delta.T).mul_(weight)
+            right = term if right is None else right.add_(term)
         if right is None:
             return torch.zeros_like(deltas[0].T)
         right.mul_(self.scale[:, None])
