@@ -25,6 +25,7 @@ from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, resolve
 from fusehub.statistics.collector import GramCollector
 from fusehub.statistics.counting import BATCH_TOKENS, FISHER_BATCH_TOKENS, count_inputs
+from fusehub.statistics.describing import describe_model, describe_tokenizer
 from fusehub.statistics.encodings import DEFAULT_SIZE, check_size
 from fusehub.statistics.fisher import FisherCollector
 from fusehub.statistics.fisher_file import FISHER_FILENAME, encode_fisher, write_fisher
@@ -34,8 +35,7 @@ from fusehub.statistics.placing import load_for_counting
 from fusehub.statistics.privacy import count_labels
 from fusehub.statistics.processes import Processes
 from fusehub.statistics.resume import EVERY, Saves
-from fusehub.tasks import MASKED, load_config, task_of
-from fusehub.tensor_files import sha256_of
+from fusehub.tasks import MASKED, TASKS, load_config, task_of
 
 
 def collect(
@@ -131,7 +131,7 @@ def collect(
         )
         path = None
         if processes.is_main:
-            path = _write(out, ref, network, inputs, collector, description, examples, seed, size, noise, gradients)
+            path = _write(out, ref, inputs, collector, description, examples, seed, size, noise, gradients)
         processes.agree()
         saves.remove()
     return Statistics(path) if path else None
@@ -140,7 +140,6 @@ def collect(
 def _write(
     out: Path,
     ref: ModelRef,
-    network: Any,
     inputs: Inputs,
     collector: GramCollector,
     description: str | None,
@@ -158,18 +157,9 @@ def _write(
     if noise is not None:
         sums = with_noise(sums, noise)
     metadata = {
-        "model": {
-            "id": ref.repo_id or ref.folder.resolve().name,
-            "commit": ref.commit,
-            "architecture": type(network).__name__,
-            "weights": weight_hashes(ref),
-            "bytes": sum(ref.files[name].size for name in ref.weight_files()),
-            "base_model": ref.card.get("base_model"),
-        },
+        "model": describe_model(ref),
         "task": inputs.task,
-        "tokenizer": {
-            name: sha256_of(ref.path(name)) for name in ref.side_files() if "token" in name or "vocab" in name
-        },
+        "tokenizer": describe_tokenizer(ref),
         "data": {
             "source": description or examples.source,
             "revision": None if description else examples.revision,
@@ -177,7 +167,7 @@ def _write(
         "examples": len(inputs),
         # What is not noisy is not told of private examples, but for how many they are.
         "tokens": None if noise else inputs.tokens,
-        "labels": None if noise else count_labels(examples.labels),
+        "labels": count_labels(examples.labels) if TASKS[inputs.task].labels and not noise else None,
         "noise": noise.describe() if noise else None,
         "max_length": inputs.max_length,
         "seed": seed,

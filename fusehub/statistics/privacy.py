@@ -31,6 +31,8 @@ def fewest_rows(inputs: int, *, of_tokens: bool) -> int:
 def count_labels(labels: Sequence[Any] | None) -> dict[str, int] | None:
     """How many examples have each label, by name; None without labels, or where they are numbers to be predicted.
 
+    Of classifiers only: the answers to questions and the texts that are to be written are data, which nobody may see.
+
     `labels` has a name an example, or a list of names (several labels, or one a word: then an example counts once).
     """
     if labels is None or not all(isinstance(label, str | list | tuple) for label in labels):
