@@ -1,6 +1,7 @@
 """Heads matched by name: what is planned, and what comes out of a merge."""
 
 import json
+from shutil import copytree
 
 import pytest
 import torch
@@ -11,8 +12,20 @@ from fusehub.labels import plan_labels
 from fusehub.merging import merge
 from fusehub.refs import resolve
 from fusehub.tasks import labels_of
-from tests.unit.experts import WEIGHTS, least_squares, raw_inputs, recipe_of, rel, relatives, texts_of, with_statistics
-from tests.unit.tiny import ARCHITECTURES
+from tests.unit.experts import (
+    WEIGHTS,
+    edit_json,
+    least_squares,
+    raw_inputs,
+    recipe_of,
+    rel,
+    relatives,
+    save_weights,
+    text_file,
+    texts_of,
+    with_statistics,
+)
+from tests.unit.tiny import ARCHITECTURES, tiny_images
 
 
 def config(*labels, **more):
@@ -212,10 +225,6 @@ def test_a_label_of_an_expert_with_no_weight_is_still_its(three, tmp_path):
 
 def test_permuted_heads_of_one_model_give_that_model(tmp_path):
     """The same expert twice, its rows turned round in one: matched by name, nothing changes."""
-    from shutil import copytree
-
-    from tests.unit.experts import edit_json, save_weights
-
     first = relatives(tmp_path, labels=[("neg", "neu", "pos")])[0]
     second = tmp_path / "turned"
     copytree(first, second)
@@ -228,6 +237,41 @@ def test_permuted_heads_of_one_model_give_that_model(tmp_path):
     original, merged = load_file(first / WEIGHTS), load_file(tmp_path / "out" / WEIGHTS)
     assert all(torch.equal(merged[name], value) for name, value in original.items())
     assert resolve(str(tmp_path / "out")).config["id2label"] == {"0": "neg", "1": "neu", "2": "pos"}
+
+
+@pytest.mark.parametrize("method", ["mean", "regmean"])
+@pytest.mark.parametrize(
+    ("arch", "task", "more"),
+    [
+        ("bert", "text-classification", {"problem_type": "multi_label_classification"}),
+        ("gpt2", "text-classification", {}),
+        ("bert", "token-classification", {}),
+        ("vit", "image-classification", {}),
+    ],
+)
+def test_turned_and_missing_rows_of_one_model_give_it_back(tmp_path, arch, task, more, method):
+    """In every task: an expert, and the same one with its rows turned round and without one of them."""
+    from fusehub.statistics.collect import collect
+
+    first = relatives(tmp_path, arch, labels=[("neg", "neu", "pos")], task=task, **more)[0]
+    second = copytree(first, tmp_path / "turned")
+    edit_json(second / "config.json", id2label={0: "pos", 1: "neg"}, label2id={"pos": 0, "neg": 1})
+    tensors = load_file(first / WEIGHTS)
+    head = [name for name in tensors if name.startswith(("classifier.", "score."))]
+    save_weights(second, tensors | {name: tensors[name][[2, 0]] for name in head})
+    if method == "regmean":
+        for number, path in enumerate((first, second)):
+            images = task == "image-classification"
+            data = tiny_images(tmp_path / f"{number}", seed=number) if images else text_file(tmp_path, number)
+            collect(str(path), str(data), path / "fusehub", size="full").close()
+    result = merge(recipe_of([first, second], method), tmp_path / "out")
+    merged = load_file(tmp_path / "out" / WEIGHTS)
+    assert head and all(rel(merged[name], value) < 1e-6 for name, value in tensors.items() if value.any())
+    config = resolve(str(tmp_path / "out")).config
+    assert config["id2label"] == {"0": "neg", "1": "neu", "2": "pos"}
+    assert config.get("problem_type") == more.get("problem_type")
+    solved = [name for name, tensor in result.plan.tensors.items() if tensor.action == "solve"]
+    assert (method == "regmean") == any(name in solved for name in head)
 
 
 def test_given_labels_match_the_rows_of_a_merge(tmp_path):

@@ -113,3 +113,15 @@ def test_more_rows_than_tokens_are_no_other_vocabulary(tmp_path: Path) -> None:
     merged = merge(recipe_of(experts, "mean"), tmp_path / "merged").folder
     require_loadable(merged)
     assert len(load_file(merged / WEIGHTS)[name]) == len(more)
+
+
+def test_vocabularies_that_cannot_be_read_must_be_the_same_file(tmp_path: Path) -> None:
+    """A sentencepiece model alone: what is in it is not known, so nothing but the same bytes will do."""
+    experts = relatives(tmp_path, "bert", hidden=16)
+    for path in experts:
+        (path / "tokenizer.json").unlink()
+        (path / "spiece.model").write_bytes(b"pieces")
+    assert check([str(path) for path in experts]).ok
+    (experts[1] / "spiece.model").write_bytes(b"other pieces")
+    with pytest.raises(Incompatible, match="different vocabularies: the files differ"):
+        plan_merge(recipe_of(experts, "mean"))
