@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.adapters import CONFIG, AdaptedRef
+from fusehub.adapters import CONFIG, WEIGHTS, AdaptedRef
 from fusehub.checkpoint import Checkpoint, headers
-from fusehub.errors import BadRecipe, Incompatible
+from fusehub.errors import BadRecipe, Incompatible, NonFinite
 from fusehub.lora import Updates
 from fusehub.methods.mean import weighted_mean
 from fusehub.methods.registry import Layer
@@ -26,12 +26,11 @@ from fusehub.tensor_files import sha256_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-FILENAME = "adapter_model.safetensors"
 _INSTEAD = "Leave out --as-adapter: the merged weights as a whole."
 
 
 def write_adapter(plan: Plan, folder: Path) -> dict[str, str]:
-    """Writes the merge of `plan` into `folder` as an adapter; the sha256 of its file. Raises where it is none."""
+    """Writes the merge of `plan` into `folder` as an adapter; the sha256 of its files. Raises where it is none."""
     from safetensors.torch import save_file
 
     experts = _require_addable(plan)
@@ -49,18 +48,30 @@ def write_adapter(plan: Plan, folder: Path) -> dict[str, str]:
         for name in dict.fromkeys(name for update in updates for name in update.changes):
             parts = [update.changes.get(name, {}) for update in updates]
             _require_factors(name, parts)
-            if any("whole" in own for own in parts):
-                key = next(own["whole"] for own in parts if "whole" in own)
-                tensors[key] = _whole(plan, plan.tensors[name], checkpoints, own_base).float().contiguous()
+            # The first adapter that has it says what it is called.
+            update, own = next((update, own) for update, own in zip(updates, parts, strict=True) if own)
+            keys = {part: update.current_key(key) for part, key in own.items()}
+            if "whole" in own:
+                merged = _whole(plan, plan.tensors[name], checkpoints, own_base)
+                tensors[keys["whole"]] = merged.float().contiguous()
                 continue
-            key_a, key_b = next((own["A"], own["B"]) for own in parts if own)
             a, b = _factors(updates, parts, _shares(plan, plan.tensors[name]))
-            tensors[key_a], tensors[key_b] = a.float().contiguous(), b.float().contiguous()
-            ranks[updates[0].module(key_a)] = a.shape[0]
-    save_file(dict(sorted(tensors.items())), folder / FILENAME, metadata={"format": "pt"})
+            tensors[keys["A"]], tensors[keys["B"]] = a.float().contiguous(), b.float().contiguous()
+            ranks[update.module(keys["A"])] = a.shape[0]
+    _require_finite(tensors)
+    save_file(dict(sorted(tensors.items())), folder / WEIGHTS, metadata={"format": "pt"})
     config = _config(experts, base, ranks)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return {FILENAME: sha256_of(folder / FILENAME)}
+    return {name: sha256_of(folder / name) for name in (WEIGHTS, CONFIG)}
+
+
+def _require_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raises `NonFinite` naming the first tensor that is not, as a merge of whole weights does."""
+    import torch
+
+    for name, value in tensors.items():
+        if not bool(torch.isfinite(value).all()):
+            raise NonFinite(f"{name}: one of the adapters holds NaN or infinity.", "Use adapters that are not broken.")
 
 
 def _require_addable(plan: Plan) -> list[AdaptedRef]:
@@ -107,7 +118,10 @@ def _shares(plan: Plan, tensor: TensorPlan) -> list[float]:
 def _factors(
     updates: Sequence[Updates], parts: Sequence[Mapping[str, str]], shares: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
-    """`[A_1; A_2; ...]` and `[c_1 s_1 B_1, ...]` of those that have the tensor, in float64."""
+    """`[A_1; A_2; ...]` and `[c_1 s_1 B_1, ...]` of those that have the tensor, in float64.
+
+    Where that is more rank than the product of them can have, the product itself and a unit matrix.
+    """
     import torch
 
     found = [
@@ -115,7 +129,12 @@ def _factors(
         for update, own, share in zip(updates, parts, shares, strict=True)
         if own
     ]
-    return torch.cat([a for a, _ in found]), torch.cat([b for _, b in found], dim=1)
+    a, b = torch.cat([a for a, _ in found]), torch.cat([b for _, b in found], dim=1)
+    rank, rows, columns = a.shape[0], b.shape[0], a.shape[1]
+    if rank > min(rows, columns):
+        unit = torch.eye(min(rows, columns), dtype=a.dtype)
+        a, b = (b @ a, unit) if rows <= columns else (unit, b @ a)
+    return a, b
 
 
 def _whole(plan: Plan, tensor: TensorPlan, experts: Sequence[Checkpoint], base: Checkpoint | None) -> Tensor:

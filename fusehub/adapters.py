@@ -18,7 +18,8 @@ from fusehub.model_ref import SIDE_FILES, ModelRef
 from fusehub.tensor_files import PickleFile, SafetensorsFile, open_tensors
 
 CONFIG = "adapter_config.json"
-_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+WEIGHTS = "adapter_model.safetensors"
+_WEIGHTS = (WEIGHTS, "adapter_model.bin")
 # Settings that the result of merging does not depend on, or that are followed below.
 _FOLLOWED = {
     *("peft_type", "base_model_name_or_path", "revision", "task_type", "auto_mapping", "inference_mode"),
@@ -36,6 +37,9 @@ _TASKS = {
     "CAUSAL_LM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
     "SEQ_2_SEQ_LM": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
 }
+
+# What classes are called whose heads have a row for each label.
+_LABELLED = ("ForSequenceClassification", "ForTokenClassification", "ForImageClassification")
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,22 @@ class AdaptedRef(ModelRef):
         return self.base.weight_files()
 
     def hashed_files(self) -> list[str]:
-        return [*self.weight_files(), _weights_file(self.adapter), CONFIG]
+        return [*self.weight_files(), *self.adapter_files()]
+
+    def adapter_files(self) -> list[str]:
+        """The files of the adapter that decide the weights."""
+        return [_weights_file(self.adapter), CONFIG]
+
+    @property
+    def trained_on_another(self) -> str | None:
+        """The base that the adapter's config names, where it is not the one that it is put on: by their names alone,
+        since bases have copies."""
+        named = self.adapter.json(CONFIG).get("base_model_name_or_path")
+        # A folder of somebody's machine says nothing.
+        if not isinstance(named, str) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", named):
+            return None
+        own = self.base.repo_id or self.base.folder.resolve().name
+        return None if named.rpartition("/")[2].casefold() == own.rpartition("/")[2].casefold() else named
 
     @property
     def tokenizer_ref(self) -> ModelRef:
@@ -131,24 +150,41 @@ def _config_of(ref: AdaptedRef, said: Mapping[str, Any], config: dict[str, Any])
     """The config of the adapted model: the adapter's own where it has one, else the base's for the adapter's task."""
     if "config.json" in ref.adapter.files:
         return ref.adapter.json("config.json")
-    table = _TASKS.get(said.get("task_type") or "")
-    if table is None:
+    wanted = _architecture(said, config)
+    is_new = wanted is not None and wanted not in config.get("architectures", ())
+    if is_new:
+        config = {**config, "architectures": [wanted]}
+    if not str((config.get("architectures") or [""])[0]).endswith(_LABELLED):
         return config
-    from transformers.models.auto import modeling_auto
-
-    wanted = getattr(modeling_auto, table).get(config["model_type"])
-    if wanted is None or wanted in config.get("architectures", ()):
-        return config
-    config = {**config, "architectures": [wanted if isinstance(wanted, str) else wanted[0]]}
-    if said["task_type"] in ("SEQ_CLS", "TOKEN_CLS"):
-        rows = _labels(ref.adapter)
-        config["id2label"] = {str(row): f"LABEL_{row}" for row in range(rows)}
+    rows = _head_rows(ref.adapter)
+    if rows is None and is_new:
+        raise Incompatible(
+            f"{ref.adapter.name} was trained for a task with labels and brings no head.",
+            "Give the base that has the head: BASE+ADAPTER.",
+        )
+    # A head of another size than the base's has other labels, whose names the adapter does not tell.
+    known = len(config.get("id2label") or {}) or config.get("num_labels") or 2
+    if rows is not None and (is_new or rows != known):
+        config = {**config, "id2label": {str(row): f"LABEL_{row}" for row in range(rows)}}
         config["label2id"] = {f"LABEL_{row}": row for row in range(rows)}
     return config
 
 
-def _labels(adapter: ModelRef) -> int:
-    """How many labels the head has that the adapter brings along."""
+def _architecture(said: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
+    """transformers' class that the adapter was trained with, as far as it says; None where the base's is meant."""
+    table = _TASKS.get(said.get("task_type") or "")
+    if table is None:
+        # Without a type of task, peft notes the class instead; one without a head says nothing.
+        kind = (said.get("auto_mapping") or {}).get("base_model_class")
+        return kind if isinstance(kind, str) and re.search(r"For[A-Z]|LMHeadModel", kind) else None
+    from transformers.models.auto import modeling_auto
+
+    wanted = getattr(modeling_auto, table).get(config["model_type"])
+    return wanted if isinstance(wanted, str | None) else wanted[0]
+
+
+def _head_rows(adapter: ModelRef) -> int | None:
+    """How many labels the head has that the adapter brings along; None where it brings none."""
     reader = open_adapter(adapter)
     try:
         heads = [
@@ -158,19 +194,14 @@ def _labels(adapter: ModelRef) -> int:
         ]
     finally:
         reader.close()
-    if not heads:
-        raise Incompatible(
-            f"{adapter.name} was trained for a task with labels and brings no head.",
-            "Give the base that has the head: BASE+ADAPTER.",
-        )
-    return min(heads)
+    return min(heads, default=None)
 
 
 def _weights_file(adapter: ModelRef) -> str:
     for name in _WEIGHTS:
         if name in adapter.files:
             return name
-    raise NotFound(f"{adapter.name} has no {_WEIGHTS[0]}.", "Is the upload of the adapter complete?")
+    raise NotFound(f"{adapter.name} has no {WEIGHTS}.", "Is the upload of the adapter complete?")
 
 
 def open_adapter(adapter: ModelRef) -> SafetensorsFile | PickleFile:

@@ -13,14 +13,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusehub.adapters import CONFIG as ADAPTER_CONFIG
+from fusehub.adapters import WEIGHTS as ADAPTER_WEIGHTS
 from fusehub.errors import BadData, Incompatible, NotFound
 from fusehub.front_matter import card_of, front_matter_of, licence_entries, page_of
 from fusehub.hub import endpoint
-from fusehub.licences import reconcile
 from fusehub.markdown import fence_for, link, listed, md, render
 from fusehub.merged import PINNED, MergedFolder, is_local, read_merge
 from fusehub.recipe import FILENAME as RECIPE_FILENAME
@@ -28,12 +29,18 @@ from fusehub.results import Results
 from fusehub.statistics.datafree import DATA_FREE
 from fusehub.statistics_card import data_words
 from fusehub.tasks import are_generic, labels_of, task_of
+from fusehub.usage import example_code
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
     from fusehub.evaluation import Evaluation
-    from fusehub.tasks import Task
+
+# How findings begin and end that the card tells in its own words, or that were of no concern once it was merged.
+_SAID_ELSEWHERE = (
+    ("Licence of the result", "The result may not be published", "No licence is stated", "FuseHub does not know the"),
+    ("published as private by default.", "once it is downloaded.", "of one strictness but different terms."),
+)
 
 
 def model_card(
@@ -67,7 +74,8 @@ def _facts(merge: MergedFolder, repo_id: str | None, results: Results | None) ->
     software = ", ".join(f"{name} {version}" for name, version in report["software"].items())
     return {
         "title": _title(merge.path, repo_id),
-        "repo": repo_id or merge.path.resolve().name,
+        "repo": _place(merge.path, repo_id),
+        "task": merge.tasks[0].name,
         "on_hub": repo_id is not None,
         "experts": listed([link(source["short_name"], page_of(source)) for source in merge.sources]),
         "sources": [_source(merge, source) for source in merge.sources],
@@ -78,7 +86,8 @@ def _facts(merge: MergedFolder, repo_id: str | None, results: Results | None) ->
         "notes": [merge.public(line) for line in _notes(merge)],
         "heads": _heads(merge),
         "keeps_heads": merge.keeps_heads,
-        "subfolders": list(merge.configs),
+        "adapter_base": _adapter_base(merge),
+        "code": example_code(merge.configs, _place(merge.path, repo_id), base=merge.adapter_base),
         "results": results,
         "recipe_file": RECIPE_FILENAME,
         "recipe": recipe,
@@ -87,13 +96,17 @@ def _facts(merge: MergedFolder, repo_id: str | None, results: Results | None) ->
         "local_folders": listed(local) if local else "",
         "hashes": report["sha256"],
         "licence": _licence_words(merge),
-        **_usage(merge.task),
     }
 
 
 def _plain_card(folder: Path, repo_id: str | None, evaluation: object) -> ModelCard:
     if evaluation is not None:
         raise BadData(f"{folder} is not a merge, and results go into the card of one.", "Leave the results out.")
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise BadData(
+            f"{folder} is an adapter without a README.md, and FuseHub writes cards of merges and whole models.",
+            "Write one; peft's save_pretrained does.",
+        )
     if not (folder / "config.json").is_file():
         raise NotFound(f"{folder} has no config.json.", "Give the folder of a merge, or of a model.")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -106,32 +119,29 @@ def _plain_card(folder: Path, repo_id: str | None, evaluation: object) -> ModelC
     body = render(
         "plain_card",
         title=_title(folder, repo_id),
-        repo=repo_id or folder.resolve().name,
+        task=task.name,
         architecture=config["architectures"][0],
         labels=_labels(labels_of(config)),
-        **_usage(task),
+        code=example_code({"": config}, _place(folder, repo_id)),
     )
     return card_of({"library_name": "transformers", "pipeline_tag": task.name}, body)
-
-
-def _usage(task: Task) -> dict[str, str]:
-    tokens = task.name == "token-classification"
-    return {
-        "task": task.name,
-        "auto_class": task.auto_class,
-        "example": "Anna Schmidt lives in Paris." if tokens else "This is better than I thought.",
-        "grouping": ', aggregation_strategy="simple"' if tokens else "",
-    }
 
 
 def _title(folder: Path, repo_id: str | None) -> str:
     return repo_id.rpartition("/")[2] if repo_id else folder.resolve().name
 
 
+def _place(folder: Path, repo_id: str | None) -> str:
+    """What the code of the card calls the model."""
+    return repo_id or folder.resolve().name
+
+
 def _source(merge: MergedFolder, source: Mapping[str, Any]) -> dict[str, str]:
     """One line of the table of what went in."""
+    base = source.get("adapter_base")
+    on = f" on {link(base['name'], page_of(base))}" if base else ""
     return {
-        "link": link(source["repo_id"] or source["short_name"], page_of(source)),
+        "link": link(source["repo_id"] or source["short_name"], page_of(source)) + on,
         "weight": f"{source['weight']:g}" if isinstance(source["weight"], int | float) else "by layer",
         "licence": source["licence"] or "not stated",
         "statistics": _statistics(merge, source) if source["statistics"] else "none",
@@ -163,6 +173,14 @@ def _base(merge: MergedFolder) -> str:
         return ""
     pinned = PINNED.fullmatch(base)
     return link(pinned[1], f"{endpoint()}/{pinned[1]}/tree/{pinned[2]}") if pinned else md(merge.public(base))
+
+
+def _adapter_base(merge: MergedFolder) -> str:
+    """A link to what an adapter works on; nothing where the merge is a whole model."""
+    if not merge.adapter_base:
+        return ""
+    name, commit = merge.adapter_base
+    return link(name, page_of({"repo_id": name if commit else None, "commit": commit}))
 
 
 def _method(merge: MergedFolder) -> dict[str, Any]:
@@ -200,8 +218,23 @@ def _options(report: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
+def _adapter_work(merge: MergedFolder) -> list[str]:
+    """What an adapter is made of: the updates of all experts beside each other, and what is stored as a whole."""
+    from safetensors import safe_open
+
+    with safe_open(merge.path / ADAPTER_WEIGHTS, framework="numpy") as file:
+        names = list(file.keys())
+    updated, whole = sum("lora_A" in n or "lora_embedding_A" in n for n in names), sum("lora_" not in n for n in names)
+    lines = [f"The updates of {updated} layers were joined, exactly: rank {merge.adapter['r']} at most"]
+    if whole:
+        lines.append(f"{whole} tensors, of the head or biases, are stored as a whole")
+    return lines
+
+
 def _work(merge: MergedFolder) -> list[str]:
     """What was done with how many tensors, one line each kind."""
+    if merge.adapter:
+        return _adapter_work(merge)
     kept = _kept_names(merge)
     tensors = [tensor for tensor in merge.report["tensors"] if tensor["name"] not in kept]
     solved = {tensor["name"] for tensor in tensors if tensor["action"] == "solve"}
@@ -246,13 +279,10 @@ def _kept_names(merge: MergedFolder) -> set[str]:
 def _notes(merge: MergedFolder) -> list[str]:
     """What was found while planning and merging, each once; layers that tell the same are counted."""
     report = merge.report
-    licences = {warning for names in ("name", "short_name") for warning in _licence_warnings(merge, names)}
     found = [
         finding["what"] + (" It was merged all the same." if finding["level"] == "error" else "")
         for finding in report["findings"]
-        if finding["what"] not in licences
-        and not finding["what"].startswith(("Licence of the result", "The result may not be published"))
-        and not finding["what"].endswith(("published as private by default.", "once it is downloaded."))
+        if not finding["what"].startswith(_SAID_ELSEWHERE[0]) and not finding["what"].endswith(_SAID_ELSEWHERE[1])
     ]
     kinds: dict[str, list[tuple[str, str]]] = {}
     for name, texts in report["layer_notes"].items():
@@ -262,10 +292,6 @@ def _notes(merge: MergedFolder) -> list[str]:
         name, text = examples[0]
         found.append(f"{text} ({name}" + (f", and so in {len(examples) - 1} more layers)" if examples[1:] else ")"))
     return list(dict.fromkeys([*found, *report["notes"]]))
-
-
-def _licence_warnings(merge: MergedFolder, naming: str) -> Sequence[str]:
-    return reconcile((source[naming], source["licence"]) for source in merge.sources).warnings
 
 
 def _heads(merge: MergedFolder) -> str:

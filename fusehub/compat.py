@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from fusehub.adapters import AdaptedRef
 from fusehub.checkpoint import headers
 from fusehub.configs import base_of, config_differences
 from fusehub.errors import BadRecipe, FuseHubError
@@ -246,6 +247,13 @@ class _Check:
         return plan
 
     def _lineage(self) -> None:
+        for ref in self.refs:
+            if isinstance(ref, AdaptedRef) and (other := ref.trained_on_another):
+                self._find(
+                    "warning",
+                    f"{ref.adapter.name} says that it was trained on {other}, and is put on {ref.base.name}.",
+                    "The result is what was trained only where both have the same weights.",
+                )
         known = {ref.name: base for ref in self.refs if (base := base_of(ref, self.configs[ref.id]))}
         if self.base is not None and self.base.repo_id:
             known[f"--base {self.base.name}"] = self.base.repo_id
@@ -259,7 +267,10 @@ class _Check:
             )  # fmt: skip
 
     def _licences(self) -> None:
-        verdict = reconcile((ref.name, licence_of(ref.card)) for ref in self.everyone)
+        # What an adapter makes of its base is under the terms of both.
+        bases = [ref.base for ref in self.refs if isinstance(ref, AdaptedRef)]
+        named = {ref.name: licence_of(ref.card) for ref in (*self.everyone, *bases)}
+        verdict = reconcile(named.items())
         for warning in verdict.warnings:
             self._find("warning", warning)
         if verdict.forbids_publishing:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from fusehub.adapters import AdaptedRef
 from fusehub.refs import ModelRef
 from fusehub.tasks import load_config
 
@@ -29,6 +30,8 @@ def config_differences(first: ModelRef, other: ModelRef) -> dict[str, tuple[Any,
 
 def base_of(ref: ModelRef, config: Mapping[str, Any]) -> str | None:
     """The model that this one says it comes from: its card's `base_model`, else what its config was loaded from."""
+    if isinstance(ref, AdaptedRef) and ref.base.repo_id:
+        return ref.base.repo_id
     said = ref.card.get("base_model")
     if isinstance(said, list):
         said = said[0] if said else None

@@ -34,9 +34,14 @@ def front_matter_of(merge: MergedFolder, title: str, results: Results | None) ->
     """What the Hub reads of a merge; `results` are written as its `model-index`."""
     sources = merge.sources
     data = licence_entries(merge)
-    data["library_name"] = "transformers"
-    data["pipeline_tag"] = merge.task.name
-    if experts := [source["repo_id"] for source in sources if source["repo_id"]]:
+    data["library_name"] = "peft" if merge.adapter_base else "transformers"
+    tasks = [task.name for task in merge.tasks]
+    if len(tasks) == 1:
+        data["pipeline_tag"] = tasks[0]
+    if merge.adapter_base:
+        # The Hub knows one relation for all: this one leads to the base that the adapter is of no use without.
+        data |= {"base_model": [merge.adapter_base[0]], "base_model_relation": "adapter"}
+    elif experts := [source["repo_id"] for source in sources if source["repo_id"]]:
         data |= {"base_model": list(dict.fromkeys(experts)), "base_model_relation": "merge"}
     # YAML reads a bare `no`, which is Norwegian, as false.
     if languages := _union("no" if source["languages"] is False else source["languages"] for source in sources):
@@ -45,7 +50,8 @@ def front_matter_of(merge: MergedFolder, title: str, results: Results | None) ->
     # What experts were trained on, as the Hub understands the field: data of the results are in the index.
     if sets:
         data["datasets"] = sets
-    data["tags"] = ["merge", "fusehub", merge.report["method"]]
+    data["tags"] = ["merge", "fusehub", merge.report["method"], *(["lora"] if merge.adapter_base else [])]
+    data["tags"] += tasks if len(tasks) > 1 else []
     if results and (entries := results.entries()):
         data |= {"model_name": title, "eval_results": entries}
     return data
@@ -54,20 +60,20 @@ def front_matter_of(merge: MergedFolder, title: str, results: Results | None) ->
 def licence_entries(merge: MergedFolder) -> dict[str, Any]:
     """`license`, and its name and address where the Hub does not know it; nothing where an expert states none."""
     licence = merge.licence.licence
-    if licence is None or any(source["licence"] in (None, "unknown") for source in merge.sources):
+    if licence is None or any(origin["licence"] in (None, "unknown") for origin in merge.origins):
         return {}
     # Without a warning, `fusehub.licences` knows it, and those are all on the Hub's list.
     if licence in _HUB_LICENCES or not reconcile([("", licence)]).warnings:
         return {"license": licence}
-    source = next(source for source in merge.sources if source["licence"] == licence)
-    name = licence if licence != "other" else f"{source['short_name']}-license"
+    origin = next(origin for origin in merge.origins if origin["licence"] == licence)
+    name = licence if licence != "other" else f"{origin['name'].rpartition('/')[2]}-license"
     entries = {"license": "other", "license_name": re.sub(r"[^a-z0-9.-]+", "-", name.lower()).strip("-")}
-    return entries | ({"license_link": page_of(source)} if source["repo_id"] else {})
+    return entries | ({"license_link": page_of(origin)} if origin.get("repo_id") else {})
 
 
 def page_of(source: Mapping[str, Any]) -> str | None:
-    """Address of an expert at the commit that went in."""
-    return f"{endpoint()}/{source['repo_id']}/tree/{source['commit']}" if source["repo_id"] else None
+    """Address of an expert, or of a base, at the commit that went in."""
+    return f"{endpoint()}/{source['repo_id']}/tree/{source['commit']}" if source.get("repo_id") else None
 
 
 def _union(many: Iterable[Any]) -> list[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fusehub.adapters import AdaptedRef
 from fusehub.data import Examples
 from fusehub.errors import BadFile, Incompatible, NonFinite, NotFound
 from fusehub.inputs import Inputs
 from fusehub.pictures import Picture, require_pillow
-from fusehub.pretrained import quiet_transformers
+from fusehub.pretrained import load_model, quiet_transformers
 from fusehub.refs import ModelRef, resolve
 from fusehub.tasks import IMAGES, QUESTIONS, SEQ2SEQ, TEXTS, WORDS, architecture_of, find_task
 
@@ -71,6 +72,8 @@ def _load(ref: ModelRef, folder: Path) -> Any:
     dtype = torch.float32 if ref.config.get("dtype") == "float16" else "auto"
     ref.weight_files()
     try:
+        if isinstance(ref, AdaptedRef):  # Asks for the same, and puts the adapter on its base.
+            return load_model(ref, dtype=None if dtype == "auto" else dtype)
         with quiet_transformers():
             network, loading = kind.from_pretrained(
                 folder,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from fusehub.adapters import CONFIG, AdaptedRef, open_adapter
-from fusehub.errors import Incompatible
+from fusehub.errors import Incompatible, NonFinite
 from fusehub.layers import layout_of
 from fusehub.tasks import load_config
 from fusehub.tensor_files import TensorInfo
@@ -37,7 +37,7 @@ class Updates:
             for key in self.reader.tensors:
                 if ".original_module." in key:  # What a saved module took the place of.
                     continue
-                parameter, part = _target(key, self._name)
+                parameter, part = self._target(key)
                 self.changes.setdefault(self._place(parameter, part), {})[part] = key
             for name, parts in self.changes.items():
                 self._check(name, parts)
@@ -82,8 +82,18 @@ class Updates:
         return updated.to(dtype)
 
     def read_part(self, key: str) -> Tensor:
-        """One matrix of the adapter's file, in float64."""
-        return self.reader.read(key, 0, None).double()
+        """One matrix of the adapter's file, in float64. Raises `NonFinite` where it holds NaN or infinity."""
+        import torch
+
+        value = self.reader.read(key, 0, None).double()
+        if not bool(torch.isfinite(value).all()):
+            raise NonFinite(f"{self._name}: {key} holds NaN or infinity.", "Use an adapter that is not broken.")
+        return value
+
+    def current_key(self, key: str) -> str:
+        """`key` with its module called as transformers calls it now."""
+        before, now = (target.rpartition(".")[0] for target in (_target(key, self._name)[0], self._target(key)[0]))
+        return key.replace(before, now, 1)
 
     def module(self, key: str) -> str:
         """The module that a tensor of the adapter's file belongs to."""
@@ -91,7 +101,7 @@ class Updates:
 
     def _is_turned(self, parts: Mapping[str, str]) -> bool:
         """Whether the weight is stored as [in, out]: embeddings, and GPT-2's Conv1D."""
-        parameter, _ = _target(parts["A"], self._name)
+        parameter, _ = self._target(parts["A"])
         linear = self._layout.linears.get(parameter)
         return "lora_embedding_" in parts["A"] or (linear is not None and linear.transposed)
 
@@ -105,6 +115,17 @@ class Updates:
                 alpha = own
                 break
         return alpha / (rank**0.5 if self._said.get("use_rslora") else rank)
+
+    def _target(self, key: str) -> tuple[str, str]:
+        """The model's parameter that a tensor of the adapter's file belongs to, and which part of its update it is.
+
+        Adapters name modules as the transformers did that they were trained with: what was renamed since is found by
+        transformers' own rules, as for the names in old checkpoints.
+        """
+        parameter, part = _target(key, self._name)
+        if parameter not in self._stored and parameter not in self._layout.shapes:
+            parameter = self._layout.names([parameter]).get(parameter, parameter)
+        return parameter, part
 
     def _place(self, parameter: str, part: str) -> str:
         """The name in the base's files (or a new one, for a head that the base has not)."""
@@ -125,7 +146,7 @@ class Updates:
         """Raises `Incompatible` where the parts are not those of a LoRA update of that tensor."""
         shapes = {part: self.reader.tensors[key].shape for part, key in parts.items()}
         whole = shapes.get("whole")
-        parameter = _target(next(iter(parts.values())), self._name)[0]
+        parameter = self._target(next(iter(parts.values())))[0]
         expected = self._infos[name].shape if name in self._infos else whole
         if whole is not None and name not in self._infos:
             expected = self._layout.shapes[parameter]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusehub.adapters import CONFIG as ADAPTER_CONFIG
 from fusehub.errors import BadFile
 from fusehub.licences import LicenceVerdict, reconcile
 from fusehub.markdown import without_paths
@@ -33,12 +34,16 @@ PINNED = re.compile(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})")
 
 @dataclass(frozen=True)
 class MergedFolder:
-    """A finished merge: its report, its recipe, and the config of each model in it by subfolder ("" for the root)."""
+    """A finished merge: its report, its recipe, and the config of each model in it by subfolder ("" for the root).
+
+    `adapter` is its adapter_config.json, where it was written as an adapter.
+    """
 
     path: Path
     report: dict[str, Any]
     recipe: Recipe
     configs: dict[str, dict[str, Any]]
+    adapter: dict[str, Any] | None = None
 
     @property
     def sources(self) -> list[dict[str, Any]]:
@@ -49,15 +54,30 @@ class MergedFolder:
         return self.report["heads"] == "keep"
 
     @property
-    def task(self) -> Task:
-        return task_of(next(iter(self.configs.values())), self.path.name)
+    def tasks(self) -> list[Task]:
+        """What its models are for, each once: several where heads of different tasks share a body."""
+        tasks = [task_of(config, self.path.name) for config in self.configs.values()]
+        return list({task.name: task for task in tasks}.values())
+
+    @property
+    def adapter_base(self) -> tuple[str, str | None] | None:
+        """Name and commit of the base that the merge works on, where it was written as an adapter."""
+        if self.adapter is None:
+            return None
+        return self.public(self.adapter["base_model_name_or_path"]), self.adapter.get("revision")
+
+    @property
+    def origins(self) -> list[dict[str, Any]]:
+        """All whose terms the result is under: the experts, the bases that adapters are on, and the merge's base."""
+        experts = [{**source, "name": source["short_name"]} for source in self.sources]
+        bases = [source["adapter_base"] for source in self.sources if source.get("adapter_base")]
+        bases += [self.report["base_source"]] if self.report["base_source"] else []
+        return [*experts, *{base["name"]: base for base in bases}.values()]
 
     @property
     def licence(self) -> LicenceVerdict:
         """Of what went in; a licence called `unknown` is none."""
-        base = self.report["base_source"]
-        pairs = [(source["short_name"], source["licence"]) for source in self.sources]
-        pairs += [(base["name"], base["licence"])] if base else []
+        pairs = [(origin["name"], origin["licence"]) for origin in self.origins]
         return reconcile((name, None if licence == "unknown" else licence) for name, licence in pairs)
 
     @property
@@ -67,6 +87,8 @@ class MergedFolder:
         models |= {str(Path(place).expanduser()): name for place, name in models.items()}
         others = [entry.statistics for entry in self.recipe.models if entry.statistics not in ("auto", DATA_FREE)]
         others += [self.recipe.base_model] if self.recipe.base_model else []
+        bases = [source["adapter_base"] for source in self.sources if source.get("adapter_base")]
+        others += [base["folder"] for base in bases if base["folder"]]
         # Statistics inside a model's own folder are named by that folder's name too.
         inside = tuple(f"{place}/" for place in models)
         return models | {
@@ -107,9 +129,11 @@ def read_merge(folder: str | Path) -> MergedFolder | None:
         keep = report["heads"] == "keep"
         parts = [source["short_name"] for source in report["sources"]] if keep else [""]
         configs = {part: json.loads((folder / part / "config.json").read_text(encoding="utf-8")) for part in parts}
+        on_base = folder / ADAPTER_CONFIG
+        adapter = json.loads(on_base.read_text(encoding="utf-8")) if on_base.is_file() else None
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise BadFile(f"The merge in {folder} is not complete ({error}).", "Merge again.") from error
-    return MergedFolder(folder, report, Recipe.read(folder / RECIPE_FILENAME), configs)
+    return MergedFolder(folder, report, Recipe.read(folder / RECIPE_FILENAME), configs, adapter)
 
 
 def is_local(place: str) -> bool:

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fusehub.adapters import AdaptedRef
 from fusehub.hub import software
 from fusehub.licences import licence_of
+from fusehub.model_ref import ModelRef
 from fusehub.plan import Plan
 from fusehub.recipe import FILENAME, ModelEntry, Recipe
 from fusehub.tensor_files import DTYPES
@@ -99,6 +101,7 @@ def _source(plan: Plan, index: int) -> dict[str, Any]:
         "datasets": ref.card.get("datasets"),
         "base": plan.report.models[index].base,
         "private": ref.gated or ref.private,
+        "adapter_base": _origin(ref.base) if isinstance(ref, AdaptedRef) else None,
         "statistics": {
             "origin": found.origin,
             "data": found.metadata.get("data"),
@@ -112,7 +115,15 @@ def _source(plan: Plan, index: int) -> dict[str, Any]:
 
 def _base_source(plan: Plan) -> dict[str, Any] | None:
     """What the base's own terms ask of the result."""
-    if plan.base is None:
-        return None
-    licence = licence_of(plan.base.card)
-    return {"name": plan.base.name, "licence": licence, "private": plan.base.gated or plan.base.private}
+    return _origin(plan.base) if plan.base else None
+
+
+def _origin(base: ModelRef) -> dict[str, Any]:
+    return {
+        "name": base.name if base.repo_id else base.folder.resolve().name,
+        "repo_id": base.repo_id,
+        "commit": base.commit,
+        "folder": None if base.repo_id else str(base.folder),
+        "licence": licence_of(base.card),
+        "private": base.gated or base.private,
+    }

@@ -10,16 +10,20 @@ not make is never deleted. Folders of this machine are taken out of recipe, repo
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusehub.adapters import CONFIG as ADAPTER_CONFIG
+from fusehub.adapters import AdaptedRef
 from fusehub.card import model_card
 from fusehub.errors import AccessDenied, BadData, BadFile, FuseHubError, NotFound, OutputExists
 from fusehub.loading import require_loadable
 from fusehub.markdown import listed
-from fusehub.merged import MergedFolder, read_merge
+from fusehub.merged import MergedFolder, is_local, read_merge
 from fusehub.model_ref import SIDE_FILES
 from fusehub.progress import Progress, silent
 from fusehub.provenance import REPORT_FILENAME
@@ -27,6 +31,7 @@ from fusehub.push import CARD, Files, Published, Target
 from fusehub.recipe import FILENAME as RECIPE_FILENAME
 from fusehub.refs import ModelRef, resolve
 from fusehub.statistics.format import METADATA_FILENAME, require_weights
+from fusehub.statistics.inspection import require_sound
 from fusehub.statistics.privacy import require_enough
 from fusehub.statistics.sources import FOLDER, TAG, has_statistics, open_statistics
 from fusehub.statistics_card import statistics_card
@@ -60,11 +65,7 @@ def publish(
     expert speaks against it.
     """
     folder = Path(folder)
-    if (folder / "adapter_config.json").is_file():
-        raise BadFile(
-            f"{folder} holds an adapter, and what is published here is a whole model.",
-            "Merge without --as-adapter, or push the adapter as it is: hf upload USER/NAME FOLDER.",
-        )
+    _require_base_for_all(folder)
     target = Target.of(repo_id, token, pull_request=pull_request, exist_ok=exist_ok, public=public)
     progress(0, 3, "checking the model")
     merge = _finished(folder)
@@ -77,7 +78,8 @@ def publish(
         message = f"Merge of {listed(experts)} by {merge.report['method']}"
     else:
         require_loadable(folder)
-        files, message = _model_files(folder, force), "Upload a model"
+        files = _model_files(folder, force)
+        message = "Upload an adapter" if ADAPTER_CONFIG in files else "Upload a model"
     files[CARD] = _card_text(folder, target.repo_id, evaluation).encode()
     return target.push(files, message, progress)
 
@@ -105,7 +107,7 @@ def publish_statistics(
     if ref.repo_id is None or ref.subfolder:
         raise NotFound(f"{ref.name} is not a model on the Hub with a repo of its own.", "Publish the model first.")
     # Statistics belong to what the repo holds now, whatever commit `model` names.
-    ref = resolve(ref.repo_id, token=token)
+    ref = resolve(f"{ref.base.id}+{ref.repo_id}" if isinstance(ref, AdaptedRef) else ref.repo_id, token=token)
     metadata = _checked_statistics(folder, ref, force)
     files = _statistics_files(folder)
     own = repo_id in (None, ref.repo_id)
@@ -118,6 +120,19 @@ def publish_statistics(
             raise _restricted([ref.name])
         files[CARD] = str(statistics_card(metadata, ref.repo_id, ref.commit, repo_id=target.repo_id)).encode()
     return target.push(files, f"Statistics of {ref.repo_id}", progress, replaced=_replaced(target, files))
+
+
+def _require_base_for_all(folder: Path) -> None:
+    """Raises `NotFound` for an adapter whose base is a folder of this machine."""
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return
+    base = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base or is_local(base):
+        raise NotFound(
+            f"The adapter in {folder} is on a base that nobody else has: {base or 'it names none'}.",
+            "Publish the base first, and name it where you merge: USER/BASE+ADAPTER. Or publish a whole model: merge "
+            "without --as-adapter.",
+        )
 
 
 def _finished(folder: Path) -> MergedFolder | None:
@@ -151,9 +166,15 @@ def _merge_files(merge: MergedFolder) -> Files:
 def _model_files(folder: Path, force: bool) -> Files:
     """What makes up a model in a folder where training may have left more: optimizer, checkpoints, logs."""
     ref = resolve(str(folder))
-    wanted = ["config.json", *ref.side_files(), *ref.weight_files()]
-    wanted += [name for name in ref.files if name.endswith(".index.json") and name not in SIDE_FILES]
-    wanted += [name for name in ref.files if name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))]
+    if isinstance(ref, AdaptedRef):
+        # The base has a repo of its own.
+        own = ref.adapter
+        wanted = [*(["config.json"] if "config.json" in own.files else []), *own.side_files(), *ref.adapter_files()]
+    else:
+        own = ref
+        wanted = ["config.json", *own.side_files(), *own.weight_files()]
+        wanted += [name for name in own.files if name.endswith(".index.json") and name not in SIDE_FILES]
+    wanted += [name for name in own.files if name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))]
     files: Files = {name: folder / name for name in dict.fromkeys(wanted)}
     if has_statistics(ref):
         _checked_statistics(folder / FOLDER, ref, force)
@@ -191,9 +212,7 @@ def _require_allowed(merge: MergedFolder, target: Target) -> None:
             f"This merge may not be published: {verdict.why}.",
             "Keep it to yourself, or leave that model out. If its owner has allowed it to you, say --force.",
         )
-    restricted = [source["short_name"] for source in merge.sources if source["private"]]
-    base = merge.report["base_source"]
-    restricted += [base["name"]] if base and base["private"] else []
+    restricted = [origin["name"] for origin in merge.origins if origin["private"]]
     if restricted and not target.private:
         raise _restricted(restricted)
 
@@ -214,12 +233,12 @@ def _checked_statistics(folder: Path, ref: ModelRef, force: bool) -> dict[str, A
         raise NotFound(
             f"There is no {METADATA_FILENAME} in {folder}.", "Give the folder that `fusehub collect` wrote."
         )
-    statistics = open_statistics(str(folder))
-    statistics.close()
-    metadata = statistics.metadata
-    if not force:
-        require_weights(metadata, str(folder), ref.name, weight_hashes(ref))
-        require_enough(metadata, str(folder))
+    with contextlib.closing(open_statistics(str(folder))) as statistics:
+        metadata = statistics.metadata
+        if not force:
+            require_weights(metadata, str(folder), ref.name, weight_hashes(ref))
+            require_enough(metadata, str(folder))
+        require_sound(statistics)
     return metadata
 
 

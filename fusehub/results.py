@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,15 +214,25 @@ def _is_this(model_id: str | None, folder: Path, repo_id: str | None) -> bool:
     """Whether an evaluation's model is the merge in `folder`, or one of the heads that it keeps."""
     if model_id is None:
         return False
-    own, path = folder.resolve(), Path(model_id)
-    if path.exists() and own in (path.resolve(), path.resolve().parent):
-        return True
-    return repo_id is not None and model_id.partition("@")[0] == repo_id
+    own = folder.resolve()
+    for place in _places(model_id):
+        path = Path(place)
+        if path.exists() and own in (path.resolve(), path.resolve().parent):
+            return True
+        if repo_id is not None and place.partition("@")[0] == repo_id:
+            return True
+    return False
+
+
+def _places(model_id: str) -> list[str]:
+    """The model's id; of `base+adapter` also the adapter's."""
+    return [model_id, *(model_id[plus.end() :] for plus in re.finditer(r"\+", model_id))]
 
 
 def _keys(model_id: str | None) -> set[str]:
     """What an expert may be called by in the report of a merge."""
-    return {model_id, model_id.partition("@")[0], Path(model_id).name} if model_id else set()
+    places = _places(model_id) if model_id else []
+    return {key for place in places for key in (place, place.partition("@")[0], Path(place).name)}
 
 
 def _bold_best(column: Sequence[float | None], sign: float) -> list[str]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadStatistics
 from fusehub.progress import silent
 from fusehub.statistics.encodings import SIZES, encoding_of
 from fusehub.statistics.format import METADATA_FILENAME, REMAKE, Statistics, StoredLayer, stored_bytes
 from fusehub.statistics.sources import open_statistics
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # An eigenvalue this far below zero, relative to the largest, is more than the rounding of float32 sums.
 _NEGATIVE = 1e-6
@@ -85,6 +88,23 @@ def inspect(
         statistics.close()
 
 
+def require_sound(statistics: Statistics) -> None:
+    """Reads every layer. Raises `BadStatistics` naming the first that is not finite or no sum of squares.
+
+    Faster than `inspect`, which tells more: a factorization succeeds where all eigenvalues are positive.
+    """
+    import torch
+
+    _check_beside(statistics)
+    for layer in statistics.layers.values():
+        if layer.name != layer.stored_as:
+            continue
+        correlations = _correlations(layer)
+        correlations.diagonal().add_(layer.shift + _NEGATIVE)
+        if torch.linalg.cholesky_ex(correlations).info:
+            _summary(layer, (), statistics.origin)
+
+
 def _check_beside(statistics: Statistics) -> None:
     """Raises `BadStatistics` where the JSON beside the file, which merges are planned from, says something else."""
     beside = statistics.path.parent / METADATA_FILENAME
@@ -99,15 +119,21 @@ def _check_beside(statistics: Statistics) -> None:
         )
 
 
-def _summary(layer: StoredLayer, aliases: tuple[str, ...], source: str) -> LayerSummary:
+def _correlations(layer: StoredLayer) -> Tensor:
+    """The gram with every feature scaled to length 1: [in, in], float64."""
     import torch
 
     gram = layer.gram()
     layer.total  # noqa: B018 - read so that it is checked, too.
     scale = torch.where(gram.diagonal() > 0, gram.diagonal().rsqrt(), 0.0)
-    gram.mul_(scale[:, None]).mul_(scale)
+    return gram.mul_(scale[:, None]).mul_(scale)
+
+
+def _summary(layer: StoredLayer, aliases: tuple[str, ...], source: str) -> LayerSummary:
+    import torch
+
     # What rounding has made of it, with the shift that makes up for it.
-    values = torch.linalg.eigvalsh(gram)
+    values = torch.linalg.eigvalsh(_correlations(layer))
     least, largest = float(values[0]), float(values[-1])
     if least < -layer.shift - _NEGATIVE * max(largest, 1.0):
         part = {"triangle": "S", "correlations": "C"}.get(layer.encoding.name, "d")

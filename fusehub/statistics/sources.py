@@ -7,13 +7,14 @@ weights, which the Hub tells without a download, so that statistics of other wei
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fusehub.errors import BadStatistics, NotFound
+from fusehub.errors import AccessDenied, BadStatistics, NotFound
 from fusehub.hub import client, hub_errors, is_offline
 from fusehub.refs import ModelRef
 from fusehub.statistics.fisher_file import FISHER_FILENAME, FisherFile
@@ -28,11 +29,10 @@ from fusehub.statistics.format import (
 )
 from fusehub.statistics.shards import shards_in
 
-if TYPE_CHECKING:
-    from huggingface_hub import ModelInfo
-
 TAG = "fusehub-statistics"
 FOLDER = "fusehub"
+# Anybody can tag a repo as the companion of a model: so many, the most downloaded first, are looked at.
+_MOST_COMPANIONS = 20
 
 
 @dataclass(frozen=True)
@@ -73,19 +73,27 @@ def find_statistics(
         if not force:
             require_weights(found.metadata, source, ref.name, hashes)
         return found
-    others = []
-    for candidate, metadata in _candidates(ref):
-        found = FoundStatistics(candidate, metadata, ref.token)
-        if sorted(metadata["model"]["weights"].values()) == sorted(hashes.values()):
+    others, problems = [], []
+    for candidate in _candidates(ref):
+        try:
+            found = FoundStatistics(candidate, _metadata(candidate, ref.token), ref.token)
+        except BadStatistics as error:
+            # Anybody can publish statistics of any model: those that cannot be read must not hide the others.
+            problems.append(error.what)
+            continue
+        if sorted(found.metadata["model"]["weights"].values()) == sorted(hashes.values()):
             return found
         others.append(found)
     if others and force:
         return others[0]
     command = f"fusehub collect {ref.name} --data DATA{' --fisher' if fisher else ''} --out DIR"
     if others:
+        problems.append(
+            f"the statistics there are ({', '.join(found.origin for found in others)}) were made for other weights."
+        )
+    if problems:
         raise BadStatistics(
-            f"{ref.name}: the statistics there are ({', '.join(found.origin for found in others)}) were made for "
-            "other weights.",
+            f"{ref.name}: {' '.join(problems)}",
             f"Make new ones where the data is: `{command}`, then `--statistics {ref.name}=DIR`.",
         )
     raise NotFound(
@@ -108,28 +116,38 @@ def has_statistics(ref: ModelRef) -> bool:
     return any(f"{FOLDER}/{name}" in ref.files for name in (FILENAME, INDEX_FILENAME))
 
 
-def _candidates(ref: ModelRef) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Sources that may hold statistics of `ref`, with their metadata, the nearest first."""
+def _candidates(ref: ModelRef) -> Iterator[str]:
+    """Sources that may hold statistics of `ref`, the nearest first."""
     if ref.folder is not None and (ref.folder / FOLDER / METADATA_FILENAME).is_file():
-        source = str(ref.folder / FOLDER)
-        yield source, _metadata(source, ref.token)
+        yield str(ref.folder / FOLDER)
     if ref.repo_id is None or is_offline():
         return
+    seen = set()
+    for source in _repos(ref):
+        if source in seen:
+            continue
+        seen.add(source)
+        try:
+            there = _download(source, METADATA_FILENAME, ref.token)
+        except AccessDenied:
+            continue  # A gated companion, whose owner has not let us in.
+        if there is not None:
+            yield source
+
+
+def _repos(ref: ModelRef) -> Iterator[str]:
+    """The model's repo at its commit, then at its newest one (statistics may have come later); then companions."""
+    api = client(ref.token)
+    yield f"{ref.repo_id}@{ref.commit}"
     with hub_errors(ref.name):
-        tagged = client(ref.token).list_models(filter=[TAG, f"base_model:{ref.repo_id}"])
-        sources = [f"{ref.repo_id}@{ref.commit}", *_latest(ref.repo_id, ref.token), *_companions(tagged, ref)]
-    for source in dict.fromkeys(sources):
-        if _download(source, METADATA_FILENAME, ref.token) is not None:
-            yield source, _metadata(source, ref.token)
-
-
-def _latest(repo_id: str, token: str | None) -> list[str]:
-    """The repo at its newest commit: statistics may have come after the commit that is merged."""
-    return [f"{repo_id}@{client(token).model_info(repo_id).sha}"]
-
-
-def _companions(tagged: Iterable[ModelInfo], ref: ModelRef) -> list[str]:
-    return [f"{info.id}@{client(ref.token).model_info(info.id).sha}" for info in tagged if info.id != ref.repo_id]
+        newest = api.model_info(ref.repo_id).sha
+        tagged = api.list_models(filter=[TAG, f"base_model:{ref.repo_id}"], sort="downloads")
+        companions = [info.id for info in itertools.islice(tagged, _MOST_COMPANIONS) if info.id != ref.repo_id]
+    yield f"{ref.repo_id}@{newest}"
+    for name in companions:
+        with hub_errors(name):
+            commit = api.model_info(name).sha
+        yield f"{name}@{commit}"
 
 
 def _metadata(source: str, token: str | None) -> dict[str, Any]:

@@ -246,9 +246,8 @@ def test_experts_that_keep_their_heads(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(code_of(card, "python"), names)
-    assert list(names["models"]) == ["expert-0", "expert-1"]
-    assert set(names["models"]["expert-1"].model.config.id2label.values()) == {"O", "B-LOC"}
-    assert "[" in capsys.readouterr().out
+    assert set(names["model"].model.config.id2label.values()) == {"O", "B-LOC"}, "the last one's"
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_words_from_outside_cannot_break_the_page(tmp_path):

@@ -80,7 +80,7 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
         "labels methods statistics configs findings preprocessing compat columns data inputs recipe",
         "planner requirements plan solving combining engine adapter_merging merging provenance",
         "answering label_metrics text_metrics predict ensembling keeping comparison evaluation loading finding",
-        "markdown merged results front_matter statistics_card card push publishing",
+        "markdown merged results front_matter statistics_card usage card push publishing",
         "demo_data demo_train",
         "console printing commands cli demo __main__",
     ]

@@ -218,8 +218,9 @@ tell("shadowed", fails(lambda: publish(shards, "mine", exist_ok=True)))
 tell("kept", publish(work / "kept", "kept").repo_id)
 tell("kept files", files("cat/kept"))
 code = Path(api.hf_hub_download("cat/kept", "README.md")).read_text().partition("```python\\n")[2].partition("```")[0]
-exec(code, names := {})
-tell("kept labels", [list(model.model.config.id2label.values()) for model in names["models"].values()])
+exec(code.replace("from transformers import", "from transformers import AutoConfig, "), names := {})
+configs = [names["AutoConfig"].from_pretrained("cat/kept", subfolder=name) for name in ("expert-0", "expert-1")]
+tell("kept labels", [list(config.id2label.values()) for config in configs])
 kept = shutil.copytree(work / "kept", work / "kept-broken")
 (kept / "expert-1" / "config.json").unlink()
 tell("kept broken", fails(lambda: publish(kept, "kept-broken")))

@@ -1,0 +1,93 @@
+"""Commands and code against a local Hub, in a process of their own: the client reads only once which Hub is its own.
+
+with session(hub, "ann", tmp_path) as fusehub:
+    out = fusehub("find", "--json")                      # what it prints; it must end with 0
+    kind, what, fix = fusehub.fails("merge", ...)        # the one error that it must end with
+    fusehub.python("print(1)")
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = """
+import contextlib, io, json, sys, traceback
+from typer.testing import CliRunner
+from fusehub.cli import app
+replies, sys.stdout = sys.stdout, sys.stderr
+for line in sys.stdin:
+    asked = json.loads(line)
+    told = {"code": 0, "out": "", "err": ""}
+    try:
+        if "python" in asked:
+            out = io.StringIO()
+            with contextlib.redirect_stdout(out):
+                exec(asked["python"], {})
+            told["out"] = out.getvalue()
+        else:
+            result = CliRunner().invoke(app, asked["arguments"])
+            told = {"code": result.exit_code, "out": result.stdout, "err": result.stderr}
+            if result.exception and not isinstance(result.exception, SystemExit):
+                raise result.exception
+    except BaseException:
+        told |= {"code": 99, "err": told["err"] + traceback.format_exc()}
+    print(json.dumps(told), file=replies, flush=True)
+"""
+
+
+class Session:
+    """What is asked of the process, and what it answers."""
+
+    def __init__(self, process: subprocess.Popen) -> None:
+        self._process = process
+
+    def __call__(self, *arguments: object) -> str:
+        """The command's standard output."""
+        told = self._ask(arguments=[str(argument) for argument in arguments])
+        assert told["code"] == 0, (arguments, told["err"])
+        return told["out"]
+
+    def json(self, *arguments: object) -> dict[str, Any]:
+        return json.loads(self(*arguments, "--json"))
+
+    def fails(self, *arguments: object) -> tuple[str, str]:
+        """(what is wrong, what to do) of a command that must end with 1, saying both once and nothing else."""
+        told = self._ask(arguments=[str(argument) for argument in (*arguments, "--json")])
+        assert told["code"] == 1 and "Traceback" not in told["err"], (arguments, told)
+        error = json.loads(told["out"])["error"]
+        return error["what"], error["fix"]
+
+    def python(self, code: str) -> str:
+        """What the code prints."""
+        told = self._ask(python=code)
+        assert told["code"] == 0, told["err"]
+        return told["out"]
+
+    def _ask(self, **asked: Any) -> dict[str, Any]:
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+
+@contextmanager
+def session(hub: Any, user: str, home: Path) -> Iterator[Session]:
+    """A process whose Hub is `hub` and whose token is that of `user`; it works in the folder `home`."""
+    home.mkdir(exist_ok=True)
+    environment = hub.env(user, home=home / ".home") | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "COLUMNS": "200"}
+    environment.pop("HF_HUB_OFFLINE", None)
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=home,
+    ) as process:
+        yield Session(process)
+        process.stdin.close()

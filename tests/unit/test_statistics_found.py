@@ -1,0 +1,178 @@
+"""`--statistics auto` and `find --with-statistics` on a real Hub: where statistics may lie, and what is in the way."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from huggingface_hub import CommitOperationAdd, HfApi
+
+from fusehub.localhub import running
+from fusehub.statistics.collect import collect
+from tests.unit.at_hub import session
+from tests.unit.experts import relatives, text_file, texts_of
+
+CARD = "---\nlicense: mit\nbase_model: ann/base\n---\n# A model\n"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with running(tmp_path_factory.mktemp("hub")) as server:
+        for name in ("ann", "bob", "eve"):
+            server.add_user(name)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def ann(hub, tmp_path_factory):
+    with session(hub, "ann", tmp_path_factory.mktemp("ann")) as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """Two experts and the statistics of each, as folders."""
+    folder = tmp_path_factory.mktemp("work")
+    for number, path in enumerate(relatives(folder, layers=1)):
+        (path / "README.md").write_text(CARD)
+        data = text_file(folder, number, texts_of(number, count=110))
+        collect(str(path), data, folder / f"statistics-{number}").close()
+    (folder / "base" / "README.md").write_text("---\nlicense: mit\n---\n# The base\n")
+    return folder
+
+
+class Repos:
+    """Models and statistics of one test, put on the Hub file by file."""
+
+    def __init__(self, hub, work: Path, name: str) -> None:
+        self.hub, self.work, self.name = hub, work, name
+
+    def api(self, user: str) -> HfApi:
+        return HfApi(self.hub.url, token=self.hub.token(user))
+
+    def model(self, number: int = 0, *, user: str = "ann") -> str:
+        repo = f"{user}/{self.name}-{number}"
+        self.put(repo, {path.name: path for path in (self.work / f"expert-{number}").iterdir() if path.is_file()})
+        return repo
+
+    def own(self, repo: str, number: int = 0) -> str:
+        """Statistics in the model's own repo; the commit."""
+        return self.put(repo, self._files(number))
+
+    def companion(self, of: str, number: int = 0, *, user: str = "bob", name: str = "", **change: object) -> str:
+        """A companion repo of the model `of`, whose metadata may say something else."""
+        repo = f"{user}/{name or self.name + '-statistics'}"
+        files = self._files(number)
+        if change:
+            told = json.loads((self.work / f"statistics-{number}" / "statistics.json").read_text()) | change
+            files["fusehub/statistics.json"] = json.dumps(told).encode()
+        files["README.md"] = f"---\nbase_model: {of}\ntags: [fusehub-statistics]\n---\n".encode()
+        self.put(repo, files)
+        return repo
+
+    def put(self, repo: str, files: dict) -> str:
+        api = self.api(repo.partition("/")[0])
+        api.create_repo(repo, exist_ok=True)
+        operations = [CommitOperationAdd(path, content) for path, content in files.items()]
+        return api.create_commit(repo, operations, commit_message="x").oid
+
+    def _files(self, number: int) -> dict:
+        folder = self.work / f"statistics-{number}"
+        return {f"fusehub/{path.name}": path for path in folder.iterdir() if path.suffix != ".partial"}
+
+
+@pytest.fixture
+def repos(hub, work, request):
+    name = re.sub(r"[^a-z]+", "-", request.node.name.removeprefix("test_"))
+    return Repos(hub, work, name[-40:].strip("-"))
+
+
+def origins(ann, *models: str, **options: str) -> list[str]:
+    """Where a merge would take the statistics of `models` from."""
+    more = [word for key, value in options.items() for word in (f"--{key}", value)]
+    return ann.json("merge", *models, "--dry-run", *more)["statistics"]
+
+
+def test_in_the_models_repo_at_its_commit_or_later(ann, repos):
+    first, second = repos.model(0), repos.model(1)
+    bare = repos.api("ann").model_info(first).sha
+    commits = [repos.own(first, 0), repos.own(second, 1)]
+    assert origins(ann, first, second) == [f"{first}@{commits[0]}", f"{second}@{commits[1]}"]
+    # Pinned before the statistics came: the weights are the same, which is what counts.
+    assert origins(ann, f"{first}@{bare}", second)[0] == f"{first}@{commits[0]}"
+
+
+def test_in_a_companion_repo_of_somebody_else(ann, repos):
+    first, second = repos.model(0), repos.model(1)
+    companion = repos.companion(first, 0)
+    commit = repos.own(second, 1)
+    sha = repos.api("bob").model_info(companion).sha
+    assert origins(ann, first, second) == [f"{companion}@{sha}", f"{second}@{commit}"]
+    out = repos.work / f"{repos.name}-merged"
+    ann("merge", first, second, "--out", out)
+    report = json.loads((out / "fusehub_report.json").read_text())
+    assert report["sources"][0]["statistics"]["origin"] == f"{companion}@{sha}"
+    shutil.rmtree(out)
+
+
+def test_of_other_weights_are_passed_over_for_those_that_fit(ann, repos):
+    first, second = repos.model(0), repos.model(1)
+    repos.own(first, 1)  # Of the weights before the last training, say.
+    repos.own(second, 1)
+    what, fix = ann.fails("merge", first, second, "--dry-run")
+    assert f"{first}: the statistics there are ({first}@" in what and "made for other weights" in what
+    assert f"fusehub collect {first} --data DATA" in fix
+    wrong = repos.companion(first, 1, name=f"{repos.name}-wrong")
+    what, _ = ann.fails("merge", first, second, "--dry-run")
+    assert wrong in what
+    right = repos.companion(first, 0)
+    assert origins(ann, first, second)[0].startswith(f"{right}@")
+
+
+@pytest.mark.parametrize("broken", ["version", "format", "layers", "json"])
+def test_what_somebody_published_broken_hides_nothing(ann, repos, broken):
+    """Anybody can tag a repo as the companion of any model."""
+    first, second = repos.model(0), repos.model(1)
+    repos.own(second, 1)
+    change = {"version": {"version": 2}, "format": {"format": "other"}, "layers": {"layers": "none"}}.get(broken, {})
+    eve = repos.companion(first, 0, user="eve", **change)
+    if broken == "json":
+        repos.put(eve, {"fusehub/statistics.json": b"{"})
+    for _ in range(3):
+        repos.api("eve").hf_hub_download(eve, "fusehub/statistics.json", force_download=True)  # The first in the list.
+    what, fix = ann.fails("merge", first, second, "--dry-run")
+    assert eve in what and "fusehub collect" in fix
+    if broken == "version":
+        assert "version 2 of the format; this FuseHub reads version 1" in what
+    bob = repos.companion(first, 0)
+    assert origins(ann, first, second)[0].startswith(f"{bob}@")
+
+
+def test_a_gated_companion_hides_nothing(ann, repos, hub):
+    first, second = repos.model(0), repos.model(1)
+    repos.own(second, 1)
+    gated = repos.companion(first, 0, user="eve")
+    repos.api("eve").update_repo_settings(gated, gated="auto")
+    what, _ = ann.fails("merge", first, second, "--dry-run")
+    assert f"{first} has no published statistics" in what
+    bob = repos.companion(first, 0)
+    assert origins(ann, first, second)[0].startswith(f"{bob}@")
+
+
+def test_find_lists_models_whose_statistics_are_there_and_a_merge_uses_those(ann, repos):
+    prefix = repos.name
+    first, second, bare = repos.model(0), repos.model(1), repos.model(0, user="bob")
+    repos.own(second, 1)
+    companion = repos.companion(first, 0)
+    found = ann.json("find", prefix, "--with-statistics")["models"]
+    assert {model["id"]: model["statistics_at"] for model in found} == {first: companion, second: second}
+    assert bare in {model["id"] for model in ann.json("find", prefix)["models"]}
+    table = ann("find", prefix, "--with-statistics")
+    [line] = [line for line in table.splitlines() if line.startswith(first)]
+    assert companion in line and bare not in table
+    assert [place.partition("@")[0] for place in origins(ann, first, second)] == [companion, second]
+    repos.put("ann/base", {path.name: path for path in (repos.work / "base").iterdir() if path.is_file()})
+    by_base = ann.json("find", prefix, "--with-statistics", "--base", "ann/base")["models"]
+    assert {model["id"] for model in by_base} == {first, second}
+    assert ann.json("find", "no-such-model", "--with-statistics")["models"] == []
