@@ -258,29 +258,39 @@ class _Engine:
             )
 
     def _require_relatives(self) -> None:
-        """Experts of different bases give garbage even where all shapes agree; their weights tell them apart."""
+        """Models of different bases give garbage even where all shapes agree; their weights tell them apart."""
         body = [plan for plan in self.plan.tensors.values() if plan.is_body_matrix]
         chosen = body[:: max(1, len(body) // 3)][:3]
-        names = [ref.name for ref in self.plan.experts]
-        for index in range(1, len(names)):
-            cosines = {tensor.name: self._cosine(tensor, index) for tensor in chosen}
+        first, *others = (
+            (ref.name, file, [tensor.sources[index] for tensor in chosen])
+            for index, (ref, file) in enumerate(zip(self.plan.experts, self.experts, strict=True))
+        )
+        if self.base is not None:
+            others.append((self.plan.base.name, self.base, [tensor.base for tensor in chosen]))
+        for name, file, sources in others:
+            cosines = {
+                tensor.name: _cosine(tensor, first[1], own, file, other)
+                for tensor, own, other in zip(chosen, first[2], sources, strict=True)
+                if other is not None
+            }
             # A layer can have been started anew in one of them; that all were means another base.
             if cosines and max(cosines.values()) < _RELATED:
-                name, cosine = max(cosines.items(), key=lambda item: item[1])
+                closest, cosine = max(cosines.items(), key=lambda item: item[1])
                 raise Incompatible(
-                    f"{names[0]} and {names[index]} have unrelated weights: the cosine of their {name} is "
-                    f"{cosine:.2f}, where experts of one base have more than 0.9.",
+                    f"{first[0]} and {name} have unrelated weights: the cosine of their {closest} is "
+                    f"{cosine:.2f}, where models of one base have more than 0.9.",
                     "They were trained from different bases, and a merge of them is garbage. "
-                    "Choose experts of one base, or say --force.",
+                    "Choose models of one base, or say --force.",
                 )
 
-    def _cosine(self, tensor: TensorPlan, index: int) -> float:
-        """Cosine of a tensor of the first expert and of another one, by at most a million of its elements."""
-        rows = max(1, 2**20 * tensor.info.shape[0] // max(1, tensor.info.numel))
-        rows = min(rows, *(tensor.token_rows if tensor.token_axis == 0 else ()), tensor.info.shape[0])
-        a, b = (self.experts[i].read(tensor.sources[i], 0, rows).double().flatten() for i in (0, index))
-        norms = float(a.norm() * b.norm())
-        return float(a @ b) / norms if norms else 1.0
+
+def _cosine(tensor: TensorPlan, one: Checkpoint, own: str, other: Checkpoint, theirs: str) -> float:
+    """Cosine of a tensor in two models, by at most a million of its elements."""
+    rows = max(1, 2**20 * tensor.info.shape[0] // max(1, tensor.info.numel))
+    rows = min(rows, *(tensor.token_rows if tensor.token_axis == 0 else ()), tensor.info.shape[0])
+    a, b = (file.read(name, 0, rows).double().flatten() for file, name in ((one, own), (other, theirs)))
+    norms = float(a.norm() * b.norm())
+    return float(a @ b) / norms if norms else 1.0
 
 
 def _weights_of_biases(plan: Plan) -> dict[str, TensorPlan]:

@@ -14,6 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import constants
+
+# For what a test itself puts onto the Hub: the client reads the environment once.
+constants.HF_HUB_DISABLE_XET = True
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import contextlib, io, json, sys, traceback

@@ -170,11 +170,6 @@ UNFIT = {
     "no rows": ("text-classification", [], "is empty"),
     "no context": ("question-answering", [{"text": "Anna lives."}], "a question and a text"),
     "no target": ("text2text-generation", [{"text": "Anna lives."}], "target text"),
-    "tags that are not as many as words": (
-        "token-classification",
-        [{"tokens": ["Anna", "lives"], "ner_tags": ["O"]}],
-        "1 labels for 2 words",
-    ),
     "no image": ("image-classification", [{"image": "nowhere.png"}], "nowhere.png"),
 }
 ARCHITECTURE = {"text2text-generation": "t5", "image-classification": "vit"}

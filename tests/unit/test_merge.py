@@ -426,6 +426,15 @@ def test_strangers_are_refused_unless_forced(tmp_path):
     assert (tmp_path / "out" / WEIGHTS).exists()
 
 
+def test_a_base_that_is_none_of_the_experts_is_refused_unless_forced(experts, tmp_path):
+    stranger = tiny_model(tmp_path / "stranger", seed=9, hidden=16)
+    recipe = recipe_of(experts(), "task_arithmetic", base_model=str(stranger))
+    with pytest.raises(Incompatible, match=r"expert-0 and .*stranger have unrelated weights"):
+        merge(recipe, tmp_path / "out")
+    assert leftovers(tmp_path) == ["stranger"]
+    merge(recipe, tmp_path / "out", force=True)
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_relatives_are_not_taken_for_strangers_and_strangers_are_in_every_architecture(experts, tmp_path, arch):
     merge(recipe_of(experts(arch), "mean"), tmp_path / "out")
