@@ -3,8 +3,8 @@
     examples = load_examples("reviews.csv", "text-classification", limit=500)
     examples.texts[0], examples.labels[0]     # "A fine film.", "positive"
 
-Which column holds what is guessed from the names that people use, and can be said. Texts in batches:
-`fusehub.encoding`, whose functions are here too.
+Which column holds what is guessed from the names that people use, and can be said. Texts in batches are
+`fusehub.encoding`.
 """
 
 from __future__ import annotations
@@ -16,25 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fusehub.columns import Columns, Label, choose_columns, read_inputs, read_label
-from fusehub.encoding import Text, batches, encode, first_tokens, max_length_of, split_words
+from fusehub.encoding import Text
 from fusehub.errors import BadData
 from fusehub.pictures import open_pictures
 from fusehub.tables import Table, open_table
 from fusehub.tasks import CAUSAL, IMAGES, MASKED, WORDS, are_generic
-
-__all__ = [
-    "Examples",
-    "batches",
-    "encode",
-    "first_tokens",
-    "from_multi_hot",
-    "labels_as_ids",
-    "load_examples",
-    "match_labels",
-    "max_length_of",
-    "name_of",
-    "split_words",
-]
 
 logger = logging.getLogger(__name__)
 

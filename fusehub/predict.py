@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fusehub.answering import fill_masks, find_spans, write_texts
-from fusehub.data import Examples, Text, first_tokens
+from fusehub.data import Examples
+from fusehub.encoding import Text, first_tokens
 from fusehub.errors import BadData, Incompatible, NonFinite
 from fusehub.inputs import Inputs, require_kind
 from fusehub.pretrained import load_model, load_tokenizer

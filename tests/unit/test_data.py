@@ -3,27 +3,19 @@
 import csv
 import json
 import logging
-import os
 import subprocess
 import sys
-from collections import Counter
 
 import pytest
 
 from fusehub.data import (
     Examples,
-    batches,
-    encode,
-    first_tokens,
     labels_as_ids,
     load_examples,
     match_labels,
-    max_length_of,
-    split_words,
 )
 from fusehub.errors import BadData, BadFile, NotFound
 from fusehub.tables import DatasetName, open_table, parse_dataset
-from tests.unit.tiny import ARCHITECTURES, tiny_model, tiny_texts, tiny_tokenizer
 
 ROWS = [
     {"text": "A fine, long film.", "label": "good"},
@@ -334,105 +326,6 @@ def test_several_labels_a_text_by_name_or_as_zeros_and_ones():
     assert labels_as_ids(of_labels([["0", "1", "0"], ["1.0", "0.0", "1.0"]]), labels) == [[1], [0, 2]]
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_the_longest_text_a_model_takes(tmp_path, arch):
-    from fusehub.refs import resolve
-    from fusehub.tasks import load_config
-
-    config = load_config(resolve(str(tiny_model(tmp_path / "m", arch))))
-    tokenizer = tiny_tokenizer(arch)
-    assert max_length_of(tokenizer, config) == 64
-    tokenizer.model_max_length = int(1e30)
-    # RoBERTa has 66 positions, of which two are never used; DeBERTa has no limit.
-    assert max_length_of(tokenizer, config) == (512 if arch == "deberta-v2" else 64)
-    assert max_length_of(tokenizer, config, 20) == 20
-    if arch != "deberta-v2":
-        with pytest.raises(BadData, match="up to 64"):
-            max_length_of(tokenizer, config, 65)
-
-
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_texts_are_cut_and_pairs_joined(arch):
-    tokenizer = tiny_tokenizer(arch)
-    texts = tiny_texts(10)
-    encodings = encode(texts, tokenizer, max_length=8)
-    assert max(len(encoding["input_ids"]) for encoding in encodings) == 8
-    pair = encode([(texts[0], texts[1])], tokenizer, max_length=64)[0]["input_ids"]
-    assert pair == tokenizer(texts[0], texts[1], truncation=True, max_length=64)["input_ids"]
-
-
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_each_word_is_found_at_its_first_token(arch):
-    tokenizer = tiny_tokenizer(arch)
-    words = ["Anna", "unbelievably", "Paris", "."]
-    encoding = encode([words], tokenizer, max_length=64)[0]
-    first = first_tokens(encoding)
-    pieces = tokenizer.convert_ids_to_tokens(encoding["input_ids"])
-    assert list(first) == [0, 1, 2, 3]
-    for word, token in first.items():
-        assert pieces[token].strip("▁Ġ#")[:1] in (words[word][0], ""), (word, pieces)
-
-
-@pytest.mark.parametrize("arch", ["roberta", "gpt2"])
-def test_words_are_not_glued_together(arch, tmp_path):
-    from transformers import AutoTokenizer
-
-    tiny_tokenizer(arch).save_pretrained(tmp_path)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    words = encode([["the", "film", "was", "great"]], tokenizer, max_length=64)[0]["input_ids"]
-    assert words == tokenizer(" the film was great")["input_ids"]
-    assert words != tokenizer(["the", "film", "was", "great"], is_split_into_words=True)["input_ids"]
-
-
-def test_words_that_do_not_fit_are_reported(caplog):
-    with caplog.at_level(logging.WARNING):
-        encodings = encode([["film"] * 20, ["film"] * 3], tiny_tokenizer(), max_length=12)
-    assert [len(first_tokens(encoding)) for encoding in encodings] == [10, 3]
-    assert "10 words in 1 texts get no prediction" in caplog.text
-
-
-def test_batches_hold_every_text_once_longest_first_within_their_bounds():
-    tokenizer = tiny_tokenizer()
-    encodings = encode([text.split() for text in tiny_texts(100)], tokenizer, max_length=64)
-    for bounds in ({"batch_size": 7}, {"batch_tokens": 200}, {"batch_size": 5, "batch_tokens": 100}, {}):
-        made = list(batches(encodings, tokenizer, **bounds))
-        assert Counter(index for indices, _ in made for index in indices) == Counter(range(100))
-        widths = [batch["input_ids"].shape[1] for _, batch in made]
-        assert widths == sorted(widths, reverse=True)
-        for indices, batch in made:
-            assert set(batch) <= set(tokenizer.model_input_names)
-            assert len(indices) <= bounds.get("batch_size", 1000)
-            assert batch["input_ids"].numel() <= max(bounds.get("batch_tokens", 10**6), widths[0])
-            for row, index in enumerate(indices):
-                length = len(encodings[index]["input_ids"])
-                assert batch["input_ids"][row, :length].tolist() == encodings[index]["input_ids"]
-                assert batch["attention_mask"][row].tolist() == [1] * length + [0] * (
-                    batch["input_ids"].shape[1] - length
-                )
-    assert [i for i, _ in batches(encodings, tokenizer, batch_size=9)] == [
-        i for i, _ in batches(encodings, tokenizer, batch_size=9)
-    ]
-
-
-def test_kinds_of_texts_are_not_mixed():
-    with pytest.raises(BadData, match="several kinds"):
-        encode(["a", ["b"]], tiny_tokenizer(), max_length=10)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("Anna's co-op, in Paris.", ["Anna", "'s", "co-op", ",", "in", "Paris", "."]),
-        ("I don't pay $3,000.50!", ["I", "don't", "pay", "$", "3,000.50", "!"]),
-        ("  हिन्दी\t北京 naïve\u200b ", ["हिन्दी", "北", "京", "naïve"]),
-        ("(e.g. O'Neil)", ["(", "e.g", ".", "O'Neil", ")"]),
-        ("", []),
-    ],
-)
-def test_words_of_a_text_keep_their_place(text, words):
-    assert [text[start:end] for start, end in split_words(text)] == words
-
-
 def test_the_modules_load_without_the_heavy_libraries():
     code = (
         "import sys, fusehub.data, fusehub.predict, fusehub.comparison, fusehub.evaluation\n"
@@ -440,122 +333,6 @@ def test_the_modules_load_without_the_heavy_libraries():
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-HUB_TEST = """
-import json, sys
-from fusehub.data import load_examples
-from fusehub.errors import FuseHubError
-
-def show(source, task="text-classification", **options):
-    try:
-        found = load_examples(source, task, **options)
-        print(json.dumps(vars(found)))
-    except FuseHubError as error:
-        print(json.dumps({"error": type(error).__name__, "message": str(error)}))
-
-for call in json.loads(sys.argv[1]):
-    show(call.pop("source"), **call)
-"""
-
-
-@pytest.fixture(scope="module")
-def dataset_hub(tmp_path_factory):
-    """A hub with alice/films (two splits), alice/langs (two configs) and the private alice/secret."""
-    from datasets import ClassLabel, Dataset, Features, Value
-    from huggingface_hub import CommitOperationAdd, HfApi, constants
-
-    from fusehub.localhub import running
-
-    constants.HF_HUB_DISABLE_XET = True
-    folder = tmp_path_factory.mktemp("data")
-    features = Features(text=Value("string"), label=ClassLabel(names=["neg", "pos"]))
-    Dataset.from_dict({"text": ["t1", "t2"], "label": [0, 1]}, features=features).to_parquet(folder / "train.parquet")
-    Dataset.from_dict({"text": ["e1", "e2"], "label": [1, -1]}, features=features).to_parquet(folder / "test.parquet")
-    langs = (
-        "---\nconfigs:\n- config_name: en\n  data_files: [{split: test, path: en.csv}]\n"
-        "- config_name: de\n  data_files: [{split: test, path: de.csv}]\n---\n"
-    )
-    repos = {
-        "alice/films": {
-            f"data/{split}-00000-of-00001.parquet": folder / f"{split}.parquet" for split in ("train", "test")
-        },
-        "alice/langs": {"README.md": langs.encode(), "en.csv": b"text\nhello\n", "de.csv": b"text\nhallo\n"},
-        "alice/secret": {"train.csv": b"text\nhidden\n"},
-        "alice/script": {"script.py": b"raise SystemExit('ran')\n"},
-        "alice/nothing": {"notes.bin": b"x"},
-    }
-    with running(tmp_path_factory.mktemp("hub")) as hub:
-        api = HfApi(endpoint=hub.url, token=hub.token("alice"))
-        for repo, files in repos.items():
-            api.create_repo(repo, repo_type="dataset", private=repo.endswith("secret"))
-            api.create_commit(
-                repo,
-                [CommitOperationAdd(name, content) for name, content in files.items()],
-                commit_message="data",
-                repo_type="dataset",
-            )
-        yield hub, api
-
-
-def ask_hub(dataset_hub, home, *calls, token=None):
-    hub, _ = dataset_hub
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    environment |= {
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
-    environment |= {"HF_TOKEN": token} if token else {}
-    done = subprocess.run(
-        [sys.executable, "-c", HUB_TEST, json.dumps(calls)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def test_datasets_on_a_hub(dataset_hub, tmp_path):
-    train, test, labelled, named, config = ask_hub(
-        dataset_hub,
-        tmp_path,
-        {"source": "alice/films"},
-        {"source": "alice/films", "default_split": "test"},
-        {"source": "alice/films/test", "need_labels": True},
-        {"source": "alice/films/train@main", "limit": 1},
-        {"source": "alice/langs:de"},
-    )
-    commit = dataset_hub[1].dataset_info("alice/films").sha
-    assert (train["texts"], train["labels"], train["names"]) == (["t1", "t2"], ["neg", "pos"], ["neg", "pos"])
-    assert (train["source"], train["split"], train["revision"]) == ("alice/films/train", "train", commit)
-    assert (test["texts"], test["labels"]) == (["e1", "e2"], None)
-    assert (labelled["texts"], labelled["labels"]) == (["e1"], ["pos"])
-    assert len(named["texts"]) == 1 and named["revision"] == commit
-    assert (config["texts"], config["source"]) == (["hallo"], "alice/langs:de/test")
-
-
-def test_what_can_go_wrong_with_datasets_on_a_hub(dataset_hub, tmp_path):
-    cases = {
-        "alice/nowhere": ("NotFound", "alice/nowhere"),
-        "alice/films@v9": ("NotFound", "no such revision"),
-        "alice/films/final": ("NotFound", "Its splits are train, test"),
-        "alice/langs": ("NotFound", "Name one of en, de"),
-        "alice/langs:fr": ("NotFound", "Name one of en, de"),
-        "alice/secret": ("NotFound", "private"),
-        "alice/nothing": ("BadData", "cannot be read as a dataset"),
-        "alice/script": ("BadData", ""),
-    }
-    answers = ask_hub(dataset_hub, tmp_path, *({"source": source} for source in cases))
-    for (source, (kind, words)), answer in zip(cases.items(), answers, strict=True):
-        assert answer["error"] == kind, (source, answer)
-        assert words in answer["message"], (source, answer)
-
-
-def test_private_datasets_need_the_token_of_who_may_read_them(dataset_hub, tmp_path):
-    token = dataset_hub[0].token("alice")
-    (by_argument,) = ask_hub(dataset_hub, tmp_path, {"source": "alice/secret", "token": token})
-    (by_environment,) = ask_hub(dataset_hub, tmp_path, {"source": "alice/secret"}, token=token)
-    assert by_argument["texts"] == by_environment["texts"] == ["hidden"]
 
 
 def test_rows_are_read_as_they_are_asked_for(tmp_path):

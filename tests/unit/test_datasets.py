@@ -1,0 +1,123 @@
+"""Datasets on a Hub: read at a commit, by split, as far as rows are asked for."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+HUB_TEST = """
+import json, sys
+from fusehub.data import load_examples
+from fusehub.errors import FuseHubError
+
+def show(source, task="text-classification", **options):
+    try:
+        found = load_examples(source, task, **options)
+        print(json.dumps(vars(found)))
+    except FuseHubError as error:
+        print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+
+for call in json.loads(sys.argv[1]):
+    show(call.pop("source"), **call)
+"""
+
+
+@pytest.fixture(scope="module")
+def dataset_hub(tmp_path_factory):
+    """A hub with alice/films (two splits), alice/langs (two configs) and the private alice/secret."""
+    from datasets import ClassLabel, Dataset, Features, Value
+    from huggingface_hub import CommitOperationAdd, HfApi, constants
+
+    from fusehub.localhub import running
+
+    constants.HF_HUB_DISABLE_XET = True
+    folder = tmp_path_factory.mktemp("data")
+    features = Features(text=Value("string"), label=ClassLabel(names=["neg", "pos"]))
+    Dataset.from_dict({"text": ["t1", "t2"], "label": [0, 1]}, features=features).to_parquet(folder / "train.parquet")
+    Dataset.from_dict({"text": ["e1", "e2"], "label": [1, -1]}, features=features).to_parquet(folder / "test.parquet")
+    langs = (
+        "---\nconfigs:\n- config_name: en\n  data_files: [{split: test, path: en.csv}]\n"
+        "- config_name: de\n  data_files: [{split: test, path: de.csv}]\n---\n"
+    )
+    repos = {
+        "alice/films": {
+            f"data/{split}-00000-of-00001.parquet": folder / f"{split}.parquet" for split in ("train", "test")
+        },
+        "alice/langs": {"README.md": langs.encode(), "en.csv": b"text\nhello\n", "de.csv": b"text\nhallo\n"},
+        "alice/secret": {"train.csv": b"text\nhidden\n"},
+        "alice/script": {"script.py": b"raise SystemExit('ran')\n"},
+        "alice/nothing": {"notes.bin": b"x"},
+    }
+    with running(tmp_path_factory.mktemp("hub")) as hub:
+        api = HfApi(endpoint=hub.url, token=hub.token("alice"))
+        for repo, files in repos.items():
+            api.create_repo(repo, repo_type="dataset", private=repo.endswith("secret"))
+            api.create_commit(
+                repo,
+                [CommitOperationAdd(name, content) for name, content in files.items()],
+                commit_message="data",
+                repo_type="dataset",
+            )
+        yield hub, api
+
+
+def ask_hub(dataset_hub, home, *calls, token=None):
+    hub, _ = dataset_hub
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    environment |= {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    environment |= {"HF_TOKEN": token} if token else {}
+    done = subprocess.run(
+        [sys.executable, "-c", HUB_TEST, json.dumps(calls)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_datasets_on_a_hub(dataset_hub, tmp_path):
+    train, test, labelled, named, config = ask_hub(
+        dataset_hub,
+        tmp_path,
+        {"source": "alice/films"},
+        {"source": "alice/films", "default_split": "test"},
+        {"source": "alice/films/test", "need_labels": True},
+        {"source": "alice/films/train@main", "limit": 1},
+        {"source": "alice/langs:de"},
+    )
+    commit = dataset_hub[1].dataset_info("alice/films").sha
+    assert (train["texts"], train["labels"], train["names"]) == (["t1", "t2"], ["neg", "pos"], ["neg", "pos"])
+    assert (train["source"], train["split"], train["revision"]) == ("alice/films/train", "train", commit)
+    assert (test["texts"], test["labels"]) == (["e1", "e2"], None)
+    assert (labelled["texts"], labelled["labels"]) == (["e1"], ["pos"])
+    assert len(named["texts"]) == 1 and named["revision"] == commit
+    assert (config["texts"], config["source"]) == (["hallo"], "alice/langs:de/test")
+
+
+def test_what_can_go_wrong_with_datasets_on_a_hub(dataset_hub, tmp_path):
+    cases = {
+        "alice/nowhere": ("NotFound", "alice/nowhere"),
+        "alice/films@v9": ("NotFound", "no such revision"),
+        "alice/films/final": ("NotFound", "Its splits are train, test"),
+        "alice/langs": ("NotFound", "Name one of en, de"),
+        "alice/langs:fr": ("NotFound", "Name one of en, de"),
+        "alice/secret": ("NotFound", "private"),
+        "alice/nothing": ("BadData", "cannot be read as a dataset"),
+        "alice/script": ("BadData", ""),
+    }
+    answers = ask_hub(dataset_hub, tmp_path, *({"source": source} for source in cases))
+    for (source, (kind, words)), answer in zip(cases.items(), answers, strict=True):
+        assert answer["error"] == kind, (source, answer)
+        assert words in answer["message"], (source, answer)
+
+
+def test_private_datasets_need_the_token_of_who_may_read_them(dataset_hub, tmp_path):
+    token = dataset_hub[0].token("alice")
+    (by_argument,) = ask_hub(dataset_hub, tmp_path, {"source": "alice/secret", "token": token})
+    (by_environment,) = ask_hub(dataset_hub, tmp_path, {"source": "alice/secret"}, token=token)
+    assert by_argument["texts"] == by_environment["texts"] == ["hidden"]
