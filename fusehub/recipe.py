@@ -127,8 +127,10 @@ class Recipe(_Strict):
             if key not in cls.model_fields:
                 raise unknown("key in a recipe", str(key), [key for key in cls.model_fields if key != "provenance"])
         models = content.get("models")
-        for entry in models if isinstance(models, list | tuple) else ():
-            for key in entry if isinstance(entry, Mapping) else ():
+        for number, entry in enumerate(models if isinstance(models, list | tuple) else ()):
+            if not isinstance(entry, Mapping):
+                raise BadRecipe(f"Recipe, models.{number}: {entry!r} is no mapping.", "Write `- model: user/name`.")
+            for key in entry:
                 if key not in ModelEntry.model_fields:
                     raise unknown("key of a model in a recipe", str(key), ModelEntry.model_fields)
         content = {key: value for key, value in content.items() if value is not None}

@@ -78,6 +78,7 @@ def test_an_unknown_key_is_told_the_closest_one():
         ({"models": "a/x"}, "models"),
         ({"models": 3}, "models"),
         ({"models": [3, 4]}, "models.0"),
+        ({"models": ["a/x", "b/y"]}, "models.0: 'a/x'"),
         ({"models": [{"parameters": {}}, *TWO]}, "models.0.model"),
         ({"models": [{"model": "a", "parameters": "much"}, *TWO]}, "models.0.parameters"),
         ({"merge_method": None}, "merge_method"),
