@@ -2,26 +2,30 @@
 
     client = Client("http://localhost:7860")
     client.predict(models=["user/a", "user/b"], api_name="/check")
-    client.predict(models=["user/a", "user/b"], method="regmean", options={"alpha": 0.9}, api_name="/merge")
-    client.predict(models=["user/a", "user/b", "regmean"], texts=["Not bad."], api_name="/compare")
+    merged = client.predict(models=["user/a", "user/b"], method="regmean", options={"alpha": 0.9}, api_name="/merge")
+    client.predict(models=["user/a", "user/b", merged["name"]], texts=["Not bad."], api_name="/compare")
 
-What `/merge` makes belongs to the caller's session; `/compare` and `/evaluate` call it by its name. An error comes as
-the package's words. `oauth_token=` of the client is passed on to the Hub, for private and gated models.
+A merge's name is a secret that only its maker has: "regmean@KEY", whose key is that of a visit. Nothing hangs on
+sessions, because all MCP clients share one. An error comes as the package's words. `oauth_token=` of `gradio_client`
+is passed on to the Hub, for private and gated models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
 
-from fusehub.errors import FuseHubError, unknown
+from fusehub.errors import BadData, FuseHubError, NotFound
 from space.check import check as check_visit
-from space.compare import ENSEMBLE, table_of
+from space.compare import require_readers, require_texts
 from space.frame import Frame, token_of
 from space.merge import start_merges
 from space.pick import describe
+from space.scores import ENSEMBLE, table_of, without_paths
 from space.visit import Visit
 from space.work import bug
 
@@ -30,37 +34,46 @@ _PATIENCE = 3600.0
 
 def endpoints(frame: Frame) -> None:
     """Adds the four endpoints to the page that is being built."""
-    session = gr.State("")
 
-    def visit_of(key: str) -> Visit:
-        return frame.visits.open(key or None)
-
-    def picked(visit: Visit, models: list[str], token: str | None) -> None:
-        if [pick.name for pick in visit.picks] == models:
-            return
-        visit.picks = [describe(frame.setting.require_name(model), token) for model in models]
-        visit.changed_models()
+    @contextmanager
+    def visit_of(models: list[str], token: str | None, *, keep: bool = False) -> Iterator[Visit]:
+        """A visit with these models for one call; with `keep`, and if the call succeeds, for as long as others."""
+        visit, done = frame.visits.open(), False
+        try:
+            _require_few(models, frame.setting.most_models)
+            visit.picks = [describe(frame.setting.require_name(model), token) for model in models]
+            yield visit
+            done = keep
+        finally:
+            if not done:
+                frame.visits.end(visit)
 
     def finished(visit: Visit) -> None:
         job = visit.job
         frame.jobs.wait(job, _PATIENCE)
         if job.error is not None:
             raise job.error
+        if job.state != "done":
+            raise FuseHubError(f"{job.title} did not end in {_PATIENCE / 60:.0f} minutes.", "Take smaller models.")
 
-    def check(oauth: gr.OAuthToken | None, key: str, models: list[str]) -> tuple[str, dict]:
+    def check(oauth: gr.OAuthToken | None, request: gr.Request, models: list[str]) -> dict:
         """Tells whether models can be merged, everything that speaks against it, and what a merge would cost.
 
         Args:
             models: names of two or more models on the Hub, as user/name or user/name@revision.
         """
-        visit, token = visit_of(key), token_of(oauth)
-        picked(visit, _list(models), token)
-        return visit.key, check_visit(frame, visit, token)
+        token = token_of(oauth)
+        with visit_of(_list(models), token) as visit:
+            return check_visit(frame, visit, token)
 
     def merge(
-        oauth: gr.OAuthToken | None, key: str, models: list[str], method: str = "regmean", options: dict | None = None
-    ) -> tuple[str, dict]:
-        """Merges models by one method, and returns the merge's name (for compare and evaluate) and its recipe.
+        oauth: gr.OAuthToken | None,
+        request: gr.Request,
+        models: list[str],
+        method: str = "regmean",
+        options: dict | None = None,
+    ) -> dict:
+        """Merges models by one method. Returns the merge's name, to be given to compare and evaluate, and its recipe.
 
         Args:
             models: names of two or more models on the Hub.
@@ -69,77 +82,92 @@ def endpoints(frame: Frame) -> None:
         """
         from fusehub.methods import find_method
 
-        visit, token = visit_of(key), token_of(oauth)
-        picked(visit, _list(models), token)
-        before = set(visit.merges)
-        start_merges(frame, visit, {find_method(method).name: dict(options or {})}, {}, token)
-        finished(visit)
-        made = next(made for name, made in visit.merges.items() if name not in before)
-        return visit.key, {
-            "name": made.name, "recipe": made.recipe, "seconds": made.seconds, "notes": list(made.notes),
-            "models": list(made.models),
-        }  # fmt: skip
+        token = token_of(oauth)
+        with visit_of(_list(models), token, keep=True) as visit:
+            start_merges(frame, visit, {find_method(method).name: dict(options or {})}, {}, token)
+            finished(visit)
+            frame.visits.trim(frame.setting.most_kept)
+            made = next(iter(visit.merges.values()))
+            return {
+                "name": f"{made.name}@{visit.key}",
+                "models": [f"{name}@{visit.key}" for name in made.models],
+                "recipe": made.recipe,
+                "seconds": made.seconds,
+                "notes": list(made.notes),
+            }
 
-    def compare(oauth: gr.OAuthToken | None, key: str, models: list[str], texts: list[str]) -> tuple[str, dict]:
+    def compare(oauth: gr.OAuthToken | None, request: gr.Request, models: list[str], texts: list[str]) -> dict:
         """Tells what each model and their ensemble say about each text.
 
         Args:
-            models: names of models on the Hub, and of merges made in this session.
+            models: names of models on the Hub, and of merges that were made here.
             texts: the texts to ask about.
         """
-        visit, token = visit_of(key), token_of(oauth)
-        asked = _asked(frame, visit, _list(models), token)
-        texts = _list(texts)[: frame.setting.most_texts]
+        token = token_of(oauth)
+        asked = _asked(frame, _list(models), token)
+        texts = require_texts(_list(texts), frame.setting.most_texts)
         found = frame.worker.ask("compare", {"models": asked, "texts": texts}, token)
-        return visit.key, found | {"source": None}
+        return found | {"source": None}
 
     def evaluate(
-        oauth: gr.OAuthToken | None, key: str, models: list[str], data: dict, limit: int = 200
-    ) -> tuple[str, dict]:
+        oauth: gr.OAuthToken | None, request: gr.Request, models: list[str], data: dict, limit: int = 200
+    ) -> dict:
         """Scores models and their ensemble on labelled datasets of the Hub.
 
         Args:
-            models: names of models on the Hub, and of merges made in this session.
+            models: names of models on the Hub, and of merges that were made here.
             data: a name for each dataset, such as {"films": "stanfordnlp/imdb/test"}.
             limit: how many examples of each dataset are taken at most.
         """
-        visit, token = visit_of(key), token_of(oauth)
-        asked = _asked(frame, visit, _list(models), token)
-        for source in dict(data).values():
-            frame.setting.require_name(str(source).partition(":")[0], "dataset")
-        scored: list[dict[str, Any]] = []
-        arguments = {"models": asked, "data": dict(data), "ensemble": True, "limit": int(limit)}
-        frame.start(visit, "evaluate", "Scoring", arguments, token, lambda visit, result: scored.append(result))
-        finished(visit)
-        return visit.key, {"table": table_of(scored[0] | {"merges": [*visit.merges, ENSEMBLE]}), **scored[0]}
+        if not isinstance(data, dict) or not data:
+            raise BadData("No dataset was named.", 'Give {"films": "stanfordnlp/imdb/test"}.')
+        token = token_of(oauth)
+        asked = _asked(frame, _list(models), token)
+        sources = {name: frame.setting.require_dataset(str(source)) for name, source in data.items()}
+        arguments = {"models": asked, "data": sources, "ensemble": True, "limit": int(limit)}
+        with visit_of([], token) as visit:
+            scored: list[dict[str, Any]] = []
+            frame.start(visit, "evaluate", "Scoring", arguments, token, lambda visit, result: scored.append(result))
+            finished(visit)
+        merges = [score["model"] for score in scored[0]["scores"] if score["model_id"] in _folders(asked)]
+        told = without_paths(scored[0])
+        return {"table": table_of(told | {"merges": [*merges, ENSEMBLE]}), **told}
 
-    for function, inputs in (
-        (check, [gr.JSON(visible=False, label="models")]),
-        (merge, [gr.JSON(visible=False, label="models"), gr.Textbox("regmean", visible=False, label="method"),
-                 gr.JSON(visible=False, label="options")]),
-        (compare, [gr.JSON(visible=False, label="models"), gr.JSON(visible=False, label="texts")]),
-        (evaluate, [gr.JSON(visible=False, label="models"), gr.JSON(visible=False, label="data"),
-                    gr.Number(200, visible=False, label="limit")]),
-    ):  # fmt: skip
-        trigger = gr.Button(visible=False)
-        trigger.click(
-            _told(function), [session, *inputs], [session, gr.JSON(visible=False, label="result")],
-            api_name=function.__name__, api_description=function.__doc__, concurrency_limit=8,
-        )  # fmt: skip
+    # Types of the parameters become the schema that programs and MCP clients see.
+    for function in (check, merge, compare, evaluate):
+        gr.api(_told(function), api_name=function.__name__, concurrency_limit=8)
 
 
-def _asked(frame: Frame, visit: Visit, models: list[str], token: str | None) -> dict[str, str]:
-    """Name -> what to load: the session's merges by their names, other models as this caller may read them."""
-    merges = {name: place for made in visit.merges.values() for name, place in made.models.items()}
+def _asked(frame: Frame, models: list[str], token: str | None) -> dict[str, str]:
+    """Name -> what to load: merges by their secret names, other models as this caller may read them."""
+    if not models:
+        raise NotFound("No model was named.", 'Give ["user/one", "user/two"].')
+    _require_few(models, frame.setting.most_models + frame.setting.most_merges)
     asked = {}
     for model in models:
-        if model in merges:
-            asked[model] = merges[model]
-        elif "/" not in model and not frame.setting.shared:
-            raise unknown("merge in this session", model, merges)
-        else:
-            asked[model] = describe(frame.setting.require_name(model), token).id
+        name, _, key = model.partition("@")
+        visit = frame.visits.find(key) if key else None
+        if key and visit is None and "/" not in name:
+            raise NotFound(f"There is no merge {name} with that key here.", "It is gone, or never was: merge again.")
+        picks = [describe(frame.setting.require_name(model), token)] if visit is None else visit.picks
+        require_readers((pick.task for pick in picks), frame.setting)
+        if visit is None:
+            asked[model] = picks[0].id
+            continue
+        merges = {of: place for made in frame.visits.of(key).merges.values() for of, place in made.models.items()}
+        if name not in merges:
+            raise NotFound(f"There is no merge {name} here.", f"Give one of {', '.join(merges)}, with its key.")
+        asked[model] = merges[name]
     return asked
+
+
+def _folders(asked: dict[str, str]) -> set[str]:
+    return {place for place in asked.values() if place.startswith("/")}
+
+
+def _require_few(models: list[str], most: int) -> None:
+    if len(models) > most:
+        raise FuseHubError(f"{len(models)} models are too many: {most} fit here.", "Do more with the command line.")
 
 
 def _list(value: Any) -> list[str]:
@@ -149,13 +177,15 @@ def _list(value: Any) -> list[str]:
 
 
 def _told(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, whose `FuseHubError`s reach the caller as words."""
+    """`function`, whose `FuseHubError`s reach the caller as words, and whose result reaches an MCP client as JSON."""
     import functools
 
     @functools.wraps(function)
-    def run(*args: Any) -> Any:
+    def run(oauth: gr.OAuthToken | None, request: gr.Request, *args: Any) -> Any:
         try:
-            return function(*args)
+            result = function(oauth, request, *args)
+            # gradio makes text of it for MCP, as Python writes it.
+            return json.dumps(result) if request.headers.get("x-gradio-user") == "mcp" else result
         except FuseHubError as error:
             raise gr.Error(f"{error.what} -> {error.fix}", print_exception=False) from None
         except Exception:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 import gradio as gr
@@ -12,6 +11,7 @@ from fusehub.errors import FuseHubError
 from fusehub.tasks import are_generic
 from space import words
 from space.access import require_all
+from space.again import merge_command
 from space.frame import Step
 from space.visit import PICK, STATISTICS, Picked, Visit, statistics_of
 
@@ -54,12 +54,12 @@ class Check(Step):
             self.again.click, self, self._check, [self.base, *self.labels], paints=[self.report], concurrency_limit=10
         )
 
-    def show(self, visit: Visit) -> list:
+    def show(self, visit: Visit, token: str | None) -> list:
         if len(visit.picks) < 2:
             nothing = words.empty("A merge takes two models or more. Go back to step 1 and pick them.")
             return [nothing, gr.Group(visible=False), *[gr.skip()] * len(self.labels)]
         if visit.report is None:
-            check(self.frame, visit, None)
+            check(self.frame, visit, token)
         boxes, asks = [], False
         for place in range(len(self.labels)):
             pick = visit.picks[place] if place < len(visit.picks) else None
@@ -69,7 +69,23 @@ class Check(Step):
                 asks = True
                 count = words.count(len(pick.labels), "label")
                 boxes.append(gr.Textbox(visible=True, label=f"{pick.name} ({count})"))
-        return [_report_html(visit), gr.Group(visible=asks), *boxes]
+        return [_report_html(visit) + self._room_html(visit), gr.Group(visible=asks), *boxes]
+
+    def _room_html(self, visit: Visit) -> str:
+        """Said here already, where this machine is too small for the merge."""
+        cost = (visit.report or {}).get("cost")
+        if not cost:
+            return ""
+        asked = {
+            "models": visit.names(), "method": "regmean", "base_model": visit.base, "labels": visit.labels,
+            "parameters": {}, "weights": {}, "statistics": {}, "made": {},
+        }  # fmt: skip
+        try:
+            needed = cost["download_bytes"] + cost["output_bytes"]
+            self.frame.setting.require_room(cost["memory_bytes"], needed, merge_command(asked))
+        except FuseHubError as error:
+            return words.notice(error.what, "warning", error.fix)
+        return ""
 
     def _check(self, visit: Visit, token: str | None, data: Any, base: str, *labels: str) -> None:
         named = {}
@@ -99,16 +115,6 @@ def check(frame: Any, visit: Visit, token: str | None) -> dict[str, Any]:
             token,
         )
     return visit.report
-
-
-def command_of(visit: Visit, method: str = "regmean") -> str:
-    """The command line that merges the visit's models elsewhere."""
-    words_ = ["fusehub", "merge", *visit.names(), "--method", method]
-    if visit.base:
-        words_ += ["--base", visit.base]
-    for name, labels in visit.labels.items():
-        words_ += ["--labels", f"{name}={','.join(labels)}"]
-    return shlex.join([*words_, "--out", "merged"])
 
 
 def seconds_of(cost: dict[str, int]) -> float:

@@ -1,8 +1,8 @@
 """What holds the steps together: the visit behind the page, the way from step to step, and the work that goes on.
 
 A step is a class that makes its components, says which of them it paints (`outputs`), and paints them from a visit
-(`show`). `Frame.on` connects an event with a function that changes the visit; what it raises as a `FuseHubError` is
-shown at the top of the step, and then the step is painted anew.
+(`show`), for which it may ask the Hub with the visitor's token. `Frame.on` connects an event with a function that
+changes the visit; what it raises as a `FuseHubError` is shown at the top of the step, which is then painted anew.
 """
 
 from __future__ import annotations
@@ -64,10 +64,8 @@ class Frame:
         """Connects navigation, cancelling and the ticking while work goes on. Called when all steps are there."""
         everything = [*self.outputs, *self.columns, *(output for step in self.steps for output in step.outputs)]
 
-        def go(data: gr.EventData, key: str) -> list[Any]:
-            visit = self.visits.of(key)
-            visit.step = min(max(int(data.id), 0), len(self.steps) - 1)
-            return self.paint_all(visit)
+        def go(oauth: gr.OAuthToken | None, data: gr.EventData, key: str) -> list[Any]:
+            return self._at(key, min(max(int(data.id), 0), len(self.steps) - 1), oauth)
 
         hidden = {"show_progress": "hidden", "api_visibility": "private"}
         self.nav.click(_shown(go), [self.key], everything, **hidden)
@@ -77,42 +75,49 @@ class Frame:
                     None, None, None, js="() => window.scrollTo({top: 0})"
                 )
 
-        def cancel(key: str) -> list[Any]:
+        def cancel(oauth: gr.OAuthToken | None, key: str) -> list[Any]:
             visit = self.visits.of(key)
             if visit.job is not None:
                 self.jobs.cancel(visit.job)
                 self.jobs.wait(visit.job, 5)
-            return self.paint_all(visit)
+            return self.paint_all(visit, token_of(oauth))
 
-        def tick(key: str) -> list[Any]:
+        def tick(oauth: gr.OAuthToken | None, key: str) -> list[Any]:
             visit = self.visits.of(key)
             if visit.job is not None and visit.job.is_open:
                 return [gr.skip(), self._work_html(visit), *[gr.skip()] * (len(everything) - 2)]
-            return self.paint_all(visit)
+            return self.paint_all(visit, token_of(oauth))
 
         self.work.click(_shown(cancel), [self.key], everything, **hidden)
         self.timer.tick(_shown(tick), [self.key], everything, queue=False, **hidden)
         self.everything = everything
 
-    def _leading(self, place: int) -> Callable[[str], list[Any]]:
-        def lead(key: str) -> list[Any]:
-            visit = self.visits.of(key)
-            visit.step = place
-            return self.paint_all(visit)
+    def _leading(self, place: int) -> Callable[..., list[Any]]:
+        def lead(oauth: gr.OAuthToken | None, key: str) -> list[Any]:
+            return self._at(key, place, oauth)
 
         return _shown(lead)
 
-    def paint_all(self, visit: Visit) -> list[Any]:
+    def _at(self, key: str, place: int, oauth: gr.OAuthToken | None) -> list[Any]:
+        """The visit goes to a step. What the one that it leaves had to say is said."""
+        visit = self.visits.of(key)
+        if visit.step != place:
+            visit.notices.pop(visit.step, None)
+        visit.step = place
+        return self.paint_all(visit, token_of(oauth))
+
+    def paint_all(self, visit: Visit, token: str | None) -> list[Any]:
         """What `everything` shows: of the steps, the one that the visit is at."""
         columns = [gr.Column(visible=place == visit.step) for place in range(len(self.steps))]
         painted = [*self.paint(visit), *columns]
         for place, step in enumerate(self.steps):
-            painted += self._show(step, place, visit) if place == visit.step else [gr.skip()] * len(step.outputs)
+            here = place == visit.step
+            painted += self._show(step, place, visit, token) if here else [gr.skip()] * len(step.outputs)
         return painted
 
-    def _show(self, step: Any, place: int, visit: Visit) -> list[Any]:
+    def _show(self, step: Any, place: int, visit: Visit, token: str | None) -> list[Any]:
         try:
-            return [visit.notices.get(place, ""), *step.show(visit)]
+            return [visit.notices.get(place, ""), *step.show(visit, token)]
         except FuseHubError as error:
             return [words.problem(error), *[gr.skip()] * (len(step.outputs) - 1)]
 
@@ -135,12 +140,12 @@ class Frame:
         outputs = [*self.outputs, *step.outputs]
 
         def run(oauth: gr.OAuthToken | None, data: gr.EventData, key: str, *values: Any) -> list[Any]:
-            visit = self.visits.of(key)
+            visit, token = self.visits.of(key), token_of(oauth)
             try:
-                visit.notices[place] = change(visit, token_of(oauth), data, *values) or ""
+                visit.notices[place] = change(visit, token, data, *values) or ""
             except FuseHubError as error:
                 visit.notices[place] = words.problem(error)
-            return [*self.paint(visit), *self._show(step, place, visit)]
+            return [*self.paint(visit), *self._show(step, place, visit, token)]
 
         return event(
             _shown(run),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from fusehub.errors import BadRecipe, FuseHubError
 from fusehub.methods import METHODS, Method
 from space import words
 from space.access import require_all
-from space.check import check, command_of
+from space.again import merge_command
+from space.check import check
 from space.frame import Step
 from space.visit import COMPARE, Made, Visit, statistics_of
 
@@ -24,14 +27,14 @@ class Merge(Step):
     intro = "Choose one way to merge, or several to compare them. The defaults are good ones to begin with."
 
     def layout(self) -> None:
-        default = [name for name in ("regmean", "mean") if name in METHODS]
+        default = ["regmean", "mean"]
         self.methods = gr.CheckboxGroup(
-            [(method.title, name) for name, method in METHODS.items()], value=default, label="Methods",
+            [(method.title, name) for name, method in offered().items()], value=default, label="Methods",
             elem_id="methods",
         )  # fmt: skip
         self.options: dict[tuple[str, str], Any] = {}
         self.boxes: dict[str, gr.Accordion] = {}
-        for name, method in METHODS.items():
+        for name, method in offered().items():
             with gr.Accordion(f"{method.title}: options", open=False, visible=name in default) as self.boxes[name]:
                 gr.HTML(_about_html(method))
                 for option, field in options_of(method).items():
@@ -52,7 +55,7 @@ class Merge(Step):
 
     def wire(self) -> None:
         self.methods.change(
-            lambda chosen: [gr.Accordion(visible=name in chosen) for name in METHODS],
+            lambda chosen: [gr.Accordion(visible=name in chosen) for name in self.boxes],
             self.methods,
             list(self.boxes.values()),
             show_progress="hidden",
@@ -61,7 +64,7 @@ class Merge(Step):
         self.frame.on(self.go.click, self, self._merge, [self.methods, *self.options.values(), *self.shares])
         self.frame.on(self.made.click, self, self._delete, show_progress="hidden")
 
-    def show(self, visit: Visit) -> list:
+    def show(self, visit: Visit, token: str | None) -> list:
         shares = [
             gr.Slider(visible=True, label=visit.picks[place].name)
             if place < len(visit.picks)
@@ -111,14 +114,9 @@ def start_merges(
         raise FuseHubError(
             f"A visit keeps at most {setting.most_merges} merges.", "Delete some that you do not need, below."
         )
-    command = command_of(visit, next(iter(parameters)))
-    if visit.report and visit.report.get("cost"):
-        cost = visit.report["cost"]
-        setting.require_room(
-            cost["memory_bytes"], cost["download_bytes"] + cost["output_bytes"] * len(parameters), command
-        )
+    require_offered(parameters)
     require_all([*visit.names(), *([visit.base] if visit.base else [])], token)
-    recipes = []
+    recipes: list[dict[str, Any]] = []
     for method, own in parameters.items():
         name = _free_name(visit, method, [recipe["name"] for recipe in recipes])
         recipes.append(
@@ -132,7 +130,14 @@ def start_merges(
                 "labels": visit.labels,
                 "base_model": visit.base or None if METHODS[method].base != "unused" else None,
                 "out": str(visit.new_folder(name)),
+                "made": _made_here(visit, METHODS[method]),
             }
+        )
+    command = merge_command(recipes[0])
+    if visit.report and visit.report.get("cost"):
+        cost = visit.report["cost"]
+        setting.require_room(
+            cost["memory_bytes"], cost["download_bytes"] + cost["output_bytes"] * len(parameters), command
         )
 
     def keep(visit: Visit, results: list[dict[str, Any]]) -> None:
@@ -146,12 +151,34 @@ def start_merges(
                 notes=tuple(made["notes"]),
                 seconds=made["seconds"],
                 recipe=made["recipe"],
+                asked=recipe,
             )
         visit.comparison = visit.evaluation = None
 
     titles = " and ".join(METHODS[name].title for name in parameters)
     arguments = {"models": visit.names(), "recipes": recipes, "room": (setting.memory(), command)}
     frame.start(visit, "merge", f"Merging by {titles}", arguments, token, keep)
+
+
+def offered() -> dict[str, Method]:
+    """The methods that the app has all for: models, a base, and statistics that are published or were made."""
+    return {name: method for name, method in METHODS.items() if not wants_more(method)}
+
+
+def wants_more(method: Method) -> bool:
+    """Whether a method needs what the app cannot give it, as texts during the merge."""
+    needs = {field.name for field in fields(method) if field.name.startswith("needs_") and getattr(method, field.name)}
+    return bool(needs - {"needs_statistics", "needs_fisher"})
+
+
+def require_offered(methods: Iterable[str]) -> None:
+    """Raises `BadRecipe` for a method that only the command line has all for."""
+    for name in methods:
+        if wants_more(METHODS[name]):
+            raise BadRecipe(
+                f"{METHODS[name].title} needs more than the app can give it.",
+                f"Use the command line: fusehub merge --method {name} --help",
+            )
 
 
 def options_of(method: Method) -> dict[str, Any]:
@@ -162,6 +189,15 @@ def options_of(method: Method) -> dict[str, Any]:
 
 def _sources(visit: Visit, method: Method) -> dict[str, str]:
     return dict(statistics_of(visit)) if method.needs_statistics or method.needs_fisher else {}
+
+
+def _made_here(visit: Visit, method: Method) -> dict[str, dict[str, Any]]:
+    """Model -> what its statistics were made of in this visit, for those that the method takes."""
+    return {
+        name: {option: known[option] for option in ("data", "dataset", "limit", "fisher")}
+        for name, known in visit.statistics.items()
+        if name in _sources(visit, method) and not known.get("free")
+    }
 
 
 def _about_html(method: Method) -> str:
@@ -213,12 +249,16 @@ def _free_name(visit: Visit, method: str, others: list[str]) -> str:
     return name
 
 
+def changed_options(method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a method that are not at their defaults."""
+    known = options_of(METHODS[method])
+    return {key: value for key, value in parameters.items() if key not in known or known[key].default != value}
+
+
 def _options_text(recipe: dict[str, Any]) -> str:
     from fusehub.console import describe
 
-    method: Method = METHODS[recipe["method"]]
-    fields = options_of(method)
-    said = {key: value for key, value in recipe["parameters"].items() if fields[key].default != value}
+    said = changed_options(recipe["method"], recipe["parameters"])
     texts = [describe(said)] if said else []
     if recipe["weights"]:
         texts.append("shares " + " : ".join(f"{share:g}" for share in recipe["weights"].values()))

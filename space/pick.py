@@ -77,19 +77,19 @@ class Pick(Step):
             frame.on(event, self, self._add_named, [self.named], paints=[self.picked], concurrency_limit=10)
         frame.on(self.example.click, self, self._fill, paints=[self.picked], concurrency_limit=10)
 
-    def show(self, visit: Visit) -> list:
+    def show(self, visit: Visit, token: str | None) -> list:
         return [
             _picked_html(visit),
             _found_html(visit),
             gr.Textbox(value="") if not visit.notices.get(0) else gr.skip(),
         ]
 
-    def first_search(self, visit: Visit) -> None:
+    def first_search(self, visit: Visit, token: str | None) -> None:
         """What is shown before anything was typed: models whose statistics are there, or else the most downloaded."""
         from fusehub import find
 
         try:
-            visit.found = find(with_statistics=True, limit=_FOUND) or find(limit=_FOUND)
+            visit.found = find(with_statistics=True, limit=_FOUND, token=token) or find(limit=_FOUND, token=token)
         except FuseHubError as error:
             visit.notices[0] = words.problem(error)
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 from typing import Any
 
 import gradio as gr
 
 from fusehub.errors import AccessDenied, FuseHubError
-from space import words
-from space.check import command_of
+from space import again, words
 from space.frame import Step
 from space.visit import Made, Visit
 
@@ -70,7 +68,7 @@ class Push(Step):
             [self.which, self.pasted, self.repo, self.kind, self.seen, self.card],
         )
 
-    def show(self, visit: Visit) -> list:
+    def show(self, visit: Visit, token: str | None) -> list:
         names = list(visit.merges)
         if not names:
             nothing = words.empty("Nothing is merged yet. Merge in step 4; then push the result here.")
@@ -153,13 +151,6 @@ def with_licence(card: str, licence: str) -> str:
     return "---\n" + "\n".join([*said, *kept]) + "\n---\n" + card[front.end() :]
 
 
-def python_of(visit: Visit, made: Made, repo: str) -> str:
-    """The Python lines that do the same."""
-    lines = ["import fusehub", "", f"experts = {visit.names()!r}"]
-    lines += [f'fusehub.merge(experts, "merged", method="{made.method}")', f'fusehub.publish("merged", "{repo}")']
-    return "\n".join(lines)
-
-
 def _called(made: Made) -> str:
     return f"{made.name} ({made.options})"
 
@@ -201,13 +192,13 @@ def _done_html(visit: Visit) -> str:
     repo = published["repo_id"]
     kind = "The pull request is open" if published["pull_request_url"] else "The model is on the Hub"
     seen = "private" if published["private"] else "public"
-    commands = (
-        f"{command_of(visit, made.method)}\n{shlex.join(['fusehub', 'publish', 'merged', repo])}\n\n"
-        "# or, from the recipe that was written beside it:\nfusehub merge fusehub_recipe.yaml --out merged"
-    )
+    how = {"public": not published["private"], "pull_request": bool(published["pull_request_url"])}
+    commands = f"{again.command_lines(made.asked)}\n{again.publish_command(repo, **how)}"
+    python = again.python_lines(made.asked, repo, **how)
+    recipe = f"# fusehub merge fusehub_recipe.yaml --out merged\n{made.recipe}"
     return (
         f'<section class="fh-done" role="status"><h3>{kind}</h3><p><a href="{words.esc(link)}" target="_blank" '
         f'rel="noopener">{words.esc(link)}</a> ({seen}, commit {words.esc(published["commit"][:8])})</p>'
         f"<h3>The same again</h3>{words.code(commands, 'On the command line')}"
-        f"{words.code(python_of(visit, made, repo), 'In Python')}{words.code(made.recipe, 'The recipe')}</section>"
+        f"{words.code(python, 'In Python')}{words.code(recipe, 'The recipe, fusehub_recipe.yaml')}</section>"
     )

@@ -13,7 +13,7 @@ from fusehub.errors import FuseHubError
 from space import api
 from space.check import Check
 from space.compare import Compare
-from space.frame import STEPS, Frame
+from space.frame import STEPS, Frame, token_of
 from space.jobs import Jobs
 from space.merge import Merge
 from space.pick import Pick
@@ -24,7 +24,6 @@ from space.visit import Visits
 from space.worker import Worker
 
 _HERE = Path(__file__).parent
-_SWEEP = 30.0
 # The tab's own store, so that two tabs are two visits and a reload finds its own.
 _RECALL = "(key) => [sessionStorage.getItem('fusehub') || '']"
 _REMEMBER = "(key) => { sessionStorage.setItem('fusehub', key); }"
@@ -47,13 +46,15 @@ def serve(setting: Setting, *, host: str | None, port: int | None, open_browser:
             head='<meta name="description" content="Merge fine-tuned models without their training data">',
             footer_links=["api"],
             show_error=False,
+            # Runs would be kept in the browser with all that was typed, a token too.
+            run_history=False,
             mcp_server=_has_mcp(),
         )
     except OSError as error:
         raise FuseHubError(f"The app cannot be served ({error}).", "Choose another port with --port.") from error
     # Only now: the page is there, and what is heavy can come.
     frame.worker.start()
-    threading.Thread(target=_sweeping, args=(frame.visits,), daemon=True).start()
+    threading.Thread(target=_sweeping, args=(frame.visits, setting.sweep), daemon=True).start()
     if block:
         try:
             page.block_thread()
@@ -94,23 +95,27 @@ def build(frame: Frame) -> gr.Blocks:
         frame.wire()
         recalled = gr.Textbox(visible="hidden", elem_id="visit")
 
-        def enter(key: str) -> list[Any]:
-            visit = frame.visits.open(key)
+        def enter(oauth: gr.OAuthToken | None, request: gr.Request, key: str) -> list[Any]:
+            visit, token = frame.visits.open(key, request.session_hash), token_of(oauth)
             if not visit.found:
-                frame.steps[0].first_search(visit)
-            return [visit.key, visit.key, *frame.paint_all(visit)]
+                frame.steps[0].first_search(visit, token)
+            return [visit.key, visit.key, *frame.paint_all(visit, token)]
+
+        def leave(request: gr.Request) -> None:
+            frame.visits.leave(request.session_hash)
 
         page.load(
             enter, [recalled], [frame.key, recalled, *frame.everything], js=_RECALL, show_progress="hidden",
             api_visibility="private", concurrency_limit=20,
         ).then(None, [recalled], None, js=_REMEMBER, show_progress="hidden")  # fmt: skip
+        page.unload(leave)
         api.endpoints(frame)
     return page
 
 
-def _sweeping(visits: Visits) -> None:
+def _sweeping(visits: Visits, every: float) -> None:
     while True:
-        time.sleep(_SWEEP)
+        time.sleep(every)
         visits.sweep()
 
 

@@ -22,17 +22,25 @@ _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 
 @dataclass(frozen=True)
 class Setting:
-    """`shared`: others than the machine's owner come here. Sizes are in bytes, times in seconds."""
+    """`shared`: others than the machine's owner come here. Sizes are in bytes, times in seconds.
+
+    `most_merges` are those of one visit, `most_kept` those of all programs; `idle` and `left` are how long a visit
+    lasts after the last touch and after its page was closed; `running` and `waiting` are the queue.
+    """
 
     shared: bool
     examples: tuple[str, ...] = ()
     most_models: int = 8
     most_merges: int = 8
+    most_kept: int = 20
     most_texts: int = 50
+    most_files: int = 10
     upload: int = 20 * 1000**2
     running: int = 1
     waiting: int = 20
-    idle: int = 3600
+    idle: float = 3600
+    left: float = 1800
+    sweep: float = 30
 
     @classmethod
     def of(cls, models: Sequence[str] = (), host: str | None = None) -> Setting:
@@ -51,14 +59,25 @@ class Setting:
         """Whether visitors sign in with Hugging Face (OAuth of a Space)."""
         return bool(os.environ.get("OAUTH_CLIENT_ID"))
 
+    @property
+    def upload_size(self) -> str:
+        """How large an uploaded file may be, as people say it."""
+        return f"{self.upload / 1000**2:g} MB"
+
     def require_name(self, text: str, what: str = "model") -> str:
         """`text` if a visitor may name it: on a shared machine a name or link of the Hub and nothing else."""
         text = text.strip()
         if not text:
             raise NotFound(f"The name of the {what} is empty.", "Write user/name, or paste a link.")
-        if self.shared and (not _NAME.fullmatch(text) or ".." in text or Path(text.partition("@")[0]).exists()):
+        # What begins like a folder of the app itself would be looked for there.
+        if self.shared and (not _NAME.fullmatch(text) or ".." in text or Path(text.split("/")[0]).exists()):
             raise NotFound(f"'{text}' is not the name of a {what} on the Hub.", "Write user/name, or paste a link.")
         return text
+
+    def require_dataset(self, text: str) -> str:
+        """`text` if a visitor may name it as data: user/dataset[:config][/split]."""
+        self.require_name(text.partition(":")[0] if not text.strip().startswith("http") else text, "dataset")
+        return text.strip()
 
     def memory(self) -> int:
         """Bytes of memory that the machine (or its container) has."""

@@ -38,10 +38,13 @@ class StatisticsStep(Step):
             placeholder="stanfordnlp/imdb",
             elem_id="statistics-dataset",
         )
-        self.file = gr.File(
-            label="A .txt, .csv, .jsonl or .parquet file (at most 20 MB)", visible=False, height=140,
-            file_types=[".txt", ".csv", ".jsonl", ".parquet"], elem_id="statistics-file",
-        )  # fmt: skip
+        most = self.frame.setting.upload_size
+        with gr.Column(visible=False) as self.upload:
+            self.file = gr.File(
+                label=f"A .txt, .csv, .jsonl or .parquet file with texts (at most {most})", height=140,
+                file_types=[".txt", ".csv", ".jsonl", ".parquet"], elem_id="statistics-file",
+            )  # fmt: skip
+            self.uploaded = gr.HTML("", js_on_load=words.PRESS)
         self.texts = gr.Textbox(
             label="Texts, one a line", lines=5, visible=False, elem_id="statistics-texts",
             info="A few hundred make good statistics.",
@@ -55,26 +58,31 @@ class StatisticsStep(Step):
             50, 5000, value=1000, step=50, label="Texts at most", info="More are better and slower.",
             elem_id="statistics-limit",
         )  # fmt: skip
+        self.fisher = gr.Checkbox(
+            label="Also for Fisher merging", elem_id="statistics-fisher",
+            info="The Fisher diagonals of all weights too. Takes about three times as long.",
+        )  # fmt: skip
         with gr.Row(elem_classes="fh-actions"):
             self.make = gr.Button("Make statistics", elem_id="make-statistics")
             self.lead("Go on to merge", MERGE)
-        self.painted = [self.cards, self.model, self.texts, self.file]
+        self.painted = [self.cards, self.model, self.file, self.uploaded]
 
     def wire(self) -> None:
         def shown(source: str) -> list[Any]:
             return [
                 gr.Textbox(visible=source == DATASET),
-                gr.File(visible=source == FILE),
+                gr.Column(visible=source == FILE),
                 gr.Textbox(visible=source == TEXTS),
                 gr.HTML(visible=source == NONE),
                 gr.Slider(visible=source != NONE),
+                gr.Checkbox(visible=source != NONE),
                 gr.Button("Use no texts" if source == NONE else "Make statistics"),
             ]
 
         self.source.change(
             shown,
             self.source,
-            [self.dataset, self.file, self.texts, self.none, self.limit, self.make],
+            [self.dataset, self.upload, self.texts, self.none, self.limit, self.fisher, self.make],
             show_progress="hidden",
             api_visibility="private",
         )
@@ -82,14 +90,16 @@ class StatisticsStep(Step):
             self.make.click,
             self,
             self._make,
-            [self.model, self.source, self.dataset, self.file, self.texts, self.limit],
+            [self.model, self.source, self.dataset, self.texts, self.limit, self.fisher],
         )
+        self.frame.on(self.file.upload, self, self._upload, [self.file], show_progress="hidden")
+        self.frame.on(self.uploaded.click, self, self._drop, show_progress="hidden")
         self.frame.on(self.cards.click, self, self._forget, show_progress="hidden")
 
-    def show(self, visit: Visit) -> list:
+    def show(self, visit: Visit, token: str | None) -> list:
         if len(visit.picks) < 2:
             return [words.empty("Pick two models or more in step 1 first."), gr.skip(), gr.skip(), gr.skip()]
-        report = check(self.frame, visit, None)
+        report = check(self.frame, visit, token)
         lacking = [pick.name for pick in visit.picks if not _known(visit, report, pick.name)]
         names = visit.names()
         chosen = lacking[0] if lacking else names[0]
@@ -103,12 +113,23 @@ class StatisticsStep(Step):
                 "note",
             )
         )
+        files = {"": str(visit.texts)} if visit.texts else {}
+        # An upload is the visit's by now: the place to drop files is empty again.
         return [all_there + words.cards(shown, "Statistics of each model"), gr.Dropdown(names, value=chosen),
-                gr.skip(), gr.skip()]  # fmt: skip
+                None, words.files(files, "File with texts")]  # fmt: skip
+
+    def _upload(self, visit: Visit, token: str | None, data: Any, file: Any) -> None:
+        self._drop(visit, token, data)
+        visit.texts = Path(self.frame.take_uploads(visit, file)[0])
+
+    def _drop(self, visit: Visit, token: str | None, data: Any) -> None:
+        if visit.texts is not None and not (visit.job and visit.job.is_open):
+            visit.texts.unlink(missing_ok=True)
+        visit.texts = None
 
     def _make(
-        self, visit: Visit, token: str | None, data: Any, model: str, source: str, dataset: str, file: Any,
-        texts: str, limit: float,
+        self, visit: Visit, token: str | None, data: Any, model: str, source: str, dataset: str, texts: str,
+        limit: float, fisher: bool,
     ) -> str | None:  # fmt: skip
         if model not in visit.names():
             raise FuseHubError("No model was chosen.", "Choose the model that the statistics are for.")
@@ -116,31 +137,28 @@ class StatisticsStep(Step):
             visit.statistics[model] = {"source": DATA_FREE, "free": True}
             return None
         require_all([model], token)
-        said, path = self._source(visit, source, dataset, file, texts)
+        said, path = self._source(visit, source, dataset, texts)
+        dataset_ = path if source == DATASET else None
+        of = {"data": said, "dataset": dataset_, "limit": int(limit), "fisher": fisher}
         out = visit.new_folder("statistics")
         out.parent.mkdir(parents=True)
 
         def keep(visit: Visit, made: dict[str, Any]) -> None:
-            visit.statistics[model] = {"source": str(out), "data": said, **made} | {"data": said}
+            visit.statistics[model] = {"source": str(out), **made, **of}
 
-        arguments = {"model": model, "data": path, "out": str(out), "limit": int(limit)}
+        arguments = {"model": model, "data": path, "out": str(out), "limit": int(limit), "fisher": fisher}
         self.frame.start(visit, "statistics", f"Statistics of {model}", arguments, token, keep)
         return None
 
-    def _source(self, visit: Visit, source: str, dataset: str, file: Any, texts: str) -> tuple[str, str]:
+    def _source(self, visit: Visit, source: str, dataset: str, texts: str) -> tuple[str, str]:
         """What to call the data, and where it is."""
         if source == DATASET:
-            if not dataset.strip():
-                raise BadData("No dataset was named.", "Write user/dataset, as on the Hub.")
-            name = dataset.strip()
-            if self.frame.setting.shared:
-                self.frame.setting.require_name(name.partition(":")[0], "dataset")
+            name = self.frame.setting.require_dataset(dataset)
             return name, name
         if source == FILE:
-            if not file:
+            if visit.texts is None:
                 raise BadData("No file was uploaded.", "Drop a .txt, .csv, .jsonl or .parquet file above.")
-            path = self.frame.take_uploads(visit, file)[0]
-            return f"the file {Path(path).name}", path
+            return f"the file {visit.texts.name}", str(visit.texts)
         lines = [line.strip() for line in texts.splitlines() if line.strip()]
         if not lines:
             raise BadData("No text was pasted.", "Paste texts, one a line.")

@@ -1,7 +1,7 @@
 """What one visitor has: models, statistics, merges, results, the work going on, and a folder that goes with the visit.
 
 A visit is known by a secret key that only its browser tab has; a reload of the page finds it again by that. It ends
-when it was idle for an hour, or ten minutes after its page was closed. Then its work is stopped, its folder deleted.
+when it was idle for an hour, or half an hour after its page was closed. Then its work is stopped, its folder deleted.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ class Made:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     recipe: str = ""
+    asked: dict[str, Any] = field(default_factory=dict)
+    """What the visit asked for: models, method, parameters, weights, labels, base, statistics."""
 
     @property
     def models(self) -> dict[str, str]:
@@ -83,6 +85,8 @@ class Visit:
     statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Model -> where its statistics are and what is known of them."""
     merges: dict[str, Made] = field(default_factory=dict)
+    texts: Path | None = None
+    """A file with texts, to make statistics of."""
     uploads: dict[str, str] = field(default_factory=dict)
     """Name -> file with labels, to score on."""
     comparison: dict[str, Any] | None = None
@@ -97,6 +101,9 @@ class Visit:
     notices: dict[int, str] = field(default_factory=dict)
     """Step -> what it has to say, as HTML."""
     touched: float = field(default_factory=time.monotonic)
+    page: str | None = None
+    """The page (gradio's session) that shows the visit: a reload is another page."""
+    left_at: float | None = None
     numbers: int = 0
 
     def names(self) -> list[str]:
@@ -129,14 +136,14 @@ class Visits:
         self._lock = threading.Lock()
         self.root = Path(tempfile.mkdtemp(prefix="fusehub-visits-"))
 
-    def open(self, key: str | None = None) -> Visit:
-        """The visit of that key, or a new one."""
+    def open(self, key: str | None = None, page: str | None = None) -> Visit:
+        """The visit of that key, or a new one; `page` is the one that shows it from now on."""
         with self._lock:
             visit = self._visits.get(key or "")
             if visit is None:
                 new = secrets.token_urlsafe(32)
                 visit = self._visits[new] = Visit(new, Path(tempfile.mkdtemp(dir=self.root)))
-            visit.touched = time.monotonic()
+            visit.touched, visit.left_at, visit.page = time.monotonic(), None, page
             return visit
 
     def __len__(self) -> int:
@@ -147,12 +154,30 @@ class Visits:
         with self._lock:
             visit = self._visits.get(key)
             if visit is None:
-                raise NotFound("This visit has ended: nothing was done in it for an hour.", "Reload the page.")
-            visit.touched = time.monotonic()
+                raise NotFound("This visit has ended: it was idle for too long.", "Reload the page to begin anew.")
+            visit.touched, visit.left_at = time.monotonic(), None
             return visit
 
+    def find(self, key: str) -> Visit | None:
+        """The visit of that key; None where there is none."""
+        with self._lock:
+            return self._visits.get(key)
+
+    def leave(self, page: str) -> None:
+        """A page was closed. Its visit may be shown again in a moment, or is shown by another page already."""
+        with self._lock:
+            for visit in self._visits.values():
+                if visit.page == page:
+                    visit.left_at = time.monotonic()
+
+    def end(self, visit: Visit) -> None:
+        """Stops what goes on in a visit and deletes its files."""
+        with self._lock:
+            self._visits.pop(visit.key, None)
+        self._end(visit)
+
     def sweep(self, now: float | None = None) -> int:
-        """Ends visits that are idle, and says how many. Work that goes on keeps an open visit alive."""
+        """Ends visits that are idle or were left, and says how many. Work that goes on keeps an open visit alive."""
         now = time.monotonic() if now is None else now
         with self._lock:
             over = [visit for visit in self._visits.values() if self._is_over(visit, now)]
@@ -162,7 +187,17 @@ class Visits:
             self._end(visit)
         return len(over)
 
+    def trim(self, most: int) -> None:
+        """Of the merges of programs, which no page shows, those that nobody asked for longest go; `most` are left."""
+        with self._lock:
+            kept = [visit for visit in self._visits.values() if visit.page is None and visit.merges]
+            over = sorted(kept, key=lambda visit: visit.touched)[: max(0, len(kept) - most)]
+        for visit in over:
+            self.end(visit)
+
     def _is_over(self, visit: Visit, now: float) -> bool:
+        if visit.left_at is not None and now - visit.left_at > self.setting.left:
+            return True
         working = visit.job is not None and visit.job.is_open
         return not working and now - visit.touched > self.setting.idle
 

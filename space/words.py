@@ -6,8 +6,11 @@ Buttons and links carry what they do in `data-act` and `data-id`; `PRESS` is the
 from __future__ import annotations
 
 import base64
+import csv
 import html
+import io
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fusehub.console import size
@@ -125,6 +128,26 @@ def download(name: str, content: str, kind: str, label: str) -> str:
     """A link that saves `content` as a file. It is in the page itself: nothing of it lies on the server."""
     data = base64.b64encode(content.encode()).decode()
     return f'<a class="fh-button" download="{esc(name)}" href="data:{kind};base64,{data}">{esc(label)}</a>'
+
+
+def files(paths: Mapping[str, str], label: str) -> str:
+    """Uploaded files, id -> path, each with a button that takes it away; nothing where there are none."""
+    rows = "".join(
+        f"<li>{esc(Path(path).name)} <small>{size(Path(path).stat().st_size)}</small> "
+        f"{button('drop', 'Remove', name, kind='fh-small', says='Remove ' + Path(path).name)}</li>"
+        for name, path in paths.items()
+    )
+    return f'<ul class="fh-files" aria-label="{esc(label)}">{rows}</ul>' if rows else ""
+
+
+def csv_of(rows: list[dict[str, Any]]) -> str:
+    """Rows as a CSV file, with a header."""
+    out = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(out, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return out.getvalue()
 
 
 def progress(done: int, total: int, label: str) -> str:

@@ -111,13 +111,16 @@ def answer(kind: str, arguments: Mapping[str, Any], token: str | None) -> Any:
 # --- long work -----------------------------------------------------------------------------------------------------
 
 
-def _statistics(tell: Tell, token: str | None, *, model: str, data: str, out: str, limit: int | None) -> dict:
+def _statistics(
+    tell: Tell, token: str | None, *, model: str, data: str, out: str, limit: int | None, fisher: bool
+) -> dict[str, Any]:
     tell(f"Reading {model} and the texts", 0, 0, "")
 
     def progress(done: int, total: int, unit: str) -> None:
         tell(f"Counting what the layers of {model} see", done, total, unit)
 
-    with closing(fusehub.collect(model, data, out, limit=limit, token=token, progress=progress)) as statistics:
+    made = fusehub.collect(model, data, out, limit=limit, fisher=fisher, token=token, progress=progress)
+    with closing(made) as statistics:
         return _of_metadata(statistics.metadata)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,17 @@ _QUIET += ["--disable-component-update", "--disable-sync"]
 NAMES = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 SENTIMENT = ["ada/films-sentiment", "ben/shops-sentiment"]
 ENTITIES = ["ada/films-entities", "ben/shops-entities"]
+SLOW = ["ada/slow-sentiment", "ben/slow-sentiment"]
+PRIVATE = "ada/secret-sentiment"
+DATASET = "ada/reviews"
+# The app with a setting of its own, which comes as the first argument.
+_SET = """
+import json, sys
+from space.setting import Setting
+from space.serve import serve
+if __name__ == "__main__":
+    serve(Setting(**json.loads(sys.argv[1])), host=None, port=None, open_browser=False, block=True)
+"""
 
 
 @dataclass(frozen=True)
@@ -63,8 +75,15 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             "ada/gated-sentiment", gated="manual"
         )
         _push(server, "ada/other-sentiment", tiny_model(folder / "other", "distilbert"), base="ada/other-base")
-        # Large enough that its statistics take a while.
-        _push(server, "ada/slow-sentiment", tiny_model(folder / "slow", hidden=256, layers=6), base="ada/slow-base")
+        _push(server, PRIVATE, sentiment[0], base="ada/base")
+        HfApi(endpoint=server.url, token=server.token("ada")).update_repo_settings(PRIVATE, private=True)
+        # Large enough that its statistics and merges take a while.
+        for repo, path in zip(SLOW, relatives(folder / "slow", hidden=256, layers=6), strict=True):
+            _push(server, repo, path, base="ada/slow-base")
+        api = HfApi(endpoint=server.url, token=server.token("ada"))
+        api.create_repo(DATASET, repo_type="dataset")
+        rows = "text,label\na good film,positive\nan awful plot,negative\nfine music,positive\nsad and bad,negative\n"
+        api.upload_file(repo_id=DATASET, repo_type="dataset", path_in_repo="test.csv", path_or_fileobj=rows.encode())
         server.token("carl")
         yield server
 
@@ -80,8 +99,10 @@ def _push(server: Running, repo: str, path: Path, base: str | None = None) -> No
 
 
 @contextmanager
-def serving(hub: Running, folder: Path, **environment: str) -> Iterator[Served]:
-    """The app as a Space starts it: `python app.py`."""
+def serving(
+    hub: Running, folder: Path, *, setting: Mapping[str, object] | None = None, **environment: str
+) -> Iterator[Served]:
+    """The app as a Space starts it: `python app.py`. `setting` is for limits that a test can reach."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -93,8 +114,9 @@ def serving(hub: Running, folder: Path, **environment: str) -> Iterator[Served]:
         env.pop(name, None)
     env |= environment
     log = folder / "app.log"
+    program = ["app.py"] if setting is None else ["-c", _SET, json.dumps(setting)]
     with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=env, stdout=out, stderr=out)
+        process = subprocess.Popen([sys.executable, *program], cwd=ROOT, env=env, stdout=out, stderr=out)
     url = f"http://127.0.0.1:{port}/"
     try:
         _until_served(url, process, log)

@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi, snapshot_download
 
 from fusehub.predict import predict
-from tests.app.conftest import ENTITIES, SENTIMENT
+from tests.app.conftest import DATASET, ENTITIES, ROOT, SENTIMENT, SLOW
+from tests.app.processes import Watched
 from tests.app.steps import compare, example, go, grave_faults, merge, pick, push, sticks_out
+
+# All that a page has stored in its browser, as one text.
+_STORED = """async () => {
+  const told = [JSON.stringify({...localStorage}), JSON.stringify({...sessionStorage})];
+  const result = (request) => new Promise((ok, no) => {
+    request.onsuccess = () => ok(request.result);
+    request.onerror = () => no(request.error);
+  });
+  for (const {name} of await indexedDB.databases()) {
+    const database = await result(indexedDB.open(name));
+    for (const store of database.objectStoreNames) {
+      told.push(JSON.stringify(await result(database.transaction(store).objectStore(store).getAll())));
+    }
+    database.close();
+  }
+  return told.join();
+}"""
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1100, False), (360, True)], ids=["wide and light", "phone and dark"])
@@ -99,7 +120,7 @@ def test_comparisons_are_downloaded_as_they_are_shown(visitor) -> None:
 
 def test_work_is_found_again_after_a_reload_and_can_be_cancelled(visitor, app, many_texts) -> None:
     page = visitor()
-    pick(page, SENTIMENT[0], "ada/slow-sentiment")
+    pick(page, *SLOW)
     before = set(app.temporary.rglob("statistics.safetensors"))
     _collect_file(page, many_texts)
     work = page.get_by_role("region", name="Work that goes on")
@@ -168,17 +189,26 @@ def test_a_broken_upload_and_a_wrong_token_are_said_in_words(visitor, hub, tmp_p
     assert not HfApi(endpoint=hub.url, token=hub.token("carl")).repo_exists("carl/never")
 
 
-def test_tokens_are_in_no_log_and_no_file(visitor, app, hub) -> None:
-    page = visitor()
+def test_a_pasted_token_is_kept_nowhere(visitor, app, hub) -> None:
+    """In no log, file, URL, process's arguments or environment, nor in the browser's own store, nor another visit."""
+    page, other = visitor(), visitor()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
     example(page)
     merge(page)
     secret = hub.token("carl")
-    push(page, "carl/with-secret", secret)
-    page.get_by_role("heading", name="The model is on the Hub").wait_for()
+    with Watched(app.process.pid) as watched:
+        push(page, "carl/with-secret", secret)
+        page.get_by_role("heading", name="The model is on the Hub").wait_for()
+    assert any("forkserver" in line for line in watched.lines), "the processes of work are looked at"
+    assert not [line for line in watched.lines if secret in line]
+    assert not [url for url in asked if secret in url]
     assert secret not in app.log.read_text()
-    assert secret not in page.content()
-    texts = (path for path in app.temporary.rglob("*") if path.is_file() and path.stat().st_size < 1_000_000)
-    assert not [path for path in texts if secret.encode() in path.read_bytes()]
+    for shown in (page, other):
+        assert secret not in shown.content()
+        assert secret not in shown.evaluate(_STORED)
+    files = (path for folder in (app.temporary, app.log.parent) for path in folder.rglob("*") if path.is_file())
+    assert not [path for path in files if path.stat().st_size < 1_000_000 and secret.encode() in path.read_bytes()]
 
 
 def test_the_keyboard_alone_leads_through_the_steps(visitor) -> None:
@@ -193,6 +223,90 @@ def test_the_keyboard_alone_leads_through_the_steps(visitor) -> None:
     assert page.evaluate("document.activeElement.innerText").split()[1] == "Check"
 
 
+def test_an_uploaded_file_stays_until_it_is_removed(visitor, tmp_path) -> None:
+    """It serves for several models, and is still there after a reload."""
+    page = visitor()
+    pick(page, *ENTITIES)
+    path = tmp_path / "cities.txt"
+    path.write_text("Anna visited Paris .\nBruno lives in London .\n")
+    _collect_file(page, path)
+    statistics = page.get_by_role("list", name="Statistics of each model")
+    statistics.get_by_text("made in this visit").wait_for()
+    page.reload()
+    page.get_by_label("A file", exact=True).check()
+    page.get_by_role("list", name="File with texts").get_by_text("cities.txt").wait_for()
+    page.get_by_role("combobox", name="For the model").click()
+    page.get_by_role("option", name=ENTITIES[0]).click()
+    page.locator("#make-statistics").click()
+    statistics.get_by_text("made in this visit").nth(1).wait_for()
+    page.get_by_role("button", name="Remove cities.txt").click()
+    page.get_by_role("list", name="File with texts").wait_for(state="detached")
+    page.locator("#make-statistics").click()
+    page.get_by_role("alert").get_by_text("No file was uploaded").wait_for()
+
+
+def test_what_is_hidden_stays_hidden_when_one_comes_back(visitor) -> None:
+    """The other inputs for texts, and options of methods that are not chosen."""
+    page = visitor()
+    pick(page, *ENTITIES)
+    go(page, "Statistics")
+    page.get_by_label("Texts that I paste").check()
+    page.locator("#statistics-texts").wait_for()
+    go(page, "Merge")
+    page.locator("#methods").get_by_label("mean", exact=False).first.wait_for()
+    page.get_by_role("button", name="How much each model counts").click()
+    page.locator("#share-1").wait_for()
+    options = page.get_by_role("button", name="options")
+    shown = options.count()
+    page.locator("#methods input[type=checkbox]:checked").first.uncheck()
+    options.nth(shown - 1).wait_for(state="detached")
+    go(page, "Statistics")
+    page.locator("#statistics-texts").wait_for()
+    assert not page.locator("#statistics-dataset").is_visible()
+    assert not page.locator("#statistics-file").is_visible()
+    go(page, "Merge")
+    page.locator("#share-1").wait_for()
+    assert options.count() == shown - 1
+    assert not page.locator("#share-2").is_visible()
+
+
+def test_the_commands_that_are_shown_make_the_same_again(visitor, hub, tmp_path) -> None:
+    """With statistics made here, an option and shares that were changed: by command and in Python, byte by byte."""
+    page = visitor()
+    pick(page, *ENTITIES)
+    go(page, "Statistics")
+    page.locator("#statistics-dataset").get_by_role("textbox").fill(DATASET)
+    page.locator("#make-statistics").click()
+    page.get_by_text("made in this visit").wait_for()
+    go(page, "Merge")
+    page.get_by_role("button", name="RegMean: options").click()
+    page.get_by_role("spinbutton", name="number input for alpha").fill("0.5")
+    page.get_by_role("button", name="How much each model counts").click()
+    page.locator("#share-0 input[type=number]").fill("2")
+    merge(page)
+    push(page, "carl/entities-again", hub.token("carl"))
+    page.get_by_role("heading", name="The same again").wait_for()
+    told = {
+        place: page.get_by_role("region", name=name, exact=True).inner_text()
+        for place, name in (("commands", "On the command line"), ("python", "In Python"))
+    }
+    made = snapshot_download(
+        "carl/entities-again", endpoint=hub.url, token=hub.token("carl"), cache_dir=tmp_path / "c"
+    )
+    wanted = Path(made, "model.safetensors").read_bytes()
+    # Sums are the same to the last bit with as many threads as the app's processes have.
+    environment = hub.env("carl", tmp_path / "home") | {"OMP_NUM_THREADS": "1"}
+    environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    for place, program in (("commands", ["bash", "-e", "-c"]), ("python", [sys.executable, "-c"])):
+        folder = tmp_path / place
+        folder.mkdir()
+        text = told[place].replace("carl/entities-again", f"carl/entities-{place}")
+        done = subprocess.run([*program, text], cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert (folder / "merged" / "model.safetensors").read_bytes() == wanted
+        assert HfApi(endpoint=hub.url, token=hub.token("carl")).model_info(f"carl/entities-{place}").private
+
+
 def _labelled(folder):
     path = folder / "domain.csv"
     path.write_text(
@@ -205,7 +319,7 @@ def _collect_file(page, path) -> None:
     go(page, "Statistics")
     page.get_by_label("A file", exact=True).check()
     page.locator("#statistics-file input").set_input_files(path)
-    page.get_by_text(path.name).first.wait_for()
+    page.get_by_role("list", name="File with texts").get_by_text(path.name).wait_for()
     page.locator("#statistics-limit input[type=number]").fill("5000")
     page.locator("#make-statistics").click()
 

@@ -3,7 +3,7 @@
     python tests/benchmarks/app.py demo/hub              # the Hub that `make demo` made, with its three experts
 
 The page is timed in Chromium, from the address to its first step, with what the browser knows of it already. Each
-visit is a session of its own: it compares all experts and a merge on one text, reads for a while, and asks again.
+visit compares the experts, their ensemble and a merge on one text, reads for a while, and asks again.
 """
 
 from __future__ import annotations
@@ -43,11 +43,13 @@ def main() -> None:
         models = [info.id for info in api.list_models() if _has(api, info.id, f"fusehub/{FILENAME}")][:3]
         with serving(hub, work) as app:
             painted = _paint(app.url)
-            times = _load(app.url, models, asked.visits, asked.rounds, asked.read)
+            times, merges = _load(app.url, models, asked.visits, asked.rounds, asked.read)
     if painted:
         print(f"first page: median {statistics.median(painted):.2f} s, slowest {max(painted):.2f} s of {len(painted)}")
     times.sort()
-    print(f"{len(times)} comparisons of {len(models)} experts and their ensemble, {asked.visits} visits at once:")
+    cores = len(os.sched_getaffinity(0))
+    print(f"{len(times)} comparisons of {len(models)} experts, their ensemble and a merge, on {cores} cores,")
+    print(f"{asked.visits} visits at once and {merges} merges meanwhile:")
     print(f"median {statistics.median(times):.2f} s, slowest tenth {times[len(times) * 9 // 10]:.2f} s")
 
 
@@ -74,11 +76,15 @@ def _paint(url: str, times: int = 5) -> list[float]:
     return painted[1:]
 
 
-def _load(url: str, models: list[str], visits: int, rounds: int, read: float) -> list[float]:
+def _load(url: str, models: list[str], visits: int, rounds: int, read: float) -> tuple[list[float], int]:
+    """Seconds of all comparisons, and how many merges were made meanwhile."""
     clients = [Client(url, verbose=False) for _ in range(visits)]
-    clients[0].predict(models=models, texts=[TEXTS[0]], api_name="/compare")
+    merged = clients[0].predict(models=models, method="regmean", options={}, api_name="/merge")
+    everyone = [*models, merged["name"]]
+    clients[0].predict(models=everyone, texts=[TEXTS[0]], api_name="/compare")
     over = threading.Event()
-    merging = threading.Thread(target=_merge_on, args=(Client(url, verbose=False), models, over))
+    made: list[str] = []
+    merging = threading.Thread(target=_merge_on, args=(Client(url, verbose=False), models, over, made))
     merging.start()
     times: list[float] = []
 
@@ -87,7 +93,8 @@ def _load(url: str, models: list[str], visits: int, rounds: int, read: float) ->
         for place in range(rounds):
             time.sleep(rng.uniform(0, 2 * read))
             started = time.perf_counter()
-            clients[number].predict(models=models, texts=[TEXTS[(number + place) % len(TEXTS)]], api_name="/compare")
+            text = TEXTS[(number + place) % len(TEXTS)]
+            clients[number].predict(models=everyone, texts=[text], api_name="/compare")
             times.append(time.perf_counter() - started)
 
     threads = [threading.Thread(target=visit, args=(number,)) for number in range(visits)]
@@ -97,15 +104,12 @@ def _load(url: str, models: list[str], visits: int, rounds: int, read: float) ->
         thread.join()
     over.set()
     merging.join()
-    return times
+    return times, len(made)
 
 
-def _merge_on(client: Client, models: list[str], over: threading.Event) -> None:
+def _merge_on(client: Client, models: list[str], over: threading.Event, made: list[str]) -> None:
     while not over.is_set():
-        try:
-            client.predict(models=models, method="regmean", options={}, api_name="/merge")
-        except Exception:
-            client = Client(client.src, verbose=False)
+        made.append(client.predict(models=models, method="regmean", options={}, api_name="/merge")["name"])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,146 @@
+"""What one visitor may take: files, models, texts, the queue; and when a visit ends."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from gradio_client import Client
+
+from fusehub.errors import FuseHubError, NotFound
+from space.jobs import DONE, Jobs
+from space.setting import Setting
+from space.visit import Visits
+from tests.app.conftest import SENTIMENT, SLOW, serving
+
+
+@pytest.fixture(scope="module")
+def narrow(hub, tmp_path_factory):
+    """The app with little room: small files, three models, one merge at a time and none waiting; short visits."""
+    setting = {
+        "shared": True, "upload": 100_000, "most_models": 3, "waiting": 0, "left": 5, "sweep": 0.2, "most_kept": 1,
+    }  # fmt: skip
+    with serving(hub, tmp_path_factory.mktemp("narrow"), setting=setting) as served:
+        yield served
+        assert "Traceback" not in served.log.read_text()
+
+
+def test_a_file_that_is_too_large_is_not_taken(narrow) -> None:
+    def upload(size: int) -> httpx.Response:
+        return httpx.post(f"{narrow.url}gradio_api/upload", files={"files": ("texts.txt", b"a" * size)})
+
+    assert upload(50_000).status_code == 200
+    assert upload(200_000).status_code == 413
+
+
+def test_the_queue_has_an_end(narrow) -> None:
+    def merge(number: int) -> str:
+        try:
+            Client(narrow.url, verbose=False).predict(models=SLOW, method="mean", options={}, api_name="/merge")
+            return "merged"
+        except Exception as error:
+            return str(error)
+
+    with ThreadPoolExecutor(4) as callers:
+        said = list(callers.map(merge, range(4)))
+    assert "merged" in said
+    refused = [text for text in said if text != "merged"]
+    assert refused
+    assert all("others have work going on here, and no more can wait" in text for text in refused)
+
+
+def test_more_models_than_fit_are_refused(narrow) -> None:
+    with pytest.raises(Exception, match="4 models are too many: 3 fit here"):
+        Client(narrow.url, verbose=False).predict(models=SENTIMENT * 2, api_name="/check")
+
+
+def test_of_the_merges_of_programs_the_oldest_goes(narrow) -> None:
+    client = Client(narrow.url, verbose=False)
+    merges = [client.predict(models=SENTIMENT, method="mean", options={}, api_name="/merge")["name"] for _ in range(2)]
+    client.predict(models=merges[1:], texts=["fine"], api_name="/compare")
+    with pytest.raises(Exception, match="There is no merge mean with that key here"):
+        client.predict(models=merges[:1], texts=["fine"], api_name="/compare")
+
+
+def test_the_files_of_a_visit_go_when_its_page_is_closed(narrow, chromium) -> None:
+    root = next(narrow.temporary.glob("fusehub-visits-*"))
+    before = set(root.iterdir())
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(narrow.url)
+    page.get_by_role("list", name="Models found").wait_for()
+    opened = set(root.iterdir()) - before
+    assert len(opened) == 1
+    # A reload goes on with the same visit, however long ago the first page was closed.
+    page.reload()
+    page.get_by_role("list", name="Models found").wait_for()
+    time.sleep(7)
+    assert opened <= set(root.iterdir())
+    context.close()
+    _until(lambda: not opened & set(root.iterdir()))
+
+
+def test_a_visit_ends_when_it_is_idle(tmp_path) -> None:
+    setting = Setting(shared=True)
+    visits = Visits(setting, Jobs(1, 1))
+    idle, busy = visits.open(), visits.open()
+    (idle.folder / "texts.txt").write_text("mine")
+    soon = time.monotonic() + setting.idle - 1
+    assert visits.sweep(soon) == 0
+    visits.of(busy.key).touched = soon
+    assert visits.sweep(soon + 2) == 1
+    assert not idle.folder.exists() and busy.folder.exists()
+    with pytest.raises(NotFound, match="This visit has ended"):
+        visits.of(idle.key)
+    assert visits.open(idle.key).key != idle.key
+    visits.close()
+    assert not visits.root.exists()
+
+
+def test_a_merge_that_is_too_large_is_refused_with_the_command_that_does_it_elsewhere() -> None:
+    setting = Setting(shared=True)
+    with pytest.raises(FuseHubError, match=r"needs about 1000.0 TB of memory.*\n.*fusehub merge a b"):
+        setting.require_room(10**15, 0, "fusehub merge a b")
+    with pytest.raises(FuseHubError, match="of disk"):
+        setting.require_room(0, 10**15, "fusehub merge a b")
+    setting.require_room(10**6, 10**6, "fusehub merge a b")
+
+
+def test_a_method_that_wants_more_than_the_app_has_is_not_offered(monkeypatch) -> None:
+    from dataclasses import make_dataclass
+
+    from fusehub.errors import BadRecipe
+    from fusehub.methods import METHODS, Method
+    from space import merge
+
+    Wanting = make_dataclass("Wanting", [("needs_texts", bool, True)], bases=(Method,), frozen=True, kw_only=True)
+    known = METHODS["mean"]
+    wanting = Wanting(**{**vars(known), "name": "wanting", "title": "Wanting"})
+    monkeypatch.setitem(METHODS, "wanting", wanting)
+    assert set(merge.offered()) == set(METHODS) - {"wanting"}
+    with pytest.raises(BadRecipe, match="Wanting needs more than the app can give it"):
+        merge.require_offered(["mean", "wanting"])
+
+
+def test_work_waits_its_turn_and_is_not_lost() -> None:
+    jobs = Jobs(running=1, waiting=1)
+    done = []
+    first = jobs.submit("nothing", "First", {}, None, done.append)
+    second = jobs.submit("nothing", "Second", {}, None, done.append)
+    assert jobs.before(second) == 1
+    with pytest.raises(FuseHubError, match="no more can wait"):
+        jobs.submit("nothing", "Third", {}, None, done.append)
+    for job in (first, second):
+        jobs.wait(job, 60)
+        # There is no such work: that is a bug of ours, and is said as one.
+        assert job.state != DONE and "in FuseHub itself" in str(job.error)
+    jobs.close()
+
+
+def _until(holds, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.1)
