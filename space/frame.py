@@ -119,7 +119,14 @@ class Frame:
         try:
             return [visit.notices.get(place, ""), *step.show(visit, token)]
         except FuseHubError as error:
-            return [words.problem(error), *[gr.skip()] * (len(step.outputs) - 1)]
+            return [self._problem(error), *[gr.skip()] * (len(step.outputs) - 1)]
+
+    def _problem(self, error: FuseHubError) -> str:
+        """An error as the page says it: where visitors sign in, they do not log in on a command line."""
+        if not self.setting.signs_in:
+            return words.problem(error)
+        fix = error.fix.replace("Log in with `hf auth login`, or set HF_TOKEN", "Sign in with Hugging Face in step 6")
+        return words.notice(error.what, "error", fix.replace("log in with `hf auth login`", "sign in in step 6"))
 
     def on(
         self,
@@ -144,7 +151,7 @@ class Frame:
             try:
                 visit.notices[place] = change(visit, token, data, *values) or ""
             except FuseHubError as error:
-                visit.notices[place] = words.problem(error)
+                visit.notices[place] = self._problem(error)
             return [*self.paint(visit), *self._show(step, place, visit, token)]
 
         return event(

@@ -131,9 +131,8 @@ def serving(
 
 
 def _until_served(url: str, process: subprocess.Popen, log: Path) -> None:
-    for _ in range(240):
-        if process.poll() is not None:
-            break
+    end = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < end:
         try:
             urllib.request.urlopen(url, timeout=5).close()
             return
@@ -175,8 +174,9 @@ def visitor(chromium, app: Served):
             viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
         )
         contexts.append(context)
+        # Patience for machines that have other things to do.
+        context.set_default_timeout(180_000)
         page = context.new_page()
-        page.set_default_timeout(45_000)
         page.goto(url or app.url)
         page.get_by_role("list", name="Models found").wait_for()
         return page

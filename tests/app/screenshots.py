@@ -1,23 +1,30 @@
 """Pictures of every step of the app, for docs/images: `python tests/app/screenshots.py HUB [--out docs/images]`.
 
-HUB is the folder of a local Hub whose models have statistics, as `make demo` leaves it in demo/hub.
+HUB is the folder of a local Hub as `make demo` leaves it in demo/hub; a copy of it is used. Where it has models of
+named entities or of language with a common base, their comparison is taken too.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 
+from huggingface_hub import HfApi
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from fusehub.localhub import running
 from tests.app.conftest import _QUIET, CHROMIUM, serving
-from tests.app.steps import compare, example, go, merge
+from tests.app.steps import compare, example, go, merge, pick, push
 
-TEXTS = ("Not bad at all.", "I waited three weeks, and then it broke.", "The plot is thin, but the actors are good.")
+TEXTS = ("The battery died after two days.", "I laughed, I cried.", "The plot is thin, but the actors are good.")
+ENTITIES = ("Angela Merkel met the board of Siemens in Munich.", "Chile play Japan in the World Cup on Friday.")
+BEGINNINGS = ("The film is", "I bought this")
 KINDS = {"wide": (1100, "light"), "wide-dark": (1100, "dark"), "narrow": (360, "light"), "narrow-dark": (360, "dark")}
+DATA = "products=ada/product-reviews\nfilms=ben/film-reviews\neditorials=cleo/editorials\ntweets=dana/tweets"
 
 
 def main() -> None:
@@ -27,45 +34,91 @@ def main() -> None:
     parser.add_argument("--kind", choices=KINDS, action="append", help="Which to take; all if not said.")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        running(asked.hub) as hub,
-        serving(hub, Path(folder), FUSEHUB_EXAMPLE="") as app,
-        sync_playwright() as playwright,
-    ):
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_QUIET)
-        for kind in asked.kind or KINDS:
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copytree(asked.hub, Path(folder, "hub"))
+        with (
+            running(copy) as hub,
+            serving(hub, Path(folder), FUSEHUB_EXAMPLE="") as app,
+            sync_playwright() as playwright,
+        ):
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_QUIET)
+            camera = _Camera(browser, app.url, asked.out, asked.kind or list(KINDS))
+            _visit(camera, hub.token("you"))
+            api = HfApi(endpoint=hub.url)
+            for task, texts in (("token-classification", ENTITIES), ("text-generation", BEGINNINGS)):
+                for models in _families(api, task)[:1]:
+                    _compare(camera, task, models, texts)
+            browser.close()
+
+
+class _Camera:
+    """One page after the other, of which pictures are taken: each wide and narrow, light and dark."""
+
+    def __init__(self, browser, url: str, out: Path, kinds: list[str]) -> None:
+        self.browser, self.url, self.out, self.kinds = browser, url, out, kinds
+
+    def page(self):
+        page = self.browser.new_page(viewport={"width": 1100, "height": 800}, color_scheme="light")
+        page.set_default_timeout(120_000)
+        page.goto(self.url)
+        page.get_by_role("list", name="Models found").wait_for()
+        return page
+
+    def take(self, page, step: str) -> None:
+        for kind in self.kinds:
             width, scheme = KINDS[kind]
-            page = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
-            page.goto(app.url)
-            _visit(page, asked.out, kind)
-        browser.close()
+            page.set_viewport_size({"width": width, "height": 800})
+            page.emulate_media(color_scheme=scheme)
+            page.mouse.move(0, 0)
+            page.wait_for_timeout(700)
+            path = self.out / f"app-{step}-{kind}.png"
+            page.screenshot(path=path, full_page=True)
+            # A page has few colours: a palette takes a third of the room.
+            Image.open(path).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+        page.set_viewport_size({"width": 1100, "height": 800})
+        page.emulate_media(color_scheme="light")
 
 
-def _visit(page, out: Path, kind: str) -> None:
-    def take(step: str) -> None:
-        page.wait_for_timeout(500)
-        path = out / f"app-{step}-{kind}.png"
-        page.screenshot(path=path, full_page=True)
-        # A page has few colours: a palette takes a third of the room.
-        Image.open(path).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
-
-    page.get_by_role("list", name="Models found").wait_for()
+def _visit(camera: _Camera, token: str) -> None:
+    page = camera.page()
     example(page)
-    take("pick")
+    camera.take(page, "pick")
     go(page, "Check")
     page.get_by_text("What a merge will take").wait_for()
-    take("check")
+    camera.take(page, "check")
     go(page, "Statistics")
     page.get_by_role("list", name="Statistics of each model").wait_for()
-    take("statistics")
+    camera.take(page, "statistics")
     merge(page)
-    take("merge")
+    camera.take(page, "merge")
     compare(page, *TEXTS)
-    take("compare")
-    go(page, "Push")
-    page.locator("#push").wait_for()
-    take("push")
+    page.locator("#datasets").get_by_role("textbox").fill(DATA)
+    page.locator("#score").click()
+    page.locator(".fh-plots").wait_for()
+    camera.take(page, "compare")
+    push(page, "you/minilm-sentiment-merged-in-the-app", token)
+    page.get_by_role("heading", name="The model is on the Hub").wait_for()
+    camera.take(page, "push")
+    page.close()
+
+
+def _compare(camera: _Camera, task: str, models: list[str], texts: tuple[str, ...]) -> None:
+    page = camera.page()
+    pick(page, *models)
+    go(page, "Merge")
+    page.locator("#methods").get_by_role("checkbox").first.uncheck()
+    merge(page)
+    compare(page, *texts)
+    camera.take(page, f"compare-{task}")
+    page.close()
+
+
+def _families(api: HfApi, task: str) -> list[list[str]]:
+    """Models of a task that have a base in common."""
+    found = defaultdict(list)
+    for model in api.list_models(filter=task, cardData=True):
+        found[str((model.card_data or {}).get("base_model"))].append(model.id)
+    return [sorted(models)[:3] for models in found.values() if len(models) > 1]
 
 
 if __name__ == "__main__":
