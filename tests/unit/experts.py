@@ -5,6 +5,9 @@ of every linear layer, and solves least squares on the stacked rows by numpy's `
 """
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from fusehub.pretrained import load_model
 from fusehub.recipe import Recipe
 from fusehub.refs import resolve
+from fusehub.tensor_files import sha256_of
 from tests.unit.tiny import tiny_model, tiny_texts
 
 LABELS = ("negative", "positive")
@@ -174,3 +178,34 @@ def rel(a: object, b: object) -> float:
     """‖a − b‖ / ‖b‖."""
     a, b = (np.asarray(value.double() if isinstance(value, torch.Tensor) else value, np.float64) for value in (a, b))
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a model folder, from one file or many."""
+    return {name: value for path in sorted(folder.glob("*.safetensors")) for name, value in load_file(path).items()}
+
+
+def mean_of(experts: Sequence[Path], name: str, weights: Sequence[float] | None = None) -> torch.Tensor:
+    """The mean of the tensor called `name`, float64."""
+    weights = weights or [1.0] * len(experts)
+    values = [w * weights_of(path)[name].double() for w, path in zip(weights, experts, strict=True)]
+    return sum(values) / sum(weights)
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """Every file in a folder with its sha256."""
+    return {str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Whatever lies in a folder, hidden or not."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def run_python(
+    code: str, *args: object, env: Mapping[str, str] | None = None, **options: object
+) -> subprocess.CompletedProcess[str]:
+    """`code` in a process of its own, on one thread: on several, torch may sum in another order."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    command = [sys.executable, "-c", code, *map(str, args)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, **options)
