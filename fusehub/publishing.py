@@ -65,6 +65,9 @@ def publish(
     expert speaks against it.
     """
     folder = Path(folder)
+    # What can be told without the Hub, and at once, comes before what cannot.
+    if not folder.is_dir() or folder.resolve().name.endswith(".partial"):
+        raise NotFound(f"There is no finished model in {folder}.", "Give the folder that `fusehub merge` wrote.")
     _require_base_for_all(folder)
     target = Target.of(repo_id, token, pull_request=pull_request, exist_ok=exist_ok, public=public)
     progress(0, 3, "checking the model")
@@ -137,8 +140,6 @@ def _require_base_for_all(folder: Path) -> None:
 
 def _finished(folder: Path) -> MergedFolder | None:
     """The merge in `folder`, complete and unchanged; None for another model's folder."""
-    if not folder.is_dir() or folder.resolve().name.endswith(".partial"):
-        raise NotFound(f"There is no finished model in {folder}.", "Give the folder that `fusehub merge` wrote.")
     merge = read_merge(folder)
     for name, sha256 in (merge.report["sha256"] if merge else {}).items():
         if not (folder / name).is_file():

@@ -175,6 +175,12 @@ def test_a_place_that_cannot_be_used_is_said_in_words(experts: list[Path], texts
     assert (tmp_path / "file").read_text() == "precious"
 
 
+def test_a_folder_that_is_not_there_is_said_before_anything_is_asked_of_the_hub(tmp_path: Path) -> None:
+    code, _, said = run("publish", tmp_path / "nowhere", "you/name")
+    assert code == 1
+    assert "There is no finished model in" in said
+
+
 def test_compare_shows_all_models_and_where_they_disagree(experts: list[Path]) -> None:
     code, out, _ = run("compare", *experts, "--ensemble", "--text", "a good film", "--json")
     assert code == 0
