@@ -26,6 +26,7 @@ from fusehub.markdown import fence_for, link, listed, md, render
 from fusehub.merged import PINNED, MergedFolder, is_local, read_merge
 from fusehub.recipe import FILENAME as RECIPE_FILENAME
 from fusehub.results import Results
+from fusehub.statistics.at_hand import AT_HAND
 from fusehub.statistics.datafree import DATA_FREE
 from fusehub.statistics_card import data_words
 from fusehub.tasks import are_generic, labels_of, task_of
@@ -152,6 +153,8 @@ def _statistics(merge: MergedFolder, source: Mapping[str, Any]) -> str:
     statistics = source["statistics"]
     if statistics["origin"] == DATA_FREE:
         return "none: its difference to the base stands in for them"
+    if statistics["origin"] == AT_HAND:
+        return f"counted while merging: {_counted(statistics)}"
     pinned = PINNED.fullmatch(statistics["origin"])
     if pinned:
         own = pinned[1] == source["repo_id"]
@@ -160,11 +163,17 @@ def _statistics(merge: MergedFolder, source: Mapping[str, Any]) -> str:
         place = "a local folder"
     else:
         place = md(statistics["origin"])
+    counted = _counted(statistics)
+    return f"{place}: {counted}" if counted else place
+
+
+def _counted(statistics: Mapping[str, Any]) -> str:
+    """`1,000 texts, 20,000 tokens of reviews.csv`, as far as it is known."""
     counts = [
         f"{statistics[key]:,} {word}" for key, word in (("examples", "texts"), ("tokens", "tokens")) if statistics[key]
     ]
     data = f" of {data_words(statistics['data'])}" if (statistics["data"] or {}).get("source") else ""
-    return f"{place}: {', '.join(counts)}{data}" if counts else place
+    return f"{', '.join(counts)}{data}" if counts else ""
 
 
 def _base(merge: MergedFolder) -> str:
@@ -194,12 +203,14 @@ def _method(merge: MergedFolder) -> dict[str, Any]:
             "link": f"{md(merge.report['method'])}, a method of its author's own ({', '.join(files)})",
             "summary": "",
             "needs_statistics": bool(merge.report["statistics"]),
+            "needs_data": bool(merge.report.get("data")),
         }
     return {
         "name": method.name,
         "link": link(method.title, method.paper) if method.paper else md(method.title),
         "summary": method.summary,
         "needs_statistics": method.needs_statistics,
+        "needs_data": method.needs_data,
     }
 
 

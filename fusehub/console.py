@@ -139,6 +139,9 @@ def bar(what: str, *, quiet: bool = False) -> Iterator[Progress]:
     state: dict[str, Any] = {}
 
     def advance(done: int, total: int, unit: str) -> None:
+        if "bars" in state and state["unit"] != unit:
+            # Other work, which is counted in other units.
+            state.pop("bars").stop()
         if "bars" not in state:
             if time.monotonic() - started < _BAR_AFTER_SECONDS:
                 return
@@ -148,6 +151,7 @@ def bar(what: str, *, quiet: bool = False) -> Iterator[Progress]:
             columns = (TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn())
             state["bars"] = RichProgress(*columns, console=err, transient=True)
             state["bars"].start()
+            state["unit"] = unit
             state["task"] = state["bars"].add_task(what if unit == "bytes" else f"{what} ({unit})", total=total)
         state["bars"].update(state["task"], completed=done, total=total)
 

@@ -13,11 +13,11 @@ import math
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusehub.checkpoint import Checkpoint, Shard, ShardWriter, index_of, plan_shards
 from fusehub.combining import Work, combine, cut
@@ -26,7 +26,9 @@ from fusehub.plan import MAX_SHARD_SIZE, Plan
 from fusehub.planner import TensorPlan
 from fusehub.progress import Progress
 from fusehub.solving import LayerSolver
+from fusehub.statistics.at_hand import DataAtHand
 from fusehub.statistics.datafree import DataFree
+from fusehub.statistics.sources import FoundStatistics
 from fusehub.tensor_files import dtype_name, torch_dtype
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ class _Engine:
     """One run: open files, the pieces on their way, and what was noted."""
 
     def __init__(self, plan: Plan, folder: Path, progress: Progress) -> None:
+        # Where the model is run, some of what was planned to be solved may turn out to be given no input.
+        plan = replace(plan, tensors=dict(plan.tensors))
         self.plan, self.folder, self.progress = plan, folder, progress
         self.result = MergeResult(folder, plan)
         self._files = contextlib.ExitStack()
@@ -74,16 +78,13 @@ class _Engine:
                 self._files.enter_context(contextlib.closing(found.open_fisher()))
                 for found in (self.plan.statistics if self.plan.method.needs_fisher else ())
             ]
-            statistics = [
-                None
-                if isinstance(found, DataFree) or self.fishers
-                else self._files.enter_context(contextlib.closing(found.open())).layers
-                for found in self.plan.statistics
-            ]
+            statistics = [] if self.fishers else [self._layers(found) for found in self.plan.statistics]
             self._solver = LayerSolver(self.plan, statistics)
             self.result.notes = self._solver.notes
             if not self.plan.force:
                 self._require_relatives()
+            if self.plan.method.needs_data:
+                self._solve_by_blocks(statistics)
             self._total = sum(tensor.info.nbytes for tensor in self.plan.tensors.values())
             self._done = 0
             if self.plan.labels.policy == "keep":
@@ -91,6 +92,34 @@ class _Engine:
             else:
                 self._write(self.plan.shards, self.folder)
         return self.result
+
+    def _layers(self, found: FoundStatistics | DataFree | DataAtHand) -> Mapping[str, Any] | None:
+        """An expert's statistics by layer; None where its update stands in for them, empty before they are counted."""
+        if isinstance(found, DataFree | DataAtHand):
+            return {} if isinstance(found, DataAtHand) else None
+        return self._files.enter_context(contextlib.closing(found.open())).layers
+
+    def _solve_by_blocks(self, statistics: Sequence[dict[str, Any]]) -> None:
+        """Solves all layers before anything is written, in the order of the model and not of the file."""
+        from fusehub.block_by_block import BlockByBlock
+
+        solved: dict[str, Tensor] = {}
+
+        def make(tensor: TensorPlan) -> Tensor:
+            merged = self._whole(tensor)
+            if self._is_solved(tensor):
+                solved[tensor.name] = merged
+            return merged
+
+        BlockByBlock(self.plan, self.experts, statistics, make, self.progress).run()
+        self._ready |= solved
+
+    def _whole(self, tensor: TensorPlan) -> Tensor:
+        """A merged tensor, as it is stored."""
+        import torch
+
+        pieces = [self._make(work, self._read(work)) for work in cut(self.plan, tensor)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def _write(self, shards: Sequence[Shard], folder: Path, expert: int | None = None) -> None:
         """Writes `shards`; `expert` names the one whose own head is written."""
@@ -214,7 +243,8 @@ class _Engine:
 
     def _is_solved(self, tensor: TensorPlan) -> bool:
         """Whether the tensor is a weight that is solved, or a bias that is solved together with one."""
-        return tensor.action == "solve" or tensor.parameter in self._weights_of_biases
+        weight = self._weights_of_biases.get(tensor.parameter, tensor)
+        return self.plan.tensors[weight.name].action == "solve"
 
     def _solve_layer(self, tensor: TensorPlan, values: list[Tensor], base: Tensor | None) -> Tensor:
         """The merged weight; in affine mode weight and bias at once, whichever comes first in the file."""

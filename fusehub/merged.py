@@ -86,6 +86,7 @@ class MergedFolder:
         models = {source["name"]: source["short_name"] for source in self.sources if not source["repo_id"]}
         models |= {str(Path(place).expanduser()): name for place, name in models.items()}
         others = [entry.statistics for entry in self.recipe.models if entry.statistics not in ("auto", DATA_FREE)]
+        others += [entry.data for entry in self.recipe.models if entry.data]
         others += [self.recipe.base_model] if self.recipe.base_model else []
         bases = [source["adapter_base"] for source in self.sources if source.get("adapter_base")]
         others += [base["folder"] for base in bases if base["folder"]]
@@ -108,6 +109,7 @@ class MergedFolder:
         content = self.recipe.model_dump(mode="json")
         for entry in content["models"]:
             entry |= {"model": self.public(entry["model"]), "statistics": self.public(entry["statistics"])}
+            entry["data"] = self.public(entry["data"]) if entry["data"] else None
         content["base_model"] = self.public(content["base_model"]) if content["base_model"] else None
         return Recipe.parse(content).to_yaml()
 

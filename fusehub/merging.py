@@ -41,7 +41,8 @@ def merge(
     """Merges `models` (or what a recipe, a recipe's file or a plan says) into the folder `out`, new or empty.
 
     `method` is one of `fusehub.METHODS`, RegMean unless said; `changes` are those of `Recipe.changed`: weights,
-    statistics and labels by model, parameters of the method, base_model, heads, scale, dtype, seed, as_adapter.
+    statistics, labels and data by model, parameters of the method, base_model, heads, scale, dtype, seed, as_adapter;
+    and for data its limit, max_length and text_column.
     `plugins` are files with methods of your own, which are run.
 
     The folder appears when it is complete: weights, config, tokenizer, the recipe with everything resolved, and a
@@ -67,7 +68,7 @@ def merge(
             result = MergeResult(partial, plan, hashes=write_adapter(plan, partial))
         else:
             result = carry_out(plan, partial, progress)
-        write_side_files(plan, partial, result.notes, result.hashes)
+        write_side_files(result.plan, partial, result.notes, result.hashes)
         if fixed:
             # Without its config, which comes last, the folder is no model yet.
             for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):

@@ -5,9 +5,12 @@ Made from headers, configs and the metadata of statistics alone. `engine.py` car
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from statistics import mode
 from typing import Any
 
 from fusehub.checkpoint import Shard, plan_shards, weight_hashes
@@ -28,8 +31,10 @@ from fusehub.requirements import (
     require_layers,
     require_provenance,
     require_usable,
+    run_over,
     without_data,
 )
+from fusehub.statistics.at_hand import DataAtHand, read_data, require_data
 from fusehub.statistics.datafree import DATA_FREE, DataFree
 from fusehub.statistics.sources import FoundStatistics, find_statistics
 
@@ -54,7 +59,7 @@ class Plan:
     kept: tuple[tuple[str, ...], ...]
     """For each expert the names in its file of what it keeps as it is, where heads are not merged."""
     shards: tuple[Shard, ...]
-    statistics: tuple[FoundStatistics | DataFree, ...]
+    statistics: tuple[FoundStatistics | DataFree | DataAtHand, ...]
     hashes: tuple[dict[str, str], ...]
     report: Report
     force: bool = False
@@ -84,6 +89,7 @@ class Plan:
             "findings": [{"level": f.level, "what": f.what, "fix": f.fix} for f in self.report.findings],
             "notes": list(self.notes),
             "statistics": [found.origin for found in self.statistics],
+            "data": [dict(found.metadata) for found in self.statistics if isinstance(found, DataAtHand)],
             "cost": dict(self.cost),
             "tensors": [
                 {
@@ -111,6 +117,7 @@ def plan_merge(
     """
     method = find_method(recipe.merge_method)
     recipe, experts, base = _cast(recipe, method, token)
+    require_data(recipe, method, experts)
     settings = Settings.of(method, recipe.parameters, [entry.parameters for entry in recipe.models])
     given = {ref.name: list(entry.labels) for ref, entry in zip(experts, recipe.models, strict=True) if entry.labels}
     with ThreadPoolExecutor() as pool:
@@ -125,8 +132,10 @@ def plan_merge(
         raise Incompatible("The models' heads cannot be planned.", "Say --heads keep.")
     hashes = tuple(future.result() for future in hashing)
     require_provenance(recipe, experts, hashes)
-    statistics: list[FoundStatistics | DataFree] = []
-    if method.needs_statistics or method.needs_fisher:
+    statistics: list[FoundStatistics | DataFree | DataAtHand] = []
+    if method.needs_data:
+        statistics = list(read_data(recipe, experts, token))
+    elif method.needs_statistics or method.needs_fisher:
         statistics = _find_all(recipe, experts, hashes, force, data_free=method.data_free, fisher=method.needs_fisher)
     if method.needs_fisher:
         require_fisher(experts, statistics)
@@ -154,6 +163,7 @@ def plan_merge(
             *forced(experts, statistics, hashes),
             *without_data(experts, statistics, method),
             *diagonal(experts, statistics),
+            *run_over(experts, statistics, method),
             *planner.notes,
         ),
         cost=_cost(tensors.values(), method, experts, statistics, report),
@@ -224,7 +234,7 @@ def _cost(
     tensors: Iterable[TensorPlan],
     method: Method,
     experts: Sequence[ModelRef],
-    statistics: Sequence[FoundStatistics | DataFree],
+    statistics: Sequence[FoundStatistics | DataFree | DataAtHand],
     report: Report,
 ) -> dict[str, int]:
     """Bytes to download, to write, and at the peak in memory; multiplications in units of 10^9."""
@@ -243,9 +253,34 @@ def _cost(
         # ΔᵀΔ is made for the sum, and again for the right side.
         updates = 2 * sum(isinstance(found, DataFree) for found in statistics)
         flops += (2 * len(experts) + 2 + updates) * numel * size + size**3 // 3
+    if method.needs_data:
+        memory, work = _cost_of_running(tensors, experts, statistics)
+        peak, flops = peak + memory, flops + work
     return {
         "download_bytes": report.download,
         "output_bytes": output,
         "memory_bytes": _PROCESS_BYTES + peak,
         "gflop": flops // 10**9,
     }
+
+
+def _cost_of_running(
+    tensors: Sequence[TensorPlan], experts: Sequence[ModelRef], statistics: Sequence[DataAtHand]
+) -> tuple[int, int]:
+    """Bytes and multiplications of a method that runs what it has merged, each block twice."""
+    solved = [tensor for tensor in tensors if tensor.action == "solve"]
+    if not solved:
+        return 0, 0
+    tokens = sum(found.metadata["tokens"] for found in statistics)
+    # The network, what was solved and is not written yet, and what the last block gave for every token, in float32.
+    architectures = len({ref.config["architectures"][0] for ref in experts})
+    memory = architectures * sum(tensor.info.numel * 4 for tensor in tensors if tensor.info.is_float)
+    memory += sum(tensor.info.nbytes for tensor in solved)
+    memory += tokens * mode(tensor.linear.in_features for tensor in solved) * 4
+    # Triangles of the grams of one block.
+    grams: Counter[str] = Counter()
+    for tensor in solved:
+        block = re.match(r".*?\.\d+\.|", tensor.parameter)[0] or tensor.parameter
+        grams[block] += len(experts) * tensor.linear.in_features**2 * 2
+    memory += max(grams.values())
+    return memory, sum(tokens * (2 * t.info.numel + t.linear.in_features**2 // 2) for t in solved)

@@ -208,6 +208,8 @@ class Planner:
             return "combine", self.method.title
         if parameter not in self.layout.linears:
             return "mean", "not a linear layer's weight"
+        if self.method.needs_data:
+            return "solve", self.method.title
         known = zip(self.experts, self.rows, self.data_free, sources, strict=True)
         lacking = [ref.name for ref, rows, data_free, source in known if not data_free and not rows.get(source)]
         if lacking:

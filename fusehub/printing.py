@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fusehub.console import describe, say, size, table
+from fusehub.statistics.at_hand import DataAtHand
 from fusehub.statistics.datafree import DataFree
 
 if TYPE_CHECKING:
@@ -68,9 +69,12 @@ def print_plan(plan: Plan) -> None:
     )
 
 
-def _statistics_words(found: FoundStatistics | DataFree) -> str:
+def _statistics_words(found: FoundStatistics | DataFree | DataAtHand) -> str:
     if isinstance(found, DataFree):
         return "none; its difference to the base stands in for them (data-free)"
+    if isinstance(found, DataAtHand):
+        counts = f"{found.metadata['examples']:,} examples, {found.metadata['tokens']:,} tokens"
+        return f"counted while merging, from {counts} of {found.metadata['data']['source']}"
     texts = found.metadata.get("examples")
     return f"{found.origin}, {texts} texts" if texts else found.origin
 

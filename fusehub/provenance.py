@@ -16,7 +16,9 @@ from fusehub.hub import software
 from fusehub.licences import licence_of
 from fusehub.model_ref import ModelRef
 from fusehub.plan import Plan
-from fusehub.recipe import FILENAME, ModelEntry, Recipe
+from fusehub.recipe import FILENAME, Recipe
+from fusehub.statistics.at_hand import DataAtHand
+from fusehub.tables import pinned_data
 from fusehub.tensor_files import DTYPES
 
 REPORT_FILENAME = "fusehub_report.json"
@@ -47,12 +49,26 @@ def resolved_recipe(plan: Plan) -> Recipe:
     """The plan's recipe with commits, statistics, labels, options and versions filled in."""
     entries = []
     for index, (entry, ref) in enumerate(zip(plan.recipe.models, plan.experts, strict=True)):
-        found = plan.statistics[index].origin if plan.statistics else entry.statistics
+        found = plan.statistics[index] if plan.statistics else None
+        at_hand = isinstance(found, DataAtHand)
+        origin = entry.statistics if found is None or at_hand else found.origin
         model = ref.id if ref.repo_id else entry.model
         said = dict(plan.settings.models[index])
         if "weight" in plan.method.own_options.fields():
             said = {"weight": plan.weights[index], **said}
-        entries.append(ModelEntry(model=model, parameters=said, statistics=found, labels=entry.labels))
+        entries.append(
+            entry.model_copy(
+                update={
+                    "model": model,
+                    "parameters": said,
+                    "statistics": origin,
+                    "data": pinned_data(entry.data, found.metadata["data"]["revision"]) if at_hand else None,
+                }
+            )
+        )
+    provenance: dict[str, Any] = {"weights": [dict(own) for own in plan.hashes], "software": software("torch")}
+    if plan.method.needs_data:
+        provenance["data"] = [found.metadata["data"] for found in plan.statistics]
     return plan.recipe.model_copy(
         update={
             "merge_method": plan.method.name,
@@ -60,7 +76,7 @@ def resolved_recipe(plan: Plan) -> Recipe:
             "base_model": (plan.base.id if plan.base.repo_id else plan.recipe.base_model) if plan.base else None,
             "parameters": plan.settings.written(),
             "heads": plan.labels.policy,
-            "provenance": {"weights": [dict(own) for own in plan.hashes], "software": software("torch")},
+            "provenance": provenance,
         }
     )
 

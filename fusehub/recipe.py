@@ -5,6 +5,7 @@
       - model: textattack/bert-base-uncased-imdb
         parameters: {weight: 1.0}
         statistics: auto                  # ours: where the grams come from; or data-free, without any
+        # data: reviews.csv               # ours: for methods that run the model over texts of each expert
       - model: textattack/bert-base-uncased-rotten-tomatoes
     parameters: {alpha: 0.9}              # one value, a list over the layers, or {filter, value}s
     heads: auto                           # ours: merge (by label name), keep (one a model), auto
@@ -78,6 +79,10 @@ class ModelEntry(_Strict):
     labels: tuple[str, ...] | None = Field(
         None, description="names of the rows of its head, where its config has none"
     )
+    data: str | None = Field(
+        None, description="a file, a folder or user/dataset of its domain, for a method that runs the model over it"
+    )
+    text_column: str | None = Field(None, description="the column of its data that has the texts; guessed if not said")
 
 
 class Recipe(_Strict):
@@ -95,7 +100,9 @@ class Recipe(_Strict):
     )
     heads: Heads = Field("auto", description="merge, keep, or auto")
     scale: float = Field(1.0, allow_inf_nan=False, description="how far to go from the base: W0 + scale * (W - W0)")
-    seed: int = Field(0, description="for methods that draw random numbers")
+    seed: int = Field(0, description="for methods that draw random numbers, and for which examples limit draws")
+    limit: int | None = Field(None, ge=1, description="how many examples of each model's data are taken, 1 or more")
+    max_length: int | None = Field(None, ge=1, description="where texts of the data are cut, in tokens")
     as_adapter: bool = Field(False, description="true writes a merge of adapters over one base as an adapter")
     layers: int | None = Field(
         None, description="how many layers mergekit's `slices` took of each model: all that they have"
@@ -160,10 +167,13 @@ class Recipe(_Strict):
         statistics: Mapping[str, str] | None = None,
         labels: Mapping[str, Sequence[str]] | None = None,
         parameters: Mapping[str, Any] | None = None,
+        data: Mapping[str, str] | None = None,
+        text_column: str | None = None,
         **keys: Any,
     ) -> Recipe:
-        """This recipe with some things said anew: `weights`, `statistics` and `labels` by model, `parameters` of the
-        method, and any other key of a recipe (None leaves it). Raises `BadRecipe` for a model that is not in it."""
+        """This recipe with some things said anew: `weights`, `statistics`, `labels` and `data` by model, `parameters`
+        of the method, the `text_column` of all data, and any other key of a recipe (None leaves it). Raises
+        `BadRecipe` for a model that is not in it."""
         content = self.model_dump(exclude_unset=True)
         content["models"] = [dict(entry) for entry in content["models"]]
         entries = {entry["model"]: entry for entry in content["models"]}
@@ -179,6 +189,10 @@ class Recipe(_Strict):
             entry(name)["parameters"] = {**entry(name).get("parameters", {}), "weight": weight}
         for name, own in (labels or {}).items():
             entry(name)["labels"] = list(own)
+        for name, source in (data or {}).items():
+            entry(name)["data"] = source
+        for own in content["models"] if text_column is not None else ():
+            own["text_column"] = text_column
         content["parameters"] = {**content.get("parameters", {}), **(parameters or {})}
         return Recipe.parse(content | {key: value for key, value in keys.items() if value is not None})
 

@@ -9,6 +9,7 @@ from fusehub.methods import Method
 from fusehub.planner import TensorPlan
 from fusehub.recipe import Recipe
 from fusehub.refs import ModelRef
+from fusehub.statistics.at_hand import DataAtHand
 from fusehub.statistics.datafree import DataFree
 from fusehub.statistics.sources import FoundStatistics
 
@@ -82,7 +83,7 @@ def forced(
     return [
         f"The statistics {found.origin} were made for other weights than those of {ref.name}: used because of force."
         for ref, found, own in zip(experts, statistics, hashes, strict=False)
-        if not isinstance(found, DataFree)
+        if isinstance(found, FoundStatistics)
         and sorted(found.metadata["model"]["weights"].values()) != sorted(own.values())
     ]
 
@@ -109,6 +110,19 @@ def diagonal(experts: Sequence[ModelRef], statistics: Sequence[FoundStatistics |
                 "count input by input, whatever alpha."
             )
     return notes
+
+
+def run_over(
+    experts: Sequence[ModelRef], statistics: Sequence[FoundStatistics | DataFree | DataAtHand], method: Method
+) -> list[str]:
+    """What has to be said of a method that is not content with files."""
+    if not method.needs_data:
+        return []
+    texts = ", ".join(
+        f"{found.metadata['examples']:,} examples of {ref.name}"
+        for ref, found in zip(experts, statistics, strict=True)
+    )
+    return [f"{method.title} loads the model and runs it, block by block, over {texts}."]
 
 
 def require_provenance(recipe: Recipe, experts: Sequence[ModelRef], hashes: Sequence[dict[str, str]]) -> None:

@@ -304,6 +304,15 @@ def pinned_dataset(source: str, revision: str | None) -> DatasetName | None:
     return parse_dataset(source) if re.fullmatch(r"[0-9a-f]{40}", revision or "") else None
 
 
+def pinned_data(source: str, revision: str | None) -> str:
+    """`source` with the commit that it was read at, if it is a dataset on the Hub; else as it is."""
+    name = None if "@" in source else pinned_dataset(source, revision)
+    if name is None:
+        return source
+    config, split = f":{name.config}" if name.config else "", f"/{name.split}" if name.split else ""
+    return f"{name.repo_id}{config}{split}@{revision}"
+
+
 def _open_dataset(text: str, default_split: str, token: str | None, images: bool) -> Table:
     """A split of a dataset on the Hub at the commit of this moment, read over the network as rows are asked for."""
     wanted = parse_dataset(text)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fusehub import console
-from fusehub.commands.options import Base, Json, Labels, labels_by_model
+from fusehub.commands.options import Base, Json, Labels, MaxLength, TextColumn, labels_by_model
 from fusehub.commands.program import app
 from fusehub.console import bar, command, print_json, say
 from fusehub.printing import describe_actions, print_findings, print_plan, summarise
@@ -35,6 +35,14 @@ def merge(
             help="A file, folder or repo of them, if not found on the Hub; or data-free, without any (needs --base).",
         ),
     ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="MODEL=SOURCE",
+            help="Texts of a model's domain, for a method that runs the model over them (regmean_plus_plus).",
+        ),
+    ] = None,
     weight: Annotated[
         list[str] | None, typer.Option("--weight", metavar="MODEL=NUMBER", help="A model's share; 1 if not said.")
     ] = None,
@@ -52,7 +60,12 @@ def merge(
     as_adapter: Annotated[
         bool, typer.Option("--as-adapter", help="Write a merge of LoRA adapters over one base as an adapter.")
     ] = False,
-    seed: Annotated[int | None, typer.Option(help="For methods that draw random numbers.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take that many examples of each --data.")] = None,
+    max_length: MaxLength = None,
+    text_column: TextColumn = None,
+    seed: Annotated[
+        int | None, typer.Option(help="For methods that draw random numbers, and for which examples --limit draws.")
+    ] = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest weight file, as 5GB or 500MB.")] = "5GB",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and what it will cost; merge nothing.")
@@ -81,6 +94,10 @@ def merge(
         seed=seed,
         as_adapter=as_adapter or None,
         statistics=console.pairs(statistics, "--statistics"),
+        data=console.pairs(data, "--data"),
+        limit=limit,
+        max_length=max_length,
+        text_column=text_column,
         weights={name: console.scalar(value) for name, value in console.pairs(weight, "--weight").items()},
         labels=labels_by_model(labels),
         parameters={key: console.scalar(value) for key, value in console.pairs(param, "--param").items()},
@@ -129,7 +146,8 @@ def methods(
                 "when": method.when,
                 "paper": method.paper,
                 "base": method.base,
-                "needs_statistics": method.needs_statistics,
+                "needs_statistics": method.needs_statistics and not method.needs_data,
+                "needs_data": method.needs_data,
                 "options": method.options.model_json_schema().get("properties", {}),
                 "model_options": method.own_options.model_json_schema().get("properties", {}),
             }

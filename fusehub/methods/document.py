@@ -45,6 +45,8 @@ def _needs(method: Method) -> str:
         return "weights"
     if method.needs_fisher:
         return "weights, Fisher diagonals"
+    if method.needs_data:
+        return "weights, data"
     return "weights, statistics" if method.needs_statistics else "weights"
 
 

@@ -141,6 +141,8 @@ class Method:
     """Element by element, with each expert's Fisher diagonal, which its statistics must have."""
     data_free: bool = False
     """Takes every expert's update in the place of its statistics, whatever the recipe says."""
+    needs_data: bool = False
+    """Counts the statistics itself, from texts of each expert's own that the model is run over while it is merged."""
     base: BaseRole = "optional"
     whole_tensor: bool = False
     """Must see a tensor as a whole: it ranks its elements, takes its norm, or draws random numbers for it."""
@@ -171,6 +173,7 @@ def merge_method(
     needs_statistics: bool = False,
     needs_fisher: bool = False,
     data_free: bool = False,
+    needs_data: bool = False,
     base: BaseRole = "optional",
     whole_tensor: bool = False,
     negative_weights: bool = False,
@@ -198,6 +201,7 @@ def merge_method(
             needs_statistics=needs_statistics,
             needs_fisher=needs_fisher,
             data_free=data_free,
+            needs_data=needs_data,
             base=base,
             whole_tensor=whole_tensor,
             negative_weights=negative_weights,

@@ -137,10 +137,14 @@ class GramCollector:
     def parts(self, batch: Batch) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """`batch`, or the batches without padding into which it must be split for the layers of this model; each with
         the rows of `batch` that are in it."""
-        kinds = {call.kind for watched in self._watched.values() for call in watched.calls}
-        needed = bool(kinds & {"rows", "by length"}) or "rows" in self._verdicts.values()
         everything = list(range(len(next(iter(batch.values())))))
-        return unpadded(batch) if needed else iter([(everything, dict(batch))])
+        return unpadded(batch) if self.needs_unpadded else iter([(everything, dict(batch))])
+
+    @property
+    def needs_unpadded(self) -> bool:
+        """Whether some layer can only be counted where a batch has no padding."""
+        kinds = {call.kind for watched in self._watched.values() for call in watched.calls}
+        return bool(kinds & {"rows", "by length"}) or "rows" in self._verdicts.values()
 
     @contextmanager
     def counting(self, batch: Batch) -> Iterator[None]:

@@ -36,7 +36,7 @@ def load_for_counting(
 
     `dtype` is for what needs one of its own.
     """
-    dtype = dtype or _precision(ref, processes)
+    dtype = dtype or _precision(ref, processes.device.type)
     if device_map is None and not (processes.count == 1 and _too_large(ref, processes, dtype)):
         return load_model(ref, dtype=dtype, device=str(processes.device))
     if processes.count > 1:
@@ -47,10 +47,23 @@ def load_for_counting(
     return load_model(ref, dtype=dtype, spread=Spread(folder, max_memory))
 
 
-def _precision(ref: ModelRef, processes: Processes) -> torch.dtype | None:
+def load_to_run(ref: ModelRef) -> PreTrainedModel:
+    """The model whole on one device, where its weights can be changed: the accelerator if it fits there."""
+    from fusehub.statistics.processes import Processes
+
+    processes = Processes.find()
+    if processes.count > 1:
+        raise FuseHubError(f"{processes.count} processes cannot merge together.", "Start one, without torchrun.")
+    dtype = _precision(ref, processes.device.type)
+    if _too_large(ref, processes, dtype):
+        return load_model(ref, dtype=_precision(ref, "cpu"), device="cpu")
+    return load_model(ref, dtype=dtype, device=str(processes.device))
+
+
+def _precision(ref: ModelRef, device: str) -> torch.dtype | None:
     import torch
 
-    if processes.device.type != "cpu":
+    if device != "cpu":
         return torch.bfloat16
     stored = ref.config.get("dtype") or ref.config.get("torch_dtype")
     return torch.float32 if stored == "float16" else None

@@ -74,11 +74,11 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
     floors = [
         "errors progress",
         "hub tensor_files licences",
-        "model_ref adapters refs tables pictures vocabularies tasks layers",
+        "model_ref adapters refs tables pictures vocabularies tasks layers blocks",
         "lora checkpoint pretrained",
         "encoding questions language",
         "labels methods statistics configs findings preprocessing compat columns data inputs recipe",
-        "planner requirements plan solving combining engine adapter_merging merging provenance",
+        "planner requirements plan solving combining block_by_block engine adapter_merging merging provenance",
         "answering label_metrics text_metrics predict ensembling keeping comparison evaluation loading finding",
         "markdown merged results front_matter statistics_card usage card push publishing",
         "demo_data demo_train",
