@@ -48,7 +48,7 @@ def load_model(
 
     task = task_of(ref.config, ref.name)
     if isinstance(ref, AdaptedRef):
-        model, loading = _load_adapted(ref, dtype)
+        model, loading = _load_adapted(ref, dtype, spread)
     else:
         folder = ref.download()
         with quiet_transformers():
@@ -73,7 +73,9 @@ def load_model(
     return (model if spread else model.to(device)).eval()
 
 
-def _load_adapted(ref: AdaptedRef, dtype: torch.dtype | None) -> tuple[PreTrainedModel, dict[str, Any]]:
+def _load_adapted(
+    ref: AdaptedRef, dtype: torch.dtype | None, spread: Spread | None
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The base with the adapter in it, as transformers loads a model whose weights are these."""
     import transformers
 
@@ -83,7 +85,12 @@ def _load_adapted(ref: AdaptedRef, dtype: torch.dtype | None) -> tuple[PreTraine
     stored = next(value.dtype for value in weights.values() if value.is_floating_point())
     with quiet_transformers():
         return getattr(transformers, config.architectures[0]).from_pretrained(
-            None, config=config, state_dict=weights, dtype=dtype or stored, output_loading_info=True
+            None,
+            config=config,
+            state_dict=weights,
+            dtype=dtype or stored,
+            output_loading_info=True,
+            **(spread.options() if spread else {}),
         )
 
 

@@ -16,7 +16,7 @@ from fusehub.compat import check
 from fusehub.errors import FuseHubError, Incompatible, NonFinite, NotFound
 from fusehub.layers import layout_of
 from fusehub.merging import merge
-from fusehub.pretrained import load_model
+from fusehub.pretrained import Spread, load_model
 from fusehub.refs import resolve
 from fusehub.statistics.collect import collect
 from fusehub.tasks import load_config
@@ -226,6 +226,16 @@ def test_bfloat16_bases_keep_the_update_that_their_dtype_would_lose(tmp_path):
         assert checkpoint[name].dtype == torch.float32 and checkpoint.tensors[name].dtype == "BF16"
         assert rel(checkpoint[name], expected[name]) < 1e-2
     assert load_model(resolve(str(folder))).dtype == torch.bfloat16
+
+
+def test_an_adapter_on_a_base_larger_than_its_device_is_spread(tmp_path):
+    base = tiny_model(tmp_path / "base", "bert")
+    folder, _ = adapter(tmp_path / "adapter", base, target_modules=["query"])
+    ref = resolve(str(folder))
+    spread = load_model(ref, spread=Spread(tmp_path / "offloaded", {"cpu": 100_000}))
+    assert "disk" in spread.hf_device_map.values()
+    ids = torch.tensor([[2, 5, 6, 3]])
+    assert torch.allclose(spread(ids).logits, load_model(ref)(ids).logits, atol=1e-6)
 
 
 @pytest.mark.parametrize(

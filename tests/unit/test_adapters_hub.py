@@ -161,6 +161,7 @@ def test_a_merge_of_adapters_is_published_as_one_and_peft_loads_it_from_the_hub(
     for name in published:
         assert f"[{name}]" in text and "on [ann/base](" in text
     assert "rank 4 at most" in text and str(work) not in text
+    assert "best single expert" in text, "the adapters are known as what went in"
     assert probabilities(bob, "bob/small")[0] == before[2]
     by_peft, kind = json.loads(bob.python(BY_PEFT.format(repo="bob/small")))
     assert kind.startswith("PeftModel")
