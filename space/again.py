@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from space import words
+from space.options import changed_options
 
 OUT = "merged"
 _TEXTS = "texts.txt"
@@ -73,8 +74,6 @@ def python_lines(asked: Mapping[str, Any], repo: str, *, public: bool, pull_requ
 
 def _changed(asked: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that are not at their defaults."""
-    from space.merge import changed_options
-
     return changed_options(asked["method"], asked["parameters"])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from space.access import require_all
 from space.again import merge_command
 from space.check import check
 from space.frame import Step
+from space.options import changed_options, options_of
 from space.visit import COMPARE, Made, Visit, statistics_of
 
 
@@ -181,12 +182,6 @@ def require_offered(methods: Iterable[str]) -> None:
             )
 
 
-def options_of(method: Method) -> dict[str, Any]:
-    """A method's options by name, those that can be said of each model included: here they hold for all."""
-    own = {name: field for name, field in method.own_options.fields().items() if name != "weight"}
-    return method.options.fields() | own
-
-
 def _sources(visit: Visit, method: Method) -> dict[str, str]:
     return dict(statistics_of(visit)) if method.needs_statistics or method.needs_fisher else {}
 
@@ -247,12 +242,6 @@ def _free_name(visit: Visit, method: str, others: list[str]) -> str:
     while (name := method if number == 1 else f"{method}-{number}") in taken:
         number += 1
     return name
-
-
-def changed_options(method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a method that are not at their defaults."""
-    known = options_of(METHODS[method])
-    return {key: value for key, value in parameters.items() if key not in known or known[key].default != value}
 
 
 def _options_text(recipe: dict[str, Any]) -> str:

@@ -47,8 +47,8 @@ def test_requirements_pin_what_the_package_needs() -> None:
 
 
 def imports() -> dict[str, set[str]]:
-    """The files of the package -> those that each imports, anywhere in it; packages themselves are left out."""
-    paths = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+    """The files of package and app -> those that each imports, anywhere in it; packages themselves are left out."""
+    paths = [path for place in (PACKAGE, ROOT / "space") for path in place.rglob("*.py") if path.name != "__init__.py"]
     modules = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in paths}
     found: dict[str, set[str]] = {}
     for name, path in modules.items():
