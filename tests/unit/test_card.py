@@ -11,14 +11,12 @@ from safetensors import safe_open
 
 from fusehub.card import model_card
 from fusehub.errors import BadData, BadFile, NotFound
-from fusehub.evaluation import evaluate
 from fusehub.markdown import md, without_paths
 from fusehub.merged import read_merge
 from fusehub.merging import merge
 from fusehub.recipe import Recipe
 from fusehub.statistics_card import statistics_card
 from tests.unit.experts import edit_json, recipe_of, relatives
-from tests.unit.tiny import tiny_texts
 
 GOLDEN = """\
 ---
@@ -314,108 +312,6 @@ def test_the_card_names_experts_languages_and_data(sources):
     assert card.data.base_model == ["ann/a", "bob/b"] and card.data.base_model_relation == "merge"
     assert card.data.language == ["en", "de"] and card.data.datasets == ["imdb", "bob/texts"]
     assert "/ann/a/tree/" + "a" * 40 in card.text
-
-
-# --- results ---------------------------------------------------------------------------------------------------------
-
-
-def results(fused, /, **scores):
-    """An evaluation by hand: model -> accuracy on the data sets `films` and `news`."""
-    ids = {"fused": str(fused), "expert-0": "/elsewhere/expert-0", "expert-1": "bob/expert-1@" + "b" * 40}
-    hub = {"source": "ann/films:en/test", "split": "test", "revision": "c" * 40}
-    local = {"source": "news.csv", "split": None, "revision": "d" * 64}
-    return {
-        "task": "text-classification",
-        "models": list(scores),
-        "data": ["films", "news"],
-        "ensemble_of": [],
-        "scores": [
-            {"model": model, "model_id": ids.get(model), "data": data, "examples": 1200, "seconds": 1.0, **where}
-            | {"metrics": {"accuracy": value, "f1_macro": value / 2}}
-            for model, values in scores.items()
-            for data, where, value in zip(("films", "news"), (hub, local), values, strict=True)
-        ],
-    }
-
-
-def rows_of(card):
-    section = card.text.partition("## Results")[2].partition("## ")[0]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
-
-
-def test_results_of_a_merge_that_wins_on_average(fused):
-    found = results(fused, **{"expert-0": [0.9, 0.5], "expert-1": [0.4, 0.8], "fused": [0.85, 0.8]})
-    card = model_card(fused, evaluation=found)
-    assert rows_of(card) == [
-        ["Model", "films", "news", "mean"],
-        ["---", "---:", "---:", "---:"],
-        ["expert-0", "**0.900**", "0.500", "0.700"],
-        ["expert-1", "0.400", "**0.800**", "0.600"],
-        ["fused (this model)", "0.850", "**0.800**", "**0.825**"],
-    ]
-    assert "better than the best single expert, expert-0: 0.825 against 0.700 on average." in card.text
-    assert "On 1 of 2 data sets (films) an expert is better than it." in card.text
-    assert "Nothing was measured" not in card.text and "\nAccuracy; the best of each column" in card.text
-    assert (
-        f"[ann/films](https://huggingface.co/datasets/ann/films/tree/{'c' * 40}), config en, split test" in card.text
-    )
-    assert "- news: news.csv, 1,200 examples" in card.text
-
-
-def test_a_merge_that_loses_says_so(fused):
-    found = results(fused, **{"expert-0": [0.9, 0.8], "fused": [0.6, 0.7], "ensemble": [0.9, 0.9], "mean": [0.1, 0.1]})
-    text = model_card(fused, evaluation=found).text
-    assert "**The merge does not beat the best single expert**, expert-0: 0.650 against 0.850 on average." in text
-    assert "On 2 of 2 data sets (films and news)" in text
-    assert "ensemble reaches 0.900." in text and "mean reaches" not in text
-
-
-def test_a_draw_is_a_draw(fused):
-    text = model_card(fused, evaluation=results(fused, **{"expert-0": [0.7, 0.8], "fused": [0.8, 0.70001]})).text
-    assert "as good as the best single expert, expert-0 (0.750 on average)" in text
-
-
-def test_only_results_of_the_merge_go_into_the_index(fused):
-    found = results(fused, **{"expert-0": [0.9, 0.5], "fused": [0.85, 0.0]})
-    found["scores"][3]["metrics"] = {"accuracy": None, "f1_macro": 0.5}
-    card = model_card(fused, repo_id="ann/fused", evaluation=found)
-    [index] = card.data.to_dict()["model-index"]
-    assert index["name"] == "fused"
-    films, news = index["results"]
-    assert films["task"] == {"type": "text-classification"}
-    assert films["dataset"] == {
-        "name": "films",
-        "type": "ann/films",
-        "config": "en",
-        "split": "test",
-        "revision": "c" * 40,
-    }
-    assert films["metrics"] == [
-        {"type": "accuracy", "value": 0.85, "name": "Accuracy"},
-        {"type": "f1", "value": 0.425, "name": "F1 (macro)", "args": {"average": "macro"}},
-    ]
-    assert news["dataset"]["type"] == "news.csv" and [m["value"] for m in news["metrics"]] == [0.5]
-    # Nothing was trained on it.
-    assert card.data.datasets is None
-    assert rows_of(card)[3] == ["fused (this model)", "0.850", "–", "–"]
-
-
-def test_results_of_something_else_are_refused(fused):
-    with pytest.raises(BadData, match="not of the merge"):
-        model_card(fused, evaluation=results(fused, **{"expert-0": [0.9, 0.5]}))
-    with pytest.raises(BadData, match="not those of an evaluation"):
-        model_card(fused, evaluation={"scores": 3})
-
-
-def test_a_real_evaluation(fused, experts, tmp_path):
-    rows = [json.dumps({"text": text, "label": "positive"}) for text in tiny_texts(6)]
-    (tmp_path / "d.jsonl").write_text("\n".join(rows))
-    found = evaluate([*map(str, experts()), str(fused)], {"d": str(tmp_path / "d.jsonl")}, ensemble=True)
-    for given in (found, json.loads(json.dumps(found.to_dict()))):
-        card = model_card(fused, evaluation=given)
-        assert [row[0] for row in rows_of(card)[2:]] == ["expert-0", "expert-1", "ensemble", "fused (this model)"]
-        assert rows_of(card)[-1][1].strip("*") == f"{found.mean()['fused']:.3f}"
-        assert str(tmp_path) not in str(card)
 
 
 # --- notes, other folders --------------------------------------------------------------------------------------------
