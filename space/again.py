@@ -17,6 +17,7 @@ from space.options import changed_options
 
 OUT = "merged"
 _TEXTS = "texts.txt"
+_WIDTH = 90
 
 
 def command_lines(asked: Mapping[str, Any]) -> str:
@@ -25,26 +26,34 @@ def command_lines(asked: Mapping[str, Any]) -> str:
     for model, known in _collected(asked).items():
         if known["dataset"] is None:
             lines.append(f"# {_TEXTS}: {known['data']}, as in this visit")
-        command = ["fusehub", "collect", model, "--data", known["dataset"] or _TEXTS]
-        command += ["--limit", str(known["limit"]), *(["--fisher"] if known["fisher"] else [])]
-        lines.append(shlex.join([*command, "--out", known["folder"]]))
-    return "\n".join([*lines, merge_command(asked)])
+        parts = [["fusehub", "collect", model], ["--data", known["dataset"] or _TEXTS]]
+        parts += [["--limit", str(known["limit"])], *([["--fisher"]] if known["fisher"] else [])]
+        lines.append(_wrapped([*parts, ["--out", known["folder"]]]))
+    return "\n".join([*lines, _wrapped(_merge_parts(asked))])
 
 
 def merge_command(asked: Mapping[str, Any]) -> str:
-    """The command of the merge alone."""
-    said = ["fusehub", "merge", *asked["models"], "--method", asked["method"]]
+    """The command of the merge alone, in one line."""
+    return shlex.join(word for part in _merge_parts(asked) for word in part)
+
+
+def _merge_parts(asked: Mapping[str, Any]) -> list[list[str]]:
+    """The words of the merge's command, those of one option together."""
+    parts = [["fusehub", "merge", *asked["models"]], ["--method", asked["method"]]]
     if asked["base_model"]:
-        said += ["--base", asked["base_model"]]
+        parts.append(["--base", asked["base_model"]])
     for name, value in _changed(asked).items():
-        said += ["--param", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
-    for name, weight in asked["weights"].items():
-        said += ["--weight", f"{name}={weight:g}"]
-    for name, labels in _labels(asked).items():
-        said += ["--labels", f"{name}={','.join(labels)}"]
-    for name, source in _sources(asked).items():
-        said += ["--statistics", f"{name}={source}"]
-    return shlex.join([*said, "--out", OUT])
+        parts.append(["--param", f"{name}={value if isinstance(value, str) else json.dumps(value)}"])
+    parts += [["--weight", f"{name}={weight:g}"] for name, weight in asked["weights"].items()]
+    parts += [["--labels", f"{name}={','.join(labels)}"] for name, labels in _labels(asked).items()]
+    parts += [["--statistics", f"{name}={source}"] for name, source in _sources(asked).items()]
+    return [*parts, ["--out", OUT]]
+
+
+def _wrapped(parts: list[list[str]]) -> str:
+    """A command that is easily read: in one line where it fits, else a line for each option."""
+    lines = [shlex.join(part) for part in parts]
+    return " ".join(lines) if len(" ".join(lines)) <= _WIDTH else " \\\n    ".join(lines)
 
 
 def publish_command(repo: str, *, public: bool, pull_request: bool) -> str:

@@ -41,10 +41,11 @@ class Check(Step):
                 label="The pretrained model that they share",
                 info="Only methods that work with the difference to the base need it. It is downloaded too.",
                 placeholder="google-bert/bert-base-uncased",
+                max_lines=1,
                 elem_id="base-model",
             )
         with gr.Row(elem_classes="fh-actions"):
-            self.again = gr.Button("Check", elem_id="check")
+            self.again = gr.Button("Check again", elem_id="check")
             self.lead("Go on to statistics", STATISTICS)
         self.lead("Pick other models", PICK, primary=False)
         self.painted = [self.report, self.naming, *self.labels]

@@ -64,8 +64,8 @@ class Compare(Step):
             info="The same examples for all models.",
         )  # fmt: skip
         with gr.Row(elem_classes="fh-actions"):
-            self.score = gr.Button("Score", elem_id="score")
-            self.lead("Push a result", PUSH)
+            self.score = gr.Button("Score", variant="primary", elem_id="score")
+            self.lead("Push a result", PUSH, primary=False)
         self.scores = gr.HTML("")
         self.painted = [self.answers, self.uploads, self.scores]
 

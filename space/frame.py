@@ -109,11 +109,12 @@ class Frame:
     def paint_all(self, visit: Visit, token: str | None) -> list[Any]:
         """What `everything` shows: of the steps, the one that the visit is at."""
         columns = [gr.Column(visible=place == visit.step) for place in range(len(self.steps))]
-        painted = [*self.paint(visit), *columns]
+        shown: list[Any] = []
         for place, step in enumerate(self.steps):
             here = place == visit.step
-            painted += self._show(step, place, visit, token) if here else [gr.skip()] * len(step.outputs)
-        return painted
+            shown += self._show(step, place, visit, token) if here else [gr.skip()] * len(step.outputs)
+        # After the steps: what they found out is ticked above.
+        return [*self.paint(visit), *columns, *shown]
 
     def _show(self, step: Any, place: int, visit: Visit, token: str | None) -> list[Any]:
         try:
@@ -148,11 +149,17 @@ class Frame:
 
         def run(oauth: gr.OAuthToken | None, data: gr.EventData, key: str, *values: Any) -> list[Any]:
             visit, token = self.visits.of(key), token_of(oauth)
+            # A box that is not on the page, hidden or in a closed part, gives nothing at all.
+            values = tuple(
+                "" if value is None and isinstance(box, gr.Textbox) else value
+                for box, value in zip(inputs, values, strict=True)
+            )
             try:
                 visit.notices[place] = change(visit, token, data, *values) or ""
             except FuseHubError as error:
                 visit.notices[place] = self._problem(error)
-            return [*self.paint(visit), *self._show(step, place, visit, token)]
+            shown = self._show(step, place, visit, token)
+            return [*self.paint(visit), *shown]
 
         return event(
             _shown(run),

@@ -50,7 +50,7 @@ class Merge(Step):
             ]
         with gr.Row(elem_classes="fh-actions"):
             self.go = gr.Button("Merge", variant="primary", elem_id="merge")
-            self.lead("Compare the results", COMPARE)
+            self.lead("Compare the results", COMPARE, primary=False)
         self.made = gr.HTML("", js_on_load=words.PRESS)
         self.painted = [self.made, *self.shares]
 

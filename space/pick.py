@@ -33,7 +33,9 @@ class Pick(Step):
             self.lead("Check these models", CHECK)
         gr.HTML("<h3>Find models on the Hub</h3>")
         with gr.Row():
-            self.query = gr.Textbox(label="Words of the name", placeholder="sentiment", scale=2, elem_id="query")
+            self.query = gr.Textbox(
+                label="Words of the name", max_lines=1, placeholder="sentiment", scale=2, elem_id="query"
+            )
             self.task = gr.Dropdown(
                 [("Any that can be merged", ""), *((name.replace("-", " "), name) for name in TASKS)],
                 value="",
@@ -42,7 +44,11 @@ class Pick(Step):
             )
         with gr.Row():
             self.base = gr.Textbox(
-                label="Fine-tuned from", placeholder="google-bert/bert-base-uncased", scale=2, elem_id="base"
+                label="Fine-tuned from",
+                max_lines=1,
+                placeholder="google-bert/bert-base-uncased",
+                scale=2,
+                elem_id="base",
             )
             self.only = gr.Checkbox(label="Only with published statistics", elem_id="only-statistics")
         self.results = gr.HTML("", js_on_load=words.PRESS)

@@ -34,11 +34,11 @@ class Push(Step):
         )  # fmt: skip
         with gr.Row():
             self.repo = gr.Textbox(
-                label="Name on the Hub", placeholder="you/merged-model", elem_id="push-repo", scale=2
+                label="Name on the Hub", max_lines=1, placeholder="you/merged-model", elem_id="push-repo", scale=2
             )
             self.kind = gr.Radio([NEW, PROPOSE], value=NEW, label="As", elem_id="push-kind")
         self.seen = gr.Radio([PRIVATE, PUBLIC], value=PRIVATE, label="Who can see it", elem_id="push-seen")
-        self.licence = gr.Textbox(label="Licence", elem_id="push-licence")
+        self.licence = gr.Textbox(label="Licence", max_lines=1, elem_id="push-licence")
         self.why = gr.HTML("")
         with gr.Accordion("Model card", open=False, elem_id="card"), gr.Row():
             self.card = gr.Textbox(label="Card (Markdown)", lines=18, max_lines=30, elem_id="push-card")
@@ -197,7 +197,7 @@ def _done_html(visit: Visit) -> str:
     python = again.python_lines(made.asked, repo, **how)
     recipe = f"# fusehub merge fusehub_recipe.yaml --out merged\n{made.recipe}"
     return (
-        f'<section class="fh-done" role="status"><h3>{kind}</h3><p><a href="{words.esc(link)}" target="_blank" '
+        f'<section class="fh-result" role="status"><h3>{kind}</h3><p><a href="{words.esc(link)}" target="_blank" '
         f'rel="noopener">{words.esc(link)}</a> ({seen}, commit {words.esc(published["commit"][:8])})</p>'
         f"<h3>The same again</h3>{words.code(commands, 'On the command line')}"
         f"{words.code(python, 'In Python')}{words.code(recipe, 'The recipe, fusehub_recipe.yaml')}</section>"

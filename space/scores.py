@@ -50,7 +50,7 @@ def scores_html(scored: dict[str, Any], visit: Visit) -> str:
         [
             words.esc(row["model"]),
             *(_cell(row[name], row[name] == best[name]) for name in shown),
-            "–" if row["gain"] is None else f"{100 * row['gain']:+.1f} points",
+            "–" if row["gain"] is None else f"{100 * row['gain']:+.1f} points".replace("-", "−"),
         ]
         for row in rows
     ]

@@ -36,6 +36,7 @@ class StatisticsStep(Step):
             label="Dataset",
             info="user/dataset, user/dataset:config or user/dataset/split; texts like those the model was trained on.",
             placeholder="stanfordnlp/imdb",
+            max_lines=1,
             elem_id="statistics-dataset",
         )
         most = self.frame.setting.upload_size

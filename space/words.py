@@ -23,7 +23,7 @@ element.addEventListener('click', (event) => {
   const pressed = event.target.closest('button[data-act]');
   if (!pressed || pressed.getAttribute('aria-disabled') === 'true') return;
   if (pressed.dataset.act === 'copy') {
-    navigator.clipboard.writeText(pressed.parentElement.querySelector('code').innerText);
+    navigator.clipboard.writeText(pressed.closest('figure').querySelector('code').innerText);
     pressed.innerText = 'Copied';
     return;
   }
@@ -117,9 +117,9 @@ def _right(place: int, numbers: Sequence[int]) -> str:
 
 def code(text: str, label: str) -> str:
     """Text to copy, with a button that does."""
+    copy = button("copy", "Copy", kind="fh-small", says="Copy: " + label)
     return (
-        f'<figure class="fh-code"><figcaption>{esc(label)}</figcaption>'
-        f"{button('copy', 'Copy', kind='fh-small', says='Copy: ' + label)}"
+        f'<figure class="fh-code"><figcaption><span>{esc(label)}</span>{copy}</figcaption>'
         f'<pre tabindex="0" role="region" aria-label="{esc(label)}"><code>{esc(text)}</code></pre></figure>'
     )
 
