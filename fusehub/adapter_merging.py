@@ -75,7 +75,7 @@ def _require_finite(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _require_addable(plan: Plan) -> list[AdaptedRef]:
-    """The experts, if they are adapters over one base and the method adds their updates up."""
+    """The experts, if they are adapters over one base, whose updates add up to one."""
     experts = [ref for ref in plan.experts if isinstance(ref, AdaptedRef)]
     others = [ref.name for ref in plan.experts if not isinstance(ref, AdaptedRef)]
     if others:
@@ -83,11 +83,6 @@ def _require_addable(plan: Plan) -> list[AdaptedRef]:
     bases = sorted({ref.base.id for ref in experts} | ({plan.base.id} if plan.base else set()))
     if len(bases) > 1:
         raise Incompatible(f"The adapters do not share one base: {', '.join(bases)}.", _INSTEAD)
-    if plan.method.name not in ("mean", "task_arithmetic"):
-        raise BadRecipe(
-            f"{plan.method.title} does not only add updates up, and its result is no product of small matrices.",
-            "Choose mean or task_arithmetic, or leave out --as-adapter.",
-        )
     if plan.labels.policy == "keep" or not plan.labels.is_identity:
         raise BadRecipe("The adapters' heads are not all the same, and an adapter has one.", _INSTEAD)
     for tensor in plan.tensors.values():

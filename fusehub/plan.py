@@ -27,6 +27,7 @@ from fusehub.refs import ModelRef, resolve, short_names
 from fusehub.requirements import (
     diagonal,
     forced,
+    require_adding,
     require_fisher,
     require_layers,
     require_provenance,
@@ -116,6 +117,7 @@ def plan_merge(
     `force` goes on where models look unrelated, or statistics were made for other weights.
     """
     method = find_method(recipe.merge_method)
+    require_adding(recipe, method)
     recipe, experts, base = _cast(recipe, method, token)
     require_data(recipe, method, experts)
     settings = Settings.of(method, recipe.parameters, [entry.parameters for entry in recipe.models])

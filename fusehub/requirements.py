@@ -14,6 +14,15 @@ from fusehub.statistics.datafree import DataFree
 from fusehub.statistics.sources import FoundStatistics
 
 
+def require_adding(recipe: Recipe, method: Method) -> None:
+    """Raises `BadRecipe` where the merge is to be an adapter and the method's result is none."""
+    if recipe.as_adapter and method.name not in ("mean", "task_arithmetic"):
+        raise BadRecipe(
+            f"{method.title} does not only add updates up, and its result is no product of small matrices.",
+            "Say --method mean or --method task_arithmetic, or leave out --as-adapter.",
+        )
+
+
 def require_layers(recipe: Recipe, experts: Sequence[ModelRef]) -> None:
     """Raises `BadRecipe` where mergekit's slices take fewer or more layers than a model has."""
     for ref in experts if recipe.layers is not None else ():

@@ -409,6 +409,7 @@ def test_what_is_no_adapter_any_more_is_not_written_as_one(tmp_path):
         ([plain, str(base)], {"method": "mean"}, "is no adapter, so the merge is none"),
         ([plain, dora], {"method": "mean"}, "magnitude of DoRA's"),
         ([plain, plain], {"method": "ties", "base_model": str(base)}, "TIES does not only add updates up"),
+        ([plain, plain], {}, "RegMean does not only add updates up.*\n.*--method mean"),
         ([plain, plain], {"method": "mean", "parameters": {"normalize": False}}, "add up to 2: the base itself"),
     ):
         with pytest.raises(FuseHubError, match=said):
