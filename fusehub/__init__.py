@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fusehub.statistics.inspection import inspect
     from fusehub.statistics.noise import Noise
     from fusehub.statistics.resizing import resize_statistics
+    from fusehub.tuning import Tuned, Tuning, tune
 
 # Where each public name lives.
 _MODULES = {
@@ -51,6 +52,8 @@ _MODULES = {
     "Recipe": "recipe",
     "Report": "findings",
     "Statistics": "statistics.format",
+    "Tuned": "tuning",
+    "Tuning": "tuning",
     "add_statistics": "statistics.adding",
     "check": "compat",
     "collect": "statistics.collect",
@@ -66,6 +69,7 @@ _MODULES = {
     "publish": "publishing",
     "publish_statistics": "publishing",
     "resize_statistics": "statistics.resizing",
+    "tune": "tuning",
 }
 
 __all__ = [
@@ -81,6 +85,8 @@ __all__ = [
     "Recipe",
     "Report",
     "Statistics",
+    "Tuned",
+    "Tuning",
     "add_statistics",
     "check",
     "collect",
@@ -96,6 +102,7 @@ __all__ = [
     "publish",
     "publish_statistics",
     "resize_statistics",
+    "tune",
 ]
 
 

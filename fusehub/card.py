@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.adapters import CONFIG as ADAPTER_CONFIG
 from fusehub.adapters import WEIGHTS as ADAPTER_WEIGHTS
+from fusehub.card_tuning import shown, tuning_facts
 from fusehub.errors import BadData, Incompatible, NotFound
 from fusehub.front_matter import card_of, front_matter_of, licence_entries, page_of
 from fusehub.hub import endpoint
@@ -60,7 +61,8 @@ def model_card(
     if merge is None:
         return _plain_card(folder, repo_id, evaluation)
     known = [name for source in merge.sources for name in (source["repo_id"], source["short_name"]) if name]
-    results = Results(evaluation, folder, repo_id, known) if evaluation is not None else None
+    tuned_on = (merge.tuning or {}).get("data", ())
+    results = Results(evaluation, folder, repo_id, known, tuned_on) if evaluation is not None else None
     return card_of(
         front_matter_of(merge, _title(folder, repo_id), results),
         render("model_card", **_facts(merge, repo_id, results)),
@@ -83,6 +85,7 @@ def _facts(merge: MergedFolder, repo_id: str | None, results: Results | None) ->
         "base": _base(merge),
         "method": _method(merge),
         "options": _options(report),
+        "tuning": tuning_facts(merge.tuning) if merge.tuning else None,
         "work": [merge.public(line) for line in _work(merge)],
         "notes": [merge.public(line) for line in _notes(merge)],
         "heads": _heads(merge),
@@ -222,7 +225,7 @@ def _options(report: Mapping[str, Any]) -> list[dict[str, str]]:
     return [
         {
             "name": name,
-            "value": json.dumps(value) if isinstance(value, bool) else str(value),
+            "value": shown(value),
             "meaning": fields[name].description or "" if name in fields else "",
         }
         for name, value in report["options"].items()

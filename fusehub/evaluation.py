@@ -21,6 +21,8 @@ Labels are compared by name. A label of the data that the model does not know co
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -37,6 +39,11 @@ from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, resolve, short_names
 from fusehub.tasks import CAUSAL, MASKED, QUESTIONS, SEQ2SEQ, has_labels, labels_of, problem_type_of
 from fusehub.text_metrics import answer_metrics, written_metrics
+
+logger = logging.getLogger(__name__)
+
+# Metrics of which a lower value is the better one.
+LESS_IS_BETTER = ("perplexity", "mse")
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ class Evaluation:
 
 def evaluate(
     models: Sequence[str | ModelRef],
-    data: Mapping[str, str],
+    data: Mapping[str, str | Examples],
     *,
     ensemble: bool | Sequence[str] = False,
     limit: int | None = None,
@@ -146,6 +153,7 @@ def evaluate(
     progress: Progress = silent,
 ) -> Evaluation:
     """Scores of `models` on `data`, which gives each SOURCE a name; its split is `test` unless the SOURCE names one.
+    Examples that were read before can stand for a SOURCE.
 
     `ensemble` adds the mean of the experts' probabilities (see `compare`). Data is read once, each model loaded once.
     Raises `BadData` where labels are missing or are not those of the model.
@@ -157,7 +165,9 @@ def evaluate(
     if not data:
         raise BadData("There is no data to evaluate on.", "Name labelled data: --data NAME=SOURCE")
     sets = {
-        name: load_examples(
+        name: source
+        if isinstance(source, Examples)
+        else load_examples(
             source,
             task,
             limit=limit,
@@ -170,6 +180,8 @@ def evaluate(
         )
         for name, source in data.items()
     }
+    for ref, name in zip(refs, names, strict=True):
+        _warn_of_tuning(ref, name, sets)
     if task in (CAUSAL, MASKED):
         return _perplexities(refs, names, sets, members, batch_size, max_length, seed, device, progress)
     _check_labels(refs, names, sets)
@@ -199,6 +211,22 @@ def evaluate(
 
 def _ensemble(predictions: Sequence[Sequence[Prediction]]) -> list[Prediction]:
     return [ensemble(own) for own in zip(*predictions, strict=True)]
+
+
+def _warn_of_tuning(ref: ModelRef, name: str, sets: Mapping[str, Examples]) -> None:
+    """Says which data is no test of a merge, because its options were chosen by it."""
+    from fusehub.provenance import REPORT_FILENAME
+
+    if REPORT_FILENAME not in ref.files:
+        return
+    try:
+        tuning = json.loads(ref.path(REPORT_FILENAME).read_text(encoding="utf-8")).get("tuning") or {}
+        used = {(own["revision"], own["split"]) for own in tuning.get("data", ())}
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return  # Not a report of ours; whoever publishes it is told.
+    for data, examples in sets.items():
+        if (examples.revision, examples.split) in used:
+            logger.warning("%s: the options of %s were chosen by this data, so this is no test of it.", data, name)
 
 
 def _check_labels(refs: Sequence[ModelRef], names: Sequence[str], sets: Mapping[str, Examples]) -> None:

@@ -75,6 +75,11 @@ class MergedFolder:
         return [*experts, *{base["name"]: base for base in bases}.values()]
 
     @property
+    def tuning(self) -> dict[str, Any] | None:
+        """How options were chosen by validation data; without the trials where the recipe of such a merge was used."""
+        return self.report.get("tuning") or (self.recipe.provenance or {}).get("tuning")
+
+    @property
     def licence(self) -> LicenceVerdict:
         """Of what went in; a licence called `unknown` is none."""
         pairs = [(origin["name"], origin["licence"]) for origin in self.origins]

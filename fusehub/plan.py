@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import mode
 from typing import Any
 
@@ -66,6 +66,8 @@ class Plan:
     force: bool = False
     notes: tuple[str, ...] = ()
     cost: dict[str, int] = field(default_factory=dict)
+    tuning: dict[str, Any] | None = None
+    """How parameters and weights were chosen, where validation data did that: see `fusehub.tuning`."""
 
     @property
     def weights(self) -> list[Any]:
@@ -91,6 +93,7 @@ class Plan:
             "notes": list(self.notes),
             "statistics": [found.origin for found in self.statistics],
             "data": [dict(found.metadata) for found in self.statistics if isinstance(found, DataAtHand)],
+            "tuning": self.tuning,
             "cost": dict(self.cost),
             "tensors": [
                 {
@@ -170,6 +173,18 @@ def plan_merge(
         ),
         cost=_cost(tensors.values(), method, experts, statistics, report),
     )
+
+
+def replan(plan: Plan, recipe: Recipe) -> Plan:
+    """The plan with other parameters, weights or scale, which `recipe` has; nothing else may differ, and nothing is
+    looked up anew. Raises `BadRecipe` where a value cannot be."""
+    settings = Settings.of(plan.method, recipe.parameters, [entry.parameters for entry in recipe.models])
+    tensors = {}
+    for name, tensor in plan.tensors.items():
+        options, own = settings.at(name, tensor.depth)
+        tensors[name] = replace(tensor, options=options, own=own)
+    require_usable(recipe, plan.method, tensors.values(), plan.statistics, plan.experts, plan.base)
+    return replace(plan, recipe=recipe, settings=settings, tensors=tensors)
 
 
 def _cast(recipe: Recipe, method: Method, token: str | None) -> tuple[Recipe, list[ModelRef], ModelRef | None]:

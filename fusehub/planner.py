@@ -41,6 +41,8 @@ class TensorPlan:
     is_head: bool = False
     is_body_matrix: bool = False
     """A matrix of the part that experts of one base share: what tells relatives from strangers."""
+    depth: float = 0.0
+    """How deep in the model it lies, 0 to 1, which options may depend on."""
     options: Options | None = None
     own: tuple[Any, ...] = ()
     """The method's options for this tensor, and those of each model."""
@@ -170,7 +172,8 @@ class Planner:
             counts = tuple(i.shape[tokens] for i in infos)
             action, why = "mean", "some tokens are known to some models only"
         info = self._stored(infos[counts.index(max(counts))] if counts else infos[0], axis)
-        options, own = self.settings.at(name, self.depths.get(name, 0.0))
+        depth = self.depths.get(name, 0.0)
+        options, own = self.settings.at(name, depth)
         rest = {tuple(n for at, n in enumerate(i.shape) if at != tokens or not counts) for i in infos}
         if axis is None and len(rest) > 1:
             raise Incompatible(
@@ -185,6 +188,7 @@ class Planner:
             base=self.base_files[parameter] if self._has_update(parameter, infos) and not counts else None,
             token_axis=tokens,
             token_rows=counts,
+            depth=depth,
             options=options,
             own=own,
             action=action,

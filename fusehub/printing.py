@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fusehub.findings import Report
     from fusehub.plan import Plan
     from fusehub.statistics.sources import FoundStatistics
+    from fusehub.tuning import Tuned
 
 
 def print_report(report: Report) -> None:
@@ -69,6 +70,22 @@ def print_plan(plan: Plan) -> None:
     )
 
 
+def print_tuning(tuned: Tuned) -> None:
+    """Every trial of a search with its scores, and the one that was chosen."""
+    searched = list(tuned.best.values)
+    names = list(tuned.best.scores)
+    heads = ["trial", *searched, *(["weights"] if tuned.best.weights else []), *names]
+    heads += ["mean", ""] if len(names) > 1 else [""]
+    rows = []
+    for place, trial in enumerate(tuned.trials):
+        row: list[Any] = [str(place + 1), *(str(trial.values[name]) for name in searched)]
+        row += [" : ".join(f"{weight:g}" for weight in trial.weights)] if trial.weights else []
+        row += [trial.scores[name] for name in names]
+        row += [trial.mean] if len(names) > 1 else []
+        rows.append([*row, "chosen" if place == tuned.chosen else ""])
+    table(f"Tuning: {tuned.metric}", heads, rows, numbers=heads[:-1])
+
+
 def _statistics_words(found: FoundStatistics | DataFree | DataAtHand) -> str:
     if isinstance(found, DataFree):
         return "none; its difference to the base stands in for them (data-free)"
@@ -89,4 +106,6 @@ def describe_actions(plan: Plan) -> str:
 def summarise(plan: Plan) -> dict[str, Any]:
     """The plan without its tensors, for `--json`."""
     whole = plan.to_dict()
-    return {key: whole[key] for key in ("method", "options", "models", "statistics", "heads", "labels", "cost")}
+    keys = ["method", "options", "models", "statistics", "heads", "labels", "cost"]
+    keys += ["tuning"] if plan.tuning else []
+    return {key: whole[key] for key in keys}

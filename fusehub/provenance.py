@@ -69,6 +69,9 @@ def resolved_recipe(plan: Plan) -> Recipe:
     provenance: dict[str, Any] = {"weights": [dict(own) for own in plan.hashes], "software": software("torch")}
     if plan.method.needs_data:
         provenance["data"] = [found.metadata["data"] for found in plan.statistics]
+    if tuning := plan.tuning or (plan.recipe.provenance or {}).get("tuning"):
+        # The trials are in the report.
+        provenance["tuning"] = {key: value for key, value in tuning.items() if key not in ("trials", "chosen")}
     return plan.recipe.model_copy(
         update={
             "merge_method": plan.method.name,

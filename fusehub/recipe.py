@@ -193,6 +193,9 @@ class Recipe(_Strict):
             entry(name)["data"] = source
         for own in content["models"] if text_column is not None else ():
             own["text_column"] = text_column
+        if content.get("provenance") and (parameters or weights or keys.get("scale") is not None):
+            # What is said anew was chosen by nobody's data.
+            content["provenance"] = {key: value for key, value in content["provenance"].items() if key != "tuning"}
         content["parameters"] = {**content.get("parameters", {}), **(parameters or {})}
         return Recipe.parse(content | {key: value for key, value in keys.items() if value is not None})
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadData
+from fusehub.evaluation import LESS_IS_BETTER
 from fusehub.hub import endpoint
 from fusehub.markdown import link, listed, md
 from fusehub.tables import pinned_dataset
@@ -35,7 +36,9 @@ _METRICS: dict[str, tuple[str, str, dict[str, str] | None]] = {
     "chrf": ("chrf", "chrF", None),
     "bleu": ("sacrebleu", "BLEU", None),
 }
-_LESS_IS_BETTER = ("perplexity", "mse")
+
+
+_NO_TEST = "**The options of this merge were chosen by this data**, so what it scores here is no test"
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class Row:
 class Results:
     """An evaluation, as the card of the merge in `folder` (or in the repo `repo_id`) tells it.
 
-    `experts` are the repo ids and folder names of what went in. Raises `BadData` where the evaluation is not one, or
+    `experts` are the repo ids and folder names of what went in, `tuned_on` the data (`source`, `split`, `revision`)
+    that its options were chosen by: a score on it is no test. Raises `BadData` where the evaluation is not one, or
     does not have this merge among its models.
     """
 
@@ -68,6 +72,7 @@ class Results:
         folder: Path,
         repo_id: str | None,
         experts: Iterable[str],
+        tuned_on: Iterable[Mapping[str, Any]] = (),
     ) -> None:
         whole = evaluation if isinstance(evaluation, Mapping) else evaluation.to_dict()
         try:
@@ -82,7 +87,12 @@ class Results:
             raise BadData(
                 "The results are not those of an evaluation.", "Write them with `fusehub evaluate`."
             ) from error
-        self._sign = -1.0 if any(data.metric in _LESS_IS_BETTER for data in self.data) else 1.0
+        self._sign = -1.0 if any(data.metric in LESS_IS_BETTER for data in self.data) else 1.0
+        chosen = {(own["revision"], own["split"]) for own in tuned_on}
+        self.data = [
+            replace(data, described=f"{data.described}. {_NO_TEST}") if key in chosen else data
+            for data, key in zip(self.data, self._keys_of_data(), strict=True)
+        ]
         experts = set(experts)
         self.merged = [name for name in self.models if _is_this(ids.get(name), folder, repo_id)]
         self.experts = [name for name in self.models if name not in self.merged and _keys(ids.get(name)) & experts]
@@ -91,6 +101,11 @@ class Results:
                 f"The results are of {', '.join(self.models)}, and not of the merge in {folder}.",
                 f"Evaluate it too: fusehub evaluate {folder} --data NAME=SOURCE",
             )
+
+    def _keys_of_data(self) -> list[tuple[str | None, str | None]]:
+        """What tells each data set from others: the bytes, and the split of them."""
+        firsts = [next(score for score in self._scores if score["data"] == data.name) for data in self.data]
+        return [(score["revision"], score["split"]) for score in firsts]
 
     @property
     def rows(self) -> list[Row]:

@@ -304,6 +304,18 @@ def pinned_dataset(source: str, revision: str | None) -> DatasetName | None:
     return parse_dataset(source) if re.fullmatch(r"[0-9a-f]{40}", revision or "") else None
 
 
+def split_named(source: str) -> str | None:
+    """The split that a SOURCE names, or that its file is named after; None where it leaves that open."""
+    path = Path(source.strip()).expanduser()
+    if path.exists():
+        return _split_of(Path(path.name))
+    if path.parent.is_dir() and str(path.parent) != "." and not path.suffix:
+        named: str | None = path.name
+    else:
+        named = parse_dataset(source).split
+    return next((split for split, aliases in SPLITS.items() if named in aliases), named)
+
+
 def pinned_data(source: str, revision: str | None) -> str:
     """`source` with the commit that it was read at, if it is a dataset on the Hub; else as it is."""
     name = None if "@" in source else pinned_dataset(source, revision)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fusehub import console
-from fusehub.commands.options import Base, Json, Labels, MaxLength, TextColumn, labels_by_model
+from fusehub.commands.options import Base, Json, LabelColumn, Labels, MaxLength, TextColumn, labels_by_model
 from fusehub.commands.program import app
 from fusehub.console import bar, command, print_json, say
-from fusehub.printing import describe_actions, print_findings, print_plan, summarise
+from fusehub.printing import describe_actions, print_findings, print_plan, print_tuning, summarise
 
 
 @app.command(
@@ -49,6 +49,26 @@ def merge(
     param: Annotated[
         list[str] | None, typer.Option("--param", metavar="KEY=VALUE", help="An option of the method.")
     ] = None,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tune",
+            metavar="NAME=SOURCE",
+            help="Labelled validation data that options are chosen by: alpha, if nothing else is said.",
+        ),
+    ] = None,
+    tune_over: Annotated[
+        list[str] | None,
+        typer.Option("--tune-over", metavar="KEY=VALUE,VALUE", help="With --tune: an option, and the values to try."),
+    ] = None,
+    tune_weights: Annotated[
+        bool, typer.Option("--tune-weights", help="With --tune: try other weights of each model, one after the other.")
+    ] = False,
+    tune_trials: Annotated[int, typer.Option(min=1, help="With --tune: the most merges that are tried.")] = 30,
+    tune_limit: Annotated[
+        int | None, typer.Option(min=1, help="With --tune: take that many examples of each, drawn by --seed.")
+    ] = None,
+    label_column: LabelColumn = None,
     plugin: Annotated[
         list[Path] | None,
         typer.Option("--plugin", metavar="FILE", help="A Python file with a method of your own, which is run."),
@@ -97,19 +117,39 @@ def merge(
         data=console.pairs(data, "--data"),
         limit=limit,
         max_length=max_length,
-        text_column=text_column,
+        text_column=text_column if data or not tune else None,
         weights={name: console.scalar(value) for name, value in console.pairs(weight, "--weight").items()},
         labels=labels_by_model(labels),
         parameters={key: console.scalar(value) for key, value in console.pairs(param, "--param").items()},
     )
     plan = plan_merge(recipe, force=force, max_shard_size=console.parse_size(max_shard_size, "--max-shard-size"))
+    search = None
+    if tune:
+        from fusehub.tuning import Search, Tuning
+
+        tuning = Tuning(
+            console.pairs(tune, "--tune"), over=_values(tune_over), weights=tune_weights, trials=tune_trials,
+            limit=tune_limit, seed=seed or 0, text_column=text_column, label_column=label_column,
+            max_length=max_length,
+        )  # fmt: skip
+        search = Search(plan, tuning)
+    elif tune_over or tune_weights or tune_limit or label_column:
+        raise typer.BadParameter("name the data that decides", param_hint="--tune")
     if dry_run:
         print_json(plan.to_dict()) if as_json else print_plan(plan)
+        if search and not as_json:
+            say(f"tuning: {search.described()}")
         return
     if not as_json:
         print_findings(plan.report)
         for note in plan.notes:
             say(f"note: {note}")
+    if search:
+        with bar(f"Tuning {len(plan.experts)} models", quiet=as_json) as progress:
+            tuned = search.run(progress)
+        plan = tuned.plan
+        if not as_json:
+            print_tuning(tuned)
     with bar(f"Merging {len(plan.experts)} models", quiet=as_json) as progress:
         result = merge_models(plan, out, progress=progress)
     if as_json:
@@ -122,6 +162,14 @@ def merge(
     sources = " ".join(entry.model for entry in recipe.models)
     say(f'next: fusehub compare {sources} {" ".join(names)} --ensemble --text "..."')
     say(f"      fusehub publish {out} USER/NAME")
+
+
+def _values(given: list[str] | None) -> dict[str, list[Any]]:
+    """`["alpha=0.1,0.5"]` -> `{"alpha": [0.1, 0.5]}`."""
+    return {
+        key: [console.scalar(value) for value in text.split(",") if value.strip()]
+        for key, text in console.pairs(given, "--tune-over").items()
+    }
 
 
 @app.command(epilog="Example: fusehub methods")

@@ -79,8 +79,8 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
         "encoding questions language",
         "labels methods statistics configs findings preprocessing compat columns data inputs recipe",
         "planner requirements plan solving combining block_by_block engine adapter_merging merging provenance",
-        "answering label_metrics text_metrics predict ensembling keeping comparison evaluation loading finding",
-        "markdown merged results front_matter statistics_card usage card push publishing",
+        "answering label_metrics text_metrics predict ensembling keeping comparison evaluation tuning loading finding",
+        "markdown merged results front_matter statistics_card usage card_tuning card push publishing",
         "demo_data demo_train",
         "console printing commands cli demo __main__",
     ]
