@@ -161,9 +161,12 @@ def test_fisher_diagonals_are_averaged_over_all_examples(experts, tmp_path):
             read[name] = opened.enter_context(contextlib.closing(file)), described
         assert read["sum"][1]["examples"] == 12 and read["sum"][1]["kind"] == "exact"
         assert read["sum"][1]["exponents"].keys() == read["whole"][1]["exponents"].keys()
-        for name in read["whole"][1]["exponents"]:
-            expected = read["whole"][0].read(name)
-            assert float((read["sum"][0].read(name) - expected).norm()) <= 1e-4 * float(expected.norm()), name
+        whole = {name: read["whole"][0].read(name) for name in read["whole"][1]["exponents"]}
+        # A key's bias changes no attention: its gradient is rounding alone, and no two runs round the same.
+        rounding = 1e-9 * max(float(expected.norm()) for expected in whole.values())
+        for name, expected in whole.items():
+            difference = float((read["sum"][0].read(name) - expected).norm())
+            assert difference <= 1e-4 * float(expected.norm()) + rounding, name
     collect(str(expert), text_file(tmp_path, 1), tmp_path / "grams").close()
     add_statistics([parts[0], str(tmp_path / "grams")], tmp_path / "sum").close()
     assert not (tmp_path / "sum" / "fisher.safetensors").exists(), "one part has none"

@@ -254,6 +254,8 @@ def test_a_command_that_is_interrupted_ends_with_130_and_leaves_nothing(experts:
             [sys.executable, "-m", "fusehub", "collect", experts[0], "--data", texts, "--out", tmp_path / "out"],
             stderr=end,
             env={**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm"},
+            # Programs that a script starts in the background, such as these tests, ignore Ctrl-C, and so do theirs.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(end)
         said = b""

@@ -360,7 +360,7 @@ def test_a_plan_can_be_carried_out(experts, tmp_path):
     plan = plan_merge(recipe_of(experts("bert")))
     result = merge(plan, tmp_path / "a")
     merge(plan, tmp_path / "b")
-    assert result.plan is plan and files_of(tmp_path / "a") == files_of(tmp_path / "b")
+    assert result.plan == plan and files_of(tmp_path / "a") == files_of(tmp_path / "b")
 
 
 def test_statistics_of_a_layer_of_another_size_are_refused(tmp_path):
