@@ -76,7 +76,7 @@ class Setting:
 
     def require_dataset(self, text: str) -> str:
         """`text` if a visitor may name it as data: user/dataset[:config][/split]."""
-        self.require_name(text.partition(":")[0] if not text.strip().startswith("http") else text, "dataset")
+        self.require_name(text if "://" in text else text.partition(":")[0], "dataset")
         return text.strip()
 
     def memory(self) -> int:

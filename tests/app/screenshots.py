@@ -59,7 +59,7 @@ class _Camera:
 
     def page(self):
         page = self.browser.new_page(viewport={"width": 1100, "height": 800}, color_scheme="light")
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(400_000)
         page.goto(self.url)
         page.get_by_role("list", name="Models found").wait_for()
         return page
@@ -93,6 +93,7 @@ def _visit(camera: _Camera, token: str) -> None:
     camera.take(page, "merge")
     compare(page, *TEXTS)
     page.locator("#datasets").get_by_role("textbox").fill(DATA)
+    page.locator("#score-limit input[type=number]").fill("100")
     page.locator("#score").click()
     page.locator(".fh-plots").wait_for()
     camera.take(page, "compare")

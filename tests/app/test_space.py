@@ -1,0 +1,137 @@
+"""The app as a Space: strangers share it and sign in with Hugging Face; its owner's token is used for none of them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from gradio_client import Client
+from huggingface_hub import HfApi
+
+from tests.app.conftest import PRIVATE, ROOT, SENTIMENT, serving
+from tests.app.provider import provider
+from tests.app.steps import compare, example, go, grave_faults, merge, pick
+
+
+@pytest.fixture(scope="module")
+def identities(hub):
+    with provider(hub) as identities:
+        yield identities
+
+
+@pytest.fixture(scope="module")
+def space(hub, identities, tmp_path_factory):
+    """Its own token is ada's, who may read the private model."""
+    environment = {"SYSTEM": "spaces", "SPACE_ID": "ada/fusehub", "HF_TOKEN": hub.token("ada")}
+    with serving(hub, tmp_path_factory.mktemp("space"), **environment, **identities.environment()) as served:
+        yield served
+        # gradio itself misses a package that Spaces have; of us there is no traceback.
+        assert f"{ROOT}/space/" not in served.log.read_text()
+
+
+@pytest.fixture
+def guest(visitor, space, identities):
+    """`guest()`: a new person's page of the Space; `guest("ada")`: one who signs in as ada."""
+
+    def come(user: str | None = None):
+        page = visitor(space.url)
+        if user:
+            identities.user = user
+            _sign_in(page)
+        return page
+
+    return come
+
+
+def test_a_stranger_gets_nothing_by_the_token_of_the_space(guest, space) -> None:
+    page = guest()
+    _refused(page, PRIVATE, "or is private")
+    page.get_by_role("alert").get_by_text("Sign in with Hugging Face").wait_for()
+    with pytest.raises(Exception, match="or is private"):
+        Client(space.url, verbose=False).predict(models=[PRIVATE, SENTIMENT[1]], api_name="/check")
+    example(page)
+    merge(page)
+    go(page, "Push")
+    page.get_by_role("button", name="Sign in with Hugging Face").wait_for()
+    assert not page.locator("#push-token").is_visible()
+    page.locator("#push-repo").get_by_role("textbox").fill("ada/stolen")
+    page.locator("#push").click()
+    page.get_by_role("alert").get_by_text("Nobody is signed in").wait_for()
+    assert grave_faults(page) == []
+
+
+def test_whoever_signs_in_works_with_models_of_their_own_and_pushes_as_themselves(guest, hub) -> None:
+    page = guest("ada")
+    pick(page, PRIVATE, SENTIMENT[1])
+    go(page, "Check")
+    page.get_by_text("What a merge will take").wait_for()
+    go(page, "Statistics")
+    page.get_by_text("All statistics are there").wait_for()
+    merge(page)
+    compare(page, "a very good film")
+    # Meanwhile somebody else comes: the files are in the cache of the machine, and still not theirs.
+    for other in (guest(), guest("carl")):
+        _refused(other, PRIVATE, "or is private")
+        other.context.close()
+    go(page, "Push")
+    page.get_by_text("has to stay private").wait_for()
+    page.locator("#push-repo").get_by_role("textbox").fill("ada/merged-on-a-space")
+    page.locator("#push").click()
+    page.get_by_role("heading", name="The model is on the Hub").wait_for()
+    assert HfApi(endpoint=hub.url, token=hub.token("ada")).model_info("ada/merged-on-a-space").private
+
+
+def test_signing_in_keeps_the_visit_and_signing_out_forgets_the_token(guest, identities) -> None:
+    page = guest()
+    example(page)
+    merge(page)
+    identities.user = "ada"
+    _sign_in(page)
+    go(page, "Merge")
+    page.get_by_role("list", name="Merged models").wait_for()
+    go(page, "Push")
+    page.get_by_role("button", name="Logout").click()
+    page.get_by_role("button", name="Sign in with Hugging Face").wait_for()
+    go(page, "Pick")
+    _refused(page, PRIVATE, "or is private")
+
+
+def test_a_program_is_served_by_its_own_token(space, hub) -> None:
+    own = Client(space.url, verbose=False, oauth_token=hub.token("ada"))
+    assert own.predict(models=[PRIVATE, SENTIMENT[1]], api_name="/check")["ok"]
+    other = Client(space.url, verbose=False, oauth_token=hub.token("carl"))
+    with pytest.raises(Exception, match="or is private"):
+        other.predict(models=[PRIVATE, SENTIMENT[1]], api_name="/check")
+
+
+@pytest.mark.parametrize("name", ["/etc", "../app.py", "tests/app", "~/models", "file:///etc", "ada/base+/etc"])
+def test_folders_of_the_machine_cannot_be_named(space, name: str) -> None:
+    client = Client(space.url, verbose=False)
+    with pytest.raises(Exception, match="is not the name of a model on the Hub"):
+        client.predict(models=[name, SENTIMENT[0]], api_name="/check")
+    with pytest.raises(Exception, match="is not the name of a dataset on the Hub"):
+        client.predict(models=SENTIMENT, data={"x": name}, api_name="/evaluate")
+
+
+def test_files_of_visits_are_not_served(space, guest) -> None:
+    import httpx
+
+    page = guest()
+    example(page)
+    merge(page)
+    made = next(path for path in space.temporary.rglob("config.json") if path.is_file())
+    for asked in (made, space.log, os.path.abspath("app.py")):
+        assert httpx.get(f"{space.url}gradio_api/file={asked}").status_code in (403, 404)
+
+
+def _sign_in(page) -> None:
+    go(page, "Push")
+    page.get_by_role("button", name="Sign in with Hugging Face").click()
+    page.get_by_role("button", name="Logout").wait_for()
+    go(page, "Pick")
+
+
+def _refused(page, model: str, said: str) -> None:
+    page.locator("#named").get_by_role("textbox").fill(model)
+    page.get_by_role("button", name="Add", exact=True).click()
+    page.get_by_role("alert").get_by_text(said).wait_for()
