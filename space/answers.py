@@ -16,7 +16,8 @@ def answers_html(found: dict[str, Any]) -> str:
     labels = list(
         dict.fromkeys(label for text in found["texts"] for a in text["answers"] for label in a["probabilities"])
     )
-    colours = plots.colours_of(labels)
+    kinds = {entity["label"] for text in found["texts"] for a in text["answers"] for entity in a["entities"]}
+    colours = plots.colours_of(labels or sorted(kinds))
     differing = sum(text["differs"] for text in found["texts"])
     parts = [
         f'<p class="fh-summary">{words.count(len(found["texts"]), "text")}; the models disagree on {differing}.</p>',
@@ -60,7 +61,7 @@ def _text_html(text: dict[str, Any], colours: dict[str, int]) -> str:
     for answer in text["answers"]:
         name = f'<span class="fh-name">{words.esc(answer["model"])}</span>'
         if answer["label"] is None:
-            told = plots.marked(text["text"], answer["entities"])
+            told = plots.marked(text["text"], answer["entities"], colours)
             rows.append(f'<li>{name}<p class="fh-marked">{told}</p></li>')
             continue
         label = _said(answer)

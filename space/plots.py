@@ -5,7 +5,6 @@ Every bar stands beside its number in a list or table, so nothing is told by len
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 
 from space.words import esc, percent
@@ -59,18 +58,13 @@ def colours_of(names: Sequence[str]) -> dict[str, int]:
     return {name: place % COLOURS for place, name in enumerate(dict.fromkeys(names))}
 
 
-def colour_of(name: str) -> int:
-    """The colour of a kind of entity, the same wherever it is met."""
-    return zlib.crc32(name.encode()) % COLOURS
-
-
-def marked(text: str, entities: Sequence[Mapping]) -> str:
+def marked(text: str, entities: Sequence[Mapping], colours: Mapping[str, int]) -> str:
     """A text with its entities coloured and named."""
     result, at = [], 0
     for entity in sorted(entities, key=lambda entity: entity["start"]):
         result.append(esc(text[at : entity["start"]]))
         result.append(
-            f'<mark class="fh-c{colour_of(entity["label"])}">{esc(text[entity["start"] : entity["end"]])}'
+            f'<mark class="fh-c{colours.get(entity["label"], 0)}">{esc(text[entity["start"] : entity["end"]])}'
             f"<span>{esc(entity['label'])}</span></mark>"
         )
         at = entity["end"]

@@ -87,7 +87,7 @@ def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, hub, tmp_path
 
 
 def test_an_entities_visit_makes_the_statistics_that_are_missing(visitor) -> None:
-    page = visitor()
+    page = visitor(dark=True)
     pick(page, *ENTITIES)
     go(page, "Statistics")
     page.get_by_text("1 model has no statistics yet").wait_for()
