@@ -36,12 +36,15 @@ from fusehub.requirements import (
     without_data,
 )
 from fusehub.statistics.at_hand import DataAtHand, read_data, require_data
+from fusehub.statistics.counting import BATCH_TOKENS
 from fusehub.statistics.datafree import DATA_FREE, DataFree
 from fusehub.statistics.sources import FoundStatistics, find_statistics
 
 MAX_SHARD_SIZE = 5 * 10**9
 # What importing torch and transformers takes before any tensor is read; measured on Linux.
 _PROCESS_BYTES = 450 * 2**20
+# Tensors, of every token of a batch and as wide as the widest layer, that are there at once while a model is run.
+_FORWARD = 16
 
 
 @dataclass(frozen=True)
@@ -294,6 +297,8 @@ def _cost_of_running(
     memory = architectures * sum(tensor.info.numel * 4 for tensor in tensors if tensor.info.is_float)
     memory += sum(tensor.info.nbytes for tensor in solved)
     memory += tokens * mode(tensor.linear.in_features for tensor in solved) * 4
+    # What one forward makes on its way, and the libraries that run it; measured.
+    memory += _FORWARD * BATCH_TOKENS * max(tensor.linear.in_features for tensor in solved) * 4
     # Triangles of the grams of one block.
     grams: Counter[str] = Counter()
     for tensor in solved:
