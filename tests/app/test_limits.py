@@ -108,20 +108,16 @@ def test_a_merge_that_is_too_large_is_refused_with_the_command_that_does_it_else
     setting.require_room(10**6, 10**6, "fusehub merge a b")
 
 
-def test_a_method_that_wants_more_than_the_app_has_is_not_offered(monkeypatch) -> None:
-    from dataclasses import make_dataclass
-
+def test_a_method_that_wants_more_than_the_app_has_is_not_offered() -> None:
+    """RegMean++ runs over texts while it merges."""
     from fusehub.errors import BadRecipe
-    from fusehub.methods import METHODS, Method
+    from fusehub.methods import METHODS
     from space import merge
 
-    Wanting = make_dataclass("Wanting", [("needs_texts", bool, True)], bases=(Method,), frozen=True, kw_only=True)
-    known = METHODS["mean"]
-    wanting = Wanting(**{**vars(known), "name": "wanting", "title": "Wanting"})
-    monkeypatch.setitem(METHODS, "wanting", wanting)
-    assert set(merge.offered()) == set(METHODS) - {"wanting"}
-    with pytest.raises(BadRecipe, match="Wanting needs more than the app can give it"):
-        merge.require_offered(["mean", "wanting"])
+    assert set(merge.offered()) == {name for name, method in METHODS.items() if not method.needs_data}
+    assert METHODS["regmean_plus_plus"].needs_data
+    with pytest.raises(BadRecipe, match=r"RegMean\+\+ needs more than the app can give it"):
+        merge.require_offered(["mean", "regmean_plus_plus"])
 
 
 def test_work_waits_its_turn_and_is_not_lost() -> None:
