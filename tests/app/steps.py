@@ -53,7 +53,18 @@ def push(page: Any, repo: str, token: str) -> None:
 
 
 def grave_faults(page: Any) -> list[str]:
-    """What axe-core finds on the page that is serious or critical."""
+    """What axe-core finds on the page that is serious or critical, once nothing fades or moves any more.
+
+    A page that is still being drawn has texts of little contrast; what is wrong with it stays.
+    """
+    for _ in range(10):
+        if not (found := _grave_faults(page)):
+            break
+        page.wait_for_timeout(500)
+    return found
+
+
+def _grave_faults(page: Any) -> list[str]:
     found = _axe.run(page).response["violations"]
     return [
         f"{fault['id']}: {node['html'][:120]}"

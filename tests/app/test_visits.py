@@ -158,8 +158,7 @@ def test_searching_as_one_types_puts_what_fits_first(visitor) -> None:
     page.locator("#query").get_by_role("textbox").press_sequentially("sentiment")
     page.get_by_text("Does not fit: it comes from ada/other-base").wait_for()
     found = page.get_by_role("list", name="Models found").get_by_role("heading").all_inner_texts()
-    assert SENTIMENT[1] in found
-    assert found[-1] == "ada/other-sentiment"
+    assert found.index(SENTIMENT[1]) < found.index("ada/other-sentiment")
 
 
 def test_bad_choices_are_said_where_they_are_made(visitor, hub, tmp_path) -> None:
@@ -235,7 +234,7 @@ def test_the_keyboard_alone_leads_through_the_steps(visitor) -> None:
     page.keyboard.press("Enter")
     page.get_by_text("What a merge will take").wait_for()
     # What was pressed keeps the focus although it was painted anew.
-    assert page.evaluate("document.activeElement.innerText").split()[1] == "Check"
+    assert "Check" in page.evaluate("document.activeElement.closest('nav button')?.innerText ?? ''")
 
 
 def test_an_uploaded_file_stays_until_it_is_removed(visitor, tmp_path) -> None:
