@@ -298,6 +298,7 @@ class Step:
         self.layout()
 
     def layout(self) -> None:
+        """Makes the step's components: every step says how."""
         raise NotImplementedError
 
     @property
