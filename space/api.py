@@ -149,7 +149,7 @@ def _asked(frame: Frame, models: list[str], token: str | None) -> dict[str, str]
         visit = frame.visits.find(key) if key else None
         if key and visit is None and "/" not in name:
             raise NotFound(f"There is no merge {name} with that key here.", "It is gone, or never was: merge again.")
-        picks = [describe(frame.setting.require_name(model), token)] if visit is None else visit.picks
+        picks = [frame.recent.describe(frame.setting.require_name(model), token)] if visit is None else visit.picks
         require_readers((pick.task for pick in picks), frame.setting)
         if visit is None:
             asked[model] = picks[0].id

@@ -143,7 +143,9 @@ def compare_texts(frame: Any, visit: Visit, texts: list[str], token: str | None)
     require_texts(texts, frame.setting.most_texts)
     require_readers((pick.task for pick in visit.picks), frame.setting)
     models = models_to_ask(visit)
-    require_all(visit.names(), token)
+    for name in visit.names():
+        # Tells whether the visitor may read it, still.
+        frame.recent.describe(name, token)
     found = frame.worker.ask("compare", {"models": models, "texts": texts}, token)
     return _renamed(found, models)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -22,6 +22,9 @@ from space.setting import Setting
 from space.visit import Visit, Visits
 from space.work import bug
 from space.worker import Worker
+
+if TYPE_CHECKING:
+    from space.recent import Recent
 
 STEPS = ("Pick", "Check", "Statistics", "Merge", "Compare", "Push")
 MOCK = "mock-oauth-token-for-local-dev"
@@ -41,6 +44,7 @@ class Frame:
     visits: Visits
     jobs: Jobs
     worker: Worker
+    recent: Recent
     steps: list[Any] = field(default_factory=list)
 
     def layout(self) -> None:

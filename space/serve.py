@@ -18,6 +18,7 @@ from space.jobs import Jobs
 from space.merge import Merge
 from space.pick import Pick
 from space.push import Push
+from space.recent import Recent
 from space.setting import Setting
 from space.statistics import StatisticsStep
 from space.visit import Visits
@@ -72,7 +73,7 @@ def close(frame: Frame) -> None:
 
 def new_frame(setting: Setting) -> Frame:
     jobs = Jobs(setting.running, setting.waiting)
-    return Frame(setting, Visits(setting, jobs), jobs, Worker())
+    return Frame(setting, Visits(setting, jobs), jobs, Worker(), Recent())
 
 
 def build(frame: Frame) -> gr.Blocks:

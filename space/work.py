@@ -20,6 +20,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -32,6 +33,9 @@ from fusehub.errors import FuseHubError
 _EVERY = 0.15
 # Bytes of models that the process which answers keeps in memory.
 _KEEP = 2 * 10**9
+# Models by name and commit, as the process which answers knows them; no token is in them.
+_REFS: dict[str, Any] = {}
+_MOST_REFS = 200
 Tell = Callable[[str, int, int, str], None]
 
 
@@ -325,8 +329,24 @@ def _compare(
     texts: list[str],
     ensemble: bool | list[str] = True,
 ) -> dict[str, Any]:
-    compared = fusehub.compare(list(models.values()), texts, ensemble=ensemble, token=token, kept=_kept())
-    return compared.to_dict()
+    refs = [_resolved(model, token) for model in models.values()]
+    return fusehub.compare(refs, texts, ensemble=ensemble, token=token, kept=_kept()).to_dict()
+
+
+def _resolved(model: str, token: str | None) -> Any:
+    """The model at its commit, which stays what it is: a public one is asked of the Hub once, whoever asks first."""
+    from fusehub.model_ref import ModelRef
+    from fusehub.refs import resolve
+
+    ref = _REFS.get(model)
+    if ref is None:
+        ref = resolve(model, token=token)
+        # An adapter holds two models, each with the token. Folders cost nothing to look at again.
+        if type(ref) is ModelRef and ref.repo_id and ref.id == model and not (ref.gated or ref.private):
+            if len(_REFS) >= _MOST_REFS:
+                _REFS.clear()
+            _REFS[model] = replace(ref, token=None)
+    return ref
 
 
 @cache

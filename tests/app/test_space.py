@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 from gradio_client import Client
@@ -102,6 +103,31 @@ def test_a_program_is_served_by_its_own_token(space, hub) -> None:
     other = Client(space.url, verbose=False, oauth_token=hub.token("carl"))
     with pytest.raises(Exception, match="or is private"):
         other.predict(models=[PRIVATE, SENTIMENT[1]], api_name="/check")
+
+
+def test_a_model_that_becomes_private_is_soon_closed_to_strangers(space, hub, tmp_path) -> None:
+    owner = HfApi(endpoint=hub.url, token=hub.token("ada"))
+    repo = "ada/open-for-a-while"
+    owner.create_repo(repo)
+    owner.upload_folder(repo_id=repo, folder_path=owner.snapshot_download(SENTIMENT[0], local_dir=tmp_path))
+    own = Client(space.url, verbose=False, oauth_token=hub.token("ada"))
+    stranger = Client(space.url, verbose=False)
+
+    def ask(client: Client) -> list[str]:
+        return client.predict(models=[repo], texts=["fine"], api_name="/compare")["models"]
+
+    assert ask(stranger) == ["open-for-a-while"]
+    owner.update_repo_settings(repo, private=True)
+    # What was public is taken as public for some seconds.
+    end = time.monotonic() + 60
+    with pytest.raises(Exception, match="or is private"):
+        while time.monotonic() < end:
+            ask(stranger)
+            time.sleep(1)
+    # Its owner may, and that opens it to nobody else.
+    assert ask(own) == ["open-for-a-while"]
+    with pytest.raises(Exception, match="or is private"):
+        ask(stranger)
 
 
 @pytest.mark.parametrize("name", ["/etc", "../app.py", "tests/app", "~/models", "file:///etc", "ada/base+/etc"])

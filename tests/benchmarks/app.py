@@ -1,6 +1,6 @@
 """How long the app's first page takes, and a comparison in twenty visits at once while a merge runs.
 
-    python tests/benchmarks/app.py demo/hub              # the Hub that `make demo` made, with its three experts
+    python -m tests.benchmarks.app demo/hub              # the Hub that `make demo` made, with its three experts
 
 The page is timed in Chromium, from the address to its first step, with what the browser knows of it already. Each
 visit compares the experts, their ensemble and a merge on one text, reads for a while, and asks again.
