@@ -49,6 +49,11 @@ class Family:
             rows += encode(tokenizer, examples, self.labels)
         return rows
 
+    def count(self, domain: str) -> int:
+        """How many texts the domain has for training."""
+        with self.file(domain, "train").open(encoding="utf-8") as file:
+            return sum(1 for _ in file)
+
     def new_model(self) -> object:
         """The pretrained encoder with a new head, the same one for every expert: the base of the family."""
         from fusehub.demo_train import new_model

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from tests.battery.families import Family
-from tests.battery.run import ALPHAS, CURVE, ROWS, SIZES
+from tests.battery.run import ALPHAS, CURVE, DEFAULT, ROWS, SIZES, STATISTICS_TEXTS
 from tests.battery.store import Store
 
 Results = list[dict[str, Any]]
@@ -42,10 +42,14 @@ def _family(family: Family, results: Results, docs: Path) -> str:
     parts.append(_summary(family, results, triples))
     parts.append(_pairs(family, results))
     inside = triples[-1]
-    parts.append(
-        _curve(family, results, inside, "alpha", [f"alpha {alpha:g}" for alpha in ALPHAS], list(ALPHAS), docs)
-    )
-    parts.append(_curve(family, results, inside, "texts", [f"{n} texts" for n in CURVE], list(CURVE), docs))
+    table = [r for r in results if r["part"] == "main" and r["experts"] == list(inside)]
+    for part, values in (("alpha", ALPHAS), ("texts", CURVE)):
+        own = table + [r for r in results if r["part"] == part]
+        names = {x: f"{part} {x:g}" if part == "alpha" else f"{x} {part}" for x in values}
+        points = [(x, [r for r in own if r["row"] in (name, f"RegMean, {name}")]) for x, name in names.items()]
+        if part == "texts":
+            points.append((_all_texts(family, inside), [r for r in own if r["row"] == DEFAULT]))
+        parts.append(_curve(family, table, inside, part, points, docs))
     parts.append(_sizes(family, results, inside))
     return "\n".join(part for part in parts if part)
 
@@ -136,28 +140,30 @@ def _pairs(family: Family, results: Results) -> str:
     return "\n".join(lines)
 
 
+def _all_texts(family: Family, inside: Sequence[str]) -> float:
+    """How many texts the tables' statistics are made from, on average over the experts."""
+    return mean(min(STATISTICS_TEXTS, family.count(domain)) for domain in inside)
+
+
 def _curve(
     family: Family,
-    results: Results,
+    table: Results,
     inside: Sequence[str],
     part: str,
-    names: Sequence[str],
-    at: list[float],
+    points: Sequence[tuple[float, Results]],
     docs: Path,
 ) -> str:
     """A table and a plot over alpha, or over the number of texts that the statistics were made from."""
     out = next(domain for domain in family.domains if domain not in inside)
-    own = {name: [r for r in results if r["part"] == part and r["row"] == name] for name in names}
-    points = [(x, own[name]) for x, name in zip(at, names, strict=True) if own[name]]
-    if not points:
+    points = [(x, own) for x, own in points if own]
+    if len(points) < 2 or not any(r["part"] == part for _, own in points for r in own):
         return ""
     title = {"alpha": "Over alpha", "texts": "Over the number of texts that statistics are made from"}[part]
-    lines = [f"\n### {title}\n", _line([part, "in domain", f"{out} (out)"]), _rule(3)]
-    lines += [
-        _line([f"{x:g}", _spread([_in_domain(r, inside) for r in rs]), _spread([r["scores"][out] for r in rs])])
-        for x, rs in points
-    ]
-    baseline = [r for r in results if r["part"] == "main" and r["experts"] == list(inside) and r["row"] == "mean"]
+    lines = [f"\n### {title}\n", _line([part, "in domain", f"{out} (out)", "seeds"]), _rule(4)]
+    for x, own in points:
+        scores = [_spread([_in_domain(r, inside) for r in own]), _spread([r["scores"][out] for r in own])]
+        lines.append(_line([f"{x:g}", *scores, str(len(own))]))
+    baseline = [r for r in table if r["row"] == "mean"]
     name = f"images/{family.name}-{part}.svg"
     _plot(docs / name, points, lambda r: _in_domain(r, inside), lambda r: r["scores"][out], baseline, part, family)
     lines.append(f"\n![{title}: {family.metric} in and out of domain]({name})")
@@ -165,21 +171,28 @@ def _curve(
 
 
 def _sizes(family: Family, results: Results, inside: Sequence[str]) -> str:
-    found = [r for r in results if r["part"] in ("size", "noise")]
-    if not found:
+    noised = [r for r in results if r["part"] in ("size", "noise")]
+    if not noised:
         return ""
+    full = [r | {"row": "full"} for r in results if r["row"] == DEFAULT and r["experts"] == list(inside)]
+    found = full + noised
     out = next(domain for domain in family.domains if domain not in inside)
     lines = [
         "\n### Small and noised statistics\n",
-        _line(["statistics", "in domain", f"{out} (out)"]),
-        _rule(3),
+        _line(["statistics", "in domain", f"{out} (out)", "seeds"]),
+        _rule(4),
     ]
-    order = [*SIZES, *sorted({r["row"] for r in found if r["part"] == "noise"}, key=lambda name: -float(name[8:]))]
+    order = [
+        "full",
+        *SIZES,
+        *sorted({r["row"] for r in found if r["part"] == "noise"}, key=lambda name: -float(name[8:])),
+    ]
     for name in order:
         own = [r for r in found if r["row"] == name]
         if own:
             scores = [_in_domain(r, inside) for r in own]
-            lines.append(_line([name, _spread(scores), _spread([r["scores"][out] for r in own])]))
+            outside = _spread([r["scores"][out] for r in own])
+            lines.append(_line([name, _spread(scores), outside, str(len(own))]))
     return "\n".join(lines)
 
 

@@ -6,21 +6,30 @@ import itertools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import fusehub as package
+from fusehub.data import Examples, load_examples
+from fusehub.ensembling import ensemble as mean_of
+from fusehub.label_metrics import label_metrics
+from fusehub.predict import Prediction, Predictor
+from fusehub.refs import resolve
+from fusehub.tasks import task_of
 from tests.battery.experts import base_of, trained, training_cost
 from tests.battery.families import Family
-from tests.battery.store import Store, fusehub, name_of
+from tests.battery.store import Store, fusehub, fusehub_here, name_of
 
 STATISTICS_TEXTS = 1000
-# How many examples the curve over the statistics' size has; the last is all that training used.
-CURVE = (10, 30, 100, 300, 1000)
+# How many examples the curve over the statistics' size has; its last point is the table's RegMean.
+CURVE = (10, 30, 100, 300)
 ALPHAS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 1.0)
-SIZES = ("full", "half", "compact", "tiny")
+SIZES = ("half", "compact", "tiny")
 NOISE = (1.0, 10.0, 100.0)
+# RegMean as it is when nothing is said, in the table and in the curves.
+DEFAULT = "RegMean, alpha 0.9"
+PAIR_ROWS = ("mean", DEFAULT)
 
 
 @dataclass(frozen=True)
@@ -52,33 +61,47 @@ class Battery:
         self.family, self.folder, self.seeds = family, folder, seeds
         self.store = Store(results / f"{family.name}.jsonl")
         self.work = folder / "work" / family.name
+        self.predictions: dict[tuple[str, int, str], Prediction] = {}
         self.rows = [row for row in ROWS if row.method in package.METHODS]
 
     def run(self) -> None:
-        """Everything, the main table first and what takes longest last."""
+        """Everything: one choice of experts over all seeds first, so that there is something to read early."""
+        first, *others = self.seeds
         triples = [[domain for domain in self.family.domains if domain != out] for out in self.family.domains]
+        triples.reverse()
         for seed in self.seeds:
-            for domain in self.family.domains:
-                self.expert(domain, seed)
-            for inside in triples:
-                self.ensemble(inside, seed)
-                for row in self.rows:
-                    self.merged(row, inside, seed)
-            for pair in itertools.combinations(self.family.domains, 2):
-                self.ensemble(pair, seed)
-                for row in self.rows:
-                    if row.name in ("mean", "RegMean, alpha 0.9"):
-                        self.merged(row, pair, seed)
-        for seed in self.seeds:
-            self.curves(triples[-1], seed)
-        # As long as all experts together: of one seed, and the report says so.
-        for inside in triples:
-            self.multitask(inside, self.seeds[0])
+            self.table(triples[0], seed)
+        # Trained as long as all its experts together: of one seed, and the report says so.
+        self.multitask(triples[0], first)
+        self.curves(triples[0], first)
+        for inside, seed in itertools.product(triples[1:], self.seeds):
+            self.table(inside, seed)
+        for pair, seed in itertools.product(itertools.combinations(self.family.domains, 2), self.seeds):
+            self.ensemble(pair, seed)
+            for row in self.rows:
+                if row.name in PAIR_ROWS:
+                    self.merged(row, pair, seed, tests=pair)
+        for seed in others:
+            self.curves(triples[0], seed)
+        for inside in triples[1:]:
+            self.multitask(inside, first)
+
+    def table(self, inside: Sequence[str], seed: int) -> None:
+        """One choice of experts of one seed in every way."""
+        for domain in inside:
+            self.expert(domain, seed)
+        self.ensemble(inside, seed)
+        for row in self.rows:
+            self.merged(row, inside, seed)
 
     def curves(self, inside: Sequence[str], seed: int) -> None:
-        """RegMean of one choice of experts over alpha, the number of texts, the size of statistics, and noise."""
+        """RegMean of one choice of experts over alpha, the number of texts, the size of statistics, and noise.
+
+        What the table has already (alpha 1, 0.9, 0.5 and 0.1; full statistics of all texts) is not done again.
+        """
         for alpha in ALPHAS:
-            self.merged(Row(f"alpha {alpha:g}", "regmean", {"alpha": alpha}), inside, seed, "alpha")
+            if f"RegMean, alpha {alpha:g}" not in {row.name for row in self.rows}:
+                self.merged(Row(f"alpha {alpha:g}", "regmean", {"alpha": alpha}), inside, seed, "alpha")
         for count in CURVE:
             fewer = partial(self._limited, inside, seed, count)
             self.merged(Row(f"{count} texts", "regmean"), inside, seed, "texts", fewer)
@@ -92,8 +115,9 @@ class Battery:
         """An expert's scores everywhere, what its training cost, and what its statistics cost."""
 
         def make() -> dict[str, Any]:
-            model = self.model(domain, seed)
-            return self._result("experts", domain, [domain], seed, model, **training_cost(model))
+            cost = training_cost(self.model(domain, seed))
+            scores = {test: self._score(self._predicted(domain, seed, test), test) for test in self.family.domains}
+            return {**self._labels("experts", domain, [domain], seed), "scores": scores, **cost}
 
         return self.store.done(f"seed{seed}/expert-{domain}", make)
 
@@ -107,12 +131,14 @@ class Battery:
         return self.store.done(f"seed{seed}/{name_of(domains)}/multitask", make)
 
     def ensemble(self, domains: Sequence[str], seed: int) -> dict[str, Any]:
-        """The mean of the experts' probabilities."""
+        """The mean of the experts' probabilities, on the tests of a table or of a pair."""
 
         def make() -> dict[str, Any]:
-            models = [str(self.model(domain, seed)) for domain in domains]
-            evaluation = package.evaluate(models, self._tests(), ensemble=True)
-            scores = {score.data: score.main for score in evaluation.scores if score.model == "ensemble"}
+            tests = self.family.domains if len(domains) > 2 else domains
+            scores = {
+                test: self._score(mean_of([self._predicted(domain, seed, test) for domain in domains]), test)
+                for test in tests
+            }
             return {**self._labels("main", "ensemble", domains, seed), "scores": scores}
 
         return self.store.done(f"seed{seed}/{name_of(domains)}/ensemble", make)
@@ -124,8 +150,12 @@ class Battery:
         seed: int,
         part: str = "main",
         statistics: Callable[[], Sequence[Path]] | None = None,
+        tests: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """A merge's scores and cost. `statistics()` are taken in place of those beside the experts."""
+        """A merge's scores, on all tests unless said. `statistics()` are taken in place of those beside the experts.
+
+        In the tables of the first seed it is a process of its own, whose cost is measured.
+        """
 
         def make() -> dict[str, Any]:
             experts = [self.model(domain, seed) for domain in domains]
@@ -140,8 +170,9 @@ class Battery:
                     command += ["--data", f"{expert}={self.family.file(domain, 'train')}"]
             for expert, own in zip(experts, statistics() if statistics else (), strict=False):
                 command += ["--statistics", f"{expert}={own}"]
-            cost = fusehub(*command)
-            result = self._result(part, row.name, domains, seed, out, **cost)
+            measured = part == "main" and seed == self.seeds[0]
+            cost = fusehub(*command) if measured else fusehub_here(*command)
+            result = self._result(part, row.name, domains, seed, out, tests, **cost)
             shutil.rmtree(out)
             return result
 
@@ -158,7 +189,9 @@ class Battery:
         if not (out / "statistics.json").exists():
             data = str(self.family.file(domain, "train"))
             size = () if "--size" in options else ("--size", "full")
-            fusehub("collect", str(model), "--data", data, "--limit", str(limit), "--out", str(out), *size, *options)
+            fusehub_here(
+                "collect", str(model), "--data", data, "--limit", str(limit), "--out", str(out), *size, *options
+            )
         return out
 
     def _limited(self, domains: Sequence[str], seed: int, count: int) -> list[Path]:
@@ -171,9 +204,9 @@ class Battery:
         made = []
         for domain in domains:
             full = self.model(domain, seed) / "fusehub"
-            out = full if size == "full" else self.work / f"{domain}-seed{seed}-{size}"
+            out = self.work / f"{domain}-seed{seed}-{size}"
             if not (out / "statistics.json").exists():
-                fusehub("collect", "--from", str(full), "--size", size, "--out", str(out))
+                fusehub_here("collect", "--from", str(full), "--size", size, "--out", str(out))
             made.append(out)
         return made
 
@@ -190,15 +223,41 @@ class Battery:
             for domain in domains
         ]
 
-    def _tests(self) -> dict[str, str]:
-        return {domain: str(self.family.file(domain, "test")) for domain in self.family.domains}
+    def _predicted(self, domain: str, seed: int, test: str) -> Prediction:
+        """What an expert says about the test of a domain; kept, as it is part of many ensembles."""
+        key = (domain, seed, test)
+        if key not in self.predictions:
+            with Predictor(resolve(str(self.model(domain, seed)))) as predictor:
+                for name, examples in self.tests.items():
+                    self.predictions[domain, seed, name] = predictor(examples.texts)
+        return self.predictions[key]
+
+    def _score(self, prediction: Prediction, test: str) -> float:
+        """The main metric."""
+        return float(next(iter(label_metrics(prediction, self.tests[test]).values())))
+
+    @cached_property
+    def tests(self) -> dict[str, Examples]:
+        """The test texts of all domains."""
+        task = resolve(str(base_of(self.family, self.folder))).config
+        return {
+            domain: load_examples(str(self.family.file(domain, "test")), task_of(task, "base").name, need_labels=True)
+            for domain in self.family.domains
+        }
 
     def _labels(self, part: str, row: str, domains: Sequence[str], seed: int) -> dict[str, Any]:
         return {"family": self.family.name, "part": part, "row": row, "experts": list(domains), "seed": seed}
 
     def _result(
-        self, part: str, row: str, domains: Sequence[str], seed: int, model: Path, **cost: float
+        self,
+        part: str,
+        row: str,
+        domains: Sequence[str],
+        seed: int,
+        model: Path,
+        tests: Sequence[str] = (),
+        **cost: float,
     ) -> dict[str, Any]:
-        evaluation = package.evaluate([str(model)], self._tests())
-        scores = {score.data: score.main for score in evaluation.scores}
+        chosen = {domain: self.tests[domain] for domain in tests or self.family.domains}
+        scores = {score.data: score.main for score in package.evaluate([str(model)], chosen).scores}
         return {**self._labels(part, row, domains, seed), "scores": scores, **cost}

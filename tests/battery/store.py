@@ -62,6 +62,21 @@ def fusehub(*arguments: str) -> dict[str, float]:
     }
 
 
+def fusehub_here(*arguments: str) -> dict[str, float]:
+    """Runs one command in this process, which spares the imports; what it cost is then not known, and nothing is said.
+
+    Raises RuntimeError with all that the command said where it fails.
+    """
+    from typer.testing import CliRunner
+
+    from fusehub.cli import app
+
+    done = CliRunner().invoke(app, arguments)
+    if done.exit_code:
+        raise RuntimeError(f"fusehub {' '.join(arguments)}\n{done.output}") from done.exception
+    return {}
+
+
 def machine() -> str:
     """What this machine is, in words."""
     info = Path("/proc/cpuinfo")
