@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from tests.battery.families import Family
-from tests.battery.run import ALPHAS, CURVE, DEFAULT, ROWS, SIZES, STATISTICS_TEXTS
+from tests.battery.run import ALPHAS, CURVE, DEFAULT, PAIR_ROWS, ROWS, SIZES, STATISTICS_TEXTS
 from tests.battery.store import Store
+from tests.battery.verdict import BEST, ENSEMBLE, MULTITASK, Runs, costs, verdict
 
 Results = list[dict[str, Any]]
 COMMAND = "make battery"
@@ -32,15 +33,18 @@ def write_report(families: Sequence[Family], docs: Path) -> Path:
 
 def _family(family: Family, results: Results, docs: Path) -> str:
     seeds = sorted({result["seed"] for result in results})
+    runs = Runs(results, family.domains)
     parts = [f"\n## {family.title}\n", _about(family, seeds)]
     triples = [[d for d in family.domains if d != out] for out in family.domains]
-    for inside in triples:
+    done = [inside for inside in triples if any(r["row"] == DEFAULT and r["experts"] == inside for r in results)]
+    parts.append(f"\n### Over all {len(done)} choices of experts\n")
+    parts.append(_summary(runs))
+    parts += ["", verdict(runs), "\n### What each way costs\n", costs(results, _line)]
+    for inside in done:
         out = next(domain for domain in family.domains if domain not in inside)
         parts.append(f"\n### Experts on {', '.join(inside)}; out of domain: {out}\n")
-        parts.append(_main_table(family, results, inside, out))
-    parts.append(f"\n### Over all {len(triples)} choices\n")
-    parts.append(_summary(family, results, triples))
-    parts.append(_pairs(family, results))
+        parts.append(_main_table(results, inside, out))
+    parts.append(_pairs(results))
     inside = triples[-1]
     table = [r for r in results if r["part"] == "main" and r["experts"] == list(inside)]
     for part, values in (("alpha", ALPHAS), ("texts", CURVE)):
@@ -51,32 +55,30 @@ def _family(family: Family, results: Results, docs: Path) -> str:
             points.append((_all_texts(family, inside), [r for r in own if r["row"] == DEFAULT]))
         parts.append(_curve(family, table, inside, part, points, docs))
     parts.append(_sizes(family, results, inside))
-    return "\n".join(part for part in parts if part)
+    return "\n".join(part for part in parts if part is not None)
 
 
 def _about(family: Family, seeds: Sequence[int]) -> str:
     settings = family.settings
-    return (
-        f"{family.title}: {family.metric} on test texts, in points; MiniLM (22 M parameters), "
-        f"{settings.epochs} passes at {settings.learning_rate:g} in batches of {settings.batch_size}. Mean and "
-        f"standard deviation over {len(seeds)} seeds of the experts. Statistics from up to 1,000 training texts of "
-        "each expert. Seconds are processor seconds over all cores, and memory is the peak, of the whole "
-        "`fusehub merge` process; for an expert and for multi-task learning, seconds of the training. Multi-task "
-        "learning is of one seed."
+    return textwrap.fill(
+        f"{family.metric} on test texts, in points. MiniLM (22 M parameters), {settings.epochs} passes at "
+        f"{settings.learning_rate:g} in batches of {settings.batch_size}. Mean ± standard deviation over "
+        f"{len(seeds)} seeds of the experts; a number without ± is of one seed, as that of multi-task learning is. "
+        "Statistics from up to 1,000 training texts of each expert. Seconds are processor seconds over all cores, "
+        "and memory is the peak, of the whole `fusehub merge` process of the first seed; for an expert and for "
+        "multi-task learning, seconds of the training.",
+        119,
     )
 
 
-def _main_table(family: Family, results: Results, inside: Sequence[str], out: str) -> str:
+def _main_table(results: Results, inside: Sequence[str], out: str) -> str:
     own = [r for r in results if r["part"] == "main" and r["experts"] == list(inside)]
     experts = [r for r in results if r["part"] == "experts" and r["experts"][0] in inside]
-    if not own:
-        return "Not run yet."
-    lines = [_line([family.metric, *inside, "in domain", f"{out} (out)", "seconds", "memory"]), _rule(len(inside) + 5)]
+    lines = [_line(["", *inside, "in domain", f"{out} (out)", "seconds", "memory"]), _rule(len(inside) + 5)]
     for domain in inside:
         lines.append(_row(f"expert on {domain}", [r for r in experts if r["experts"] == [domain]], inside, out))
     lines.append(_best_expert(experts, inside, out))
-    names = ["ensemble", *(row.name for row in ROWS), "multi-task learning"]
-    for name in names:
+    for name in (ENSEMBLE, *(row.name for row in ROWS), MULTITASK):
         found = [r for r in own if r["row"] == name]
         if found:
             lines.append(_row(name, found, inside, out))
@@ -88,7 +90,7 @@ def _best_expert(experts: Results, inside: Sequence[str], out: str) -> str:
     best = []
     for seed in sorted({r["seed"] for r in experts}):
         best.append(max((r for r in experts if r["seed"] == seed), key=lambda r: _in_domain(r, inside)))
-    return _row("best expert", best, inside, out)
+    return _row(BEST, best, inside, out)
 
 
 def _row(name: str, found: Results, inside: Sequence[str], out: str) -> str:
@@ -103,39 +105,28 @@ def _row(name: str, found: Results, inside: Sequence[str], out: str) -> str:
     return _line([name, *cells])
 
 
-def _summary(family: Family, results: Results, triples: Sequence[Sequence[str]]) -> str:
-    """Every way to merge over all choices of three experts: in domain, out of domain, and against the mean."""
-    by_row: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for result in results:
-        if result["part"] == "main" and result["experts"] in [list(triple) for triple in triples]:
-            out = next(domain for domain in family.domains if domain not in result["experts"])
-            by_row[result["row"]].append((_in_domain(result, result["experts"]), result["scores"][out]))
-    if "mean" not in by_row:
-        return "Not run yet."
-    base = mean(inside for inside, _ in by_row["mean"])
-    lines = [_line([family.metric, "in domain", "against the mean", "out of domain", "runs"]), _rule(5)]
-    for name in ["ensemble", *(row.name for row in ROWS), "multi-task learning"]:
-        if name in by_row:
-            inside = mean(score for score, _ in by_row[name])
-            outside = mean(score for _, score in by_row[name])
-            lines.append(
-                _line([name, f"{100 * inside:.1f}", f"{100 * (inside - base):+.1f}", f"{100 * outside:.1f}",
-                       str(len(by_row[name]))])
-            )  # fmt: skip
+def _summary(runs: Runs) -> str:
+    """Every way over all choices of three experts: in domain, out of domain, and against the mean in the same runs."""
+    lines = [_line(["", "in domain", "against the mean", "out of domain", "against the mean", "runs"]), _rule(6)]
+    for way in runs.ways():
+        cells = []
+        for place in (0, 1):
+            gains = runs.gains(way, "mean", place)
+            cells.append(f"{100 * mean(score[place] for score in runs.of(way).values()):.1f}")
+            cells.append(f"{mean(gains):+.1f}" if gains and way != "mean" else "")
+        lines.append(_line([way, *cells, str(len(runs.of(way)))]))
     return "\n".join(lines)
 
 
-def _pairs(family: Family, results: Results) -> str:
+def _pairs(results: Results) -> str | None:
     own = [r for r in results if r["part"] == "main" and len(r["experts"]) == 2]
-    names = [name for name in ("ensemble", "mean", "RegMean, alpha 0.9") if any(r["row"] == name for r in own)]
-    if not own:
-        return ""
+    names = [name for name in (ENSEMBLE, *PAIR_ROWS) if any(r["row"] == name for r in own)]
+    if not names:
+        return None
     lines = ["\n### Pairs of experts, in domain\n", _line(["experts", *names]), _rule(1 + len(names))]
     for pair in sorted({tuple(r["experts"]) for r in own}):
-        cells = []
-        for name in names:
-            found = [_in_domain(r, pair) for r in own if r["row"] == name and tuple(r["experts"]) == pair]
-            cells.append(_spread(found) if found else "")
+        found = {name: [r for r in own if r["row"] == name and tuple(r["experts"]) == pair] for name in names}
+        cells = [_spread([_in_domain(r, pair) for r in rs]) if rs else "" for rs in found.values()]
         lines.append(_line([" + ".join(pair), *cells]))
     return "\n".join(lines)
 
@@ -152,12 +143,12 @@ def _curve(
     part: str,
     points: Sequence[tuple[float, Results]],
     docs: Path,
-) -> str:
+) -> str | None:
     """A table and a plot over alpha, or over the number of texts that the statistics were made from."""
     out = next(domain for domain in family.domains if domain not in inside)
     points = [(x, own) for x, own in points if own]
-    if len(points) < 2 or not any(r["part"] == part for _, own in points for r in own):
-        return ""
+    if not any(r["part"] == part for _, own in points for r in own):
+        return None
     title = {"alpha": "Over alpha", "texts": "Over the number of texts that statistics are made from"}[part]
     lines = [f"\n### {title}\n", _line([part, "in domain", f"{out} (out)", "seeds"]), _rule(4)]
     for x, own in points:
@@ -170,10 +161,10 @@ def _curve(
     return "\n".join(lines)
 
 
-def _sizes(family: Family, results: Results, inside: Sequence[str]) -> str:
+def _sizes(family: Family, results: Results, inside: Sequence[str]) -> str | None:
     noised = [r for r in results if r["part"] in ("size", "noise")]
     if not noised:
-        return ""
+        return None
     full = [r | {"row": "full"} for r in results if r["row"] == DEFAULT and r["experts"] == list(inside)]
     found = full + noised
     out = next(domain for domain in family.domains if domain not in inside)
@@ -260,7 +251,7 @@ def _deviation(values: Sequence[float]) -> float:
 
 
 def _spread(values: Sequence[float]) -> str:
-    return f"{100 * mean(values):.1f} ± {100 * _deviation(values):.1f}"
+    return f"{100 * mean(values):.1f}" + (f" ± {100 * stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def _line(cells: Sequence[str]) -> str:

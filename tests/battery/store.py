@@ -41,24 +41,32 @@ class Store:
         return [self.found[name] for name in sorted(self.found)]
 
 
+# A process starts with the peak memory of the one that started it, so a small one is put between.
+_MEASURE = """
+import json, os, subprocess, sys, time
+started = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(json.dumps([time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 def fusehub(*arguments: str) -> dict[str, float]:
     """Runs one command of the command line; what it took, start of the process included.
 
     `seconds` of wall time, `processor_seconds` over all cores (which other work on the machine hardly changes), and
-    `peak_bytes` of resident memory.
+    `peak_bytes` of resident memory. Raises RuntimeError with all that the command said where it fails.
     """
     command = [sys.executable, "-m", "fusehub", *arguments]
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    said = process.stderr.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{said}")
+    done = subprocess.run([sys.executable, "-S", "-c", _MEASURE, *command], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    seconds, processor, peak = json.loads(done.stdout)
     return {
-        "seconds": round(time.perf_counter() - started, 1),
-        "processor_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "seconds": round(seconds, 1),
+        "processor_seconds": round(processor, 1),
+        "peak_bytes": peak * (1 if sys.platform == "darwin" else 1024),
     }
 
 
