@@ -166,6 +166,7 @@ class Battery:
             if row.needs_base:
                 command += ["--base", str(base_of(self.family, self.folder))]
             if row.needs_data:
+                command += ["--limit", str(STATISTICS_TEXTS)]
                 for expert, domain in zip(experts, domains, strict=True):
                     command += ["--data", f"{expert}={self.family.file(domain, 'train')}"]
             for expert, own in zip(experts, statistics() if statistics else (), strict=False):
