@@ -214,24 +214,25 @@ class _Engine:
         if tensor.name in self._ready:
             return self._ready.pop(tensor.name)
         dtype = _arithmetic(tensor, inputs)
-        originals = inputs
-        values = [value.to(dtype) for value in inputs]
+        # One after the other, as a tensor can be large; copies, as methods may overwrite them.
+        values = []
+        while inputs:
+            values.append(inputs.pop(0).to(dtype, copy=True))
         base = values.pop() if self._uses_base(tensor) else None
         if self._is_solved(tensor):
             merged = self._solve_layer(tensor, values, base)
         else:
             merged = combine(self.plan, work, values, base, self._read_fishers(work))
-        return self._finish(tensor, merged, base, originals, work)
+        return self._finish(merged, base, work)
 
-    def _finish(
-        self, tensor: TensorPlan, merged: Tensor, base: Tensor | None, originals: Sequence[Tensor], work: Work
-    ) -> Tensor:
+    def _finish(self, merged: Tensor, base: Tensor | None, work: Work) -> Tensor:
         scale = self.plan.recipe.scale
         if scale != 1 and base is not None:
             merged = base + scale * (merged - base)
-        stored = merged.to(torch_dtype(tensor.info.dtype))
+        dtype = work.tensor.info.dtype
+        stored = merged.to(torch_dtype(dtype))
         # bfloat16 reaches as far as the arithmetic does, so the faster sum of the two tells the same.
-        self._require_finite(work, merged if tensor.info.dtype == "BF16" else stored, originals)
+        self._require_finite(work, merged if dtype == "BF16" else stored)
         return stored
 
     def _read_fishers(self, work: Work) -> list[Tensor]:
@@ -255,8 +256,7 @@ class _Engine:
         if not affine or bias_plan is None:
             return self._solver.solve(tensor, values, base, None, None).tensor
         other = bias_plan if tensor is weight_plan else weight_plan
-        read = self._read(Work(other))
-        others = [value.double() for value in read]
+        others = [value.double() for value in self._read(Work(other))]
         other_base = others.pop() if self._uses_base(other) else None
         if tensor is weight_plan:
             merged = self._solver.solve(weight_plan, values, base, others, other_base)
@@ -264,10 +264,10 @@ class _Engine:
         else:
             merged = self._solver.solve(weight_plan, others, other_base, values, base)
             mine, theirs = merged.bias, merged.tensor
-        self._ready[other.name] = self._finish(other, theirs, other_base, read, Work(other))
+        self._ready[other.name] = self._finish(theirs, other_base, Work(other))
         return mine
 
-    def _require_finite(self, work: Work, merged: Tensor, inputs: Sequence[Tensor]) -> None:
+    def _require_finite(self, work: Work, merged: Tensor) -> None:
         """NaN and infinity survive a sum, so one sum tells whether to look closer."""
         import torch
 
@@ -276,7 +276,7 @@ class _Engine:
         tensor = work.tensor
         names = [ref.name for index, ref in enumerate(self.plan.experts) if work.has(index)]
         names += [self.plan.base.name] if self.plan.base else []
-        for name, value in zip(names, inputs, strict=False):
+        for name, value in zip(names, self._read(work), strict=False):
             if not bool(torch.isfinite(value).all()):
                 raise NonFinite(
                     f"{name}: {tensor.name} holds NaN or infinity.", "Use a checkpoint that is not broken."

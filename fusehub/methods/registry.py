@@ -76,9 +76,9 @@ class LayerStatistics(Protocol):
 class Layer:
     """All that a method may know about one tensor of the model.
 
-    `tensors` has one a model in the order of the recipe, in the dtype of the arithmetic. For a method that
-    wants statistics they are linear weights, [out, in], with `statistics` and, where the layer has them,
-    `biases` beside them; otherwise they have any shape, and may be a slice of the whole tensor.
+    `tensors` has one a model in the order of the recipe, in the dtype of the arithmetic; a method may overwrite them.
+    For a method that wants statistics they are linear weights, [out, in], with `statistics` and, where the layer has
+    them, `biases` beside them; otherwise they have any shape, and may be a slice of the whole tensor.
     """
 
     name: str

@@ -48,8 +48,8 @@ class SparseShare(TaskShare):
 
 
 def differences(layer: Layer) -> list[Tensor]:
-    """`δ_i`, each a new tensor."""
-    return [tensor - layer.base for tensor in layer.tensors]
+    """`δ_i`. Overwrites the layer's tensors, which can be the largest of a model."""
+    return [tensor.sub_(layer.base) for tensor in layer.tensors]
 
 
 def add_up(layer: Layer, deltas: Sequence[Tensor], options: TaskOptions) -> Merged:
@@ -78,7 +78,7 @@ def elect_and_add_up(layer: Layer, deltas: Sequence[Tensor], options: TaskOption
         delta.mul_(weight)
         majority = delta.clone() if majority is None else majority.add_(delta)
     positive = majority.ge_(0).bool()
-    total, share = torch.zeros_like(deltas[0]), torch.zeros_like(deltas[0])
+    total, share = majority.zero_(), torch.zeros_like(majority)
     for delta, weight in zip(deltas, layer.coefficients, strict=True):
         agrees = torch.where(positive, delta > 0, delta < 0)
         total.add_(delta.mul_(agrees))
@@ -90,6 +90,7 @@ def elect_and_add_up(layer: Layer, deltas: Sequence[Tensor], options: TaskOption
 
 def largest(values: Tensor, count: int) -> Tensor:
     """A mask of exactly the `count` largest of `values` (not negative); of equal ones, those that come first."""
+    import numpy as np
     import torch
 
     flat = values.flatten()
@@ -97,7 +98,8 @@ def largest(values: Tensor, count: int) -> Tensor:
     if count >= len(flat):
         return ~mask.view(values.shape)
     if count > 0:
-        threshold = flat.kthvalue(len(flat) - count + 1).values
+        # kthvalue makes an index of eight bytes for every element, too.
+        threshold = float(np.partition(flat.numpy(), len(flat) - count)[len(flat) - count])
         torch.gt(flat, threshold, out=mask)
         equal = (flat == threshold).nonzero().squeeze(1)
         mask[equal[: count - int(mask.sum())]] = True

@@ -13,7 +13,9 @@ ON_VECTORS = [method.name for method in METHODS.values() if method.base == "need
 def merge(name, tensors, base=None, own=None, seed=0, tensor="x.weight", **options):
     method = find_method(name)
     said = [method.own_options.parse(name, one) for one in own or [{}] * len(tensors)]
-    layer = Layer(tensor, tensors, [one.weight for one in said], base, own=said, seed=seed)
+    # A method may overwrite what it is given.
+    copies = [own.clone() for own in tensors]
+    layer = Layer(tensor, copies, [one.weight for one in said], base, own=said, seed=seed)
     return method.merge(layer, method.parse(options)).tensor
 
 
