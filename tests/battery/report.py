@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -32,12 +32,13 @@ def write_report(families: Sequence[Family], docs: Path) -> Path:
 
 
 def _family(family: Family, results: Results, docs: Path) -> str:
-    seeds = sorted({result["seed"] for result in results})
+    seeds = {result["seed"] for result in results if result["row"] == DEFAULT}
     runs = Runs(results, family.domains)
     parts = [f"\n## {family.title}\n", _about(family, seeds)]
     triples = [[d for d in family.domains if d != out] for out in family.domains]
     done = [inside for inside in triples if any(r["row"] == DEFAULT and r["experts"] == inside for r in results)]
-    parts.append(f"\n### Over all {len(done)} choices of experts\n")
+    over = f"all {len(done)} choices" if len(done) == len(triples) else f"{len(done)} of {len(triples)} choices"
+    parts.append(f"\n### Over {over} of three experts\n")
     parts.append(_summary(runs))
     parts += ["", verdict(runs), "\n### What each way costs\n", costs(results, _line)]
     for inside in done:
@@ -58,7 +59,7 @@ def _family(family: Family, results: Results, docs: Path) -> str:
     return "\n".join(part for part in parts if part is not None)
 
 
-def _about(family: Family, seeds: Sequence[int]) -> str:
+def _about(family: Family, seeds: Collection[int]) -> str:
     settings = family.settings
     return textwrap.fill(
         f"{family.metric} on test texts, in points. MiniLM (22 M parameters), {settings.epochs} passes at "
