@@ -12,13 +12,20 @@ from fusehub.demo_train import IGNORED, MAX_LENGTH, TRAIN_TEXTS, Row, Settings, 
 
 ENTITY_LABELS = ("O", *(f"{begin}-{kind}" for kind in ("PER", "LOC", "ORG", "MISC") for begin in "BI"))
 ENTITY_MAX_LENGTH = 128
+SENTIMENT_SOURCE = (
+    'Texts and ratings of C.J. Hutto and Eric Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis '
+    'of Social Media Text", ICWSM 2014, made into three labels as `fusehub demo` does.'
+)
 # After fewer passes the experts do not know their genre yet, and nothing can be told apart.
 ENTITY_SETTINGS = Settings(epochs=24, batch_size=16, learning_rate=2e-4)
 
 
 @dataclass(frozen=True)
 class Family:
-    """Experts of one encoder and one set of labels; `data` has a folder or the files of every domain."""
+    """Experts of one encoder and one set of labels; `data` has a folder or the files of every domain.
+
+    `source` says for readers where the texts are from.
+    """
 
     name: str
     title: str
@@ -29,6 +36,7 @@ class Family:
     settings: Settings
     max_length: int
     data: Path
+    source: str
 
     def file(self, domain: str, split: str) -> Path:
         """The file of a domain's `train`, `validation` or `test` split."""
@@ -79,6 +87,7 @@ def families(folder: Path, entities: Path | None) -> dict[str, Family]:
             Settings(),
             MAX_LENGTH,
             data,
+            SENTIMENT_SOURCE,
         )
     }
     if entities is not None:
@@ -93,8 +102,16 @@ def families(folder: Path, entities: Path | None) -> dict[str, Family]:
             ENTITY_SETTINGS,
             ENTITY_MAX_LENGTH,
             entities,
+            _said_by(entities / "README.md"),
         )
     return found
+
+
+def _said_by(readme: Path) -> str:
+    """What a folder of data says of itself: the first paragraph below the title; nothing where it has no README.md."""
+    paragraphs = readme.read_text(encoding="utf-8").split("\n\n") if readme.exists() else []
+    said = next((part.strip() for part in paragraphs if not part.startswith("#")), "")
+    return said and f"The folder of texts says of itself: {said}"
 
 
 def _word_rows(path: Path, tokenizer: object, labels: Sequence[str]) -> list[Row]:

@@ -61,15 +61,15 @@ def _family(family: Family, results: Results, docs: Path) -> str:
 
 def _about(family: Family, seeds: Collection[int]) -> str:
     settings = family.settings
-    return textwrap.fill(
+    about = (
         f"{family.metric} on test texts, in points. MiniLM (22 M parameters), {settings.epochs} passes at "
         f"{settings.learning_rate:g} in batches of {settings.batch_size}. Mean ± standard deviation over "
         f"{len(seeds)} seeds of the experts; a number without ± is of one seed, as that of multi-task learning is. "
         "Statistics from up to 1,000 training texts of each expert. Seconds are processor seconds over all cores, "
         "and memory is the peak, of the whole `fusehub merge` process of the first seed; for an expert and for "
-        "multi-task learning, seconds of the training.",
-        119,
+        "multi-task learning, seconds of the training."
     )
+    return "\n\n".join(textwrap.fill(text, 119) for text in (family.source, about) if text)
 
 
 def _main_table(results: Results, inside: Sequence[str], out: str) -> str:
