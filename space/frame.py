@@ -11,20 +11,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
 from fusehub.errors import FuseHubError
 from space import words
 from space.jobs import CANCELLED, DONE, FAILED, WAITING, Job, Jobs
+from space.recent import Recent
 from space.setting import Setting
 from space.visit import Visit, Visits
 from space.work import bug
 from space.worker import Worker
-
-if TYPE_CHECKING:
-    from space.recent import Recent
 
 STEPS = ("Pick", "Check", "Statistics", "Merge", "Compare", "Push")
 MOCK = "mock-oauth-token-for-local-dev"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
-from space.pick import describe
 from space.visit import Picked
 
 # Seconds for which a public model is taken as it was: so much later a new commit of it is seen.
@@ -19,10 +19,10 @@ _MOST = 1000
 
 
 class Recent:
-    """What `space.pick.describe` said of public models, for `lasts` seconds."""
+    """What `describe` (of `space.pick`) said of public models, for `lasts` seconds."""
 
-    def __init__(self, lasts: float = _LASTS) -> None:
-        self._lasts = lasts
+    def __init__(self, describe: Callable[[str, str | None], Picked], lasts: float = _LASTS) -> None:
+        self._describe, self._lasts = describe, lasts
         self._lock = threading.Lock()
         self._known: dict[str, tuple[float, Picked]] = {}
 
@@ -32,7 +32,7 @@ class Recent:
             told, picked = self._known.get(name, (0.0, None))
         if picked is not None and time.monotonic() - told < self._lasts:
             return picked
-        picked = describe(name, token)
+        picked = self._describe(name, token)
         with self._lock:
             self._known.pop(name, None)
             if not picked.gated and picked.url is not None:

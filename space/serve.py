@@ -16,7 +16,7 @@ from space.compare import Compare
 from space.frame import STEPS, Frame, token_of
 from space.jobs import Jobs
 from space.merge import Merge
-from space.pick import Pick
+from space.pick import Pick, describe
 from space.push import Push
 from space.recent import Recent
 from space.setting import Setting
@@ -73,7 +73,7 @@ def close(frame: Frame) -> None:
 
 def new_frame(setting: Setting) -> Frame:
     jobs = Jobs(setting.running, setting.waiting)
-    return Frame(setting, Visits(setting, jobs), jobs, Worker(), Recent())
+    return Frame(setting, Visits(setting, jobs), jobs, Worker(), Recent(describe))
 
 
 def build(frame: Frame) -> gr.Blocks:
