@@ -137,6 +137,12 @@ def _all_texts(family: Family, inside: Sequence[str]) -> float:
     return mean(min(STATISTICS_TEXTS, family.count(domain)) for domain in inside)
 
 
+def _of_the_same_seeds(groups: Sequence[Results]) -> list[Results]:
+    """Each group's results of those seeds that all groups have: a seed more would look like a difference."""
+    seeds = set.intersection(*({r["seed"] for r in own} for own in groups)) if groups else set()
+    return [[r for r in own if r["seed"] in seeds] for own in groups]
+
+
 def _curve(
     family: Family,
     table: Results,
@@ -148,6 +154,7 @@ def _curve(
     """A table and a plot over alpha, or over the number of texts that the statistics were made from."""
     out = next(domain for domain in family.domains if domain not in inside)
     points = [(x, own) for x, own in points if own]
+    points = list(zip([x for x, _ in points], _of_the_same_seeds([own for _, own in points]), strict=True))
     if not any(r["part"] == part for _, own in points for r in own):
         return None
     title = {"alpha": "Over alpha", "texts": "Over the number of texts that statistics are made from"}[part]
@@ -155,7 +162,8 @@ def _curve(
     for x, own in points:
         scores = [_spread([_in_domain(r, inside) for r in own]), _spread([r["scores"][out] for r in own])]
         lines.append(_line([f"{x:g}", *scores, str(len(own))]))
-    baseline = [r for r in table if r["row"] == "mean"]
+    seeds = {r["seed"] for _, own in points for r in own}
+    baseline = [r for r in table if r["row"] == "mean" and r["seed"] in seeds]
     name = f"images/{family.name}-{part}.svg"
     _plot(docs / name, points, lambda r: _in_domain(r, inside), lambda r: r["scores"][out], baseline, part, family)
     lines.append(f"\n![{title}: {family.metric} in and out of domain]({name})")
@@ -179,8 +187,9 @@ def _sizes(family: Family, results: Results, inside: Sequence[str]) -> str | Non
         *SIZES,
         *sorted({r["row"] for r in found if r["part"] == "noise"}, key=lambda name: -float(name[8:])),
     ]
-    for name in order:
-        own = [r for r in found if r["row"] == name]
+    named = {name: [r for r in found if r["row"] == name] for name in order}
+    named = {name: own for name, own in named.items() if own}
+    for name, own in zip(named, _of_the_same_seeds(list(named.values())), strict=True):
         if own:
             scores = [_in_domain(r, inside) for r in own]
             outside = _spread([r["scores"][out] for r in own])
@@ -237,7 +246,7 @@ def _plot(
         axes.set_xscale("log")
     axes.set_xlabel({"alpha": "alpha", "texts": "texts for the statistics"}[part])
     axes.set_ylabel(f"{family.metric}, points")
-    axes.legend(fontsize="small", frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)

@@ -46,21 +46,21 @@ class Runs:
 
 def verdict(runs: Runs) -> str:
     """A list of sentences on RegMean as it is when nothing is said."""
-    if not runs.gains(DEFAULT, "mean", 0):
+    if not set(runs.of(DEFAULT)) & set(runs.of("mean")):
         return ""
     lines = [
         f"{DEFAULT.replace(',', ' with')}, against {of}: {told}."
         for other, of in (("mean", "the plain mean"), (BEST, "the best of the experts"), (ENSEMBLE, "their ensemble"))
         if (told := _told(runs, other))
     ]
-    merges = {way: _means(runs, way) for way in (row.name for row in ROWS) if runs.of(way)}
+    merges = _means(runs, [row.name for row in ROWS if runs.of(row.name)])
     for place, where in enumerate(("in domain", "out of domain")):
         first = max(merges, key=lambda way: merges[way][place])
         lines.append(
             f"Of the merges, the highest {where} is {first} ({merges[first][place]:.1f}); "
             f"{DEFAULT} has {merges[DEFAULT][place]:.1f}, the mean {merges['mean'][place]:.1f}."
         )
-    behind = [way for way in merges if way != "mean" and merges[way][0] < merges["mean"][0]]
+    behind = [way for way in merges if way != "mean" and mean(runs.gains(way, "mean", 0)) < 0]
     if behind:
         lines.append(f"Below the plain mean in domain: {', '.join(behind)}.")
     if runs.gains(DEFAULT, MULTITASK, 0):
@@ -99,9 +99,13 @@ def _told(runs: Runs, other: str) -> str:
     return ", ".join(told)
 
 
-def _means(runs: Runs, way: str) -> tuple[float, float]:
-    found = runs.of(way).values()
-    return 100 * mean(inside for inside, _ in found), 100 * mean(out for _, out in found)
+def _means(runs: Runs, ways: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """In and out of domain, in points, over the runs that all `ways` have."""
+    shared = set.intersection(*(set(runs.of(way)) for way in ways))
+    return {
+        way: (100 * mean(runs.of(way)[run][0] for run in shared), 100 * mean(runs.of(way)[run][1] for run in shared))
+        for way in ways
+    }
 
 
 def _inside_and_out(result: dict[str, Any], inside: Sequence[str], domains: Sequence[str]) -> tuple[float, float]:

@@ -1,0 +1,61 @@
+"""What `make battery` makes of recorded results: who is compared with whom."""
+
+import pytest
+
+from tests.battery.report import _of_the_same_seeds
+from tests.battery.store import Store, fusehub
+from tests.battery.verdict import Runs, verdict
+
+DOMAINS = ("a", "b", "c", "d")
+
+
+def result(part, row, experts, seed, *scores, **more):
+    found = dict(zip(DOMAINS, scores, strict=True))
+    return {"part": part, "row": row, "experts": experts, "seed": seed, "scores": found, **more}
+
+
+RESULTS = [
+    result("experts", "a", ["a"], 0, 0.9, 0.3, 0.3, 0.2),
+    result("experts", "b", ["b"], 0, 0.6, 0.6, 0.6, 0.1),
+    result("experts", "d", ["d"], 0, 1.0, 1.0, 1.0, 1.0),
+    result("main", "mean", ["a", "b", "c"], 0, 0.5, 0.5, 0.5, 0.5),
+    result("main", "mean", ["a", "b", "c"], 1, 0.1, 0.1, 0.1, 0.1),
+    result("main", "mean", ["a", "b"], 0, 0.0, 0.0, 0.0, 0.0),
+    result("main", "RegMean, alpha 0.9", ["a", "b", "c"], 0, 0.7, 0.7, 0.7, 0.4),
+    result("main", "TIES", ["a", "b", "c"], 0, 0.4, 0.4, 0.4, 0.8),
+]
+
+
+def test_ways_are_compared_in_the_runs_that_both_have():
+    runs = Runs(RESULTS, DOMAINS)
+    assert runs.gains("RegMean, alpha 0.9", "mean", 0) == pytest.approx([20])
+    assert runs.gains("RegMean, alpha 0.9", "mean", 1) == pytest.approx([-10])
+    # The best expert is one of those that were merged, by its mean over their domains.
+    assert runs.of("best expert") == {(("a", "b", "c"), 0): pytest.approx((0.6, 0.1))}
+
+
+def test_the_sentences_tell_where_regmean_loses():
+    told = verdict(Runs(RESULTS, DOMAINS))
+    assert "against the plain mean: +20.0 points in domain (above in 1 of 1 runs), -10.0 points out of domain" in told
+    assert "the highest out of domain is TIES (80.0)" in told
+    # In the run that both have: over all of its own, the mean has less than TIES.
+    assert "Below the plain mean in domain: TIES." in told
+
+
+def test_a_curve_has_the_same_seeds_at_all_points():
+    groups = [RESULTS[3:5], RESULTS[6:7]]
+    assert [[own["seed"] for own in group] for group in _of_the_same_seeds(groups)] == [[0], [0]]
+
+
+def test_results_that_are_there_are_not_made_again(tmp_path):
+    store = Store(tmp_path / "results.jsonl")
+    assert store.done("one", lambda: {"scores": {"a": 0.5}})["scores"] == {"a": 0.5}
+    again = Store(tmp_path / "results.jsonl")
+    assert again.done("one", lambda: pytest.fail("made again"))["scores"] == {"a": 0.5}
+
+
+def test_a_command_has_a_peak_of_its_own():
+    held = bytearray(400 * 2**20)
+    assert fusehub("methods")["peak_bytes"] < 200 * 2**20 < len(held)
+    with pytest.raises(RuntimeError, match="say where the merged model goes"):
+        fusehub("merge", "nothing")
