@@ -35,6 +35,7 @@ MASKS = ("[MASK]", "<mask>")
 def find_spans(
     ref: ModelRef,
     network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[tuple[str, str]],
     *,
     max_length: int | None,
@@ -44,7 +45,8 @@ def find_spans(
     """For each (question, text) its likeliest answers with their probabilities; "" is that the text holds none."""
     import torch
 
-    inputs = Inputs.of(ref, Examples(QUESTIONS, list(pairs), None, "", None), max_length=max_length)
+    examples = Examples(QUESTIONS, list(pairs), None, "", None)
+    inputs = Inputs.of(ref, examples, max_length=max_length, tokenizer=tokenizer)
     windows: list[list[Any]] = [[] for _ in pairs]
     done = 0
     for indices, batch in inputs.batches(batch_size=batch_size):

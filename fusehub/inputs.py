@@ -49,18 +49,27 @@ class Inputs:
     """Of a model of images, the number of tokens that one becomes, for bounding batches."""
 
     @classmethod
-    def of(cls, ref: ModelRef, examples: Examples, *, max_length: int | None = None, seed: int = 0) -> Inputs:
+    def of(
+        cls,
+        ref: ModelRef,
+        examples: Examples,
+        *,
+        max_length: int | None = None,
+        seed: int = 0,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> Inputs:
         """The inputs of the model `ref` for `examples`, cut to `max_length` tokens (its own limit unless said).
 
-        `seed` decides what is masked for a masked language model, for each text by itself. Raises `BadData` where the
-        examples are not what the task takes.
+        `seed` decides what is masked for a masked language model, for each text by itself. `tokenizer` is the model's
+        own, where it is loaded already. Raises `BadData` where the examples are not what the task takes.
         """
         require_kind(examples.task, examples.texts)
         config = load_config(ref)
         if examples.task == IMAGES:
             encodings = [{"picture": picture} for picture in examples.texts]
             return cls(examples.task, None, encodings, load_processor(ref), _patches(config))
-        tokenizer = load_tokenizer(ref)
+        if tokenizer is None:
+            tokenizer = load_tokenizer(ref)
         length = max_length_of(tokenizer, config, max_length)
         return cls(examples.task, length, _encode(examples, tokenizer, config, length, seed), tokenizer)
 

@@ -147,7 +147,7 @@ class Predictor:
         elif self.task == MASKED:
             found = fill_masks(self.network, self.tokenizer, texts, name=self.name, **how)
         elif self.task == QUESTIONS:
-            found = find_spans(self.ref, self.network, texts, **how)
+            found = find_spans(self.ref, self.network, self.tokenizer, texts, **how)
         else:
             found = self._classify(texts, **how)
         seconds = time.perf_counter() - start
@@ -157,7 +157,8 @@ class Predictor:
         """[texts, labels]; for token classification [words, labels] for each text."""
         import numpy as np
 
-        inputs = Inputs.of(self.ref, Examples(self.task, list(texts), None, "", None), max_length=max_length)
+        examples = Examples(self.task, list(texts), None, "", None)
+        inputs = Inputs.of(self.ref, examples, max_length=max_length, tokenizer=self.tokenizer)
         if self.task != IMAGES:
             self._check_ids(inputs.encodings)
         found: list[Any] = [None] * len(texts)
