@@ -301,7 +301,7 @@ class Step:
 
     def layout(self) -> None:
         """Makes the step's components: every step says how."""
-        raise NotImplementedError
+        raise NotImplementedError  # Abstract: all six steps have their own.
 
     @property
     def outputs(self) -> list[Any]:

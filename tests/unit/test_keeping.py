@@ -7,13 +7,15 @@ from fusehub.keeping import KeptModels
 
 
 def test_kept_models_answer_as_fresh_ones_and_are_loaded_once(experts: list[Path], monkeypatch) -> None:
-    from fusehub import predict
+    from fusehub import inputs, predict
 
     models, texts = [str(path) for path in experts()], ["a good film", "a bad plot"]
     fresh = compare(models, texts)
     kept = KeptModels(10**9)
     assert compare(models, texts, kept=kept) == fresh
-    monkeypatch.setattr(predict, "load_model", None)
+    # A tokenizer takes longer to load than a small model to answer.
+    for module, name in ((predict, "load_model"), (predict, "load_tokenizer"), (inputs, "load_tokenizer")):
+        monkeypatch.setattr(module, name, None)
     assert compare(models, texts, kept=kept) == fresh
 
 
