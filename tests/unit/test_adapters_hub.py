@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from fusehub.localhub import running
 from tests.unit.at_hub import session
 from tests.unit.experts import WEIGHTS, edit_json, text_file, texts_of
-from tests.unit.test_adapters import ADAPTER, adapter
+from tests.unit.lora_cases import ADAPTER, adapter
 from tests.unit.tiny import tiny_model
 
 LABELS = ("good", "bad", "mixed")
