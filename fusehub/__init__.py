@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fusehub.plan import Plan, plan_merge
     from fusehub.publishing import Published, publish, publish_statistics
     from fusehub.recipe import Recipe
+    from fusehub.shared_body import SharedBody, load_heads
     from fusehub.statistics.adding import add_statistics
     from fusehub.statistics.collect import collect
     from fusehub.statistics.format import Statistics
@@ -51,6 +52,7 @@ _MODULES = {
     "Published": "publishing",
     "Recipe": "recipe",
     "Report": "findings",
+    "SharedBody": "shared_body",
     "Statistics": "statistics.format",
     "Tuned": "tuning",
     "Tuning": "tuning",
@@ -63,6 +65,7 @@ _MODULES = {
     "fusehub_version": "hub",
     "import_statistics": "statistics.importers",
     "inspect": "statistics.inspection",
+    "load_heads": "shared_body",
     "merge": "merging",
     "model_card": "card",
     "plan_merge": "plan",
@@ -84,6 +87,7 @@ __all__ = [
     "Published",
     "Recipe",
     "Report",
+    "SharedBody",
     "Statistics",
     "Tuned",
     "Tuning",
@@ -96,6 +100,7 @@ __all__ = [
     "fusehub_version",
     "import_statistics",
     "inspect",
+    "load_heads",
     "merge",
     "model_card",
     "plan_merge",

@@ -31,7 +31,7 @@ from fusehub.statistics.at_hand import AT_HAND
 from fusehub.statistics.datafree import DATA_FREE
 from fusehub.statistics_card import data_words
 from fusehub.tasks import are_generic, labels_of, task_of
-from fusehub.usage import example_code
+from fusehub.usage import example_code, heads_code
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -92,6 +92,7 @@ def _facts(merge: MergedFolder, repo_id: str | None, results: Results | None) ->
         "keeps_heads": merge.keeps_heads,
         "adapter_base": _adapter_base(merge),
         "code": example_code(merge.configs, _place(merge.path, repo_id), base=merge.adapter_base),
+        "loads_heads": heads_code(merge.configs, _place(merge.path, repo_id)) if merge.keeps_heads else "",
         "results": results,
         "recipe_file": RECIPE_FILENAME,
         "recipe": recipe,

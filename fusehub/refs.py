@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,35 @@ def resolve(text: str, *, token: str | None = None) -> ModelRef:
             return adapted(name, resolve(base, token=token), _resolve_adapter(adapter, token))
     if name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") > 2 or "\\" in name:
         raise NotFound(f"There is no folder {name}.", "Give a folder with config.json and weights, or user/model.")
+    whole, subfolder = _resolve_whole(name, token)
+    if subfolder:
+        return in_subfolder(whole, subfolder)
+    return _require_model(_on_its_base(whole, token))
+
+
+def resolve_all(text: str, *, token: str | None = None) -> dict[str, ModelRef]:
+    """The models in the subfolders of a repo or folder, by the subfolder's name: heads of one merge.
+
+    Raises `NotFound` where there are none, and what `resolve` raises.
+    """
+    name = _plain(text)
+    folder = Path(name).expanduser()
+    whole = _resolve_folder(name, folder) if folder.is_dir() else _resolve_whole(name, token)[0]
+    inside = _models_inside(whole)
+    if not inside:
+        raise NotFound(
+            f"{whole.name} has no models in subfolders.", "Give a merge in which each expert keeps its head."
+        )
+    return {part: in_subfolder(whole, part) for part in inside}
+
+
+def _resolve_whole(name: str, token: str | None) -> tuple[ModelRef, str]:
+    """The repo that `name` names, and the subfolder in it ("" where none is named)."""
     path, _, revision = name.partition("@")
     user, _, rest = path.partition("/")
     repo, _, subfolder = rest.partition("/")
     repo_id = f"{user}/{repo}" if repo else user
-    whole = _resolve_cached(repo_id, revision) if is_offline() else _resolve_repo(repo_id, revision, token)
-    if subfolder:
-        return in_subfolder(whole, subfolder)
-    return _require_model(_on_its_base(whole, token))
+    return (_resolve_cached if is_offline() else partial(_resolve_repo, token=token))(repo_id, revision), subfolder
 
 
 def _may_be_model(text: str) -> bool:
@@ -195,17 +217,21 @@ def _require_model(ref: ModelRef) -> ModelRef:
     """`ref` if it has a config; else the error says what the place holds instead."""
     if "config.json" in ref.files:
         return ref
-    inside = sorted(
-        name.rpartition("/")[0] for name in ref.files if name.count("/") == 1 and name.endswith("/config.json")
-    )
-    if ref.folder is not None:
-        inside = sorted(path.parent.name for path in ref.folder.glob("*/config.json"))
-    if inside:
+    if inside := _models_inside(ref):
         raise NotFound(
             f"{ref.name} holds several models ({', '.join(inside)}).",
             f"Name one: {ref.name.partition('@')[0]}/{inside[0]}",
         )
     raise NotFound(f"{ref.name} has no config.json.", why_no_weights(ref.files))
+
+
+def _models_inside(ref: ModelRef) -> list[str]:
+    """The subfolders of a repo or folder that hold a model."""
+    if ref.folder is not None:
+        return sorted(path.parent.name for path in ref.folder.glob("*/config.json"))
+    return sorted(
+        name.rpartition("/")[0] for name in ref.files if name.count("/") == 1 and name.endswith("/config.json")
+    )
 
 
 def _card_of(readme: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
     example_code({"": config}, "user/merged")
     example_code({"sentiment": one, "entities": other}, "user/merged")      # heads in subfolders
+    heads_code({"sentiment": one, "entities": other}, "user/merged")        # all of them on one body
     example_code({"": config}, "user/adapter", base=("user/base", commit))  # an adapter, by peft
 
 Where transformers has a pipeline for the task, that is shown; it has none for answers and for rewritten texts.
@@ -93,6 +94,27 @@ def example_code(
         place = f"repo, subfolder={json.dumps(part)}" if part else "repo"
         lines += ["", *one.lines(place, f"model = {one.auto_class}.from_pretrained({place})")]
     return "\n".join(lines)
+
+
+def heads_code(configs: Mapping[str, Mapping[str, Any]], repo: str) -> str:
+    """Python that asks all heads of a merge about one text, or "" where that makes no sense: of images, and of models
+    that write one text into another.
+    """
+    if {_asking(config).task for config in configs.values()} & {IMAGES, SEQ2SEQ}:
+        return ""
+    first = next(iter(configs))
+    return "\n".join(
+        [
+            "import fusehub",
+            "from transformers import AutoTokenizer",
+            "",
+            f"repo = {json.dumps(repo)}",
+            f"tokenizer = AutoTokenizer.from_pretrained(repo, subfolder={json.dumps(first)})",
+            "model = fusehub.load_heads(repo)",
+            f'outputs = model(**tokenizer("{_NAMES}", return_tensors="pt"))',
+            f"print(outputs[{json.dumps(first)}].logits)",
+        ]
+    )
 
 
 def _on_base(one: _Asking, repo: str, base: str, revision: str | None) -> str:

@@ -246,6 +246,9 @@ def test_experts_that_keep_their_heads(tmp_path, monkeypatch, capsys):
     exec(code_of(card, "python"), names)
     assert set(names["model"].model.config.id2label.values()) == {"O", "B-LOC"}, "the last one's"
     assert len(capsys.readouterr().out.splitlines()) == 2
+    together = card.text[card.text.index("All heads on one body in memory") :]
+    exec(re.search("```python\n(.*?)\n```", together, re.DOTALL)[1], names)
+    assert set(names["outputs"]) == {"expert-0", "expert-1"} and "tensor([[[" in capsys.readouterr().out
 
 
 def test_words_from_outside_cannot_break_the_page(tmp_path):

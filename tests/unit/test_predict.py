@@ -350,8 +350,10 @@ def test_what_cannot_be_compared(model):
 
 HUB_TEST = """
 import json, sys
+import fusehub
 from fusehub.predict import predict
 
+assert list(fusehub.load_heads("alice/merged").heads) == ["films"]
 whole, head = predict("alice/merged", sys.argv[1:]), predict("alice/merged", sys.argv[1:], subfolder="films")
 print(json.dumps([whole.model, whole.probabilities.tolist(), head.model, head.probabilities.tolist()]))
 """

@@ -76,7 +76,7 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
         "hub tensor_files licences",
         "model_ref adapters refs tables pictures vocabularies tasks layers blocks",
         "lora checkpoint pretrained",
-        "encoding questions language",
+        "encoding questions language shared_body",
         "labels methods statistics configs findings preprocessing compat columns data inputs recipe",
         "planner requirements plan solving combining block_by_block engine adapter_merging merging provenance",
         "answering label_metrics text_metrics predict ensembling keeping comparison evaluation tuning loading finding",
