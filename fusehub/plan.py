@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from statistics import mode
 from typing import Any
 
+from fusehub.adapters import WEIGHTS as ADAPTER
+from fusehub.adapters import AdaptedRef
 from fusehub.checkpoint import Shard, plan_shards, weight_hashes
 from fusehub.compat import check
 from fusehub.errors import BadRecipe, BadStatistics, Incompatible
@@ -174,7 +176,7 @@ def plan_merge(
             *run_over(experts, statistics, method),
             *planner.notes,
         ),
-        cost=_cost(tensors.values(), method, experts, statistics, report),
+        cost=_cost(recipe, tensors.values(), method, experts, statistics, report),
     )
 
 
@@ -251,6 +253,7 @@ def _find_all(
 
 
 def _cost(
+    recipe: Recipe,
     tensors: Iterable[TensorPlan],
     method: Method,
     experts: Sequence[ModelRef],
@@ -260,11 +263,14 @@ def _cost(
     """Bytes to download, to write, and at the peak in memory; multiplications in units of 10^9."""
     tensors = list(tensors)
     output = sum(tensor.info.nbytes for tensor in tensors)
+    if recipe.as_adapter:
+        # The ranks of all together.
+        output = sum(ref.adapter.files[ADAPTER].size for ref in experts if isinstance(ref, AdaptedRef))
     peak = flops = 0
     for tensor in tensors:
         if tensor.action == "combine" and method.whole_tensor:
-            # What is read, the same in wide numbers, masks and sums; and what was merged before and is not written.
-            peak = max(peak, (2 * len(experts) + 7) * tensor.info.numel * 8)
+            # Everyone's in wide numbers, masks, sums, what was merged before and is not written: DELLA's, measured.
+            peak = max(peak, (len(experts) + 6) * tensor.info.numel * 8)
         if tensor.action != "solve":
             continue
         size, numel = tensor.linear.in_features, tensor.info.numel

@@ -286,7 +286,9 @@ def test_a_merge_of_adapters_is_written_as_an_adapter_of_the_same_weights(tmp_pa
     if more.pop("base", False):
         more["base_model"] = str(base)
     merge(experts, tmp_path / "whole", method=method, weights=weights, **more)
-    merge(experts, tmp_path / "small", method=method, weights=weights, as_adapter=True, **more)
+    written = merge(experts, tmp_path / "small", method=method, weights=weights, as_adapter=True, **more)
+    size = (tmp_path / "small" / ADAPTER).stat().st_size
+    assert size <= written.plan.cost["output_bytes"] < 2 * size, "heads are counted for each, and written once"
     whole = load_file(tmp_path / "whole" / WEIGHTS)
     small = resolve(str(tmp_path / "small"))
     with Checkpoint(small) as checkpoint:
