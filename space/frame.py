@@ -8,6 +8,7 @@ changes the visit; what it raises as a `FuseHubError` is shown at the top of the
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -286,7 +287,7 @@ def _shown(function: Callable[..., Any]) -> Callable[..., Any]:
 # --- pieces that several steps have ---------------------------------------------------------------------------------
 
 
-class Step:
+class Step(ABC):
     """What all steps have: a place for messages first, and buttons that lead on."""
 
     title = ""
@@ -299,9 +300,9 @@ class Step:
         self.message = gr.HTML("", elem_classes="fh-maybe")
         self.layout()
 
+    @abstractmethod
     def layout(self) -> None:
-        """Makes the step's components: every step says how."""
-        raise NotImplementedError  # Abstract: all six steps have their own.
+        """Makes the step's components."""
 
     @property
     def outputs(self) -> list[Any]:

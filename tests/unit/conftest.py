@@ -1,4 +1,4 @@
-"""Experts with statistics, made once a session and never written to."""
+"""Experts with statistics, made once a session and never written to; a Hub for each file of tests, and its users."""
 
 import os
 
@@ -21,3 +21,31 @@ def experts(tmp_path_factory):
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A local Hub with three users."""
+    from fusehub.localhub import running
+
+    with running(tmp_path_factory.mktemp("hub")) as server:
+        for name in ("ann", "bob", "eve"):
+            server.add_user(name)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def ann(hub, tmp_path_factory):
+    """What ann does on it: `ann("find", "--json")`."""
+    from tests.unit.at_hub import session
+
+    with session(hub, "ann", tmp_path_factory.mktemp("ann")) as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
+def bob(hub, tmp_path_factory):
+    from tests.unit.at_hub import session
+
+    with session(hub, "bob", tmp_path_factory.mktemp("bob")) as run:
+        yield run

@@ -8,8 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fusehub.localhub import running
-from tests.unit.at_hub import session
 from tests.unit.experts import WEIGHTS, edit_json, text_file, texts_of
 from tests.unit.lora_cases import ADAPTER, adapter
 from tests.unit.tiny import tiny_model
@@ -35,14 +33,6 @@ print(json.dumps([logits.softmax(-1)[0].tolist(), type(model).__name__]))
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    with running(tmp_path_factory.mktemp("hub")) as server:
-        for name in ("ann", "bob"):
-            server.add_user(name)
-        yield server
-
-
-@pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """A base, and two adapters on it that bring heads of their own, as their owner has them before publishing."""
     folder = tmp_path_factory.mktemp("work")
@@ -57,18 +47,6 @@ def work(tmp_path_factory):
     rows = [{"text": text, "label": LABELS[number % 3]} for number, text in enumerate(texts_of(5))]
     (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
-
-
-@pytest.fixture(scope="module")
-def ann(hub, tmp_path_factory):
-    with session(hub, "ann", tmp_path_factory.mktemp("ann")) as run:
-        yield run
-
-
-@pytest.fixture(scope="module")
-def bob(hub, tmp_path_factory):
-    with session(hub, "bob", tmp_path_factory.mktemp("bob")) as run:
-        yield run
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,7 @@ from huggingface_hub import HfApi
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from fusehub.localhub import running
 from fusehub.statistics.collect import collect
-from tests.unit.at_hub import session
 from tests.unit.experts import relatives, text_file, texts_of
 from tests.unit.tiny import tiny_model
 
@@ -67,19 +65,6 @@ BROKEN = {
         "does not hold statistics",
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    with running(tmp_path_factory.mktemp("hub")) as server:
-        server.add_user("ann")
-        yield server
-
-
-@pytest.fixture(scope="module")
-def ann(hub, tmp_path_factory):
-    with session(hub, "ann", tmp_path_factory.mktemp("ann")) as run:
-        yield run
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import pytest
 from huggingface_hub import HfApi
 from PIL import Image
 
-from fusehub.localhub import running
 from tests.unit.at_hub import session
 from tests.unit.experts import relatives
 from tests.unit.test_merge_tasks import tasks
@@ -36,13 +35,6 @@ KINDS = {
     "bart": ("bart", "text2text-generation", ("a", "b"), {}, ["chrf", "bleu", "exact_match"]),
     "images": ("vit", "image-classification", ("cat", "dog"), {}, ["accuracy", "f1_macro"]),
 }
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    with running(tmp_path_factory.mktemp("hub")) as server:
-        server.add_user("ann")
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -8,26 +8,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from fusehub.localhub import running
 from fusehub.statistics.collect import collect
-from tests.unit.at_hub import session
 from tests.unit.experts import relatives, text_file, texts_of
 
 CARD = "---\nlicense: mit\nbase_model: ann/base\n---\n# A model\n"
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    with running(tmp_path_factory.mktemp("hub")) as server:
-        for name in ("ann", "bob", "eve"):
-            server.add_user(name)
-        yield server
-
-
-@pytest.fixture(scope="module")
-def ann(hub, tmp_path_factory):
-    with session(hub, "ann", tmp_path_factory.mktemp("ann")) as run:
-        yield run
 
 
 @pytest.fixture(scope="module")
