@@ -30,6 +30,8 @@ NOISE = (1.0, 10.0, 100.0)
 # RegMean as it is when nothing is said, in the table and in the curves.
 DEFAULT = "RegMean, alpha 0.9"
 PAIR_ROWS = ("mean", DEFAULT)
+# What the owner of a model does once, before anybody merges: the name in the table of costs, and the options.
+COLLECTED = {"its statistics": (), "its statistics, with Fisher diagonals": ("--fisher",)}
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Battery:
         # Trained as long as all its experts together: of one seed, and the report says so.
         self.multitask(triples[0], first)
         self.curves(triples[0], first)
+        for domain, options in itertools.product(triples[0], COLLECTED.values()):
+            self.collected(domain, first, *options)
         for inside, seed in itertools.product(triples[1:], self.seeds):
             self.table(inside, seed)
         for pair, seed in itertools.product(itertools.combinations(self.family.domains, 2), self.seeds):
@@ -120,6 +124,20 @@ class Battery:
             return {**self._labels("experts", domain, [domain], seed), "scores": scores, **cost}
 
         return self.store.done(f"seed{seed}/expert-{domain}", make)
+
+    def collected(self, domain: str, seed: int, *options: str) -> dict[str, Any]:
+        """What the statistics of an expert cost, as a process of its own."""
+        row = next(name for name, own in COLLECTED.items() if own == options)
+
+        def make() -> dict[str, Any]:
+            out = self.work / "collected"
+            shutil.rmtree(out, ignore_errors=True)
+            data = ("--data", str(self.family.file(domain, "train")), "--limit", str(STATISTICS_TEXTS))
+            cost = fusehub("collect", str(self.model(domain, seed)), *data, "--out", str(out), *options)
+            shutil.rmtree(out)
+            return {**self._labels("collect", row, [domain], seed), **cost}
+
+        return self.store.done(f"seed{seed}/collect-{domain}{''.join(options)}", make)
 
     def multitask(self, domains: Sequence[str], seed: int) -> dict[str, Any]:
         """One model trained on the texts of all: the upper line, and what it costs."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from statistics import mean
 from typing import Any
 
-from tests.battery.run import DEFAULT, ROWS
+from tests.battery.run import COLLECTED, DEFAULT, ROWS
 
 Results = list[dict[str, Any]]
 Run = tuple[tuple[str, ...], int]
@@ -70,7 +70,7 @@ def verdict(runs: Runs) -> str:
 
 def costs(results: Results, line: Callable[[Sequence[str]], str]) -> str:
     """A table of what each way costs, beside what training costs."""
-    own = [r for r in results if "processor_seconds" in r and r["part"] in ("main", "experts")]
+    own = [r for r in results if "processor_seconds" in r and r["part"] in ("main", "experts", "collect")]
     expert = [r["processor_seconds"] for r in own if r["part"] == "experts"]
     if not expert or not any(r["row"] == DEFAULT for r in own):
         return ""
@@ -79,13 +79,22 @@ def costs(results: Results, line: Callable[[Sequence[str]], str]) -> str:
         line(["---", "---:", "---:", "---:"]),
         line(["training one expert", f"{mean(expert):.0f}", "1", ""]),
     ]
-    for way in (MULTITASK, *(row.name for row in ROWS)):
-        found = [r for r in own if r["part"] == "main" and r["row"] == way]
+    seconds = {}
+    for way in (*COLLECTED, MULTITASK, *(row.name for row in ROWS)):
+        found = [r for r in own if r["part"] in ("main", "collect") and r["row"] == way]
         if found:
-            seconds = mean(r["processor_seconds"] for r in found)
+            seconds[way] = mean(r["processor_seconds"] for r in found)
             peaks = [r["peak_bytes"] / 1e6 for r in found if "peak_bytes" in r]
             memory = f"{mean(peaks):,.0f} MB" if peaks else ""
-            lines.append(line([way, f"{seconds:.0f}", f"{seconds / mean(expert):.2g}", memory]))
+            lines.append(line([way, f"{seconds[way]:.0f}", f"{seconds[way] / mean(expert):.2g}", memory]))
+    grams = next(iter(COLLECTED))
+    if grams in seconds:
+        whole = 3 * seconds[grams] + seconds[DEFAULT]
+        told = f"Whoever makes the statistics of all three experts and merges them takes {whole:.0f} processor seconds"
+        told += f", {whole / mean(expert):.2g} of training one expert"
+        if MULTITASK in seconds:
+            told += f" and {whole / seconds[MULTITASK]:.2g} of training one model on the texts of all"
+        lines += ["", f"{told}. Where owners have published them, it is the line of the merge alone."]
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.battery.report import _of_the_same_seeds
 from tests.battery.store import Store, fusehub
-from tests.battery.verdict import Runs, verdict
+from tests.battery.verdict import Runs, costs, verdict
 
 DOMAINS = ("a", "b", "c", "d")
 
@@ -40,6 +40,17 @@ def test_the_sentences_tell_where_regmean_loses():
     assert "the highest out of domain is TIES (80.0)" in told
     # In the run that both have: over all of its own, the mean has less than TIES.
     assert "Below the plain mean in domain: TIES." in told
+
+
+def test_the_whole_cost_counts_the_statistics_of_all_three():
+    def cost(part, row, seconds):
+        return result(part, row, ["a"], 0, 0, 0, 0, 0, processor_seconds=seconds)
+
+    own = [cost("experts", "a", 200), cost("main", "RegMean, alpha 0.9", 10)]
+    assert "Whoever" not in costs(own, " | ".join)
+    told = costs([*own, cost("collect", "its statistics", 20), cost("main", "multi-task learning", 700)], " | ".join)
+    assert "its statistics | 20 | 0.1 | " in told
+    assert "takes 70 processor seconds, 0.35 of training one expert and 0.1 of training one model on the texts" in told
 
 
 def test_a_curve_has_the_same_seeds_at_all_points():
