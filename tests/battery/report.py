@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from fusehub.demo_train import TRAIN_TEXTS
 from tests.battery.families import Family
 from tests.battery.run import ALPHAS, CURVE, DEFAULT, PAIR_ROWS, ROWS, SIZES, STATISTICS_TEXTS
 from tests.battery.store import Store
@@ -53,7 +54,8 @@ def _family(family: Family, results: Results, docs: Path) -> str:
         names = {x: f"{part} {x:g}" if part == "alpha" else f"{x} {part}" for x in values}
         points = [(x, [r for r in own if r["row"] in (name, f"RegMean, {name}")]) for x, name in names.items()]
         if part == "texts":
-            points.append((_all_texts(family, inside), [r for r in own if r["row"] == DEFAULT]))
+            points.append((_texts_of_tables(family, inside), [r for r in own if r["row"] == DEFAULT]))
+            points.append((TRAIN_TEXTS, [r for r in own if r["row"] == f"{TRAIN_TEXTS} texts"]))
         parts.append(_curve(family, table, inside, part, points, docs))
     parts.append(_sizes(family, results, inside))
     return "\n".join(part for part in parts if part is not None)
@@ -132,7 +134,7 @@ def _pairs(results: Results) -> str | None:
     return "\n".join(lines)
 
 
-def _all_texts(family: Family, inside: Sequence[str]) -> float:
+def _texts_of_tables(family: Family, inside: Sequence[str]) -> float:
     """How many texts the tables' statistics are made from, on average over the experts."""
     return mean(min(STATISTICS_TEXTS, family.count(domain)) for domain in inside)
 

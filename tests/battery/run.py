@@ -12,6 +12,7 @@ from typing import Any
 
 import fusehub as package
 from fusehub.data import Examples, load_examples
+from fusehub.demo_train import TRAIN_TEXTS
 from fusehub.ensembling import ensemble as mean_of
 from fusehub.label_metrics import label_metrics
 from fusehub.predict import Prediction, Predictor
@@ -22,7 +23,7 @@ from tests.battery.families import Family
 from tests.battery.store import Store, fusehub, fusehub_here, name_of
 
 STATISTICS_TEXTS = 1000
-# How many examples the curve over the statistics' size has; its last point is the table's RegMean.
+# How many examples the curve over the statistics' size has; the table's RegMean is on it too, and all training texts.
 CURVE = (10, 30, 100, 300)
 ALPHAS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 1.0)
 SIZES = ("half", "compact", "tiny")
@@ -106,7 +107,7 @@ class Battery:
         for alpha in ALPHAS:
             if f"RegMean, alpha {alpha:g}" not in {row.name for row in self.rows}:
                 self.merged(Row(f"alpha {alpha:g}", "regmean", {"alpha": alpha}), inside, seed, "alpha")
-        for count in CURVE:
+        for count in (*CURVE, *self._all_texts()):
             fewer = partial(self._limited, inside, seed, count)
             self.merged(Row(f"{count} texts", "regmean"), inside, seed, "texts", fewer)
         for size in SIZES:
@@ -114,6 +115,11 @@ class Battery:
         for epsilon in NOISE:
             noised = partial(self._noised, inside, seed, epsilon)
             self.merged(Row(f"epsilon {epsilon:g}", "regmean"), inside, seed, "noise", noised)
+
+    def _all_texts(self) -> tuple[int, ...]:
+        """How many texts an expert is trained on, where that is more than the tables' statistics are made from."""
+        enough = all(self.family.count(domain) >= TRAIN_TEXTS for domain in self.family.domains)
+        return (TRAIN_TEXTS,) if enough else ()
 
     def expert(self, domain: str, seed: int) -> dict[str, Any]:
         """An expert's scores everywhere, what its training cost, and what its statistics cost."""
