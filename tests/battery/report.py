@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from fusehub.demo_train import TRAIN_TEXTS
 from tests.battery.families import Family
+from tests.battery.plots import draw_curve, draw_gains
 from tests.battery.run import ALPHAS, CURVE, DEFAULT, PAIR_ROWS, ROWS, SIZES, STATISTICS_TEXTS
 from tests.battery.store import Store
 from tests.battery.verdict import BEST, ENSEMBLE, MULTITASK, Runs, costs, verdict
@@ -41,6 +42,9 @@ def _family(family: Family, results: Results, docs: Path) -> str:
     over = f"all {len(done)} choices" if len(done) == len(triples) else f"{len(done)} of {len(triples)} choices"
     parts.append(f"\n### Over {over} of three experts\n")
     parts.append(_summary(runs))
+    drawn = f"images/{family.name}-methods.svg"
+    if draw_gains(docs / drawn, runs, family.metric):
+        parts.append(f"\n![{family.metric} of every way, against the plain mean]({drawn})")
     parts += ["", verdict(runs), "\n### What each way costs\n", costs(results, _line)]
     for inside in done:
         out = next(domain for domain in family.domains if domain not in inside)
@@ -167,7 +171,16 @@ def _curve(
     seeds = {r["seed"] for _, own in points for r in own}
     baseline = [r for r in table if r["row"] == "mean" and r["seed"] in seeds]
     name = f"images/{family.name}-{part}.svg"
-    _plot(docs / name, points, lambda r: _in_domain(r, inside), lambda r: r["scores"][out], baseline, part, family)
+    label = {"alpha": "alpha", "texts": "texts for the statistics"}[part]
+    draw_curve(
+        docs / name,
+        points,
+        lambda r: _in_domain(r, inside),
+        lambda r: r["scores"][out],
+        baseline,
+        label,
+        family.metric,
+    )
     lines.append(f"\n![{title}: {family.metric} in and out of domain]({name})")
     return "\n".join(lines)
 
@@ -219,47 +232,8 @@ def _across(results: Results) -> str:
     return "\n".join(lines)
 
 
-def _plot(
-    path: Path,
-    points: Sequence[tuple[float, Results]],
-    inside: Callable[[dict[str, Any]], float],
-    outside: Callable[[dict[str, Any]], float],
-    baseline: Results,
-    part: str,
-    family: Family,
-) -> None:
-    import matplotlib
-
-    matplotlib.use("svg")
-    # The same results give the same file.
-    matplotlib.rcParams["svg.hashsalt"] = "fusehub"
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
-    for label, score, colour in (("in domain", inside, "#4f46e5"), ("out of domain", outside, "#059669")):
-        x = [at for at, _ in points]
-        y = [100 * mean(map(score, results)) for _, results in points]
-        error = [100 * _deviation(list(map(score, results))) for _, results in points]
-        axes.errorbar(x, y, error, marker="o", capsize=3, color=colour, label=f"RegMean, {label}")
-        if baseline:
-            at_mean = 100 * mean(map(score, baseline))
-            axes.axhline(at_mean, linestyle="--", color=colour, linewidth=1, label=f"plain mean, {label}")
-    if part == "texts":
-        axes.set_xscale("log")
-    axes.set_xlabel({"alpha": "alpha", "texts": "texts for the statistics"}[part])
-    axes.set_ylabel(f"{family.metric}, points")
-    figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
-
-
 def _in_domain(result: dict[str, Any], inside: Iterable[str]) -> float:
     return mean(result["scores"][domain] for domain in inside)
-
-
-def _deviation(values: Sequence[float]) -> float:
-    return stdev(values) if len(values) > 1 else 0.0
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -281,5 +255,6 @@ The comparison of the RegMean paper, run again on real text and small models. Ev
 
 How to read it: an expert is fine-tuned on one kind of text. Three experts are merged; the fourth kind of text is one
 that none of them saw. "In domain" is the mean over the three. The ensemble runs all three models for every text and
-averages their probabilities. Multi-task learning trains one model on the texts of all three, which is what merging
-avoids: it needs all data in one place."""
+averages their probabilities. The best expert is the one that is best on these same tests, which nobody knows
+beforehand. Multi-task learning trains one model on the texts of all three, which is what merging avoids: it needs all
+data in one place."""
