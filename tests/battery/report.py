@@ -166,21 +166,14 @@ def _curve(
     title = {"alpha": "Over alpha", "texts": "Over the number of texts that statistics are made from"}[part]
     lines = [f"\n### {title}\n", _line([part, "in domain", f"{out} (out)", "seeds"]), _rule(4)]
     for x, own in points:
-        scores = [_spread([_in_domain(r, inside) for r in own]), _spread([r["scores"][out] for r in own])]
-        lines.append(_line([f"{x:g}", *scores, str(len(own))]))
+        cells = [_spread([_in_domain(r, inside) for r in own]), _spread([r["scores"][out] for r in own])]
+        lines.append(_line([f"{x:g}", *cells, str(len(own))]))
     seeds = {r["seed"] for _, own in points for r in own}
     baseline = [r for r in table if r["row"] == "mean" and r["seed"] in seeds]
     name = f"images/{family.name}-{part}.svg"
     label = {"alpha": "alpha", "texts": "texts for the statistics"}[part]
-    draw_curve(
-        docs / name,
-        points,
-        lambda r: _in_domain(r, inside),
-        lambda r: r["scores"][out],
-        baseline,
-        label,
-        family.metric,
-    )
+    scores = (lambda r: _in_domain(r, inside)), (lambda r: r["scores"][out])
+    draw_curve(docs / name, points, scores, baseline, label, family.metric)
     lines.append(f"\n![{title}: {family.metric} in and out of domain]({name})")
     return "\n".join(lines)
 

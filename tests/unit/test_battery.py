@@ -1,8 +1,13 @@
 """What `make battery` makes of recorded results: who is compared with whom."""
 
+import re
+from xml.etree import ElementTree
+
 import pytest
 
-from tests.battery.report import _of_the_same_seeds
+from fusehub.demo_train import Settings
+from tests.battery.families import Family
+from tests.battery.report import _of_the_same_seeds, write_report
 from tests.battery.store import Store, fusehub
 from tests.battery.verdict import Runs, costs, verdict
 
@@ -56,6 +61,39 @@ def test_the_whole_cost_counts_the_statistics_of_all_three():
 def test_a_curve_has_the_same_seeds_at_all_points():
     groups = [RESULTS[3:5], RESULTS[6:7]]
     assert [[own["seed"] for own in group] for group in _of_the_same_seeds(groups)] == [[0], [0]]
+
+
+def test_the_document_tells_all_that_was_recorded(tmp_path):
+    """Of one choice of experts, with a curve and experts of different tasks; and the same again, to the byte."""
+    store = Store(tmp_path / "docs" / "results" / "small.jsonl")
+    curve = [result("alpha", f"alpha {x:g}", ["a", "b", "c"], 0, x, x, x, 0.25) for x in (0.0, 0.3)]
+    costly = {"processor_seconds": 20.0, "peak_bytes": 5e8}
+    for number, own in enumerate([*RESULTS, *curve]):
+        store.done(f"{number}", lambda own=own: own | costly)
+    both = {"part": "tasks", "row": "mean", "experts": ["a", "x"], "seed": 0, "scores": {"small: a": 0.7, "y: x": 0.2}}
+    Store(tmp_path / "docs" / "results" / "tasks.jsonl").done("one", lambda: both | {"own": both["scores"]})
+    for domain in DOMAINS:
+        (tmp_path / f"{domain}.jsonl").write_text("{}\n" * 1500)
+    family = Small("small", "Small", DOMAINS, ("no",), "Accuracy", "", Settings(), 64, tmp_path, "Texts of ours.")
+    written = [write_report([family], tmp_path / "docs").read_text() for _ in range(2)]
+    assert written[0] == written[1]
+    text = written[0]
+    assert "### Over 1 of 4 choices of three experts" in text and "Texts of ours." in text
+    assert "| RegMean, alpha 0.9 | 70.0 | 70.0 | 70.0 | **70.0** | 40.0 | 20 | 500 MB |" in text
+    assert "| 0.3 | 30.0 | 25.0 | 1 |" in text and "| 0.9 | 70.0 | 40.0 | 1 |" in text
+    assert "| a + x | mean | 70.0 | 70.0 | 20.0 | 20.0 |" in text
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert pictures == ["images/small-methods.svg", "images/small-alpha.svg"]
+    for picture in pictures:
+        drawn = ElementTree.parse(tmp_path / "docs" / picture).getroot()
+        assert drawn.tag.endswith("svg") and len(list(drawn.iter())) > 50
+
+
+class Small(Family):
+    """Texts in one file a domain."""
+
+    def file(self, domain, split):
+        return self.data / f"{domain}.jsonl"
 
 
 def test_results_that_are_there_are_not_made_again(tmp_path):
