@@ -69,6 +69,8 @@ def _figure(path: Path, height: float) -> Iterator[tuple[Any, Any]]:
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "fusehub"
+    # Letters as letters: small files, which can be searched and read aloud.
+    matplotlib.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6.4, height), layout="constrained")
