@@ -28,7 +28,8 @@ class TiesOptions(TaskOptions):
     summary="Keeps the largest elements of each task vector, elects a sign for each element, and averages those that "
     "have it.",
     when="Several experts of different tasks whose task vectors get in each other's way; density 0.2 to 0.5 is usual. "
-    "Where statistics are published, compare it with regmean: in our own runs each was ahead once.",
+    "Where statistics are published, compare it with regmean, which was ahead on sentiment and level on named "
+    "entities in our own runs.",
     paper="https://arxiv.org/abs/2306.01708",
     options=TiesOptions,
     own_options=SparseShare,
