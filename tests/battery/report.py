@@ -135,7 +135,23 @@ def _pairs(results: Results) -> str | None:
         found = {name: [r for r in own if r["row"] == name and tuple(r["experts"]) == pair] for name in names}
         cells = [_spread([_in_domain(r, pair) for r in rs]) if rs else "" for rs in found.values()]
         lines.append(_line([" + ".join(pair), *cells]))
-    return "\n".join(lines)
+    return "\n".join([*lines, *_of_pairs(own)])
+
+
+def _of_pairs(own: Results) -> list[str]:
+    """A sentence: how often RegMean is above the mean of two experts, and for which two it is not on average."""
+    scores = {(r["row"], tuple(r["experts"]), r["seed"]): 100 * _in_domain(r, r["experts"]) for r in own}
+    gains: dict[tuple[str, ...], list[float]] = {}
+    for (row, pair, seed), score in scores.items():
+        if row == DEFAULT and ("mean", pair, seed) in scores:
+            gains.setdefault(pair, []).append(score - scores["mean", pair, seed])
+    every = [gain for pair in gains.values() for gain in pair]
+    if not every:
+        return []
+    told = f"{mean(every):+.1f} points on average, above in {sum(gain > 0 for gain in every)} of {len(every)} runs"
+    below = [" + ".join(pair) for pair, found in sorted(gains.items()) if mean(found) < 0]
+    less = f" It is below the mean for {', '.join(below)}." if below else ""
+    return ["", f"RegMean against the plain mean: {told}.{less}"]
 
 
 def _texts_of_tables(family: Family, inside: Sequence[str]) -> float:

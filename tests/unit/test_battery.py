@@ -70,6 +70,7 @@ def test_the_document_tells_all_that_was_recorded(tmp_path):
     costly = {"processor_seconds": 20.0, "peak_bytes": 5e8}
     for number, own in enumerate([*RESULTS, *curve]):
         store.done(f"{number}", lambda own=own: own | costly)
+    store.done("pair", lambda: result("main", "RegMean, alpha 0.9", ["a", "b"], 0, -0.1, -0.3, 0.0, 0.0))
     both = {"part": "tasks", "row": "mean", "experts": ["a", "x"], "seed": 0, "scores": {"small: a": 0.7, "y: x": 0.2}}
     Store(tmp_path / "docs" / "results" / "tasks.jsonl").done("one", lambda: both | {"own": both["scores"]})
     for domain in DOMAINS:
@@ -81,6 +82,7 @@ def test_the_document_tells_all_that_was_recorded(tmp_path):
     assert "### Over 1 of 4 choices of three experts" in text and "Texts of ours." in text
     assert "| RegMean, alpha 0.9 | 70.0 | 70.0 | 70.0 | **70.0** | 40.0 | 20 | 500 MB |" in text
     assert "| 0.3 | 30.0 | 25.0 | 1 |" in text and "| 0.9 | 70.0 | 40.0 | 1 |" in text
+    assert "the plain mean: -20.0 points on average, above in 0 of 1 runs. It is below the mean for a + b." in text
     assert "| a + x | mean | 70.0 | 70.0 | 20.0 | 20.0 |" in text
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert pictures == ["images/small-methods.svg", "images/small-alpha.svg"]
