@@ -13,6 +13,7 @@ from tests.battery.families import Family
 from tests.battery.plots import draw_curve, draw_gains
 from tests.battery.run import ALPHAS, CURVE, DEFAULT, PAIR_ROWS, ROWS, SIZES, STATISTICS_TEXTS
 from tests.battery.store import Store
+from tests.battery.tasks import WAYS
 from tests.battery.verdict import BEST, ENSEMBLE, MULTITASK, Runs, costs, verdict
 
 Results = list[dict[str, Any]]
@@ -183,7 +184,7 @@ def _curve(
     lines = [f"\n### {title}\n", _line([part, "in domain", f"{out} (out)", "seeds"]), _rule(4)]
     for x, own in points:
         cells = [_spread([_in_domain(r, inside) for r in own]), _spread([r["scores"][out] for r in own])]
-        lines.append(_line([f"{x:g}", *cells, str(len(own))]))
+        lines.append(_line([f"{x:.0f}" if x > 1 else f"{x:g}", *cells, str(len(own))]))
     seeds = {r["seed"] for _, own in points for r in own}
     baseline = [r for r in table if r["row"] == "mean" and r["seed"] in seeds]
     name = f"images/{family.name}-{part}.svg"
@@ -225,19 +226,31 @@ def _across(results: Results) -> str:
     """Two experts of different tasks with one merged body: each head on its own domain, beside the expert itself."""
     lines = [
         "\n## Different tasks, one body\n",
-        "A sentiment expert and an entity expert of the same encoder: the body is merged and each keeps its head. "
+        "A sentiment expert and an entity expert of the same encoder: the body is merged and each keeps its head.\n"
         "Accuracy and entity F1 of each head on the domain of its own expert.\n",
         _line(["experts", "merged by", "sentiment", "expert alone", "entities", "expert alone"]),
         _line(["---", "---", *["---:"] * 4]),
     ]
+    gains: dict[str, list[float]] = {}
     for experts in sorted({tuple(r["experts"]) for r in results}):
-        for row in dict.fromkeys(r["row"] for r in results):
-            own = [r for r in results if tuple(r["experts"]) == experts and r["row"] == row]
+        by_way = {way: [r for r in results if tuple(r["experts"]) == experts and r["row"] == way] for way, _ in WAYS}
+        for way, own in by_way.items():
             if own:
                 cells = [
                     _spread([r[which][name] for r in own]) for name in own[0]["scores"] for which in ("scores", "own")
                 ]
-                lines.append(_line([" + ".join(experts), row, *cells]))
+                lines.append(_line([" + ".join(experts), way, *cells]))
+        means = {r["seed"]: r["scores"] for r in by_way["mean"]}
+        for result in by_way[DEFAULT]:
+            for name, score in result["scores"].items() if result["seed"] in means else ():
+                gain = 100 * (score - means[result["seed"]][name])
+                gains.setdefault(name.partition(":")[0], []).append(gain)
+    if gains:
+        told = [
+            f"{mean(found):+.1f} points on {task} (above in {sum(gain > 0 for gain in found)} of {len(found)} runs)"
+            for task, found in gains.items()
+        ]
+        lines += ["", f"RegMean against the plain mean: {', '.join(told)}."]
     return "\n".join(lines)
 
 

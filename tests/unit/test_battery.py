@@ -72,7 +72,10 @@ def test_the_document_tells_all_that_was_recorded(tmp_path):
         store.done(f"{number}", lambda own=own: own | costly)
     store.done("pair", lambda: result("main", "RegMean, alpha 0.9", ["a", "b"], 0, -0.1, -0.3, 0.0, 0.0))
     both = {"part": "tasks", "row": "mean", "experts": ["a", "x"], "seed": 0, "scores": {"small: a": 0.7, "y: x": 0.2}}
-    Store(tmp_path / "docs" / "results" / "tasks.jsonl").done("one", lambda: both | {"own": both["scores"]})
+    better = {"small: a": 0.75, "y: x": 0.1}
+    tasks = Store(tmp_path / "docs" / "results" / "tasks.jsonl")
+    tasks.done("one", lambda: both | {"own": both["scores"]})
+    tasks.done("two", lambda: both | {"row": "RegMean, alpha 0.9", "own": both["scores"], "scores": better})
     for domain in DOMAINS:
         (tmp_path / f"{domain}.jsonl").write_text("{}\n" * 1500)
     family = Small("small", "Small", DOMAINS, ("no",), "Accuracy", "", Settings(), 64, tmp_path, "Texts of ours.")
@@ -83,6 +86,7 @@ def test_the_document_tells_all_that_was_recorded(tmp_path):
     assert "| RegMean, alpha 0.9 | 70.0 | 70.0 | 70.0 | **70.0** | 40.0 | 20 | 500 MB |" in text
     assert "| 0.3 | 30.0 | 25.0 | 1 |" in text and "| 0.9 | 70.0 | 40.0 | 1 |" in text
     assert "the plain mean: -20.0 points on average, above in 0 of 1 runs. It is below the mean for a + b." in text
+    assert "mean: +5.0 points on small (above in 1 of 1 runs), -10.0 points on y (above in 0 of 1 runs)." in text
     assert "| a + x | mean | 70.0 | 70.0 | 20.0 | 20.0 |" in text
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert pictures == ["images/small-methods.svg", "images/small-alpha.svg"]
