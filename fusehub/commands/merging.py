@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from fusehub.commands.options import Base, Json, LabelColumn, Labels, MaxLength,
 from fusehub.commands.program import app
 from fusehub.console import bar, command, print_json, say
 from fusehub.printing import describe_actions, print_findings, print_plan, print_tuning, summarise
+
+if TYPE_CHECKING:
+    from fusehub.plan import Plan
 
 
 @app.command(
@@ -158,10 +161,20 @@ def merge(
     for text in sorted({note for notes in result.notes.values() for note in notes})[:5]:
         say(f"note: {text}")
     say(f"Merged {len(plan.experts)} models by {plan.method.title}: {describe_actions(plan)} -> {out}/", "green")
-    names = [str(out / name) for name in plan.names] if plan.labels.policy == "keep" else [str(out)]
-    sources = " ".join(entry.model for entry in recipe.models)
-    say(f'next: fusehub compare {sources} {" ".join(names)} --ensemble --text "..."')
-    say(f"      fusehub publish {out} USER/NAME")
+    for number, line in enumerate([*_comparisons(plan, out), f"fusehub publish {out} USER/NAME"]):
+        say(f"{'' if number else 'next:':5} {line}")
+
+
+def _comparisons(plan: Plan, out: Path) -> list[str]:
+    """How what was merged is compared with the experts; heads of different tasks each with their own."""
+    from fusehub.tasks import task_of
+
+    models = [entry.model for entry in plan.recipe.models]
+    merged = [str(out / name) for name in plan.names] if plan.labels.policy == "keep" else [str(out)]
+    if len({task_of(ref.config, ref.name).name for ref in plan.experts}) > 1:
+        pairs = zip(models, merged, strict=True)
+        return [f'fusehub compare {model} {head} --text "..."' for model, head in pairs]
+    return [f'fusehub compare {" ".join([*models, *merged])} --ensemble --text "..."']
 
 
 def _values(given: list[str] | None) -> dict[str, list[Any]]:

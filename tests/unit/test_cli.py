@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import pty
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -189,6 +191,21 @@ def test_compare_shows_all_models_and_where_they_disagree(experts: list[Path]) -
     code, out, _ = run("compare", *experts, "--text", "a [b]good[/b] film")
     assert "a [b]good[/b] film" in out
     assert all(path.name in out for path in experts)
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_what_a_merge_says_to_do_next_can_be_done(tasks: int, experts: list[Path], tmp_path: Path) -> None:
+    models = [shutil.copytree(path, tmp_path / path.name) for path in experts]
+    if tasks == 2:
+        models[1] = tiny_model(tmp_path / "tagger", task="token-classification", labels=("O", "B-PER"), hidden=16)
+    code, _, said = run("merge", *models, "--method", "mean", "--force", "--out", tmp_path / "merged")
+    assert code == 0
+    lines = [line.removeprefix("next:").strip() for line in said[said.index("next:") :].splitlines()]
+    compared = [shlex.split(line)[1:] for line in lines if line.startswith("fusehub compare")]
+    assert len(compared) == tasks and lines[-1].startswith(f"fusehub publish {tmp_path / 'merged'}")
+    for arguments in compared:
+        code, _, told = run(*arguments)
+        assert code == 0, told
 
 
 def test_evaluate_prints_a_table_and_writes_scores(experts: list[Path], texts: Path, tmp_path: Path) -> None:
