@@ -72,7 +72,7 @@ class AdaptedRef(ModelRef):
 
     def adapter_files(self) -> list[str]:
         """The files of the adapter that decide the weights."""
-        return [_weights_file(self.adapter), CONFIG]
+        return [weights_file(self.adapter), CONFIG]
 
     @property
     def trained_on_another(self) -> str | None:
@@ -197,7 +197,8 @@ def _head_rows(adapter: ModelRef) -> int | None:
     return min(heads, default=None)
 
 
-def _weights_file(adapter: ModelRef) -> str:
+def weights_file(adapter: ModelRef) -> str:
+    """The file that holds the adapter's tensors. Raises `NotFound` where there is none."""
     for name in _WEIGHTS:
         if name in adapter.files:
             return name
@@ -206,4 +207,4 @@ def _weights_file(adapter: ModelRef) -> str:
 
 def open_adapter(adapter: ModelRef) -> SafetensorsFile | PickleFile:
     """The adapter's own tensors, open for reading."""
-    return open_tensors(adapter.path(_weights_file(adapter)), adapter.name)
+    return open_tensors(adapter.path(weights_file(adapter)), adapter.name)

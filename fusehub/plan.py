@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 from statistics import mode
 from typing import Any
 
-from fusehub.adapters import WEIGHTS as ADAPTER
-from fusehub.adapters import AdaptedRef
+from fusehub.adapters import AdaptedRef, weights_file
 from fusehub.checkpoint import Shard, plan_shards, weight_hashes
 from fusehub.compat import check
 from fusehub.errors import BadRecipe, BadStatistics, Incompatible
@@ -265,7 +264,8 @@ def _cost(
     output = sum(tensor.info.nbytes for tensor in tensors)
     if recipe.as_adapter:
         # The ranks of all together.
-        output = sum(ref.adapter.files[ADAPTER].size for ref in experts if isinstance(ref, AdaptedRef))
+        adapters = [ref.adapter for ref in experts if isinstance(ref, AdaptedRef)]
+        output = sum(adapter.files[weights_file(adapter)].size for adapter in adapters)
     peak = flops = 0
     for tensor in tensors:
         if tensor.action == "combine" and method.whole_tensor:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,6 @@ def resolve(text: str, *, token: str | None = None) -> ModelRef:
         base, adapter = name[: plus.start()], name[plus.end() :]
         if _may_be_model(base) and _may_be_model(adapter):
             return adapted(name, resolve(base, token=token), _resolve_adapter(adapter, token))
-    if name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") > 2 or "\\" in name:
-        raise NotFound(f"There is no folder {name}.", "Give a folder with config.json and weights, or user/model.")
     whole, subfolder = _resolve_whole(name, token)
     if subfolder:
         return in_subfolder(whole, subfolder)
@@ -56,7 +53,9 @@ def resolve_all(text: str, *, token: str | None = None) -> dict[str, ModelRef]:
     """
     name = _plain(text)
     folder = Path(name).expanduser()
-    whole = _resolve_folder(name, folder) if folder.is_dir() else _resolve_whole(name, token)[0]
+    whole, subfolder = (_resolve_folder(name, folder), "") if folder.is_dir() else _resolve_whole(name, token)
+    if subfolder:
+        raise NotFound(f"{name} names one model of several.", f"Give the repo alone: {whole.name}.")
     inside = _models_inside(whole)
     if not inside:
         raise NotFound(
@@ -67,11 +66,13 @@ def resolve_all(text: str, *, token: str | None = None) -> dict[str, ModelRef]:
 
 def _resolve_whole(name: str, token: str | None) -> tuple[ModelRef, str]:
     """The repo that `name` names, and the subfolder in it ("" where none is named)."""
+    if name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") > 2 or "\\" in name:
+        raise NotFound(f"There is no folder {name}.", "Give a folder with config.json and weights, or user/model.")
     path, _, revision = name.partition("@")
     user, _, rest = path.partition("/")
     repo, _, subfolder = rest.partition("/")
     repo_id = f"{user}/{repo}" if repo else user
-    return (_resolve_cached if is_offline() else partial(_resolve_repo, token=token))(repo_id, revision), subfolder
+    return _resolve_remote(repo_id, revision, token), subfolder
 
 
 def _may_be_model(text: str) -> bool:
@@ -85,7 +86,7 @@ def _resolve_adapter(name: str, token: str | None) -> ModelRef:
         found = _resolve_folder(name, folder)
     else:
         repo_id, _, revision = name.partition("@")
-        found = _resolve_cached(repo_id, revision) if is_offline() else _resolve_repo(repo_id, revision, token)
+        found = _resolve_remote(repo_id, revision, token)
     if "adapter_config.json" not in found.files:
         raise NotFound(f"{found.name} is no adapter: it has no adapter_config.json.", "Write BASE+ADAPTER.")
     return found
@@ -143,6 +144,11 @@ def _resolve_folder(name: str, folder: Path) -> ModelRef:
     return ModelRef(
         name=name, repo_id=None, commit=None, folder=folder, files=files, card=_card_of(folder / "README.md")
     )
+
+
+def _resolve_remote(repo_id: str, revision: str, token: str | None) -> ModelRef:
+    """A repo as the Hub has it; in offline mode, as the cache does."""
+    return _resolve_cached(repo_id, revision) if is_offline() else _resolve_repo(repo_id, revision, token)
 
 
 def _resolve_repo(repo_id: str, revision: str, token: str | None) -> ModelRef:

@@ -97,9 +97,7 @@ def example_code(
 
 
 def heads_code(configs: Mapping[str, Mapping[str, Any]], repo: str) -> str:
-    """Python that asks all heads of a merge about one text, or "" where that makes no sense: of images, and of models
-    that write one text into another.
-    """
+    """Python that asks all heads of a merge about one text; "" for images and sequence to sequence."""
     if {_asking(config).task for config in configs.values()} & {IMAGES, SEQ2SEQ}:
         return ""
     first = next(iter(configs))

@@ -326,6 +326,18 @@ def test_adapters_of_more_rank_together_than_a_layer_has_are_written_with_its_ow
     assert all(rel(theirs[name], value) < 1e-6 for name, value in whole.items())
 
 
+def test_adapters_in_the_old_format_are_merged_into_one(tmp_path):
+    base = tiny_model(tmp_path / "base", "bert")
+    experts = [str(adapter(tmp_path / f"a-{n}", base, seed=n, target_modules=["query"])[0]) for n in range(2)]
+    merge(experts, tmp_path / "before", method="mean", as_adapter=True)
+    old = tmp_path / "a-1" / ADAPTER
+    torch.save(load_file(old), old.with_suffix(".bin"))
+    old.unlink()
+    written = merge(experts, tmp_path / "after", method="mean", as_adapter=True)
+    assert (tmp_path / "after" / ADAPTER).read_bytes() == (tmp_path / "before" / ADAPTER).read_bytes()
+    assert written.plan.cost["output_bytes"] >= (tmp_path / "after" / ADAPTER).stat().st_size
+
+
 def test_an_adapter_that_holds_nan_is_not_merged_into_one(tmp_path):
     base = tiny_model(tmp_path / "base", "bert")
     experts = [str(adapter(tmp_path / f"a-{n}", base, seed=n, target_modules=["query"])[0]) for n in range(2)]

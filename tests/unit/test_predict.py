@@ -354,6 +354,12 @@ import fusehub
 from fusehub.predict import predict
 
 assert list(fusehub.load_heads("alice/merged").heads) == ["films"]
+try:
+    fusehub.load_heads("alice/merged/films")
+except fusehub.FuseHubError as error:
+    assert "names one model of several" in error.what and "alice/merged." in error.fix, error
+else:
+    raise SystemExit("a subfolder was ignored")
 whole, head = predict("alice/merged", sys.argv[1:]), predict("alice/merged", sys.argv[1:], subfolder="films")
 print(json.dumps([whole.model, whole.probabilities.tolist(), head.model, head.probabilities.tolist()]))
 """

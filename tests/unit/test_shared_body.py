@@ -118,6 +118,8 @@ def test_what_shares_no_body_is_refused(tmp_path: Path) -> None:
         fusehub.load_heads(str(folder), ["nobody"])
     with pytest.raises(NotFound, match="has no models in subfolders"):
         fusehub.load_heads(str(folder / "expert-0"))
+    with pytest.raises(NotFound, match=r"There is no folder .*nowhere"):
+        fusehub.load_heads(str(tmp_path / "nowhere"))
     stranger = tiny_model(tmp_path / "stranger", "bert", seed=9, hidden=16)
     own = load_file(stranger / WEIGHTS)
     save_weights(stranger, {name: value + 0.1 for name, value in own.items()})
