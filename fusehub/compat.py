@@ -83,8 +83,8 @@ class _Check:
             sum(map(missing_bytes, self.everyone)),
         )
 
-    def _find(self, level: Level, what: str, fix: str = "") -> None:
-        self.findings.append(Finding(level, what, fix))
+    def _find(self, code: str, level: Level, what: str, fix: str = "") -> None:
+        self.findings.append(Finding(code, level, what, fix))
 
     def _kinds(self) -> bool:
         """Whether every model is one that FuseHub can read; asks all, so that all problems are listed."""
@@ -97,7 +97,7 @@ class _Check:
             else:
                 task_of(self.configs[ref.id], ref.name)
         except FuseHubError as error:
-            self._find("error", error.what, error.fix)
+            self._find("unreadable", "error", error.what, error.fix)
             return False
         return True
 
@@ -105,14 +105,17 @@ class _Check:
         try:
             found = headers(ref)
         except FuseHubError as error:
-            self._find("error", error.what, error.fix)
+            self._find("unreadable", "error", error.what, error.fix)
             return None
         if found is None:
-            self._find("note", f"{ref.name} has no safetensors: its shapes are seen only once it is downloaded.")
+            self._find(
+                "no-header", "note", f"{ref.name} has no safetensors: its shapes are seen only once it is downloaded."
+            )
             return None
         odd = sorted({info.dtype for info in found.values() if info.dtype.startswith("F8") or info.dtype == "U8"})
         if odd:
             self._find(
+                "quantised",
                 "error",
                 f"{ref.name} has tensors of dtype {odd[0]}: it is quantised.",
                 "Use the repo with the original float weights.",
@@ -125,7 +128,7 @@ class _Check:
         if len(set(kinds.values())) == 1 or self._same_body():
             return True
         self._find(
-            "error",
+            "architecture-differs", "error",
             "The models are of different architectures: "
             + ", ".join(f"{name} is a {kind}" for name, kind in kinds.items()) + ".",
             "Merge models that were fine-tuned from the same base for the same kind of task.",
@@ -150,6 +153,7 @@ class _Check:
                     continue
                 level = "warning" if key.endswith("_token_id") or other is self.base else "error"
                 self._find(
+                    "config-differs",
                     level,
                     f"config {key}: {first.name} has {mine!r}, {other.name} has {theirs!r}.",
                     "Models that compute differently cannot share weights: merge models of one base."
@@ -171,7 +175,7 @@ class _Check:
             try:
                 names = own.names(tensors)
             except FuseHubError as error:
-                self._find("error", f"{ref.name}: {error.what}", error.fix)
+                self._find("names-unknown", "error", f"{ref.name}: {error.what}", error.fix)
                 return
             named[ref.id] = {parameter: tensors[name] for name, parameter in names.items()}
             if ref is not self.base:
@@ -185,6 +189,7 @@ class _Check:
         missing = layout.missing(named)
         if missing:
             self._find(
+                "tensors-missing",
                 "error",
                 f"{ref.name} lacks {_some(missing)}: transformers would fill them with random numbers.",
                 "Use a checkpoint that was fine-tuned for the task, head included.",
@@ -211,6 +216,7 @@ class _Check:
         if differing:
             vocabulary = self.configs[first.id].get("vocab_size") != self.configs[other.id].get("vocab_size")
             self._find(
+                "shapes-differ",
                 "error",
                 f"{first.name} and {other.name} have tensors of different shapes: {_some(differing)}.",
                 "Their vocabularies differ: merge models that use the same tokenizer."
@@ -220,6 +226,7 @@ class _Check:
         kinds = [{info.dtype for info in infos.values() if info.is_float} for infos in (mine, theirs)]
         if kinds[0] != kinds[1]:
             self._find(
+                "dtype-differs",
                 "note",
                 f"{first.name} is stored in {'/'.join(sorted(kinds[0]))}, {other.name} in "
                 f"{'/'.join(sorted(kinds[1]))}: the result is stored like {first.name} unless --dtype says otherwise.",
@@ -235,21 +242,25 @@ class _Check:
                 given=given,
             )
         except FuseHubError as error:
-            self._find("error", error.what, error.fix)
+            self._find("labels", "error", error.what, error.fix)
             return None
         if plan.policy == "keep":
             self._find(
+                "heads-kept",
                 "note",
                 f"Each expert keeps its own head ({plan.why}); the rest is merged, one subfolder a task.",
             )
         for note in plan.notes:
-            self._find("warning" if "taken to mean" in note else "note", note)
+            self._find("labels", "note", note)
+        for warning in plan.warnings:
+            self._find("labels-by-position", "warning", warning)
         return plan
 
     def _lineage(self) -> None:
         for ref in self.refs:
             if isinstance(ref, AdaptedRef) and (other := ref.trained_on_another):
                 self._find(
+                    "adapter-base-differs",
                     "warning",
                     f"{ref.adapter.name} says that it was trained on {other}, and is put on {ref.base.name}.",
                     "The result is what was trained only where both have the same weights.",
@@ -259,7 +270,7 @@ class _Check:
             known[f"--base {self.base.name}"] = self.base.repo_id
         if len({base.rpartition("/")[2].casefold() for base in known.values()}) > 1:
             self._find(
-                "warning",
+                "lineage-differs", "warning",
                 "The models say that they come from different bases: "
                 + ", ".join(f"{name} from {base}" for name, base in known.items()) + ".",
                 "Experts of different bases give garbage, even where all shapes agree; a merge measures the distance "
@@ -272,20 +283,31 @@ class _Check:
         named = {ref.name: licence_of(ref.card) for ref in (*self.everyone, *bases)}
         verdict = reconcile(named.items())
         for warning in verdict.warnings:
-            self._find("warning", warning)
+            self._find("licence-conflict", "warning", warning)
         if verdict.forbids_publishing:
-            self._find("warning", f"The result may not be published: {verdict.why}.", "Keep it to yourself.")
+            self._find(
+                "licence-forbids",
+                "warning",
+                f"The result may not be published: {verdict.why}.",
+                "Keep it to yourself.",
+            )
         elif verdict.licence:
-            self._find("note", f"Licence of the result: {verdict.licence} ({verdict.why}).")
+            self._find("licence-result", "note", f"Licence of the result: {verdict.licence} ({verdict.why}).")
         for ref in self.everyone:
             if ref.gated or ref.private:
                 kind = "gated" if ref.gated else "private"
-                self._find("note", f"{ref.name} is {kind}: what is made of it is published as private by default.")
+                self._find(
+                    "restricted",
+                    "note",
+                    f"{ref.name} is {kind}: what is made of it is published as private by default.",
+                )
 
     def _same_model_twice(self) -> None:
         ids = [ref.id for ref in self.refs]
         for ref_id in {ref_id for ref_id in ids if ids.count(ref_id) > 1}:
-            self._find("warning", f"{ref_id} goes in {ids.count(ref_id)} times.", "Say --weight instead.")
+            self._find(
+                "same-model-twice", "warning", f"{ref_id} goes in {ids.count(ref_id)} times.", "Say --weight instead."
+            )
 
     def _facts(self, ref: ModelRef) -> ModelFacts:
         config, tensors = self.configs[ref.id], self.tensors.get(ref.id)

@@ -81,7 +81,7 @@ class _Engine:
             statistics = [] if self.fishers else [self._layers(found) for found in self.plan.statistics]
             self._solver = LayerSolver(self.plan, statistics)
             self.result.notes = self._solver.notes
-            if not self.plan.force:
+            if not self.plan.allowed.unrelated:
                 self._require_relatives()
             if self.plan.method.needs_data:
                 self._solve_by_blocks(statistics)
@@ -310,7 +310,7 @@ class _Engine:
                     f"{first[0]} and {name} have unrelated weights: the cosine of their {closest} is "
                     f"{cosine:.2f}, where models of one base have more than 0.9.",
                     "They were trained from different bases, and a merge of them is garbage. "
-                    "Choose models of one base, or say --force.",
+                    "Choose models of one base, or say --allow-unrelated.",
                 )
 
 

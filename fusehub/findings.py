@@ -2,22 +2,95 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from fusehub.errors import Incompatible
+from fusehub.errors import Incompatible, unknown
 from fusehub.labels import LabelPlan
 
 Level = Literal["error", "warning", "note"]
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that was found: how grave it is, what it is, and what to do about it."""
+class Kind:
+    """One kind of finding: what it is about, and whether a merge may go on although it is an error.
 
+    `ignorable` are those where what is computed could be sensible all the same. A result that could not be loaded, or
+    whose meaning is unknown, is not made whatever is said.
+    """
+
+    about: str
+    ignorable: bool = False
+
+
+CODES = {
+    "unreadable": Kind("A file of the model cannot be read, or is not of a kind that can be merged."),
+    "quantised": Kind("The weights are quantised."),
+    "no-header": Kind("Shapes are seen only once the model is downloaded."),
+    "architecture-differs": Kind("The models are of different architectures."),
+    "config-differs": Kind("A key of the configs that changes what is computed differs.", ignorable=True),
+    "names-unknown": Kind("Names in the file are not those of the model's parameters."),
+    "tensors-missing": Kind("Parameters are not in the file, and would be random numbers."),
+    "shapes-differ": Kind("Tensors of the same name have different shapes."),
+    "dtype-differs": Kind("The models are stored in different dtypes."),
+    "labels": Kind("What the heads' rows mean: how they are matched, or why they cannot be."),
+    "labels-by-position": Kind("No model names its labels: rows of the heads are matched by their position."),
+    "heads-kept": Kind("Each expert keeps its own head."),
+    "adapter-base-differs": Kind("An adapter is put on another base than it was trained on.", ignorable=True),
+    "lineage-differs": Kind("The models say that they come from different bases.", ignorable=True),
+    "licence-conflict": Kind("The models' licences do not go together, or are not known."),
+    "licence-forbids": Kind("A licence forbids publishing the result."),
+    "licence-result": Kind("The licence of the result."),
+    "restricted": Kind("A model is gated or private."),
+    "same-model-twice": Kind("A model goes in more than once."),
+    "no-tokenizer": Kind("A model has no tokenizer that can be compared."),
+    "tokens-added": Kind("One model knows tokens more than another."),
+    "vocabulary-differs": Kind("The same number means different tokens.", ignorable=True),
+    "tokenizer-differs": Kind("The same text becomes different numbers.", ignorable=True),
+    "image-processor-missing": Kind("A model does not say how its images are prepared."),
+    "image-processor-differs": Kind("The models prepare images differently."),
+}
+"""Every kind of finding by its code. Behaviour depends on codes and levels, never on the words of a message."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found: its kind, how grave it is, what it is, and what to do about it."""
+
+    code: str
     level: Level
     what: str
     fix: str = ""
+
+    def __post_init__(self) -> None:
+        if self.code not in CODES:
+            raise ValueError(f"no kind of finding has the code {self.code}")
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What a merge may go on with although it is dangerous: each danger by itself, none switches off another.
+
+    `unrelated`: models whose weights show that they were trained from different bases. `other_weights`: statistics
+    that were made for other weights. `ignored`: codes of findings that are errors otherwise.
+    """
+
+    unrelated: bool = False
+    other_weights: bool = False
+    ignored: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, *, unrelated: bool = False, other_weights: bool = False, ignore: Iterable[str] = ()) -> Allowed:
+        """Raises `BadRecipe` for a code that there is not, or that cannot be ignored."""
+        possible = [code for code, kind in CODES.items() if kind.ignorable]
+        for code in ignore:
+            if code not in possible:
+                raise unknown("kind of finding that can be ignored", code, possible)
+        return cls(unrelated, other_weights, frozenset(ignore))
+
+
+NOTHING_ALLOWED = Allowed()
 
 
 @dataclass(frozen=True)
@@ -55,14 +128,13 @@ class Report:
         """Whether nothing stands against a merge."""
         return not any(finding.level == "error" for finding in self.findings)
 
-    def require_ok(self) -> None:
-        """Raises `Incompatible` with all errors at once."""
-        errors = [finding for finding in self.findings if finding.level == "error"]
+    def require_ok(self, ignored: Iterable[str] = ()) -> None:
+        """Raises `Incompatible` with all errors at once, but for those whose code is `ignored`."""
+        errors = [f for f in self.findings if f.level == "error" and f.code not in ignored]
         if errors:
-            raise Incompatible(
-                "\n".join(finding.what for finding in errors),
-                "\n     ".join(dict.fromkeys(finding.fix for finding in errors if finding.fix)),
-            )
+            fixes = [finding.fix for finding in errors if finding.fix]
+            fixes += [f"If you know better: --ignore {f.code}" for f in errors if CODES[f.code].ignorable]
+            raise Incompatible("\n".join(f.what for f in errors), "\n     ".join(dict.fromkeys(fixes)))
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data, for `--json`."""

@@ -30,6 +30,8 @@ class LabelPlan:
     rows: tuple[tuple[int | None, ...], ...] = ()
     problem_type: str | None = None
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What may be wrong, as nothing tells what rows mean."""
 
     @property
     def is_identity(self) -> bool:
@@ -74,14 +76,14 @@ def plan_labels(
     generic = [are_generic(own) for own in labels]
     kind = configs[0].get("problem_type")
     if all(generic) and len({len(own) for own in labels}) == 1:
-        note = ()
+        warning: tuple[str, ...] = ()
         if len(labels[0]) > 1:
-            note = (
+            warning = (
                 f"No expert names its labels ({', '.join(labels[0][:3])}): row i of every head is taken to mean the "
                 f"same. If it does not, name them: --labels {names[0]}=negative,positive",
             )
         rows = tuple(tuple(range(len(own))) for own in labels)
-        return LabelPlan("merge", "labels have no names, but are as many", tuple(labels[0]), rows, kind, note)
+        return LabelPlan("merge", "labels have no names, but are as many", tuple(labels[0]), rows, kind, (), warning)
     if any(generic):
         nameless = names[generic.index(True)]
         if heads == "auto" and all(generic):

@@ -19,6 +19,7 @@ from typing import Any
 from fusehub.adapter_merging import write_adapter
 from fusehub.engine import MergeResult, carry_out
 from fusehub.errors import BadRecipe, NoSpace, OutputExists
+from fusehub.findings import Allowed
 from fusehub.methods.plugins import load_plugins, require_plugins
 from fusehub.plan import MAX_SHARD_SIZE, Plan, plan_merge
 from fusehub.progress import Progress, silent
@@ -32,7 +33,9 @@ def merge(
     *,
     method: str | None = None,
     plugins: Sequence[str | Path] = (),
-    force: bool = False,
+    allow_unrelated: bool = False,
+    allow_other_weights: bool = False,
+    ignore: Sequence[str] = (),
     max_shard_size: int = MAX_SHARD_SIZE,
     token: str | None = None,
     progress: Progress = silent,
@@ -44,6 +47,9 @@ def merge(
     statistics, labels and data by model, parameters of the method, base_model, heads, scale, dtype, seed, as_adapter;
     and for data its limit, max_length and text_column.
     `plugins` are files with methods of your own, which are run.
+
+    `allow_unrelated` goes on where the weights are of different bases, `allow_other_weights` where statistics were
+    made for other weights, `ignore` has the codes of findings (`fusehub.findings.CODES`) that do not stop this merge.
 
     The folder appears when it is complete: weights, config, tokenizer, the recipe with everything resolved, and a
     report. Raises a `FuseHubError` and leaves nothing behind where it cannot be done.
@@ -57,7 +63,8 @@ def merge(
         plan = models
     else:
         recipe = recipe_of(models, method, plugins=plugins, **changes)
-        plan = plan_merge(recipe, force=force, max_shard_size=max_shard_size, token=token)
+        allowed = Allowed.of(unrelated=allow_unrelated, other_weights=allow_other_weights, ignore=ignore)
+        plan = plan_merge(recipe, allowed=allowed, max_shard_size=max_shard_size, token=token)
     target.parent.mkdir(parents=True, exist_ok=True)
     fixed = target.is_dir() and _must_stay(target)
     home = target if fixed else target.parent

@@ -17,7 +17,7 @@ from fusehub.adapters import AdaptedRef, weights_file
 from fusehub.checkpoint import Shard, plan_shards, weight_hashes
 from fusehub.compat import check
 from fusehub.errors import BadRecipe, BadStatistics, Incompatible
-from fusehub.findings import Report
+from fusehub.findings import NOTHING_ALLOWED, Allowed, Report
 from fusehub.labels import LabelPlan
 from fusehub.layers import Layout
 from fusehub.methods import Method, find_method
@@ -67,7 +67,7 @@ class Plan:
     statistics: tuple[FoundStatistics | DataFree | DataAtHand, ...]
     hashes: tuple[dict[str, str], ...]
     report: Report
-    force: bool = False
+    allowed: Allowed = NOTHING_ALLOWED
     notes: tuple[str, ...] = ()
     cost: dict[str, int] = field(default_factory=dict)
     tuning: dict[str, Any] | None = None
@@ -93,7 +93,9 @@ class Plan:
             "base": self.base.id if self.base else None,
             "heads": self.labels.policy,
             "labels": list(self.labels.labels),
-            "findings": [{"level": f.level, "what": f.what, "fix": f.fix} for f in self.report.findings],
+            "findings": [
+                {"code": f.code, "level": f.level, "what": f.what, "fix": f.fix} for f in self.report.findings
+            ],
             "notes": list(self.notes),
             "statistics": [found.origin for found in self.statistics],
             "data": [dict(found.metadata) for found in self.statistics if isinstance(found, DataAtHand)],
@@ -115,13 +117,13 @@ class Plan:
 def plan_merge(
     recipe: Recipe,
     *,
-    force: bool = False,
+    allowed: Allowed = NOTHING_ALLOWED,
     max_shard_size: int = MAX_SHARD_SIZE,
     token: str | None = None,
 ) -> Plan:
     """The plan of `recipe`. Raises a `FuseHubError` that lists all problems if it cannot be carried out.
 
-    `force` goes on where models look unrelated, or statistics were made for other weights.
+    `allowed` says what it goes on with although it is dangerous.
     """
     method = find_method(recipe.merge_method)
     require_adding(recipe, method)
@@ -134,8 +136,7 @@ def plan_merge(
         import torch  # noqa: F401  # takes a second, which hashing fills
 
         report = check(experts, base=base, heads=recipe.heads, labels=given)
-    if not force:
-        report.require_ok()
+    report.require_ok(allowed.ignored)
     if report.labels is None:
         report.require_ok()
         raise Incompatible("The models' heads cannot be planned.", "Say --heads keep.")
@@ -145,7 +146,9 @@ def plan_merge(
     if method.needs_data:
         statistics = list(read_data(recipe, experts, token))
     elif method.needs_statistics or method.needs_fisher:
-        statistics = _find_all(recipe, experts, hashes, force, data_free=method.data_free, fisher=method.needs_fisher)
+        statistics = _find_all(
+            recipe, experts, hashes, allowed, data_free=method.data_free, fisher=method.needs_fisher
+        )
     if method.needs_fisher:
         require_fisher(experts, statistics)
     layout = merged_layout(method, experts, base, report.labels)
@@ -167,7 +170,7 @@ def plan_merge(
         statistics=tuple(statistics),
         hashes=hashes,
         report=report,
-        force=force,
+        allowed=allowed,
         notes=(
             *forced(experts, statistics, hashes),
             *without_data(experts, statistics, method),
@@ -227,7 +230,7 @@ def _find_all(
     recipe: Recipe,
     experts: Sequence[ModelRef],
     hashes: Sequence[dict[str, str]],
-    force: bool,
+    allowed: Allowed,
     *,
     data_free: bool,
     fisher: bool,
@@ -242,7 +245,11 @@ def _find_all(
             found.append(DataFree())
             continue
         try:
-            found.append(find_statistics(ref, entry.statistics, hashes=own, force=force, fisher=fisher))
+            found.append(
+                find_statistics(
+                    ref, entry.statistics, hashes=own, allow_other_weights=allowed.other_weights, fisher=fisher
+                )
+            )
         except (NotFound, BadStatistics) as error:
             problems.append(error)
     if problems:

@@ -21,7 +21,7 @@ class Vocabularies:
         try:
             self._known[ref.id] = vocabulary_of(ref)
         except FuseHubError as error:
-            return [Finding("error", error.what, error.fix)]
+            return [Finding("unreadable", "error", error.what, error.fix)]
         return []
 
     def of(self, ref: ModelRef) -> dict[str, int] | str | None:
@@ -48,7 +48,10 @@ def input_findings(refs: Sequence[ModelRef], base: ModelRef | None, vocabularies
     for ref in refs:
         if vocabularies.of(ref) is None:
             yield Finding(
-                "warning", f"{ref.name} has no tokenizer that can be compared.", "Check that it is the same."
+                "no-tokenizer",
+                "warning",
+                f"{ref.name} has no tokenizer that can be compared.",
+                "Check that it is the same.",
             )
     for other in [*refs[1:], *([base] if base else [])]:
         if found := _tokenizers(refs[0], other, vocabularies):
@@ -62,12 +65,14 @@ def _tokenizers(first: ModelRef, other: ModelRef, vocabularies: Vocabularies) ->
     if mine != theirs and vocabularies.fit(first, other):
         small, large = sorted((first, other), key=lambda ref: len(vocabularies.of(ref)))
         return Finding(
+            "tokens-added",
             "note",
             f"{large.name} knows {abs(len(mine) - len(theirs))} tokens more than {small.name}: their rows are averaged"
             " over the models that have them.",
         )
     if mine != theirs:
         return Finding(
+            "vocabulary-differs",
             "error",
             f"{first.name} and {other.name} have different vocabularies: {vocabulary_difference(mine, theirs)}.",
             "The same number must mean the same token in all models: merge models of one tokenizer.",
@@ -75,6 +80,7 @@ def _tokenizers(first: ModelRef, other: ModelRef, vocabularies: Vocabularies) ->
     cases = [lower_cases(ref) for ref in (first, other)]
     if cases[0] != cases[1] and None not in cases:
         return Finding(
+            "tokenizer-differs",
             "error",
             f"One of {first.name} and {other.name} lower-cases its input and the other does not.",
             "Merge models of one tokenizer.",
@@ -90,10 +96,14 @@ def _image_processors(refs: Sequence[ModelRef]) -> Iterator[Finding]:
         differing = [key for key in own or {} if said[0] and own[key] != said[0].get(key)]
         if own is None:
             yield Finding(
-                "warning", f"{ref.name} has no {name}.", "Copy it from its base: it says how images are scaled."
+                "image-processor-missing",
+                "warning",
+                f"{ref.name} has no {name}.",
+                "Copy it from its base: it says how images are scaled.",
             )
         elif differing:
             yield Finding(
+                "image-processor-differs",
                 "warning",
                 f"{refs[0].name} and {ref.name} prepare images differently ({', '.join(differing)}).",
                 "The result does it as the first one.",

@@ -90,7 +90,8 @@ def forced(
 ) -> list[str]:
     """What has to be said of statistics that are used although they were made for other weights."""
     return [
-        f"The statistics {found.origin} were made for other weights than those of {ref.name}: used because of force."
+        f"The statistics {found.origin} were made for other weights than those of {ref.name}: used as "
+        "--allow-other-weights was said."
         for ref, found, own in zip(experts, statistics, hashes, strict=False)
         if isinstance(found, FoundStatistics)
         and sorted(found.metadata["model"]["weights"].values()) != sorted(own.values())

@@ -24,6 +24,7 @@ from typing import Any
 from fusehub.data import Examples, load_examples
 from fusehub.errors import BadData, BadRecipe, Incompatible, unknown
 from fusehub.evaluation import LESS_IS_BETTER, evaluate
+from fusehub.findings import Allowed
 from fusehub.merging import merge, recipe_of
 from fusehub.plan import Plan, plan_merge, replan
 from fusehub.predict import check_one_task
@@ -103,7 +104,9 @@ def tune(
     *,
     method: str | None = None,
     plugins: Sequence[str | Path] = (),
-    force: bool = False,
+    allow_unrelated: bool = False,
+    allow_other_weights: bool = False,
+    ignore: Sequence[str] = (),
     token: str | None = None,
     progress: Progress = silent,
     **changes: Any,
@@ -116,7 +119,8 @@ def tune(
     """
     plan = models
     if not isinstance(models, Plan):
-        plan = plan_merge(recipe_of(models, method, plugins=plugins, **changes), force=force, token=token)
+        allowed = Allowed.of(unrelated=allow_unrelated, other_weights=allow_other_weights, ignore=ignore)
+        plan = plan_merge(recipe_of(models, method, plugins=plugins, **changes), allowed=allowed, token=token)
     search = Search(plan, data if isinstance(data, Tuning) else Tuning(data), token)
     return search.run(progress)
 

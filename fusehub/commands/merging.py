@@ -93,12 +93,20 @@ def merge(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and what it will cost; merge nothing.")
     ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Go on where models look unrelated or statistics are of other weights.")
+    allow_unrelated: Annotated[
+        bool, typer.Option("--allow-unrelated", help="Go on where the weights look as if of different bases.")
     ] = False,
+    allow_other_weights: Annotated[
+        bool, typer.Option("--allow-other-weights", help="Use statistics that were made for other weights.")
+    ] = False,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option("--ignore", metavar="CODE", help="Go on although `check` finds this (the error names its code)."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Merge models into one. Nothing is downloaded before the plan stands; the result appears when it is complete."""
+    from fusehub.findings import Allowed
     from fusehub.merging import merge as merge_models
     from fusehub.merging import recipe_of
     from fusehub.plan import plan_merge
@@ -125,7 +133,8 @@ def merge(
         labels=labels_by_model(labels),
         parameters={key: console.scalar(value) for key, value in console.pairs(param, "--param").items()},
     )
-    plan = plan_merge(recipe, force=force, max_shard_size=console.parse_size(max_shard_size, "--max-shard-size"))
+    allowed = Allowed.of(unrelated=allow_unrelated, other_weights=allow_other_weights, ignore=ignore or ())
+    plan = plan_merge(recipe, allowed=allowed, max_shard_size=console.parse_size(max_shard_size, "--max-shard-size"))
     search = None
     if tune:
         from fusehub.tuning import Search, Tuning

@@ -130,7 +130,7 @@ def require_weights(metadata: Mapping[str, Any], origin: str, model: str, hashes
         named = made_for["id"] + (f" at {made_for['commit'][:8]}" if made_for.get("commit") else "")
         raise BadStatistics(
             f"The statistics {origin} were made for other weights ({named}) than those of {model}.",
-            "Give the statistics of these weights, make them with `fusehub collect`, or say --force.",
+            "Give the statistics of these weights, make them with `fusehub collect`, or say --allow-other-weights.",
         )
 
 

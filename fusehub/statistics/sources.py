@@ -60,17 +60,22 @@ class FoundStatistics:
 
 
 def find_statistics(
-    ref: ModelRef, source: str = "auto", *, hashes: Mapping[str, str], force: bool = False, fisher: bool = False
+    ref: ModelRef,
+    source: str = "auto",
+    *,
+    hashes: Mapping[str, str],
+    allow_other_weights: bool = False,
+    fisher: bool = False,
 ) -> FoundStatistics:
     """The statistics of `ref`, whose weight files have the sha256 `hashes`.
 
     `fisher` says that its Fisher diagonals are what is wanted. `source` is `auto`, a file or folder, or a repo
     `user/name[@revision]`. Raises `NotFound` where there are none,
-    `BadStatistics` where those there are were made for other weights (unless `force`).
+    `BadStatistics` where those there are were made for other weights (unless `allow_other_weights`).
     """
     if source != "auto":
         found = FoundStatistics(source, _metadata(source, ref.token), ref.token)
-        if not force:
+        if not allow_other_weights:
             require_weights(found.metadata, source, ref.name, hashes)
         return found
     others, problems = [], []
@@ -84,7 +89,7 @@ def find_statistics(
         if sorted(found.metadata["model"]["weights"].values()) == sorted(hashes.values()):
             return found
         others.append(found)
-    if others and force:
+    if others and allow_other_weights:
         return others[0]
     command = f"fusehub collect {ref.name} --data DATA{' --fisher' if fisher else ''} --out DIR"
     if others:

@@ -116,7 +116,7 @@ def test_statistics_of_something_else_are_refused_with_both_names(case, ann, hub
     assert f"{copies[1]}: the statistics there are ({copies[1]}/fusehub) were made for other weights" in found
     named = copies[1] / "fusehub" / TENSORS
     what, fix = ann.fails("merge", *copies, "--statistics", f"{copies[1]}={named}", "--out", tmp_path / "merged")
-    assert f"were made for other weights ({of}) than those of {copies[1]}" in what and "--force" in fix
+    assert f"were made for other weights ({of}) than those of {copies[1]}" in what and "--allow-other-weights" in fix
     before = repos(hub)
     what, _ = ann.fails("publish", copies[1], "broken", "--public")
     assert f"made for other weights ({of})" in what and repos(hub) == before

@@ -103,7 +103,7 @@ def test_plan_report_recipe_and_card_say_so(experts, tmp_path):
 def test_a_head_that_the_base_does_not_have_is_averaged_and_said(experts, tmp_path):
     paths = experts("bert")
     base = tiny_model(tmp_path / "base", labels=("a", "b", "c"), hidden=16)
-    plan = plan_merge(mixed(paths, base, ["auto", "data-free"]), force=True)
+    plan = plan_merge(mixed(paths, base, ["auto", "data-free"]))
     assert plan.tensors["classifier.weight"].action == "mean"
     assert f"so {paths[1]} has no update of it" in plan.tensors["classifier.weight"].why
     assert plan.tensors[LINEAR].action == "solve"

@@ -73,9 +73,9 @@ def test_heads_are_kept_when_asked():
 
 def test_labels_without_names_are_merged_by_position_with_a_warning():
     found = plan(config("LABEL_0", "LABEL_1"), config("LABEL_0", "LABEL_1"))
-    assert found.policy == "merge" and found.is_identity and "is taken to mean the same" in found.notes[0]
+    assert found.policy == "merge" and found.is_identity and "is taken to mean the same" in found.warnings[0]
     assert plan(config("0", "1"), config("LABEL_0", "LABEL_1")).labels == ("0", "1")
-    assert not plan(config("LABEL_0"), config("LABEL_0")).notes, "a number needs no name"
+    assert not plan(config("LABEL_0"), config("LABEL_0")).warnings, "a number needs no name"
 
 
 def test_labels_without_names_that_are_not_as_many_are_kept_or_refused():

@@ -278,7 +278,7 @@ def test_whole_numbers_and_booleans_are_copied_from_the_first(tmp_path, method):
         tensors["bert.embeddings.position_ids"] = torch.arange(64)[None] + number
         tensors["bert.mask"] = torch.tensor([True, number == 0])
         save_weights(path, tensors)
-    merge(recipe_of(paths, method, statistics=paths), tmp_path / "out", force=True)
+    merge(recipe_of(paths, method, statistics=paths), tmp_path / "out", allow_other_weights=True)
     merged = weights_of(tmp_path / "out")
     # transformers does not load them: they are copied, or left out, but never averaged.
     for name, expected in (
@@ -367,7 +367,7 @@ def test_statistics_of_a_layer_of_another_size_are_refused(tmp_path):
     paths = with_statistics(relatives(tmp_path, layers=1))
     other = with_statistics(relatives(tmp_path / "other", layers=1, hidden=32))
     with pytest.raises(Incompatible, match=r"has 16 inputs, the statistics of .*expert-0 say 32"):
-        merge(recipe_of(paths, statistics=other), tmp_path / "out", force=True)
+        merge(recipe_of(paths, statistics=other), tmp_path / "out", allow_other_weights=True)
     assert not (tmp_path / "out").exists()
 
 

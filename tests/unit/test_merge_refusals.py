@@ -52,7 +52,7 @@ def test_a_weight_that_is_no_number_is_named_with_its_model(tmp_path, bad, metho
     tensors[name].view(-1)[-1] = bad
     save_weights(paths[1], tensors)
     with pytest.raises(NonFinite, match=rf"expert-1: {name} holds NaN or infinity"):
-        merge(recipe_of(paths, method, statistics=paths), tmp_path / "out", force=method == "regmean")
+        merge(recipe_of(paths, method, statistics=paths), tmp_path / "out", allow_other_weights=method == "regmean")
     assert "out" not in leftovers(tmp_path) and not [x for x in leftovers(tmp_path) if "partial" in x]
 
 
@@ -65,22 +65,24 @@ def test_a_result_that_does_not_fit_its_dtype_is_refused(tmp_path):
     merge(recipe_of(paths, "mean", dtype="bfloat16"), tmp_path / "out")
 
 
-def test_strangers_are_refused_unless_forced(tmp_path):
+def test_strangers_are_refused_unless_allowed(tmp_path):
     a, b = (tiny_model(tmp_path / name, seed=seed, hidden=16) for name, seed in (("a", 1), ("b", 2)))
-    with pytest.raises(Incompatible, match=r"have unrelated weights: the cosine of .*\n.*--force"):
+    with pytest.raises(Incompatible, match=r"have unrelated weights: the cosine of .*\n.*--allow-unrelated"):
         merge(recipe_of([a, b], "mean"), tmp_path / "out")
     assert leftovers(tmp_path) == ["a", "b"]
-    merge(recipe_of([a, b], "mean"), tmp_path / "out", force=True)
+    with pytest.raises(Incompatible, match="unrelated weights"):  # Another danger's permission is none for this one.
+        merge(recipe_of([a, b], "mean"), tmp_path / "out", allow_other_weights=True, ignore=["config-differs"])
+    merge(recipe_of([a, b], "mean"), tmp_path / "out", allow_unrelated=True)
     assert (tmp_path / "out" / WEIGHTS).exists()
 
 
-def test_a_base_that_is_none_of_the_experts_is_refused_unless_forced(experts, tmp_path):
+def test_a_base_that_is_none_of_the_experts_is_refused_unless_allowed(experts, tmp_path):
     stranger = tiny_model(tmp_path / "stranger", seed=9, hidden=16)
     recipe = recipe_of(experts(), "task_arithmetic", base_model=str(stranger))
     with pytest.raises(Incompatible, match=r"expert-0 and .*stranger have unrelated weights"):
         merge(recipe, tmp_path / "out")
     assert leftovers(tmp_path) == ["stranger"]
-    merge(recipe, tmp_path / "out", force=True)
+    merge(recipe, tmp_path / "out", allow_unrelated=True)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -91,13 +93,15 @@ def test_relatives_are_not_taken_for_strangers_and_strangers_are_in_every_archit
         merge(recipe_of([experts(arch)[0], stranger], "mean"), tmp_path / "other")
 
 
-def test_statistics_of_other_weights_are_refused_unless_forced(experts, tmp_path):
+def test_statistics_of_other_weights_are_refused_unless_allowed(experts, tmp_path):
     paths = experts("bert")
     swapped = recipe_of(paths, statistics=[paths[0], paths[0]])
     with pytest.raises(BadStatistics, match=r"were made for other weights \(expert-0\) than those of .*expert-1"):
         merge(swapped, tmp_path / "out")
     assert leftovers(tmp_path) == []
-    merge(swapped, tmp_path / "out", force=True)
+    with pytest.raises(BadStatistics, match="other weights"):
+        merge(swapped, tmp_path / "out", allow_unrelated=True)
+    merge(swapped, tmp_path / "out", allow_other_weights=True)
 
 
 def test_experts_without_statistics_are_all_named(tmp_path):

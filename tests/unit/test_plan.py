@@ -5,6 +5,7 @@ import json
 import pytest
 
 from fusehub.errors import BadRecipe, FuseHubError, Incompatible
+from fusehub.findings import CODES, Allowed
 from fusehub.plan import plan_merge
 from tests.unit.experts import WEIGHTS, edit_json, recipe_of, relatives
 
@@ -74,23 +75,33 @@ def test_what_needs_a_base_says_so(experts, keys):
         plan_merge(recipe_of(experts("bert"), **keys))
 
 
-def test_problems_of_the_models_stop_the_plan_and_force_goes_on(tmp_path):
+def test_problems_of_the_models_stop_the_plan_unless_ignored_by_their_code(tmp_path):
     paths = relatives(tmp_path, layers=1)
     edit_json(paths[1] / "config.json", hidden_act="relu")
-    with pytest.raises(Incompatible, match="hidden_act"):
-        plan_merge(recipe_of(paths, "mean"))
-    plan_merge(recipe_of(paths, "mean"), force=True)
+    for allowed in (Allowed(), Allowed.of(unrelated=True, other_weights=True, ignore=["vocabulary-differs"])):
+        with pytest.raises(Incompatible, match=r"hidden_act[\s\S]*--ignore config-differs"):
+            plan_merge(recipe_of(paths, "mean"), allowed=allowed)
+    plan_merge(recipe_of(paths, "mean"), allowed=Allowed.of(ignore=["config-differs"]))
 
 
-@pytest.mark.parametrize("force", [False, True])
-def test_force_does_not_merge_what_has_no_meaning(tmp_path, force):
+@pytest.mark.parametrize("code", ["config-difers", "tensors-missing", ""])
+def test_only_known_kinds_of_findings_that_could_be_harmless_are_ignored(code):
+    with pytest.raises(BadRecipe, match=r"There is no kind of finding that can be ignored .*\n.*config-differs"):
+        Allowed.of(ignore=[code])
+
+
+EVERYTHING = Allowed(unrelated=True, other_weights=True, ignored=frozenset(CODES))
+
+
+@pytest.mark.parametrize("allowed", [Allowed(), EVERYTHING])
+def test_nothing_that_is_allowed_merges_what_has_no_meaning(tmp_path, allowed):
     labels = [("neg", "pos"), ("LABEL_0", "LABEL_1")]
     with pytest.raises(Incompatible, match="does not name its labels"):
-        plan_merge(recipe_of(relatives(tmp_path / "labels", labels=labels, layers=1), "mean"), force=force)
+        plan_merge(recipe_of(relatives(tmp_path / "labels", labels=labels, layers=1), "mean"), allowed=allowed)
     (tmp_path / "a").mkdir()
     wide = relatives(tmp_path / "a", layers=1)[0], relatives(tmp_path / "b", layers=1, hidden=32)[0]
     with pytest.raises(FuseHubError, match="shapes"):
-        plan_merge(recipe_of(wide, "mean"), force=force)
+        plan_merge(recipe_of(wide, "mean"), allowed=allowed)
 
 
 def test_a_plan_reads_no_weights(experts, tmp_path):

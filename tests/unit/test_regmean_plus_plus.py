@@ -295,7 +295,7 @@ def test_experts_of_two_tasks_share_a_body(tmp_path):
     rows = [json.dumps({"tokens": text.split()}) for text in texts_of(1)]
     (tmp_path / "words.jsonl").write_text("\n".join(rows))
     data[str(other[1])] = str(tmp_path / "words.jsonl")
-    result = plus_plus(experts, tmp_path / "merged", data=data, force=True)
+    result = plus_plus(experts, tmp_path / "merged", data=data, allow_unrelated=True)
     assert sum(tensor.action == "solve" for tensor in result.plan.tensors.values()) == 12
     for name in result.plan.names:
         require_loadable(result.folder / name)

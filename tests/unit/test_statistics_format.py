@@ -229,7 +229,7 @@ def test_statistics_are_given_as_a_file_their_folder_or_the_models(experts, wher
     other = str(experts()[1] / where)
     with pytest.raises(BadStatistics, match="other weights"):
         find_statistics(ref, other, hashes=hashes)
-    assert find_statistics(ref, other, hashes=hashes, force=True).metadata["model"]["id"] == "expert-1"
+    assert find_statistics(ref, other, hashes=hashes, allow_other_weights=True).metadata["model"]["id"] == "expert-1"
 
 
 def test_a_model_without_statistics_is_told_how_to_make_them(experts, tmp_path):
