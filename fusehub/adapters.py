@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fusehub.errors import Incompatible, NotFound
+from fusehub.label_names import read_labels
 from fusehub.model_ref import SIDE_FILES, ModelRef
 from fusehub.tensor_files import PickleFile, SafetensorsFile, open_tensors
 
@@ -163,7 +164,7 @@ def _config_of(ref: AdaptedRef, said: Mapping[str, Any], config: dict[str, Any])
             "Give the base that has the head: BASE+ADAPTER.",
         )
     # A head of another size than the base's has other labels, whose names the adapter does not tell.
-    known = len(config.get("id2label") or {}) or config.get("num_labels") or 2
+    known = len(read_labels(config, ref.base.name))
     if rows is not None and (is_new or rows != known):
         config = {**config, "id2label": {str(row): f"LABEL_{row}" for row in range(rows)}}
         config["label2id"] = {f"LABEL_{row}": row for row in range(rows)}

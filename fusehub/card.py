@@ -23,6 +23,7 @@ from fusehub.card_tuning import shown, tuning_facts
 from fusehub.errors import BadData, Incompatible, NotFound
 from fusehub.front_matter import card_of, front_matter_of, licence_entries, page_of
 from fusehub.hub import endpoint
+from fusehub.label_names import are_generic
 from fusehub.markdown import fence_for, link, listed, md, render
 from fusehub.merged import PINNED, MergedFolder, is_local, read_merge
 from fusehub.recipe import FILENAME as RECIPE_FILENAME
@@ -30,7 +31,7 @@ from fusehub.results import Results
 from fusehub.statistics.at_hand import AT_HAND
 from fusehub.statistics.datafree import DATA_FREE
 from fusehub.statistics_card import data_words
-from fusehub.tasks import are_generic, labels_of, task_of
+from fusehub.tasks import labels_of, task_of
 from fusehub.usage import example_code, heads_code
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _plain_card(folder: Path, repo_id: str | None, evaluation: object) -> ModelC
         title=_title(folder, repo_id),
         task=task.name,
         architecture=config["architectures"][0],
-        labels=_labels(labels_of(config)),
+        labels=_labels(labels_of(config, folder.name)),
         code=example_code({"": config}, _place(folder, repo_id)),
     )
     return card_of({"library_name": "transformers", "pipeline_tag": task.name}, body)
@@ -313,15 +314,16 @@ def _heads(merge: MergedFolder) -> str:
     """How the heads went together, and the labels."""
     if merge.keeps_heads:
         lines = [
-            f"- `{part}`: {_labels(labels_of(config)) or 'labels without names'}"
+            f"- `{part}`: {_labels(labels_of(config, part)) or 'labels without names'}"
             for part, config in merge.configs.items()
         ]
         return "Heads, one a subfolder, with their labels:\n\n" + "\n".join(lines)
     labels = merge.report["labels"]
-    if are_generic(labels):
-        rows = "The heads have one row" if len(labels) == 1 else f"The heads have {len(labels)} rows"
-        return f"{rows} without names: row i of each was taken to mean the same."
-    return f"Heads were matched by label name. Labels: {_labels(labels)}."
+    if any(finding.get("code") == "labels-by-position" for finding in merge.report["findings"]):
+        return f"The heads have {len(labels)} rows without names: row i of each was taken to mean the same."
+    if len(labels) == 1 and are_generic(labels):
+        return "The heads have one row without a name."
+    return f"Heads were matched by label name. Labels: {', '.join(md(label) for label in labels)}."
 
 
 def _labels(labels: list[str]) -> str:

@@ -99,6 +99,11 @@ class _Check:
         except FuseHubError as error:
             self._find("unreadable", "error", error.what, error.fix)
             return False
+        try:
+            labels_of(self.configs[ref.id], ref.name)
+        except FuseHubError as error:
+            self._find("labels", "error", error.what, error.fix)
+            return False
         return True
 
     def _tensors(self, ref: ModelRef) -> Mapping[str, TensorInfo] | None:
@@ -313,9 +318,9 @@ class _Check:
         config, tensors = self.configs[ref.id], self.tensors.get(ref.id)
         architectures = config.get("architectures") or [None]
         try:
-            task = task_of(config, ref.name).name
+            task, labels = task_of(config, ref.name).name, tuple(labels_of(config, ref.name))
         except FuseHubError:
-            task = None
+            task, labels = None, ()
         return ModelFacts(
             name=ref.name,
             id=ref.id,
@@ -324,7 +329,7 @@ class _Check:
             parameters=sum(info.numel for info in tensors.values()) if tensors else None,
             dtypes=tuple(sorted({info.dtype for info in tensors.values() if info.is_float})) if tensors else (),
             size=sum(ref.files[name].size for name in ref.weight_files()) if tensors else 0,
-            labels=tuple(labels_of(config)) if task else (),
+            labels=labels,
             licence=licence_of(ref.card),
             gated=ref.gated,
             base=base_of(ref, config),

@@ -18,9 +18,10 @@ from typing import Any
 from fusehub.columns import Columns, Label, choose_columns, read_inputs, read_label
 from fusehub.encoding import Text
 from fusehub.errors import BadData
+from fusehub.label_names import are_generic
 from fusehub.pictures import open_pictures
 from fusehub.tables import Table, open_table
-from fusehub.tasks import CAUSAL, IMAGES, MASKED, WORDS, are_generic
+from fusehub.tasks import CAUSAL, IMAGES, MASKED, WORDS
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fusehub.errors import Incompatible, NotFound
+from fusehub.label_names import key_of
 from fusehub.predict import REGRESSION, SINGLE, TOKENS, WRITERS, Prediction
 from fusehub.refs import ModelRef
 from fusehub.tasks import MASKED, QUESTIONS
@@ -112,7 +113,7 @@ def _union(predictions: Sequence[Prediction]) -> tuple[list[str], list[list[int]
     if predictions[0].problem == REGRESSION:
         return predictions[0].labels, [list(range(len(prediction.labels))) for prediction in predictions]
     own = [
-        [label if prediction.task == MASKED else label.strip().casefold() for label in prediction.labels]
+        [label if prediction.task == MASKED else key_of(label) for label in prediction.labels]
         for prediction in predictions
     ]
     for number, keys in enumerate(own):

@@ -236,7 +236,7 @@ def _check_labels(refs: Sequence[ModelRef], names: Sequence[str], sets: Mapping[
     for ref, name in zip(refs, names, strict=True):
         for examples in sets.values():
             try:
-                require_labels(examples, labels_of(ref.config), problem_type_of(ref.config))
+                require_labels(examples, labels_of(ref.config, name), problem_type_of(ref.config, name))
             except BadData as error:
                 raise BadData(f"{name}: {error.what}", error.fix) from error
 

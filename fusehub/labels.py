@@ -7,11 +7,12 @@ different ones, or may call them LABEL_0. Merging by position would then mix mea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fusehub.errors import BadRecipe, Incompatible
-from fusehub.tasks import are_generic, has_labels, labels_of, problem_type_of
+from fusehub.label_names import are_generic, key_of, number_in
+from fusehub.tasks import has_labels, labels_of, problem_type_of
 
 Heads = Literal["auto", "merge", "keep"]
 
@@ -70,44 +71,61 @@ def plan_labels(
         return _apart(heads, "the experts are for different tasks")
     if not any(map(has_labels, configs)):
         return LabelPlan("merge", "their heads have no labels", rows=((),) * len(configs))
-    kinds = {problem_type_of(config) for config in configs}
+    kinds = {problem_type_of(config, name) for config, name in zip(configs, names, strict=True)}
     if len(kinds) > 1:
         return _apart(heads, f"the experts solve different problems ({', '.join(sorted(kinds))})")
     generic = [are_generic(own) for own in labels]
     kind = configs[0].get("problem_type")
-    if all(generic) and len({len(own) for own in labels}) == 1:
-        warning: tuple[str, ...] = ()
-        if len(labels[0]) > 1:
-            warning = (
-                f"No expert names its labels ({', '.join(labels[0][:3])}): row i of every head is taken to mean the "
-                f"same. If it does not, name them: --labels {names[0]}=negative,positive",
-            )
-        rows = tuple(tuple(range(len(own))) for own in labels)
-        return LabelPlan("merge", "labels have no names, but are as many", tuple(labels[0]), rows, kind, (), warning)
+    if all(generic):
+        return _match_numbers(labels, names, heads, kind)
     if any(generic):
-        nameless = names[generic.index(True)]
-        if heads == "auto" and all(generic):
-            return LabelPlan("keep", "labels have no names, and are not as many")
-        raise Incompatible(
-            f"{nameless} does not name its labels ({', '.join(labels[generic.index(True)][:3])}), so they cannot be "
-            f"matched with those of {names[generic.index(False)] if not all(generic) else 'the others'}.",
-            f"Say what they mean, in the order of its head: --labels {nameless}=NAME,NAME,... or keep each expert's "
-            "head: --heads keep",
-        )
+        nameless = generic.index(True)
+        raise _nameless(names[nameless], labels[nameless], names[generic.index(False)])
     return _match(labels, heads, kind)
+
+
+def _match_numbers(labels: Sequence[Sequence[str]], names: Sequence[str], heads: Heads, kind: str | None) -> LabelPlan:
+    """Of experts whose labels are numbers: by number where all have the same ones, which `LABEL_3` and `3` are.
+
+    Where every expert counts its rows, the numbers say no more than the rows' positions.
+    """
+    numbers = [[str(number_in(label)) for label in own] for own in labels]
+    for own, name in zip(numbers, names, strict=True):
+        _require_once(own, name)
+    if len({frozenset(own) for own in numbers}) > 1:
+        if len({len(own) for own in labels}) > 1:
+            return _apart(heads, "labels have no names, and are not as many")
+        odd = next(index for index, own in enumerate(numbers) if set(own) != set(numbers[0]))
+        raise _nameless(names[odd], labels[odd], names[0])
+    plan = replace(_match(numbers, heads, kind), labels=tuple(labels[0]))
+    if len(labels[0]) == 1 or any(own != [str(row) for row in range(len(own))] for own in numbers):
+        return plan
+    warning = (
+        f"No expert names its labels ({', '.join(labels[0][:3])}): row i of every head is taken to mean the "
+        f"same. If it does not, name them: --labels {names[0]}=negative,positive"
+    )
+    return replace(plan, why="labels have no names, but are as many", warnings=(warning,))
+
+
+def _nameless(name: str, labels: Sequence[str], other: str) -> Incompatible:
+    return Incompatible(
+        f"{name} does not name its labels ({', '.join(labels[:3])}), so they cannot be matched with those of {other}.",
+        f"Say what they mean, in the order of its head: --labels {name}=NAME,NAME,... or keep each expert's head: "
+        "--heads keep",
+    )
 
 
 def _match(labels: Sequence[Sequence[str]], heads: Heads, kind: str | None) -> LabelPlan:
     union: dict[str, str] = {}
     for own in labels:
         for label in own:
-            union.setdefault(_key(label), label)
-    shared = set.intersection(*({_key(label) for label in own} for own in labels))
+            union.setdefault(key_of(label), label)
+    shared = set.intersection(*({key_of(label) for label in own} for own in labels))
     if not shared and len(labels) > 1 and heads == "auto":
         return LabelPlan("keep", "the experts have no label in common")
     rows = []
     for own in labels:
-        at = {_key(label): row for row, label in enumerate(own)}
+        at = {key_of(label): row for row, label in enumerate(own)}
         rows.append(tuple(at.get(key) for key in union))
     notes = []
     if any(None in own for own in rows):
@@ -119,7 +137,7 @@ def _match(labels: Sequence[Sequence[str]], heads: Heads, kind: str | None) -> L
 
 
 def _labels(config: Mapping[str, Any], name: str, given: Sequence[str] | None) -> list[str]:
-    own = labels_of(dict(config))
+    own = labels_of(config, name)
     if given is not None:
         if len(given) != len(own):
             raise BadRecipe(
@@ -127,16 +145,16 @@ def _labels(config: Mapping[str, Any], name: str, given: Sequence[str] | None) -
                 "Name each row once.",
             )
         own = list(given)
-    if len({_key(label) for label in own}) != len(own):
-        raise Incompatible(f"{name} has the same label twice ({', '.join(own)}).", "Name its rows with --labels.")
+    _require_once(own, name)
     return own
+
+
+def _require_once(labels: Sequence[str], name: str) -> None:
+    if len({key_of(label) for label in labels}) != len(labels):
+        raise Incompatible(f"{name} has the same label twice ({', '.join(labels)}).", "Name its rows with --labels.")
 
 
 def _apart(heads: Heads, why: str) -> LabelPlan:
     if heads == "merge":
         raise Incompatible(f"The heads cannot be merged: {why}.", "Keep each expert's head: --heads keep")
     return LabelPlan("keep", why)
-
-
-def _key(label: str) -> str:
-    return label.strip().casefold()

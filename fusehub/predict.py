@@ -104,8 +104,8 @@ class Predictor:
         import torch
 
         self.task = task_of(self.ref.config, self.ref.name).name
-        self.problem = SINGLE if self.task == TOKENS else problem_type_of(self.ref.config)
-        self.labels = labels_of(self.ref.config)
+        self.problem = SINGLE if self.task == TOKENS else problem_type_of(self.ref.config, self.ref.name)
+        self.labels = labels_of(self.ref.config, self.ref.name)
         self.tokenizer = None if self.task == IMAGES else load_tokenizer(self.ref)
         if self.task == MASKED:
             self.labels = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))

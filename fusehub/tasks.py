@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.adapters import AdaptedRef
 from fusehub.errors import Incompatible, UnsafeFile
+from fusehub.label_names import read_labels
 from fusehub.model_ref import ModelRef
 
 if TYPE_CHECKING:
@@ -114,12 +115,12 @@ def find_task(architecture: str, model_type: str) -> Task | None:
     return None
 
 
-def _architecture_task(config: dict[str, Any]) -> Task | None:
+def _architecture_task(config: Mapping[str, Any]) -> Task | None:
     architectures = config.get("architectures") or []
     return find_task(architectures[0], str(config.get("model_type"))) if len(architectures) == 1 else None
 
 
-def has_labels(config: dict[str, Any]) -> bool:
+def has_labels(config: Mapping[str, Any]) -> bool:
     """Whether rows of the model's head mean labels: of classifiers; a language model or a reader of spans has none."""
     task = _architecture_task(config)
     return task is None or task.labels
@@ -147,26 +148,23 @@ def architecture_of(config: dict[str, Any], name: str) -> str:
     return architectures[0]
 
 
-def labels_of(config: dict[str, Any]) -> list[str]:
-    """Label names in the order of the head's rows; `LABEL_i` where the config has none; none without such a head."""
+def labels_of(config: Mapping[str, Any], name: str) -> list[str]:
+    """Label names in the order of the head's rows; `LABEL_i` where the config has none; none without such a head.
+
+    As transformers reads it, `num_labels` counts only where `id2label` is not there. Raises `Incompatible` where the
+    config of the model called `name` does not tell for each row, counted from 0, what it means.
+    """
     if not has_labels(config):
         return []
-    id2label = {int(key): str(value) for key, value in (config.get("id2label") or {}).items()}
-    count = len(id2label) or int(config.get("num_labels") or config.get("_num_labels") or 2)
-    return [id2label.get(index, f"LABEL_{index}") for index in range(count)]
+    return read_labels(config, name)
 
 
-def are_generic(labels: list[str]) -> bool:
-    """Whether the names say nothing: LABEL_0, LABEL_1, ... or plain numbers."""
-    return all(re.fullmatch(r"(label[_ -]?)?\d+", label, re.IGNORECASE) for label in labels)
-
-
-def problem_type_of(config: dict[str, Any]) -> str:
+def problem_type_of(config: Mapping[str, Any], name: str) -> str:
     """`single_label_classification`, `multi_label_classification` or `regression`, as transformers reads it."""
     said = config.get("problem_type")
     if said:
         return said
-    return "regression" if len(labels_of(config)) == 1 else "single_label_classification"
+    return "regression" if len(labels_of(config, name)) == 1 else "single_label_classification"
 
 
 def load_config(ref: ModelRef) -> PretrainedConfig:
@@ -174,6 +172,7 @@ def load_config(ref: ModelRef) -> PretrainedConfig:
     from transformers import AutoConfig
 
     ref.path("config.json")
+    labels_of(ref.config, ref.name)
     try:
         if isinstance(ref, AdaptedRef):
             return AutoConfig.for_model(**ref.config)

@@ -147,7 +147,7 @@ def _asking(config: Mapping[str, Any]) -> _Asking:
     if task.name == WORDS:
         options = ', aggregation_strategy="simple"'
     elif task.name == TEXTS:
-        problem = problem_type_of(dict(config))
+        problem = problem_type_of(config, "the model")
         # A pipeline shows one label unless told, and squeezes a number as if it were a probability.
         options = {"multi_label_classification": ", top_k=None", "regression": ', function_to_apply="none"'}.get(
             problem, ""

@@ -8,7 +8,7 @@ import gradio as gr
 
 from fusehub.console import size
 from fusehub.errors import FuseHubError
-from fusehub.tasks import are_generic
+from fusehub.label_names import are_generic
 from space import words
 from space.access import require_all
 from space.again import merge_command

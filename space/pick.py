@@ -178,7 +178,7 @@ def describe(name: str, token: str | None) -> Picked:
     require_access(ref)
     config = ref.config
     try:
-        task, labels = task_of(config, ref.name).name, tuple(labels_of(config))
+        task, labels = task_of(config, ref.name).name, tuple(labels_of(config, ref.name))
     except FuseHubError:
         task, labels = None, ()
     try:

@@ -1,12 +1,16 @@
 """Heads matched by name: what is planned, and what comes out of a merge."""
 
 import json
+import re
+from pathlib import Path
 from shutil import copytree
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from fusehub.card import model_card
+from fusehub.compat import check
 from fusehub.errors import BadRecipe, Incompatible
 from fusehub.labels import plan_labels
 from fusehub.merging import merge
@@ -71,18 +75,51 @@ def test_heads_are_kept_when_asked():
     assert plan(config("neg", "pos"), config("neg", "pos"), heads="keep").policy == "keep"
 
 
-def test_labels_without_names_are_merged_by_position_with_a_warning():
+def test_labels_that_only_count_the_rows_are_merged_by_position_with_a_warning():
     found = plan(config("LABEL_0", "LABEL_1"), config("LABEL_0", "LABEL_1"))
     assert found.policy == "merge" and found.is_identity and "is taken to mean the same" in found.warnings[0]
-    assert plan(config("0", "1"), config("LABEL_0", "LABEL_1")).labels == ("0", "1")
+    mixed = plan(config("0", "1"), config("LABEL_0", "LABEL_1"))
+    assert mixed.labels == ("0", "1") and mixed.is_identity and mixed.warnings
     assert not plan(config("LABEL_0"), config("LABEL_0")).warnings, "a number needs no name"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "rows"),
+    [
+        (("1", "2", "3"), ("3", "2", "1"), (2, 1, 0)),
+        (("1", "2", "3"), ("1", "2", "3"), (0, 1, 2)),
+        (("0", "1"), ("1", "0"), (1, 0)),
+        (("LABEL_0", "LABEL_1", "LABEL_2"), ("LABEL_1", "LABEL_2", "LABEL_0"), (2, 0, 1)),
+        (("0", "1"), ("LABEL_1", "LABEL_0"), (1, 0)),
+        (("label-1", "label-0"), ("0", "1"), (1, 0)),
+    ],
+)
+def test_numbers_are_names_where_all_experts_have_the_same_ones(first, second, rows):
+    found = plan(config(*first), config(*second))
+    assert (found.labels, found.rows[1], found.warnings) == (first, rows, ())
+    assert bool(found.notes) == (not found.is_identity)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(("0", "1", "2"), ("1", "2", "3")), (("LABEL_0", "LABEL_1"), ("1", "2"))]
+)
+def test_other_numbers_are_refused_as_nothing_tells_which_mean_the_same(first, second):
+    with pytest.raises(Incompatible, match=rf"m1 does not name its labels \({second[0]}") as caught:
+        plan(config(*first), config(*second))
+    assert "--labels m1=NAME" in caught.value.fix
+
+
+def test_a_number_twice_is_refused():
+    with pytest.raises(Incompatible, match="the same label twice"):
+        plan(config("LABEL_0", "0"), config("0", "1"))
 
 
 def test_labels_without_names_that_are_not_as_many_are_kept_or_refused():
     pair = config("LABEL_0", "LABEL_1"), config("LABEL_0", "LABEL_1", "LABEL_2")
     assert plan(*pair).policy == "keep"
-    with pytest.raises(Incompatible, match="does not name its labels"):
+    with pytest.raises(Incompatible, match="not as many") as caught:
         plan(*pair, heads="merge")
+    assert "--heads keep" in caught.value.fix
 
 
 @pytest.mark.parametrize("heads", ["auto", "merge"])
@@ -116,11 +153,72 @@ def test_different_problems_keep_their_heads_or_are_refused():
 
 
 def test_labels_are_read_in_the_order_of_their_numbers():
-    assert labels_of({"id2label": {"10": "k", "2": "c", **{str(i): f"l{i}" for i in (0, 1, *range(3, 10))}}}) == [
-        "l0", "l1", "c", *(f"l{i}" for i in range(3, 10)), "k",
-    ]  # fmt: skip
-    assert labels_of({"num_labels": 3}) == ["LABEL_0", "LABEL_1", "LABEL_2"]
-    assert labels_of({}) == ["LABEL_0", "LABEL_1"]
+    shuffled = {"10": "k", "2": "c", **{str(i): f"l{i}" for i in (0, 1, *range(3, 10))}}
+    assert labels_of({"id2label": shuffled}, "m") == ["l0", "l1", "c", *(f"l{i}" for i in range(3, 10)), "k"]
+    assert labels_of({"num_labels": 3}, "m") == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    assert labels_of({"num_labels": 3, "id2label": {"0": "a", "1": "b"}}, "m") == ["a", "b"], "as transformers does"
+    assert labels_of({"id2label": None}, "m") == ["LABEL_0", "LABEL_1"]
+    assert labels_of({"id2label": {"0": 1, "1": 2.5}}, "m") == ["1", "2.5"]
+    left_over = {"id2label": {"0": "neg", "1": "pos"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}
+    assert labels_of(left_over, "m") == ["neg", "pos"]
+
+
+ODD_LABELS = {
+    "counted from 1": ({"1": "neg", "2": "pos"}, "numbers its 2 labels 1, 2, but rows go from 0 to 1"),
+    "a gap": ({"0": "neg", "2": "pos"}, "numbers its 2 labels 0, 2"),
+    "names and numbers swapped": ({"neg": 0, "pos": 1}, "'neg' where the number.*names and numbers are swapped"),
+    "a list": (["neg", "pos"], "is a list"),
+    "a text": ("neg,pos", "is a str"),
+    "nothing in it": ({}, "is empty"),
+    "null for a name": ({"0": None, "1": "pos"}, "calls row 0 None"),
+    "a list for a name": ({"0": ["neg"], "1": "pos"}, "calls row 0"),
+    "true for a name": ({"0": True, "1": "pos"}, "calls row 0 True"),
+    "no numbers": ({"first": "neg", "1": "pos"}, "'first' where the number"),
+    "a number twice": ({"0": "neg", "00": "pos"}, "numbers its 2 labels 0, 0"),
+    "below 0": ({"-1": "neg", "0": "pos"}, "'-1' where the number"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_LABELS)
+def test_labels_that_are_not_one_name_a_row_are_refused_everywhere(kind, tmp_path):
+    from fusehub.comparison import compare
+    from fusehub.evaluation import evaluate
+    from fusehub.predict import predict
+    from fusehub.statistics.collect import collect
+    from space.pick import describe
+
+    odd, words = ODD_LABELS[kind]
+    experts = [str(path) for path in relatives(tmp_path, labels=[("neg", "pos")] * 2)]
+    edit_json(Path(experts[0], "config.json"), id2label=odd, label2id=None)
+    data = str(tmp_path / "data.csv")
+    Path(data).write_text("text,label\ngood film,pos\nbad film,neg\n")
+    match = f"expert-0.*: id2label in config.json .*{words}"
+    [error] = [finding for finding in check(experts).findings if finding.level == "error"]
+    assert error.code == "labels" and re.search(match, error.what)
+    for run in (
+        lambda: merge(recipe_of(experts, "mean"), tmp_path / "out"),
+        lambda: collect(experts[0], data, tmp_path / "statistics"),
+        lambda: compare(experts, ["good film"]),
+        lambda: evaluate(experts[:1], {"x": data}),
+        lambda: predict(experts[0], ["good film"]),
+    ):
+        with pytest.raises(Incompatible, match=match):
+            run()
+    assert not (tmp_path / "out").exists() and not (tmp_path / "statistics").exists()
+    assert describe(experts[0], None).labels == ()
+
+
+def test_label2id_that_has_the_rows_the_other_way_round_is_refused(tmp_path):
+    experts = relatives(tmp_path, labels=[("neg", "pos")] * 2)
+    edit_json(experts[1] / "config.json", label2id={"neg": 1, "pos": 0})
+    with pytest.raises(Incompatible, match=r"id2label in config.json calls row 0 'neg', and label2id says.* row 1"):
+        merge(recipe_of(experts, "mean"), tmp_path / "out")
+
+
+def test_a_number_of_labels_that_is_none_is_refused():
+    for odd in ("3", 0, True):
+        with pytest.raises(Incompatible, match=r"m: num_labels in config.json is"):
+            labels_of({"num_labels": odd}, "m")
 
 
 # --- merged heads -------------------------------------------------------------------------------------------------
@@ -223,12 +321,14 @@ def test_a_label_of_an_expert_with_no_weight_is_still_its(three, tmp_path):
     assert rel(weight[UNION.index("mixed")], head_of(experts[1])[1][THREE[1].index("mixed")]) < 1e-6
 
 
-def test_permuted_heads_of_one_model_give_that_model(tmp_path):
+@pytest.mark.parametrize("names", [("neg", "neu", "pos"), ("1", "2", "3"), ("LABEL_0", "LABEL_1", "LABEL_2")])
+def test_permuted_heads_of_one_model_give_that_model(tmp_path, names):
     """The same expert twice, its rows turned round in one: matched by name, nothing changes."""
-    first = relatives(tmp_path, labels=[("neg", "neu", "pos")])[0]
+    first = relatives(tmp_path, labels=[names])[0]
     second = tmp_path / "turned"
     copytree(first, second)
-    edit_json(second / "config.json", id2label={0: "pos", 1: "neg", 2: "neu"}, label2id={"pos": 0, "neg": 1, "neu": 2})
+    neg, neu, pos = names
+    edit_json(second / "config.json", id2label={0: pos, 1: neg, 2: neu}, label2id={pos: 0, neg: 1, neu: 2})
     tensors = load_file(first / WEIGHTS)
     for name in ("classifier.weight", "classifier.bias"):
         tensors[name] = tensors[name][[2, 0, 1]]
@@ -236,7 +336,8 @@ def test_permuted_heads_of_one_model_give_that_model(tmp_path):
     merge(recipe_of([first, second], "mean"), tmp_path / "out")
     original, merged = load_file(first / WEIGHTS), load_file(tmp_path / "out" / WEIGHTS)
     assert all(torch.equal(merged[name], value) for name, value in original.items())
-    assert resolve(str(tmp_path / "out")).config["id2label"] == {"0": "neg", "1": "neu", "2": "pos"}
+    assert resolve(str(tmp_path / "out")).config["id2label"] == dict(zip("012", names, strict=True))
+    assert ", ".join(name.replace("_", "\\_") for name in names) in str(model_card(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("method", ["mean", "regmean"])
