@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadData, BadFile, FuseHubError, NotFound
+from fusehub.reach import is_confined, local_path
 from fusehub.tables import Table, hash_of, open_table, split_among
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Picture:
     def open(self) -> Image:
         """The image in RGB. Raises `BadFile` where it is none."""
         require_pillow()
+        self._require_reachable()
         from datasets import Image as Feature
         from PIL import UnidentifiedImageError
         from PIL.Image import DecompressionBombError
@@ -45,6 +47,14 @@ class Picture:
             raise BadFile(
                 f"{self.name} is no image that can be read ({said}).", "Repair it or leave it out."
             ) from error
+
+    def _require_reachable(self) -> None:
+        """Raises `BadFile` for an image that a table only names, where it is at a place that may not be read."""
+        if self.data is not None or self.path is None or not is_confined() or self.path.startswith("hf://"):
+            return
+        path = local_path(self.path)
+        if path is None or not path.is_file():
+            raise BadFile(f"{self.name} is not in the data itself.", "Put the images into the dataset.")
 
 
 def require_pillow() -> None:
@@ -69,9 +79,9 @@ def picture_of(value: Any, root: Path | None, place: str) -> Picture | None:
         raise BadData(
             f"{place} holds {type(value).__name__}, not images.", "Name the one with the images: --text-column NAME"
         )
-    path = Path(value).expanduser()
-    path = path if path.is_absolute() or root is None else root / path
-    if not path.is_file():
+    named = Path(value).expanduser()
+    path = local_path(str(named if named.is_absolute() or root is None else root.resolve() / named))
+    if path is None or not path.is_file():
         raise NotFound(
             f"{place} names the image {value}, which is not there.",
             "Write names of images as they are seen from the folder of the table.",
@@ -81,7 +91,9 @@ def picture_of(value: Any, root: Path | None, place: str) -> Picture | None:
 
 def open_pictures(source: str, *, default_split: str = "train", token: str | None = None) -> Table:
     """Images with their labels: a folder of images, or any table with a column of images or of their names."""
-    path = Path(source.strip()).expanduser()
+    path = local_path(source.strip())
+    if path is None:
+        return open_table(source, default_split=default_split, token=token, images=True)
     folder, asked = (path, None) if path.is_dir() else (path.parent, path.name)
     local = path.is_dir() or (not path.exists() and not path.suffix and folder.is_dir() and str(folder) != ".")
     if source.strip() and local and any(_images(folder)):

@@ -21,6 +21,7 @@ from fusehub.adapters import adapted
 from fusehub.errors import NotFound
 from fusehub.hub import client, endpoint, hub_errors, is_offline
 from fusehub.model_ref import ModelRef, RemoteFile, why_no_weights
+from fusehub.reach import local_path
 
 
 def resolve(text: str, *, token: str | None = None) -> ModelRef:
@@ -33,8 +34,8 @@ def resolve(text: str, *, token: str | None = None) -> ModelRef:
     Raises `NotFound`, `AccessDenied`, `Offline`, or `Incompatible` for an adapter that cannot be read exactly.
     """
     name = _plain(text)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = _folder(name)
+    if folder is not None:
         return _require_model(_on_its_base(_resolve_folder(name, folder), token))
     for plus in re.finditer(r"\+", name):
         base, adapter = name[: plus.start()], name[plus.end() :]
@@ -52,8 +53,8 @@ def resolve_all(text: str, *, token: str | None = None) -> dict[str, ModelRef]:
     Raises `NotFound` where there are none, and what `resolve` raises.
     """
     name = _plain(text)
-    folder = Path(name).expanduser()
-    whole, subfolder = (_resolve_folder(name, folder), "") if folder.is_dir() else _resolve_whole(name, token)
+    folder = _folder(name)
+    whole, subfolder = (_resolve_folder(name, folder), "") if folder is not None else _resolve_whole(name, token)
     if subfolder:
         raise NotFound(f"{name} names one model of several.", f"Give the repo alone: {whole.name}.")
     inside = _models_inside(whole)
@@ -75,14 +76,20 @@ def _resolve_whole(name: str, token: str | None) -> tuple[ModelRef, str]:
     return _resolve_remote(repo_id, revision, token), subfolder
 
 
+def _folder(name: str) -> Path | None:
+    """The folder of this machine that `name` means, if it means one."""
+    folder = local_path(name)
+    return folder if folder is not None and folder.is_dir() else None
+
+
 def _may_be_model(text: str) -> bool:
-    return Path(text).expanduser().is_dir() or re.fullmatch(r"\w[\w.-]*(/[\w.-]+){0,2}(@[\w./-]+)?", text) is not None
+    return _folder(text) is not None or re.fullmatch(r"\w[\w.-]*(/[\w.-]+){0,2}(@[\w./-]+)?", text) is not None
 
 
 def _resolve_adapter(name: str, token: str | None) -> ModelRef:
     """The adapter that `name` names, by itself."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = _folder(name)
+    if folder is not None:
         found = _resolve_folder(name, folder)
     else:
         repo_id, _, revision = name.partition("@")
@@ -101,12 +108,21 @@ def _on_its_base(ref: ModelRef, token: str | None) -> ModelRef:
     if not base:
         raise NotFound(f"{ref.name} is an adapter that does not name its base.", f"Say it: BASE+{ref.name}.")
     try:
-        found = resolve(f"{base}@{said['revision']}" if said.get("revision") else base, token=token)
+        found = _resolve_named_base(ref, base, said.get("revision"), token)
     except NotFound as error:
         raise NotFound(
             f"{ref.name} is an adapter on {base}, which cannot be found. {error.what}", f"Name it: BASE+{ref.name}."
         ) from error
     return adapted(ref.name, found, ref)
+
+
+def _resolve_named_base(adapter: ModelRef, base: str, revision: str | None, token: str | None) -> ModelRef:
+    """The base that an adapter's config names. What was downloaded is a stranger's word: it names no folder here."""
+    named = f"{base}@{revision}" if revision else base
+    if adapter.repo_id is None:
+        return resolve(named, token=token)
+    whole, subfolder = _resolve_whole(_plain(named), token)
+    return in_subfolder(whole, subfolder) if subfolder else _require_model(_on_its_base(whole, token))
 
 
 def short_names(refs: Iterable[ModelRef]) -> list[str]:
@@ -154,7 +170,11 @@ def _resolve_remote(repo_id: str, revision: str, token: str | None) -> ModelRef:
 def _resolve_repo(repo_id: str, revision: str, token: str | None) -> ModelRef:
     name = f"{repo_id}@{revision}" if revision else repo_id
     with hub_errors(name):
-        info = client(token).model_info(repo_id, revision=revision or None, files_metadata=True)
+        api = client(token)
+        info = api.model_info(repo_id, revision=revision or None, files_metadata=True)
+        if info.gated:
+            # Everyone may see that it is there; its files may lie in the cache since somebody else asked for them.
+            api.auth_check(info.id)
     files = {
         item.rfilename: RemoteFile(item.size or 0, item.lfs.sha256 if item.lfs else None)
         for item in info.siblings or []

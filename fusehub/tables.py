@@ -29,6 +29,7 @@ from typing import Any
 
 from fusehub.errors import BadData, BadFile, NotFound
 from fusehub.hub import client, endpoint, hub_errors
+from fusehub.reach import is_confined, local_path
 from fusehub.tensor_files import sha256_of
 
 logger = logging.getLogger(__name__)
@@ -66,14 +67,14 @@ def open_table(source: str, *, default_split: str = "train", token: str | None =
     name = source.strip()
     if not name:
         raise NotFound("The data has an empty name.", GRAMMAR)
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = local_path(name)
+    if path is not None and path.is_file():
         return _open_files(path.name, [path])
-    if path.is_dir():
+    if path is not None and path.is_dir():
         return _open_folder(path, None, default_split)
-    if path.parent.is_dir() and str(path.parent) != "." and not path.suffix:
+    if path is not None and path.parent.is_dir() and str(path.parent) != "." and not path.suffix:
         return _open_folder(path.parent, path.name, default_split)
-    if path.suffix.lower() in SUFFIXES or name.startswith((".", "/", "~")):
+    if Path(name).suffix.lower() in SUFFIXES or name.startswith((".", "/", "~")):
         raise NotFound(f"There is no file or folder {name}.", GRAMMAR)
     return _open_dataset(name, default_split, token, images)
 
@@ -306,10 +307,10 @@ def pinned_dataset(source: str, revision: str | None) -> DatasetName | None:
 
 def split_named(source: str) -> str | None:
     """The split that a SOURCE names, or that its file is named after; None where it leaves that open."""
-    path = Path(source.strip()).expanduser()
-    if path.exists():
+    path = local_path(source.strip())
+    if path is not None and path.exists():
         return _split_of(Path(path.name))
-    if path.parent.is_dir() and str(path.parent) != "." and not path.suffix:
+    if path is not None and path.parent.is_dir() and str(path.parent) != "." and not path.suffix:
         named: str | None = path.name
     else:
         named = parse_dataset(source).split
@@ -330,6 +331,7 @@ def _open_dataset(text: str, default_split: str, token: str | None, images: bool
     wanted = parse_dataset(text)
     with hub_errors(f"The dataset {wanted.repo_id}" + (f"@{wanted.revision}" if wanted.revision else "")):
         info = client(token).dataset_info(wanted.repo_id, revision=wanted.revision)
+    _require_own_files(info)
     import datasets
 
     with _dataset_errors(wanted.repo_id):
@@ -343,6 +345,38 @@ def _open_dataset(text: str, default_split: str, token: str | None, images: bool
     source = f"{info.id}{f':{wanted.config}' if wanted.config else ''}/{split}"
     columns = list(stream.features or first)
     return Table(source, columns, chain([first], rows), info.sha, split, _names(stream.features))
+
+
+def _require_own_files(info: Any) -> None:
+    """Raises `BadData` where the card of a dataset names files that are not its own.
+
+    `datasets` would read an absolute path from the disk of this machine. Files of other hosts are fetched for a
+    person, who could do so as well, and not by a machine that works for strangers.
+    """
+    configs = (info.card_data.to_dict() if info.card_data else {}).get("configs")
+    for pattern in _patterns(configs if isinstance(configs, list) else []):
+        scheme, separator, _ = pattern.partition("://")
+        elsewhere = separator and scheme != "hf"
+        absolute = not separator and (pattern.startswith(("/", "~", "\\")) or re.match(r"[A-Za-z]:", pattern))
+        if absolute or ".." in Path(pattern).parts or (elsewhere and is_confined()):
+            raise BadData(
+                f"{info.id}: its card names data that is not in its repo ({pattern[:200]}).",
+                "Use a dataset whose files are in its own repo.",
+            )
+
+
+def _patterns(value: Any) -> Iterator[str]:
+    """All names of files that the `configs` of a dataset's card hold, however they are nested."""
+    waiting = [config.get(key) for config in value if isinstance(config, dict) for key in ("data_files", "data_dir")]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, str):
+            yield found
+        elif isinstance(found, dict):
+            waiting += found.get("path", ()) if isinstance(found.get("path"), list) else [found.get("path")]
+            waiting += [inner for key, inner in found.items() if key not in ("split", "path")]
+        elif isinstance(found, list):
+            waiting += found
 
 
 def _stream(stream: Any, name: str, images: bool) -> Iterator[Row]:

@@ -8,18 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fusehub.hub import client, hub_errors
-from fusehub.refs import ModelRef, resolve
-
-
-def require_access(ref: ModelRef) -> None:
-    """Raises `AccessDenied` where the visitor (by `ref.token`) may not download the model."""
-    if ref.repo_id is not None and (ref.gated or ref.private):
-        with hub_errors(ref.name):
-            client(ref.token).auth_check(ref.repo_id)
+from fusehub.refs import resolve
 
 
 def require_all(models: Iterable[str], token: str | None) -> None:
-    """The same for models by name; folders of the visit itself need no asking."""
+    """Raises `AccessDenied` or `NotFound` where the visitor may not download a model, or the base of an adapter.
+
+    Resolving asks the Hub for every repo that a name leads to; folders of the visit itself need no asking.
+    """
     for model in models:
-        require_access(resolve(model, token=token))
+        resolve(model, token=token)

@@ -20,6 +20,7 @@ from typing import Any
 import gradio as gr
 
 from fusehub.errors import BadData, FuseHubError, NotFound
+from space import words
 from space.check import check as check_visit
 from space.compare import require_readers, require_texts
 from space.frame import Frame, token_of
@@ -187,6 +188,7 @@ def _told(function: Callable[..., Any]) -> Callable[..., Any]:
             # gradio makes text of it for MCP, as Python writes it.
             return json.dumps(result) if request.headers.get("x-gradio-user") == "mcp" else result
         except FuseHubError as error:
+            error = words.told(error)
             raise gr.Error(f"{error.what} -> {error.fix}", print_exception=False) from None
         except Exception:
             error = bug()

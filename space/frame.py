@@ -129,6 +129,7 @@ class Frame:
         """An error as the page says it: where visitors sign in, they do not log in on a command line."""
         if not self.setting.signs_in:
             return words.problem(error)
+        error = words.told(error)
         fix = error.fix.replace("Log in with `hf auth login`, or set HF_TOKEN", "Sign in with Hugging Face in step 6")
         return words.notice(error.what, "error", fix.replace("log in with `hf auth login`", "sign in in step 6"))
 
@@ -276,6 +277,7 @@ def _shown(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args)
         except FuseHubError as error:
+            error = words.told(error)
             raise gr.Error(f"{error.what} {error.fix}", duration=10, print_exception=False) from None
         except Exception:
             error = bug()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import gradio as gr
 
 from fusehub.errors import AccessDenied, FuseHubError
+from fusehub.markdown import split_front_matter
 from space import again, words
 from space.frame import Step
 from space.visit import Made, Visit
@@ -138,17 +138,17 @@ class Push(Step):
 
 def without_front_matter(text: str) -> str:
     """A card as a reader sees it."""
-    return re.sub(r"\A---\s*\n.*?\n---\s*\n", "", text or "", count=1, flags=re.DOTALL)
+    return split_front_matter(text or "")[1]
 
 
 def with_licence(card: str, licence: str) -> str:
     """The card with another licence in its front matter."""
-    front = re.match(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", card or "", re.DOTALL)
-    if not front:
+    front, body = split_front_matter(card or "")
+    if front is None:
         return card
-    kept = [line for line in front[1].splitlines() if not line.startswith("license:")]
+    kept = [line for line in front.splitlines() if not line.startswith("license:")]
     said = [f"license: {licence.strip()}"] if licence.strip() else []
-    return "---\n" + "\n".join([*said, *kept]) + "\n---\n" + card[front.end() :]
+    return "---\n" + "\n".join([*said, *kept]) + "\n---\n" + body
 
 
 def _called(made: Made) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from fusehub.errors import FuseHubError
+from fusehub.reach import confine
 from space import api
 from space.check import Check
 from space.compare import Compare
@@ -32,7 +33,14 @@ _REMEMBER = "(key) => { sessionStorage.setItem('fusehub', key); }"
 
 def serve(setting: Setting, *, host: str | None, port: int | None, open_browser: bool, block: bool) -> str:
     """Serves the app until interrupted (or in the background, unless `block`), and returns its address."""
+    from starlette.middleware import Middleware
+
+    from fusehub.localhub.hosts import HostCheck
+
     frame = new_frame(setting)
+    if setting.shared:
+        # Before any process is started that works for strangers.
+        confine(frame.visits.root)
     page = build(frame)
     page.queue(default_concurrency_limit=8, max_size=200)
     try:
@@ -50,6 +58,7 @@ def serve(setting: Setting, *, host: str | None, port: int | None, open_browser:
             # Runs would be kept in the browser with all that was typed, a token too.
             run_history=False,
             mcp_server=_has_mcp(),
+            app_kwargs={"middleware": [Middleware(HostCheck, names=setting.names(host))]},
         )
     except OSError as error:
         raise FuseHubError(f"The app cannot be served ({error}).", "Choose another port with --port.") from error

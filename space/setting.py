@@ -16,7 +16,9 @@ from pathlib import Path
 from fusehub.errors import FuseHubError, NotFound
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_NAME = re.compile(r"(https://[\w.-]+/|http://[\w.-]+(:\d+)?/|hf://)?[\w-][\w.-]*(/[\w.-]+){0,5}(@[\w./-]+)?")
+_ONE = r"(https://[\w.-]+/|http://[\w.-]+(:\d+)?/|hf://)?[\w-][\w.-]*(/[\w.-]+){0,5}(@[\w./-]+)?"
+# One model, or an adapter behind its base.
+_NAME = re.compile(rf"{_ONE}(\+{_ONE})?")
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 
 
@@ -59,6 +61,15 @@ class Setting:
         """Whether visitors sign in with Hugging Face (OAuth of a Space)."""
         return bool(os.environ.get("OAUTH_CLIENT_ID"))
 
+    def names(self, host: str | None = None) -> tuple[str, ...]:
+        """The names under which the app is served: what the Host header of a request may say."""
+        from fusehub.localhub.hosts import allowed_names
+
+        here = (host, os.environ.get("GRADIO_SERVER_NAME"))
+        # Who is shown a Space by another name gains nothing by it: no token of the machine is used there.
+        space = ("*.hf.space", *os.environ.get("SPACE_HOST", "").split(",")) if os.environ.get("SPACE_ID") else ()
+        return allowed_names(*here, *space)
+
     @property
     def upload_size(self) -> str:
         """How large an uploaded file may be, as people say it."""
@@ -69,8 +80,8 @@ class Setting:
         text = text.strip()
         if not text:
             raise NotFound(f"The name of the {what} is empty.", "Write user/name, or paste a link.")
-        # What begins like a folder of the app itself would be looked for there.
-        if self.shared and (not _NAME.fullmatch(text) or ".." in text or Path(text.split("/")[0]).exists()):
+        # Words at once; whatever has such a form, `fusehub.reach` keeps it from leading to a file of this machine.
+        if self.shared and (not _NAME.fullmatch(text) or ".." in text):
             raise NotFound(f"'{text}' is not the name of a {what} on the Hub.", "Write user/name, or paste a link.")
         return text
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from fusehub.console import size
 from fusehub.errors import FuseHubError
+from fusehub.markdown import without_paths
+from fusehub.reach import is_confined
 
 # One listener on the whole piece, as what is in it changes. A pressed button has the focus again when repainted.
 PRESS = """
@@ -60,7 +62,15 @@ def notice(text: str, kind: str = "note", fix: str = "") -> str:
     return f'<div class="fh-notice fh-{kind}" role="{role}"><p>{said}{lines}</p>{todo}</div>'
 
 
+def told(error: FuseHubError) -> FuseHubError:
+    """`error` as a visitor may hear it: of a machine that strangers share, nobody is told where what lies."""
+    if not is_confined():
+        return error
+    return type(error)(without_paths(error.what), without_paths(error.fix))
+
+
 def problem(error: FuseHubError) -> str:
+    error = told(error)
     return notice(error.what, "error", error.fix)
 
 

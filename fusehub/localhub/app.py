@@ -24,6 +24,7 @@ from . import account, pages, repos
 from .access import Tickets, Users
 from .call import SLASH, WEB_PREFIX, Hub, endpoint
 from .errors import HubError, LocalHubError, repo_not_found
+from .hosts import HostCheck, allowed_names
 from .lfs import Uploads
 from .store import Store
 
@@ -210,9 +211,17 @@ def lock_folder(root: Path):
 
 
 def create_app(
-    root: Path, users: Users | None = None, *, page_size: int = 1000, part_size: int = 512 * 2**20
+    root: Path,
+    users: Users | None = None,
+    *,
+    host: str | None = None,
+    page_size: int = 1000,
+    part_size: int = 512 * 2**20,
 ) -> Starlette:
-    """The hub of a folder as an ASGI application. Files over `part_size` bytes are uploaded in parts."""
+    """The hub of a folder as an ASGI application, served at `host` (see `hosts`).
+
+    Files over `part_size` bytes are uploaded in parts.
+    """
     root = Path(root)
     lock = lock_folder(root)
     users = users or Users(root)
@@ -226,6 +235,7 @@ def create_app(
     handlers = {HubError: _refuse, HTTPException: _http_error, ClientDisconnect: _gone, Exception: _crash}
     app = Starlette(routes=_routes(), exception_handlers=handlers, lifespan=lifespan)
     app.add_middleware(EncodedSlashes)
+    app.add_middleware(HostCheck, names=allowed_names(host))
     app.state.hub = Hub(store, users, tickets, Uploads(store, tickets, part_size), page_size)
     app.state.lock = lock
     return app

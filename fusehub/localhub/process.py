@@ -70,7 +70,7 @@ def serve(
     """
     sock = bind(host, port)
     try:
-        app = create_app(Path(root), **options)
+        app = create_app(Path(root), host=host, **options)
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="on")
         url = _url(host, sock)
         server = _Server(config, lambda: on_ready and on_ready(url))

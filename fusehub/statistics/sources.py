@@ -16,6 +16,7 @@ from typing import Any
 
 from fusehub.errors import AccessDenied, BadStatistics, NotFound
 from fusehub.hub import client, hub_errors, is_offline
+from fusehub.reach import is_confined, local_path
 from fusehub.refs import ModelRef
 from fusehub.statistics.fisher_file import FISHER_FILENAME, FisherFile
 from fusehub.statistics.format import (
@@ -157,8 +158,8 @@ def _repos(ref: ModelRef) -> Iterator[str]:
 
 def _metadata(source: str, token: str | None) -> dict[str, Any]:
     """The metadata of the statistics at `source`: the JSON beside the file, or in its header."""
-    path = Path(source).expanduser()
-    if path.is_file():
+    path = local_path(source)
+    if path is not None and path.is_file():
         statistics = open_statistics(source, token=token)
         statistics.close()
         return statistics.metadata
@@ -171,13 +172,13 @@ def _metadata(source: str, token: str | None) -> dict[str, Any]:
 
 def _locate(source: str, filename: str, token: str | None) -> Path:
     """`filename` of the statistics at `source` (a file, a folder or a repo), on this machine."""
-    path = Path(source).expanduser()
-    if path.is_file():
+    path = local_path(source)
+    if path is not None and path.is_file():
         return path
-    for folder in (path, path / FOLDER):
+    for folder in (path, path / FOLDER) if path is not None else ():
         if (folder / filename).is_file():
             return folder / filename
-    if path.is_dir() or not _may_be_repo(source):
+    if (path is not None and path.is_dir()) or not _may_be_repo(source):
         raise NotFound(f"There are no statistics in {source}.", f"A folder of statistics holds {FILENAME}.")
     found = _download(source, filename, token)
     if found is None:
@@ -189,21 +190,25 @@ def _locate(source: str, filename: str, token: str | None) -> Path:
 
 def locate_fisher(source: str, token: str | None = None) -> Path:
     """The file of Fisher diagonals beside the statistics at `source`, on this machine."""
-    path = Path(source).expanduser()
+    path = local_path(source)
     # A file of statistics that was named itself has its Fisher diagonals beside it.
-    return _locate(str(path.parent) if path.is_file() else source, FISHER_FILENAME, token)
+    return _locate(str(path.parent) if path is not None and path.is_file() else source, FISHER_FILENAME, token)
 
 
 def _locate_tensors(source: str, token: str | None) -> Path:
     """What `Statistics` opens at `source`, on this machine: the file, or the index of shards that lie beside it."""
-    path = Path(source).expanduser()
-    if path.is_file():
+    path = local_path(source)
+    if path is not None and path.is_file():
         return path
-    for index in (path / INDEX_FILENAME, path / FOLDER / INDEX_FILENAME):
+    for index in (path / INDEX_FILENAME, path / FOLDER / INDEX_FILENAME) if path is not None else ():
         if index.is_file():
             return index
     # Anything that is certainly not a repo is looked for as a folder, which says what is missing.
-    index = None if path.exists() or not _may_be_repo(source) else _download(source, INDEX_FILENAME, token)
+    index = (
+        None
+        if (path is not None and path.exists()) or not _may_be_repo(source)
+        else _download(source, INDEX_FILENAME, token)
+    )
     if index is None:
         return _locate(source, FILENAME, token)
     for shard in shards_in(index):
@@ -223,6 +228,9 @@ def _download(source: str, filename: str, token: str | None) -> Path | None:
 
     repo_id, _, revision = source.partition("@")
     with hub_errors(source):
+        if is_confined():
+            # A commit's file that somebody else's token brought into the cache is taken from there unasked.
+            client(token).auth_check(repo_id)
         try:
             return Path(
                 hf_hub_download(

@@ -1,0 +1,179 @@
+"""No reference of a visitor leads to a folder of a shared machine, to another host, or past the gate of a model."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import shutil
+import threading
+import urllib.error
+import urllib.request
+
+import pytest
+from gradio_client import Client
+from huggingface_hub import HfApi
+
+from tests.app.conftest import DATASET, ROOT, SENTIMENT, serving
+from tests.unit.experts import edit_json, relatives
+from tests.unit.lora_cases import adapter
+
+GATED = "ada/gated-sentiment"
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory):
+    """What lies on the server: a model that fits the visitors' models, and texts."""
+    folder = tmp_path_factory.mktemp("machine")
+    secret, _ = relatives(folder)
+    (folder / "texts.csv").write_text("text,label\nthe server's own secret,positive\nand more of it,negative\n")
+    return secret
+
+
+@pytest.fixture(scope="module")
+def elsewhere():
+    """A server that is not the Hub, and what it was asked for."""
+    asked: list[str] = []
+
+    class Recorder(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Recorder)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def strangers(hub, machine, elsewhere, tmp_path_factory):
+    """What eve publishes: adapters whose base is a folder of the server, and data that lies there or elsewhere."""
+    api = HfApi(endpoint=hub.url, token=hub.token("eve"))
+    folder = tmp_path_factory.mktemp("eve")
+    path, _ = adapter(folder / "adapter", machine, target_modules=["query"])
+    (path / "README.md").unlink()
+    bases = {"absolute": str(machine), "user": "~/models", "up": f"../../../..{machine}", "file": f"file://{machine}"}
+    for name, base in {**bases, "gated": GATED}.items():
+        edit_json(path / "adapter_config.json", base_model_name_or_path=base, revision=None)
+        api.create_repo(f"eve/{name}")
+        api.upload_folder(repo_id=f"eve/{name}", folder_path=path, commit_message="Adapter")
+    texts = machine.parent / "texts.csv"
+    data = {"here": str(texts), "root": f"/{texts.name}", "elsewhere": f"{elsewhere[0]}/x.csv", "up": "../../x.csv"}
+    for name, pattern in data.items():
+        front = json.dumps(
+            {"configs": [{"config_name": "default", "data_files": [{"split": "test", "path": pattern}]}]}
+        )
+        api.create_repo(f"eve/data-{name}", repo_type="dataset")
+        api.upload_file(
+            repo_id=f"eve/data-{name}", repo_type="dataset", path_in_repo="README.md",
+            path_or_fileobj=f"---\n{front}\n---\n".encode(),
+        )  # fmt: skip
+    return [*(f"eve/{name}" for name in bases)], [f"eve/data-{name}/test" for name in data]
+
+
+@pytest.fixture(scope="module")
+def shared(hub, strangers, tmp_path_factory):
+    with serving(hub, tmp_path_factory.mktemp("space"), SPACE_ID="ada/fusehub") as served:
+        yield served
+        assert "in FuseHub itself" not in served.log.read_text()
+
+
+def models(machine, hub, adapters):
+    """Every form in which a visitor can name a folder of the server as a model."""
+    name = str(machine)
+    yield from (name, f"{name}/", f"file://{name}", f"hf://{name}", f"hf:/{name}", f"..{name}", f"~/..{name}")
+    yield from (f"{hub.url}/{name}", f"{hub.url}{name}", f"https://huggingface.co/{name}", f"{hub.url}/models/{name}")
+    yield from (f"{name}@main", f"{name}+{SENTIMENT[0]}", f"{SENTIMENT[0]}+{name}", f"hf://{name}+eve/absolute")
+    yield from ("tests/app", "docs", "fusehub/methods", "hf://docs", f"{hub.url}/docs", "./docs", ".", "~")
+    yield from adapters
+    yield from (f"{SENTIMENT[0]}+{found}/x" for found in adapters)
+
+
+def refused(call) -> str:
+    with pytest.raises(Exception) as caught:
+        call()
+    return str(caught.value)
+
+
+def test_no_endpoint_reaches_a_folder_of_the_server_by_any_name_of_a_model(shared, hub, machine, strangers) -> None:
+    client = Client(shared.url, verbose=False)
+    texts, data = ["fine"], {"x": f"{DATASET}/test"}
+    calls = {
+        "/check": lambda name: client.predict(models=[name, SENTIMENT[0]], api_name="/check"),
+        "/merge": lambda name: client.predict(models=[name, SENTIMENT[0]], method="mean", api_name="/merge"),
+        "/compare": lambda name: client.predict(models=[name], texts=texts, api_name="/compare"),
+        "/evaluate": lambda name: client.predict(models=[name], data=data, api_name="/evaluate"),
+    }
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == set(calls), "an endpoint is not walked"
+    for endpoint, call in calls.items():
+        for name in models(machine, hub, strangers[0]):
+            said = refused(lambda name=name, call=call: call(name))
+            assert "in FuseHub itself" not in said, (endpoint, name, said)
+            # The words of visitors may come back, and nothing of the machine that they did not say themselves.
+            assert not any(str(place) in said for place in (shared.temporary, shared.log.parent, ROOT)), (name, said)
+
+
+def test_data_is_read_from_the_hub_and_from_nowhere_else(shared, hub, machine, strangers, elsewhere) -> None:
+    client = Client(shared.url, verbose=False)
+    csv = machine.parent / "texts.csv"
+    named = [str(csv), f"hf:/{csv}", f"file://{csv}", f"{hub.url}/{csv}", f"hf://datasets/{csv}", f"..{csv}"]
+    named += ["docs", "README.md", "tests/app", f"{elsewhere[0]}/x.csv", f"{elsewhere[0]}/datasets/ada/reviews"]
+    for source in [*named, *strangers[1]]:
+        said = refused(
+            lambda source=source: client.predict(models=SENTIMENT, data={"x": source}, api_name="/evaluate")
+        )
+        assert "in FuseHub itself" not in said and "secret" not in said, (source, said)
+        assert not any(str(place) in said for place in (shared.temporary, shared.log.parent, ROOT)), (source, said)
+    assert elsewhere[1] == []
+    assert client.predict(models=SENTIMENT, data={"x": f"{DATASET}/test"}, api_name="/evaluate")["scores"]
+
+
+def test_what_one_may_read_is_not_answered_to_another_through_an_adapter(shared, hub) -> None:
+    """The base is in the memory of the process that answers, and in the cache, since its owner asked it."""
+    owner = Client(shared.url, verbose=False, oauth_token=hub.token("ada"))
+    assert owner.predict(models=[GATED], texts=["fine"], api_name="/compare")["models"]
+    assert owner.predict(models=["eve/gated"], texts=["fine"], api_name="/compare")["models"]
+    for token in (None, hub.token("carl"), hub.token("eve")):
+        stranger = Client(shared.url, verbose=False, oauth_token=token)
+        for name in ("eve/gated", f"{GATED}+eve/gated", f"{GATED}+eve/absolute"):
+            for call in (
+                lambda name=name, stranger=stranger: stranger.predict(
+                    models=[name], texts=["fine"], api_name="/compare"
+                ),
+                lambda name=name, stranger=stranger: stranger.predict(
+                    models=[name, SENTIMENT[0]], method="mean", api_name="/merge"
+                ),
+            ):
+                assert "is gated" in refused(call), name
+
+
+@pytest.mark.parametrize("path", ["", "gradio_api/info", "gradio_api/mcp/", "config"])
+def test_only_the_address_that_is_served_is_answered(shared, app, path) -> None:
+    for served in (shared, app):
+        port = served.url.rstrip("/").rpartition(":")[2]
+        for host, allowed in (
+            (f"127.0.0.1:{port}", True),
+            (f"localhost:{port}", True),
+            (f"[::1]:{port}", True),
+            (f"rebound.example:{port}", False),
+            ("localhost.evil.example", False),
+            ("127.0.0.1.evil.example", False),
+            ("ada-fusehub.hf.space", served is shared),
+        ):
+            request = urllib.request.Request(f"{served.url}{path}", headers={"Host": host, "Origin": f"http://{host}"})
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    status = answer.status
+            except urllib.error.HTTPError as error:
+                status = error.code
+            assert (status != 421) == allowed, (host, status)
+
+
+def test_an_app_on_a_laptop_reads_the_folders_of_its_user(app, machine, tmp_path) -> None:
+    own = shutil.copytree(machine, tmp_path / "own")
+    assert Client(app.url, verbose=False).predict(models=[str(own), SENTIMENT[0]], api_name="/check")["models"]
