@@ -1,7 +1,7 @@
 """Tensors combined element by element: the pieces in which they pass, and who takes part in which rows.
 
-Most rows are combined over all experts. A label's row is over those that know the label, a token's over those whose
-vocabulary has it.
+Most rows are combined over all experts. A label's row is over those that know the label. Where models have different
+numbers of tokens, the rows that all have are one tensor for the method; see `_tokens` for the others.
 """
 
 from __future__ import annotations
@@ -33,8 +33,21 @@ class Work:
 
     def has(self, index: int) -> bool:
         """Whether the model `index` has these rows: those of the last tokens may be known to some models only."""
-        counts = self.tensor.token_rows
-        return not counts or self.tensor.token_axis != 0 or self.start < counts[index]
+        return self._within(self.tensor.token_rows[index] if self.tensor.token_rows else None)
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the base has these rows."""
+        return self.tensor.base is not None and self._within(self.tensor.base_rows)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all models have these rows, and the base where it has the tensor."""
+        known = all(self._within(count) for count in self.tensor.token_rows)
+        return known and self._within(self.tensor.base_rows)
+
+    def _within(self, count: int | None) -> bool:
+        return count is None or self.tensor.token_axis != 0 or self.start < count
 
     @property
     def numel(self) -> int:
@@ -47,17 +60,24 @@ def cut(plan: Plan, tensor: TensorPlan) -> Iterator[Work]:
     """The pieces in which a tensor can be worked on: rows of it, or the whole."""
     rows = tensor.info.shape[0] if tensor.info.shape else 1
     matched = tensor.label_axis is not None and not plan.labels.is_identity
-    whole = tensor.action == "combine" and plan.method.whole_tensor
+    whole = tensor.action == "solve" or matched or (tensor.action == "combine" and plan.method.whole_tensor)
+    # No piece has rows of tokens that only some of its models know.
     by_tokens = bool(tensor.token_rows) and tensor.token_axis == 0
-    if not by_tokens and (tensor.action == "solve" or matched or whole or tensor.info.numel <= _PIECE_ELEMENTS):
+    edges = _token_edges(tensor) if by_tokens else [0, rows]
+    if not by_tokens and (whole or tensor.info.numel <= _PIECE_ELEMENTS):
         yield Work(tensor)
         return
     step = max(1, _PIECE_ELEMENTS * rows // tensor.info.numel)
-    # No piece has rows of tokens that only some of its models know.
-    edges = sorted({0, rows, *(tensor.token_rows if by_tokens else ())})
     for first, last in itertools.pairwise(edges):
-        for start in range(first, last, step):
-            yield Work(tensor, start, min(last, start + step))
+        size = last - first if whole else step
+        for start in range(first, last, size):
+            yield Work(tensor, start, min(last, start + size))
+
+
+def _token_edges(tensor: TensorPlan) -> list[int]:
+    """Where along the axis of tokens the models that have them change, from 0 to the end of the merged tensor."""
+    size = tensor.info.shape[tensor.token_axis] if tensor.info.shape else 1
+    return sorted({0, size, *(count for count in (*tensor.token_rows, tensor.base_rows or size) if count < size)})
 
 
 def combine(plan: Plan, work: Work, values: list[Tensor], base: Tensor | None, fishers: list[Tensor]) -> Tensor:
@@ -68,27 +88,58 @@ def combine(plan: Plan, work: Work, values: list[Tensor], base: Tensor | None, f
     """
     tensor = work.tensor
     if tensor.token_rows:
-        return _by_token(plan, work, values)
+        return _by_token(plan, work, values, base, fishers)
     if tensor.label_axis is not None and not plan.labels.is_identity:
         return _by_label(plan, tensor, values, base, fishers)
     return _rows(plan, tensor, values, range(len(plan.experts)), base, fishers)
 
 
-def _by_token(plan: Plan, work: Work, values: list[Tensor]) -> Tensor:
-    """Rows of tokens, each combined over the models that know it; where tokens run along rows, a piece has one
-    such set of models."""
+def _by_token(plan: Plan, work: Work, values: list[Tensor], base: Tensor | None, fishers: list[Tensor]) -> Tensor:
+    """Tokens of which models have different numbers; where they run along rows, all of a piece are known to the same
+    models."""
     import torch
 
     tensor, axis = work.tensor, work.tensor.token_axis
-    experts = [index for index in range(len(tensor.token_rows)) if work.has(index)]
+    everyone = range(len(tensor.token_rows))
     if axis == 0:
-        return _rows(plan, tensor, values, experts, None, [])
+        return _tokens(plan, tensor, values, [index for index in everyone if work.has(index)], base, fishers)
     parts = []
-    for first, last in itertools.pairwise(sorted({0, *tensor.token_rows})):
-        known = [index for index in experts if tensor.token_rows[index] >= last]
+    for first, last in itertools.pairwise(_token_edges(tensor)):
+        known = [index for index in everyone if tensor.token_rows[index] >= last]
         own = [values[index].narrow(axis, first, last - first) for index in known]
-        parts.append(_rows(plan, tensor, own, known, None, []))
+        theirs = [fishers[index].narrow(axis, first, last - first) for index in known] if fishers else []
+        start = base.narrow(axis, first, last - first) if base is not None and tensor.base_rows >= last else None
+        parts.append(_tokens(plan, tensor, own, known, start, theirs))
     return torch.cat(parts, axis)
+
+
+def _tokens(
+    plan: Plan,
+    tensor: TensorPlan,
+    values: list[Tensor],
+    experts: Sequence[int],
+    base: Tensor | None,
+    fishers: list[Tensor],
+) -> Tensor:
+    """Tokens that all of `experts` have, and the base if it is given.
+
+    What all have goes through the method. A model that lacks a token has learned nothing of it, so for a method that
+    works on differences it stands at the base's row. Where the base lacks the token, or none is needed, the mean of
+    those that have it, by their weights, stands in for the others: one model's row alone is kept as it is.
+    """
+    everyone = range(len(tensor.token_rows))
+    differences = tensor.action == "combine" and plan.method.base == "needed"
+    if len(experts) == len(everyone) and (base is not None or not differences):
+        return _rows(plan, tensor, values, experts, base, fishers)
+    if base is None or not differences:
+        base, stand_in = None, _mean(values, [tensor.coefficients[index] for index in experts])
+        if differences or plan.method.needs_fisher or tensor.action != "combine":
+            return stand_in
+    else:
+        stand_in = base
+    known = dict(zip(experts, values, strict=True))
+    filled = [known[index] if index in known else stand_in.clone() for index in everyone]
+    return _rows(plan, tensor, filled, everyone, base, [])
 
 
 def _by_label(
@@ -132,6 +183,10 @@ def _rows(
             seed=plan.recipe.seed,
         )
         return plan.method.merge(layer, tensor.options).tensor
-    # What is taken away from the others' task vectors has no share in a mean.
-    coefficients = [max(0.0, coefficient) for coefficient in coefficients]
-    return weighted_mean(values, coefficients if any(coefficients) else [1.0] * len(own))
+    return _mean(values, coefficients)
+
+
+def _mean(values: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
+    """The mean by weight; what is taken away from the others' task vectors has no share in it."""
+    shares = [max(0.0, coefficient) for coefficient in coefficients]
+    return weighted_mean(values, shares if any(shares) else [1.0] * len(shares))

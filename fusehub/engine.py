@@ -67,11 +67,11 @@ class _Engine:
         self._files = contextlib.ExitStack()
         self._weights_of_biases = _weights_of_biases(plan)
         self._ahead = max((tensor.info.numel for tensor in plan.tensors.values()), default=0)
-        self._ready: dict[str, Tensor] = {}
-        """Tensors that were solved together with one that came before them."""
+        self._ready: dict[tuple[str, int], Tensor] = {}
+        """What was solved before its turn, with another or while the model was run: by name and first row."""
 
     def run(self) -> MergeResult:
-        with self._files, _threads(None if any(map(self._is_solved, self.plan.tensors.values())) else 1):
+        with self._files, _threads(None if any(map(self._is_solved, map(Work, self.plan.tensors.values()))) else 1):
             self.experts = [self._files.enter_context(Checkpoint(ref)) for ref in self.plan.experts]
             self.base = self._files.enter_context(Checkpoint(self.plan.base)) if self.plan.base else None
             self.fishers = [
@@ -103,12 +103,13 @@ class _Engine:
         """Solves all layers before anything is written, in the order of the model and not of the file."""
         from fusehub.block_by_block import BlockByBlock
 
-        solved: dict[str, Tensor] = {}
+        solved: dict[tuple[str, int], Tensor] = {}
 
         def make(tensor: TensorPlan) -> Tensor:
             merged = self._whole(tensor)
-            if self._is_solved(tensor):
-                solved[tensor.name] = merged
+            if self._is_solved(Work(tensor)):
+                for work in cut(self.plan, tensor):
+                    solved[tensor.name, work.start] = merged[work.start : work.stop] if merged.ndim else merged
             return merged
 
         BlockByBlock(self.plan, self.experts, statistics, make, self.progress).run()
@@ -188,7 +189,7 @@ class _Engine:
     def _prepare(self, work: Work) -> Tensor | list[Tensor]:
         """What can be done ahead: the finished piece, or only its inputs where layers depend on each other."""
         inputs = self._read(work)
-        return inputs if self._is_solved(work.tensor) else self._make(work, inputs)
+        return inputs if self._is_solved(work) else self._make(work, inputs)
 
     def _read(self, work: Work) -> list[Tensor]:
         """The experts' tensors (only the first's where it is copied), and the base's last where it has it."""
@@ -196,12 +197,13 @@ class _Engine:
         sources = tensor.sources[:1] if tensor.action == "copy" else tensor.sources
         files = zip(self.experts, sources, strict=False)
         read = [file.read(name, work.start, work.stop) for index, (file, name) in enumerate(files) if work.has(index)]
-        if self._uses_base(tensor):
+        if self._uses_base(work):
             read.append(self.base.read(tensor.base, work.start, work.stop))
         return read
 
-    def _uses_base(self, tensor: TensorPlan) -> bool:
-        if tensor.base is None or tensor.action == "copy":
+    def _uses_base(self, work: Work) -> bool:
+        tensor = work.tensor
+        if not work.has_base or tensor.action == "copy":
             return False
         # A mean that is not scaled has nothing to ask the base.
         return tensor.action != "mean" or self.plan.recipe.scale != 1
@@ -211,16 +213,16 @@ class _Engine:
         tensor = work.tensor
         if tensor.action == "copy":
             return inputs[0]
-        if tensor.name in self._ready:
-            return self._ready.pop(tensor.name)
+        if (tensor.name, work.start) in self._ready:
+            return self._ready.pop((tensor.name, work.start))
         dtype = _arithmetic(tensor, inputs)
         # One after the other, as a tensor can be large; copies, as methods may overwrite them.
         values = []
         while inputs:
             values.append(inputs.pop(0).to(dtype, copy=True))
-        base = values.pop() if self._uses_base(tensor) else None
-        if self._is_solved(tensor):
-            merged = self._solve_layer(tensor, values, base)
+        base = values.pop() if self._uses_base(work) else None
+        if self._is_solved(work):
+            merged = self._solve_layer(work, values, base)
         else:
             merged = combine(self.plan, work, values, base, self._read_fishers(work))
         return self._finish(merged, base, work)
@@ -237,18 +239,22 @@ class _Engine:
 
     def _read_fishers(self, work: Work) -> list[Tensor]:
         """Each expert's Fisher values of the piece, for a method that takes them."""
-        if work.tensor.action != "combine" or work.tensor.token_rows:
+        if work.tensor.action != "combine":
             return []
-        sources = zip(self.fishers, work.tensor.sources, strict=False)
-        return [file.read(name, work.start, work.stop) for file, name in sources]
+        sources = enumerate(zip(self.fishers, work.tensor.sources, strict=False))
+        return [file.read(name, work.start, work.stop) for index, (file, name) in sources if work.has(index)]
 
-    def _is_solved(self, tensor: TensorPlan) -> bool:
-        """Whether the tensor is a weight that is solved, or a bias that is solved together with one."""
-        weight = self._weights_of_biases.get(tensor.parameter, tensor)
-        return self.plan.tensors[weight.name].action == "solve"
+    def _is_solved(self, work: Work) -> bool:
+        """Whether the piece is of a weight that is solved, or of a bias that is solved together with one.
 
-    def _solve_layer(self, tensor: TensorPlan, values: list[Tensor], base: Tensor | None) -> Tensor:
+        Rows of tokens that not all models have are not.
+        """
+        weight = self._weights_of_biases.get(work.tensor.parameter, work.tensor)
+        return self.plan.tensors[weight.name].action == "solve" and work.is_shared
+
+    def _solve_layer(self, work: Work, values: list[Tensor], base: Tensor | None) -> Tensor:
         """The merged weight; in affine mode weight and bias at once, whichever comes first in the file."""
+        tensor = work.tensor
         weight_plan = self._weights_of_biases.get(tensor.parameter, tensor)
         affine = getattr(weight_plan.options, "affine", False)
         by_parameter = {plan.parameter: plan for plan in self.plan.tensors.values()} if affine else {}
@@ -256,15 +262,16 @@ class _Engine:
         if not affine or bias_plan is None:
             return self._solver.solve(tensor, values, base, None, None).tensor
         other = bias_plan if tensor is weight_plan else weight_plan
-        others = [value.double() for value in self._read(Work(other))]
-        other_base = others.pop() if self._uses_base(other) else None
+        beside = replace(work, tensor=other)
+        others = [value.double() for value in self._read(beside)]
+        other_base = others.pop() if self._uses_base(beside) else None
         if tensor is weight_plan:
             merged = self._solver.solve(weight_plan, values, base, others, other_base)
             mine, theirs = merged.tensor, merged.bias
         else:
             merged = self._solver.solve(weight_plan, others, other_base, values, base)
             mine, theirs = merged.bias, merged.tensor
-        self._ready[other.name] = self._finish(theirs, other_base, Work(other))
+        self._ready[other.name, work.start] = self._finish(theirs, other_base, beside)
         return mine
 
     def _require_finite(self, work: Work, merged: Tensor) -> None:
@@ -317,7 +324,8 @@ class _Engine:
 def _cosine(tensor: TensorPlan, one: Checkpoint, own: str, other: Checkpoint, theirs: str) -> float:
     """Cosine of a tensor in two models, by at most a million of its elements."""
     rows = max(1, 2**20 * tensor.info.shape[0] // max(1, tensor.info.numel))
-    rows = min(rows, *(tensor.token_rows if tensor.token_axis == 0 else ()), tensor.info.shape[0])
+    counts = (*tensor.token_rows, tensor.base_rows or tensor.info.shape[0]) if tensor.token_axis == 0 else ()
+    rows = min(rows, *counts, tensor.info.shape[0])
     a, b = (file.read(name, 0, rows).double().flatten() for file, name in ((one, own), (other, theirs)))
     norms = float(a.norm() * b.norm())
     return float(a @ b) / norms if norms else 1.0

@@ -49,6 +49,8 @@ class TensorPlan:
     token_axis: int = 0
     token_rows: tuple[int, ...] = ()
     """Where models know different numbers of tokens: the axis along which these run, and how many each has."""
+    base_rows: int | None = None
+    """How many the base has then, where it has the tensor."""
 
     @property
     def coefficients(self) -> list[float]:
@@ -86,6 +88,7 @@ class Planner:
         self.base_files = _parameters(layout, self.base_infos) if base else {}
         self.notes: list[str] = []
         self._uncounted: list[str] = []
+        self._rows_differ: dict[str, tuple[int, ...]] = {}
 
     def tensors(self) -> dict[str, TensorPlan]:
         first = self.files[0]
@@ -108,6 +111,8 @@ class Planner:
                 f"{len(self._uncounted)} linear layers have no statistics of every expert and are averaged: "
                 + ", ".join(self._uncounted[:3]) + (", ..." if len(self._uncounted) > 3 else "")
             )  # fmt: skip
+        if self._rows_differ:
+            self.notes.append(_rows_note(self._rows_differ, self.method))
         for text in self.settings.filters():
             if not any(text in name for name in plans):
                 self.notes.append(f"No tensor has '{text}' in its name: what the recipe says of it holds nowhere.")
@@ -123,8 +128,8 @@ class Planner:
         kept = []
         for index, (layout, own) in enumerate(zip(self.layouts, self.files, strict=True)):
             merged = {tensor.sources[index] for tensor in tensors.values() if not tensor.is_head}
-            sizes = {tensor.token_rows for tensor in tensors.values() if tensor.token_rows}
-            if sizes and any(parameter in layout.token_axes for parameter, name in own.items() if name not in merged):
+            differ = any(len(set(tensor.token_rows)) > 1 for tensor in tensors.values())
+            if differ and any(parameter in layout.token_axes for parameter, name in own.items() if name not in merged):
                 raise Incompatible(
                     f"{self.experts[index].name} keeps a head with one row a token, and the others know more tokens.",
                     "Merge models of one tokenizer, or leave this one out.",
@@ -167,14 +172,14 @@ class Planner:
         axis = self.layout.label_axes.get(parameter)
         linear = self.layout.linears.get(parameter)
         action, why = self._action(parameter, infos, sources)
-        tokens, counts = self.layout.token_axes.get(parameter, 0), ()
-        if parameter in self.layout.token_axes and len({i.shape for i in infos}) > 1:
-            counts = tuple(i.shape[tokens] for i in infos)
-            action, why = "mean", "some tokens are known to some models only"
+        base = self.base_files[parameter] if self._has_update(parameter, infos) else None
+        tokens, counts, base_rows = self._token_rows(parameter, infos, base)
+        if counts and tokens and action == "solve":
+            action, why = "mean", "its tokens are not its rows, and not all models have all of them"
         info = self._stored(infos[counts.index(max(counts))] if counts else infos[0], axis)
         depth = self.depths.get(name, 0.0)
         options, own = self.settings.at(name, depth)
-        rest = {tuple(n for at, n in enumerate(i.shape) if at != tokens or not counts) for i in infos}
+        rest = {_without(i.shape, tokens if counts else None) for i in infos}
         if axis is None and len(rest) > 1:
             raise Incompatible(
                 f"{name} has different shapes: {', '.join(str(list(i.shape)) for i in infos)}.",
@@ -185,9 +190,10 @@ class Planner:
             parameter=parameter,
             info=info,
             sources=sources,
-            base=self.base_files[parameter] if self._has_update(parameter, infos) and not counts else None,
+            base=base,
             token_axis=tokens,
             token_rows=counts,
+            base_rows=base_rows,
             depth=depth,
             options=options,
             own=own,
@@ -225,13 +231,36 @@ class Planner:
             return "mean", f"the base has no such tensor, so {', '.join(updated)} has no update of it"
         return "solve", self.method.title
 
+    def _token_rows(
+        self, parameter: str, infos: Sequence[TensorInfo], base: str | None
+    ) -> tuple[int, tuple[int, ...], int | None]:
+        """The axis along which tokens run, how many each expert has, and the base; no counts where all have the same.
+
+        Of tokens that only some have, the part that all have is merged as any tensor: see `fusehub.combining`.
+        """
+        axis = self.layout.token_axes.get(parameter)
+        if axis is None:
+            return 0, (), None
+        counts = tuple(info.shape[axis] for info in infos)
+        base_rows = self.base_infos[base].shape[axis] if base else None
+        if len({*counts, *([base_rows] if base else [])}) == 1:
+            return axis, (), None
+        if not axis:
+            self._rows_differ[parameter] = (*counts, *([base_rows] if base else []))
+        return axis, counts, base_rows
+
     def _has_update(self, parameter: str, infos: Sequence[TensorInfo]) -> bool:
-        """Whether the base has the same tensor, so that what an expert learned is the difference."""
+        """Whether the base has the same tensor, so that what an expert learned is the difference.
+
+        It may have more or fewer rows of tokens.
+        """
         if parameter not in self.base_files:
             return False
         if parameter in self.layout.label_axes and not self.labels.is_identity:
             return False
-        return self.base_infos[self.base_files[parameter]].shape == infos[0].shape
+        tokens = self.layout.token_axes.get(parameter)
+        theirs, mine = self.base_infos[self.base_files[parameter]].shape, infos[0].shape
+        return _without(theirs, tokens) == _without(mine, tokens)
 
     def _stored(self, info: TensorInfo, axis: int | None) -> TensorInfo:
         dtype = self.recipe.stored_dtype if info.is_float and self.recipe.stored_dtype else info.dtype
@@ -253,6 +282,24 @@ def merged_layout(method: Method, experts: Sequence[ModelRef], base: ModelRef | 
         if shapes[0] and all(own == shapes[0] for own in shapes):
             return plain_layout(experts[0].config["architectures"][0], shapes[0])
     return layout_of(load_config(experts[0]))
+
+
+def _without(shape: Sequence[int], axis: int | None) -> tuple[int, ...]:
+    """`shape` without the size along `axis`; None takes nothing away."""
+    return tuple(size for place, size in enumerate(shape) if place != axis)
+
+
+def _rows_note(rows: Mapping[str, tuple[int, ...]], method: Method) -> str:
+    """What becomes of tensors of which models have different numbers of rows."""
+    counts = next(iter(rows.values()))
+    sizes = " and ".join(map(str, sorted(set(counts))))
+    rest = "are those of the models that have them, averaged by weight where several do"
+    if method.base == "needed":
+        rest += "; where the base has them, they go through the method too"
+    return (
+        f"Models have {sizes} rows, one a token or padding, in {', '.join(rows)}: "
+        f"the {min(counts)} that all have are merged by {method.title} as any other tensor, the others {rest}."
+    )
 
 
 def _is_computed(parameter: str) -> bool:

@@ -67,7 +67,7 @@ def _tokenizers(first: ModelRef, other: ModelRef, vocabularies: Vocabularies) ->
         return Finding(
             "tokens-added",
             "note",
-            f"{large.name} knows {abs(len(mine) - len(theirs))} tokens more than {small.name}: their rows are averaged"
+            f"{large.name} knows {abs(len(mine) - len(theirs))} tokens more than {small.name}: their rows are merged"
             " over the models that have them.",
         )
     if mine != theirs:
