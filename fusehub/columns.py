@@ -8,15 +8,15 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fusehub.encoding import Text, split_words
 from fusehub.errors import BadData, NotFound
+from fusehub.literals import read_list, read_literal
 from fusehub.pictures import picture_of
 from fusehub.tables import Row, Table
 from fusehub.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ, TEXTS, WORDS
@@ -201,7 +201,7 @@ def _text(row: Row, columns: Columns, place: str) -> Text | None:
     parts = []
     for column in columns.texts:
         value = value_of(row, column)
-        if value is None or (isinstance(value, float) and math.isnan(value)):
+        if value is None or _is_nan(value):
             return None
         if not isinstance(value, str):
             raise BadData(
@@ -218,14 +218,19 @@ def _words(row: Row, columns: Columns, place: str) -> list[str] | None:
     """The words of a row: a list, a list written as text, or a plain text, which is split."""
     value = value_of(row, columns.texts[0])
     if isinstance(value, str):
-        listed = _as_list(value)
-        value = [value[start:end] for start, end in split_words(value)] if listed is None else listed
-    if value is None:
+        listed = read_list(value)
+        # A column of lists in which one cannot be read is no text: its brackets are no words.
+        looks_listed = columns.texts[0].casefold() in _WORD_COLUMNS and re.fullmatch(r"\s*\[.*\]\s*", value, re.DOTALL)
+        if listed is None and not looks_listed:
+            listed = [value[start:end] for start, end in split_words(value)]
+        value = listed if listed is not None else value
+    if value is None or _is_nan(value):
         return None
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
         raise BadData(
-            f"{place}: the column {columns.described} holds no list of words.",
-            f"The columns are {', '.join(map(str, row))}. Name the one with the words: --text-column NAME",
+            f"{place}: the column {columns.described} holds no list of words"
+            + (f" that can be read: {value[:60]}." if isinstance(value, str) else "."),
+            "Write lists as JSON (or give Parquet); or name the column with the words: --text-column NAME",
         )
     return value if any(word.strip() for word in value) else None
 
@@ -235,7 +240,7 @@ def _tags(
 ) -> list[str] | None:
     """One label a word. Where they are not, raises `BadData`; without a `place`, where none is needed, gives None."""
     if isinstance(raw, str):
-        listed = _as_list(raw)
+        listed = read_list(raw)
         label = _label(raw.split() if listed is None else listed, names) or []
     if place is None and (not isinstance(label, list) or len(label) != len(words)):
         return None
@@ -252,7 +257,7 @@ def _tags(
 def _answers(value: Any, columns: Columns, place: str) -> list[str] | None:
     """All texts that are right answers, none where the text holds no answer: `{"text": [...]}` as SQuAD has them."""
     if isinstance(value, str) and value[:1] in "{[":
-        value = _as_object(value)
+        value = read_literal(value)
     if isinstance(value, Mapping):
         value = value.get("text")
     if isinstance(value, list):
@@ -267,35 +272,31 @@ def _answers(value: Any, columns: Columns, place: str) -> list[str] | None:
     return value
 
 
-def _as_list(text: str) -> list[Any] | None:
-    """The list that was written as text into a CSV file, as JSON or as Python writes it; None if it is none."""
-    if not (text.startswith("[") and text.endswith("]")):
-        return None
-    value = _as_object(text)
-    return value if isinstance(value, list) else None
-
-
-def _as_object(text: str) -> Any:
-    """What `text` means as JSON or as Python writes it; the text itself if it means nothing."""
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            continue
-    return text
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _label(value: Any, names: Sequence[str] | None) -> Label | None:
-    """A label by its name; None where there is none (nothing, NaN, or the -1 of hidden test labels)."""
+    """A label by its name; None where there is none (nothing, NaN, or the -1 of hidden test labels).
+
+    The same whether a file keeps numbers and lists as what they are, or as text: "1.0" is the number, "[0, 1]" a list.
+    """
+    if isinstance(value, str):
+        listed = read_list(value)
+        value = value.strip() if listed is None else listed
+        # What is written otherwise than its number, as the version 3.10, is a name.
+        if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.0*|\.\d+(e-?\d+)?)", value):
+            value = float(value) if float(value).is_integer() or repr(float(value)) == value else value
     if isinstance(value, list):
         inner = [_label(item, names) for item in value]
-        return None if any(item is None for item in inner) else [str(item) for item in inner]
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None if value is None else str(value)
-    if isinstance(value, str):
-        return value.strip() or None
-    if isinstance(value, float):
-        return None if math.isnan(value) else value
-    if names is None:
-        return str(value)
-    return names[value] if 0 <= value < len(names) else None
+        return None if any(item is None for item in inner) else [name_of(item) for item in inner]
+    if value is None or value == "" or _is_nan(value):
+        return None
+    if names is not None and isinstance(value, int | float) and float(value).is_integer():
+        return names[int(value)] if 0 <= value < len(names) else None
+    return value if isinstance(value, str | float) else str(value)
+
+
+def name_of(label: str | float) -> str:
+    """A label as text: 1.0 is the label 1, which a column with gaps turned into a number with a fraction."""
+    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)

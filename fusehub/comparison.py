@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fusehub.answering import MASKS
-from fusehub.data import Examples, load_examples, name_of
+from fusehub.columns import name_of
+from fusehub.data import Examples, load_examples
 from fusehub.encoding import split_words
 from fusehub.ensembling import ensemble, experts_among
 from fusehub.errors import BadData

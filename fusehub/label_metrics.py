@@ -10,9 +10,11 @@ import math
 import re
 from collections.abc import Sequence
 
+from fusehub.columns import name_of
 from fusehub.comparison import with_prefixes
-from fusehub.data import Examples, from_multi_hot, match_labels, name_of
+from fusehub.data import Examples
 from fusehub.errors import BadData
+from fusehub.matching import from_multi_hot, match_labels
 from fusehub.predict import MULTI, REGRESSION, TOKENS, Prediction
 
 logger = logging.getLogger(__name__)

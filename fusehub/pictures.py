@@ -7,14 +7,18 @@ picture_of("cat.png", Path("photos"), "row 1").open()        # a PIL image in RG
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusehub.data_sources import open_table
 from fusehub.errors import BadData, BadFile, FuseHubError, NotFound
 from fusehub.reach import is_confined, local_path
-from fusehub.tables import Table, hash_of, open_table, split_among
+from fusehub.table_files import hash_of
+from fusehub.tables import Draw, Table, split_among
+from fusehub.tensor_files import sha256_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,6 +51,14 @@ class Picture:
             raise BadFile(
                 f"{self.name} is no image that can be read ({said}).", "Repair it or leave it out."
             ) from error
+
+    def digest(self) -> str:
+        """A hash of the image as it is stored; of one that is on the Hub its address, which names the commit."""
+        self._require_reachable()
+        if self.data is not None:
+            return hashlib.sha256(self.data).hexdigest()
+        path = Path(self.path)
+        return sha256_of(path) if path.is_file() else self.path
 
     def _require_reachable(self) -> None:
         """Raises `BadFile` for an image that a table only names, where it is at a place that may not be read."""
@@ -89,16 +101,18 @@ def picture_of(value: Any, root: Path | None, place: str) -> Picture | None:
     return Picture(value, str(path))
 
 
-def open_pictures(source: str, *, default_split: str = "train", token: str | None = None) -> Table:
+def open_pictures(
+    source: str, *, default_split: str = "train", token: str | None = None, draw: Draw | None = None
+) -> Table:
     """Images with their labels: a folder of images, or any table with a column of images or of their names."""
     path = local_path(source.strip())
     if path is None:
-        return open_table(source, default_split=default_split, token=token, images=True)
+        return open_table(source, default_split=default_split, token=token, images=True, draw=draw)
     folder, asked = (path, None) if path.is_dir() else (path.parent, path.name)
     local = path.is_dir() or (not path.exists() and not path.suffix and folder.is_dir() and str(folder) != ".")
     if source.strip() and local and any(_images(folder)):
         return _open_folder(folder, asked, default_split)
-    return open_table(source, default_split=default_split, token=token, images=True)
+    return open_table(source, default_split=default_split, token=token, images=True, draw=draw)
 
 
 def _images(folder: Path) -> Iterator[Path]:

@@ -13,12 +13,12 @@ from typing import Any
 
 from fusehub.adapters import AdaptedRef
 from fusehub.hub import software
+from fusehub.hub_datasets import pinned_data
 from fusehub.licences import licence_of
 from fusehub.model_ref import ModelRef
 from fusehub.plan import Plan
 from fusehub.recipe import FILENAME, Recipe
 from fusehub.statistics.at_hand import DataAtHand
-from fusehub.tables import pinned_data
 from fusehub.tensor_files import DTYPES
 
 REPORT_FILENAME = "fusehub_report.json"

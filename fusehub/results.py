@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from fusehub.errors import BadData
 from fusehub.evaluation import LESS_IS_BETTER
 from fusehub.hub import endpoint
+from fusehub.hub_datasets import pinned_dataset
 from fusehub.markdown import link, listed, md
-from fusehub.tables import pinned_dataset
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

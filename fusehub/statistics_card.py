@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.front_matter import card_of
 from fusehub.hub import endpoint
+from fusehub.hub_datasets import pinned_dataset
 from fusehub.markdown import link, md, render, without_paths
-from fusehub.tables import pinned_dataset
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fusehub.data import Examples, load_examples
+from fusehub.data_sources import split_named
 from fusehub.errors import BadData, BadRecipe, Incompatible, unknown
 from fusehub.evaluation import LESS_IS_BETTER, evaluate
 from fusehub.findings import Allowed
@@ -30,7 +31,6 @@ from fusehub.plan import Plan, plan_merge, replan
 from fusehub.predict import check_one_task
 from fusehub.progress import Progress, silent
 from fusehub.recipe import Recipe
-from fusehub.tables import split_named
 from fusehub.tasks import task_of
 
 logger = logging.getLogger(__name__)

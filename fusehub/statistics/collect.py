@@ -7,8 +7,6 @@ and the sums are added at the end, so that no row is counted twice whatever the 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +33,7 @@ from fusehub.statistics.placing import load_for_counting
 from fusehub.statistics.privacy import count_labels
 from fusehub.statistics.processes import Processes
 from fusehub.statistics.resume import EVERY, Saves
+from fusehub.statistics.same_data import digest_of
 from fusehub.tasks import MASKED, TASKS, load_config, task_of
 
 
@@ -108,7 +107,8 @@ def collect(
         if fisher:
             mask = load_tokenizer(ref).mask_token_id if inputs.task == MASKED else None
             gradients = FisherCollector(network, inputs.task, seed=seed, samples=fisher_samples, mask_token_id=mask)
-        facts = _facts(ref, inputs, processes, network, batch_tokens, noise)
+        seen = digest_of(inputs, examples, seed=seed)
+        facts = _facts(ref, seen, processes, network, batch_tokens, noise)
         facts["fisher"] = gradients.description if gradients else None
         if any(other != facts for other in processes.agree(facts)):
             raise FuseHubError(
@@ -192,12 +192,12 @@ def _write(
 
 
 def _facts(
-    ref: ModelRef, inputs: Inputs, processes: Processes, network: Any, batch_tokens: int, noise: Noise | None
+    ref: ModelRef, data: str, processes: Processes, network: Any, batch_tokens: int, noise: Noise | None
 ) -> dict[str, Any]:
-    """All that the sums depend on."""
+    """All that the sums depend on; `data` is the digest of what the model is given."""
     return {
         "model": weight_hashes(ref),
-        "data": _digest(inputs),
+        "data": data,
         "precision": str(network.dtype),
         "device": processes.device.type,
         "batches": batch_tokens,
@@ -205,15 +205,6 @@ def _facts(
         "processes": processes.count,
         "software": software("torch", "transformers"),
     }
-
-
-def _digest(inputs: Inputs) -> str:
-    """A hash of all inputs, which depend on the data and on every option about it."""
-    digest = hashlib.sha256()
-    for encoding in inputs.encodings:
-        # Pictures have no text that stays the same; which ones they are is said by their labels and number.
-        digest.update(json.dumps(encoding, default=lambda value: type(value).__name__).encode())
-    return digest.hexdigest()
 
 
 def _wide(fisher: bool) -> Any:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fusehub.columns import name_of
 from fusehub.errors import BadStatistics
 
 MIN_ROWS = 100
@@ -35,11 +36,11 @@ def count_labels(labels: Sequence[Any] | None) -> dict[str, int] | None:
 
     `labels` has a name an example, or a list of names (several labels, or one a word: then an example counts once).
     """
-    if labels is None or not all(isinstance(label, str | list | tuple) for label in labels):
+    if labels is None or any(isinstance(label, float) and not label.is_integer() for label in labels):
         return None
     counts: Counter[str] = Counter()
     for label in labels:
-        counts.update({str(name) for name in ([label] if isinstance(label, str) else label)})
+        counts.update({str(name) for name in (label if isinstance(label, list | tuple) else [name_of(label)])})
     return dict(sorted(counts.items()))
 
 

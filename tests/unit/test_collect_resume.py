@@ -1,7 +1,9 @@
 """Collecting that is killed, goes on, fails in one of several processes, or has no room for its model."""
 
 import contextlib
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ from fusehub.errors import FuseHubError
 from fusehub.statistics.collect import collect
 from fusehub.statistics.processes import Processes
 from tests.unit.experts import rel, text_file, texts_of
+from tests.unit.tiny import tiny_images, tiny_model
 
 TEXTS = texts_of(1, 40)
 # Collects with a save after every batch; `sys.argv`: model, data, out, and what happens at a report.
@@ -132,6 +135,48 @@ def test_what_was_saved_for_another_run_is_not_used(experts, tmp_path, caplog, c
     assert ("(data)" in caplog.text) == (change != "broken")
     with contextlib.closing(collect(path, data, tmp_path / "fresh", **options)) as fresh:
         assert rel(gram, next(iter(fresh.layers.values())).gram()) == 0
+
+
+@pytest.mark.parametrize("kind", ["files", "parquet", "the scaling"])
+def test_work_on_other_images_is_not_gone_on_with(tmp_path, caplog, kind):
+    """As many images, of the same names and labels; or the same ones, given to the model otherwise."""
+    model = tiny_model(tmp_path / "vit", "vit", task="image-classification", labels=["cat", "dog"])
+    folders = [tiny_images(tmp_path / str(seed) / "pets", count=20, seed=seed) for seed in range(2)]
+    first, second = map(str, folders)
+    if kind == "parquet":
+        first, second = (as_parquet(folder) for folder in folders)
+    stopped(str(model), first, tmp_path / "out", at=2)
+    if kind == "the scaling":
+        second = first
+        file = model / "preprocessor_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"image_mean": [0.1, 0.1, 0.1]}))
+    options = {"batch_tokens": 32, "save_every": 0}
+    with contextlib.closing(collect(str(model), second, tmp_path / "out", **options)) as made:
+        gram = next(iter(made.layers.values())).gram()
+    assert "starting anew" in caplog.text and "(data)" in caplog.text
+    with contextlib.closing(collect(str(model), second, tmp_path / "fresh", **options)) as fresh:
+        assert rel(gram, next(iter(fresh.layers.values())).gram()) == 0
+
+
+def test_work_on_the_same_images_is_gone_on_with(tmp_path, caplog):
+    model = tiny_model(tmp_path / "vit", "vit", task="image-classification", labels=["cat", "dog"])
+    images = tiny_images(tmp_path / "pets", count=20)
+    stopped(str(model), str(images), tmp_path / "out", at=2)
+    shutil.copytree(images, tmp_path / "copy" / "pets")
+    collect(str(model), str(tmp_path / "copy" / "pets"), tmp_path / "out", batch_tokens=32, save_every=0).close()
+    assert "Going on where" in caplog.text
+
+
+def as_parquet(folder):
+    """The images of a folder in a Parquet file, as `datasets` stores them."""
+    from datasets import Dataset, Features, Image, Value
+
+    paths = sorted(folder.rglob("*.png"))
+    rows = {"image": [{"bytes": path.read_bytes(), "path": path.name} for path in paths]}
+    rows["label"] = [path.parent.name for path in paths]
+    features = Features(image=Image(decode=False), label=Value("string"))
+    Dataset.from_dict(rows, features=features).to_parquet(folder.parent / "pets.parquet")
+    return str(folder.parent / "pets.parquet")
 
 
 @pytest.mark.parametrize("event", ["fail", "die"])

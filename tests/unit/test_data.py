@@ -8,14 +8,11 @@ import sys
 
 import pytest
 
-from fusehub.data import (
-    Examples,
-    labels_as_ids,
-    load_examples,
-    match_labels,
-)
+from fusehub.data import Examples, load_examples
+from fusehub.data_sources import open_table
 from fusehub.errors import BadData, BadFile, NotFound
-from fusehub.tables import DatasetName, open_table, parse_dataset
+from fusehub.hub_datasets import DatasetName, parse_dataset
+from fusehub.matching import labels_as_ids, match_labels
 
 ROWS = [
     {"text": "A fine, long film.", "label": "good"},
@@ -148,6 +145,77 @@ def test_words_and_tags_are_read_from_lists_and_from_lists_written_as_text(tmp_p
     for path in paths:
         examples = read(path, "token-classification", need_labels=True)
         assert (examples.texts, examples.labels) == expected, path.name
+
+
+def test_words_and_tags_are_read_as_numpy_prints_them(tmp_path):
+    import numpy as np
+
+    printed = [{key: str(np.array(value)) for key, value in row.items()} for row in TAGGED]
+    examples = read(write_csv(tmp_path / "a.csv", printed), "token-classification", need_labels=True)
+    assert examples.texts == [row["tokens"] for row in TAGGED]
+    assert examples.labels == [row["ner_tags"] for row in TAGGED]
+
+
+def test_a_list_of_words_that_cannot_be_read_is_refused(tmp_path):
+    path = write_csv(tmp_path / "a.csv", [{"tokens": "[Anna, lives]", "ner_tags": "[B-PER, O]"}])
+    with pytest.raises(BadData, match=r"row 1: the column tokens holds no list of words that can be read: \[Anna"):
+        read(path, "token-classification")
+
+
+def test_words_with_their_tags_in_lines_of_a_text_file_are_read(tmp_path):
+    lines = ["-DOCSTART- -X- O O", "", "Anna NNP B-NP B-PER", "lives VBZ B-VP O", "", "nothing NN O O", ""]
+    (tmp_path / "a.txt").write_text("\n".join(lines), encoding="utf-8")
+    examples = read(tmp_path / "a.txt", "token-classification", need_labels=True)
+    assert (examples.texts, examples.labels) == ([["Anna", "lives"], ["nothing"]], [["B-PER", "O"], ["O"]])
+    with pytest.raises(BadData, match="holds list, not text"):
+        read(tmp_path / "a.txt")
+    (tmp_path / "b.txt").write_text("I got an O\nVitamin B-12\nand a text", encoding="utf-8")
+    assert len(read(tmp_path / "b.txt")) == 3
+
+
+@pytest.mark.parametrize("values", [[1, 0], [1.0, 0.0], [2.5, 3.0], [True, False], [[1, 0], [0, 1]], [["a"], []]])
+def test_the_same_labels_are_read_from_every_format(tmp_path, values):
+    rows = [{"text": f"text {number}", "label": value} for number, value in enumerate(values)]
+    found = []
+    for write, name in ((write_csv, "a.csv"), (write_parquet, "a.parquet"), (write_jsonl, "a.jsonl")):
+        write(tmp_path / name, rows)
+        found.append(read(tmp_path / name, need_labels=True).labels)
+    assert found[0] == found[1] == found[2]
+    assert isinstance(found[0][0], list) == isinstance(values[0], list)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b"text,label,text\na,b,c\n"),
+        ("a.csv", b"text,label, text\na,b,c\n"),
+        ("a.jsonl", b'{"text": "a", "text": "b"}\n'),
+        ("a.json", b'[{"text": "a", "text": "b"}]'),
+        ("a.parquet", b""),
+    ],
+)
+def test_a_column_that_is_there_twice_is_refused(tmp_path, name, content):
+    if name.endswith("parquet"):
+        import pyarrow
+        from pyarrow.parquet import write_table
+
+        write_table(pyarrow.table([pyarrow.array(["a"])] * 2, names=["text", "text"]), tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadData, match=f"{name} has the column 'text' twice"):
+        read(tmp_path / name)
+
+
+def test_files_of_other_machines_are_read(tmp_path):
+    """Blank lines before the header, lines that end as Windows ends them, spaces in the header, UTF-16."""
+    (tmp_path / "a.csv").write_bytes("\r\ntext, label\r\nGrün,x\r\n\r\n".encode("utf-16"))
+    examples = read(tmp_path / "a.csv", need_labels=True)
+    assert (examples.texts, examples.labels) == (["Grün"], ["x"])
+    (tmp_path / "b.csv").write_text(f'text,label\n"{"word " * 100_000}",x\n')
+    assert len(read(tmp_path / "b.csv").texts[0]) == 500_000
+    (tmp_path / "c.csv").write_text("text,label\n")
+    with pytest.raises(BadData, match="is empty"):
+        read(tmp_path / "c.csv")
 
 
 def test_plain_texts_are_split_into_words_and_their_labels_ignored(tmp_path):

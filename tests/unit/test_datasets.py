@@ -37,6 +37,14 @@ def dataset_hub(tmp_path_factory):
     features = Features(text=Value("string"), label=ClassLabel(names=["neg", "pos"]))
     Dataset.from_dict({"text": ["t1", "t2"], "label": [0, 1]}, features=features).to_parquet(folder / "train.parquet")
     Dataset.from_dict({"text": ["e1", "e2"], "label": [1, -1]}, features=features).to_parquet(folder / "test.parquet")
+    many = {
+        "text": [f"{number:05}" for number in range(20_000)],
+        "label": [number // 10_000 for number in range(20_000)],
+    }
+    # As the Hub stores large sets: several files of many row groups.
+    for part in range(2):
+        half = {name: values[part * 10_000 : (part + 1) * 10_000] for name, values in many.items()}
+        Dataset.from_dict(half, features=features).to_parquet(folder / f"many-{part}.parquet", batch_size=100)
     langs = (
         "---\nconfigs:\n- config_name: en\n  data_files: [{split: test, path: en.csv}]\n"
         "- config_name: de\n  data_files: [{split: test, path: de.csv}]\n---\n"
@@ -46,6 +54,7 @@ def dataset_hub(tmp_path_factory):
             f"data/{split}-00000-of-00001.parquet": folder / f"{split}.parquet" for split in ("train", "test")
         },
         "alice/langs": {"README.md": langs.encode(), "en.csv": b"text\nhello\n", "de.csv": b"text\nhallo\n"},
+        "alice/many": {f"data/train-{part:05}-of-00002.parquet": folder / f"many-{part}.parquet" for part in range(2)},
         "alice/secret": {"train.csv": b"text\nhidden\n"},
         "alice/script": {"script.py": b"raise SystemExit('ran')\n"},
         "alice/nothing": {"notes.bin": b"x"},
@@ -121,3 +130,19 @@ def test_private_datasets_need_the_token_of_who_may_read_them(dataset_hub, tmp_p
     (by_argument,) = ask_hub(dataset_hub, tmp_path, {"source": "alice/secret", "token": token})
     (by_environment,) = ask_hub(dataset_hub, tmp_path, {"source": "alice/secret"}, token=token)
     assert by_argument["texts"] == by_environment["texts"] == ["hidden"]
+
+
+def test_a_sample_is_drawn_from_parts_all_over_a_large_dataset(dataset_hub, tmp_path):
+    drawn, again, other, more = ask_hub(
+        dataset_hub,
+        tmp_path,
+        *({"source": "alice/many", "limit": 200, "seed": seed} for seed in (0, 0, 1)),
+        {"source": "alice/many", "limit": 5000},
+    )
+    assert drawn["texts"] == again["texts"] != other["texts"]
+    # 200 row groups, each of one label, and the second label begins after 100 of them.
+    groups = {int(text) // 100 for text in drawn["texts"]}
+    assert 40 <= len(groups) <= 64, "of 64 row groups"
+    assert max(after - before for before, after in zip(sorted(groups), sorted(groups)[1:], strict=False)) <= 9
+    assert 80 <= drawn["labels"].count("pos") <= 120
+    assert len(set(more["texts"])) == 5000, "more row groups are read where 64 have too few rows"

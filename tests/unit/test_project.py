@@ -74,10 +74,12 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
     floors = [
         "errors progress reach",
         "hub tensor_files licences label_names",
-        "model_ref adapters refs tables pictures vocabularies tasks layers blocks",
+        "model_ref adapters refs tables table_files hub_datasets data_sources pictures"
+        " vocabularies tasks layers blocks",
         "lora checkpoint pretrained",
         "encoding questions language shared_body",
-        "labels methods statistics configs findings preprocessing compat columns data inputs recipe",
+        "labels methods statistics configs findings preprocessing compat recipe"
+        " literals columns sampling data matching inputs",
         "planner requirements plan solving combining block_by_block engine adapter_merging merging provenance",
         "answering label_metrics text_metrics predict ensembling keeping comparison evaluation tuning loading finding",
         "markdown merged results front_matter statistics_card usage card_tuning card push publishing",

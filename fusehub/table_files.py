@@ -1,0 +1,206 @@
+"""Rows of one file, read as they are asked for: text, CSV, JSON and Parquet.
+
+    for row in read_file(Path("reviews.csv")):
+        row["text"]
+
+Files are read here and not by `datasets`, whose CSV reader turns texts such as "None" and "NA" into nothing.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from fusehub.errors import BadData, BadFile
+from fusehub.tables import GRAMMAR, Row, label_names
+from fusehub.tensor_files import sha256_of
+
+SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+# How a text file of words with their tags is told from one of texts: by its first lines.
+_HEAD = 200
+_DOCUMENT = "-DOCSTART-"
+_TAG = re.compile(r"O|[BIESLU]-\S+")
+
+
+def hash_of(files: list[Path], root: Path | None) -> str:
+    """sha256 of the file; of the files' names and hashes where they are many."""
+    if root is None:
+        return sha256_of(files[0])
+    listing = "\n".join(f"{sha256_of(path)}  {path.relative_to(root).as_posix()}" for path in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def read_file(path: Path) -> Iterator[Row]:
+    suffix = path.suffix.lower()
+    readers = {
+        ".txt": _read_text,
+        ".csv": _read_csv,
+        ".tsv": _read_csv,
+        ".json": _read_json,
+        ".parquet": _read_parquet,
+    }
+    reader = readers.get(suffix, _read_json_lines)
+    if suffix not in SUFFIXES:
+        raise BadData(f"{path.name}: FuseHub does not read {suffix or 'files without an ending'}.", GRAMMAR)
+    try:
+        yield from reader(path)
+    except UnicodeDecodeError as error:
+        raise BadFile(f"{path.name} is not UTF-8 text ({error.reason}).", "Save it as UTF-8.") from error
+    except OSError as error:
+        raise BadFile(f"{path.name} cannot be read ({error}).", "Is it complete, and may you read it?") from error
+
+
+def _encoding(path: Path) -> str:
+    """UTF-8, unless the file's first bytes are the mark of UTF-16, in which spreadsheets save "Unicode text"."""
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _read_text(path: Path) -> Iterator[Row]:
+    """A text a line; or where every line is a word with its tag, and an empty line ends a sentence, those of each."""
+    with path.open(encoding=_encoding(path)) as lines:
+        head = list(islice(lines, _HEAD))
+        lines = chain(head, lines)
+        if _are_words_with_tags(head):
+            yield from _sentences(lines, path.name)
+            return
+        for line in lines:
+            yield {"text": line.rstrip("\n")}
+
+
+def _are_words_with_tags(lines: list[str]) -> bool:
+    """Whether these are lines of CoNLL: a word first, its tag last (B-PER, I-PER, O), and some tag is no O."""
+    fields = [line.split() for line in lines if line.strip() and not line.startswith(_DOCUMENT)]
+    tags = [own[-1] for own in fields if len(own) > 1 and _TAG.fullmatch(own[-1])]
+    return len(tags) == len(fields) and any(tag != "O" for tag in tags)
+
+
+def _sentences(lines: Iterable[str], name: str) -> Iterator[Row]:
+    words: list[str] = []
+    tags: list[str] = []
+    for number, line in enumerate(chain(lines, [""]), 1):
+        fields = line.split()
+        if len(fields) > 1 and not line.startswith(_DOCUMENT):
+            words.append(fields[0])
+            tags.append(fields[-1])
+        elif len(fields) == 1:
+            raise BadFile(f"{name}, line {number}: '{fields[0]}' has no tag.", "Write a word and its tag a line.")
+        elif words:
+            yield {"tokens": words, "ner_tags": tags}
+            words, tags = [], []
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
+    """Rows by the header in the first line. Commas, semicolons or tabs, whichever the header has most of."""
+    import csv
+
+    # A text can be longer than the 128 kB that the module allows.
+    csv.field_size_limit(2**31 - 1)
+    with path.open(encoding=_encoding(path), newline="") as file:
+        header = next((line for line in file if line.strip()), "")
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
+        reader = csv.DictReader(chain([header], file), delimiter=delimiter, strict=True)
+        try:
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            _require_different(reader.fieldnames, path.name)
+            for row in reader:
+                if None in row:
+                    raise BadFile(
+                        f"{path.name}, line {reader.line_num}: more fields than the header names.",
+                        "Put texts that hold the delimiter in double quotes.",
+                    )
+                yield row
+        except csv.Error as error:
+            raise BadFile(f"{path.name}, line {reader.line_num}: {error}.", "Repair that line.") from error
+
+
+def _read_json_lines(path: Path) -> Iterator[Row]:
+    with path.open(encoding=_encoding(path)) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = _json(line, path.name)
+            except ValueError as error:
+                raise BadFile(f"{path.name}, line {number} is not JSON ({error}).", "Repair that line.") from error
+            yield _as_row(row, f"{path.name}, line {number}")
+
+
+def _json(text: str, name: str) -> Any:
+    """What the JSON means. Raises `BadData` where an object says one of its keys twice, of which Python keeps one."""
+
+    def keep(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _require_different([key for key, _ in pairs], name)
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=keep)
+
+
+def _require_different(columns: Sequence[str], name: str) -> None:
+    """Raises `BadData` naming a column that is there twice: which of both is meant, nobody knows."""
+    twice = [column for column, count in Counter(columns).items() if count > 1 and column]
+    if twice:
+        raise BadData(f"{name} has the column '{twice[0]}' twice.", "Rename or remove one of both.")
+
+
+def _read_json(path: Path) -> Iterator[Row]:
+    """A list of objects, an object with one such list, or JSON lines."""
+    try:
+        whole = _json(path.read_text(encoding=_encoding(path)), path.name)
+    except json.JSONDecodeError:
+        yield from _read_json_lines(path)
+        return
+    if isinstance(whole, dict):
+        lists = [value for value in whole.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+        whole = lists[0] if len(lists) == 1 else [whole]
+    for number, row in enumerate(whole if isinstance(whole, list) else [whole], 1):
+        row = _as_row(row, f"{path.name}, item {number}")
+        yield from _questions(row) if isinstance(row.get("paragraphs"), list) else [row]
+
+
+def _questions(article: Row) -> Iterator[Row]:
+    """The questions of an article as SQuAD's own files nest them."""
+    for paragraph in article["paragraphs"]:
+        for question in paragraph.get("qas", ()):
+            yield {"context": paragraph.get("context"), "question": question.get("question")} | {
+                "answers": question.get("answers"),
+            }
+
+
+def _as_row(value: Any, place: str) -> Row:
+    if isinstance(value, str):
+        return {"text": value}
+    if not isinstance(value, dict):
+        raise BadFile(f"{place} is no object.", 'Write one {"text": ..., "label": ...} per example.')
+    return value
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    from pyarrow import ArrowInvalid
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as file:
+            _require_different(file.schema_arrow.names, path.name)
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+    except ArrowInvalid as error:
+        raise BadFile(f"{path.name} is not a sound Parquet file ({error}).", "Write it again.") from error
+
+
+def parquet_names(path: Path) -> dict[str, list[str]]:
+    """Label names that `datasets` wrote into the file."""
+    from datasets import Features
+    from pyarrow.parquet import read_schema
+
+    schema = read_schema(path)
+    if b"huggingface" not in (schema.metadata or {}):
+        return {}
+    return label_names(Features.from_arrow_schema(schema))
