@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fusehub.errors import AccessDenied, FuseHubError, NotFound, Offline, OutputExists
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+
+_patience: Literal["", "wanted", "there"] = ""
 
 
 @cache
@@ -32,9 +35,23 @@ def software(*packages: str) -> dict[str, str]:
     return {"fusehub": fusehub_version(), **{name: version(name) for name in packages}}
 
 
+def be_patient() -> None:
+    """For programs that a person waits for: the Hub is asked again where that helps, and never waited for too long
+    (see `fusehub.wire`). Takes effect with the first question, so that nothing is imported before it."""
+    global _patience
+    _patience = "wanted"
+
+
 def client(token: str | None = None) -> HfApi:
     """A Hub client with FuseHub's user agent; without a token, the one that the user is logged in with."""
     from huggingface_hub import HfApi
+
+    global _patience
+    if _patience == "wanted":
+        from fusehub import wire
+
+        wire.be_patient()
+        _patience = "there"
 
     return HfApi(token=token, library_name="fusehub", library_version=fusehub_version())
 
@@ -113,7 +130,28 @@ def _translate(error: Exception, subject: str) -> FuseHubError | None:
         )
     if isinstance(error, hf.HfHubHTTPError):
         return _http_error(error, status, subject, login)
+    if isinstance(error, hf.FileMetadataError) or _is_about_an_answer(error):
+        return Offline(
+            f"{endpoint()} gave an answer that is none of the Hub's ({type(error).__name__}), asked for {subject}.",
+            "Is there a page to sign in to this network, and is HF_ENDPOINT right? Then try again.",
+        )
+    if isinstance(error, OSError) and "Consistency check failed" in str(error):
+        return Offline(f"{subject}: a download ended before its end.", "Try again: what is broken was not kept.")
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        # An upload that failed: the client says of which file, and why is behind it.
+        return error.__cause__ if isinstance(error.__cause__, FuseHubError) else _translate(error.__cause__, subject)
     return None
+
+
+def _is_about_an_answer(error: Exception) -> bool:
+    """Whether the Hub client failed to make sense of what it was sent, as of the page of a captive portal."""
+    if not isinstance(error, ValueError | KeyError | TypeError | AttributeError):
+        return False
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    module = frame.tb_frame.f_globals.get("__name__", "") if frame is not None else ""
+    return module.partition(".")[0] in ("huggingface_hub", "httpx2", "json")
 
 
 def _http_error(error: Exception, status: int | None, subject: str, login: str) -> FuseHubError:

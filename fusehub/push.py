@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.errors import AccessDenied, BadData, BadFile, NotFound, OutputExists
+from fusehub.errors import AccessDenied, BadData, BadFile, FuseHubError, NotFound, Offline, OutputExists
 from fusehub.hub import client, endpoint, fusehub_version, hub_errors
 from fusehub.markdown import listed
 from fusehub.progress import Progress
@@ -53,6 +53,8 @@ class Target:
     info: ModelInfo | None
     private: bool
     pull_request: bool
+    is_empty: bool = False
+    """Whether nothing was ever put into the repo, as when a push ended between making it and its commit."""
 
     @classmethod
     def of(cls, repo_id: str, token: str | None, *, pull_request: bool, exist_ok: bool, public: bool) -> Target:
@@ -74,16 +76,17 @@ class Target:
                 f"{repo_id} does not exist, or is private: there is nothing to propose a pull request to.",
                 "Check the spelling, or push without --pull-request, which makes the repo.",
             )
+        is_empty = info is not None and not pull_request and _is_empty(api, info)
         if info is not None and not pull_request:
-            if not exist_ok:
+            if not exist_ok and not is_empty:
                 raise OutputExists(
                     f"{repo_id} exists already on {endpoint()}.",
                     "Choose another name. To push into it all the same, say --exist-ok (nothing in it is deleted), "
                     "or --pull-request.",
                 )
             _require_write(api, repo_id, user)
-        private = bool(info.private) if info is not None else not public
-        return cls(api, info.id if info is not None else repo_id, info, private, pull_request)
+        private = bool(info.private) if info is not None and not is_empty else not public
+        return cls(api, info.id if info is not None else repo_id, info, private, pull_request, is_empty)
 
     @property
     def files(self) -> list[str]:
@@ -102,36 +105,75 @@ class Target:
         with hub_errors(self.repo_id):
             if self.info is None:
                 self.api.create_repo(self.repo_id, private=self.private)
+            elif self.is_empty and bool(self.info.private) != self.private:
+                self.api.update_repo_settings(self.repo_id, private=self.private)
             try:
                 deleted = [CommitOperationDelete(path) for path in replaced]
-                done = self._commit([*operations, *deleted], message)
+                commit, pull_request = self._commit([*operations, *deleted], message)
             except BaseException:
                 if self.info is None:
                     _delete_if_empty(self.api, self.repo_id)
                 raise
             progress(2, 3, "reading back")
-            self._verify(operations, done.oid)
+            try:
+                with hub_errors(self.repo_id):
+                    self._verify(operations, commit)
+            except Offline as error:
+                raise Offline(
+                    f"All is in {self.repo_id} (commit {commit[:8]}), but it could not be read back: {error.what}",
+                    f"Look at {endpoint()}/{self.repo_id}, or push again with --exist-ok to have it compared.",
+                ) from error
         progress(3, 3, "done")
-        return Published(f"{endpoint()}/{self.repo_id}", done.oid, self.repo_id, self.private, done.pr_url)
+        return Published(f"{endpoint()}/{self.repo_id}", commit, self.repo_id, self.private, pull_request)
 
-    def _commit(self, operations: list, message: str) -> Any:
+    def _commit(self, operations: list, message: str) -> tuple[str, str | None]:
+        """The commit, and the address of the pull request where it is one."""
         from huggingface_hub.errors import HfHubHTTPError
 
         head = self.info.sha if self.info is not None else self.api.model_info(self.repo_id).sha
         try:
-            return self.api.create_commit(
-                self.repo_id,
-                operations,
-                commit_message=f"{message} (FuseHub {fusehub_version()})",
-                create_pr=self.pull_request,
-                parent_commit=head,
-            )
-        except HfHubHTTPError as error:
-            if error.response is not None and error.response.status_code == 412:
+            with hub_errors(self.repo_id):
+                done = self.api.create_commit(
+                    self.repo_id,
+                    operations,
+                    commit_message=f"{message} (FuseHub {fusehub_version()})",
+                    create_pr=self.pull_request,
+                    parent_commit=head,
+                )
+                return done.oid, done.pr_url
+        except FuseHubError as error:
+            cause = error.__cause__
+            changed = isinstance(cause, HfHubHTTPError) and cause.response.status_code == 412
+            if not changed and not isinstance(error, Offline):
+                raise
+            if self.pull_request and not changed:
+                raise Offline(
+                    f"Whether the pull request arrived is not known: {error.what}",
+                    f"Look at {endpoint()}/{self.repo_id}/discussions before you push again.",
+                ) from error
+            # The answer was lost, or the question was sent twice: what is there tells whether it arrived.
+            if (arrived := self._arrived(operations, head)) is not None:
+                logger.warning("The Hub's answer to the commit was lost. %s is complete.", self.repo_id)
+                return arrived, None
+            if changed:
                 raise OutputExists(
                     f"Somebody else changed {self.repo_id} during the upload.", "Look at it, then push again."
                 ) from error
             raise
+
+    def _arrived(self, operations: list, head: str) -> str | None:
+        """The newest commit, if it is not `head` any more and has everything that was sent."""
+        from huggingface_hub import CommitOperationAdd
+
+        try:
+            with hub_errors(self.repo_id):
+                newest = self.api.model_info(self.repo_id).sha
+                if self.pull_request or newest == head:
+                    return None
+                self._verify([one for one in operations if isinstance(one, CommitOperationAdd)], newest)
+        except FuseHubError:
+            return None
+        return newest
 
     def _verify(self, operations: list, commit: str) -> None:
         """Raises `BadFile` unless the commit has every file, with the sha256 (or git hash) of what was sent."""
@@ -202,10 +244,17 @@ def _require_write(api: HfApi, repo_id: str, user: str) -> None:
             ) from error
 
 
+def _is_empty(api: HfApi, info: ModelInfo) -> bool:
+    """Whether nothing was ever put into the repo."""
+    with hub_errors(info.id):
+        files = {file.rfilename for file in info.siblings or []}
+        return files <= {".gitattributes"} and len(api.list_repo_commits(info.id)) == 1
+
+
 def _delete_if_empty(api: HfApi, repo_id: str) -> None:
     """Takes back a repo that this push has just made, if nothing came into it meanwhile."""
     try:
-        if len(api.list_repo_commits(repo_id)) == 1 and set(api.list_repo_files(repo_id)) <= {".gitattributes"}:
+        if _is_empty(api, api.model_info(repo_id)):
             api.delete_repo(repo_id)
     except Exception as error:
         logger.warning("%s was made and could not be taken back (%s).", repo_id, type(error).__name__)

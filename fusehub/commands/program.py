@@ -25,6 +25,9 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    from fusehub.hub import be_patient
+
+    be_patient()
     if version:
         from fusehub.hub import fusehub_version
 

@@ -24,6 +24,7 @@ from . import account, pages, repos
 from .access import Tickets, Users
 from .call import SLASH, WEB_PREFIX, Hub, endpoint
 from .errors import HubError, LocalHubError, repo_not_found
+from .faults import Faults
 from .hosts import HostCheck, allowed_names
 from .lfs import Uploads
 from .store import Store
@@ -235,6 +236,7 @@ def create_app(
     handlers = {HubError: _refuse, HTTPException: _http_error, ClientDisconnect: _gone, Exception: _crash}
     app = Starlette(routes=_routes(), exception_handlers=handlers, lifespan=lifespan)
     app.add_middleware(EncodedSlashes)
+    app.add_middleware(Faults, root=root)
     app.add_middleware(HostCheck, names=allowed_names(host))
     app.state.hub = Hub(store, users, tickets, Uploads(store, tickets, part_size), page_size)
     app.state.lock = lock

@@ -83,7 +83,8 @@ def session(hub: Any, user: str, home: Path) -> Iterator[Session]:
     """A process whose Hub is `hub` and whose token is that of `user`; it works in the folder `home`."""
     home.mkdir(exist_ok=True)
     environment = hub.env(user, home=home / ".home") | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "COLUMNS": "200"}
+    # What the client logs goes to the standard error of the first command, which is closed when another one runs.
+    environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "COLUMNS": "200", "HF_HUB_VERBOSITY": "error"}
     environment.pop("HF_HUB_OFFLINE", None)
     with subprocess.Popen(
         [sys.executable, "-c", SCRIPT],

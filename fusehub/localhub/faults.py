@@ -1,0 +1,144 @@
+"""A Hub that misbehaves as it is told, so that its clients can be tried: errors, cut answers, wrong bytes.
+
+A fault plan is a list in JSON. Each fault says which requests it is for and what happens to them:
+
+    [{"path": "/api/models/.*", "method": "GET", "skip": 1, "count": 2, "do": "status", "status": 503}]
+
+`path` is a regular expression for the whole path, `method` any if not said. The first `skip` of its requests pass,
+then `count` of them (all, if not said) meet what it does:
+
+    status      an answer of that `status`, with `retry_after` seconds where said
+    html        200 and the page of a captive portal
+    json        200 and `{}`
+    stall       nothing for `seconds`, then the answer
+    cut         the answer's body ends after `after` bytes, and the connection with it
+    flip        one bit of the body's byte number `at` is another
+    longer      the header promises 10 bytes more than come
+    late        the request is carried out at once, and answered after `seconds`
+    lost        the request is carried out, and the connection ends without an answer
+
+The plan is `faults.json` in the hub's folder, read again whenever it was written: a running hub can be told anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .errors import LocalHubError
+
+FILENAME = "faults.json"
+_ANSWERS = ("status", "html", "json")
+_KINDS = (*_ANSWERS, "stall", "cut", "flip", "longer", "late", "lost")
+_KEYS = {"path", "method", "skip", "count", "do", "status", "retry_after", "seconds", "after", "at"}
+_PORTAL = "<html><head><title>Sign in</title></head><body>Welcome to the network.</body></html>"
+
+
+def read_plan(text: str) -> list[dict[str, Any]]:
+    """The faults of a plan. Raises `LocalHubError` for one that says something unknown."""
+    plan = json.loads(text)
+    for fault in plan:
+        if fault.get("do") not in _KINDS or not set(fault) <= _KEYS:
+            raise LocalHubError(
+                f"No such fault: {fault}. Known: {', '.join(_KINDS)}, with {', '.join(sorted(_KEYS))}."
+            )
+    return plan
+
+
+class Faults:
+    """Middleware that does what the plan in the hub's folder says."""
+
+    def __init__(self, app: ASGIApp, root: Path) -> None:
+        self.app, self.path = app, Path(root) / FILENAME
+        self._read_at: int | None = None
+        self._plan: list[dict[str, Any]] = []
+        self._seen: list[int] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        fault = self._fault_for(scope) if scope["type"] == "http" else None
+        if fault is None:
+            await self.app(scope, receive, send)
+        elif fault["do"] in _ANSWERS:
+            await _answer(fault)(scope, receive, send)
+        else:
+            if fault["do"] == "stall":
+                await asyncio.sleep(fault["seconds"])
+            await self.app(scope, receive, _Misbehaving(fault, send).send)
+
+    def _fault_for(self, scope: Scope) -> dict[str, Any] | None:
+        try:
+            written = self.path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+        if written != self._read_at:
+            self._plan = read_plan(self.path.read_text(encoding="utf-8"))
+            self._read_at, self._seen = written, [0] * len(self._plan)
+        for number, fault in enumerate(self._plan):
+            if fault.get("method") not in (None, scope["method"]) or not re.fullmatch(fault["path"], scope["path"]):
+                continue
+            self._seen[number] += 1
+            place = self._seen[number] - fault.get("skip", 0)
+            if 0 < place <= fault.get("count", place):
+                return fault
+        return None
+
+
+def _answer(fault: dict[str, Any]) -> Response:
+    if fault["do"] == "html":
+        return HTMLResponse(_PORTAL)
+    if fault["do"] == "json":
+        return JSONResponse({})
+    headers = {"X-Error-Message": "This hub was told to fail"}
+    if "retry_after" in fault:
+        headers["Retry-After"] = str(fault["retry_after"])
+    return Response(status_code=fault["status"], headers=headers)
+
+
+class _Misbehaving:
+    """The way of one answer to the client, with a fault on it."""
+
+    def __init__(self, fault: dict[str, Any], send: Send) -> None:
+        self.fault, self._send = fault, send
+        self._sent = 0
+        self._is_over = False
+
+    async def send(self, message: Message) -> None:
+        kind = self.fault["do"]
+        if self._is_over:
+            return
+        if message["type"] == "http.response.start":
+            if kind == "late":
+                await asyncio.sleep(self.fault["seconds"])
+            if kind in ("lost", "longer"):
+                message = {**message, "headers": _lengthened(message["headers"])}
+            await self._send(message)
+            # The server ends the connection when fewer bytes come than were promised.
+            self._is_over = kind == "lost"
+            return
+        if message["type"] == "http.response.body":
+            message = {**message, "body": self._changed(message.get("body", b""))}
+        await self._send(message)
+
+    def _changed(self, body: bytes) -> bytes:
+        start, self._sent = self._sent, self._sent + len(body)
+        if self.fault["do"] == "flip" and start <= self.fault["at"] < self._sent:
+            changed = bytearray(body)
+            changed[self.fault["at"] - start] ^= 1
+            return bytes(changed)
+        if self.fault["do"] == "cut" and self._sent > self.fault["after"]:
+            self._is_over = True
+            return body[: self.fault["after"] - start]
+        return body
+
+
+def _lengthened(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers with a length that is 10 more than what comes."""
+    length = next((int(value) for name, value in headers if name.lower() == b"content-length"), 0)
+    kept = [(name, value) for name, value in headers if name.lower() not in (b"content-length", b"transfer-encoding")]
+    return [*kept, (b"content-length", str(length + 10).encode())]

@@ -1,0 +1,150 @@
+"""Every command against a Hub that misbehaves: a few tries, then words; nothing half-made stays."""
+
+import json
+import time
+
+import pytest
+from huggingface_hub import HfApi
+
+from fusehub.localhub import LocalHubError
+from fusehub.localhub.faults import FILENAME, read_plan
+from tests.unit.experts import relatives, texts_of, with_statistics
+
+API, FILES = "/api/models.*", "/.*/resolve/.*"
+MODELS = ["ann/expert-0", "ann/expert-1"]
+# The pauses of a person's patience would make the tests wait as long.
+HURRY = "import fusehub.wire; fusehub.wire.PAUSES = (0.02, 0.02, 0.02)"
+
+
+@pytest.fixture(scope="module")
+def work(hub, tmp_path_factory):
+    """Two experts with statistics on the Hub, a merge of them and texts here."""
+    from fusehub.merging import merge
+    from tests.unit.experts import recipe_of
+
+    folder = tmp_path_factory.mktemp("work")
+    parts = with_statistics(relatives(folder))
+    api = HfApi(endpoint=hub.url, token=hub.token("ann"))
+    for repo, part in zip(MODELS, parts, strict=True):
+        api.create_repo(repo)
+        api.upload_folder(repo_id=repo, folder_path=part, commit_message="Model")
+    merge(recipe_of(parts, "mean"), folder / "merged")
+    (folder / "texts.txt").write_text("\n".join(texts_of(0)))
+    return folder
+
+
+@pytest.fixture
+def plan(hub):
+    """`plan({...}, ...)`: from now on the Hub does this."""
+
+    def told(*faults):
+        (hub.root / f"{FILENAME}.new").write_text(json.dumps(faults))
+        (hub.root / f"{FILENAME}.new").replace(hub.root / FILENAME)
+
+    yield told
+    (hub.root / FILENAME).unlink(missing_ok=True)
+
+
+@pytest.fixture
+def hasty(ann):
+    ann.python(HURRY)
+    return ann
+
+
+def forget(run) -> None:
+    """As on a machine where nothing was downloaded yet."""
+    run.python("import shutil; from huggingface_hub.constants import HF_HUB_CACHE; shutil.rmtree(HF_HUB_CACHE, True)")
+
+
+def commands(work, number):
+    """Each command that asks the Hub, with an output of its own."""
+    return {
+        "find": ("find", "expert"),
+        "check": ("check", *MODELS),
+        "merge": ("merge", *MODELS, "--out", work / f"merge-{number}"),
+        "collect": ("collect", MODELS[0], "--data", work / "texts.txt", "--out", work / f"collect-{number}"),
+        "compare": ("compare", *MODELS, "--text", "a fine film"),
+        "publish": ("publish", work / "merged", f"merged-{number}"),
+    }
+
+
+FATAL = {
+    "errors": {"path": API, "do": "status", "status": 503},
+    "too many": {"path": API, "do": "status", "status": 429, "retry_after": 3600},
+    "a captive portal": {"path": API, "do": "html"},
+    "nothing": {"path": API, "do": "json"},
+    "lost answers": {"path": API, "method": "GET", "do": "lost"},
+}
+
+
+@pytest.mark.parametrize("kind", FATAL)
+def test_a_hub_that_keeps_failing_is_said_and_nothing_is_made(hasty, work, plan, kind):
+    before = sorted(work.iterdir())
+    forget(hasty)
+    plan(FATAL[kind])
+    for number, (name, command) in enumerate(commands(work, kind.replace(" ", "-")).items()):
+        if (kind, name) == ("nothing", "find"):
+            continue  # The client takes it for a list of no models.
+        started = time.monotonic()
+        what, fix = hasty.fails(*command)
+        assert "bug" not in what and fix, (name, what)
+        if kind == "too many":
+            assert "wants to be asked again in 3600 seconds" in what, (name, what)
+            assert time.monotonic() - started < 600, "an hour is nobody's patience"
+        elif kind == "errors":
+            assert "503" in what and "tried 4 times" in what, (name, number, what)
+        assert sorted(work.iterdir()) == before, name
+
+
+@pytest.mark.parametrize("do", [{"do": "status", "status": 500}, {"do": "status", "status": 429}, {"do": "lost"}])
+def test_two_failures_of_a_kind_are_not_noticed(hasty, work, plan, do):
+    forget(hasty)
+    for name, command in commands(work, f"passing-{do.get('status', 'lost')}").items():
+        plan({"path": API, "method": "GET", "count": 2, **do}, {"path": FILES, "method": "GET", "count": 2, **do})
+        hasty(*command)
+        assert name
+
+
+def test_a_download_that_breaks_off_goes_on(hasty, work, plan):
+    forget(hasty)
+    plan({"path": ".*/model.safetensors", "method": "GET", "count": 1, "do": "cut", "after": 3000})
+    hasty("merge", *MODELS, "--method", "mean", "--out", work / "resumed")
+    assert (work / "resumed" / "model.safetensors").read_bytes() == (
+        work / "merged" / "model.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("do", ["lost", "late"])
+def test_a_commit_whose_answer_is_lost_is_reported_as_what_it_is(hasty, hub, work, plan, do):
+    plan({"path": "/api/models/.*/commit/.*", "method": "POST", "count": 1, "do": do, "seconds": 1})
+    told = hasty.json("publish", work / "merged", f"acknowledged-{do}")
+    api = HfApi(endpoint=hub.url, token=hub.token("ann"))
+    assert told["commit"] == api.model_info(f"ann/acknowledged-{do}").sha
+    assert len(api.list_repo_commits(f"ann/acknowledged-{do}")) == 2, "the repo's own and one of ours"
+
+
+def test_what_is_there_is_said_where_it_cannot_be_read_back(hasty, hub, work, plan):
+    plan({"path": "/api/models/.*/paths-info/.*", "do": "status", "status": 503})
+    what, fix = hasty.fails("publish", work / "merged", "unread")
+    assert "All is in ann/unread (commit " in what and "--exist-ok" in fix
+    plan()
+    hasty("publish", work / "merged", "unread", "--exist-ok")
+
+
+def test_a_repo_that_was_made_and_never_filled_is_used(hasty, hub, work):
+    api = HfApi(endpoint=hub.url, token=hub.token("ann"))
+    api.create_repo("ann/abandoned", private=False)
+    told = hasty.json("publish", work / "merged", "abandoned")
+    assert told["private"] and api.model_info("ann/abandoned").private, "as private as was asked for"
+    what, _ = hasty.fails("publish", work / "merged", "abandoned")
+    assert "exists already" in what
+    api.create_repo("ann/described")
+    api.upload_file(repo_id="ann/described", path_or_fileobj=b"# Mine", path_in_repo="README.md")
+    assert "exists already" in hasty.fails("publish", work / "merged", "described")[0]
+
+
+def test_a_plan_of_faults_is_read_strictly():
+    with pytest.raises(LocalHubError, match="No such fault"):
+        read_plan('[{"path": ".*", "do": "explode"}]')
+    with pytest.raises(LocalHubError, match="No such fault"):
+        read_plan('[{"path": ".*", "do": "html", "times": 2}]')
