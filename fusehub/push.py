@@ -76,7 +76,7 @@ class Target:
                 f"{repo_id} does not exist, or is private: there is nothing to propose a pull request to.",
                 "Check the spelling, or push without --pull-request, which makes the repo.",
             )
-        is_empty = info is not None and not pull_request and _is_empty(api, info)
+        is_empty = info is not None and not (pull_request or exist_ok) and _is_empty(api, info)
         if info is not None and not pull_request:
             if not exist_ok and not is_empty:
                 raise OutputExists(

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from fusehub.errors import FuseHubError
+from fusehub.hub import be_patient
 from fusehub.reach import confine
 from space import api
 from space.check import Check
@@ -37,6 +38,7 @@ def serve(setting: Setting, *, host: str | None, port: int | None, open_browser:
 
     from fusehub.localhub.hosts import HostCheck
 
+    be_patient()
     frame = new_frame(setting)
     if setting.shared:
         # Before any process is started that works for strangers.

@@ -28,6 +28,7 @@ from typing import Any
 
 import fusehub
 from fusehub.errors import FuseHubError
+from fusehub.hub import be_patient
 
 # Progress is told at most this often, in seconds.
 _EVERY = 0.15
@@ -41,6 +42,7 @@ Tell = Callable[[str, int, int, str], None]
 
 def run(pipe: Any) -> None:
     """The whole life of a process of work: what to do comes through the pipe, and the events go back."""
+    be_patient()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(5)
@@ -54,6 +56,7 @@ def run(pipe: Any) -> None:
 
 def serve(pipe: Any) -> None:
     """The life of the process that answers: questions of several visitors side by side."""
+    be_patient()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sending = threading.Lock()
 
