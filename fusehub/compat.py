@@ -75,11 +75,14 @@ class _Check:
         self._lineage()
         self._licences()
         self._same_model_twice()
+        largest = self.vocabularies.largest(self.refs)
+        tokens = self.vocabularies.of(self.refs[largest])
         return Report(
             [self._facts(ref) for ref in self.refs],
             self.findings,
             plan,
-            self.vocabularies.largest(self.refs),
+            largest,
+            frozenset(ref.id for ref in self.everyone if self.vocabularies.of(ref) == tokens),
             sum(map(missing_bytes, self.everyone)),
         )
 

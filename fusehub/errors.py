@@ -19,7 +19,7 @@ Any other exception is a bug of ours and keeps its traceback.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class FuseHubError(Exception):
@@ -81,6 +81,12 @@ class OutputExists(FuseHubError):
 
 class NoSpace(FuseHubError):
     """The disk has too little room."""
+
+
+def together(errors: Sequence[FuseHubError]) -> FuseHubError:
+    """All of them as one, of the first's kind, with each way out once."""
+    fixes = dict.fromkeys(error.fix for error in errors)
+    return type(errors[0])("\n".join(dict.fromkeys(error.what for error in errors)), "\n     ".join(fixes))
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadRecipe:

@@ -120,6 +120,8 @@ class Report:
     labels: LabelPlan | None = None
     largest: int = 0
     """Which model's tokenizer knows the tokens of all others; the first where they are the same."""
+    knowing_all: frozenset[str] = frozenset()
+    """The models, by id and the base among them, whose tokens are the same as the largest's."""
     download: int = 0
     """Bytes of weights that are not on this machine yet."""
 

@@ -104,7 +104,7 @@ class MergedFolder:
     def public_report(self) -> str:
         """The report as it is published, without paths of this machine."""
         report = {
-            key: value if key in ("labels", "options") else _each_text(value, self.public)
+            key: value if key in ("labels", "options", "model_options") else _each_text(value, self.public)
             for key, value in self.report.items()
         }
         return json.dumps(report, indent=2, ensure_ascii=False) + "\n"

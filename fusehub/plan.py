@@ -14,8 +14,10 @@ from statistics import mode
 from typing import Any
 
 from fusehub.adapters import AdaptedRef, weights_file
+from fusehub.chat_templates import require_template
 from fusehub.checkpoint import Shard, plan_shards, weight_hashes
 from fusehub.compat import check
+from fusehub.donors import Donors, donors_of, require_tokenizer
 from fusehub.errors import BadRecipe, BadStatistics, Incompatible
 from fusehub.findings import NOTHING_ALLOWED, Allowed, Report
 from fusehub.labels import LabelPlan
@@ -28,6 +30,7 @@ from fusehub.refs import ModelRef, resolve, short_names
 from fusehub.requirements import (
     diagonal,
     forced,
+    idle_base,
     require_adding,
     require_fisher,
     require_layers,
@@ -46,6 +49,12 @@ MAX_SHARD_SIZE = 5 * 10**9
 _PROCESS_BYTES = 450 * 2**20
 # Tensors, of every token of a batch and as wide as the widest layer, that are there at once while a model is run.
 _FORWARD = 16
+# How methods count the base.
+_BESIDE = {
+    "needed": " beside the base",
+    "origin": " beside the base",
+    "end": " (the base is one of them, listed or not)",
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,8 @@ class Plan:
     report: Report
     allowed: Allowed = NOTHING_ALLOWED
     notes: tuple[str, ...] = ()
+    donors: Donors | None = None
+    """Whose config, tokenizer and chat template the result has; None where each expert keeps its head and its own."""
     cost: dict[str, int] = field(default_factory=dict)
     tuning: dict[str, Any] | None = None
     """How parameters and weights were chosen, where validation data did that: see `fusehub.tuning`."""
@@ -78,6 +89,13 @@ class Plan:
         """Each model's weight as the recipe says it: a number, or what it is by layer."""
         common = self.settings.common.get("weight", 1.0)
         return [said.get("weight", common) for said in self.settings.models]
+
+    @property
+    def model_options(self) -> list[dict[str, Any]]:
+        """What holds for each model, its weight among it, as the recipe says it or by default."""
+        fields = self.method.own_options.fields()
+        defaults = {name: option.default for name, option in fields.items()}
+        return [{**defaults, **self.settings.common, **said} for said in self.settings.models]
 
     @property
     def vocabulary_size(self) -> int | None:
@@ -90,7 +108,9 @@ class Plan:
             "method": self.method.name,
             "options": self.settings.written(),
             "models": [ref.id for ref in self.experts],
+            "model_options": self.model_options,
             "base": self.base.id if self.base else None,
+            "files": self.donors.described() if self.donors else None,
             "heads": self.labels.policy,
             "labels": list(self.labels.labels),
             "findings": [
@@ -127,6 +147,9 @@ def plan_merge(
     """
     method = find_method(recipe.merge_method)
     require_adding(recipe, method)
+    said = Settings.of(method, recipe.parameters, [entry.parameters for entry in recipe.models])
+    require_template(recipe.chat_template)
+    named = recipe
     recipe, experts, base = _cast(recipe, method, token)
     require_data(recipe, method, experts)
     settings = Settings.of(method, recipe.parameters, [entry.parameters for entry in recipe.models])
@@ -136,6 +159,7 @@ def plan_merge(
         import torch  # noqa: F401  # takes a second, which hashing fills
 
         report = check(experts, base=base, heads=recipe.heads, labels=given)
+    require_tokenizer(recipe, experts, base, report)
     report.require_ok(allowed.ignored)
     if report.labels is None:
         report.require_ok()
@@ -154,6 +178,7 @@ def plan_merge(
     layout = merged_layout(method, experts, base, report.labels)
     planner = Planner(recipe, method, experts, base, layout, report.labels, statistics, settings)
     tensors = planner.tensors()
+    donors = donors_of(recipe, experts, base, report) if report.labels.policy == "merge" else None
     require_usable(recipe, method, tensors.values(), statistics, experts, base)
     return Plan(
         recipe=recipe,
@@ -172,12 +197,17 @@ def plan_merge(
         report=report,
         allowed=allowed,
         notes=(
+            *recipe.notes,
+            *said.notes,
+            *idle_base(named, recipe, base),
+            *(donors.notes if donors else ()),
             *forced(experts, statistics, hashes),
             *without_data(experts, statistics, method),
             *diagonal(experts, statistics),
             *run_over(experts, statistics, method),
             *planner.notes,
         ),
+        donors=donors,
         cost=_cost(recipe, tensors.values(), method, experts, statistics, report),
     )
 
@@ -218,7 +248,7 @@ def _cast(recipe: Recipe, method: Method, token: str | None) -> tuple[Recipe, li
         wanted = f"exactly {fewest}" if fewest == most else f"at least {fewest}"
         raise BadRecipe(
             f"{method.title} merges {wanted} model{'s' if fewest > 1 else ''}"
-            f"{' beside the base' if method.base == 'needed' else ''}, and the recipe has {len(cast)}.",
+            f"{_BESIDE.get(method.base, '') if base else ''}, and the recipe has {len(cast)}.",
             "Name more or fewer models, or choose another method: `fusehub methods`.",
         )
     recipe = recipe.model_copy(update={"models": tuple(entry for entry, _ in cast)})

@@ -58,6 +58,15 @@ def print_plan(plan: Plan) -> None:
             for t in plan.tensors.values()
         ],
     )  # fmt: skip
+    options = plan.model_options
+    if options[0]:
+        rows = [[ref.name, *map(str, own.values())] for ref, own in zip(plan.experts, options, strict=True)]
+        table("Models", ["model", *options[0]], rows)
+    if plan.base:
+        say(f"base: {plan.base.name}")
+    if plan.donors:
+        files = plan.donors.described().items()
+        say("; ".join(f"{kind.replace('_', ' ')} of {whose}" for kind, whose in files if whose))
     print_findings(plan.report)
     for note in plan.notes:
         say(f"note: {note}")
@@ -106,6 +115,6 @@ def describe_actions(plan: Plan) -> str:
 def summarise(plan: Plan) -> dict[str, Any]:
     """The plan without its tensors, for `--json`."""
     whole = plan.to_dict()
-    keys = ["method", "options", "models", "statistics", "heads", "labels", "cost"]
+    keys = ["method", "options", "models", "model_options", "base", "files", "statistics", "heads", "labels", "cost"]
     keys += ["tuning"] if plan.tuning else []
     return {key: whole[key] for key in keys}

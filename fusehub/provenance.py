@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fusehub.adapters import AdaptedRef
+from fusehub.chat_templates import FILENAME as TEMPLATE
+from fusehub.chat_templates import template_of
+from fusehub.donors import GENERATION_CONFIG, Donors, donors_alone
 from fusehub.hub import software
 from fusehub.hub_datasets import pinned_data
 from fusehub.licences import licence_of
@@ -76,6 +79,7 @@ def resolved_recipe(plan: Plan) -> Recipe:
         update={
             "merge_method": plan.method.name,
             "models": tuple(entries),
+            "tokenizer_source": None,
             "base_model": (plan.base.id if plan.base.repo_id else plan.recipe.base_model) if plan.base else None,
             "parameters": plan.settings.written(),
             "heads": plan.labels.policy,
@@ -85,9 +89,13 @@ def resolved_recipe(plan: Plan) -> Recipe:
 
 
 def _write_model_files(plan: Plan, folder: Path, index: int) -> None:
-    """Config and tokenizer of the expert `index`, with the merged labels and dtype."""
-    ref = plan.experts[index]
-    config = {key: value for key, value in ref.config.items() if key not in ("_name_or_path", "torch_dtype")}
+    """Config, tokenizer and what else a model has beside its weights, with the merged labels and dtype.
+
+    Of an expert that keeps its head they are its own, else those of the plan's donors.
+    """
+    donors = donors_alone(plan.experts[index]) if plan.labels.policy == "keep" else plan.donors
+    config = donors.merged_config()
+    config = {key: value for key, value in config.items() if key not in ("_name_or_path", "torch_dtype")}
     if plan.labels.policy == "merge" and plan.labels.labels:
         config["id2label"] = {str(row): label for row, label in enumerate(plan.labels.labels)}
         config["label2id"] = {label: row for row, label in enumerate(plan.labels.labels)}
@@ -101,8 +109,26 @@ def _write_model_files(plan: Plan, folder: Path, index: int) -> None:
         config["dtype"] = DTYPES[stored.pop()][0]
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
+    _write_side_files(donors, folder)
+
+
+def _write_side_files(donors: Donors, folder: Path) -> None:
+    """The files of the tokenizer or processor, the generation config and the chat template."""
+    ref = donors.tokenizer
+    same = donors.template == template_of(ref)
     for name in ref.side_files():
-        shutil.copyfile(ref.path(name), folder / name)
+        if name != GENERATION_CONFIG and (same or name != TEMPLATE):
+            shutil.copyfile(ref.path(name), folder / name)
+    if donors.generation is not None:
+        shutil.copyfile(donors.generation.path(GENERATION_CONFIG), folder / GENERATION_CONFIG)
+    if same:
+        return
+    said = folder / "tokenizer_config.json"
+    if said.is_file() and "chat_template" in (own := json.loads(said.read_text(encoding="utf-8"))):
+        del own["chat_template"]
+        said.write_text(json.dumps(own, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if donors.template is not None:
+        (folder / TEMPLATE).write_text(donors.template, encoding="utf-8")
 
 
 def _source(plan: Plan, index: int) -> dict[str, Any]:

@@ -10,7 +10,8 @@
     parameters: {alpha: 0.9}              # one value, a list over the layers, or {filter, value}s
     heads: auto                           # ours: merge (by label name), keep (one a model), auto
 
-What is not known or not supported is refused by name. A merge writes the same recipe beside its weights with
+Other forms of mergekit's are read by `fusehub.mergekit_forms`. What is not known or not supported is refused by name,
+all of it at once. A merge writes the same recipe beside its weights with
 everything resolved; running that one again checks that it meets the same weights.
 """
 
@@ -21,45 +22,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
-from fusehub.errors import BadRecipe, NotFound, unknown
+from fusehub.errors import BadRecipe, FuseHubError, NotFound, together, unknown
 from fusehub.labels import Heads
+from fusehub.mergekit_forms import Forms
+from fusehub.methods.mergekit import MERGEKIT_OPTIONS
+from fusehub.yaml_text import load_yaml
 
 FILENAME = "fusehub_recipe.yaml"
 
-# Keys of mergekit's that FuseHub does not support, and why.
-_UNSUPPORTED = {
-    "slices": "layers cannot be stacked or left out; only one slice with all layers of each model is understood",
-    "modules": "models of several modules are not supported",
-    "tokenizer": "all models of a merge must share one tokenizer, which is copied",
-    "tokenizer_source": "all models of a merge must share one tokenizer, which is copied",
-    "chat_template": "the first model's chat template is copied",
-    "name": "files with several recipes are not supported",
-}
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
-
-
-def _with_models(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """mergekit's other list of models: one slice with all layers of each. Other slices stay, and are refused."""
-    slices = content.get("slices")
-    if not isinstance(slices, list) or len(slices) != 1 or content.get("models") or not isinstance(slices[0], Mapping):
-        return content
-    sources = slices[0].get("sources")
-    if set(slices[0]) - {"sources", "parameters"} or not isinstance(sources, list) or not sources:
-        return content
-    if any(not isinstance(s, Mapping) or set(s) - {"model", "layer_range", "parameters"} for s in sources):
-        return content
-    ranges = [source.get("layer_range") for source in sources]
-    first = ranges[0]
-    if not isinstance(first, list) or len(first) != 2 or first[0] != 0 or any(own != first for own in ranges):
-        return content
-    rest = {key: value for key, value in content.items() if key != "slices"}
-    return rest | {
-        "models": [{key: value for key, value in source.items() if key != "layer_range"} for source in sources],
-        "parameters": {**(content.get("parameters") or {}), **(slices[0].get("parameters") or {})},
-        "layers": first[1],
-    }
 
 
 class _Strict(BaseModel):
@@ -104,6 +77,13 @@ class Recipe(_Strict):
     limit: int | None = Field(None, ge=1, description="how many examples of each model's data are taken, 1 or more")
     max_length: int | None = Field(None, ge=1, description="where texts of the data are cut, in tokens")
     as_adapter: bool = Field(False, description="true writes a merge of adapters over one base as an adapter")
+    tokenizer_source: str | None = Field(
+        None,
+        description="mergekit's union, base or a model: whose tokens the result has, where that makes no difference",
+    )
+    chat_template: str | None = Field(
+        None, description="auto (what most models have), alpaca, chatml, llama3, mistral, or the Jinja text of one"
+    )
     layers: int | None = Field(
         None, description="how many layers mergekit's `slices` took of each model: all that they have"
     )
@@ -114,6 +94,13 @@ class Recipe(_Strict):
         None, description="written by FuseHub: hashes and versions of a merge made"
     )
 
+    _notes: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was said and does nothing."""
+        return self._notes
+
     @property
     def stored_dtype(self) -> str | None:
         """safetensors' name of the dtype that the result is stored in; None: like the first model."""
@@ -122,37 +109,26 @@ class Recipe(_Strict):
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> Recipe:
-        """A recipe from plain data. Raises `BadRecipe` that names the key, the nearest known one, and the reason."""
+        """A recipe from plain data. Raises `BadRecipe` with all that is wrong: the key, the nearest known one, why."""
         if not isinstance(content, Mapping):
             raise BadRecipe("The recipe is not a mapping of keys to values.", "Begin with `merge_method: regmean`.")
-        content = _with_models(content)
-        for key in content:
-            if key in _UNSUPPORTED:
-                raise BadRecipe(
-                    f"FuseHub does not support the key '{key}': {_UNSUPPORTED[key]}.", f"Leave out '{key}'."
-                )
-            if key not in cls.model_fields:
-                raise unknown("key in a recipe", str(key), [key for key in cls.model_fields if key != "provenance"])
-        models = content.get("models")
-        for number, entry in enumerate(models if isinstance(models, list | tuple) else ()):
-            if not isinstance(entry, Mapping):
-                raise BadRecipe(f"Recipe, models.{number}: {entry!r} is no mapping.", "Write `- model: user/name`.")
-            for key in entry:
-                if key not in ModelEntry.model_fields:
-                    raise unknown("key of a model in a recipe", str(key), ModelEntry.model_fields)
-        content = {key: value for key, value in content.items() if value is not None}
+        forms = Forms(content)
+        content = {key: value for key, value in forms.content.items() if value is not None}
+        problems = [*forms.problems, *_unknown_keys(content)]
         models = content.get("models", ())
-        if isinstance(models, list | tuple) and len(models) + bool(models and content.get("base_model")) < 2:
-            raise BadRecipe("A merge takes at least two models.", "Name two or more, or a recipe that does (.yaml).")
+        few = isinstance(models, list | tuple) and len(models) + bool(models and content.get("base_model")) < 2
+        if few and not problems:
+            problems.append(
+                BadRecipe("A merge takes at least two models.", "Name two or more, or a recipe that does (.yaml).")
+            )
+        if problems:
+            raise together(problems)
         try:
-            return cls.model_validate(content)
+            recipe = cls.model_validate(content)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            top = cls.model_fields.get(str(first["loc"][0])) if first["loc"] else None
-            raise BadRecipe(
-                f"Recipe, {where}: {first['msg']}.", f"{first['loc'][0]}: {top.description}" if top else "Correct it."
-            ) from error
+            raise together([_as_bad_recipe(one) for one in error.errors()]) from error
+        recipe._notes = tuple(dict.fromkeys(forms.notes))
+        return recipe
 
     @classmethod
     def of(cls, models: Sequence[str], method: str = "regmean", **changes: Any) -> Recipe:
@@ -197,7 +173,9 @@ class Recipe(_Strict):
             # What is said anew was chosen by nobody's data.
             content["provenance"] = {key: value for key, value in content["provenance"].items() if key != "tuning"}
         content["parameters"] = {**content.get("parameters", {}), **(parameters or {})}
-        return Recipe.parse(content | {key: value for key, value in keys.items() if value is not None})
+        changed = Recipe.parse(content | {key: value for key, value in keys.items() if value is not None})
+        changed._notes = tuple(dict.fromkeys((*self._notes, *changed._notes)))
+        return changed
 
     @classmethod
     def read(cls, path: str | Path) -> Recipe:
@@ -206,9 +184,10 @@ class Recipe(_Strict):
         if not path.is_file():
             raise NotFound(f"There is no recipe {path}.", "Give a YAML file, or two or more models.")
         try:
-            return cls.parse(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
             raise BadRecipe(f"{path} is not YAML ({' '.join(str(error).split())}).", "Correct the file.") from error
+        return cls.parse(load_yaml(text, str(path)))
 
     def to_yaml(self) -> str:
         """The recipe as YAML, everything stated, in the order of the fields."""
@@ -217,3 +196,38 @@ class Recipe(_Strict):
             if not content[key]:
                 del content[key]
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _unknown_keys(content: Mapping[str, Any]) -> list[FuseHubError]:
+    """The error for each key that a recipe or a model in it does not have."""
+    known = [key for key in Recipe.model_fields if key != "provenance"]
+    problems: list[FuseHubError] = [
+        unknown("key in a recipe", str(key), known) for key in content if key not in Recipe.model_fields
+    ]
+    models = content.get("models")
+    for number, entry in enumerate(models if isinstance(models, list | tuple) else ()):
+        if not isinstance(entry, Mapping):
+            problems.append(
+                BadRecipe(f"Recipe, models.{number}: {entry!r} is no mapping.", "Write `- model: user/name`.")
+            )
+            continue
+        for key in entry:
+            if key in MERGEKIT_OPTIONS:
+                problems.append(
+                    BadRecipe(
+                        f"There is no key of a model in a recipe '{key}': it is an option of the method.",
+                        f"Put it under the model's parameters: `parameters: {{{key}: {entry[key]}}}`.",
+                    )
+                )
+            elif key not in ModelEntry.model_fields:
+                problems.append(unknown("key of a model in a recipe", str(key), ModelEntry.model_fields))
+    return problems
+
+
+def _as_bad_recipe(error: Mapping[str, Any]) -> BadRecipe:
+    """What pydantic found, in words."""
+    where = ".".join(str(part) for part in error["loc"])
+    top = Recipe.model_fields.get(str(error["loc"][0])) if error["loc"] else None
+    return BadRecipe(
+        f"Recipe, {where}: {error['msg']}.", f"{error['loc'][0]}: {top.description}" if top else "Correct it."
+    )

@@ -33,7 +33,8 @@ def require_layers(recipe: Recipe, experts: Sequence[ModelRef]) -> None:
         if found != recipe.layers:
             raise BadRecipe(
                 f"The recipe's slices take layers 0 to {recipe.layers}, and {ref.name} has {found}.",
-                "Layers cannot be left out: list the models under `models` instead of `slices`.",
+                "Layers cannot be left out. To merge all of them, which is another model, list the models under "
+                "`models` instead of `slices`.",
             )
 
 
@@ -95,6 +96,17 @@ def forced(
         for ref, found, own in zip(experts, statistics, hashes, strict=False)
         if isinstance(found, FoundStatistics)
         and sorted(found.metadata["model"]["weights"].values()) != sorted(own.values())
+    ]
+
+
+def idle_base(named: Recipe, cast: Recipe, base: ModelRef | None) -> list[str]:
+    """What has to be said of a base that is listed among the models and is none of those that are merged."""
+    said = [name for entry in named.models if entry not in cast.models for name in entry.parameters]
+    if base is None or not said:
+        return []
+    return [
+        f"{', '.join(dict.fromkeys(said))} of {base.name} does nothing: it is the base, and what is merged are the "
+        "others' differences to it."
     ]
 
 

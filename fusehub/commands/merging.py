@@ -105,15 +105,22 @@ def merge(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Merge models into one. Nothing is downloaded before the plan stands; the result appears when it is complete."""
+    """Merge models into one. Nothing is downloaded before the plan stands; the result appears when it is complete.
+
+    `fusehub merge RECIPE.yaml OUT` is read, too.
+    """
     from fusehub.findings import Allowed
     from fusehub.merging import merge as merge_models
     from fusehub.merging import recipe_of
     from fusehub.plan import plan_merge
 
+    is_recipe = models[0].endswith((".yaml", ".yml"))
+    if is_recipe and len(models) == 2 and out is None:
+        out = Path(models.pop())  # As mergekit-yaml has it: the recipe, then the folder.
+    if is_recipe and len(models) > 1:
+        raise typer.BadParameter(f"{models[0]} is a recipe, which names all models", param_hint=" ".join(models[1:]))
     if out is None and not dry_run:
         raise typer.BadParameter("say where the merged model goes", param_hint="--out")
-    is_recipe = len(models) == 1 and models[0].endswith((".yaml", ".yml"))
     recipe = recipe_of(
         Path(models[0]) if is_recipe else models,
         method,

@@ -7,7 +7,7 @@ from typing import Any
 
 from fusehub.methods.registry import ALIASES, METHODS, Method
 
-_BASE = {"needed": "needed", "optional": "for `scale`", "end": "one of the two"}
+_BASE = {"needed": "needed", "optional": "for `scale`", "origin": "optional", "end": "one of the two"}
 
 
 def document() -> str:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from fusehub.errors import BadRecipe, unknown
+from fusehub.methods.mergekit import require_here
 
 if TYPE_CHECKING:
     import torch
@@ -117,9 +118,9 @@ class Merged:
     notes: tuple[str, ...] = ()
 
 
-BaseRole = Literal["optional", "needed", "end"]
+BaseRole = Literal["optional", "needed", "origin", "end"]
 """What a method takes the base for: `optional`, nothing but `scale` (or an option); `needed`, it works on differences
-to it; `end`, it is one of the models, the one that the way begins at."""
+to it; `origin`, it does so where a base is said; `end`, it is one of the models, the one that the way begins at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,5 +218,6 @@ def find_method(name: str) -> Method:
     """The method called `name` (or with that alias). Raises `BadRecipe` naming the closest one."""
     found = METHODS.get(ALIASES.get(name, name))
     if found is None:
+        require_here(name)
         raise unknown("merge method", name, [*METHODS, *ALIASES])
     return found

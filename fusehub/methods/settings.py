@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fusehub.errors import BadRecipe
+from fusehub.errors import BadRecipe, FuseHubError, together
+from fusehub.methods.mergekit import MERGEKIT_METHODS, MERGEKIT_OPTIONS, REQUIRED
 from fusehub.methods.registry import Method, Options
 
 _LAYER = re.compile(r"^(.*?)\.(\d+)(?:\.|$)")
@@ -33,27 +34,55 @@ class Settings:
     common: Mapping[str, Any]
     """What is said once of every model (a `weight` or `density` under the recipe's own parameters)."""
     models: tuple[Mapping[str, Any], ...]
+    notes: tuple[str, ...] = ()
+    """What is said and does nothing in this method."""
     _known: dict[Any, tuple[Options, tuple[Options, ...]]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, method: Method, parameters: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> Settings:
-        """Checks every name and every value that occurs. Raises `BadRecipe` naming the one that is wrong."""
+        """Checks every name and every value that occurs. Raises `BadRecipe` naming all that are wrong.
+
+        Options of mergekit's that a method of mergekit's does not ask for are left out, and noted.
+        """
+        idle = MERGEKIT_OPTIONS - {*method.options.fields(), *method.own_options.fields()}
+        if method.name not in MERGEKIT_METHODS:
+            idle = frozenset()
         own = method.own_options.fields()
-        shared = {name: value for name, value in parameters.items() if name not in own}
+        problems: list[FuseHubError] = []
+        shared = {name: value for name, value in parameters.items() if name not in own and name not in idle}
         common = {name: value for name, value in parameters.items() if name in own}
+        notes = [f"{name} does nothing in {method.title}." for name in parameters if name in idle]
+        kept = []
         for said in models:
-            for name in said:
-                if name in method.options.fields():
-                    raise BadRecipe(
-                        f"{name} is one value for the whole merge, and is said of one model.",
-                        f"Move {name} to the recipe's own parameters.",
+            kept.append({})
+            for name, value in said.items():
+                if name in idle:
+                    notes.append(f"{name} does nothing in {method.title}.")
+                elif name not in method.options.fields():
+                    kept[-1][name] = value
+                elif method.name in MERGEKIT_METHODS and name not in REQUIRED - set(parameters):
+                    notes.append(
+                        f"{name} is one value for the whole merge: said of one model, it does nothing. If it is "
+                        "meant, move it to the recipe's own parameters."
                     )
-        return cls(
-            method,
-            _checked(method, method.options, shared),
-            _checked(method, method.own_options, common),
-            tuple(_checked(method, method.own_options, said) for said in models),
-        )
+                else:
+                    problems.append(
+                        BadRecipe(
+                            f"{name} is one value for the whole merge, and is said of one model.",
+                            f"Move {name} to the recipe's own parameters.",
+                        )
+                    )
+        checked = [
+            _checked(method, kind, said, problems)
+            for kind, said in (
+                (method.options, shared),
+                (method.own_options, common),
+                *((method.own_options, said) for said in kept),
+            )
+        ]
+        if problems:
+            raise together(problems)
+        return cls(method, checked[0], checked[1], tuple(checked[2:]), tuple(dict.fromkeys(notes)))
 
     def at(self, name: str, depth: float) -> tuple[Options, tuple[Options, ...]]:
         """The method's options and those of each model for the tensor `name` at `depth`, 0 (first layer) to 1."""
@@ -99,8 +128,10 @@ def depths(names: Iterable[str]) -> dict[str, float]:
     return {name: int(number) / last[stack] if last[stack] else 1.0 for name, (stack, number) in places.items()}
 
 
-def _checked(method: Method, kind: type[Options], said: Mapping[str, Any]) -> dict[str, Any]:
-    """`said` with every single value as its type has it."""
+def _checked(
+    method: Method, kind: type[Options], said: Mapping[str, Any], problems: list[FuseHubError]
+) -> dict[str, Any]:
+    """`said` with every single value as its type has it; what cannot be is added to `problems`."""
     fields = kind.fields()
     names = {field.alias or name: name for name, field in kind.model_fields.items()}
 
@@ -111,7 +142,13 @@ def _checked(method: Method, kind: type[Options], said: Mapping[str, Any]) -> di
             return known.parse(method.name, {name: value})
         return getattr(kind.parse(method.name, {name: value}), names[name])
 
-    return {name: _mapped(name, value, lambda leaf, name=name: one(name, leaf)) for name, value in said.items()}
+    checked = {}
+    for name, value in said.items():
+        try:
+            checked[name] = _mapped(name, value, lambda leaf, name=name: one(name, leaf))
+        except BadRecipe as error:
+            problems.append(error)
+    return checked
 
 
 def _mapped(name: str, value: Any, change: Callable[[Any], Any]) -> Any:

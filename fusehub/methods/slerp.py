@@ -59,6 +59,7 @@ class NuslerpOptions(Options):
     paper="https://en.wikipedia.org/wiki/Slerp",
     options=NuslerpOptions,
     own_options=Share,
+    base="origin",
     whole_tensor=True,
     models=(2, 2),
 )

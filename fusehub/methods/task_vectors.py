@@ -58,7 +58,7 @@ def add_up(layer: Layer, deltas: Sequence[Tensor], options: TaskOptions) -> Merg
     for delta, weight in zip(deltas, layer.coefficients, strict=True):
         delta.mul_(weight)
         total = delta if total is None else total.add_(delta)
-    if options.normalize:
+    if options.normalize and any(layer.coefficients):
         share = sum(layer.coefficients)
         if share <= 0:
             raise BadRecipe(

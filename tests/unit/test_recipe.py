@@ -56,12 +56,6 @@ def test_a_recipe_written_and_read_is_the_same():
     assert list(yaml.safe_load(text))[:3] == ["merge_method", "models", "base_model"]
 
 
-@pytest.mark.parametrize("key", ["slices", "modules", "tokenizer", "tokenizer_source", "chat_template", "name"])
-def test_what_mergekit_can_and_fusehub_cannot_is_refused_by_name(key):
-    with pytest.raises(BadRecipe, match=f"does not support the key '{key}': .+\\.\n.*Leave out '{key}'"):
-        parse(**{key: "x"})
-
-
 def test_an_unknown_key_is_told_the_closest_one():
     with pytest.raises(BadRecipe, match=r"no key in a recipe 'merge_metod'.*\n.*Did you mean 'merge_method'"):
         Recipe.parse({"merge_metod": "mean", "models": TWO})

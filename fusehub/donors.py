@@ -1,0 +1,127 @@
+"""Which model's config, tokenizer, generation config and chat template the result of a merge has.
+
+As with mergekit, the base's where there is one: experts are what it has learned. But the tokenizer is that of the
+model that knows the most tokens, and where the base does not know them all, what names tokens goes with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fusehub.chat_templates import most_common, named_template, require_template, template_of
+from fusehub.errors import BadRecipe
+from fusehub.findings import Report
+from fusehub.model_ref import ModelRef
+from fusehub.recipe import Recipe
+
+GENERATION_CONFIG = "generation_config.json"
+
+
+@dataclass(frozen=True)
+class Donors:
+    """Whose files the result has; `template` is the text of its chat template, `template_of` says whose that is."""
+
+    config: ModelRef
+    tokenizer: ModelRef
+    generation: ModelRef | None
+    template: str | None
+    template_of: str
+    tokens_added: bool = False
+    """Whether the tokenizer knows tokens that the config's model does not."""
+    notes: tuple[str, ...] = ()
+
+    def merged_config(self) -> dict[str, Any]:
+        """The config of the result, before labels, numbers of rows and dtype are written into it."""
+        config = self.config.config
+        if self.tokens_added:
+            config |= {key: value for key, value in self.tokenizer.config.items() if key.endswith("_token_id")}
+        return config
+
+    def described(self) -> dict[str, str | None]:
+        """Whose each is, by name, for a plan."""
+        return {
+            "config": self.config.name,
+            "tokenizer": self.tokenizer.name,
+            "generation_config": self.generation.name if self.generation else None,
+            "chat_template": self.template_of if self.template else None,
+        }
+
+
+def donors_of(recipe: Recipe, experts: Sequence[ModelRef], base: ModelRef | None, report: Report) -> Donors:
+    """The donors of a merge into one model. Raises `BadRecipe` for a chat template that there is not."""
+    tokenizer = experts[report.largest]
+    alike = base is not None and base.config.get("architectures") == tokenizer.config.get("architectures")
+    config = base if alike else tokenizer
+    added = alike and base.id not in report.knowing_all
+    speaking = tokenizer if added else config
+    generation = next((ref for ref in (speaking, tokenizer) if GENERATION_CONFIG in ref.files), None)
+    template, whose, notes = _template(recipe, experts, base, speaking)
+    return Donors(config, tokenizer, generation, template, whose, added, notes)
+
+
+def donors_alone(ref: ModelRef) -> Donors:
+    """An expert that keeps its own head keeps its own files."""
+    generation = ref if GENERATION_CONFIG in ref.files else None
+    return Donors(ref, ref, generation, template_of(ref), ref.name)
+
+
+def require_tokenizer(recipe: Recipe, experts: Sequence[ModelRef], base: ModelRef | None, report: Report) -> None:
+    """Raises `BadRecipe` where mergekit's choice of tokens is another than that of the result."""
+    source = recipe.tokenizer_source
+    if source is None:
+        return
+    if source == "union":
+        if any(finding.code == "vocabulary-differs" for finding in report.findings):
+            raise BadRecipe(
+                "tokenizer_source: union puts the tokens of different vocabularies together, which FuseHub does not: "
+                "the models give one number to different tokens.",
+                "Merge models of which one has the tokens of all others, in the same places.",
+            )
+        return
+    named = next((ref for ref in (*experts, base) if ref is not None and source in (ref.name, ref.id)), None)
+    ref = base if source == "base" else named
+    if ref is None:
+        raise BadRecipe(
+            f"tokenizer_source: {source} is none of the merge's models.",
+            "Leave tokenizer_source out: the result has the tokenizer of the model that knows the most tokens.",
+        )
+    if ref.id not in report.knowing_all:
+        raise BadRecipe(
+            f"tokenizer_source: {source} would drop tokens that other models know, and FuseHub keeps all.",
+            "Leave tokenizer_source out: the result has the tokenizer of the model that knows the most tokens.",
+        )
+
+
+def _template(
+    recipe: Recipe, experts: Sequence[ModelRef], base: ModelRef | None, speaking: ModelRef
+) -> tuple[str | None, str, tuple[str, ...]]:
+    """The chat template, whose it is, and what has to be said of it."""
+    require_template(recipe.chat_template)
+    everyone = {ref.id: ref for ref in (*experts, *([base] if base else []))}.values()
+    known = {ref.name: template for ref in everyone if (template := template_of(ref)) is not None}
+    said = recipe.chat_template
+    if said == "auto":
+        chosen = most_common(known.values())
+        names = [name for name, template in known.items() if template.strip() == chosen]
+        return chosen, ", ".join(names) or "no model", ()
+    if said is not None:
+        return named_template(said), "the recipe", ()
+    own = known.get(speaking.name)
+    others = [name for name, template in known.items() if own is None or template.strip() != own.strip()]
+    if not others:
+        return own, speaking.name, ()
+    whose = (
+        f"The chat template is that of {speaking.name}"
+        if own
+        else f"{speaking.name} has no chat template, nor the result"
+    )
+    return (
+        own,
+        speaking.name,
+        (
+            f"{whose}; {', '.join(others)} {'have' if len(others) > 1 else 'has'} another: "
+            "say chat_template: auto for the one that most models have.",
+        ),
+    )

@@ -1,0 +1,77 @@
+"""YAML from outside as plain data, or `BadRecipe` in words: nothing in it is run, hidden or blown up.
+
+PyYAML's safe loader keeps the last of two equal keys, copies what an alias names as often as it is said, and raises
+whatever Python raises for a date that there is not or for a thousand brackets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from fusehub.errors import BadRecipe
+
+# A recipe of a hundred models, each with lists over a hundred layers, has a tenth of this.
+_MOST_NODES = 100_000
+
+
+def load_yaml(text: str, what: str) -> Any:
+    """The one document in `text`; `what` is how errors call it."""
+    try:
+        nodes = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
+        if len(nodes) > 1:
+            raise BadRecipe(
+                f"{what} holds {len(nodes)} recipes, one after the other (as mergekit-multi reads them).",
+                "Merge one at a time: a file for each, in which the folder of an earlier result is named as a model.",
+            )
+        for node in nodes:
+            _require_plain(node, what)
+        # Every problem of the grammar was found by composing.
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BadRecipe(f"{what} is not YAML ({' '.join(str(error).split())}).", "Correct the file.") from error
+    except RecursionError as error:
+        raise BadRecipe(f"{what} has lists in lists deeper than can be read.", "Write it flat.") from error
+
+
+def _require_plain(root: yaml.Node, what: str) -> None:
+    """Raises `BadRecipe` for keys said twice, aliases that hold themselves, and aliases of aliases without end."""
+    sizes: dict[int, int] = {}
+    inside: set[int] = set()
+
+    def size(node: yaml.Node) -> int:
+        """How many nodes there are below, each alias counted as what it names."""
+        if id(node) in sizes:
+            return sizes[id(node)]
+        if id(node) in inside:
+            raise BadRecipe(f"{what}: an anchor holds itself.", "Write out what is meant.")
+        inside.add(id(node))
+        below: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            _require_different_keys(node, what)
+            below = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            below = node.value
+        sizes[id(node)] = 1 + sum(map(size, below))
+        inside.discard(id(node))
+        return sizes[id(node)]
+
+    if size(root) > _MOST_NODES:
+        raise BadRecipe(f"{what}: its aliases stand for more than {_MOST_NODES:,} values.", "Write out what is meant.")
+
+
+def _require_different_keys(node: yaml.MappingNode, what: str) -> None:
+    seen: set[tuple[str, str]] = set()
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise BadRecipe(
+                f"{what}, line {key.start_mark.line + 1}: a list or a mapping stands where a key should.",
+                "Correct the file.",
+            )
+        name = (key.tag, key.value)
+        if name in seen and not key.tag.endswith(":merge"):
+            raise BadRecipe(
+                f"{what}, line {key.start_mark.line + 1}: '{key.value}' is said twice.", "Keep one of the two."
+            )
+        seen.add(name)
