@@ -29,6 +29,9 @@ def collect(
     add: Annotated[
         bool, typer.Option("--add", help="Add statistics of the same weights on different data, instead of MODEL.")
     ] = False,
+    disjoint: Annotated[
+        bool, typer.Option("--disjoint", help="With --add: no person's texts are in two of them; for their noise.")
+    ] = False,
     imported: Annotated[
         Path | None,
         typer.Option(
@@ -107,6 +110,8 @@ def collect(
     if limits and not device_map:
         raise typer.BadParameter("--max-memory goes with --device-map", param_hint="--max-memory")
     models = models or []
+    if disjoint and not add:
+        raise typer.BadParameter("goes with --add", param_hint="--disjoint")
     _require_one_way(models, data=data, add=add, imported=imported, larger=larger, epsilon=epsilon)
     if fisher and data is None:
         raise typer.BadParameter("gradients are taken where the texts are read", param_hint="--fisher")
@@ -115,7 +120,7 @@ def collect(
     with tempfile.TemporaryDirectory() as temporary, bar("Reading texts", quiet=as_json) as progress:
         folder = out or Path(temporary)
         if add:
-            made = add_statistics(models, folder, size=size_name)
+            made = add_statistics(models, folder, size=size_name, disjoint=disjoint)
         elif larger:
             made = resize_statistics(larger, folder, size=size_name)
         elif imported:

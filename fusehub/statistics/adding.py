@@ -10,6 +10,7 @@ each part.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,9 +64,17 @@ class AddedLayer:
 
 
 def add_statistics(
-    sources: Sequence[str], out: str | Path, *, size: str = DEFAULT_SIZE, token: str | None = None
+    sources: Sequence[str],
+    out: str | Path,
+    *,
+    size: str = DEFAULT_SIZE,
+    disjoint: bool = False,
+    token: str | None = None,
 ) -> Statistics:
     """The sum of the statistics at `sources` (files, folders or repos), written into the folder `out` and opened.
+
+    `disjoint` says that they are of different people's texts, none of which is in two of them: noise then keeps the
+    weakest promise of them, where otherwise what each of them tells of a text adds up.
 
     Raises `BadStatistics` where they are not of the same weights, or are the same statistics twice, with what
     differs. A layer that only some of them counted has the rows of those.
@@ -80,7 +89,7 @@ def add_statistics(
         sums, aliases = _added(parts)
         # What was stored coarsely is not made finer by being stored again.
         size = coarsest(size, *(part.metadata["size"] for part in parts))
-        metadata = _metadata(parts, {*sums, *aliases})
+        metadata = _metadata(parts, {*sums, *aliases}, disjoint)
         if all(part.metadata.get("fisher") for part in parts):
             means, described = _added_fisher(sources, parts, token)
             stored, metadata["fisher"] = encode_fisher(means, described, size)
@@ -179,7 +188,7 @@ def _is_same(one: Statistics, other: Statistics) -> bool:
     return torch.equal(one.layers[smallest].packed(), other.layers[smallest].packed())
 
 
-def _metadata(parts: Sequence[Statistics], counted: set[str]) -> dict[str, Any]:
+def _metadata(parts: Sequence[Statistics], counted: set[str], disjoint: bool) -> dict[str, Any]:
     first = parts[0].metadata
     every = [part.metadata for part in parts]
     told = [part for metadata in every for part in metadata.get("parts") or [_part(metadata)]]
@@ -195,7 +204,7 @@ def _metadata(parts: Sequence[Statistics], counted: set[str]) -> dict[str, Any]:
         "max_length": max(lengths, default=None),
         "seed": None,
         "uncounted": sorted({name for metadata in every for name in metadata.get("uncounted", ())} - counted),
-        "noise": _noise(every),
+        "noise": _noise(every, disjoint),
         "software": software("torch"),
         "parts": told,
     }
@@ -205,13 +214,18 @@ def _part(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {key: metadata[key] for key in _OF_A_PART if key in metadata}
 
 
-def _noise(every: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The weakest of the parts' noise, which is what a text of one of them has; None unless all have some."""
+def _noise(every: Sequence[Mapping[str, Any]], disjoint: bool) -> dict[str, Any] | None:
+    """How private the sum is for a text that may be in all of the parts; None unless all have noise.
+
+    Releases of the same text add up: ε and δ each (Dwork and Roth, "The Algorithmic Foundations of Differential
+    Privacy", theorem 3.16). A text in one of them alone has that one's: of disjoint parts the largest holds for all.
+    """
     noises = [metadata.get("noise") for metadata in every]
     if not all(noises):
         return None
-    weakest = {key: max(noise[key] for noise in noises) for key in ("epsilon", "delta")}
-    return {**noises[0], **weakest, "clip": None}
+    whole = max if disjoint else math.fsum
+    promised = {key: whole([noise[key] for noise in noises]) for key in ("epsilon", "delta")}
+    return {**noises[0], **promised, "clip": None, "composition": "parallel" if disjoint else "sequential"}
 
 
 def _sum(values: Any) -> int | None:

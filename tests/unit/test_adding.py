@@ -133,15 +133,37 @@ def test_the_same_statistics_twice_are_refused(parts, tmp_path):
         add_statistics([str(parts[0]), str(parts[1]), str(again)], tmp_path / "sum")
 
 
-def test_noise_is_that_of_the_weakest_part_if_all_have_some(parts, tmp_path):
+def test_what_noised_parts_tell_of_a_text_adds_up_unless_no_text_is_in_two(parts, tmp_path):
     noise = {"epsilon": 1.0, "delta": 1e-6, "unit": "example", "clip": 1.0}
     one = copy_of(parts[0], tmp_path / "one", lambda metadata: metadata | {"noise": noise})
     two = copy_of(parts[1], tmp_path / "two", lambda metadata: metadata | {"noise": noise | {"epsilon": 4.0}})
     with contextlib.closing(add_statistics([str(one), str(two)], tmp_path / "sum")) as added:
-        assert added.metadata["noise"] == noise | {"epsilon": 4.0, "clip": None}
+        told = added.metadata["noise"]
+        assert told == noise | {"epsilon": 5.0, "delta": 2e-6, "clip": None, "composition": "sequential"}
         assert [part["noise"]["epsilon"] for part in added.metadata["parts"]] == [1.0, 4.0]
-    with contextlib.closing(add_statistics([str(one), str(parts[1])], tmp_path / "mixed")) as added:
+    with contextlib.closing(add_statistics([str(one), str(two)], tmp_path / "apart", disjoint=True)) as added:
+        assert added.metadata["noise"] == noise | {"epsilon": 4.0, "clip": None, "composition": "parallel"}
+    # Sums that are added again add up too.
+    three = copy_of(parts[2], tmp_path / "three", lambda metadata: metadata | {"noise": noise | {"epsilon": 2.0}})
+    for source, epsilon in (("sum", 7.0), ("apart", 6.0)):
+        with contextlib.closing(add_statistics([str(tmp_path / source), str(three)], tmp_path / "again")) as added:
+            assert added.metadata["noise"]["epsilon"] == epsilon
+    with contextlib.closing(add_statistics([str(one), str(parts[1])], tmp_path / "half")) as added:
         assert added.metadata["noise"] is None
+
+
+def test_the_command_line_says_that_parts_are_disjoint(parts, tmp_path):
+    from fusehub.cli import app
+
+    noise = {"epsilon": 1.0, "delta": 1e-6, "unit": "example", "clip": 1.0}
+    sources = [str(copy_of(parts[n], tmp_path / str(n), lambda told: told | {"noise": noise})) for n in (0, 1)]
+    for words, epsilon in (([], 2.0), (["--disjoint"], 1.0)):
+        out = tmp_path / f"sum{len(words)}"
+        result = CliRunner().invoke(app, ["collect", "--add", *words, *sources, "--out", str(out)])
+        assert result.exit_code == 0, result.stderr
+        assert json.loads((out / "statistics.json").read_text())["noise"]["epsilon"] == epsilon
+    result = CliRunner().invoke(app, ["collect", "a", "--data", "x", "--disjoint", "--out", "x"])
+    assert result.exit_code == 2 and "--disjoint" in result.stderr
 
 
 def test_fisher_diagonals_are_averaged_over_all_examples(experts, tmp_path):
