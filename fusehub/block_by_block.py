@@ -28,6 +28,7 @@ from fusehub.statistics.collector import GramCollector, Misjudged, device_of
 from fusehub.statistics.counting import BATCH_TOKENS
 from fusehub.statistics.placing import load_to_run
 from fusehub.statistics.probing import unpadded
+from fusehub.statistics.routing import FEWEST_ROWS, mixture_of, mixture_rows, shares_of
 from fusehub.tasks import IMAGES
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class BlockByBlock:
                 self._count(own, place, len(order))
                 for tensor in own:
                     self._average(tensor, self._lacking(tensor))
+                self._weigh(own)
                 for tensor in own:
                     self._merge(tensor)
         finally:
@@ -145,7 +147,20 @@ class BlockByBlock:
         """Why a tensor cannot be solved; empty where it can."""
         experts = zip(self.plan.experts, tensor.sources, self.statistics, strict=True)
         lacking = [ref.name for ref, source, counted in experts if source not in counted]
-        return f"no input rows of {', '.join(lacking)}" if lacking else ""
+        if mixture_of(tensor.name) is None:
+            return f"no input rows of {', '.join(lacking)}" if lacking else ""
+        counted = [own[name] for name, own in zip(tensor.sources, self.statistics, strict=True) if name in own]
+        rows = sum(layer.rows for layer in counted)
+        return f"fewer than {FEWEST_ROWS} rows of all models" if rows < FEWEST_ROWS else ""
+
+    def _weigh(self, tensors: Sequence[TensorPlan]) -> None:
+        """Tells of the matrices of a mixture which share of the tokens came to them."""
+        rows = [{name: layer.rows for name, layer in own.items()} for own in self.statistics]
+        totals = [mixture_rows(own) for own in rows]
+        for tensor in tensors:
+            if self._is_solved(tensor) and mixture_of(tensor.name):
+                shares = shares_of(tensor.sources, rows, totals)
+                self.plan.tensors[tensor.name] = replace(self.plan.tensors[tensor.name], shares=shares)
 
     def _average(self, tensor: TensorPlan, why: str) -> None:
         if why and self._is_solved(tensor):

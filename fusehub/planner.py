@@ -16,6 +16,7 @@ from fusehub.methods.settings import Settings, depths
 from fusehub.recipe import Recipe
 from fusehub.refs import ModelRef
 from fusehub.statistics.datafree import DataFree
+from fusehub.statistics.routing import FEWEST_ROWS, mixture_of, mixture_rows, shares_of
 from fusehub.statistics.sources import FoundStatistics
 from fusehub.tasks import load_config
 from fusehub.tensor_files import TensorInfo
@@ -51,6 +52,8 @@ class TensorPlan:
     """Where models know different numbers of tokens: the axis along which these run, and how many each has."""
     base_rows: int | None = None
     """How many the base has then, where it has the tensor."""
+    shares: tuple[float, ...] = ()
+    """Of a mixture's matrix that is solved: the share of each model's tokens that were routed to it."""
 
     @property
     def coefficients(self) -> list[float]:
@@ -75,6 +78,7 @@ class Planner:
         self.recipe, self.method, self.layout, self.labels = recipe, method, layout, labels
         self.settings = settings
         self.experts, self.rows = experts, [found.rows for found in statistics]
+        self.mixtures = [mixture_rows(rows) for rows in self.rows]
         # The tensors whose Fisher values each expert's statistics have.
         self.fishers = [(found.metadata.get("fisher") or {}).get("exponents", {}) for found in statistics]
         self.data_free = [isinstance(found, DataFree) for found in statistics]
@@ -89,6 +93,7 @@ class Planner:
         self.notes: list[str] = []
         self._uncounted: list[str] = []
         self._rows_differ: dict[str, tuple[int, ...]] = {}
+        self._rare: list[str] = []
 
     def tensors(self) -> dict[str, TensorPlan]:
         first = self.files[0]
@@ -113,6 +118,11 @@ class Planner:
             )  # fmt: skip
         if self._rows_differ:
             self.notes.append(_rows_note(self._rows_differ, self.method))
+        if self._rare:
+            self.notes.append(
+                f"{len(self._rare)} matrices of mixtures have fewer than {FEWEST_ROWS} rows of all models, "
+                "and are averaged: " + ", ".join(self._rare[:3]) + (", ..." if len(self._rare) > 3 else "")
+            )
         for text in self.settings.filters():
             if not any(text in name for name in plans):
                 self.notes.append(f"No tensor has '{text}' in its name: what the recipe says of it holds nowhere.")
@@ -200,6 +210,7 @@ class Planner:
             action=action,
             why=why,
             linear=linear,
+            shares=self._shares(sources) if action == "solve" else (),
             label_axis=axis,
             is_body_matrix=len(info.shape) == 2 and self._in_body(parameter),
             is_head=self.labels.policy == "keep" and not self._in_body(parameter),
@@ -220,8 +231,17 @@ class Planner:
             return "mean", "not a linear layer's weight"
         if self.method.needs_data:
             return "solve", self.method.title
-        known = zip(self.experts, self.rows, self.data_free, sources, strict=True)
-        lacking = [ref.name for ref, rows, data_free, source in known if not data_free and not rows.get(source)]
+        known = zip(self.experts, self.rows, self.mixtures, self.data_free, sources, strict=True)
+        counted = [
+            # An expert of a mixture that no token came to is known to be of no use there.
+            (ref.name, rows.get(source, 0), rows.get(source) or mixtures.get(mixture_of(source)))
+            for ref, rows, mixtures, data_free, source in known
+            if not data_free
+        ]
+        lacking = [name for name, _, is_known in counted if not is_known]
+        if counted and not lacking and mixture_of(sources[0]) and sum(n for _, n, _ in counted) < FEWEST_ROWS:
+            self._rare.append(sources[0])
+            return "mean", f"fewer than {FEWEST_ROWS} rows in the statistics of all"
         if lacking:
             self._uncounted.append(sources[0])
             return "mean", f"no input rows in the statistics of {', '.join(lacking)}"
@@ -248,6 +268,10 @@ class Planner:
         if not axis:
             self._rows_differ[parameter] = (*counts, *([base_rows] if base else []))
         return axis, counts, base_rows
+
+    def _shares(self, sources: Sequence[str]) -> tuple[float, ...]:
+        # Where the texts are at hand, nothing was counted yet.
+        return () if self.method.needs_data else shares_of(sources, self.rows, self.mixtures, self.data_free)
 
     def _has_update(self, parameter: str, infos: Sequence[TensorInfo]) -> bool:
         """Whether the base has the same tensor, so that what an expert learned is the difference.

@@ -90,6 +90,11 @@ class LayerSolver:
         biases: list[Tensor] | None,
         base_bias: Tensor | None,
     ) -> Merged:
+        if tensor.shares:
+            # Who gave a mixture's matrix no tokens has nothing to say of it.
+            used = [at for at, index in enumerate(experts) if tensor.shares[index]]
+            experts, weights = [experts[at] for at in used], [weights[at] for at in used]
+            biases = [biases[at] for at in used] if biases else biases
         stored = {index: self.statistics[index][tensor.sources[index]] for index in experts if self.statistics[index]}
         coefficients = [tensor.coefficients[index] for index in experts]
         if not any(coefficients):
@@ -106,6 +111,7 @@ class LayerSolver:
         key = (
             tensor.options,
             tuple(coefficients),
+            tensor.shares,
             tuple((index, stored[index].stored_as if index in stored else tensor.name) for index in experts),
         )
         if key != self._cache_key:
@@ -116,6 +122,14 @@ class LayerSolver:
             for index, weight in zip(experts, weights, strict=True)
         ]
         layer = Layer(
-            tensor.name, weights, coefficients, base, base_bias, biases, statistics=statistics, cache=self._cache
+            tensor.name,
+            weights,
+            coefficients,
+            base,
+            base_bias,
+            biases,
+            statistics=statistics,
+            shares=[tensor.shares[index] for index in experts] if tensor.shares else None,
+            cache=self._cache,
         )
         return self.plan.method.merge(layer, tensor.options)

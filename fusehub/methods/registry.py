@@ -89,6 +89,8 @@ class Layer:
     base_bias: Tensor | None = None
     biases: Sequence[Tensor] | None = None
     statistics: Sequence[LayerStatistics] | None = None
+    shares: Sequence[float] | None = None
+    """For a matrix of a mixture of experts: the share of each model's tokens that its statistics are of."""
     fishers: Sequence[Tensor] | None = None
     """For a method that needs them: each model's Fisher diagonal of the tensor, in its shape, float64."""
     fisher_sizes: Sequence[float] = ()

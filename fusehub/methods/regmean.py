@@ -7,6 +7,9 @@ With grams `G_i = c_i · reduce(S_i / n_i, α)`, `reduce(G, α) = α·G + (1−�
 
 in float64, by Cholesky of the system scaled to a unit diagonal. Written about the anchor, rounding is relative
 to what the experts differ by: identical experts give themselves, at any condition number.
+
+In the matrices of a mixture of experts, `c_i` is multiplied by the share of the model's tokens that were routed there,
+so that `S_i` is divided by all the tokens of the mixture: few rows say little (`fusehub.statistics.routing`).
 """
 
 from __future__ import annotations
@@ -78,6 +81,9 @@ def regmean(layer: Layer, options: RegMeanOptions) -> Merged:
 
     affine = options.affine and layer.biases is not None
     weights = list(layer.tensors)
+    coefficients = layer.coefficients
+    if layer.shares and options.weighting == "mean":
+        coefficients = [own * share for own, share in zip(coefficients, layer.shares, strict=True)]
     base = layer.base
     if affine:
         weights = [torch.cat([w, b[:, None]], dim=1) for w, b in zip(weights, layer.biases, strict=True)]
@@ -86,9 +92,9 @@ def regmean(layer: Layer, options: RegMeanOptions) -> Merged:
     system = layer.cache.get(affine)
     if system is None:
         system = layer.cache[affine] = System.of(
-            layer.statistics, layer.coefficients, options, affine=affine, name=layer.name
+            layer.statistics, coefficients, options, affine=affine, name=layer.name
         )
-    anchor = weighted_mean(weights, layer.coefficients)
+    anchor = weighted_mean(weights, coefficients)
     if options.anchor == "base" and base is not None:
         anchor = base
     solved = anchor + system.solve([weight - anchor for weight in weights]).T
