@@ -25,6 +25,7 @@ from fusehub.statistics.collector import GramCollector
 from fusehub.statistics.counting import BATCH_TOKENS, FISHER_BATCH_TOKENS, count_inputs
 from fusehub.statistics.describing import describe_model, describe_tokenizer
 from fusehub.statistics.encodings import DEFAULT_SIZE, check_size
+from fusehub.statistics.finite import require_finite_weights
 from fusehub.statistics.fisher import FisherCollector
 from fusehub.statistics.fisher_file import FISHER_FILENAME, encode_fisher, write_fisher
 from fusehub.statistics.format import Statistics, write_statistics
@@ -79,7 +80,8 @@ def collect(
     said: the same call goes on there after it was stopped, with the same result.
 
     Raises `NotFound` for a model or data that is not there, `BadData` for data without what the model takes,
-    `BadRecipe` for options that do not go together, `NonFinite` where the model's gradients are not finite.
+    `BadRecipe` for options that do not go together, `NonFinite` where the numbers or gradients of the model are not
+    finite: then nothing is written.
     """
     check_size(size)
     if noise is not None and fisher:
@@ -103,6 +105,7 @@ def collect(
             raise BadRecipe("Fisher diagonals need a model on one device.", "Leave out --fisher or --device-map.")
         offloaded = Path(within.enter_context(tempfile.TemporaryDirectory()))
         network = load_for_counting(ref, processes, offloaded, dtype, device_map, max_memory)
+        require_finite_weights(network, ref.name)
         gradients = None
         if fisher:
             mask = load_tokenizer(ref).mask_token_id if inputs.task == MASKED else None
@@ -124,6 +127,7 @@ def collect(
             inputs,
             processes,
             saves,
+            name=ref.name,
             batch_tokens=batch_tokens,
             noise=noise,
             fisher=gradients,

@@ -19,6 +19,7 @@ from fusehub.errors import FuseHubError
 from fusehub.layers import Layout, linears_of
 from fusehub.progress import Progress, silent
 from fusehub.statistics.collector import GramCollector, Misjudged, device_of
+from fusehub.statistics.finite import require_finite_pass, require_finite_sums
 from fusehub.statistics.fisher import FisherCollector
 from fusehub.statistics.noise import Noise, random_batch, row_bounds, vocabulary_of
 from fusehub.statistics.resume import Saved
@@ -47,6 +48,7 @@ def count_inputs(
     processes: Processes,
     saves: Saves,
     *,
+    name: str = "The model",
     batch_tokens: int = BATCH_TOKENS,
     noise: Noise | None = None,
     fisher: FisherCollector | None = None,
@@ -55,7 +57,8 @@ def count_inputs(
     """A collector with the sums of all rows of `inputs`, in every process the same; `fisher` has them too then.
 
     Goes on where `saves` says that an earlier run was. Starts over where the probe misjudged a layer.
-    For `noise`, the sums are bounded, and nothing but them depends on the examples.
+    For `noise`, the sums are bounded, and nothing but them depends on the examples. Raises `NonFinite` where the
+    numbers of the model, which errors call `name`, are not finite.
     """
     import torch
 
@@ -81,10 +84,11 @@ def count_inputs(
                         "Gradients are taken one example at a time, which is slower: no rule for %s.",
                         ", ".join(fisher.one_by_one[:3]) + (", ..." if len(fisher.one_by_one) > 3 else ""),
                     )
-            one = _Pass(network, collector, inputs, processes, saves, verdicts, progress, fisher)
+            one = _Pass(network, collector, inputs, processes, saves, verdicts, progress, name, fisher)
             learned = one.run(batch_tokens, saved)
         if not learned:
             _add_up(collector, processes)
+            require_finite_sums(collector.sums, name)
             if fisher is not None:
                 examples = torch.tensor([fisher.examples])
                 processes.add_up([*fisher.sums.values(), examples])
@@ -109,6 +113,7 @@ class _Pass:
     saves: Saves
     verdicts: dict[str, str]
     progress: Progress
+    name: str
     fisher: FisherCollector | None = None
     batches: int = 0
     tokens: int = 0
@@ -146,10 +151,12 @@ class _Pass:
                 if self.fisher is not None:
                     with self.collector.counting(part):
                         self.fisher.forward(part)
+                    require_finite_pass(self.collector.sums, part, None, self.name)
                     self.fisher.add([indices[row] for row in rows])
                     continue
                 with torch.inference_mode(), self.collector.counting(part):
-                    self.network(**part)
+                    output = self.network(**part)
+                require_finite_pass(self.collector.sums, part, output, self.name)
         except Misjudged as error:
             self.learned = {error.weight: error.verdict}
             return False

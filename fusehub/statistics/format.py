@@ -130,6 +130,12 @@ class StoredLayer:
         """`S`: [in, in], float64. Raises `BadStatistics` where a number is not finite or a square is negative."""
         return decode(self.encoding, self._read, self.size)
 
+    def diagonal(self) -> Tensor:
+        """The sums of squares of each input: [in], float64; read without the rest where it is stored by itself."""
+        if self.encoding.name == "triangle":
+            return self._read("S")[packed_diagonal(self.size)].double()
+        return self._read("d").double()
+
     def packed(self) -> Tensor:
         """The upper triangle of `S`, checked: [in * (in + 1) / 2], float32."""
         return self._read("S") if self.encoding.name == "triangle" else pack(self.gram().float())
@@ -191,7 +197,10 @@ class Statistics:
 
         value = self._file.read(name)
         if not bool(torch.isfinite(value.sum(dtype=torch.float64))):
-            raise BadStatistics(f"{self.origin}: {name} holds NaN or infinity.", REMAKE)
+            raise BadStatistics(
+                f"{self.origin}: {name} holds NaN or infinity.",
+                f"The file is broken, or the model was. {REMAKE} That stops where the model's numbers are not finite.",
+            )
         return value
 
     def close(self) -> None:
