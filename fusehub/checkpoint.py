@@ -7,7 +7,9 @@ then appends; the bytes equal those of `safetensors.torch.save_file`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,6 +116,16 @@ class Checkpoint(Mapping):
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def fetch_weights(refs: Iterable[ModelRef]) -> None:
+    """Brings the weights of all models onto this machine, several files at a time, and holds them to their hashes.
+
+    Opening them does so too, one after the other. Raises what `ModelRef.path` raises.
+    """
+    wanted = [(ref, name) for ref in refs for name in ref.hashed_files()]
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        list(pool.map(lambda one: one[0].path(one[1]), wanted))
 
 
 def weight_hashes(ref: ModelRef) -> dict[str, str]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.checkpoint import Checkpoint, Shard, ShardWriter, index_of, plan_shards
+from fusehub.checkpoint import Checkpoint, Shard, ShardWriter, fetch_weights, index_of, plan_shards
 from fusehub.combining import Work, combine, cut
 from fusehub.errors import Incompatible, NonFinite
 from fusehub.plan import MAX_SHARD_SIZE, Plan
@@ -72,6 +72,7 @@ class _Engine:
 
     def run(self) -> MergeResult:
         with self._files, _threads(None if any(map(self._is_solved, map(Work, self.plan.tensors.values()))) else 1):
+            fetch_weights([*self.plan.experts, *([self.plan.base] if self.plan.base else [])])
             self.experts = [self._files.enter_context(Checkpoint(ref)) for ref in self.plan.experts]
             self.base = self._files.enter_context(Checkpoint(self.plan.base)) if self.plan.base else None
             self.fishers = [

@@ -4,7 +4,8 @@
         print(model.id, model.downloads, model.statistics_at)
 
 Statistics lie in the model's own repo under `fusehub/`, or in a companion repo that is tagged `fusehub-statistics`
-and names the model as its `base_model`. Whether they are of these very weights is checked when they are used.
+and names the model as its `base_model`; those that others than its owner made are told apart. Whether they are of
+these very weights is checked when they are used.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.hub import client, hub_errors
 from fusehub.licences import licence_of
 from fusehub.statistics.format import FILENAME, INDEX_FILENAME
-from fusehub.statistics.sources import FOLDER, TAG
+from fusehub.statistics.sources import FOLDER, TAG, is_same_owner
 from fusehub.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ _FIELDS += ["siblings", "tags"]
 
 @dataclass(frozen=True)
 class FoundModel:
-    """One model of the Hub. `statistics_at` is the repo that holds its statistics: its own, or a companion."""
+    """One model of the Hub. `statistics_at` is the repo that holds its statistics: its own, or its owner's companion.
+
+    `offered_at` are repos of others that say they hold some, which a merge uses only where they are named.
+    """
 
     id: str
     task: str | None
@@ -46,10 +50,11 @@ class FoundModel:
     updated: datetime | None
     parameters: int | None
     statistics_at: str | None = None
+    offered_at: tuple[str, ...] = ()
 
     @property
     def statistics(self) -> bool:
-        """Whether its statistics are published."""
+        """Whether its owner has published its statistics."""
         return self.statistics_at is not None
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,29 +105,31 @@ def _base_tags(api: HfApi, base: str) -> list[str]:
     return [f"base_model:{name}" for name in dict.fromkeys([own, name])]
 
 
-def _companions(api: HfApi) -> dict[str, str]:
-    """Model -> the most downloaded repo that holds statistics of it alone."""
-    found: dict[str, str] = {}
+def _companions(api: HfApi) -> dict[str, list[str]]:
+    """Model -> the repos that hold statistics of it alone, the most downloaded first."""
+    found: dict[str, list[str]] = {}
     for info in islice(api.list_models(filter=TAG, sort="downloads", expand=_FIELDS), _MOST):
         for base in _bases(info):
             if base != info.id and _holds_statistics(info):
-                found.setdefault(base, info.id)
+                found.setdefault(base, []).append(info.id)
     return found
 
 
 def _of_companions(
     api: HfApi,
-    companions: dict[str, str],
+    companions: dict[str, list[str]],
     known: Iterable[str],
     query: str | None,
     author: str | None,
     tags: list[str | None],
     tasks: list[str | None],
 ) -> Iterator[FoundModel]:
-    """Models that have a companion repo and match, however far down the list of all models they are."""
+    """Models whose owner has a companion repo and that match, however far down the list of all models they are."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    for model_id in [name for name in companions if name not in known]:
+    for model_id, repos in companions.items():
+        if model_id in known or not any(is_same_owner(repo, model_id) for repo in repos):
+            continue
         if query and not all(word in model_id.lower() for word in query.lower().split()):
             continue
         if author and model_id.partition("/")[0].lower() != author.lower():
@@ -135,7 +142,9 @@ def _of_companions(
             yield _model(info, companions)
 
 
-def _model(info: ModelInfo, companions: dict[str, str]) -> FoundModel:
+def _model(info: ModelInfo, companions: dict[str, list[str]]) -> FoundModel:
+    repos = companions.get(info.id, [])
+    own = [info.id] * _holds_statistics(info) + [repo for repo in repos if is_same_owner(repo, info.id)]
     return FoundModel(
         id=info.id,
         task=info.pipeline_tag,
@@ -147,7 +156,8 @@ def _model(info: ModelInfo, companions: dict[str, str]) -> FoundModel:
         private=bool(info.private),
         updated=info.last_modified,
         parameters=info.safetensors.total if info.safetensors else None,
-        statistics_at=info.id if _holds_statistics(info) else companions.get(info.id),
+        statistics_at=next(iter(own), None),
+        offered_at=tuple(repo for repo in repos if repo not in own),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from fusehub.errors import BadFile, NotFound
 from fusehub.hub import endpoint, hub_errors
+from fusehub.verified import fetch, in_cache
 
 # What a tokenizer, an image processor or generation needs; copied to the merged model where present.
 SIDE_FILES = (
@@ -33,10 +34,11 @@ SIDE_FILES = (
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file of a model: its size in bytes, and its sha256 where the Hub tells it (large files)."""
+    """One file of a model: its size in bytes, and the hash that the Hub tells: sha256 of large files, else git's."""
 
     size: int
     sha256: str | None = None
+    git_oid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,24 +76,16 @@ class ModelRef:
     def path(self, filename: str) -> Path:
         """Where `filename` lies on this machine; downloads it at this ref's commit if it must.
 
-        Raises `NotFound` when the model has no such file.
+        Raises `NotFound` when the model has no such file, `BadFile` where its bytes are not those of the Hub.
         """
         if filename not in self.files:
             raise NotFound(f"{self.name} has no file {filename}.", "Is it a complete model repo or folder?")
+        claim = self.files[filename].sha256 or self.files[filename].git_oid
         if self.folder is not None:
-            return self.folder / filename
-        from huggingface_hub import hf_hub_download
-
+            return in_cache(self.folder / filename, self.name, claim)
+        inside = f"{self.subfolder}/{filename}" if self.subfolder else filename
         with hub_errors(self.name):
-            return Path(
-                hf_hub_download(
-                    self.repo_id,
-                    f"{self.subfolder}/{filename}" if self.subfolder else filename,
-                    revision=self.commit,
-                    token=self.token,
-                    library_name="fusehub",
-                )
-            )
+            return fetch(self.repo_id, inside, revision=self.commit, token=self.token, name=self.name, claim=claim)
 
     def json(self, filename: str) -> dict[str, Any]:
         """A JSON file of the model. Raises `BadFile` where it is not JSON."""

@@ -22,6 +22,7 @@ from fusehub.errors import NotFound
 from fusehub.hub import client, endpoint, hub_errors, is_offline
 from fusehub.model_ref import ModelRef, RemoteFile, why_no_weights
 from fusehub.reach import local_path
+from fusehub.verified import claimed
 
 
 def resolve(text: str, *, token: str | None = None) -> ModelRef:
@@ -176,7 +177,7 @@ def _resolve_repo(repo_id: str, revision: str, token: str | None) -> ModelRef:
             # Everyone may see that it is there; its files may lie in the cache since somebody else asked for them.
             api.auth_check(info.id)
     files = {
-        item.rfilename: RemoteFile(item.size or 0, item.lfs.sha256 if item.lfs else None)
+        item.rfilename: RemoteFile(item.size or 0, item.lfs.sha256 if item.lfs else None, item.blob_id)
         for item in info.siblings or []
     }
     return ModelRef(
@@ -210,8 +211,9 @@ def _resolve_cached(repo_id: str, revision: str) -> ModelRef:
             folder = newest
     local = _resolve_folder(name, folder)
     # The cache stores large files under their sha256, so it tells the hash without reading the file.
+    claims = {key: claimed(folder / key) or "" for key in local.files}
     files = {
-        key: RemoteFile(value.size, stem if len(stem := (folder / key).resolve().name) == 64 else None)
+        key: RemoteFile(value.size, claims[key] if len(claims[key]) == 64 else None)
         for key, value in local.files.items()
     }
     return ModelRef(name=name, repo_id=repo_id, commit=folder.name, folder=folder, files=files, card=local.card)

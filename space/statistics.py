@@ -192,7 +192,9 @@ def _card_html(visit: Visit, report: dict[str, Any], pick: Any) -> str:
     elif "problem" in published:
         body = f"<p>{words.tag('cannot be used', 'fh-error')}</p><p>{words.esc(published['problem'])}</p>"
     else:
-        body = f"<p>{words.tag('none')}</p><p>Its owner has published none. Make them below.</p>"
+        others = ", ".join(words.esc(name) for name in published.get("offered", ()))
+        said = f" Others have: {others}. They decide merged weights, and are not used here." if others else ""
+        body = f"<p>{words.tag('none')}</p><p>Its owner has published none. Make them below.{said}</p>"
     return words.card(pick.name, body, link=pick.url, action=action)
 
 

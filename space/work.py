@@ -286,17 +286,22 @@ def _cost(
 
 
 def _published(model: str, token: str | None) -> dict[str, Any] | None:
-    """Where the published statistics of a model's weights are, and what they are of; None where there are none."""
+    """Where the published statistics of a model's weights are, and what they are of; or whose else there are.
+
+    None where nobody has published any.
+    """
     from fusehub.checkpoint import weight_hashes
     from fusehub.errors import BadStatistics, NotFound
     from fusehub.refs import resolve
-    from fusehub.statistics.sources import find_statistics
+    from fusehub.statistics.sources import find_statistics, offered_statistics
 
     ref = resolve(model, token=token)
+    hashes = weight_hashes(ref)
     try:
-        found = find_statistics(ref, hashes=weight_hashes(ref))
+        found = find_statistics(ref, hashes=hashes)
     except NotFound:
-        return None
+        offered = offered_statistics(ref, hashes)
+        return {"offered": [source.partition("@")[0] for source in offered]} if offered else None
     except BadStatistics as error:
         return {"problem": error.what}
     return {"origin": found.origin, "when": _when(found.origin, token), **_of_metadata(found.metadata)}

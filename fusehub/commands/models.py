@@ -22,7 +22,7 @@ def find(
         typer.Option(help="As the Hub calls it, or any; all that can be merged if not said."),
     ] = None,
     with_statistics: Annotated[
-        bool, typer.Option("--with-statistics", help="Only models whose statistics are published.")
+        bool, typer.Option("--with-statistics", help="Only models whose owners have published statistics.")
     ] = False,
     limit: Annotated[int, typer.Option(min=1, help="At most that many.")] = 20,
     as_json: Json = False,
@@ -35,15 +35,17 @@ def find(
         print_json({"models": [model.to_dict() for model in found]})
         return
     columns = ["model", "task", "base", "licence", "downloads", "statistics"]
-    rows = [
-        (m.id, m.task, m.base, m.licence, m.downloads, m.statistics_at or ("yes" if m.statistics else "no"))
-        for m in found
-    ]
+    rows = [(m.id, m.task, m.base, m.licence, m.downloads, m.statistics_at or _offered(m.offered_at)) for m in found]
     table(None, columns, rows, numbers=["downloads"])
     if not found:
         say("Nothing found. Try fewer words, or leave out --base.")
     elif len(found) > 1:
         say(f"next: fusehub check {found[0].id} {found[1].id}")
+
+
+def _offered(repos: tuple[str, ...]) -> str:
+    """`no`, and whose there are that a merge does not use by itself."""
+    return f"no ({repos[0]}, of others)" if repos else "no"
 
 
 @app.command(

@@ -1,8 +1,11 @@
-"""Where a model's statistics are: in its own repo, in somebody's companion repo, or in a local file.
+"""Where a model's statistics are: in its own repo, in a companion repo, or in a local file.
 
 `find_statistics(ref)` looks in the model's repo under `fusehub/` (at its commit, then on the main branch), then in
-repos tagged `fusehub-statistics` whose `base_model` is the model. What it finds is checked against the sha256 of the
-weights, which the Hub tells without a download, so that statistics of other weights are never used by mistake.
+repos of the same user or organisation tagged `fusehub-statistics` whose `base_model` is the model. Anybody can tag a
+repo so, and statistics decide merged weights: those of others are listed, and used only where they are named.
+
+What it finds is checked against the sha256 of the weights, which the Hub tells without a download, so that statistics
+of other weights are never used by mistake.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fusehub.errors import AccessDenied, BadStatistics, NotFound
+from fusehub.errors import AccessDenied, BadFile, BadStatistics, NotFound
 from fusehub.hub import client, hub_errors, is_offline
 from fusehub.reach import is_confined, local_path
 from fusehub.refs import ModelRef
@@ -29,6 +32,7 @@ from fusehub.statistics.format import (
     require_weights,
 )
 from fusehub.statistics.shards import shards_in
+from fusehub.verified import fetch, in_cache
 
 TAG = "fusehub-statistics"
 FOLDER = "fusehub"
@@ -75,6 +79,7 @@ def find_statistics(
     `BadStatistics` where those there are were made for other weights (unless `allow_other_weights`).
     """
     if source != "auto":
+        source = _pinned(source, ref.token)
         found = FoundStatistics(source, _metadata(source, ref.token), ref.token)
         if not allow_other_weights:
             require_weights(found.metadata, source, ref.name, hashes)
@@ -84,30 +89,54 @@ def find_statistics(
         try:
             found = FoundStatistics(candidate, _metadata(candidate, ref.token), ref.token)
         except BadStatistics as error:
-            # Anybody can publish statistics of any model: those that cannot be read must not hide the others.
+            # Those that cannot be read must not hide the others.
             problems.append(error.what)
             continue
-        if sorted(found.metadata["model"]["weights"].values()) == sorted(hashes.values()):
+        if _are_of(found, hashes):
             return found
         others.append(found)
     if others and allow_other_weights:
         return others[0]
     command = f"fusehub collect {ref.name} --data DATA{' --fisher' if fisher else ''} --out DIR"
+    make = f"`{command}`, then `--statistics {ref.name}=DIR`."
     if others:
         problems.append(
             f"the statistics there are ({', '.join(found.origin for found in others)}) were made for other weights."
         )
-    if problems:
-        raise BadStatistics(
-            f"{ref.name}: {' '.join(problems)}",
-            f"Make new ones where the data is: `{command}`, then `--statistics {ref.name}=DIR`.",
-        )
+    offered = offered_statistics(ref, hashes)
+    if offered:
+        listed = ", ".join(f"{source.partition('@')[0]} (by {owner_of(source)})" for source in offered)
+        problems.append(f"statistics of these weights that others made are not used unasked: {listed}.")
+        make += f" If you trust who made them: `--statistics {ref.name}={offered[0]}`."
+    if others or (problems and not offered):
+        raise BadStatistics(f"{ref.name}: {' '.join(problems)}", f"Make new ones where the data is: {make}")
     raise NotFound(
-        f"{ref.name} has no published statistics.",
-        f"Make them where the data is: `{command}`, then `--statistics {ref.name}=DIR`. Without data: "
+        f"{ref.name} has no published statistics{' of its owner' if offered else ''}."
+        + "".join(f" {said[0].upper()}{said[1:]}" for said in problems),
+        f"Make them where the data is: {make} Without data: "
         + ("" if fisher else f"`--statistics {ref.name}=data-free --base BASE`, or ")
         + "--method mean.",
     )
+
+
+def offered_statistics(ref: ModelRef, hashes: Mapping[str, str]) -> list[str]:
+    """Repos of others that say that they hold statistics of these very weights, at their newest commit."""
+    if ref.repo_id is None or is_offline():
+        return []
+    offered = []
+    for source in _companions(ref, own=False):
+        try:
+            if _has_metadata(source, ref.token) and _are_of(
+                FoundStatistics(source, _metadata(source, ref.token)), hashes
+            ):
+                offered.append(source)
+        except (BadStatistics, BadFile):
+            continue
+    return offered
+
+
+def _are_of(found: FoundStatistics, hashes: Mapping[str, str]) -> bool:
+    return sorted(found.metadata["model"]["weights"].values()) == sorted(hashes.values())
 
 
 def open_statistics(source: str, *, token: str | None = None) -> Statistics:
@@ -123,37 +152,74 @@ def has_statistics(ref: ModelRef) -> bool:
 
 
 def _candidates(ref: ModelRef) -> Iterator[str]:
-    """Sources that may hold statistics of `ref`, the nearest first."""
+    """Sources that may hold statistics of `ref` by those whose model it is, the nearest first."""
     if ref.folder is not None and (ref.folder / FOLDER / METADATA_FILENAME).is_file():
         yield str(ref.folder / FOLDER)
     if ref.repo_id is None or is_offline():
         return
     seen = set()
-    for source in _repos(ref):
-        if source in seen:
-            continue
-        seen.add(source)
-        try:
-            there = _download(source, METADATA_FILENAME, ref.token)
-        except AccessDenied:
-            continue  # A gated companion, whose owner has not let us in.
-        if there is not None:
+    for source in itertools.chain(_own_commits(ref), _companions(ref, own=True)):
+        if source not in seen and _has_metadata(source, ref.token):
             yield source
+        seen.add(source)
 
 
-def _repos(ref: ModelRef) -> Iterator[str]:
-    """The model's repo at its commit, then at its newest one (statistics may have come later); then companions."""
-    api = client(ref.token)
+def _has_metadata(source: str, token: str | None) -> bool:
+    try:
+        return _download(source, METADATA_FILENAME, token) is not None
+    except AccessDenied:
+        return False  # A gated companion, whose owner has not let us in.
+
+
+def _pinned(source: str, token: str | None) -> str:
+    """`source` with the commit that it stands for now, where it is a repo: all its files are read at that one."""
+    path = local_path(source)
+    if (path is not None and path.exists()) or not _may_be_repo(source) or is_offline():
+        return source
+    repo_id, _, revision = source.partition("@")
+    with hub_errors(source):
+        return f"{repo_id}@{client(token).model_info(repo_id, revision=revision or None).sha}"
+
+
+def _own_commits(ref: ModelRef) -> Iterator[str]:
+    """The model's repo at its commit, then at its newest one: statistics may have come later."""
     yield f"{ref.repo_id}@{ref.commit}"
     with hub_errors(ref.name):
-        newest = api.model_info(ref.repo_id).sha
-        tagged = api.list_models(filter=[TAG, f"base_model:{ref.repo_id}"], sort="downloads")
-        companions = [info.id for info in itertools.islice(tagged, _MOST_COMPANIONS) if info.id != ref.repo_id]
+        newest = client(ref.token).model_info(ref.repo_id).sha
     yield f"{ref.repo_id}@{newest}"
-    for name in companions:
+
+
+def _companions(ref: ModelRef, *, own: bool) -> Iterator[str]:
+    """Repos that say they hold statistics of `ref`: those of its user or organisation, or only those of others."""
+    api = client(ref.token)
+    with hub_errors(ref.name):
+        tagged = api.list_models(
+            filter=[TAG, f"base_model:{ref.repo_id}"], sort="downloads", author=owner_of(ref.repo_id) if own else None
+        )
+        others = (info.id for info in tagged if info.id != ref.repo_id and is_same_owner(info.id, ref.repo_id) == own)
+        names = list(itertools.islice(others, _MOST_COMPANIONS))
+    for name in names:
         with hub_errors(name):
             commit = api.model_info(name).sha
         yield f"{name}@{commit}"
+
+
+def is_of_others(source: str, ref: ModelRef) -> bool:
+    """Whether statistics come from a repo of another user or organisation than the model."""
+    path = local_path(source)
+    if (path is not None and path.exists()) or not _may_be_repo(source):
+        return False
+    return ref.repo_id is None or not is_same_owner(source, ref.repo_id)
+
+
+def owner_of(source: str) -> str:
+    """The user or organisation of a repo."""
+    return source.partition("/")[0]
+
+
+def is_same_owner(one: str, other: str) -> bool:
+    """Whether two repos are of one user or organisation: then who may write to one decides over both."""
+    return owner_of(one).casefold() == owner_of(other).casefold()
 
 
 def _metadata(source: str, token: str | None) -> dict[str, Any]:
@@ -174,10 +240,10 @@ def _locate(source: str, filename: str, token: str | None) -> Path:
     """`filename` of the statistics at `source` (a file, a folder or a repo), on this machine."""
     path = local_path(source)
     if path is not None and path.is_file():
-        return path
+        return in_cache(path, source)
     for folder in (path, path / FOLDER) if path is not None else ():
         if (folder / filename).is_file():
-            return folder / filename
+            return in_cache(folder / filename, source)
     if (path is not None and path.is_dir()) or not _may_be_repo(source):
         raise NotFound(f"There are no statistics in {source}.", f"A folder of statistics holds {FILENAME}.")
     found = _download(source, filename, token)
@@ -199,10 +265,12 @@ def _locate_tensors(source: str, token: str | None) -> Path:
     """What `Statistics` opens at `source`, on this machine: the file, or the index of shards that lie beside it."""
     path = local_path(source)
     if path is not None and path.is_file():
-        return path
+        return in_cache(path, source)
     for index in (path / INDEX_FILENAME, path / FOLDER / INDEX_FILENAME) if path is not None else ():
         if index.is_file():
-            return index
+            for shard in shards_in(index):
+                in_cache(index.parent / shard, source)
+            return in_cache(index, source)
     # Anything that is certainly not a repo is looked for as a folder, which says what is missing.
     index = (
         None
@@ -223,7 +291,6 @@ def _may_be_repo(source: str) -> bool:
 
 def _download(source: str, filename: str, token: str | None) -> Path | None:
     """`fusehub/<filename>` of a repo, on this machine; None where the repo has no such file."""
-    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     repo_id, _, revision = source.partition("@")
@@ -232,10 +299,6 @@ def _download(source: str, filename: str, token: str | None) -> Path | None:
             # A commit's file that somebody else's token brought into the cache is taken from there unasked.
             client(token).auth_check(repo_id)
         try:
-            return Path(
-                hf_hub_download(
-                    repo_id, f"{FOLDER}/{filename}", revision=revision or None, token=token, library_name="fusehub"
-                )
-            )
+            return fetch(repo_id, f"{FOLDER}/{filename}", revision=revision, token=token, name=source)
         except RemoteEntryNotFoundError:
             return None

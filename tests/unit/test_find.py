@@ -27,7 +27,8 @@ MODELS = {
     "ann/sentiment-news": ("text-classification", {"base_model": ["ann/base"]}, False, 3),
     "bob/sentiment-other": ("text-classification", {"base_model": "cat/elsewhere"}, False, 7),
     "bob/names": ("token-classification", {"base_model": "ann/base", "license": "Apache-2.0"}, False, 1),
-    "bob/news-statistics": (None, {"base_model": ["ann/sentiment-news"], "tags": ["fusehub-statistics"]}, True, 5),
+    "ann/news-statistics": (None, {"base_model": ["ann/sentiment-news"], "tags": ["fusehub-statistics"]}, True, 5),
+    "cat/names-statistics": (None, {"base_model": ["bob/names"], "tags": ["fusehub-statistics"]}, True, 0),
     "bob/empty-statistics": (None, {"base_model": ["bob/names"], "tags": ["fusehub-statistics"]}, False, 0),
     "cat/lost-statistics": (None, {"base_model": ["cat/gone"], "tags": ["fusehub-statistics"]}, True, 0),
 }
@@ -104,6 +105,7 @@ def test_what_is_told_of_a_model(find):
         "private": False,
         "parameters": None,
         "statistics_at": "ann/sentiment-films",
+        "offered_at": [],
         "statistics": True,
     }
 
@@ -129,11 +131,15 @@ def test_any_task_shows_models_but_no_repos_of_statistics(find):
 def test_with_statistics_the_models_are_listed_and_where_they_are(find):
     found = find(with_statistics=True)
     assert {model["id"]: model["statistics_at"] for model in found} == {
-        "ann/sentiment-news": "bob/news-statistics",
+        "ann/sentiment-news": "ann/news-statistics",
         "ann/sentiment-films": "ann/sentiment-films",
     }
     assert ids(find(with_statistics=True, query="news", base="ann/base")) == ["ann/sentiment-news"]
+    # Somebody else's are told, and are not the model's.
     assert find(with_statistics=True, task="token-classification") == []
+    [names] = find(task="token-classification")
+    assert not names["statistics"] and names["statistics_at"] is None
+    assert names["offered_at"] == ["cat/names-statistics"]
     assert ids(find(with_statistics=True, author="ann", limit=1)) == ["ann/sentiment-news"]
 
 

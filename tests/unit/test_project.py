@@ -73,14 +73,15 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
     """A module imports only modules of floors below its own, or beside it."""
     floors = [
         "errors progress reach wire yaml_text",
-        "hub tensor_files licences label_names",
+        "hub tensor_files licences label_names verified",
         "model_ref adapters refs chat_templates tables table_files hub_datasets data_sources pictures"
         " vocabularies tasks layers blocks",
         "lora checkpoint pretrained",
         "encoding questions language shared_body",
         "labels methods statistics configs findings preprocessing compat recipe mergekit_forms"
         " literals columns sampling data matching inputs",
-        "planner requirements donors plan solving combining block_by_block engine adapter_merging merging provenance",
+        "planner requirements donors plan questioning solving combining block_by_block engine adapter_merging"
+        " merging provenance",
         "answering label_metrics text_metrics predict ensembling keeping comparison evaluation tuning loading finding",
         "markdown merged results front_matter statistics_card usage card_tuning card push publishing",
         "demo_data demo_train",
