@@ -25,6 +25,7 @@ from fusehub.errors import Incompatible, NonFinite
 from fusehub.plan import MAX_SHARD_SIZE, Plan
 from fusehub.planner import TensorPlan
 from fusehub.progress import Progress
+from fusehub.questioning import question_statistics
 from fusehub.solving import LayerSolver
 from fusehub.statistics.at_hand import DataAtHand
 from fusehub.statistics.datafree import DataFree
@@ -53,6 +54,7 @@ class MergeResult:
 
 def carry_out(plan: Plan, folder: Path, progress: Progress) -> MergeResult:
     """Writes the merged weights of `plan` into `folder`, which is there and empty."""
+    plan = replace(plan, notes=(*plan.notes, *question_statistics(plan)))
     return _Engine(plan, folder, progress).run()
 
 

@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from fusehub.adapters import AdaptedRef
-from fusehub.data import Examples
 from fusehub.errors import BadFile, Incompatible, NonFinite, NotFound
 from fusehub.inputs import Inputs
-from fusehub.pictures import Picture, require_pillow
 from fusehub.pretrained import load_model, quiet_transformers
 from fusehub.refs import ModelRef, resolve
-from fusehub.tasks import IMAGES, QUESTIONS, SEQ2SEQ, TEXTS, WORDS, architecture_of, find_task
-
-SENTENCE = "This is one sentence, to see that the model answers."
+from fusehub.tasks import IMAGES, TEXTS, architecture_of, find_task
+from fusehub.trial import one_example
 
 
 def require_loadable(folder: Path) -> None:
@@ -28,7 +25,7 @@ def require_loadable(folder: Path) -> None:
     if not tokens and (task is None or task.name != IMAGES):
         raise NotFound(f"{folder} has no tokenizer.", "Copy the tokenizer's files into it: nobody can use it without.")
     network = _load(ref, folder)
-    inputs = Inputs.of(ref, _example(TEXTS if task is None else task.name))
+    inputs = Inputs.of(ref, one_example(TEXTS if task is None else task.name))
     _, batch = next(inputs.batches(batch_size=1))
     rows = 0 if inputs.task == IMAGES else network.get_input_embeddings().num_embeddings
     highest = int(batch["input_ids"].max()) if rows else -1
@@ -41,22 +38,6 @@ def require_loadable(folder: Path) -> None:
         answer = network(**batch)[0]
     if not bool(torch.isfinite(answer).all()):
         raise NonFinite(f"The model in {folder} predicts NaN or infinity.", "Its weights are broken: make it again.")
-
-
-def _example(task: str) -> Examples:
-    """One example of what a model of `task` is given."""
-    texts: dict[str, Any] = {WORDS: SENTENCE.split(), QUESTIONS: ("What is this?", SENTENCE)}
-    if task == IMAGES:
-        from io import BytesIO
-
-        require_pillow()
-        from PIL import Image
-
-        file = BytesIO()
-        Image.new("RGB", (64, 64), (200, 120, 40)).save(file, "PNG")
-        texts[IMAGES] = Picture("a plain image", data=file.getvalue())
-    labels = [SENTENCE] if task == SEQ2SEQ else None
-    return Examples(task, [texts.get(task, SENTENCE)], labels, "one example", None)
 
 
 def _load(ref: ModelRef, folder: Path) -> Any:

@@ -220,13 +220,17 @@ def inspect(
     statistics: Annotated[
         str, typer.Argument(metavar="STATISTICS", help="A file, a folder, or a repo that holds them.")
     ],
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Run this model on random tokens, and tell whether they can be of it."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what a statistics file holds, and whether it is sound."""
     from fusehub.statistics.inspection import inspect as inspect_statistics
 
     with bar("Checking layers", quiet=as_json) as progress:
-        summary = inspect_statistics(statistics, progress=progress)
+        summary = inspect_statistics(statistics, against=against, progress=progress)
     if as_json:
         print_json(summary.to_dict())
         return
@@ -244,6 +248,8 @@ def inspect(
     of_weights = f", {summary.of_weights:.3f} of the model's weights" if summary.of_weights else ""
     smaller = ", ".join(f"{name} {size(nbytes)}" for name, nbytes in summary.smaller.items())
     say(f"{facts['size']}: {size(summary.nbytes)}{of_weights}" + (f" (smaller: {smaller})" if smaller else ""))
+    if summary.likeness:
+        say(summary.likeness.question(statistics, against) or f"held against {against}: {summary.likeness}")
     numbers = ["inputs", "rows", "rank", "condition", "bytes", "shared by"]
     rows = [
         (x.name, x.size, x.rows, x.rank, f"{x.condition:.1e}", x.nbytes, len(x.aliases) + 1, x.encoding)

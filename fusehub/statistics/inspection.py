@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadStatistics
 from fusehub.progress import silent
+from fusehub.refs import ModelRef, resolve
 from fusehub.statistics.encodings import SIZES, encoding_of
 from fusehub.statistics.format import METADATA_FILENAME, REMAKE, Statistics, StoredLayer, stored_bytes
+from fusehub.statistics.plausible import Likeness, compare_with_random
 from fusehub.statistics.sources import open_statistics
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ class StatisticsSummary:
     smaller: dict[str, int]
     metadata: dict[str, Any]
     layers: list[LayerSummary]
+    likeness: Likeness | None = None
+    """How they compare with what the model's layers are given for random tokens, where that was asked for."""
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as plain data."""
@@ -59,9 +63,16 @@ class StatisticsSummary:
 
 
 def inspect(
-    source: str, *, token: str | None = None, progress: Callable[[int, int, str], None] = silent
+    source: str,
+    *,
+    against: str | ModelRef | None = None,
+    token: str | None = None,
+    progress: Callable[[int, int, str], None] = silent,
 ) -> StatisticsSummary:
-    """Reads every layer of the statistics at `source`. Raises `BadStatistics` naming the first that is not sound."""
+    """Reads every layer of the statistics at `source`. Raises `BadStatistics` naming the first that is not sound.
+
+    `against` is a model, which is run on random tokens: statistics that cannot be its are refused.
+    """
     statistics = open_statistics(source, token=token)
     try:
         _check_beside(statistics)
@@ -83,9 +94,17 @@ def inspect(
             },
             told,
             summaries,
+            _held_against(statistics, against, token) if against else None,
         )
     finally:
         statistics.close()
+
+
+def _held_against(statistics: Statistics, model: str | ModelRef, token: str | None) -> Likeness:
+    ref = resolve(model, token=token) if isinstance(model, str) else model
+    likeness = compare_with_random(statistics, ref)
+    likeness.require_possible(statistics.origin, ref.name)
+    return likeness
 
 
 def require_sound(statistics: Statistics) -> None:

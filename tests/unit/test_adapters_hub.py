@@ -93,15 +93,18 @@ def test_statistics_of_adapters_are_found_wherever_they_are(published, bob, work
     found = bob.json("find", "adapter", "--base", "ann/base", "--with-statistics")["models"]
     assert {model["id"]: model["statistics_at"] for model in found} == {
         "ann/adapter-0": "ann/adapter-0",
-        "ann/adapter-1": "bob/adapter-1-statistics",
     }
-    bob("merge", *published, "--out", work / "solved")
+    listed = {model["id"]: model for model in bob.json("find", "adapter", "--base", "ann/base")["models"]}
+    assert listed["ann/adapter-1"]["offered_at"] == ["bob/adapter-1-statistics"]
+    bobs = ["--statistics", "{}=bob/adapter-1-statistics"]
+    bob("merge", *published, *(word.format(published[1]) for word in bobs), "--out", work / "solved")
     report = json.loads((work / "solved" / "fusehub_report.json").read_text())
     origins = [source["statistics"]["origin"].partition("@")[0] for source in report["sources"]]
     assert origins == ["ann/adapter-0", "bob/adapter-1-statistics"]
     assert sum(tensor["action"] == "solve" for tensor in report["tensors"]) > 10
     # With the base said by hand it is the same expert.
-    bob("merge", *(f"ann/base+{name}" for name in published), "--out", work / "by-hand")
+    by_hand = [f"ann/base+{name}" for name in published]
+    bob("merge", *by_hand, *(word.format(by_hand[1]) for word in bobs), "--out", work / "by-hand")
     a, b = (load_file(work / name / WEIGHTS) for name in ("solved", "by-hand"))
     assert all(torch.equal(value, b[name]) for name, value in a.items())
     shutil.rmtree(work / "by-hand")

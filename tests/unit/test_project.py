@@ -79,7 +79,7 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
         "lora checkpoint pretrained",
         "encoding questions language shared_body",
         "labels methods statistics configs findings preprocessing compat recipe mergekit_forms"
-        " literals columns sampling data matching inputs",
+        " literals columns sampling data matching inputs trial",
         "planner requirements donors plan questioning solving combining block_by_block engine adapter_merging"
         " merging provenance",
         "answering label_metrics text_metrics predict ensembling keeping comparison evaluation tuning loading finding",

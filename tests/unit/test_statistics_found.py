@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
+from safetensors import safe_open
+from safetensors.torch import save
 
 from fusehub.statistics.collect import collect
 from tests.unit.experts import relatives, text_file, texts_of
@@ -44,7 +46,7 @@ class Repos:
         """Statistics in the model's own repo; the commit."""
         return self.put(repo, self._files(number))
 
-    def companion(self, of: str, number: int = 0, *, user: str = "bob", name: str = "", **change: object) -> str:
+    def companion(self, of: str, number: int = 0, *, user: str = "ann", name: str = "", **change: object) -> str:
         """A companion repo of the model `of`, whose metadata may say something else."""
         repo = f"{user}/{name or self.name + '-statistics'}"
         files = self._files(number)
@@ -87,11 +89,11 @@ def test_in_the_models_repo_at_its_commit_or_later(ann, repos):
     assert origins(ann, f"{first}@{bare}", second)[0] == f"{first}@{commits[0]}"
 
 
-def test_in_a_companion_repo_of_somebody_else(ann, repos):
+def test_in_a_companion_repo_of_the_same_user(ann, repos):
     first, second = repos.model(0), repos.model(1)
     companion = repos.companion(first, 0)
     commit = repos.own(second, 1)
-    sha = repos.api("bob").model_info(companion).sha
+    sha = repos.api("ann").model_info(companion).sha
     assert origins(ann, first, second) == [f"{companion}@{sha}", f"{second}@{commit}"]
     out = repos.work / f"{repos.name}-merged"
     ann("merge", first, second, "--out", out)
@@ -114,23 +116,93 @@ def test_of_other_weights_are_passed_over_for_those_that_fit(ann, repos):
     assert origins(ann, first, second)[0].startswith(f"{right}@")
 
 
+def test_what_others_made_is_listed_and_used_only_where_it_is_named(ann, repos):
+    """Anybody can tag a repo as the companion of any model, and statistics decide what is merged."""
+    first, second = repos.model(0), repos.model(1)
+    commit = repos.own(second, 1)
+    eve = repos.companion(first, 0, user="eve")
+    sha = repos.api("eve").model_info(eve).sha
+    what, fix = ann.fails("merge", first, second, "--dry-run")
+    assert f"{first} has no published statistics of its owner" in what and f"{eve} (by eve)" in what
+    option = f"--statistics {first}={eve}@{sha}"
+    assert f"`{option}`" in fix and f"fusehub collect {first} --data DATA" in fix
+    assert origins(ann, first, second, statistics=f"{first}={eve}@{sha}") == [f"{eve}@{sha}", f"{second}@{commit}"]
+    # A dry run finds them as little where other weights may be used, and where the owner has some of these.
+    ann.fails("merge", first, second, "--dry-run", "--allow-other-weights")
+    own = repos.companion(first, 0)
+    assert origins(ann, first, second)[0].startswith(f"{own}@")
+
+
+def test_what_others_made_is_questioned_before_it_decides(ann, repos, tmp_path):
+    """It is held against random tokens: told where it looks like the model's, refused where it cannot be."""
+    first, second = repos.model(0), repos.model(1)
+    repos.own(second, 1)
+    bob = repos.companion(first, 0, user="bob")
+    ann("merge", first, second, "--statistics", f"{first}={bob}", "--out", tmp_path / "merged")
+    report = json.loads((tmp_path / "merged" / "fusehub_report.json").read_text())
+    [note] = [note for note in report["notes"] if bob in note]
+    assert "made by others than the owner of" in note and "times that of random tokens" in note
+    own = repos.companion(first, 0)
+    ann("merge", first, second, "--out", tmp_path / "own")
+    report = json.loads((tmp_path / "own" / "fusehub_report.json").read_text())
+    assert own in json.dumps(report["sources"]) and not [note for note in report["notes"] if own in note]
+    files = repos._files(0)
+    with safe_open(files["fusehub/statistics.safetensors"], "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    tensors = {name: value * (1e5 if name[-2:] in (".S", ".d") else 1) for name, value in tensors.items()}
+    repos.put(bob, {"fusehub/statistics.safetensors": save(tensors, metadata)})
+    what, fix = ann.fails("merge", first, second, "--statistics", f"{first}={bob}", "--out", tmp_path / "poisoned")
+    assert f"The statistics {bob}@" in what and f"cannot be of {first}" in what and "fusehub collect" in fix
+    assert not (tmp_path / "poisoned").exists()
+
+
+def test_others_statistics_of_other_weights_are_not_offered(ann, repos):
+    first, second = repos.model(0), repos.model(1)
+    repos.own(second, 1)
+    eve = repos.companion(first, 1, user="eve")
+    what, fix = ann.fails("merge", first, second, "--dry-run")
+    assert eve not in what + fix
+
+
+def test_an_organisations_companion_is_its_own(ann, repos, hub):
+    """Whoever may write to the model may write to it; its members' own repos are others'."""
+    hub.add_org(f"org{len(repos.name)}", {"ann": "write"})
+    org = f"org{len(repos.name)}"
+    files = {path.name: path for path in (repos.work / "expert-0").iterdir() if path.is_file()}
+    HfApi(repos.hub.url, token=repos.hub.token("ann")).create_repo(f"{org}/m")
+    api = repos.api("ann")
+    api.create_commit(f"{org}/m", [CommitOperationAdd(n, p) for n, p in files.items()], commit_message="x")
+    second = repos.model(1)
+    repos.own(second, 1)
+    member = repos.companion(f"{org}/m", 0, name="of-a-member")
+    what, _ = ann.fails("merge", f"{org}/m", second, "--dry-run")
+    assert f"{member} (by ann)" in what
+    own = f"{org}/m-statistics"
+    api.create_repo(own)
+    card = f"---\nbase_model: {org}/m\ntags: [fusehub-statistics]\n---\n".encode()
+    added = repos._files(0) | {"README.md": card}
+    api.create_commit(own, [CommitOperationAdd(n, p) for n, p in added.items()], commit_message="x")
+    assert origins(ann, f"{org}/m", second)[0].startswith(f"{own}@")
+
+
 @pytest.mark.parametrize("broken", ["version", "format", "layers", "json"])
-def test_what_somebody_published_broken_hides_nothing(ann, repos, broken):
-    """Anybody can tag a repo as the companion of any model."""
+def test_what_is_broken_hides_nothing(ann, repos, broken):
     first, second = repos.model(0), repos.model(1)
     repos.own(second, 1)
     change = {"version": {"version": 2}, "format": {"format": "other"}, "layers": {"layers": "none"}}.get(broken, {})
-    eve = repos.companion(first, 0, user="eve", **change)
+    wrong = repos.companion(first, 0, name=f"{repos.name}-broken", **change)
     if broken == "json":
-        repos.put(eve, {"fusehub/statistics.json": b"{"})
+        repos.put(wrong, {"fusehub/statistics.json": b"{"})
     for _ in range(3):
-        repos.api("eve").hf_hub_download(eve, "fusehub/statistics.json", force_download=True)  # The first in the list.
+        # The first in the list.
+        repos.api("ann").hf_hub_download(wrong, "fusehub/statistics.json", force_download=True)
     what, fix = ann.fails("merge", first, second, "--dry-run")
-    assert eve in what and "fusehub collect" in fix
+    assert wrong in what and "fusehub collect" in fix
     if broken == "version":
         assert "version 2 of the format; this FuseHub reads version 1" in what
-    bob = repos.companion(first, 0)
-    assert origins(ann, first, second)[0].startswith(f"{bob}@")
+    right = repos.companion(first, 0)
+    assert origins(ann, first, second)[0].startswith(f"{right}@")
 
 
 def test_a_gated_companion_hides_nothing(ann, repos, hub):
@@ -139,9 +211,9 @@ def test_a_gated_companion_hides_nothing(ann, repos, hub):
     gated = repos.companion(first, 0, user="eve")
     repos.api("eve").update_repo_settings(gated, gated="auto")
     what, _ = ann.fails("merge", first, second, "--dry-run")
-    assert f"{first} has no published statistics" in what
-    bob = repos.companion(first, 0)
-    assert origins(ann, first, second)[0].startswith(f"{bob}@")
+    assert f"{first} has no published statistics" in what and gated not in what
+    right = repos.companion(first, 0)
+    assert origins(ann, first, second)[0].startswith(f"{right}@")
 
 
 def test_find_lists_models_whose_statistics_are_there_and_a_merge_uses_those(ann, repos):
