@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from fusehub.adapters import AdaptedRef
 from fusehub.checkpoint import headers
-from fusehub.configs import base_of, config_differences
+from fusehub.configs import base_of, config_findings, different_bases
 from fusehub.errors import BadRecipe, FuseHubError
 from fusehub.findings import Finding, Level, ModelFacts, Report
 from fusehub.labels import Heads, LabelPlan, plan_labels
@@ -156,18 +156,8 @@ class _Check:
     def _configs(self) -> None:
         first = self.everyone[0]
         for other in self.everyone[1:]:
-            for key, (mine, theirs) in config_differences(first, other).items():
-                if key == "vocab_size" and self.vocabularies.fit(first, other):
-                    continue
-                level = "warning" if key.endswith("_token_id") or other is self.base else "error"
-                self._find(
-                    "config-differs",
-                    level,
-                    f"config {key}: {first.name} has {mine!r}, {other.name} has {theirs!r}.",
-                    "Models that compute differently cannot share weights: merge models of one base."
-                    if level == "error"
-                    else "",
-                )
+            fit = self.vocabularies.fit(first, other)
+            self.findings += config_findings(first, other, is_base=other is self.base, same_tokens=fit)
 
     def _shapes(self) -> None:
         stored = [self.tensors[ref.id] for ref in self.everyone]
@@ -273,10 +263,7 @@ class _Check:
                     f"{ref.adapter.name} says that it was trained on {other}, and is put on {ref.base.name}.",
                     "The result is what was trained only where both have the same weights.",
                 )
-        known = {ref.name: base for ref in self.refs if (base := base_of(ref, self.configs[ref.id]))}
-        if self.base is not None and self.base.repo_id:
-            known[f"--base {self.base.name}"] = self.base.repo_id
-        if len({base.rpartition("/")[2].casefold() for base in known.values()}) > 1:
+        if known := different_bases(self.refs, self.base):
             self._find(
                 "lineage-differs", "warning",
                 "The models say that they come from different bases: "

@@ -177,10 +177,11 @@ def load_config(ref: ModelRef) -> PretrainedConfig:
         if isinstance(ref, AdaptedRef):
             return AutoConfig.for_model(**ref.config)
         return AutoConfig.from_pretrained(_folder(ref), trust_remote_code=False, local_files_only=True)
-    except (ValueError, KeyError, OSError) as error:
+    except Exception as error:  # A value of a wrong kind raises whatever the config's own code comes upon.
+        said = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
         raise Incompatible(
-            f"{ref.name}: transformers cannot read its config ({str(error).splitlines()[0]}).",
-            "Is its architecture known to the installed transformers? Try a newer version.",
+            f"{ref.name}: transformers cannot read its config ({said}).",
+            "Is its architecture known to the installed transformers, and is every value of the kind it should be?",
         ) from error
 
 

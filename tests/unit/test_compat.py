@@ -1,6 +1,7 @@
 """What stands against a merge, told before weights are read, each with its reason and what to do."""
 
 import json
+from dataclasses import replace
 from shutil import copytree
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fusehub.compat import check
-from fusehub.configs import base_of
+from fusehub.configs import base_of, different_bases
 from fusehub.errors import BadRecipe, Incompatible
 from fusehub.merging import merge
 from fusehub.refs import resolve
@@ -233,6 +234,20 @@ def test_different_bases_are_a_warning(pair):
     assert any("different bases" in warning for warning in said(pair, "warning"))
     card(pair[1], base_model="mirror/BERT")
     assert not any("different bases" in warning for warning in said(pair, "warning")), "a mirror of the same"
+
+
+def test_a_merge_fits_its_parents_and_a_model_what_was_trained_from_it(pair):
+    def bases(mine, theirs, name=None):
+        refs = [
+            replace(resolve(str(path)), card={"base_model": said})
+            for path, said in zip(pair, (mine, theirs), strict=True)
+        ]
+        return different_bases([refs[0], replace(refs[1], repo_id=name)])
+
+    assert list(bases("a/bert", "b/roberta").values()) == ["a/bert", "b/roberta"]
+    assert bases(["a/one", "a/two"], "a/bert", "a/two") == {}, "a merge, and one of its parents"
+    assert bases(["a/one", "a/two"], "a/bert") == {}, "what the parents come from is not known"
+    assert bases("a/chat", "a/bert", "a/chat") == {}, "one was trained from the other"
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
         " vocabularies tasks layers blocks",
         "lora checkpoint pretrained",
         "encoding questions language shared_body",
-        "labels methods statistics configs findings preprocessing compat recipe mergekit_forms"
+        "labels methods statistics config_effects configs findings preprocessing compat recipe mergekit_forms"
         " literals columns sampling data matching inputs trial",
         "planner requirements donors plan questioning solving combining block_by_block engine adapter_merging"
         " merging provenance",
