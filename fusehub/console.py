@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import json
 import logging
@@ -19,7 +18,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fusehub.errors import BadFile, FuseHubError, NoSpace
+from fusehub.errors import FuseHubError
+from fusehub.places import place_errors
 from fusehub.progress import Progress, silent
 
 _WIDE = 1000
@@ -29,7 +29,6 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 INTERRUPTED = 130
 _BAR_AFTER_SECONDS = 0.5
-_OF_A_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 # Work whose speed is of interest.
 _WITH_SPEED = ("tokens", "images")
 
@@ -42,7 +41,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         as_json = options.get("as_json", False)
         _prepare(as_json)
         try:
-            with _disk_errors():
+            with place_errors():
                 function(*args, **options)
         except FuseHubError as error:
             if as_json:
@@ -55,21 +54,6 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(INTERRUPTED) from None
 
     return run
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    """A path that cannot be read or written is the user's to mend; other `OSError`s are bugs, or somebody else's."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(f"The disk takes no more ({error.strerror}).", "Make room, or name another disk.") from error
-        if error.errno not in _OF_A_PATH or error.filename is None:
-            raise
-        # mkdir finds that a file "exists" where a folder is wanted.
-        said = os.strerror(errno.ENOTDIR) if error.errno == errno.EEXIST else error.strerror
-        raise BadFile(f"{error.filename}: {said}.", "Name a place that can be used.") from error
 
 
 def print_json(content: Any) -> None:
@@ -162,12 +146,17 @@ def bar(what: str, *, quiet: bool = False) -> Iterator[Progress]:
             state["bars"].stop()
 
 
-def pairs(given: Sequence[str] | None, option: str) -> dict[str, str]:
-    """`["A=1", "B=2"]` -> `{"A": "1", "B": "2"}`; anything else is wrong usage."""
+def pairs(given: Sequence[str] | None, option: str, known: Sequence[str] = ()) -> dict[str, str]:
+    """`["A=1", "B=2"]` -> `{"A": "1", "B": "2"}`; anything else is wrong usage.
+
+    A name may hold "=" itself (a folder `lr=2e-5`) if it is one of those `known`; the longest that fits is meant.
+    """
     result = {}
     for item in given or ():
-        key, separator, value = item.partition("=")
-        if not separator or not key or not value:
+        fitting = [name for name in known if item.startswith(f"{name}=")]
+        at = max(map(len, fitting)) if fitting else item.find("=")
+        key, value = item[: max(at, 0)], item[at + 1 :]
+        if at < 0 or not key or not value:
             raise typer.BadParameter(f"'{item}' is not of the form NAME=VALUE", param_hint=option)
         result[key] = value
     return result

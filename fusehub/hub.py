@@ -42,6 +42,11 @@ def be_patient() -> None:
     _patience = "wanted"
 
 
+def cut_token(token: str | None) -> str | None:
+    """The token without the spaces and line ends that surround it in a file; None for an empty one."""
+    return (token or "").strip() or None
+
+
 def client(token: str | None = None) -> HfApi:
     """A Hub client with FuseHub's user agent; without a token, the one that the user is logged in with."""
     from huggingface_hub import HfApi
@@ -53,7 +58,7 @@ def client(token: str | None = None) -> HfApi:
         wire.be_patient()
         _patience = "there"
 
-    return HfApi(token=token, library_name="fusehub", library_version=fusehub_version())
+    return HfApi(token=cut_token(token), library_name="fusehub", library_version=fusehub_version())
 
 
 def endpoint() -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fusehub.errors import BadData, NotFound
-from fusehub.hub import client, endpoint, hub_errors
+from fusehub.hub import client, cut_token, endpoint, hub_errors
 from fusehub.reach import is_confined
 from fusehub.tables import GRAMMAR, Draw, Row, Table, label_names, split_among
 
@@ -73,7 +73,9 @@ def open_dataset(
     import datasets
 
     with _dataset_errors(wanted.repo_id):
-        splits = datasets.load_dataset(info.id, wanted.config, revision=info.sha, token=token, streaming=True)
+        splits = datasets.load_dataset(
+            info.id, wanted.config, revision=info.sha, token=cut_token(token), streaming=True
+        )
     split = split_among(wanted.split, default_split, list(splits), wanted.repo_id)
     stream = splits[split]
     rows = _stream(stream, wanted.repo_id, images, draw)

@@ -21,6 +21,7 @@ from fusehub.engine import MergeResult, carry_out
 from fusehub.errors import BadRecipe, NoSpace, OutputExists
 from fusehub.findings import Allowed
 from fusehub.methods.plugins import load_plugins, require_plugins
+from fusehub.places import made_folder, place_errors, require_place
 from fusehub.plan import MAX_SHARD_SIZE, Plan, plan_merge
 from fusehub.progress import Progress, silent
 from fusehub.provenance import write_side_files
@@ -55,8 +56,12 @@ def merge(
     report. Raises a `FuseHubError` and leaves nothing behind where it cannot be done.
     """
     target = Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise OutputExists(f"{target} exists and is not empty.", "Give a new folder, or empty this one.")
+    with place_errors(target):
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise OutputExists(f"{target} exists and is not empty.", "Give a new folder, or empty this one.")
+        fixed = target.is_dir() and _must_stay(target)
+    home = target if fixed else target.parent
+    require_place(home)
     if isinstance(models, Plan):
         if method or changes or plugins:
             raise BadRecipe("A plan is carried out as it is.", "Change the recipe, and plan it again.")
@@ -65,9 +70,12 @@ def merge(
         recipe = recipe_of(models, method, plugins=plugins, **changes)
         allowed = Allowed.of(unrelated=allow_unrelated, other_weights=allow_other_weights, ignore=ignore)
         plan = plan_merge(recipe, allowed=allowed, max_shard_size=max_shard_size, token=token)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fixed = target.is_dir() and _must_stay(target)
-    home = target if fixed else target.parent
+    with made_folder(home):
+        return _carried_out(plan, target, home, progress)
+
+
+def _carried_out(plan: Plan, target: Path, home: Path, progress: Progress) -> MergeResult:
+    """The merge that is planned, written into a temporary folder in `home` first, and then to `target`."""
     partial = Path(tempfile.mkdtemp(prefix=f".{target.resolve().name}.", suffix=".partial", dir=home))
     try:
         _require_space(partial, plan)
@@ -76,7 +84,7 @@ def merge(
         else:
             result = carry_out(plan, partial, progress)
         write_side_files(result.plan, partial, result.notes, result.hashes)
-        if fixed:
+        if home == target:
             # Without its config, which comes last, the folder is no model yet.
             for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
                 os.replace(path, target / path.name)

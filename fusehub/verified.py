@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from fusehub.errors import BadFile
-from fusehub.hub import is_offline
+from fusehub.hub import cut_token, is_offline
 
 
 def fetch(
@@ -28,7 +28,8 @@ def fetch(
     from huggingface_hub import hf_hub_download
 
     def download() -> Path:
-        return Path(hf_hub_download(repo_id, filename, revision=revision or None, token=token, library_name="fusehub"))
+        how = {"revision": revision or None, "token": cut_token(token), "library_name": "fusehub"}
+        return Path(hf_hub_download(repo_id, filename, **how))
 
     path = download()
     if holds(path, claim):

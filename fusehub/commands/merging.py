@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,6 +114,7 @@ def merge(
     from fusehub.merging import merge as merge_models
     from fusehub.merging import recipe_of
     from fusehub.plan import plan_merge
+    from fusehub.recipe import Recipe
 
     is_recipe = models[0].endswith((".yaml", ".yml"))
     if is_recipe and len(models) == 2 and out is None:
@@ -121,8 +123,10 @@ def merge(
         raise typer.BadParameter(f"{models[0]} is a recipe, which names all models", param_hint=" ".join(models[1:]))
     if out is None and not dry_run:
         raise typer.BadParameter("say where the merged model goes", param_hint="--out")
+    source = Recipe.read(models[0]) if is_recipe else models
+    names = [entry.model for entry in source.models] if is_recipe else models
     recipe = recipe_of(
-        Path(models[0]) if is_recipe else models,
+        source,
         method,
         plugins=plugin or (),
         base_model=base,
@@ -131,13 +135,13 @@ def merge(
         dtype=dtype,
         seed=seed,
         as_adapter=as_adapter or None,
-        statistics=console.pairs(statistics, "--statistics"),
-        data=console.pairs(data, "--data"),
+        statistics=console.pairs(statistics, "--statistics", names),
+        data=console.pairs(data, "--data", names),
         limit=limit,
         max_length=max_length,
         text_column=text_column if data or not tune else None,
-        weights={name: console.scalar(value) for name, value in console.pairs(weight, "--weight").items()},
-        labels=labels_by_model(labels),
+        weights={name: console.scalar(value) for name, value in console.pairs(weight, "--weight", names).items()},
+        labels=labels_by_model(labels, names),
         parameters={key: console.scalar(value) for key, value in console.pairs(param, "--param").items()},
     )
     allowed = Allowed.of(unrelated=allow_unrelated, other_weights=allow_other_weights, ignore=ignore or ())
@@ -147,8 +151,8 @@ def merge(
         from fusehub.tuning import Search, Tuning
 
         tuning = Tuning(
-            console.pairs(tune, "--tune"), over=_values(tune_over), weights=tune_weights, trials=tune_trials,
-            limit=tune_limit, seed=seed or 0, text_column=text_column, label_column=label_column,
+            console.pairs(tune, "--tune", plan.names), over=_values(tune_over), weights=tune_weights,
+            trials=tune_trials, limit=tune_limit, seed=seed or 0, text_column=text_column, label_column=label_column,
             max_length=max_length,
         )  # fmt: skip
         search = Search(plan, tuning)
@@ -177,7 +181,7 @@ def merge(
     for text in sorted({note for notes in result.notes.values() for note in notes})[:5]:
         say(f"note: {text}")
     say(f"Merged {len(plan.experts)} models by {plan.method.title}: {describe_actions(plan)} -> {out}/", "green")
-    for number, line in enumerate([*_comparisons(plan, out), f"fusehub publish {out} USER/NAME"]):
+    for number, line in enumerate([*_comparisons(plan, out), f"fusehub publish {shlex.quote(str(out))} USER/NAME"]):
         say(f"{'' if number else 'next:':5} {line}")
 
 
@@ -189,8 +193,8 @@ def _comparisons(plan: Plan, out: Path) -> list[str]:
     merged = [str(out / name) for name in plan.names] if plan.labels.policy == "keep" else [str(out)]
     if len({task_of(ref.config, ref.name).name for ref in plan.experts}) > 1:
         pairs = zip(models, merged, strict=True)
-        return [f'fusehub compare {model} {head} --text "..."' for model, head in pairs]
-    return [f'fusehub compare {" ".join([*models, *merged])} --ensemble --text "..."']
+        return [f'fusehub compare {shlex.join([model, head])} --text "..."' for model, head in pairs]
+    return [f'fusehub compare {shlex.join([*models, *merged])} --ensemble --text "..."']
 
 
 def _values(given: list[str] | None) -> dict[str, list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -62,14 +63,14 @@ def check(
     """Tell whether models can be merged, from their configs and headers, before any weights are downloaded."""
     from fusehub.compat import check as check_models
 
-    report = check_models(models, base=base, heads=heads, labels=labels_by_model(labels))
+    report = check_models(models, base=base, heads=heads, labels=labels_by_model(labels, models))
     if as_json:
         print_json(report.to_dict())
     else:
         print_report(report)
         if report.ok:
             say(f"They can be merged. Weights still to download: {size(report.download)}.", "green")
-            say(f"next: fusehub merge {' '.join(models)} --method regmean --out merged")
+            say(f"next: fusehub merge {shlex.join(models)} --method regmean --out merged")
     if not report.ok:
         if not as_json:
             say("They cannot be merged as they are.", "bold red")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -31,7 +32,7 @@ HeadsOption = Annotated[
 ]
 
 
-def labels_by_model(given: list[str] | None) -> dict[str, list[str]] | None:
+def labels_by_model(given: list[str] | None, models: Sequence[str]) -> dict[str, list[str]] | None:
     """What `--labels` said: label names by model."""
-    named = console.pairs(given, "--labels")
+    named = console.pairs(given, "--labels", models)
     return {name: [label.strip() for label in text.split(",")] for name, text in named.items()} or None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -83,17 +84,18 @@ def evaluate(
     import json
 
     from fusehub.evaluation import evaluate as evaluate_models
+    from fusehub.places import require_place, write_text
 
     sources = console.pairs(data, "--data")
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        require_place(out.parent)
     with bar("Predicting", quiet=as_json) as progress:
         evaluation = evaluate_models(
             models, sources, ensemble=ensemble, limit=limit, seed=seed, text_column=text_column,
             label_column=label_column, max_length=max_length, progress=progress,
         )  # fmt: skip
     if out is not None:
-        out.write_text(json.dumps(evaluation.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_text(out, json.dumps(evaluation.to_dict(), indent=2) + "\n")
     if as_json:
         print_json(evaluation.to_dict())
         return
@@ -102,4 +104,4 @@ def evaluate(
     metric = next(iter(evaluation.scores[0].metrics))
     table(metric, columns, [[row.get(column) for column in columns] for row in rows], numbers=columns[1:])
     if out is not None:
-        say(f"next: fusehub publish MERGED USER/NAME --results {out}")
+        say(f"next: fusehub publish MERGED USER/NAME --results {shlex.quote(str(out))}")

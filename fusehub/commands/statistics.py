@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -170,8 +171,8 @@ def collect(
         say(f"Of no linear layer of the model, and left out: {', '.join(ignored[:5])}.")
     if made.metadata["uncounted"]:
         say(f"No input was seen for {', '.join(made.metadata['uncounted'][:5])}: these layers will be averaged.")
-    origin = "" if publish else f" --statistics {model}={folder}"
-    say(f"next: fusehub merge {model} OTHER --method regmean{origin} --out merged")
+    origin = "" if publish else f" --statistics {shlex.quote(f'{model}={folder}')}"
+    say(f"next: fusehub merge {shlex.quote(model)} OTHER --method regmean{origin} --out merged")
 
 
 def _require_one_way(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadStatistics
 from fusehub.hub import software
+from fusehub.places import require_place
 from fusehub.statistics.encodings import DEFAULT_SIZE, coarsest
 from fusehub.statistics.fisher_file import FISHER_FILENAME, encode_fisher, write_fisher
 from fusehub.statistics.format import Statistics, write_statistics
@@ -81,6 +82,7 @@ def add_statistics(
     """
     if len(sources) < 2:
         raise BadStatistics("One set of statistics cannot be added.", "Give two or more.")
+    require_place(Path(out))
     with contextlib.ExitStack() as opened:
         parts = [opened.enter_context(contextlib.closing(open_statistics(source, token=token))) for source in sources]
         for part in parts[1:]:

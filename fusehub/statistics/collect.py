@@ -18,6 +18,7 @@ from fusehub.errors import BadRecipe, FuseHubError
 from fusehub.hub import software
 from fusehub.inputs import Inputs
 from fusehub.layers import layout_of
+from fusehub.places import require_place
 from fusehub.pretrained import load_tokenizer
 from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, resolve
@@ -84,6 +85,7 @@ def collect(
     finite: then nothing is written.
     """
     check_size(size)
+    require_place(Path(out))
     if noise is not None and fisher:
         raise BadRecipe("Noise makes grams private, not Fisher diagonals.", "Leave out one of --noise and --fisher.")
     if fisher_samples is not None and (not fisher or fisher_samples < 1):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadFile, BadStatistics, NonFinite
+from fusehub.places import made_folder
 from fusehub.tensor_files import SafetensorsFile
 
 if TYPE_CHECKING:
@@ -65,13 +66,17 @@ def write_fisher(
     folder: Path, stored: Mapping[str, Tensor], described: Mapping[str, Any], model: Mapping[str, Any]
 ) -> Path:
     """Writes what `encode_fisher` gave, finished or absent, into `folder`; `model` is that of the statistics."""
+    text = json.dumps({"format": FORMAT, "version": VERSION, "model": dict(model), "fisher": dict(described)})
+    with made_folder(folder):
+        return _written(folder, dict(stored), text)
+
+
+def _written(folder: Path, stored: dict[str, Tensor], text: str) -> Path:
     from safetensors.torch import save_file
 
-    text = json.dumps({"format": FORMAT, "version": VERSION, "model": dict(model), "fisher": dict(described)})
-    folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{FISHER_FILENAME}.{os.getpid()}.partial"
     try:
-        save_file(dict(stored), partial, metadata={"fusehub": text})
+        save_file(stored, partial, metadata={"fusehub": text})
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, folder / FISHER_FILENAME)

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 from fusehub.errors import BadStatistics
+from fusehub.places import require_place
 from fusehub.statistics.encodings import SIZES, check_size
 from fusehub.statistics.fisher_file import FISHER_FILENAME
 from fusehub.statistics.format import Statistics, write_statistics
@@ -28,6 +29,7 @@ def resize_statistics(source: str, out: str | Path, *, size: str, token: str | N
     Raises `BadStatistics` where they are not larger than that.
     """
     check_size(size)
+    require_place(Path(out))
     with contextlib.closing(open_statistics(source, token=token)) as statistics:
         metadata = statistics.metadata
         if SIZES.index(size) <= SIZES.index(metadata["size"]):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from fusehub.checkpoint import Shard, index_of, plan_shards, safetensors_header
 from fusehub.errors import BadFile, BadStatistics
+from fusehub.places import made_folder
 from fusehub.statistics.metadata import REMAKE
 from fusehub.tensor_files import SafetensorsFile, TensorInfo
 
@@ -50,7 +51,19 @@ def write_shards(
     texts = dict(beside)
     if len(shards) > 1:
         texts[index_name(stem)] = json.dumps(index_of(shards), indent=2) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
+    with made_folder(folder):
+        return _written(folder, stem, shards, members, texts, make, metadata)
+
+
+def _written(
+    folder: Path,
+    stem: str,
+    shards: Sequence[Shard],
+    members: Sequence[Sequence[int]],
+    texts: Mapping[str, str],
+    make: Callable[[int], Mapping[str, Tensor]],
+    metadata: Mapping[str, str],
+) -> Path:
     partial = {name: folder / f".{name}.{os.getpid()}.partial" for name in [s.filename for s in shards] + list(texts)}
     try:
         for shard, numbers in zip(shards, members, strict=True):

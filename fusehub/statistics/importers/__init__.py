@@ -16,6 +16,7 @@ from fusehub.checkpoint import Checkpoint, headers
 from fusehub.errors import BadStatistics, NotFound
 from fusehub.hub import software
 from fusehub.layers import Linear, layout_of
+from fusehub.places import require_place
 from fusehub.refs import ModelRef, resolve
 from fusehub.statistics.describing import describe_model, describe_tokenizer
 from fusehub.statistics.encodings import DEFAULT_SIZE
@@ -47,6 +48,7 @@ def import_statistics(
     source = Path(source).expanduser()
     if not source.exists():
         raise NotFound(f"There is no file or folder {source}.", "Give an imatrix file, or a folder of Hessians.")
+    require_place(Path(out))
     ref = resolve(model, token=token) if isinstance(model, str) else model
     config = load_config(ref)
     linears = _linears(ref, config)
