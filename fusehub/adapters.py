@@ -15,7 +15,8 @@ from typing import Any
 
 from fusehub.errors import Incompatible, NotFound
 from fusehub.label_names import read_labels
-from fusehub.model_ref import SIDE_FILES, ModelRef
+from fusehub.model_ref import ModelRef
+from fusehub.side_files import has_vocabulary, is_side_file, side_files, tokenizer_files
 from fusehub.tensor_files import PickleFile, SafetensorsFile, open_tensors
 
 CONFIG = "adapter_config.json"
@@ -88,7 +89,7 @@ class AdaptedRef(ModelRef):
 
     @property
     def tokenizer_ref(self) -> ModelRef:
-        return self.adapter if "tokenizer_config.json" in self.adapter.files else self.base
+        return self.adapter if has_vocabulary(self.adapter.files) else self.base
 
 
 def adapted(name: str, base: ModelRef, adapter: ModelRef) -> AdaptedRef:
@@ -105,11 +106,8 @@ def adapted(name: str, base: ModelRef, adapter: ModelRef) -> AdaptedRef:
             f"{base.name} is quantised, and {adapter.name} was put on top of it.",
             "Name the base in full precision: BASE+ADAPTER.",
         )
-    own = [
-        n
-        for n in SIDE_FILES
-        if n in base.files and not (n in adapter.files or "tokenizer_config.json" in adapter.files)
-    ]
+    left_out = set(tokenizer_files(base.files)) if has_vocabulary(adapter.files) else set()
+    own = [n for n in side_files(base.files) if n not in adapter.files and n not in left_out]
     kept = {n: base.files[n] for n in ("config.json", *own, *base.weight_files()) if n in base.files}
     kept |= {n: file for n, file in base.files.items() if n.endswith(".index.json")}
     ref = AdaptedRef(
@@ -118,7 +116,7 @@ def adapted(name: str, base: ModelRef, adapter: ModelRef) -> AdaptedRef:
             for key in ("repo_id", "commit", "folder", "card", "downloads", "subfolder", "token")
         },
         name=name,
-        files={**adapter.files, **kept} | {n: adapter.files[n] for n in adapter.files if n in SIDE_FILES},
+        files={**adapter.files, **kept} | {n: file for n, file in adapter.files.items() if is_side_file(n, file.size)},
         gated=adapter.gated or base.gated,
         private=adapter.private or base.private,
         base=base,

@@ -14,6 +14,7 @@ from fusehub.chat_templates import most_common, named_template, require_template
 from fusehub.errors import BadRecipe
 from fusehub.findings import Report
 from fusehub.model_ref import ModelRef
+from fusehub.preprocessing import tokenizer_for
 from fusehub.recipe import Recipe
 
 GENERATION_CONFIG = "generation_config.json"
@@ -51,9 +52,10 @@ class Donors:
 
 def donors_of(recipe: Recipe, experts: Sequence[ModelRef], base: ModelRef | None, report: Report) -> Donors:
     """The donors of a merge into one model. Raises `BadRecipe` for a chat template that there is not."""
-    tokenizer = experts[report.largest]
-    alike = base is not None and base.config.get("architectures") == tokenizer.config.get("architectures")
-    config = base if alike else tokenizer
+    knowing = experts[report.largest]
+    tokenizer = tokenizer_for(knowing, [*experts, *([base] if base else [])])
+    alike = base is not None and base.config.get("architectures") == knowing.config.get("architectures")
+    config = base if alike else knowing
     added = alike and base.id not in report.knowing_all
     speaking = tokenizer if added else config
     generation = next((ref for ref in (speaking, tokenizer) if GENERATION_CONFIG in ref.files), None)
@@ -61,10 +63,11 @@ def donors_of(recipe: Recipe, experts: Sequence[ModelRef], base: ModelRef | None
     return Donors(config, tokenizer, generation, template, whose, added, notes)
 
 
-def donors_alone(ref: ModelRef) -> Donors:
-    """An expert that keeps its own head keeps its own files."""
+def donors_alone(ref: ModelRef, everyone: Sequence[ModelRef]) -> Donors:
+    """An expert that keeps its own head keeps its own files; of `everyone` one gives it a tokenizer if it has none."""
     generation = ref if GENERATION_CONFIG in ref.files else None
-    return Donors(ref, ref, generation, template_of(ref), ref.name)
+    tokenizer = tokenizer_for(ref, everyone)
+    return Donors(ref, tokenizer, generation, template_of(tokenizer), tokenizer.name)
 
 
 def require_tokenizer(recipe: Recipe, experts: Sequence[ModelRef], base: ModelRef | None, report: Report) -> None:

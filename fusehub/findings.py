@@ -44,10 +44,12 @@ CODES = {
     "licence-result": Kind("The licence of the result."),
     "restricted": Kind("A model is gated or private."),
     "same-model-twice": Kind("A model goes in more than once."),
-    "no-tokenizer": Kind("A model has no tokenizer that can be compared."),
+    "no-tokenizer": Kind("A model has no tokenizer, or none that can be loaded."),
     "tokens-added": Kind("One model knows tokens more than another."),
+    "embeddings-padded": Kind("Embeddings are filled up with rows that mean nothing."),
     "vocabulary-differs": Kind("The same number means different tokens.", ignorable=True),
     "tokenizer-differs": Kind("The same text becomes different numbers.", ignorable=True),
+    "tokenizer-settings": Kind("Tokenizers differ in what does not change the numbers of a text."),
     "image-processor-missing": Kind("A model does not say how its images are prepared."),
     "image-processor-differs": Kind("The models prepare images differently."),
 }

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from fusehub.adapters import AdaptedRef
-from fusehub.errors import BadFile, Incompatible, NonFinite, NotFound
+from fusehub.errors import BadFile, Incompatible, NonFinite
 from fusehub.inputs import Inputs
-from fusehub.pretrained import load_model, quiet_transformers
+from fusehub.pretrained import load_model, load_tokenizer, quiet_transformers
 from fusehub.refs import ModelRef, resolve
 from fusehub.tasks import IMAGES, TEXTS, architecture_of, find_task
 from fusehub.trial import one_example
@@ -21,9 +21,8 @@ def require_loadable(folder: Path) -> None:
 
     ref = resolve(str(folder))
     task = find_task(architecture_of(ref.config, ref.name), str(ref.config.get("model_type")))
-    tokens = any("token" in name or "vocab" in name or name.endswith(".model") for name in ref.side_files())
-    if not tokens and (task is None or task.name != IMAGES):
-        raise NotFound(f"{folder} has no tokenizer.", "Copy the tokenizer's files into it: nobody can use it without.")
+    if task is None or task.name != IMAGES:
+        load_tokenizer(ref)  # Raises where there is none, before the weights are read.
     network = _load(ref, folder)
     inputs = Inputs.of(ref, one_example(TEXTS if task is None else task.name))
     _, batch = next(inputs.batches(batch_size=1))

@@ -10,26 +10,8 @@ from typing import Any
 
 from fusehub.errors import BadFile, NotFound
 from fusehub.hub import endpoint, hub_errors
+from fusehub.side_files import side_files
 from fusehub.verified import fetch, in_cache
-
-# What a tokenizer, an image processor or generation needs; copied to the merged model where present.
-SIDE_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-    "spm.model",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "generation_config.json",
-    "chat_template.jinja",
-)
 
 
 @dataclass(frozen=True)
@@ -128,8 +110,8 @@ class ModelRef:
         )
 
     def side_files(self) -> list[str]:
-        """Tokenizer, processor and generation files of this model, in a fixed order."""
-        return [name for name in SIDE_FILES if name in self.files]
+        """Tokenizer, processor and generation files of this model, sorted: see `fusehub.side_files`."""
+        return side_files(self.files)
 
     def download(self, *, weights: bool = True) -> Path:
         """The folder on this machine that holds config, tokenizer and (unless told not to) the weights."""

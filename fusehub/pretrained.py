@@ -13,6 +13,7 @@ from fusehub.checkpoint import Checkpoint
 from fusehub.errors import Incompatible, NotFound
 from fusehub.model_ref import ModelRef
 from fusehub.pictures import require_pillow
+from fusehub.side_files import has_vocabulary
 from fusehub.tasks import IMAGES, load_config, task_of
 from fusehub.tensor_files import torch_dtype
 
@@ -111,14 +112,49 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
-    """The model's tokenizer; with a padding token even where the model has none (GPT-2, Llama)."""
+    """The model's tokenizer; with a padding token even where the model has none (GPT-2, Llama).
+
+    Raises `NotFound` where the model has none, and `Incompatible` where transformers cannot load it.
+    """
     from transformers import AutoTokenizer
 
-    folder = ref.tokenizer_ref.download(weights=False)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    owner = ref.tokenizer_ref
+    folder = owner.download(weights=False)
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # The library of tokenizers raises nothing more special.
+        if not has_vocabulary(owner.files):
+            raise _no_tokenizer(ref, "none of its files is a vocabulary") from error
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise Incompatible(
+            f"transformers cannot load the tokenizer of {ref.name}: {said}",
+            "Are its files complete, of a tokenizer that transformers itself knows, and what it needs installed?",
+        ) from error
+    _require_vocabulary(ref, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _require_vocabulary(ref: ModelRef, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises `NotFound` for a tokenizer that transformers has made up for want of files: without a word, and every
+    word is then unknown.
+    """
+    needed = type(tokenizer).vocab_files_names
+    if not needed or "tokenizer.json" in ref.tokenizer_ref.files:
+        return  # Of bytes or letters, so that nothing is needed; or all is in one file.
+    words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) - set(tokenizer.added_tokens_encoder)
+    if len(words) < 2:  # Some make up a mark of a word's beginning too.
+        names = [name for part, name in needed.items() if part != "tokenizer_config_file"]
+        raise _no_tokenizer(ref, f"a {type(tokenizer).__name__} is made of {' or '.join(sorted(names))}")
+
+
+def _no_tokenizer(ref: ModelRef, why: str) -> NotFound:
+    return NotFound(
+        f"{ref.name} has no tokenizer: {why}.",
+        "Copy the tokenizer's files of its base into it, if it was trained with that one.",
+    )
 
 
 def load_processor(ref: ModelRef) -> BaseImageProcessor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from fusehub.licences import licence_of
 from fusehub.model_ref import ModelRef
 from fusehub.plan import Plan
 from fusehub.recipe import FILENAME, Recipe
+from fusehub.side_files import legal_files
 from fusehub.statistics.at_hand import DataAtHand
-from fusehub.tensor_files import DTYPES
+from fusehub.tensor_files import DTYPES, sha256_of
 
 REPORT_FILENAME = "fusehub_report.json"
 
@@ -93,7 +94,8 @@ def _write_model_files(plan: Plan, folder: Path, index: int) -> None:
 
     Of an expert that keeps its head they are its own, else those of the plan's donors.
     """
-    donors = donors_alone(plan.experts[index]) if plan.labels.policy == "keep" else plan.donors
+    everyone = [*plan.experts, *([plan.base] if plan.base else [])]
+    donors = donors_alone(plan.experts[index], everyone) if plan.labels.policy == "keep" else plan.donors
     config = donors.merged_config()
     config = {key: value for key, value in config.items() if key not in ("_name_or_path", "torch_dtype")}
     if plan.labels.policy == "merge" and plan.labels.labels:
@@ -110,6 +112,15 @@ def _write_model_files(plan: Plan, folder: Path, index: int) -> None:
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
     _write_side_files(donors, folder)
+    _copy_legal_files(everyone, folder)
+
+
+def _copy_legal_files(everyone: Sequence[ModelRef], folder: Path) -> None:
+    """Texts of licences go with the result where they are the same for all that went in."""
+    first, *others = everyone
+    for name in legal_files(first.files):
+        if all(name in ref.files and sha256_of(ref.path(name)) == sha256_of(first.path(name)) for ref in others):
+            shutil.copyfile(first.path(name), folder / name)
 
 
 def _write_side_files(donors: Donors, folder: Path) -> None:
@@ -118,6 +129,7 @@ def _write_side_files(donors: Donors, folder: Path) -> None:
     same = donors.template == template_of(ref)
     for name in ref.side_files():
         if name != GENERATION_CONFIG and (same or name != TEMPLATE):
+            (folder / name).parent.mkdir(exist_ok=True)  # Further chat templates have a folder.
             shutil.copyfile(ref.path(name), folder / name)
     if donors.generation is not None:
         shutil.copyfile(donors.generation.path(GENERATION_CONFIG), folder / GENERATION_CONFIG)

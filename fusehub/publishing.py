@@ -24,12 +24,12 @@ from fusehub.errors import AccessDenied, BadData, BadFile, FuseHubError, NotFoun
 from fusehub.loading import require_loadable
 from fusehub.markdown import listed
 from fusehub.merged import MergedFolder, is_local, read_merge
-from fusehub.model_ref import SIDE_FILES
 from fusehub.progress import Progress, silent
 from fusehub.provenance import REPORT_FILENAME
 from fusehub.push import CARD, Files, Published, Target
 from fusehub.recipe import FILENAME as RECIPE_FILENAME
 from fusehub.refs import ModelRef, resolve
+from fusehub.side_files import legal_files
 from fusehub.statistics.format import METADATA_FILENAME, require_weights
 from fusehub.statistics.inspection import require_sound
 from fusehub.statistics.privacy import require_enough
@@ -174,8 +174,8 @@ def _model_files(folder: Path, force: bool) -> Files:
     else:
         own = ref
         wanted = ["config.json", *own.side_files(), *own.weight_files()]
-        wanted += [name for name in own.files if name.endswith(".index.json") and name not in SIDE_FILES]
-    wanted += [name for name in own.files if name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))]
+        wanted += [name for name in own.files if name.endswith(".index.json")]
+    wanted += legal_files(own.files)
     files: Files = {name: folder / name for name in dict.fromkeys(wanted)}
     if has_statistics(ref):
         _checked_statistics(folder / FOLDER, ref, force)

@@ -22,6 +22,7 @@ from fusehub.errors import NotFound
 from fusehub.hub import client, endpoint, hub_errors, is_offline
 from fusehub.model_ref import ModelRef, RemoteFile, why_no_weights
 from fusehub.reach import local_path
+from fusehub.side_files import CHAT_TEMPLATES
 from fusehub.verified import claimed
 
 
@@ -157,7 +158,9 @@ def _plain(text: str) -> str:
 
 
 def _resolve_folder(name: str, folder: Path) -> ModelRef:
-    files = {path.name: RemoteFile(path.stat().st_size) for path in sorted(folder.iterdir()) if path.is_file()}
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    paths += sorted((folder / CHAT_TEMPLATES).glob("*.jinja"))
+    files = {path.relative_to(folder).as_posix(): RemoteFile(path.stat().st_size) for path in paths}
     return ModelRef(
         name=name, repo_id=None, commit=None, folder=folder, files=files, card=_card_of(folder / "README.md")
     )

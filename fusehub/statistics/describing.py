@@ -6,6 +6,7 @@ from typing import Any
 
 from fusehub.checkpoint import weight_hashes
 from fusehub.refs import ModelRef
+from fusehub.side_files import VOCABULARIES
 from fusehub.tensor_files import sha256_of
 
 
@@ -23,4 +24,4 @@ def describe_model(ref: ModelRef) -> dict[str, Any]:
 
 def describe_tokenizer(ref: ModelRef) -> dict[str, str]:
     """sha256 of the files that decide how texts are cut."""
-    return {name: sha256_of(ref.path(name)) for name in ref.side_files() if "token" in name or "vocab" in name}
+    return {name: sha256_of(ref.path(name)) for name in ref.side_files() if name in VOCABULARIES or "token" in name}

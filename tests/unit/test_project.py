@@ -73,9 +73,9 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
     """A module imports only modules of floors below its own, or beside it."""
     floors = [
         "errors progress reach places wire yaml_text",
-        "hub tensor_files licences label_names verified",
+        "hub tensor_files licences label_names side_files verified",
         "model_ref adapters refs chat_templates tables table_files hub_datasets data_sources pictures"
-        " vocabularies tasks layers blocks",
+        " vocabularies tokenizing tasks layers blocks",
         "lora checkpoint pretrained",
         "encoding questions language shared_body",
         "labels methods statistics config_effects configs findings preprocessing compat recipe mergekit_forms"
