@@ -187,8 +187,10 @@ class BlockByBlock:
         if part:
             slot = slot[part.expert, part.start : part.stop]
         if slot.shape != value.shape:
-            # More tokens than the models of this architecture know.
-            value = value.narrow(tensor.token_axis, 0, slot.shape[tensor.token_axis])
+            # More tokens than the models of this architecture know, or fewer: texts have none of the others then.
+            axis = tensor.token_axis
+            size = min(slot.shape[axis], value.shape[axis])
+            slot, value = slot.narrow(axis, 0, size), value.narrow(axis, 0, size)
         with torch.no_grad():
             slot.copy_(value)
 

@@ -105,7 +105,8 @@ class Forms:
             self._problem(
                 f"The recipe has {len(slices)} output slices, each with values of its own: FuseHub reads one slice "
                 "with all layers.",
-                "Write one slice, and what differs by layer as a list of values over the layers, as `t: [0.2, 0.8]`.",
+                "Write one slice, and what differs by layer as a list with a value a layer, as "
+                "`t: [0.2, 0.2, 0.8, 0.8]`; what is in no layer, as embeddings and head, takes the first.",
             )
             return
         self._base_of(slices[0])
@@ -205,13 +206,17 @@ class Forms:
             for key in tokenizer:
                 if key not in ("source", "tokens", "pad_to_multiple_of"):
                     self.problems.append(unknown("key of tokenizer in a recipe", str(key), ["source"]))
-            if tokenizer.get("source") is not None:
-                self.content.setdefault("tokenizer_source", tokenizer["source"])
+            if tokenizer.get("source") is not None and self.content.get("tokenizer_source") is not None:
+                self._problem("The recipe has `tokenizer` and `tokenizer_source`.", "Keep one of both.")
+            elif tokenizer.get("source") is not None:
+                self.content["tokenizer_source"] = tokenizer["source"]
         if self.content.get("tokenizer_source") is not None:
             self.content["tokenizer_source"] = self._model(self.content["tokenizer_source"], "tokenizer_source")
 
     def _keys(self) -> None:
         """Keys of the recipe that nothing reads."""
+        if self.content.get("chat_template") == "":
+            del self.content["chat_template"]
         if self.content.pop("name", None) is not None:
             self.notes.append("name does nothing: it is what mergekit-multi calls a recipe among several.")
         for key in [key for key in self.content if key in MERGEKIT_OPTIONS]:

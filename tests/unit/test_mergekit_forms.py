@@ -205,13 +205,18 @@ PASSTHROUGH = "no passthrough.*\n.*merge_method: task_arithmetic"
             "{merge_method: slerp, slices: [{sources: [{model: a/x, layer_range: [0, 4]}, {model: b/y, "
             "layer_range: [0, 4]}], parameters: {t: 0.2}}, {sources: [{model: a/x, layer_range: [4, 8]}, {model: b/y, "
             "layer_range: [4, 8]}], parameters: {t: 0.8}}]}",
-            r"2 output slices, each with values of its own.*\n.*`t: \[0.2, 0.8\]`",
+            r"2 output slices, each with values of its own.*\n.*`t: \[0.2, 0.2, 0.8, 0.8\]`",
         ),
         ("{merge_method: linear, models: [{model: a/x}], slices: [{sources: []}]}", "`models` and `slices`"),
         ("{merge_method: linear, slices: [{sources: []}]}", "no list of sources"),
         ("{merge_method: linear, slices: 3}", "no list of slices"),
         ("{merge_method: linear, modules: 3}", "modules is no mapping"),
         ("{merge_method: linear, tokenizer: base, models: [{model: a/x}, {model: b/y}]}", "tokenizer is no mapping"),
+        (
+            "{merge_method: linear, tokenizer: {source: base}, tokenizer_source: base, models: [{model: a/x}, "
+            "{model: b/y}]}",
+            "`tokenizer` and `tokenizer_source`",
+        ),
         ("{merge_method: linear, models: [{model: {lora: a/x}}, {model: b/y}]}", "models.0.model.*names no model"),
     ],
 )

@@ -174,6 +174,18 @@ def test_regmean_solves_the_rows_of_the_head_that_all_have(tmp_path: Path) -> No
     assert merged.plan.tensors[TABLES[1]].action == "solve"
 
 
+def test_regmean_plus_plus_solves_them_while_it_runs_the_model(tmp_path: Path) -> None:
+    _, one, two = three(tmp_path)
+    grow(two, 3)
+    data = {str(path): text_file(tmp_path, number) for number, path in enumerate((one, two))}
+    for models in ([one, two], [two, one]):
+        merged = merge(recipe_of(models, "regmean_plus_plus").changed(data=data), tmp_path / f"first-{models[0].name}")
+        a, b = table(one, TABLES[1]), table(two, TABLES[1])
+        got = merged_table(merged.folder, TABLES[1])
+        assert rel(got[len(a) :], b[len(a) :]) < 1e-6
+        assert 0.01 < rel(got[: len(a)], (a + b[: len(a)]) / 2) < 0.3, "solved, and near the mean of relatives"
+
+
 def test_tokens_along_the_other_axis_are_told_apart_too(tmp_path: Path) -> None:
     """BART's bias of its logits is a row of them."""
     one, two = relatives(tmp_path, "bart", task="text2text-generation", layers=1)
