@@ -39,11 +39,9 @@ if TYPE_CHECKING:
 
     from fusehub.evaluation import Evaluation
 
-# How findings begin and end that the card tells in its own words, or that were of no concern once it was merged.
-_SAID_ELSEWHERE = (
-    ("Licence of the result", "The result may not be published", "No licence is stated", "FuseHub does not know the"),
-    ("published as private by default.", "once it is downloaded.", "of one strictness but different terms."),
-)
+# Findings that the card tells in its own words, or that were of no concern once it was merged.
+_LICENCE = ("licence-result", "licence-forbids", "licence-conflict", "licence-unclear")
+_SAID_ELSEWHERE = (*_LICENCE, "restricted", "no-header")
 
 
 def model_card(
@@ -298,7 +296,7 @@ def _notes(merge: MergedFolder) -> list[str]:
     found = [
         finding["what"] + (" It was merged all the same." if finding["level"] == "error" else "")
         for finding in report["findings"]
-        if not finding["what"].startswith(_SAID_ELSEWHERE[0]) and not finding["what"].endswith(_SAID_ELSEWHERE[1])
+        if finding.get("code") not in _SAID_ELSEWHERE
     ]
     kinds: dict[str, list[tuple[str, str]]] = {}
     for name, texts in report["layer_notes"].items():
@@ -338,6 +336,8 @@ def _licence_words(merge: MergedFolder) -> str:
     words += [md(warning) for warning in verdict.warnings]
     if verdict.forbids_publishing:
         words.append(f"{md(verdict.why)}.")
+    if verdict.conflicts:
+        words.append(f"No licence allows to share this merge: {md('; '.join(verdict.conflicts))}.")
     return " ".join([*words, "This follows from what the experts' cards say and is not legal advice."])
 
 

@@ -278,7 +278,14 @@ class _Check:
         named = {ref.name: licence_of(ref.card) for ref in (*self.everyone, *bases)}
         verdict = reconcile(named.items())
         for warning in verdict.warnings:
-            self._find("licence-conflict", "warning", warning)
+            self._find("licence-unclear", "warning", warning)
+        for conflict in verdict.conflicts:
+            self._find(
+                "licence-conflict",
+                "warning",
+                f"The result may not be shared: {conflict}.",
+                "Keep it to yourself, or leave one of them out.",
+            )
         if verdict.forbids_publishing:
             self._find(
                 "licence-forbids",

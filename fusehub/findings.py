@@ -39,7 +39,8 @@ CODES = {
     "heads-kept": Kind("Each expert keeps its own head."),
     "adapter-base-differs": Kind("An adapter is put on another base than it was trained on.", ignorable=True),
     "lineage-differs": Kind("The models say that they come from different bases.", ignorable=True),
-    "licence-conflict": Kind("The models' licences do not go together, or are not known."),
+    "licence-conflict": Kind("Two of the models' licences do not allow to share what is made of both."),
+    "licence-unclear": Kind("A model's licence is not stated or not known, or its terms hold beside another's."),
     "licence-forbids": Kind("A licence forbids publishing the result."),
     "licence-result": Kind("The licence of the result."),
     "restricted": Kind("A model is gated or private."),
@@ -54,6 +55,16 @@ CODES = {
     "image-processor-differs": Kind("The models prepare images differently."),
 }
 """Every kind of finding by its code. Behaviour depends on codes and levels, never on the words of a message."""
+
+
+def document() -> str:
+    """All kinds of findings as Markdown, for docs/findings.md."""
+    lines = ["| code | what was found | can be ignored |", "| --- | --- | --- |"]
+    lines += [
+        f"| `{code}` | {kind.about} | {f'`--ignore {code}`' if kind.ignorable else 'no'} |"
+        for code, kind in CODES.items()
+    ]
+    return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True)

@@ -58,14 +58,14 @@ def front_matter_of(merge: MergedFolder, title: str, results: Results | None) ->
 
 
 def licence_entries(merge: MergedFolder) -> dict[str, Any]:
-    """`license`, and its name and address where the Hub does not know it; nothing where an expert states none."""
+    """`license`, and its name and address where the Hub does not know it; nothing where none covers all experts."""
     licence = merge.licence.licence
     if licence is None or any(origin["licence"] in (None, "unknown") for origin in merge.origins):
         return {}
     # Without a warning, `fusehub.licences` knows it, and those are all on the Hub's list.
     if licence in _HUB_LICENCES or not reconcile([("", licence)]).warnings:
         return {"license": licence}
-    origin = next(origin for origin in merge.origins if origin["licence"] == licence)
+    origin = next(origin for origin in merge.origins if licence in origin["licence"].split(", "))
     name = licence if licence != "other" else f"{origin['name'].rpartition('/')[2]}-license"
     entries = {"license": "other", "license_name": re.sub(r"[^a-z0-9.-]+", "-", name.lower()).strip("-")}
     return entries | ({"license_link": page_of(origin)} if origin.get("repo_id") else {})

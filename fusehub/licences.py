@@ -1,6 +1,9 @@
-"""The licence of a merged model, from those of what went into it: the strictest wins.
+"""The licence of a merged model, from those of what went into it: the strictest wins, and some cannot be together.
 
-This is an ordering of what the licences' own texts ask for, not legal advice; the card says so.
+    reconcile([("a", "gpl-3.0"), ("b", "cc-by-nc-4.0")]).conflicts   # one: no licence allows to share the result
+
+This is an ordering of what the licences' own texts ask for, not legal advice; the card says so. What is not known to
+be forbidden is not said to be.
 """
 
 from __future__ import annotations
@@ -36,54 +39,147 @@ _LEVELS: tuple[tuple[str, frozenset[str]], ...] = tuple(
 )
 
 
+_GPL = frozenset(["gpl", "gpl-2.0", "gpl-3.0", "agpl-3.0"])
+_SHARE_ALIKE = frozenset(["cc-by-sa-3.0", "cc-by-sa-4.0", "osl-3.0", "odbl"])
+_USE_RESTRICTED, _NON_COMMERCIAL = (dict(_LEVELS)[level] for level in ("use-restricted", "non-commercial"))
+# Two licences whose works cannot be shared as one work, whoever combines them, and what in them says so.
+_CONFLICTS: tuple[tuple[frozenset[str], frozenset[str], str], ...] = (
+    # gnu.org/licenses: gpl-2.0 section 6, gpl-3.0 and agpl-3.0 section 10, and license-list on licences like these.
+    (_GPL, _USE_RESTRICTED | _NON_COMMERCIAL, "the GPL allows no restriction beside its own"),
+    # creativecommons.org/licenses/by-sa/4.0/legalcode section 3(b), the chart of wiki.creativecommons.org/wiki/
+    # Wiki/cc_license_compatibility; opensource.org/license/osl-3-0 section 1(c); opendatacommons.org ODbL 4.4 and 4.8.
+    (_SHARE_ALIKE, _USE_RESTRICTED | _NON_COMMERCIAL, "share-alike allows no restriction beside its own"),
+    (
+        frozenset(name for name in _NON_COMMERCIAL if "-sa-" in name),
+        _USE_RESTRICTED,
+        "share-alike allows no restriction beside its own",
+    ),
+    # gnu.org/licenses/license-list: apache2, and the matrix of gnu.org/licenses/gpl-faq (AllCompatibility).
+    (
+        frozenset({"gpl-2.0"}),
+        frozenset({"apache-2.0", "ecl-2.0", "gpl-3.0", "agpl-3.0", "lgpl-3.0", "cc-by-sa-4.0"}),
+        'they go together only where it says "version 2 or later"',
+    ),
+    # gnu.org/licenses/license-list, "GPL-Incompatible Free Software Licenses"; of CC BY-SA 4.0 alone, version 3 is
+    # named as compatible (creativecommons.org/share-your-work/licensing-considerations/compatible-licenses).
+    (
+        _GPL,
+        frozenset({"epl-1.0", "epl-2.0", "ms-pl", "afl-3.0", "osl-3.0", "odbl", "cc-by-sa-3.0", "gfdl", "lppl-1.3c"}),
+        "each asks for terms that the other does not allow",
+    ),
+    (
+        frozenset({"cc-by-sa-3.0", "cc-by-sa-4.0"}),
+        frozenset({"osl-3.0", "odbl"}),
+        "each asks that the whole is under it alone",
+    ),
+    (frozenset({"osl-3.0"}), frozenset({"odbl"}), "each asks that the whole is under it alone"),
+)
+# Of licences of one level, those whose works may be shared under another: gpl-3.0 section 13, the compatible licences
+# of CC BY-SA 4.0, "any version" where none is said, and later versions of the same Creative Commons licence.
+_ABSORBS: dict[str, frozenset[str]] = {
+    licence: frozenset(others.split())
+    for licence, others in {
+        "gpl-2.0": "gpl",
+        "gpl-3.0": "gpl cc-by-sa-4.0",
+        "agpl-3.0": "gpl gpl-3.0",
+        "lgpl-2.1": "lgpl",
+        "lgpl-3.0": "lgpl",
+        "cc-by-sa-4.0": "cc-by-sa-3.0",
+        "cc-by-nc-4.0": "cc-by-nc-2.0 cc-by-nc-3.0",
+        "cc-by-nc-sa-3.0": "cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-sa-2.0",
+        "cc-by-nc-sa-4.0": "cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0",
+    }.items()
+}
+
+
 @dataclass(frozen=True)
 class LicenceVerdict:
-    """The merged model's licence (None: nobody knows), why, and whether a licence forbids publishing it."""
+    """The merged model's licence, why, and what speaks against sharing it.
+
+    None for a licence: nobody knows, or `conflicts` says which two do not go together. `forbids_publishing`: one of
+    them alone does not allow to share what is made from it.
+    """
 
     licence: str | None
     why: str
     forbids_publishing: bool = False
+    conflicts: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
 def licence_of(card: Mapping[str, Any]) -> str | None:
-    """The licence that a card's front matter names, in lower case; None where it names none."""
+    """The licence that a card's front matter names, in lower case; None where it names none.
+
+    Several are joined by commas, and all of them hold. One that the Hub does not know is called by its `license_name`.
+    """
     said = card.get("license")
-    if isinstance(said, list):
-        said = said[0] if said else None
-    return said.strip().lower() if isinstance(said, str) and said.strip() else None
+    named = [_spelt(name) for name in (said if isinstance(said, list) else [said]) if isinstance(name, str)]
+    own = card.get("license_name")
+    if isinstance(own, str) and _spelt(own):
+        named = [_spelt(own) if name == "other" else name for name in named]
+    return ", ".join(dict.fromkeys(name for name in named if name and name != "unknown")) or None
 
 
 def reconcile(licences: Iterable[tuple[str, str | None]]) -> LicenceVerdict:
     """The licence of what is made of several models, given as (name, licence) pairs."""
-    licences = list(licences)
+    licences = [(name, None if licence == "unknown" else licence) for name, licence in licences]
     warnings = []
     nameless = [name for name, licence in licences if licence is None]
     if nameless:
         warnings.append(
             f"No licence is stated by {', '.join(nameless)}: ask the owner before you publish a merge of it."
         )
-    odd = [f"{name} ({licence})" for name, licence in licences if licence and _level(licence) is None]
+    stated = [(name, part) for name, licence in licences if licence for part in licence.split(", ")]
+    odd = [f"{name} ({licence})" for name, licence in stated if _level(licence) is None]
     if odd:
         warnings.append(f"FuseHub does not know the licence of {', '.join(odd)}: read it before you publish.")
-    stated = [(name, licence) for name, licence in licences if licence]
     if not stated:
         return LicenceVerdict(None, "no model states a licence", warnings=tuple(warnings))
     # An unknown licence is taken to be stricter than every known one except those that forbid derivatives.
     rank = {licence: len(_LEVELS) - 1.5 if _level(licence) is None else _level(licence) for _, licence in stated}
     strictest = max(rank.values())
-    name, licence = next((name, licence) for name, licence in stated if rank[licence] == strictest)
-    others = {other for _, other in stated if rank[other] == strictest and other != licence}
+    level = list(dict.fromkeys(licence for _, licence in stated if rank[licence] == strictest))
+    licence = next((it for it in level if {*level} - {it} <= _ABSORBS.get(it, frozenset())), level[0])
+    name = next(name for name, own in stated if own == licence)
+    if strictest == len(_LEVELS) - 1:
+        why = f"{name} is under {licence}, which does not allow to share what is made from it"
+        return LicenceVerdict(licence, why, True, warnings=tuple(warnings))
+    conflicts = _conflicts(stated)
+    if conflicts:
+        why = "two of the licences cannot hold together"
+        return LicenceVerdict(None, why, conflicts=conflicts, warnings=tuple(warnings))
+    others = {*level} - {licence} - _ABSORBS.get(licence, frozenset())
     if others and strictest >= 2:
         warnings.append(f"{licence} and {', '.join(sorted(others))} are of one strictness but different terms.")
-    forbidden = strictest == len(_LEVELS) - 1
-    if len({licence for _, licence in stated}) == 1:
+    beside = [f"{name} ({own})" for name, own in stated if own in _USE_RESTRICTED and rank[own] < strictest]
+    if beside:
+        warnings.append(f"What {', '.join(beside)} may be used for is restricted, and so is what the result may be.")
+    if licence == "other":
+        why = f"{name} has terms of its own"
+    elif len(rank) == 1:
         why = f"all models that state a licence have {licence}"
     else:
-        why = f"{name} has the strictest licence" if len(set(rank.values())) > 1 else "all licences are as strict"
-    if forbidden:
-        why = f"{name} is under {licence}, which does not allow to share what is made from it"
-    return LicenceVerdict(licence, why, forbidden, tuple(warnings))
+        why = f"{name} has the strictest licence" if len({*rank.values()}) > 1 else "all licences are as strict"
+        if licence != level[0]:
+            why = f"works under {' and '.join(own for own in level if own != licence)} may be shared under it"
+    return LicenceVerdict(licence, why, warnings=tuple(warnings))
+
+
+def _conflicts(stated: list[tuple[str, str]]) -> tuple[str, ...]:
+    """Which models cannot be shared as one, each pair of licences once, and why."""
+    found: dict[tuple[str, str], str] = {}
+    for position, (name, licence) in enumerate(stated):
+        for other, theirs in stated[position + 1 :]:
+            for one, two, why in _CONFLICTS:
+                # Of several licences of one model, its owner may leave the choice.
+                if name != other and ((licence in one and theirs in two) or (licence in two and theirs in one)):
+                    said = f"{name} is under {licence} and {other} under {theirs}: {why}"
+                    found.setdefault((min(licence, theirs), max(licence, theirs)), said)
+    return tuple(found.values())
+
+
+def _spelt(name: str) -> str:
+    return "-".join(name.strip().lower().split())
 
 
 def _level(licence: str) -> int | None:

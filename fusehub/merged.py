@@ -81,9 +81,8 @@ class MergedFolder:
 
     @property
     def licence(self) -> LicenceVerdict:
-        """Of what went in; a licence called `unknown` is none."""
-        pairs = [(origin["name"], origin["licence"]) for origin in self.origins]
-        return reconcile((name, None if licence == "unknown" else licence) for name, licence in pairs)
+        """Of what went in."""
+        return reconcile((origin["name"], origin["licence"]) for origin in self.origins)
 
     @property
     def local_folders(self) -> dict[str, str]:

@@ -29,8 +29,8 @@ from fusehub.recipe import ModelEntry, Recipe
 from fusehub.refs import ModelRef, resolve, short_names
 from fusehub.requirements import (
     diagonal,
-    forced,
     idle_base,
+    of_other_weights,
     require_adding,
     require_fisher,
     require_layers,
@@ -201,7 +201,7 @@ def plan_merge(
             *said.notes,
             *idle_base(named, recipe, base),
             *(donors.notes if donors else ()),
-            *forced(experts, statistics, hashes),
+            *of_other_weights(experts, statistics, hashes),
             *without_data(experts, statistics, method),
             *diagonal(experts, statistics),
             *run_over(experts, statistics, method),

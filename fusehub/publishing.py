@@ -53,7 +53,10 @@ def publish(
     pull_request: bool = False,
     exist_ok: bool = False,
     evaluation: Evaluation | Mapping[str, Any] | None = None,
-    force: bool = False,
+    allow_licence: bool = False,
+    allow_restricted: bool = False,
+    allow_few_rows: bool = False,
+    allow_other_weights: bool = False,
     token: str | None = None,
     progress: Progress = silent,
 ) -> Published:
@@ -61,8 +64,9 @@ def publish(
 
     The repo is made, private unless `public`. One that is there is an error, unless `exist_ok` (files are added and
     replaced, none deleted) or `pull_request` (proposed to its owner). A README.md in the folder is pushed as it is;
-    else a card is written, with the results of `evaluation`. `force` pushes although a licence or a gate of an
-    expert speaks against it.
+    else a card is written, with the results of `evaluation`. What speaks against it is allowed one by one: a licence
+    that forbids it, or two that do not go together (`allow_licence`); an expert that is not for everyone, in public
+    (`allow_restricted`); statistics in the folder of few rows, or of other weights.
     """
     folder = Path(folder)
     # What can be told without the Hub, and at once, comes before what cannot.
@@ -73,15 +77,17 @@ def publish(
     progress(0, 3, "checking the model")
     merge = _finished(folder)
     if merge is not None:
-        if not force:
-            _require_allowed(merge, target)
+        if not allow_licence:
+            _require_licence(merge, target)
+        if not allow_restricted:
+            _require_for_everyone([origin["name"] for origin in merge.origins if origin["private"]], target.private)
         for part in merge.configs:
             require_loadable(folder / part)
         files, experts = _merge_files(merge), [source["short_name"] for source in merge.sources]
         message = f"Merge of {listed(experts)} by {merge.report['method']}"
     else:
         require_loadable(folder)
-        files = _model_files(folder, force)
+        files = _model_files(folder, allow_few_rows, allow_other_weights)
         message = "Upload an adapter" if ADAPTER_CONFIG in files else "Upload a model"
     files[CARD] = _card_text(folder, target.repo_id, evaluation).encode()
     return target.push(files, message, progress)
@@ -95,15 +101,18 @@ def publish_statistics(
     public: bool = False,
     pull_request: bool = False,
     exist_ok: bool = True,
-    force: bool = False,
+    allow_restricted: bool = False,
+    allow_few_rows: bool = False,
+    allow_other_weights: bool = False,
     token: str | None = None,
     progress: Progress = silent,
 ) -> Published:
     """Pushes the statistics in `folder` into the repo of `model` under `fusehub/`, where merges find them.
 
     With another `repo_id` they go into a companion repo with a card of its own, for models that one does not own.
-    Raises `BadStatistics` where they were made for other weights than the repo has now, or of so few texts that they
-    would tell what is in them (unless `force`).
+    Raises `BadStatistics` where they were made for other weights than the repo has now (unless `allow_other_weights`),
+    or of so few texts that they would tell what is in them (unless `allow_few_rows`), and `AccessDenied` where a gated
+    or private model's would be public (unless `allow_restricted`).
     """
     folder = Path(folder)
     ref = resolve(model, token=token) if isinstance(model, str) else model
@@ -111,7 +120,7 @@ def publish_statistics(
         raise NotFound(f"{ref.name} is not a model on the Hub with a repo of its own.", "Publish the model first.")
     # Statistics belong to what the repo holds now, whatever commit `model` names.
     ref = resolve(f"{ref.base.id}+{ref.repo_id}" if isinstance(ref, AdaptedRef) else ref.repo_id, token=token)
-    metadata = _checked_statistics(folder, ref, force)
+    metadata = _checked_statistics(folder, ref, allow_few_rows, allow_other_weights)
     files = _statistics_files(folder)
     own = repo_id in (None, ref.repo_id)
     target = Target.of(
@@ -119,8 +128,8 @@ def publish_statistics(
     )
     if not own:
         _require_companion(target, ref)
-        if public and (ref.private or ref.gated) and not force:
-            raise _restricted([ref.name])
+        if not allow_restricted:
+            _require_for_everyone([ref.name] if ref.private or ref.gated else [], not public)
         files[CARD] = str(statistics_card(metadata, ref.repo_id, ref.commit, repo_id=target.repo_id)).encode()
     return target.push(files, f"Statistics of {ref.repo_id}", progress, replaced=_replaced(target, files))
 
@@ -164,7 +173,7 @@ def _merge_files(merge: MergedFolder) -> Files:
     return files
 
 
-def _model_files(folder: Path, force: bool) -> Files:
+def _model_files(folder: Path, few_rows: bool, other_weights: bool) -> Files:
     """What makes up a model in a folder where training may have left more: optimizer, checkpoints, logs."""
     ref = resolve(str(folder))
     if isinstance(ref, AdaptedRef):
@@ -178,7 +187,7 @@ def _model_files(folder: Path, force: bool) -> Files:
     wanted += legal_files(own.files)
     files: Files = {name: folder / name for name in dict.fromkeys(wanted)}
     if has_statistics(ref):
-        _checked_statistics(folder / FOLDER, ref, force)
+        _checked_statistics(folder / FOLDER, ref, few_rows, other_weights)
         files |= _statistics_files(folder / FOLDER)
     return files
 
@@ -205,29 +214,35 @@ def _card_text(folder: Path, repo_id: str, evaluation: Any) -> str:
     return (folder / CARD).read_text(encoding="utf-8")
 
 
-def _require_allowed(merge: MergedFolder, target: Target) -> None:
-    """Raises where a licence forbids to share the merge, or an expert that is not for everyone would be shown."""
+def _require_licence(merge: MergedFolder, target: Target) -> None:
+    """Raises where a licence forbids to share the merge, or two forbid to show it to everyone."""
     verdict = merge.licence
     if verdict.forbids_publishing:
         raise FuseHubError(
             f"This merge may not be published: {verdict.why}.",
-            "Keep it to yourself, or leave that model out. If its owner has allowed it to you, say --force.",
+            "Keep it to yourself, or leave that model out. If its owner has allowed it to you: --allow-licence.",
         )
-    restricted = [origin["name"] for origin in merge.origins if origin["private"]]
-    if restricted and not target.private:
-        raise _restricted(restricted)
+    if verdict.conflicts and not target.private:
+        raise FuseHubError(
+            f"This merge may not be shared: {'; '.join(verdict.conflicts)}.",
+            "Push to a private repo (leave --public out), or leave one of them out. "
+            "If an owner has allowed it to you: --allow-licence.",
+        )
 
 
-def _restricted(names: list[str]) -> FuseHubError:
-    are = "are" if len(names) > 1 else "is"
-    return AccessDenied(
-        f"{listed(names)} {are} gated or private, and what is made of it would be open to everyone.",
-        "Push to a private repo (leave --public out). If the owner agrees, say --force.",
-    )
+def _require_for_everyone(restricted: list[str], private: bool) -> None:
+    """Raises where a model that is gated or private goes into what is `private` no more."""
+    if restricted and not private:
+        are = "are" if len(restricted) > 1 else "is"
+        raise AccessDenied(
+            f"{listed(restricted)} {are} gated or private, and what is made of it would be open to everyone.",
+            "Push to a private repo (leave --public out). If the owner agrees: --allow-restricted.",
+        )
 
 
-def _checked_statistics(folder: Path, ref: ModelRef, force: bool) -> dict[str, Any]:
-    """The metadata of the statistics in `folder`, which are of the weights of `ref`."""
+def _checked_statistics(folder: Path, ref: ModelRef, few_rows: bool, other_weights: bool) -> dict[str, Any]:
+    """The metadata of the statistics in `folder`: of the weights of `ref`, unless `other_weights`, and of enough rows,
+    unless `few_rows`."""
     from fusehub.checkpoint import weight_hashes
 
     if not (folder / METADATA_FILENAME).is_file():
@@ -236,8 +251,9 @@ def _checked_statistics(folder: Path, ref: ModelRef, force: bool) -> dict[str, A
         )
     with contextlib.closing(open_statistics(str(folder))) as statistics:
         metadata = statistics.metadata
-        if not force:
+        if not other_weights:
             require_weights(metadata, str(folder), ref.name, weight_hashes(ref))
+        if not few_rows:
             require_enough(metadata, str(folder))
         require_sound(statistics)
     return metadata

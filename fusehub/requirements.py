@@ -86,7 +86,7 @@ def require_usable(
             )
 
 
-def forced(
+def of_other_weights(
     experts: Sequence[ModelRef], statistics: Sequence[FoundStatistics | DataFree], hashes: Sequence[dict[str, str]]
 ) -> list[str]:
     """What has to be said of statistics that are used although they were made for other weights."""

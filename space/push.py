@@ -169,10 +169,10 @@ def _who_html(setting: Any) -> str:
 def _why_html(facts: dict[str, Any]) -> str:
     if facts["forbidden"]:
         return words.notice(f"This merge may not be published: {facts['why']}.", "warning")
-    parts = []
+    parts = [words.notice(f"This merge may not be shared: {conflict}.", "warning") for conflict in facts["conflicts"]]
     if facts["licence"]:
         parts.append(words.notice(f"{facts['licence']}: {facts['why']}. This is no legal advice."))
-    else:
+    elif not facts["conflicts"]:
         parts.append(
             words.notice("No model says what its licence is: ask their owners before you publish.", "warning")
         )

@@ -375,6 +375,7 @@ def _card(token: str | None, *, folder: str, repo_id: str | None, evaluation: di
         "licence": licence and licence.licence,
         "why": licence.why if licence else "",
         "forbidden": bool(licence and licence.forbids_publishing),
+        "conflicts": list(licence.conflicts) if licence else [],
         "warnings": list(licence.warnings) if licence else [],
         "restricted": [source["short_name"] for source in merge.sources if source["private"]] if merge else [],
     }

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fusehub import console
-from fusehub.commands.options import Base, Json, LabelColumn, Labels, MaxLength, TextColumn, labels_by_model
+from fusehub.commands.options import (
+    AllowOtherWeights,
+    Base,
+    Json,
+    LabelColumn,
+    Labels,
+    MaxLength,
+    TextColumn,
+    labels_by_model,
+)
 from fusehub.commands.program import app
 from fusehub.console import bar, command, print_json, say
 from fusehub.printing import describe_actions, print_findings, print_plan, print_tuning, summarise
@@ -97,9 +106,7 @@ def merge(
     allow_unrelated: Annotated[
         bool, typer.Option("--allow-unrelated", help="Go on where the weights look as if of different bases.")
     ] = False,
-    allow_other_weights: Annotated[
-        bool, typer.Option("--allow-other-weights", help="Use statistics that were made for other weights.")
-    ] = False,
+    allow_other_weights: AllowOtherWeights = False,
     ignore: Annotated[
         list[str] | None,
         typer.Option("--ignore", metavar="CODE", help="Go on although `check` finds this (the error names its code)."),

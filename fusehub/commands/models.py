@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fusehub import console
 from fusehub.commands.options import Base, HeadsOption, Json, Labels, Models, labels_by_model
 from fusehub.commands.program import app
 from fusehub.console import command, print_json, say, size, table
@@ -47,6 +48,26 @@ def find(
 def _offered(repos: tuple[str, ...]) -> str:
     """`no`, and whose there are that a merge does not use by itself."""
     return f"no ({repos[0]}, of others)" if repos else "no"
+
+
+@app.command(epilog="Example: fusehub findings")
+@command
+def findings(
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As docs/findings.md has them.")] = False,
+) -> None:
+    """List what `check` and `merge` can find, by code, and which of it a merge may go on with."""
+    from dataclasses import asdict
+
+    from fusehub.findings import CODES, document
+
+    if markdown:
+        console.out.print(document(), markup=False, highlight=False, soft_wrap=True, end="")
+    elif as_json:
+        print_json({code: asdict(kind) for code, kind in CODES.items()})
+    else:
+        rows = [(code, kind.about, "yes" if kind.ignorable else "no") for code, kind in CODES.items()]
+        table(None, ["code", "what was found", "--ignore"], rows)
 
 
 @app.command(

@@ -27,6 +27,12 @@ Labels = Annotated[
     list[str] | None,
     typer.Option("--labels", metavar="MODEL=A,B,...", help="Names of the rows of a model's head, where it has none."),
 ]
+AllowFewRows = Annotated[
+    bool, typer.Option("--allow-few-rows", help="Publish statistics although few rows can give texts away.")
+]
+AllowOtherWeights = Annotated[
+    bool, typer.Option("--allow-other-weights", help="Use statistics that were made for other weights.")
+]
 HeadsOption = Annotated[
     str, typer.Option(help="merge heads by label name, keep each model's own, or auto: merge where labels agree.")
 ]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fusehub import console
-from fusehub.commands.options import Json
+from fusehub.commands.options import AllowFewRows, AllowOtherWeights, Json
 from fusehub.commands.program import app
 from fusehub.console import command, print_json, say
 
@@ -28,9 +28,14 @@ def publish(
     results: Annotated[
         Path | None, typer.Option(help="Scores that `fusehub evaluate --out` wrote, for the card.")
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Push although a licence or a gate speaks against it.")
+    allow_licence: Annotated[
+        bool, typer.Option("--allow-licence", help="Push although licences of the experts forbid it.")
     ] = False,
+    allow_restricted: Annotated[
+        bool, typer.Option("--allow-restricted", help="With --public: push although an expert is gated or private.")
+    ] = False,
+    allow_few_rows: AllowFewRows = False,
+    allow_other_weights: AllowOtherWeights = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the model card; push nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -52,7 +57,16 @@ def publish(
         print_json({"card": str(card)}) if as_json else console.out.print(str(card), markup=False)
         return
     published = publish_model(
-        folder, repo, public=public, pull_request=pull_request, exist_ok=exist_ok, evaluation=evaluation, force=force
+        folder,
+        repo,
+        public=public,
+        pull_request=pull_request,
+        exist_ok=exist_ok,
+        evaluation=evaluation,
+        allow_licence=allow_licence,
+        allow_restricted=allow_restricted,
+        allow_few_rows=allow_few_rows,
+        allow_other_weights=allow_other_weights,
     )
     if as_json:
         print_json(published.to_dict())

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fusehub.commands.options import Json, Limit, MaxLength, TextColumn
+from fusehub.commands.options import AllowFewRows, AllowOtherWeights, Json, Limit, MaxLength, TextColumn
 from fusehub.commands.program import app
 from fusehub.console import bar, command, pairs, parse_size, print_json, say, size, table
 
@@ -57,7 +57,8 @@ def collect(
     max_length: MaxLength = None,
     seed: Annotated[int, typer.Option(help="Which examples --limit draws.")] = 0,
     text_column: TextColumn = None,
-    force: Annotated[bool, typer.Option("--force", help="Publish although few rows can give texts away.")] = False,
+    allow_few_rows: AllowFewRows = False,
+    allow_other_weights: AllowOtherWeights = False,
     description: Annotated[
         str | None, typer.Option(help="What the file says of the data, instead of where it is.")
     ] = None,
@@ -160,7 +161,14 @@ def collect(
         }
         made.close()
         if publish:
-            published = publish_statistics(folder, repo, model=model, pull_request=pull_request, force=force)
+            published = publish_statistics(
+                folder,
+                repo,
+                model=model,
+                pull_request=pull_request,
+                allow_few_rows=allow_few_rows,
+                allow_other_weights=allow_other_weights,
+            )
             summary |= {"url": published.url}
     if as_json:
         print_json(summary)

@@ -72,7 +72,7 @@ def require_enough(metadata: Mapping[str, Any], origin: str) -> None:
     if said:
         raise BadStatistics(
             f"The statistics in {origin} are {' and '.join(said)}: they can tell what was in the texts.",
-            "Collect them from more texts, or with --noise; or say --force if nothing in the texts is private.",
+            "Collect them from more texts, or with --noise; or, if nothing in the texts is private: --allow-few-rows.",
         )
 
 

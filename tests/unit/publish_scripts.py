@@ -174,9 +174,12 @@ def licence(*licences, private=False):
 
 tell("no derivatives", broken("no-derivatives", licence("mit", "cc-by-nd-4.0")))
 work_nd = work / "no-derivatives"
+conflict = shutil.copytree(work / "local", work / "conflict")
+licence("gpl-3.0", "cc-by-nc-4.0")(conflict)
+tell("conflict, public", fails(lambda: publish(conflict, "conflict", public=True, allow_restricted=True)))
 gated = shutil.copytree(work / "local", work / "gated")
 licence("mit", "mit", private=True)(gated)
-tell("gated, public", fails(lambda: publish(gated, "gated", public=True)))
+tell("gated, public", fails(lambda: publish(gated, "gated", public=True, allow_licence=True)))
 api = HfApi()
 api.create_repo("cat/open")
 tell("gated, into public", fails(lambda: publish(gated, "open", exist_ok=True)))
@@ -185,9 +188,12 @@ mine = shutil.copytree(work / "local", work / "mine")
 tell("results lost", fails(lambda: publish(mine, "mine", evaluation={})))
 tell("repos", sorted(m.id for m in api.list_models(author="cat")))
 
-# What is not forbidden: by force, into a private repo, with a card of one's own.
-tell("forced", publish(work_nd, "forced", force=True).to_dict())
+# What is not forbidden: by what the owner allows, into a private repo, with a card of one's own.
+tell("forced", publish(work_nd, "forced", allow_licence=True).to_dict())
 tell("gated, private", publish(gated, "gated").to_dict())
+tell("conflict, private", publish(conflict, "conflict").to_dict())
+tell("conflict, its card", Path(api.hf_hub_download("cat/conflict", "README.md")).read_text())
+tell("conflict, allowed", publish(conflict, "conflict-open", public=True, allow_licence=True).to_dict())
 (mine / "README.md").write_text("---\\nlicense: mit\\n---\\nMy words.\\n")
 (mine / ".hidden").write_text("secret")
 (mine / "more").mkdir()

@@ -325,9 +325,14 @@ def test_what_was_found_on_the_way_is_told_once(sources):
     copy = sources(1, licence=None)
     report = json.loads((copy / "fusehub_report.json").read_text())
     report["findings"] = [
-        {"level": "warning", "what": "No licence is stated by expert-1: ask the owner", "fix": ""},
-        {"level": "error", "what": f"{report['sources'][0]['name']} is odd.", "fix": ""},
-        {"level": "note", "what": "Licence of the result: mit (x).", "fix": ""},
+        {
+            "code": "licence-unclear",
+            "level": "warning",
+            "what": "No licence is stated by expert-1: ask the owner",
+            "fix": "",
+        },
+        {"code": "config-differs", "level": "error", "what": f"{report['sources'][0]['name']} is odd.", "fix": ""},
+        {"code": "licence-result", "level": "note", "what": "Licence of the result: mit (x).", "fix": ""},
     ]
     report["layer_notes"] = {
         "a.weight": ["inputs span 3 of 16 directions: the rest kept at the anchor"],

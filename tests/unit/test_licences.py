@@ -18,8 +18,12 @@ def verdict(*licences):
         (("cc0-1.0", "mit"), "mit"),
         (("mit", "gpl-3.0", "lgpl-3.0"), "gpl-3.0"),
         (("apache-2.0", "cc-by-nc-4.0", "llama3"), "cc-by-nc-4.0"),
-        (("mit", "gemma", "agpl-3.0"), "gemma"),
+        (("mit", "gemma", "lgpl-3.0"), "gemma"),
         (("cc-by-sa-4.0", "cc-by-4.0"), "cc-by-sa-4.0"),
+        (("cc-by-sa-4.0", "gpl-3.0"), "gpl-3.0"),
+        (("gpl", "gpl-3.0", "agpl-3.0"), "agpl-3.0"),
+        (("cc-by-nc-4.0", "cc-by-nc-sa-4.0"), "cc-by-nc-sa-4.0"),
+        (("apache-2.0, cc-by-nc-4.0", "mit"), "cc-by-nc-4.0"),
         (("mit", None), "mit"),
         (("mit", "my-own"), "my-own"),
         (("cc-by-nc-4.0", "other"), "other"),
@@ -48,15 +52,70 @@ def test_an_unknown_licence_is_said():
 
 
 def test_licences_of_one_strictness_but_different_terms_are_said():
-    assert "gpl-3.0 and cc-by-sa-4.0 are of one strictness" in verdict("gpl-3.0", "cc-by-sa-4.0").warnings[0]
-    assert not verdict("mit", "apache-2.0").warnings
+    assert "eupl-1.1 and mpl-2.0 are of one strictness" in verdict("eupl-1.1", "mpl-2.0").warnings[0]
+    for together in (("mit", "apache-2.0"), ("cc-by-sa-4.0", "gpl-3.0"), ("gpl-3.0", "agpl-3.0")):
+        assert not verdict(*together).warnings
+
+
+@pytest.mark.parametrize(
+    "licences",
+    [
+        ("gpl-3.0", "cc-by-nc-sa-4.0"),
+        ("cc-by-nc-4.0", "gpl"),
+        ("agpl-3.0", "llama3"),
+        ("gemma", "gpl-2.0"),
+        ("openrail", "gpl-3.0"),
+        ("gpl-2.0", "apache-2.0"),
+        ("gpl-2.0", "gpl-3.0"),
+        ("cc-by-sa-4.0", "gpl-2.0"),
+        ("cc-by-sa-3.0", "gpl-3.0"),
+        ("cc-by-sa-4.0", "cc-by-nc-4.0"),
+        ("cc-by-nc-sa-4.0", "llama3.1"),
+        ("odbl", "cc-by-nc-4.0"),
+        ("odbl", "cc-by-sa-4.0"),
+        ("epl-2.0", "gpl-3.0"),
+        ("apache-2.0, gpl-3.0", "cc-by-nc-4.0"),
+    ],
+)
+def test_licences_that_cannot_hold_together_give_none_and_are_told_in_either_order(licences):
+    for order in (licences, licences[::-1]):
+        found = verdict(*order, "mit")
+        assert found.licence is None and not found.forbids_publishing
+        (said,) = found.conflicts
+        assert "m0 is under" in said and "m1 under" in said and "m2" not in said
+
+
+@pytest.mark.parametrize(
+    "licences",
+    [
+        ("gpl-3.0", "apache-2.0"),
+        ("gpl-2.0", "mit", "lgpl-2.1", "mpl-2.0"),
+        ("apache-2.0", "cc-by-nc-4.0"),
+        ("llama3", "cc-by-nc-4.0"),
+        ("cc-by-nc-4.0", "cc-by-nc-sa-4.0"),
+        ("gpl-3.0, cc-by-nc-4.0", "mit"),
+        ("gpl-3.0", "my-own"),
+        ("gpl-3.0", None),
+        ("gpl-3.0", "other"),
+    ],
+)
+def test_what_is_not_known_to_be_forbidden_is_not_said_to_be(licences):
+    assert verdict(*licences).conflicts == ()
+
+
+def test_restrictions_that_hold_beside_a_stricter_licence_are_said():
+    assert "What m1 (llama3) may be used for is restricted" in verdict("cc-by-nc-4.0", "llama3").warnings[0]
 
 
 @pytest.mark.parametrize(
     ("card", "expected"),
     [
         ({"license": "MIT "}, "mit"),
-        ({"license": ["apache-2.0", "mit"]}, "apache-2.0"),
+        ({"license": ["apache-2.0", "CC-BY-NC-4.0"]}, "apache-2.0, cc-by-nc-4.0"),
+        ({"license": "other", "license_name": "Llama3"}, "llama3"),
+        ({"license": "other", "license_name": "my terms"}, "my-terms"),
+        ({"license": "mit", "license_name": "my terms"}, "mit"),
+        ({"license": "unknown"}, None),
         *(({"license": nothing}, None) for nothing in ([], "", "  ", None, 3)),
         ({}, None),
     ],

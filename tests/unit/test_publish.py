@@ -217,6 +217,7 @@ def test_a_repo_of_somebody_else_is_refused(bob):
         ("bad card", "BadData", '"license" must be a string'),
         ("no yaml", "BadData", "is not YAML"),
         ("no derivatives", "FuseHubError", "expert-1 is under cc-by-nd-4.0"),
+        ("conflict, public", "FuseHubError", "expert-0 is under gpl-3.0 and expert-1 under cc-by-nc-4.0"),
         ("gated, public", "AccessDenied", "expert-0 and expert-1 are gated or private"),
         ("gated, into public", "AccessDenied", "open to everyone"),
         ("results lost", "BadData", "results would be lost"),
@@ -233,8 +234,15 @@ def test_nothing_was_made_for_what_was_refused(cat):
     assert cat["repos"] == ["cat/open"] and not cat["kept broken repo"]
 
 
-def test_force_pushes_and_private_is_no_trouble(cat):
-    assert cat["forced"]["private"] and cat["gated, private"]["private"]
+def test_what_is_allowed_is_pushed_and_private_is_no_trouble(cat):
+    assert cat["forced"]["private"] and cat["gated, private"]["private"] and cat["conflict, private"]["private"]
+    assert not cat["conflict, allowed"]["private"]
+
+
+def test_a_card_says_that_its_licences_do_not_go_together_and_claims_none(cat):
+    front, _, text = cat["conflict, its card"].removeprefix("---").partition("---")
+    assert "license:" not in front
+    assert "No licence allows to share this merge: expert-0 is under gpl-3.0 and expert-1 under cc-by-nc-4.0" in text
 
 
 def test_a_card_of_ones_own_is_kept(cat):

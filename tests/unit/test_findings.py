@@ -1,0 +1,24 @@
+"""Findings: what they are called, and what a person reads about them."""
+
+from pathlib import Path
+
+import pytest
+
+from fusehub.errors import BadRecipe
+from fusehub.findings import CODES, Allowed, document
+
+
+def test_the_document_has_every_code():
+    """docs/findings.md holds what `fusehub findings --markdown` prints, between its marks."""
+    text = (Path(__file__).parents[2] / "docs" / "findings.md").read_text(encoding="utf-8")
+    written = text.partition("--markdown` -->\n")[2].partition("<!-- /findings -->")[0]
+    assert written == document(), "write the output of `fusehub findings --markdown` between the marks"
+
+
+def test_only_what_can_be_sensible_all_the_same_is_ignored():
+    for code, kind in CODES.items():
+        if kind.ignorable:
+            assert Allowed.of(ignore=[code]).ignored == {code}
+        else:
+            with pytest.raises(BadRecipe, match="can be ignored"):
+                Allowed.of(ignore=[code])
