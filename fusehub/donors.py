@@ -60,6 +60,9 @@ def donors_of(recipe: Recipe, experts: Sequence[ModelRef], base: ModelRef | None
     speaking = tokenizer if added else config
     generation = next((ref for ref in (speaking, tokenizer) if GENERATION_CONFIG in ref.files), None)
     template, whose, notes = _template(recipe, experts, base, speaking)
+    if _configs_differ([*experts, *([base] if base else [])], report):
+        whose_generation = f", the generation config that of {generation.name}" if generation else ""
+        notes = (f"The config of the result is that of {config.name}{whose_generation}.", *notes)
     return Donors(config, tokenizer, generation, template, whose, added, notes)
 
 
@@ -95,6 +98,13 @@ def require_tokenizer(recipe: Recipe, experts: Sequence[ModelRef], base: ModelRe
             f"tokenizer_source: {source} would drop tokens that other models know, and FuseHub keeps all.",
             "Leave tokenizer_source out: the result has the tokenizer of the model that knows the most tokens.",
         )
+
+
+def _configs_differ(everyone: Sequence[ModelRef], report: Report) -> bool:
+    """Whether it matters whose config or generation config the result has."""
+    said = [ref.json(GENERATION_CONFIG) for ref in everyone if GENERATION_CONFIG in ref.files]
+    said = [{key: value for key, value in own.items() if key != "transformers_version"} for own in said]
+    return any(finding.code == "config-differs" for finding in report.findings) or any(own != said[0] for own in said)
 
 
 def _template(

@@ -150,6 +150,7 @@ def test_config_generation_config_and_chat_template_are_the_bases(tmp_path: Path
     config = json.loads((merged.folder / "config.json").read_text())
     assert config["eos_token_id"] == json.loads((base / "config.json").read_text())["eos_token_id"]
     assert any(f"The chat template is that of {base}" in note for note in merged.plan.notes)
+    assert any(f"The config of the result is that of {base}, the generation" in note for note in merged.plan.notes)
     plain = merge(recipe_of([one, two], "mean"), tmp_path / "plain").folder
     assert template_in(plain) == texts["expert_0"]
     assert json.loads((plain / "config.json").read_text())["eos_token_id"] == [0, 1]
