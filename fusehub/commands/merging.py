@@ -26,6 +26,8 @@ from fusehub.printing import describe_actions, print_findings, print_plan, print
 if TYPE_CHECKING:
     from fusehub.plan import Plan
 
+_RECIPE = (".yaml", ".yml")
+
 
 @app.command(
     epilog="Example: fusehub merge textattack/bert-base-uncased-imdb textattack/bert-base-uncased-yelp-polarity "
@@ -123,8 +125,8 @@ def merge(
     from fusehub.plan import plan_merge
     from fusehub.recipe import Recipe
 
-    is_recipe = models[0].endswith((".yaml", ".yml"))
-    if is_recipe and len(models) == 2 and out is None:
+    is_recipe = models[0].endswith(_RECIPE)
+    if is_recipe and len(models) == 2 and out is None and not models[1].endswith(_RECIPE):
         out = Path(models.pop())  # As mergekit-yaml has it: the recipe, then the folder.
     if is_recipe and len(models) > 1:
         raise typer.BadParameter(f"{models[0]} is a recipe, which names all models", param_hint=" ".join(models[1:]))

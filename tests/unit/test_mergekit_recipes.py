@@ -120,6 +120,8 @@ def test_the_command_prints_base_weights_and_whose_files_and_reads_the_folder_af
     assert (tmp_path / "out" / "config.json").is_file()
     wrong = CliRunner().invoke(app, ["merge", str(path), str(one), "--out", str(tmp_path / "other")])
     assert wrong.exit_code == 2 and not (tmp_path / "other").exists()
+    two_recipes = CliRunner().invoke(app, ["merge", str(path), str(tmp_path / "b.yaml")])
+    assert two_recipes.exit_code == 2 and not (tmp_path / "b.yaml").exists()
 
 
 def speaking(folder: Path, **templates: str) -> tuple[Path, Path, Path]:
