@@ -146,8 +146,9 @@ def _require_vocabulary(ref: ModelRef, tokenizer: PreTrainedTokenizerBase) -> No
         return  # Of bytes or letters, so that nothing is needed; or all is in one file.
     words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) - set(tokenizer.added_tokens_encoder)
     if len(words) < 2:  # Some make up a mark of a word's beginning too.
-        names = [name for part, name in needed.items() if part != "tokenizer_config_file"]
-        raise _no_tokenizer(ref, f"a {type(tokenizer).__name__} is made of {' or '.join(sorted(names))}")
+        names = [name for part, name in needed.items() if part not in ("tokenizer_file", "tokenizer_config_file")]
+        either = f", or of {' and '.join(names)}" if names else ""
+        raise _no_tokenizer(ref, f"a {type(tokenizer).__name__} is made of tokenizer.json{either}")
 
 
 def _no_tokenizer(ref: ModelRef, why: str) -> NotFound:
