@@ -1,7 +1,9 @@
 """ZeroGPU: a Space that borrows a GPU for the length of one call, of a function that is marked for it.
 
-Where the `spaces` package is, heavy functions are marked; without it nothing changes. On ZeroGPU a marked function
-already runs in a process of its own, so work is not put into another one there.
+Where the `spaces` package is, what runs models is done in a function that is marked; without it nothing changes. On
+ZeroGPU a marked function already runs in a process of its own, so that work is not put into another one there. All
+other work goes the way that it goes everywhere: it would only use up a visitor's time on the GPU, and be ended after
+what one call may take.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from typing import Any, TypeVar
 Function = TypeVar("Function", bound=Callable[..., Any])
 # Seconds that one call may keep the GPU.
 _DURATION = 120
+# The kinds of work and of questions (see `space.work`) that run models.
+_ON_GPU = ("statistics", "evaluate", "compare")
 
 
 def marked(function: Function) -> Function:
@@ -24,9 +28,9 @@ def marked(function: Function) -> Function:
     return spaces.GPU(duration=_DURATION)(function)
 
 
-def is_lent() -> bool:
-    """Whether this is a Space on ZeroGPU."""
-    return bool(os.environ.get("SPACES_ZERO_GPU"))
+def is_lent_for(kind: str) -> bool:
+    """Whether this is a Space on ZeroGPU, and work of this kind runs models."""
+    return kind in _ON_GPU and bool(os.environ.get("SPACES_ZERO_GPU"))
 
 
 @marked

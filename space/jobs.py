@@ -158,7 +158,7 @@ class Jobs:
     def _events(self, job: Job, arguments: dict[str, Any], token: str | None) -> Iterable[tuple]:
         from space import gpu
 
-        if gpu.is_lent():
+        if gpu.is_lent_for(job.kind):
             return gpu.carry_out(job.kind, arguments, token)
         return self._in_process(job, arguments, token)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import gradio as gr
 
 from fusehub.errors import BadRecipe, FuseHubError
 from fusehub.methods import METHODS, Method
+from fusehub.statistics.datafree import DATA_FREE
 from space import words
 from space.access import require_all
 from space.again import merge_command
@@ -129,7 +130,7 @@ def start_merges(
                 "weights": weights if len(set(weights.values())) > 1 else {},
                 "statistics": _sources(visit, METHODS[method]),
                 "labels": visit.labels,
-                "base_model": visit.base or None if METHODS[method].base != "unused" else None,
+                "base_model": visit.base if visit.base and _takes_base(visit, METHODS[method], own) else None,
                 "out": str(visit.new_folder(name)),
                 "made": _made_here(visit, METHODS[method]),
             }
@@ -184,6 +185,14 @@ def require_offered(methods: Iterable[str]) -> None:
 
 def _sources(visit: Visit, method: Method) -> dict[str, str]:
     return dict(statistics_of(visit)) if method.needs_statistics or method.needs_fisher else {}
+
+
+def _takes_base(visit: Visit, method: Method, options: Mapping[str, Any]) -> bool:
+    """Whether the base is for this merge: the visitor named it once for all, and others would change what they do."""
+    if method.base == "end":
+        return visit.base in visit.names()
+    data_free = DATA_FREE in _sources(visit, method).values()
+    return method.base == "needed" or options.get("anchor") == "base" or data_free
 
 
 def _made_here(visit: Visit, method: Method) -> dict[str, dict[str, Any]]:

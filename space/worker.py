@@ -33,19 +33,22 @@ class Worker:
 
     def start(self) -> None:
         """Starts the process in the background, if it does not run."""
-        if not gpu.is_lent():
-            threading.Thread(target=self._ensure, daemon=True).start()
+        threading.Thread(target=self._ensure, daemon=True).start()
 
     def ask(self, kind: str, arguments: Mapping[str, Any], token: str | None = None) -> Any:
         """The answer of `space.work.answer`. Raises the `FuseHubError` that it raises."""
-        if gpu.is_lent():
+        if gpu.is_lent_for(kind):
             return gpu.answer(kind, dict(arguments), token)
-        future: Future = Future()
+        question = (next(self._numbers), kind, dict(arguments), token)
         with self._lock:
             self._ensure_locked()
-            number = next(self._numbers)
-            self._open[number] = future
-            self._pipe.send((number, kind, dict(arguments), token))
+            try:
+                future = self._send(question)
+            except OSError:
+                # It died in this moment, and has not heard the question: another can answer it.
+                self._process = None
+                self._ensure_locked()
+                future = self._send(question)
         try:
             return future.result(_PATIENCE)
         except TimeoutError:
@@ -60,6 +63,11 @@ class Worker:
                 self._process.join(3)
                 self._process = None
 
+    def _send(self, question: tuple) -> Future:
+        future = self._open[question[0]] = Future()
+        self._pipe.send(question)
+        return future
+
     def _ensure(self) -> None:
         with self._lock:
             self._ensure_locked()
@@ -71,6 +79,8 @@ class Worker:
 
         context = processes()
         self._pipe, theirs = context.Pipe()
+        # A dictionary for each process: whoever hears of the end of one must not answer what another was asked.
+        self._open = {}
         self._process = context.Process(target=serve, args=(theirs,), name="fusehub-answers", daemon=True)
         self._process.start()
         theirs.close()
@@ -85,10 +95,17 @@ class Worker:
                     continue
                 future.set_result(content) if kind == "result" else future.set_exception(content)
         except (EOFError, OSError):
+            with self._lock:
+                # Its end is heard here before the system tells of it: no more is asked of it.
+                if self._pipe is pipe:
+                    self._process = None
             for number in list(open_):
-                open_.pop(number).set_exception(
-                    FuseHubError(
-                        "The process that answers was ended: most likely the machine had too little memory.",
-                        "Try again, with fewer or smaller models.",
-                    )
-                )
+                if future := open_.pop(number, None):
+                    future.set_exception(_ended())
+
+
+def _ended() -> FuseHubError:
+    return FuseHubError(
+        "The process that answers was ended: most likely the machine had too little memory.",
+        "Try again, with fewer or smaller models.",
+    )

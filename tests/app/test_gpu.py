@@ -1,4 +1,4 @@
-"""ZeroGPU: where `spaces` is, heavy work is done in functions that it lends a GPU; without it nothing changes."""
+"""ZeroGPU: where `spaces` is, models are run in functions that it lends a GPU; without it nothing changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 from gradio_client import Client
 
-from tests.app.conftest import ROOT, SENTIMENT, serving
+from tests.app.conftest import DATASET, ROOT, SENTIMENT, serving
 
 # What the package `spaces` does on ZeroGPU, but for the GPU: it wraps a function, and is told for how long.
 _SPACES = """
@@ -35,25 +35,29 @@ def GPU(duration=60):
 """
 
 
-def test_heavy_work_is_done_in_functions_that_are_lent_a_gpu(hub, tmp_path) -> None:
+def test_a_gpu_is_lent_for_what_runs_models_and_for_nothing_else(hub, tmp_path) -> None:
     package = tmp_path / "packages"
     package.mkdir()
     (package / "spaces.py").write_text(_SPACES)
     environment = {"SPACES_ZERO_GPU": "true", "PYTHONPATH": f"{package}{os.pathsep}{ROOT}"}
     with serving(hub, tmp_path, **environment) as app:
         client = Client(app.url, verbose=False)
+        assert client.predict(models=SENTIMENT, api_name="/check")["ok"]
         merged = client.predict(models=SENTIMENT, method="regmean", options={}, api_name="/merge")
-        compared = client.predict(models=[*SENTIMENT, merged["name"]], texts=["fine"], api_name="/compare")
+        assert "lent" not in app.log.read_text()
+        everyone = [*SENTIMENT, merged["name"]]
+        compared = client.predict(models=everyone, texts=["fine"], api_name="/compare")
         assert compared["models"][-1] == "regmean"
-        log = app.log.read_text()
-        assert "lent for 120 seconds: carry_out" in log
-        assert "lent for 120 seconds: answer" in log
-        assert "Traceback" not in log
+        assert app.log.read_text().split("\n").count("lent for 120 seconds: answer") == 1
+        client.predict(models=everyone, data={"films": f"{DATASET}/test"}, limit=2, api_name="/evaluate")
+        assert app.log.read_text().split("\n").count("lent for 120 seconds: carry_out") == 1
+        assert "Traceback" not in app.log.read_text()
 
 
 def test_without_spaces_the_functions_are_as_they_were() -> None:
     code = (
-        "import sys; sys.modules['spaces'] = None; from space import gpu; print(gpu.marked(len) is len, gpu.is_lent())"
+        "import sys; sys.modules['spaces'] = None; from space import gpu; "
+        "print(gpu.marked(len) is len, gpu.is_lent_for('compare'))"
     )
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert told.stdout.split() == ["True", "False"]
