@@ -14,9 +14,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from weakref import WeakValueDictionary
 
 from fusehub.predict import Predictor
 from fusehub.refs import ModelRef
+
+
+class _Turn:
+    """Who asks one model, one at a time."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
 
 
 class KeptModels:
@@ -25,15 +33,16 @@ class KeptModels:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._lock = threading.Lock()
-        self._loading: dict[str, threading.Lock] = {}
+        # A model's lock, for as long as somebody has it or waits for it.
+        self._turns: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
         self._kept: OrderedDict[str, Predictor] = OrderedDict()
 
     @contextmanager
     def predictor(self, ref: ModelRef, name: str, device: str | None = None) -> Iterator[Predictor]:
         """The model, ready to be asked under `name`; loaded where it is not kept."""
         with self._lock:
-            own = self._loading.setdefault(ref.id, threading.Lock())
-        with own:
+            own = self._turns.setdefault(ref.id, _Turn())
+        with own.lock:
             with self._lock:
                 found = self._kept.get(ref.id)
                 if found is not None:
@@ -50,8 +59,7 @@ class KeptModels:
         with self._lock:
             self._kept[ref_id] = predictor
             while len(self._kept) > 1 and sum(map(_nbytes, self._kept.values())) > self.limit:
-                oldest, _ = self._kept.popitem(last=False)
-                self._loading.pop(oldest, None)
+                self._kept.popitem(last=False)
 
 
 def _nbytes(predictor: Predictor) -> int:

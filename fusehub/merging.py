@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def merge(
 
 def _carried_out(plan: Plan, target: Path, home: Path, progress: Progress) -> MergeResult:
     """The merge that is planned, written into a temporary folder in `home` first, and then to `target`."""
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.resolve().name}.", suffix=".partial", dir=home))
+    partial = _new_folder(home, target.resolve().name)
     try:
         _require_space(partial, plan)
         if plan.recipe.as_adapter:
@@ -89,9 +89,7 @@ def _carried_out(plan: Plan, target: Path, home: Path, progress: Progress) -> Me
             for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
                 os.replace(path, target / path.name)
         else:
-            # mkdtemp makes the folder private; the result gets the permissions that any new folder would.
-            partial.chmod(0o777 & ~_umask())
-            os.replace(partial, target)
+            _take_place(partial, target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise NoSpace(
@@ -141,7 +139,27 @@ def _must_stay(folder: Path) -> bool:
     return folder.is_symlink() or folder.is_mount() or folder.samefile(Path.cwd())
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _new_folder(home: Path, name: str) -> Path:
+    """A hidden folder that nobody else has, with the permissions that any new folder gets."""
+    while True:
+        folder = home / f".{name}.{secrets.token_hex(4)}.partial"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+
+
+def _take_place(partial: Path, target: Path) -> None:
+    """Gives a complete folder its name. Raises `OutputExists` where another has come to have it meanwhile."""
+    try:
+        if target.is_dir():
+            # Not every system puts a folder in the place of an empty one.
+            target.rmdir()
+        os.replace(partial, target)
+    except OSError as error:
+        if not target.exists():
+            raise
+        raise OutputExists(
+            f"{target} was written by something else while this merge was made.", "Merge again, into a new folder."
+        ) from error

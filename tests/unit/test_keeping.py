@@ -1,9 +1,11 @@
 """Models that stay in memory: the same answers, and no more of them than fit."""
 
+import threading
 from pathlib import Path
 
 from fusehub.comparison import compare
 from fusehub.keeping import KeptModels
+from fusehub.refs import resolve
 
 
 def test_kept_models_answer_as_fresh_ones_and_are_loaded_once(experts: list[Path], monkeypatch) -> None:
@@ -24,3 +26,21 @@ def test_only_what_fits_is_kept(experts: list[Path]) -> None:
     kept = KeptModels(1)
     compare(models, ["a good film"], kept=kept)
     assert list(kept._kept) == [models[-1]]
+
+
+def test_a_model_that_had_to_go_while_it_was_asked_is_not_loaded_beside_itself(experts: list[Path]) -> None:
+    one, other = (resolve(str(path)) for path in experts())
+    kept, entered = KeptModels(1), threading.Event()
+
+    def ask_again() -> None:
+        with kept.predictor(one, "again"):
+            entered.set()
+
+    again = threading.Thread(target=ask_again)
+    with kept.predictor(one, "one"):
+        with kept.predictor(other, "other"):
+            pass
+        again.start()
+        assert not entered.wait(2)
+    again.join()
+    assert entered.is_set() and not kept._turns

@@ -200,17 +200,33 @@ def test_a_folder_that_is_not_empty_is_refused_and_stays_as_it_is(experts, tmp_p
     assert (out / "thesis.txt").read_text() == "mine"
 
 
-def test_an_empty_folder_and_one_in_folders_that_are_not_there_are_filled(experts, tmp_path):
+@pytest.fixture
+def umask():
+    before = os.umask(0o027)
+    yield 0o027
+    os.umask(before)
+
+
+def test_an_empty_folder_and_one_in_folders_that_are_not_there_are_filled(experts, tmp_path, umask, monkeypatch):
+    """With the permissions of any new folder, which are read without a moment in which other threads have others."""
+    monkeypatch.setattr(os, "umask", None)
     (tmp_path / "empty").mkdir()
     for out in (tmp_path / "empty", tmp_path / "a" / "b" / "c"):
         merge(recipe_of(experts("bert"), "mean"), out)
-        assert (out / WEIGHTS).exists() and out.stat().st_mode & 0o077 == 0o055 & ~os_umask()
+        assert (out / WEIGHTS).exists() and out.stat().st_mode & 0o777 == 0o777 & ~umask
 
 
-def os_umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def test_of_two_merges_into_one_folder_the_later_says_that_it_came_too_late(experts, tmp_path):
+    out, inside = tmp_path / "out", []
+
+    def meanwhile(*_):
+        if not inside:
+            inside.append(True)
+            merge(recipe_of(experts("bert"), "mean"), out)
+
+    with pytest.raises(OutputExists, match="out was written by something else"):
+        merge(recipe_of(experts("bert"), "mean"), out, progress=meanwhile)
+    assert leftovers(tmp_path) == ["out"]
 
 
 @pytest.mark.parametrize("kind", ["here", "link", "disk"])
