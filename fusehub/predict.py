@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.answering import fill_masks, find_spans, write_texts
 from fusehub.data import Examples
+from fusehub.devices import find_device
 from fusehub.encoding import Text, first_tokens
 from fusehub.errors import BadData, Incompatible, NonFinite
 from fusehub.inputs import Inputs, require_kind
@@ -98,7 +99,7 @@ class Predictor:
     def __init__(self, ref: ModelRef, *, name: str | None = None, device: str | None = None) -> None:
         self.ref = ref
         self.name = name or ref.name
-        self.device = device or default_device()
+        self.device = find_device(device)
 
     def __enter__(self) -> Predictor:
         import torch
@@ -258,13 +259,6 @@ def check_one_task(refs: Sequence[ModelRef]) -> str:
         listed = ", ".join(f"{ref.name} ({task})" for ref, task in zip(refs, tasks, strict=True))
         raise Incompatible(f"The models are for different tasks: {listed}.", "Give models of one task at a time.")
     return tasks[0]
-
-
-def default_device() -> str:
-    """Where accelerate would run a model: a GPU where there is one, else the CPU."""
-    from accelerate import PartialState
-
-    return str(PartialState().device)
 
 
 def _of_words(rows: np.ndarray, encoding: dict[str, Any], words: Sequence[str]) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.adapters import AdaptedRef
 from fusehub.checkpoint import Checkpoint
+from fusehub.devices import has_float64
 from fusehub.errors import Incompatible, NotFound
 from fusehub.model_ref import ModelRef
 from fusehub.pictures import require_pillow
@@ -43,8 +44,10 @@ def load_model(
 ) -> PreTrainedModel:
     """The model with its task's head, in eval mode; `dtype` None keeps the one it is stored in.
 
-    On one device, or with `spread` on several, as accelerate places its layers.
+    On one device, or with `spread` on several, as accelerate places its layers. float64 becomes float32 on a device
+    that has none.
     """
+    import torch
     import transformers
 
     task = task_of(ref.config, ref.name)
@@ -71,7 +74,13 @@ def load_model(
     if task.name != IMAGES and model.config.pad_token_id is None:
         # GPT-2 and Llama classify the last token that is not padding, and refuse batches if they do not know it.
         model.config.pad_token_id = load_tokenizer(ref).pad_token_id
-    return (model if spread else model.to(device)).eval()
+    if spread:
+        return model.eval()
+    if not has_float64(device):
+        for parameter in [*model.parameters(), *model.buffers()]:
+            if parameter.dtype == torch.float64:
+                parameter.data = parameter.data.float()
+    return model.to(device).eval()
 
 
 def _load_adapted(

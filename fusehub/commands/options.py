@@ -23,6 +23,10 @@ TextColumn = Annotated[
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the label. Guessed if not said.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take that many examples, drawn by --seed.")]
 MaxLength = Annotated[int | None, typer.Option(min=1, help="Cut texts to that many tokens.")]
+Device = Annotated[
+    str,
+    typer.Option(help="Where models run: cpu, cuda, mps, or auto: an accelerator where there is one."),
+]
 Labels = Annotated[
     list[str] | None,
     typer.Option("--labels", metavar="MODEL=A,B,...", help="Names of the rows of a model's head, where it has none."),

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fusehub import console
-from fusehub.commands.options import Json, LabelColumn, Limit, MaxLength, Models, TextColumn
+from fusehub.commands.options import Device, Json, LabelColumn, Limit, MaxLength, Models, TextColumn
 from fusehub.commands.program import app
 from fusehub.console import bar, command, print_json, say, table
 
@@ -31,6 +31,7 @@ def compare(
     differing: Annotated[bool, typer.Option("--differing", help="Only texts on which the models disagree.")] = False,
     text_column: TextColumn = None,
     max_length: MaxLength = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Show what several models say about the same texts, side by side."""
@@ -41,7 +42,7 @@ def compare(
     with bar("Predicting", quiet=as_json) as progress:
         comparison = compare_models(
             models, text, data=data, ensemble=ensemble, limit=limit, text_column=text_column, max_length=max_length,
-            progress=progress,
+            device=device, progress=progress,
         )  # fmt: skip
     if as_json:
         print_json(comparison.to_dict())
@@ -78,6 +79,7 @@ def evaluate(
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     max_length: MaxLength = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Score models on labelled data, each task by its own metrics; language models by their perplexity."""
@@ -92,7 +94,7 @@ def evaluate(
     with bar("Predicting", quiet=as_json) as progress:
         evaluation = evaluate_models(
             models, sources, ensemble=ensemble, limit=limit, seed=seed, text_column=text_column,
-            label_column=label_column, max_length=max_length, progress=progress,
+            label_column=label_column, max_length=max_length, device=device, progress=progress,
         )  # fmt: skip
     if out is not None:
         write_text(out, json.dumps(evaluation.to_dict(), indent=2) + "\n")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fusehub.commands.options import AllowFewRows, AllowOtherWeights, Json, Limit, MaxLength, TextColumn
+from fusehub.commands.options import AllowFewRows, AllowOtherWeights, Device, Json, Limit, MaxLength, TextColumn
 from fusehub.commands.program import app
 from fusehub.console import bar, command, pairs, parse_size, print_json, say, size, table
 
@@ -82,6 +82,7 @@ def collect(
     clip: Annotated[
         float, typer.Option(help="With --noise: where rows are cut, relative to their length on random tokens.")
     ] = 1.0,
+    device: Device = "auto",
     device_map: Annotated[
         Literal["auto"] | None,
         typer.Option(help="Spread a model larger than its device over all devices, memory and disk."),
@@ -141,6 +142,7 @@ def collect(
                 fisher=fisher,
                 fisher_samples=fisher_samples,
                 noise=Noise(epsilon, delta, clip) if epsilon is not None else None,
+                device=device,
                 device_map=device_map,
                 max_memory={name: parse_size(own, "--max-memory") for name, own in limits.items()},
                 work=None if out else kept_work(models[0]),

@@ -22,7 +22,7 @@ from fusehub.places import require_place
 from fusehub.pretrained import load_tokenizer
 from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, resolve
-from fusehub.statistics.collector import GramCollector
+from fusehub.statistics.collector import GramCollector, device_of
 from fusehub.statistics.counting import BATCH_TOKENS, FISHER_BATCH_TOKENS, count_inputs
 from fusehub.statistics.describing import describe_model, describe_tokenizer
 from fusehub.statistics.encodings import DEFAULT_SIZE, check_size
@@ -54,6 +54,7 @@ def collect(
     fisher: bool = False,
     fisher_samples: int | None = None,
     batch_tokens: int | None = None,
+    device: str | None = None,
     device_map: Literal["auto"] | None = None,
     max_memory: Mapping[str, int] | None = None,
     work: str | Path | None = None,
@@ -73,6 +74,7 @@ def collect(
     `fisher` adds the Fisher diagonals of all tensors, from the same forwards, in a file beside: over all labels where
     these are few, else (or where `fisher_samples` says how many) over labels that are drawn by `seed`.
 
+    `device` is where the model runs: `cpu`, `cuda`, `mps`, or by itself an accelerator where there is one.
     `device_map="auto"` is for a model larger than its device: accelerate places its layers on all devices, in memory
     and on the disk, with at most `max_memory` bytes on each (`{"0": 20 * 10**9, "cpu": 10**9}`). It is chosen anyway
     where one process has an accelerator that the model does not fit on.
@@ -92,6 +94,8 @@ def collect(
         raise BadRecipe(
             f"{fisher_samples} labels cannot be drawn for Fisher diagonals.", "Give 1 or more, together with --fisher."
         )
+    if device not in (None, "auto") and device_map:
+        raise BadRecipe("A model runs on one device or is spread over all.", "Leave out --device or --device-map.")
     batch_tokens = batch_tokens or (FISHER_BATCH_TOKENS if fisher else BATCH_TOKENS)
     processes = Processes.find()
     with contextlib.ExitStack() as within, processes.together():
@@ -106,7 +110,9 @@ def collect(
         if fisher and device_map:
             raise BadRecipe("Fisher diagonals need a model on one device.", "Leave out --fisher or --device-map.")
         offloaded = Path(within.enter_context(tempfile.TemporaryDirectory()))
-        network = load_for_counting(ref, processes, offloaded, dtype, device_map, max_memory)
+        network = load_for_counting(
+            ref, processes, offloaded, device=device, dtype=dtype, device_map=device_map, max_memory=max_memory
+        )
         require_finite_weights(network, ref.name)
         gradients = None
         if fisher:
@@ -205,7 +211,7 @@ def _facts(
         "model": weight_hashes(ref),
         "data": data,
         "precision": str(network.dtype),
-        "device": processes.device.type,
+        "device": device_of(network).type,
         "batches": batch_tokens,
         "noise": noise.describe() if noise else None,
         "processes": processes.count,

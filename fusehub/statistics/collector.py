@@ -218,7 +218,7 @@ class GramCollector:
         """All sums as tensors, and what else `restore` needs, as JSON has it."""
         sums = self.sums
         tensors = {f"{name}:{at}": value for name, own in sums.items() for at, value in enumerate(own.tensors())}
-        return tensors, {name: [own.size, own.rows, str(own.total.device)] for name, own in sums.items()}
+        return tensors, {name: [own.size, own.rows, str(own.device)] for name, own in sums.items()}
 
     def restore(self, tensors: Mapping[str, Tensor], layers: Mapping[str, Any]) -> None:
         """Puts sums back to what `state` said that they were."""

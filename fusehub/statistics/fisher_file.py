@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusehub.devices import wide
 from fusehub.errors import BadFile, BadStatistics, NonFinite
 from fusehub.places import made_folder
 from fusehub.tensor_files import SafetensorsFile
@@ -47,12 +48,12 @@ def encode_fisher(
                 f"The Fisher diagonal of {name} holds NaN or infinity.",
                 "The model gives such gradients for some example: is its checkpoint broken, or its data?",
             )
-        squares += float(mean.double().square().sum())
+        squares += float(wide(mean).square().sum())
         count += mean.numel()
         if size == "full":
             stored[name] = mean.float().cpu().contiguous()
             continue
-        roots = mean.double().sqrt()
+        roots = wide(mean).sqrt()
         largest = float(roots.max()) if roots.numel() else 0.0
         exponents[name] = _LARGEST - math.frexp(largest)[1] if largest else 0
         stored[name] = (roots * 2.0 ** exponents[name]).half().cpu().contiguous()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fusehub.devices import has_float64
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 class GramSum:
     """The running sums of one linear layer's inputs: `S = Σ x xᵀ`, `s = Σ x` and `rows`.
 
-    Sums, never means, in float32 whatever the model's dtype is; `s` and the count in float64.
+    Sums, never means, in float32 whatever the model's dtype is; `s` and the count in float64, `s` on the CPU where
+    the device has no float64.
     """
 
     def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
@@ -30,14 +33,16 @@ class GramSum:
             torch.zeros(min(self._step, size - start), size - start, device=device)
             for start in range(0, size, self._step)
         ]
-        self.total = torch.zeros(size, dtype=torch.float64, device=device)
+        self.device = torch.device(device)
+        place = device if has_float64(device) else "cpu"
+        self.total = torch.zeros(size, dtype=torch.float64, device=place)
 
     def add(self, rows: Tensor, times: int = 1) -> None:
         """Counts `rows`, [n, size], each of them `times` times."""
         x = rows.float()
         for block, start in zip(self._blocks, range(0, self.size, self._step), strict=True):
             block.addmm_(x[:, start : start + self._step].T, x[:, start:], alpha=times)
-        self.total.add_(x.sum(0), alpha=times)
+        self.total.add_(x.sum(0).to(self.total.device), alpha=times)
         self.rows += len(x) * times
 
     def tensors(self) -> list[Tensor]:

@@ -91,7 +91,7 @@ class BoundedSum(GramSum):
             weights = 1 / (torch.bincount(owners, minlength=examples)[owners] * calls).to(x.dtype)
         before = self.total.clone()
         self.add(x * weights.sqrt()[:, None])
-        self.total = before + (x * weights[:, None]).sum(0)
+        self.total = before + (x * weights[:, None]).sum(0).to(before.device)
         self.rows += (examples if call == 0 else 0) - len(x)
 
 

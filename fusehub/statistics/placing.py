@@ -1,7 +1,8 @@
 """Where a model that is to be counted runs, and in which precision.
 
-On an accelerator in bfloat16, since sums are kept in float32 whatever the model has; on a CPU as it is stored, but
-float16 as float32, for which CPUs have all operations. A model larger than its device is spread by accelerate.
+On an accelerator in bfloat16 if it has that, since sums are kept in float32 whatever the model has; on a CPU as it is
+stored, but float16 as float32, for which CPUs have all operations. A model larger than its device is spread by
+accelerate.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from fusehub.devices import find_device, has_dtype
 from fusehub.errors import FuseHubError
 from fusehub.pretrained import Spread, load_model
 
@@ -28,17 +30,20 @@ def load_for_counting(
     ref: ModelRef,
     processes: Processes,
     folder: Path,
+    *,
+    device: str | None = None,
     dtype: torch.dtype | None = None,
     device_map: Literal["auto"] | None = None,
     max_memory: Mapping[str, int] | None = None,
 ) -> PreTrainedModel:
     """The model, ready to be run; what is offloaded to the disk lies in `folder` for as long as it is used.
 
-    `dtype` is for what needs one of its own.
+    `device` is another than that of the process, `dtype` for what needs one of its own.
     """
-    dtype = dtype or _precision(ref, processes.device.type)
-    if device_map is None and not (processes.count == 1 and _too_large(ref, processes, dtype)):
-        return load_model(ref, dtype=dtype, device=str(processes.device))
+    place = own_device(processes, device)
+    dtype = dtype or _precision(ref, place)
+    if device_map is None and not (processes.count == 1 and _too_large(ref, place, dtype)):
+        return load_model(ref, dtype=dtype, device=place)
     if processes.count > 1:
         raise FuseHubError(
             f"{processes.count} processes cannot spread one model over the same devices.",
@@ -54,30 +59,40 @@ def load_to_run(ref: ModelRef) -> PreTrainedModel:
     processes = Processes.find()
     if processes.count > 1:
         raise FuseHubError(f"{processes.count} processes cannot merge together.", "Start one, without torchrun.")
-    dtype = _precision(ref, processes.device.type)
-    if _too_large(ref, processes, dtype):
+    place = str(processes.device)
+    dtype = _precision(ref, place)
+    if _too_large(ref, place, dtype):
         return load_model(ref, dtype=_precision(ref, "cpu"), device="cpu")
-    return load_model(ref, dtype=dtype, device=str(processes.device))
+    return load_model(ref, dtype=dtype, device=place)
+
+
+def own_device(processes: Processes, name: str | None) -> str:
+    """The device of this process: the one of that name, each process with its own where there are several of it.
+
+    Raises `FuseHubError` for one that is not there.
+    """
+    own = processes.device
+    return str(own) if name in (None, "auto", own.type) else find_device(name)
 
 
 def _precision(ref: ModelRef, device: str) -> torch.dtype | None:
     import torch
 
     if device != "cpu":
-        return torch.bfloat16
+        return torch.bfloat16 if has_dtype(device, torch.bfloat16) else torch.float32
     stored = ref.config.get("dtype") or ref.config.get("torch_dtype")
     return torch.float32 if stored == "float16" else None
 
 
-def _too_large(ref: ModelRef, processes: Processes, dtype: torch.dtype | None) -> bool:
-    """Whether the weights do not fit on this process's accelerator."""
+def _too_large(ref: ModelRef, device: str, dtype: torch.dtype | None) -> bool:
+    """Whether the weights do not fit on this accelerator."""
     import torch
 
     from fusehub.checkpoint import Checkpoint
 
-    if processes.device.type != "cuda":
+    if not device.startswith("cuda"):
         return False
     with Checkpoint(ref) as checkpoint:
         numbers = sum(info.numel for info in checkpoint.tensors.values())
-    free, _ = torch.cuda.mem_get_info(processes.device)
+    free, _ = torch.cuda.mem_get_info(device)
     return numbers * (dtype or torch.float32).itemsize * _ROOM > free

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from fusehub.devices import has_dtype
 from fusehub.errors import FuseHubError
 
 if TYPE_CHECKING:
@@ -106,6 +107,9 @@ class Processes:
         if self.count == 1:
             return
         for tensor in tensors:
+            if not has_dtype(str(self.device), tensor.dtype):
+                tensor.copy_(sum(self.agree(tensor)))
+                continue
             try:
                 if tensor.device.type == self.device.type:
                     dist.all_reduce(tensor)

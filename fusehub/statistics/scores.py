@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fusehub.devices import fitted, wide
 from fusehub.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ, TEXTS
 
 if TYPE_CHECKING:
@@ -68,14 +69,14 @@ class Scores:
             current, upcoming = upcoming, next(made, None)
             yield (
                 logits,
-                [vector.to(own.dtype) for vector, own in zip(current, logits, strict=True)],
+                [fitted(vector, own) for vector, own in zip(current, logits, strict=True)],
                 upcoming is not None,
             )
 
     def _exact(self, logits: Tensor) -> Iterator[list[Tensor]]:
         import torch
 
-        logits = logits.double()
+        logits = wide(logits)
         count = logits.shape[-1]
         if self.family == "softmax":
             factor = softmax_factor(logits.softmax(-1))
@@ -110,10 +111,9 @@ class Scores:
             for number, own in enumerate(logits):
                 vector = torch.zeros_like(own)
                 for row in range(len(own)):
-                    numbers = random[row][number][draw].to(own.device)
-                    vector[row][predicted[number][row]] = self._draw(
-                        own[row].detach(), predicted[number][row], numbers
-                    ).to(own.dtype)
+                    numbers = random[row][number][draw]
+                    drawn = self._draw(own[row].detach(), predicted[number][row], numbers)
+                    vector[row][predicted[number][row]] = fitted(drawn, own)
                 vectors.append(vector / self.draws**0.5)
             yield vectors
 
@@ -143,16 +143,17 @@ class Scores:
         """`∂ log p(y|x) / ∂z` at the predicted elements of one example's `logits`, for a y drawn by `numbers`."""
         import torch
 
-        chosen = logits[predicted]
+        chosen = wide(logits[predicted])
+        numbers = numbers.to(chosen.device)
         if self.family == "gaussian":
             # The inverse of the normal distribution function turns uniform numbers into an error of variance 1.
             return torch.special.ndtri(numbers.clamp(1e-12, 1 - 1e-12))
         if self.family == "bernoulli":
-            chance = chosen.double().sigmoid()
+            chance = chosen.sigmoid()
             return (numbers < chance).double() - chance
         if self.task in _ONE_LABEL or self.task == QUESTIONS:
             chosen, numbers = chosen[None], numbers[:1]
-        chances = chosen.double().softmax(-1)
+        chances = chosen.softmax(-1)
         cumulated = chances.cumsum(-1)
         labels = torch.searchsorted(cumulated, numbers[:, None] * cumulated[:, -1:]).clamp_max_(chances.shape[-1] - 1)
         scores = (-chances).scatter_add_(-1, labels, torch.ones_like(chances[:, :1]))

@@ -1,0 +1,66 @@
+"""Where models run, and what that device can hold, found out by trying: Apple's GPUs, and others, have no float64.
+
+device = find_device("auto")        # where accelerate would run a model
+total = wide(tensor).sum()          # in float64, on the device or, where that has none, on the CPU
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from fusehub.errors import FuseHubError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+def find_device(name: str | None = None) -> str:
+    """The device of that name as torch has it; for None and `auto` an accelerator where there is one, else the CPU.
+
+    Raises `FuseHubError` for one that is not there.
+    """
+    import torch
+    from accelerate import PartialState
+
+    if name in (None, "auto"):
+        return str(PartialState().device)
+    try:
+        torch.zeros(1, device=name)
+    # What is raised for a device that torch was not built for depends on the device.
+    except (RuntimeError, AssertionError, NotImplementedError, ModuleNotFoundError) as error:
+        raise FuseHubError(
+            f"There is no device {name} here ({str(error).splitlines()[0][:120]}).",
+            "Say cpu, cuda or mps, or auto for the one that is there.",
+        ) from error
+    return name
+
+
+@cache
+def has_dtype(device: str, dtype: torch.dtype) -> bool:
+    """Whether tensors on the device can have that dtype, and be computed with."""
+    import torch
+
+    try:
+        torch.zeros(1, dtype=dtype, device=device).add_(1)
+    except (TypeError, RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+def has_float64(device: torch.device | str) -> bool:
+    """Whether the device has float64."""
+    import torch
+
+    return has_dtype(str(device), torch.float64)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """`tensor` in float64: where it is, or on the CPU where its device has no float64."""
+    return tensor.double() if has_float64(tensor.device) else tensor.cpu().double()
+
+
+def fitted(tensor: Tensor, like: Tensor) -> Tensor:
+    """`tensor` in the dtype and on the device of `like`, never in float64 on a device that has none."""
+    return tensor.to(like.dtype).to(like.device)
