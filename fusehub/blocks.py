@@ -12,9 +12,7 @@ the next block looks at it, which `holds` finds out.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -224,14 +222,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _free_memory() -> int:
-    """Bytes that programs can still have, as far as the system tells; 4 GB where it does not."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, AttributeError):
-        return 4 * 10**9
+    """Bytes that programs can still have."""
+    import psutil
+
+    return psutil.virtual_memory().available

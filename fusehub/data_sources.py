@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fusehub.errors import BadData, NotFound
 from fusehub.hub_datasets import open_dataset, parse_dataset
-from fusehub.reach import local_path
+from fusehub.reach import is_path, local_path
 from fusehub.table_files import SUFFIXES, hash_of, parquet_names, read_file
 from fusehub.tables import GRAMMAR, SPLITS, Draw, Table, split_among, split_of
 
@@ -44,7 +44,7 @@ def open_table(
         return _open_folder(path, None, default_split)
     if path is not None and path.parent.is_dir() and str(path.parent) != "." and not path.suffix:
         return _open_folder(path.parent, path.name, default_split)
-    if Path(name).suffix.lower() in SUFFIXES or name.startswith((".", "/", "~")):
+    if Path(name).suffix.lower() in SUFFIXES or is_path(name):
         raise NotFound(f"There is no file or folder {name}.", GRAMMAR)
     return open_dataset(name, default_split, token, images=images, draw=draw)
 

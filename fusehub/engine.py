@@ -140,7 +140,7 @@ class _Engine:
                         self.progress(self._done, self._total, "bytes")
                     for future in pending:
                         future.result()
-                self.result.hashes[str((folder / shard.filename).relative_to(self.folder))] = writer.close()
+                self.result.hashes[(folder / shard.filename).relative_to(self.folder).as_posix()] = writer.close()
             finally:
                 writer.abandon()
         if len(shards) > 1:

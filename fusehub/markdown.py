@@ -8,6 +8,7 @@ from typing import Any
 
 # Addresses are left alone; a path of several parts is somebody's machine.
 _PATH = re.compile(r"(?<![\w./:~@-])(?:~|\.{1,2})?/(?:[^\s/,;:'\"]+/)*([^\s/,;:'\"]*[\w-])")
+_WINDOWS_PATH = re.compile(r"(?<!\w)(?:[A-Za-z]:[\\/]|\\\\)(?:[^\s\\/,;:'\"]+[\\/])*([^\s\\/,;:'\"]*[\w-])")
 
 
 def md(text: object) -> str:
@@ -22,7 +23,7 @@ def link(text: object, url: str | None) -> str:
 
 def without_paths(text: str) -> str:
     """`text` with paths of this machine cut to their last part: "/home/ann/films" -> "films"."""
-    return _PATH.sub(r"\1", text)
+    return _WINDOWS_PATH.sub(r"\1", _PATH.sub(r"\1", text))
 
 
 def split_front_matter(text: str) -> tuple[str | None, str]:

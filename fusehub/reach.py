@@ -12,7 +12,7 @@ visitor's token brought into the cache.
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 VARIABLE = "FUSEHUB_CONFINED_TO"
 """The environment variable that holds the one folder that may be read, so that processes started later know it."""
@@ -26,6 +26,11 @@ def confine(folder: str | Path) -> None:
 def is_confined() -> bool:
     """Whether references may lead to the Hub alone (and to the folder of the one who confined it)."""
     return bool(os.environ.get(VARIABLE))
+
+
+def is_path(text: str) -> bool:
+    """Whether `text` has the form of a path, of this system or of Windows, and can be no name on the Hub."""
+    return text.startswith((".", "/", "~")) or "\\" in text or bool(PureWindowsPath(text).drive)
 
 
 def local_path(text: str) -> Path | None:

@@ -21,7 +21,7 @@ from fusehub.adapters import adapted
 from fusehub.errors import NotFound
 from fusehub.hub import client, endpoint, hub_errors, is_offline
 from fusehub.model_ref import ModelRef, RemoteFile, why_no_weights
-from fusehub.reach import local_path
+from fusehub.reach import is_path, local_path
 from fusehub.side_files import CHAT_TEMPLATES
 from fusehub.verified import claimed
 
@@ -69,7 +69,7 @@ def resolve_all(text: str, *, token: str | None = None) -> dict[str, ModelRef]:
 
 def _resolve_whole(name: str, token: str | None) -> tuple[ModelRef, str]:
     """The repo that `name` names, and the subfolder in it ("" where none is named)."""
-    if name.startswith((".", "/", "~")) or name.partition("@")[0].count("/") > 2 or "\\" in name:
+    if is_path(name) or name.partition("@")[0].count("/") > 2:
         raise NotFound(f"There is no folder {name}.", "Give a folder with config.json and weights, or user/model.")
     path, _, revision = name.partition("@")
     user, _, rest = path.partition("/")

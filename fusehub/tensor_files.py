@@ -1,13 +1,14 @@
 """Files of tensors, read tensor by tensor, or some rows of one: .safetensors, and .bin that hold plain weights alone.
 
-Reading goes through `pread` into memory of our own rather than a memory map, so that a merge's resident memory is
-what it works on and not every page it has ever touched.
+Reading goes through `pread` (or where the system has none, one read after the other) into memory of our own rather
+than a memory map, so that a merge's resident memory is what it works on and not every page it has ever touched.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,7 @@ class SafetensorsFile:
         if odd:
             raise BadFile(f"{owner}: {path.name} has tensors of dtype {odd[0]}.", "Use the repo with float weights.")
         self._file = path.open("rb", buffering=0)
+        self._turn = threading.Lock()
         offset = 8 + int.from_bytes(self._file.read(8), "little")
         self._offsets = {}
         # The library has refused holes and overlaps, so offsets follow from the order and the sizes.
@@ -123,11 +125,19 @@ class SafetensorsFile:
             view = memoryview(raw.numpy())
             position = self._offsets[name] + start * info.row_bytes
             while view:
-                got = os.preadv(self._file.fileno(), [view], position)
+                got = self._read_at(position, view)
                 if not got:
                     raise BadFile(f"{self._file.name} ended in the middle of {name}.", "Download it again.")
                 view, position = view[got:], position + got
         return raw.view(torch_dtype(info.dtype)).reshape(shape)
+
+    def _read_at(self, position: int, view: memoryview) -> int:
+        """Reads as much as comes at once, and says how much that was; for several threads at a time."""
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file.fileno(), [view], position)
+        with self._turn:
+            self._file.seek(position)
+            return self._file.readinto(view)
 
     def close(self) -> None:
         self._file.close()

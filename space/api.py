@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -163,7 +164,7 @@ def _asked(frame: Frame, models: list[str], token: str | None) -> dict[str, str]
 
 
 def _folders(asked: dict[str, str]) -> set[str]:
-    return {place for place in asked.values() if place.startswith("/")}
+    return {place for place in asked.values() if Path(place).is_absolute()}
 
 
 def _require_few(models: list[str], most: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from space import plots, words
@@ -14,7 +15,7 @@ ENSEMBLE = "ensemble"
 def without_paths(scored: dict[str, Any]) -> dict[str, Any]:
     """Scores as others may see them: without the folders of this machine that merges lie in."""
     own = [
-        score | {"model_id": None if (score["model_id"] or "").startswith("/") else score["model_id"]}
+        score | {"model_id": None if Path(score["model_id"] or "").is_absolute() else score["model_id"]}
         for score in scored["scores"]
     ]
     return scored | {"scores": own}

@@ -92,7 +92,9 @@ class Setting:
 
     def memory(self) -> int:
         """Bytes of memory that the machine (or its container) has."""
-        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        import psutil
+
+        whole = psutil.virtual_memory().total
         try:
             return min(whole, int(Path("/sys/fs/cgroup/memory.max").read_text()))
         except (OSError, ValueError):

@@ -45,7 +45,8 @@ def run(pipe: Any) -> None:
     be_patient()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(5)
+    if hasattr(os, "nice"):
+        os.nice(5)
     try:
         _perform(*pipe.recv(), pipe.send)
     except (KeyboardInterrupt, BrokenPipeError):

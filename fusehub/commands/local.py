@@ -37,7 +37,7 @@ def hub(
     try:
         serve(folder, host=host, port=port, on_ready=ready)
     except LocalHubError as error:
-        raise FuseHubError(str(error), "Choose another port with --port, or another folder.") from error
+        raise FuseHubError(str(error), error.fix) from error
 
 
 @app.command(epilog="Example: fusehub demo --folder demo")

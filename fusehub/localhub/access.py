@@ -7,7 +7,6 @@ sessions carry tickets signed with DIR/secret instead of tokens.
 """
 
 import base64
-import fcntl
 import hashlib
 import hmac
 import json
@@ -92,7 +91,7 @@ def _editing(root: Path):
     root = Path(root)
     (root / "tmp").mkdir(parents=True, exist_ok=True)
     with open(root / "users.lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        disk.lock(lock)
         file = root / "users.json"
         data = json.loads(file.read_bytes()) if file.exists() else {"users": {}, "orgs": {}}
         yield data

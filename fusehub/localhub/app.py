@@ -6,7 +6,6 @@
 everything else                                 pages for people
 """
 
-import fcntl
 import re
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from . import account, pages, repos
+from . import account, disk, pages, repos
 from .access import Tickets, Users
 from .call import SLASH, WEB_PREFIX, Hub, endpoint
 from .errors import HubError, LocalHubError, repo_not_found
@@ -204,7 +203,7 @@ def lock_folder(root: Path):
     root.mkdir(parents=True, exist_ok=True)
     lock = open(root / "server.lock", "a")  # noqa: SIM115 - held as long as the server lives
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        disk.lock(lock, wait=False)
     except OSError:
         lock.close()
         raise LocalHubError(f"Another hub is already serving {root}: stop it first, or use another folder.") from None

@@ -10,6 +10,9 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import IO
+
+from .errors import LocalHubError
 
 DAY = 24 * 3600
 
@@ -20,6 +23,18 @@ def fsync_dir(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def lock(file: IO, *, wait: bool = True) -> None:
+    """Locks an open file until it is closed. Raises `OSError` where another has it and `wait` is not wanted."""
+    try:
+        import fcntl
+    except ImportError:
+        raise LocalHubError(
+            "The local Hub needs file locks that this system does not have.",
+            "Run it on Linux or macOS; on Windows, in WSL.",
+        ) from None
+    fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def new_temp(folder: Path) -> Path:

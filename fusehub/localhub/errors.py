@@ -23,7 +23,11 @@ class HubError(Exception):
 
 
 class LocalHubError(Exception):
-    """The server could not be started or asked; the text says why and what to do."""
+    """The server could not be started or asked; the text says why, and `fix` what to do."""
+
+    def __init__(self, text: str, fix: str = "Choose another port with --port, or another folder.") -> None:
+        super().__init__(text)
+        self.fix = fix
 
 
 def repo_not_found(signed_in: bool = True) -> HubError:

@@ -78,7 +78,7 @@ def _written(folder: Path, stored: dict[str, Tensor], text: str) -> Path:
     partial = folder / f".{FISHER_FILENAME}.{os.getpid()}.partial"
     try:
         save_file(stored, partial, metadata={"fusehub": text})
-        with partial.open("rb") as file:
+        with partial.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(partial, folder / FISHER_FILENAME)
     finally:

@@ -104,7 +104,7 @@ class Saves:
         text = json.dumps({"facts": self._facts, "state": saved.state})
         try:
             save_file({name: value.cpu() for name, value in saved.tensors.items()}, partial, {"fusehub": text})
-            with partial.open("rb") as file:
+            with partial.open("r+b") as file:
                 os.fsync(file.fileno())
             os.replace(partial, self._path)
         finally:
