@@ -147,7 +147,7 @@ def _whole(plan: Plan, tensor: TensorPlan, experts: Sequence[Checkpoint], base: 
 
 def _config(experts: Sequence[AdaptedRef], base: Any, ranks: Mapping[str, int]) -> dict[str, Any]:
     """The adapter's config: of rank and alpha alike in each module, so that the product counts as it is."""
-    said = [ref.adapter.json(CONFIG) for ref in experts]
+    said = [ref.adapter.adapter_config for ref in experts]
     biases = sorted({own.get("bias", "none") for own in said})
     if len(biases) > 1:
         raise Incompatible(f"The adapters train other biases: {', '.join(biases)}.", _INSTEAD)

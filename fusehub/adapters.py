@@ -80,7 +80,7 @@ class AdaptedRef(ModelRef):
     def trained_on_another(self) -> str | None:
         """The base that the adapter's config names, where it is not the one that it is put on: by their names alone,
         since bases have copies."""
-        named = self.adapter.json(CONFIG).get("base_model_name_or_path")
+        named = self.adapter.adapter_config.get("base_model_name_or_path")
         # A folder of somebody's machine says nothing.
         if not isinstance(named, str) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", named):
             return None
@@ -94,7 +94,7 @@ class AdaptedRef(ModelRef):
 
 def adapted(name: str, base: ModelRef, adapter: ModelRef) -> AdaptedRef:
     """`adapter` on `base`, called `name`. Raises `Incompatible` for what cannot be done exactly."""
-    said = adapter.json(CONFIG)
+    said = adapter.adapter_config
     _require_plain(adapter.name, said)
     if isinstance(base, AdaptedRef):
         raise Incompatible(
@@ -148,7 +148,7 @@ def _require_plain(name: str, said: Mapping[str, Any]) -> None:
 def _config_of(ref: AdaptedRef, said: Mapping[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """The config of the adapted model: the adapter's own where it has one, else the base's for the adapter's task."""
     if "config.json" in ref.adapter.files:
-        return ref.adapter.json("config.json")
+        return ref.adapter.config
     wanted = _architecture(said, config)
     is_new = wanted is not None and wanted not in config.get("architectures", ())
     if is_new:

@@ -22,6 +22,12 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says, as a part of a sentence: its first line, or its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".")[:200] if lines else type(error).__name__
+
+
 class FuseHubError(Exception):
     """Something that the user can cause or fix: `what` happened, and how to `fix` it."""
 

@@ -16,7 +16,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fusehub.errors import Incompatible
+from fusehub.errors import Incompatible, first_line
 from fusehub.model_ref import ModelRef
 from fusehub.tasks import has_labels, load_config
 
@@ -166,9 +166,15 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
             f"transformers {transformers.__version__} has no class {config.architectures[0]}.",
             "Update transformers, or use a model of an architecture that it knows.",
         )
-    # _from_config writes into the config it is given.
-    with torch.device("meta"):
-        return model_class._from_config(copy.deepcopy(config)).eval()
+    try:
+        # _from_config writes into the config it is given.
+        with torch.device("meta"):
+            return model_class._from_config(copy.deepcopy(config)).eval()
+    except Exception as error:  # What a config with wrong values raises is whatever they lead to.
+        raise Incompatible(
+            f"transformers cannot make a {config.architectures[0]} by its config ({first_line(error)}).",
+            "Correct config.json, or take it from the model's base.",
+        ) from error
 
 
 def linears_of(model: PreTrainedModel, *, tied: bool = True) -> dict[str, Linear]:

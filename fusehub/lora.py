@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from fusehub.adapters import CONFIG, AdaptedRef, open_adapter
+from fusehub.adapters import AdaptedRef, open_adapter
 from fusehub.errors import Incompatible, NonFinite
 from fusehub.layers import layout_of
 from fusehub.tasks import load_config
@@ -21,13 +21,16 @@ from fusehub.tensor_files import TensorInfo
 if TYPE_CHECKING:
     from torch import Tensor
 
+# peft's default, and how long an expression may look at the name of one module, in seconds.
+_ALPHA, _PATIENCE = 8, 2.0
+
 
 class Updates:
     """What an adapter changes, by the names that the tensors have in the base's files."""
 
     def __init__(self, ref: AdaptedRef, infos: Mapping[str, TensorInfo]) -> None:
         self._name = f"{ref.adapter.name} on {ref.base.name}"
-        self._said = ref.adapter.json(CONFIG)
+        self._said = ref.adapter.adapter_config
         self._infos = infos
         self._layout = layout_of(load_config(ref))
         self._stored = {parameter: name for name, parameter in self._layout.names(infos).items()}
@@ -109,12 +112,25 @@ class Updates:
         """α / r, or α / √r, of the module that `key` belongs to; patterns as peft reads them."""
         module = self.module(key)
         rank = self.reader.tensors[re.sub(r"lora_B\.bias$", "lora_A.weight", key)].shape[0]
-        alpha = self._said["lora_alpha"]
+        alpha = self._said.get("lora_alpha", _ALPHA)
         for pattern, own in (self._said.get("alpha_pattern") or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", module):
+            if self._fits(pattern, module):
                 alpha = own
                 break
         return alpha / (rank**0.5 if self._said.get("use_rslora") else rank)
+
+    def _fits(self, pattern: str, module: str) -> bool:
+        """Whether an expression of `alpha_pattern` means the module; a stranger's may never come to an end."""
+        import regex
+
+        try:
+            return regex.match(rf"(.*\.)?({pattern})$", module, timeout=_PATIENCE) is not None
+        except (regex.error, TimeoutError) as error:
+            said = str(error) or "it takes too long"
+            raise Incompatible(
+                f"{self._name}: the pattern {pattern[:60]!r} in alpha_pattern cannot be used ({said}).",
+                "Write the name of the module, or the end of it.",
+            ) from error
 
     def _target(self, key: str) -> tuple[str, str]:
         """The model's parameter that a tensor of the adapter's file belongs to, and which part of its update it is.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fusehub.errors import BadFile, NotFound
+from fusehub.documents import check_adapter_config, check_config, read_object
+from fusehub.errors import NotFound
 from fusehub.hub import endpoint, hub_errors
 from fusehub.side_files import side_files
 from fusehub.verified import fetch, in_cache
@@ -70,18 +70,18 @@ class ModelRef:
             return fetch(self.repo_id, inside, revision=self.commit, token=self.token, name=self.name, claim=claim)
 
     def json(self, filename: str) -> dict[str, Any]:
-        """A JSON file of the model. Raises `BadFile` where it is not JSON."""
-        try:
-            return json.loads(self.path(filename).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise BadFile(
-                f"{self.name}: {filename} is not JSON ({error}).", "Download or write the file again."
-            ) from error
+        """The JSON object in a file of the model. Raises `BadFile` where there is none."""
+        return read_object(self.path(filename), self.name)
 
     @property
     def config(self) -> dict[str, Any]:
-        """The model's config.json as a dict."""
-        return self.json("config.json")
+        """The model's config.json as a dict. Raises `BadFile` where a value in it is of a kind that it cannot have."""
+        return check_config(self.json("config.json"), self.name)
+
+    @property
+    def adapter_config(self) -> dict[str, Any]:
+        """What adapter_config.json says. Raises `BadFile` like `config`."""
+        return check_adapter_config(self.json("adapter_config.json"), self.name)
 
     def owner(self, filename: str) -> ModelRef:
         """The model that holds this file: itself, or for an adapter on a base, one of both."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.adapters import AdaptedRef
 from fusehub.checkpoint import Checkpoint
 from fusehub.devices import has_float64
-from fusehub.errors import Incompatible, NotFound
+from fusehub.errors import FuseHubError, Incompatible, NotFound, first_line
 from fusehub.model_ref import ModelRef
 from fusehub.pictures import require_pillow
 from fusehub.side_files import has_vocabulary
@@ -55,7 +55,7 @@ def load_model(
         model, loading = _load_adapted(ref, dtype, spread)
     else:
         folder = ref.download()
-        with quiet_transformers():
+        with quiet_transformers(), _strange_files(ref, "config.json and the weights"):
             model, loading = getattr(transformers, task.auto_class).from_pretrained(
                 folder,
                 trust_remote_code=False,
@@ -93,7 +93,7 @@ def _load_adapted(
     with Checkpoint(ref) as checkpoint:
         weights = {name: checkpoint[name].to(torch_dtype(info.dtype)) for name, info in checkpoint.tensors.items()}
     stored = next(value.dtype for value in weights.values() if value.is_floating_point())
-    with quiet_transformers():
+    with quiet_transformers(), _strange_files(ref, "the base's config.json and the weights"):
         return getattr(transformers, config.architectures[0]).from_pretrained(
             None,
             config=config,
@@ -102,6 +102,20 @@ def _load_adapted(
             output_loading_info=True,
             **(spread.options() if spread else {}),
         )
+
+
+@contextmanager
+def _strange_files(ref: ModelRef, files: str) -> Iterator[None]:
+    """Work of transformers on files that others wrote: what it raises for wrong ones is whatever they lead to."""
+    try:
+        yield
+    except (FuseHubError, MemoryError):
+        raise
+    except Exception as error:
+        raise Incompatible(
+            f"{ref.name}: transformers cannot use {files} ({first_line(error)}).",
+            "Does `from_pretrained` load it? Write its files again with `save_pretrained`, or use another repo.",
+        ) from error
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def _on_its_base(ref: ModelRef, token: str | None) -> ModelRef:
     """`ref`, or where it is an adapter alone, the adapter on the base that its config names."""
     if "adapter_config.json" not in ref.files or any(name.startswith("model") for name in ref.files):
         return ref
-    said = ref.json("adapter_config.json")
+    said = ref.adapter_config
     base = said.get("base_model_name_or_path")
     if not base:
         raise NotFound(f"{ref.name} is an adapter that does not name its base.", f"Say it: BASE+{ref.name}.")

@@ -232,7 +232,7 @@ class Statistics:
 def _metadata_in(file: ShardedFile, origin: str) -> dict[str, Any]:
     try:
         metadata = json.loads(file.metadata["fusehub"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise BadStatistics(
             f"{origin} is a safetensors file, but not one of statistics.",
             "Give a file made by `fusehub collect`.",

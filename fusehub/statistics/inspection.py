@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from fusehub.errors import BadStatistics
+from fusehub.documents import read_object
+from fusehub.errors import BadFile, BadStatistics
 from fusehub.progress import silent
 from fusehub.refs import ModelRef, resolve
 from fusehub.statistics.encodings import SIZES, encoding_of
@@ -128,9 +128,9 @@ def _check_beside(statistics: Statistics) -> None:
     """Raises `BadStatistics` where the JSON beside the file, which merges are planned from, says something else."""
     beside = statistics.path.parent / METADATA_FILENAME
     try:
-        same = not beside.is_file() or json.loads(beside.read_text(encoding="utf-8")) == statistics.metadata
-    except ValueError as error:
-        raise BadStatistics(f"{statistics.origin}: {METADATA_FILENAME} is not JSON ({error}).", REMAKE) from error
+        same = not beside.is_file() or read_object(beside, statistics.origin) == statistics.metadata
+    except BadFile as error:
+        raise BadStatistics(error.what, REMAKE) from error
     if not same:
         raise BadStatistics(
             f"{statistics.origin}: {METADATA_FILENAME} says something else than the file beside it.",

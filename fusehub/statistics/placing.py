@@ -78,7 +78,7 @@ def own_device(processes: Processes, name: str | None) -> str:
 def _precision(ref: ModelRef, device: str) -> torch.dtype | None:
     import torch
 
-    if device != "cpu":
+    if torch.device(device).type != "cpu":
         return torch.bfloat16 if has_dtype(device, torch.bfloat16) else torch.float32
     stored = ref.config.get("dtype") or ref.config.get("torch_dtype")
     return torch.float32 if stored == "float16" else None

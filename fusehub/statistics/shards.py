@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusehub.checkpoint import Shard, index_of, plan_shards, safetensors_header
+from fusehub.documents import read_object
 from fusehub.errors import BadFile, BadStatistics
 from fusehub.places import made_folder
 from fusehub.statistics.metadata import REMAKE
@@ -99,8 +100,8 @@ def files_of(folder: Path, stem: str) -> list[str]:
 def shards_in(index: Path) -> list[str]:
     """Names of the shards that an index lists. Raises `BadStatistics` where it is no index."""
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        names = sorted(set(read_object(index, index.parent.name)["weight_map"].values()))
+    except (BadFile, KeyError, TypeError, AttributeError) as error:
         raise BadStatistics(f"{index.name} is no index of shards ({type(error).__name__}).", REMAKE) from error
     # A name with a folder in it could lead anywhere on the disk.
     if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):

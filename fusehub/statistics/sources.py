@@ -11,12 +11,12 @@ of other weights are never used by mistake.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fusehub.documents import read_object
 from fusehub.errors import AccessDenied, BadFile, BadStatistics, NotFound
 from fusehub.hub import client, hub_errors, is_offline
 from fusehub.reach import is_confined, local_path
@@ -231,9 +231,9 @@ def _metadata(source: str, token: str | None) -> dict[str, Any]:
         return statistics.metadata
     located = _locate(source, METADATA_FILENAME, token)
     try:
-        return check_metadata(json.loads(located.read_text(encoding="utf-8")), source)
-    except (ValueError, OSError) as error:
-        raise BadStatistics(f"{source}: {METADATA_FILENAME} is not JSON ({error}).", REMAKE) from error
+        return check_metadata(read_object(located, source), source)
+    except BadFile as error:
+        raise BadStatistics(error.what, REMAKE) from error
 
 
 def _locate(source: str, filename: str, token: str | None) -> Path:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fusehub.data_sources import open_table
 from fusehub.errors import NotFound
 from fusehub.markdown import without_paths
 from fusehub.merging import merge
 from fusehub.reach import is_path
 from fusehub.refs import resolve
-from fusehub.data_sources import open_table
 from fusehub.tensor_files import SafetensorsFile
 from tests.unit.experts import WEIGHTS, recipe_of, run_python, sha256_of
 

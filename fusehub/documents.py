@@ -1,0 +1,129 @@
+"""JSON that others wrote: what is no object, too deep, or of the wrong kind is refused in words, and by name.
+
+read_object(path, "user/expert")                       # a dict, or `BadFile`
+check_config({"architectures": "BertModel"}, ...)      # `BadFile`: config.json: architectures is no list of texts
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fusehub.errors import BadFile
+
+_AGAIN = "Download or write the file again."
+# More than any number in a config: parameters are counted in 64 bits.
+_LARGEST = 2**63
+# More layers than any model has. So many are built, without numbers in them, before anything else is known of a model.
+_MOST_LAYERS = 4096
+_LAYERS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "n_layer", "n_layers", "encoder_layers")
+_LAYERS += ("decoder_layers", "num_encoder_layers", "depth")
+
+
+class _Config(BaseModel):
+    """The keys of config.json that are read here; what others mean is transformers' to say."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    architectures: list[str] | None = None
+    model_type: str | None = None
+    auto_map: dict[str, Any] | None = None
+    quantization_config: dict[str, Any] | None = None
+    dtype: str | None = None
+    torch_dtype: str | None = None
+    problem_type: str | None = None
+    tie_word_embeddings: bool | None = None
+    vocab_size: int | None = None
+    text_config: dict[str, Any] | None = None
+
+
+Alpha = Annotated[float, Field(gt=-1e9, lt=1e9)]
+Rank = Annotated[int, Field(ge=1, le=2**20)]
+
+
+class _Adapter(BaseModel):
+    """The keys of adapter_config.json that decide what a LoRA adapter changes, or where its base is."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    peft_type: str | None = None
+    task_type: str | None = None
+    base_model_name_or_path: str | None = None
+    revision: str | None = None
+    auto_mapping: dict[str, Any] | None = None
+    r: Rank = 8
+    lora_alpha: Alpha = 8
+    rank_pattern: dict[str, Rank] | None = None
+    alpha_pattern: dict[str, Alpha] | None = None
+    use_rslora: bool | None = None
+    use_dora: bool | None = None
+    lora_bias: bool | None = None
+    fan_in_fan_out: bool | None = None
+
+
+def read_object(path: Path, owner: str) -> dict[str, Any]:
+    """The JSON object in a file of `owner`. Raises `BadFile` where it holds something else or cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise BadFile(f"{owner}: {path.name} is not JSON ({error}).", _AGAIN) from error
+    except RecursionError as error:
+        raise BadFile(f"{owner}: {path.name} is nested too deeply to be read.", _AGAIN) from error
+    if not isinstance(content, dict):
+        raise BadFile(f"{owner}: {path.name} holds {_kind(content)}, and no JSON object.", _AGAIN)
+    return content
+
+
+def check_config(config: dict[str, Any], owner: str) -> dict[str, Any]:
+    """`config` as it is. Raises `BadFile` naming a key whose value is of a kind, or a size, that it cannot have."""
+    _check(_Config, config, owner, "config.json")
+    if (key := _too_large(config)) is not None:
+        raise BadFile(f"{owner}: {key} in config.json is a number of more than 18 digits.", _AGAIN)
+    for key in _LAYERS:
+        if isinstance(config.get(key), int) and config[key] > _MOST_LAYERS:
+            raise BadFile(f"{owner}: {key} in config.json is {config[key]}; no model has so many layers.", _AGAIN)
+    return config
+
+
+def check_adapter_config(config: dict[str, Any], owner: str) -> dict[str, Any]:
+    """The same for the config of a LoRA adapter."""
+    if config.get("peft_type") == "LORA":
+        _check(_Adapter, config, owner, "adapter_config.json")
+    return config
+
+
+def _check(kind: type[BaseModel], content: dict[str, Any], owner: str, file: str) -> None:
+    try:
+        kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise BadFile(f"{owner}: {key} in {file} is {_shown(first['input'])}: {first['msg']}.", _AGAIN) from error
+
+
+def _too_large(content: Any) -> str | None:
+    """The key of a whole number in JSON content that nothing can be counted by; None where there is none."""
+    waiting: list[tuple[str, Any]] = [("", content)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [(str(inner), own) for inner, own in value.items()]
+        elif isinstance(value, list):
+            waiting += [(key, own) for own in value]
+        elif isinstance(value, int) and abs(value) > _LARGEST:
+            return key
+    return None
+
+
+def _kind(content: Any) -> str:
+    kinds = {list: "a list", str: "a text", bool: "a truth value", int: "a number", float: "a number"}
+    return kinds.get(type(content), "nothing" if content is None else "something else")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:60]}..."
