@@ -31,7 +31,7 @@ class _Config(BaseModel):
 
     architectures: list[str] | None = None
     model_type: str | None = None
-    auto_map: dict[str, Any] | None = None
+    auto_map: dict[str, Any] = {}
     quantization_config: dict[str, Any] | None = None
     dtype: str | None = None
     torch_dtype: str | None = None
