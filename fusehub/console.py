@@ -168,7 +168,7 @@ def scalar(text: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return text
 
 

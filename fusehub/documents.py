@@ -7,6 +7,7 @@ check_config({"architectures": "BertModel"}, ...)      # `BadFile`: config.json:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,7 +69,11 @@ class _Adapter(BaseModel):
 def read_object(path: Path, owner: str) -> dict[str, Any]:
     """The JSON object in a file of `owner`. Raises `BadFile` where it holds something else or cannot be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+        if re.search(r"\\u[dD][89A-Fa-f]", text):
+            # Half of a character can be written as an escape, and as nothing else.
+            json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, OSError) as error:
         raise BadFile(f"{owner}: {path.name} is not JSON ({error}).", _AGAIN) from error
     except RecursionError as error:

@@ -26,17 +26,6 @@ def without_paths(text: str) -> str:
     return _WINDOWS_PATH.sub(r"\1", _PATH.sub(r"\1", text))
 
 
-def split_front_matter(text: str) -> tuple[str | None, str]:
-    """The YAML between the two lines `---` that a card begins with, and what comes after; (None, text) without it."""
-    lines = text.removeprefix("\ufeff").splitlines(keepends=True)
-    if not lines or lines[0].rstrip() != "---":
-        return None, text
-    end = next((number for number, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), None)
-    if end is None:
-        return None, text
-    return "".join(lines[1:end]), "".join(lines[end + 1 :])
-
-
 def fence_for(text: str) -> str:
     """A fence longer than any run of backticks in `text`."""
     return "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))

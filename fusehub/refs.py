@@ -11,6 +11,7 @@ folder is resolved to its path and listing.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -18,12 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from fusehub.adapters import adapted
-from fusehub.errors import NotFound
+from fusehub.errors import BadRecipe, NotFound
 from fusehub.hub import client, endpoint, hub_errors, is_offline
 from fusehub.model_ref import ModelRef, RemoteFile, why_no_weights
 from fusehub.reach import is_path, local_path
 from fusehub.side_files import CHAT_TEMPLATES
 from fusehub.verified import claimed
+from fusehub.yaml_text import load_yaml, split_front_matter
+
+logger = logging.getLogger(__name__)
 
 
 def resolve(text: str, *, token: str | None = None) -> ModelRef:
@@ -266,16 +270,13 @@ def _models_inside(ref: ModelRef) -> list[str]:
 
 
 def _card_of(readme: Path) -> dict[str, Any]:
-    """Front matter of a local card; empty where there is none or where it cannot be read."""
+    """Front matter of a local card; empty where there is none, and with a warning where it cannot be read."""
     if not readme.is_file():
         return {}
-    import yaml
-
-    match = re.match(
-        r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", readme.read_text(encoding="utf-8", errors="replace"), re.DOTALL
-    )
+    text, _ = split_front_matter(readme.read_text(encoding="utf-8", errors="replace"))
     try:
-        front = yaml.safe_load(match[1]) if match else {}
-    except yaml.YAMLError:
+        front = load_yaml(text or "", f"The front matter of {readme}")
+    except BadRecipe as error:
+        logger.warning("%s What it says of licence and base is not known.", error.what)
         return {}
     return front if isinstance(front, dict) else {}

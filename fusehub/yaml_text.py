@@ -35,6 +35,17 @@ def load_yaml(text: str, what: str) -> Any:
         raise BadRecipe(f"{what} has lists in lists deeper than can be read.", "Write it flat.") from error
 
 
+def split_front_matter(text: str) -> tuple[str | None, str]:
+    """The YAML between the two lines `---` that a card begins with, and what comes after; (None, text) without it."""
+    lines = text.removeprefix("\ufeff").splitlines(keepends=True)
+    if not lines or lines[0].rstrip() != "---":
+        return None, text
+    end = next((number for number, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), None)
+    if end is None:
+        return None, text
+    return "".join(lines[1:end]), "".join(lines[end + 1 :])
+
+
 def _require_plain(root: yaml.Node, what: str) -> None:
     """Raises `BadRecipe` for keys said twice, aliases that hold themselves, and aliases of aliases without end."""
     sizes: dict[int, int] = {}

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from fusehub.errors import AccessDenied, FuseHubError
-from fusehub.markdown import split_front_matter
+from fusehub.yaml_text import split_front_matter
 from space import again, words
 from space.frame import Step
 from space.visit import Made, Visit

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 
@@ -73,6 +75,7 @@ def test_json_that_is_none_is_refused(tmp_path):
 
 def test_a_card_is_read_and_a_broken_one_is_none(tmp_path):
     (tmp_path / "config.json").write_text("{}")
+    aliases = "".join(f"{new}: &{new} [*{old}, *{old}]\n" for old, new in pairwise("abcdefghijklmnopqrstu"))
     for text, expected in (
         ("---\nlicense: mit\n---\nText\n", {"license": "mit"}),
         ("---\r\nlicense: mit\r\n---\r\n", {"license": "mit"}),
@@ -80,9 +83,37 @@ def test_a_card_is_read_and_a_broken_one_is_none(tmp_path):
         ("---\n: [\n---\n", {}),
         ("---\n- a\n---\n", {}),
         ("---\n---\n", {}),
+        ("---\nday: 2020-99-99\n---\n", {}),
+        ("---\nnone: !!int ''\n---\n", {}),
+        ("---\n" + "[" * 5000 + "\n---\n", {}),
+        (f"---\na: &a [x, x]\n{aliases}---\n", {}),
+        # What an expression would go back and forth in for a minute.
+        ("---" + " \n" * 30_000, {}),
     ):
         (tmp_path / "README.md").write_bytes(text.encode())
-        assert resolve(str(tmp_path)).card == expected, text
+        assert resolve(str(tmp_path)).card == expected, text[:100]
+
+
+def test_a_card_that_cannot_be_read_is_told(tmp_path, caplog):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "README.md").write_text("---\nlicense: [\n---\n")
+    resolve(str(tmp_path))
+    assert "README.md is not YAML" in caplog.text and "licence and base is not known" in caplog.text
+
+
+def test_json_of_a_wrong_kind_is_refused_by_name(tmp_path):
+    for content, said in (
+        ("[1]", "holds a list, and no JSON object"),
+        ("null", "holds nothing, and no JSON object"),
+        ("[" * 100_000, "is nested too deeply"),
+        ('{"architectures": "BertModel"}', 'architectures in config.json is "BertModel"'),
+        ('{"problem_type": 7}', "problem_type in config.json is 7"),
+        ('{"a": {"vocab": [%s]}}' % ("9" * 400), "vocab in config.json is a number of more than 18 digits"),
+        ('{"num_hidden_layers": 1000000000}', "no model has so many layers"),
+    ):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(BadFile, match=re.escape(said)):
+            _ = resolve(str(tmp_path)).config
 
 
 def test_a_token_is_in_no_text(experts):
