@@ -131,7 +131,7 @@ def write_texts(
         tokenizer, side = copy.deepcopy(tokenizer), "left"
         tokenizer.truncation_side = "left"
         length = min(length, positions - new) if positions else length
-    encodings = encode(texts, tokenizer, max_length=length)
+    encodings = encode(texts, tokenizer, max_length=length, reply=task == CAUSAL)
     for encoding in encodings:
         ids = encoding["input_ids"]
         if task == CAUSAL and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:

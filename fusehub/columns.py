@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fusehub.chats import is_chat, read_chat
 from fusehub.encoding import Text, split_words
 from fusehub.errors import BadData, NotFound
 from fusehub.literals import read_list, read_literal
 from fusehub.pictures import picture_of
 from fusehub.tables import Row, Table
-from fusehub.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ, TEXTS, WORDS
+from fusehub.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ, TASKS, TEXTS, WORDS
 
 Label = str | float | list[str]
 
@@ -40,6 +41,7 @@ _TARGET_COLUMNS = (
     *("target", "summary", "highlights", "output", "outputs", "targets", "tgt", "translation", "response", "answer"),
     *("target_text", "output_text", "label", "labels", "title"),
 )
+_CHAT_COLUMNS = ("messages", "conversations", "conversation", "chat", "dialog")
 _WORD_COLUMNS = ("tokens", "words", "token", "word")
 _IMAGE_COLUMNS = ("image", "img", "picture", "photo", "pixel_values", "file_name", "file", "path", "image_path")
 _LABEL_COLUMNS = (
@@ -82,6 +84,8 @@ class Columns:
     task: str
     texts: tuple[str, ...]
     label: str | None
+    bits: tuple[str, ...] = ()
+    """Columns of 0 and 1 that are labels of the model by themselves, each saying whether a row has it."""
 
     @property
     def described(self) -> str:
@@ -89,14 +93,20 @@ class Columns:
 
 
 def choose_columns(
-    table: Table, task: str, text_column: str | None, label_column: str | None, need_labels: bool
+    table: Table,
+    task: str,
+    text_column: str | None,
+    label_column: str | None,
+    need_labels: bool,
+    labels: Sequence[str] = (),
 ) -> Columns:
     """The columns of `table` for `task`: those named, and the rest guessed. Raises `NotFound` and `BadData`.
 
-    For sequence to sequence, `text_column` may be "source,target".
+    For sequence to sequence, `text_column` may be "source,target". `labels` are those of the model: columns of 0 and 1
+    that are called after them say which labels a row has.
     """
     guesses = _TASKS[task]
-    texts = _named_texts(table, text_column) if text_column else _guess_texts(table, guesses)
+    texts = _named_texts(table, text_column) if text_column else _guess_texts(table, guesses, task)
     if task == SEQ2SEQ and len(texts) == 2 and not label_column:
         label_column, texts = texts[1], texts[:1]
     if not guesses.least <= len(texts) <= guesses.most:
@@ -104,7 +114,9 @@ def choose_columns(
         if guesses.least > 1:
             fix = "Name that of the question and that of the text: --text-column QUESTION,TEXT"
         raise BadData(f"{guesses.kind.capitalize()} cannot be in {len(texts)} columns ({', '.join(texts)}).", fix)
-    label = _column(table, label_column, "--label-column") if label_column else _find(table, guesses.targets)
+    if bits := _bit_columns(table, task, label_column, labels):
+        return Columns(task, texts, None, bits)
+    label = _column(table, label_column, "--label-column") if label_column else _guess_label(table, task)
     if label in texts:
         label = None
     if need_labels and label is None:
@@ -126,6 +138,16 @@ def read_inputs(row: Row, columns: Columns, table: Table, place: str) -> Text | 
 
 def read_label(row: Row, columns: Columns, table: Table, text: Text, place: str, *, needed: bool) -> Label | None:
     """The label of a row, its list of answers, or its target text; None where it has none."""
+    if columns.bits:
+        bits = [_bit(value_of(row, column)) for column in columns.bits]
+        wrong = [column for column, bit in zip(columns.bits, bits, strict=True) if bit is None]
+        values = [_label(value_of(row, column), None) for column in wrong]
+        if needed and any(value is not None for value in values):
+            raise BadData(
+                f"{place}: the column {wrong[0]} is called after a label and holds {values[0]}, not 0 or 1.",
+                "Write 0 or 1 in it, or name the column with the labels: --label-column NAME",
+            )
+        return None if wrong else [column for column, bit in zip(columns.bits, bits, strict=True) if bit]
     if columns.label is None:
         return None
     value, names = value_of(row, columns.label), table.names.get(columns.label)
@@ -142,6 +164,32 @@ def read_label(row: Row, columns: Columns, table: Table, text: Text, place: str,
     if columns.task == WORDS and label is not None:
         label = _tags(value, label, names, columns, text, place if needed else None)
     return label
+
+
+def _bit_columns(table: Table, task: str, label_column: str | None, labels: Sequence[str]) -> tuple[str, ...]:
+    """The columns that are labels of the model: all of them where none is named, else those that are named."""
+    first = table.peek()
+    if task not in (TEXTS, IMAGES) or first is None or (not label_column and _guess_label(table, task)):
+        return ()
+    names = list(labels)
+    if label_column:
+        named = [label_column] if label_column in table.columns else label_column.split(",")
+        known = {label.casefold() for label in labels}
+        names = [name.strip() for name in named if name.strip().casefold() in known]
+        if len(names) < len(named):
+            return ()
+    elif len(names) < 2:
+        return ()
+    found = [_find(table, [name]) for name in names]
+    if not all(column is not None and _bit(first.get(column)) is not None for column in found):
+        return ()
+    return tuple(found)
+
+
+def _bit(value: Any) -> bool | None:
+    """Whether a value is 1; None where it is neither 0 nor 1."""
+    label = _label(value, None)
+    return {"0": False, "1": True, "False": False, "True": True}.get(name_of(label)) if label is not None else None
 
 
 def value_of(row: Row, column: str) -> Any:
@@ -173,7 +221,18 @@ def _named_texts(table: Table, text_column: str) -> tuple[str, ...]:
     return tuple(_column(table, name.strip(), "--text-column") for name in names)
 
 
-def _guess_texts(table: Table, guesses: _Guesses) -> tuple[str, ...]:
+def _guess_label(table: Table, task: str) -> str | None:
+    """The one column whose labels the data itself names, if there is one; else by its name."""
+    named = [column for column in table.columns if column in table.names]
+    if TASKS[task].labels and len(named) == 1:
+        return named[0]
+    return _find(table, _TASKS[task].targets)
+
+
+def _guess_texts(table: Table, guesses: _Guesses, task: str) -> tuple[str, ...]:
+    chats = _find(table, _CHAT_COLUMNS)
+    if task == CAUSAL and chats and is_chat((table.peek() or {}).get(chats)):
+        return (chats,)
     for first, second in guesses.pairs:
         found = _find(table, [first]), _find(table, [second])
         if all(found):
@@ -203,6 +262,8 @@ def _text(row: Row, columns: Columns, place: str) -> Text | None:
         value = value_of(row, column)
         if value is None or _is_nan(value):
             return None
+        if columns.task == CAUSAL and is_chat(value):
+            return read_chat(value, place)
         if not isinstance(value, str):
             raise BadData(
                 f"{place}: the column {column} holds {type(value).__name__}, not text.",

@@ -22,7 +22,7 @@ from fusehub.encoding import split_words
 from fusehub.ensembling import ensemble, experts_among
 from fusehub.errors import BadData
 from fusehub.pictures import picture_of
-from fusehub.predict import REGRESSION, TOKENS, Prediction, Predictor, check_one_task, predict_all
+from fusehub.predict import REGRESSION, TOKENS, Prediction, Predictor, check_one_task, known_labels, predict_all
 from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, resolve, short_names
 from fusehub.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ
@@ -148,6 +148,7 @@ def compare(
             label_column=label_column,
             default_split="test",
             token=token,
+            labels=known_labels(refs),
         )
         if task == MASKED:
             examples = mask_a_word(examples, seed)

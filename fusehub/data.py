@@ -10,7 +10,7 @@ Which column holds what is guessed from the names that people use, and can be sa
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fusehub.columns import Columns, Label, choose_columns, read_inputs, read_label
@@ -30,11 +30,12 @@ class Examples:
     """Texts, and their labels where every one of them has one.
 
     `texts` are strings, pairs of strings (for question answering: question and text), lists of words for token
-    classification, or pictures. `labels` are names: one a text, a list a text (multi-label, or one a word), or numbers
-    with a fraction for regression. Numbers that stand for nothing known stay as they are, as text. For question
-    answering they are lists of right answers, for sequence to sequence the target texts, for language models none.
-    `names` are all label names of the data in the order of their numbers, where the data says so; `seen` the labels of
-    all rows from which a sample was drawn.
+    classification, pictures, or conversations. `labels` are names: one a text, a list a text (multi-label, or one a
+    word), or numbers with a fraction for regression. Numbers that stand for nothing known stay as they are, as text.
+    For question answering they are lists of right answers, for sequence to sequence the target texts, for language
+    models none. `names` are all label names of the data in the order of their numbers, where the data says so; `seen`
+    the labels of all rows from which a sample was drawn. `told` are the labels that have a column of 0 and 1 each: of
+    others the data says nothing.
     `source`, `split` and `revision` are what was read, without paths of this machine.
     """
 
@@ -46,6 +47,7 @@ class Examples:
     split: str | None = None
     names: tuple[str, ...] | None = None
     seen: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -62,13 +64,15 @@ def load_examples(
     need_labels: bool = False,
     default_split: str = "train",
     token: str | None = None,
+    labels: Sequence[str] = (),
 ) -> Examples:
     """The examples that `source` names (see `fusehub.data_sources`), for a model of `task`.
 
     With `limit`, that many, drawn by `seed` from all usable rows and kept in their order, with a warning where labels
     are in none of them. Of a dataset of many parts on the Hub, 64 parts that lie all over it are read for that. Rows
     without text are left out, and with `need_labels` those without a label, both with a warning. `text_column` may
-    name two columns, "premise,hypothesis", for pairs of texts. Raises `NotFound` and `BadData`.
+    name two columns, "premise,hypothesis", for pairs of texts. `labels` are those of the model, after which columns of
+    0 and 1 may be called. Raises `NotFound` and `BadData`.
     """
     if limit is not None and limit < 1:
         raise BadData(f"{limit} examples are no data.", "Give a limit of 1 or more, or none.")
@@ -81,7 +85,7 @@ def load_examples(
                 "A language model learns from the text alone: it has no labels.", "Leave out --label-column."
             )
         need_labels = False
-    columns = choose_columns(table, task, text_column, label_column, need_labels)
+    columns = choose_columns(table, task, text_column, label_column, need_labels, labels)
     usable = _usable(table, columns, need_labels)
     names = tuple(table.names.get(columns.label or "", ())) or None
     seen = LabelsSeen(names or ()) if TASKS[task].labels else None
@@ -96,16 +100,17 @@ def load_examples(
         kind = "image" if task == IMAGES else "text"
         missing = f"{kind} with a label" if need_labels else kind
         raise BadData(f"{table.source} holds no {missing}.", f"Look into its column {columns.described}.")
-    labels = [label for _, label in taken]
+    given = [label for _, label in taken]
     return Examples(
         task=task,
         texts=[text for text, _ in taken],
-        labels=None if any(label is None for label in labels) else labels,
+        labels=None if any(label is None for label in given) else given,
         source=table.source,
         revision=table.revision,
         split=table.split,
         names=names,
-        seen=tuple(seen.names) if draw and seen else (),
+        seen=tuple(seen.names) if draw and seen and not columns.bits else (),
+        told=columns.bits,
     )
 
 

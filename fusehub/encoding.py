@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fusehub.chats import Chat, put_into_words
 from fusehub.errors import BadData, Incompatible
 from fusehub.pictures import Picture
 
@@ -33,7 +34,7 @@ OFFSET_POSITIONS = (
     *("mpnet", "longformer", "ibert", "luke", "markuplm", "layoutlmv3", "esm"),
 )
 
-Text = str | tuple[str, str] | list[str] | Picture
+Text = str | tuple[str, str] | list[str] | Picture | Chat
 
 
 def max_length_of(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, wanted: int | None = None) -> int:
@@ -67,8 +68,12 @@ def positions_of(config: PretrainedConfig) -> int | None:
     return positions
 
 
-def encode(texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> list[dict[str, Any]]:
-    """One dict of token ids per text, pair of texts or list of words, cut to `max_length` tokens.
+def encode(
+    texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, *, max_length: int, reply: bool = False
+) -> list[dict[str, Any]]:
+    """One dict of token ids per text, pair of texts, list of words or conversation, cut to `max_length` tokens.
+
+    With `reply`, a conversation ends where the model is to speak.
 
     Lists of words also get `word_ids`: for each token the index of its word, None for special tokens. Words that do
     not fit, and words of which the tokenizer makes nothing, are in no token; how many is logged as a warning.
@@ -79,9 +84,17 @@ def encode(texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, *, max_len
     _check_kinds(texts)
     if split:
         tokenizer = _for_words(tokenizer)
-    pairs = isinstance(texts[0], tuple)
+    pairs, chats = isinstance(texts[0], tuple), isinstance(texts[0], Chat)
+    if chats:
+        texts = put_into_words(texts, tokenizer, reply=reply)
     arguments = [list(column) for column in zip(*texts, strict=True)] if pairs else [list(texts)]
-    encoded = tokenizer(*arguments, truncation=True, max_length=max_length, is_split_into_words=split)
+    encoded = tokenizer(
+        *arguments,
+        truncation=True,
+        max_length=max_length,
+        is_split_into_words=split,
+        add_special_tokens=not chats,  # A template has them where they belong.
+    )
     names = [name for name in encoded if name != "overflow_to_sample_mapping"]
     encodings = [{name: encoded[name][index] for name in names} for index in range(len(texts))]
     if split:
@@ -187,7 +200,7 @@ def split_words(text: str) -> list[tuple[int, int]]:
 
 def _check_kinds(texts: Sequence[Text]) -> None:
     kinds = list(dict.fromkeys(type(text) for text in texts))
-    if len(kinds) > 1 or kinds[0] not in (str, tuple, list):
+    if len(kinds) > 1 or kinds[0] not in (str, tuple, list, Chat):
         raise BadData(
             f"The texts are of several kinds ({', '.join(kind.__name__ for kind in kinds)}).",
             "Give only texts, only pairs of texts, or only lists of words.",

@@ -34,7 +34,7 @@ from fusehub.data import Examples, load_examples
 from fusehub.ensembling import ensemble, experts_among
 from fusehub.errors import BadData, Incompatible
 from fusehub.label_metrics import label_metrics, require_labels
-from fusehub.predict import Prediction, Predictor, check_one_task, predict_all
+from fusehub.predict import Prediction, Predictor, check_one_task, known_labels, predict_all
 from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, resolve, short_names
 from fusehub.tasks import CAUSAL, MASKED, QUESTIONS, SEQ2SEQ, has_labels, labels_of, problem_type_of
@@ -177,6 +177,7 @@ def evaluate(
             need_labels=True,
             default_split="test",
             token=token,
+            labels=known_labels(refs),
         )
         for name, source in data.items()
     }

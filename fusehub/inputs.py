@@ -15,13 +15,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fusehub.chats import Chat
 from fusehub.encoding import batches, encode, groups, max_length_of
 from fusehub.errors import BadData
 from fusehub.language import encode_masked, encode_targets
 from fusehub.pictures import Picture
 from fusehub.pretrained import load_processor, load_tokenizer
 from fusehub.questions import encode_questions
-from fusehub.tasks import IMAGES, MASKED, QUESTIONS, SEQ2SEQ, TASKS, TEXTS, WORDS, load_config
+from fusehub.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ, TASKS, TEXTS, WORDS, load_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,7 +125,10 @@ def require_kind(task: str, texts: Sequence[Any]) -> None:
     """Raises `BadData` unless the examples of a model of `task` are what it takes."""
     if not texts:
         raise BadData("There is no example.", "Give at least one.")
-    kinds = {WORDS: (list,), QUESTIONS: (tuple,), IMAGES: (Picture,), TEXTS: (str, tuple)}.get(task, (str,))
+    kinds = {
+        **{WORDS: (list,), QUESTIONS: (tuple,), IMAGES: (Picture,)},
+        **{TEXTS: (str, tuple), CAUSAL: (str, Chat)},
+    }.get(task, (str,))
     odd = next((text for text in texts if not isinstance(text, kinds)), None)
     if odd is not None:
         raise BadData(
@@ -133,7 +137,13 @@ def require_kind(task: str, texts: Sequence[Any]) -> None:
 
 
 def _kind_of(value: Any) -> str:
-    kinds = {str: "a text", tuple: "a pair of texts", list: "a list of words", Picture: "an image"}
+    kinds = {
+        str: "a text",
+        tuple: "a pair of texts",
+        list: "a list of words",
+        Picture: "an image",
+        Chat: "a conversation",
+    }
     return kinds.get(type(value), type(value).__name__)
 
 

@@ -14,7 +14,7 @@ from fusehub.columns import name_of
 from fusehub.comparison import with_prefixes
 from fusehub.data import Examples
 from fusehub.errors import BadData
-from fusehub.matching import from_multi_hot, match_labels
+from fusehub.matching import from_multi_hot, match_labels, one_a_text
 from fusehub.predict import MULTI, REGRESSION, TOKENS, Prediction
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ def label_metrics(prediction: Prediction, examples: Examples) -> dict[str, float
 
 
 def _class_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
+    examples = one_a_text(examples, prediction.labels)
     if any(isinstance(label, list) for label in examples.labels):
         raise BadData(
             f"{examples.source} has several labels a text, and {prediction.model} gives one.",
@@ -66,7 +67,9 @@ def _multi_metrics(prediction: Prediction, examples: Examples) -> dict[str, floa
     named, meant = _common_names(prediction, examples)
     lists = [label if isinstance(label, list) else [name_of(label)] for label in examples.labels]
     true = [[meant[label] for label in own] for own in lists]
-    said = [[named[label] for label in labels] for labels, _ in prediction.answers()]
+    # What the data says nothing of is neither right nor wrong.
+    told = {label.casefold() for label in examples.told or prediction.labels}
+    said = [[named[label] for label in labels if label.casefold() in told] for labels, _ in prediction.answers()]
     classes = sorted({label for own in (*true, *said) for label in own})
     binarizer = MultiLabelBinarizer(classes=classes)
     a, b = binarizer.fit_transform(true), binarizer.transform(said)

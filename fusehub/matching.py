@@ -83,10 +83,32 @@ def from_multi_hot(examples: Examples, labels: Sequence[str]) -> Examples:
     """The examples with lists such as [0, 1, 0], one number for each of the model's `labels`, turned into names."""
     lists = [label for label in examples.labels or () if isinstance(label, list)]
     bits = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}
-    if not lists or examples.names or any(len(label) != len(labels) or not set(label) <= set(bits) for label in lists):
+    if (
+        not lists
+        or examples.names
+        or examples.told
+        or any(len(label) != len(labels) or not set(label) <= set(bits) for label in lists)
+    ):
         return examples
     named = [[name for name, bit in zip(labels, label, strict=True) if bits[bit]] for label in lists]
     return replace(examples, labels=named, seen=())
+
+
+def one_a_text(examples: Examples, labels: Sequence[str]) -> Examples:
+    """Examples that `told` by columns of 0 and 1, for a model that gives one of its `labels`: one a text.
+
+    Of two labels the one is the other's opposite, so that one column is enough. Examples with none or several of the
+    labels that were told stay as they are.
+    """
+    told = {label.casefold() for label in examples.told}
+    others = [label for label in labels if label.casefold() not in told]
+    rest = others if len(labels) == 2 and len(told) == 1 else []
+    given = [label if len(label) == 1 else [*label, *rest] for label in examples.labels if isinstance(label, list)]
+    if not told or len(given) != len(examples.labels) or any(len(label) != 1 for label in given):
+        return examples
+    if others and not rest:
+        return examples
+    return replace(examples, labels=[label[0] for label in given], told=())
 
 
 def _by_number(examples: Examples, every: Sequence[str], labels: Sequence[str]) -> dict[str, int] | None:

@@ -261,6 +261,11 @@ def check_one_task(refs: Sequence[ModelRef]) -> str:
     return tasks[0]
 
 
+def known_labels(refs: Sequence[ModelRef]) -> list[str]:
+    """The labels of the first model, by which columns of data may be called; none of a model without."""
+    return labels_of(refs[0].config, refs[0].name)
+
+
 def _of_words(rows: np.ndarray, encoding: dict[str, Any], words: Sequence[str]) -> np.ndarray:
     """[tokens, labels] -> [words, labels]: each word's first token; NaN where it has none."""
     import numpy as np

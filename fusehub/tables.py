@@ -51,6 +51,13 @@ class Table:
     names: Mapping[str, list[str]] = field(default_factory=dict)
     root: Path | None = None
 
+    def peek(self) -> Row | None:
+        """The next row, which stays to be read; None where there is none."""
+        first = next(self.rows, None)
+        if first is not None:
+            self.rows = chain([first], self.rows)
+        return first
+
 
 def split_of(path: Path) -> str | None:
     """The split that a file is named after: `news.test.jsonl`, `train-00000-of-00002.parquet`, `dev/a.txt`."""

@@ -28,7 +28,7 @@ from fusehub.evaluation import LESS_IS_BETTER, evaluate
 from fusehub.findings import Allowed
 from fusehub.merging import merge, recipe_of
 from fusehub.plan import Plan, plan_merge, replan
-from fusehub.predict import check_one_task
+from fusehub.predict import check_one_task, known_labels
 from fusehub.progress import Progress, silent
 from fusehub.recipe import Recipe
 from fusehub.tasks import task_of
@@ -281,6 +281,7 @@ class Search:
             }
         else:
             tasks = dict.fromkeys(tuning.data, check_one_task(plan.experts))
+        experts = dict(zip(plan.names, plan.experts, strict=False))
         sets = {}
         for name, source in tuning.data.items():
             sets[name] = load_examples(
@@ -293,6 +294,7 @@ class Search:
                 need_labels=True,
                 default_split="validation",
                 token=token,
+                labels=known_labels([experts.get(name, plan.experts[0])]),
             )
             _require_no_test(name, source, sets[name])
         return sets

@@ -21,7 +21,7 @@ TextColumn = Annotated[
     str | None, typer.Option(help="Column of the text; 'premise,hypothesis' for pairs. Guessed if not said.")
 ]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the label. Guessed if not said.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Take that many examples, drawn by --seed.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Take that many examples, drawn from all by --seed.")]
 MaxLength = Annotated[int | None, typer.Option(min=1, help="Cut texts to that many tokens.")]
 Device = Annotated[
     str,

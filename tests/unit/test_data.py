@@ -105,6 +105,16 @@ def test_label_numbers_become_names_where_the_file_knows_them(tmp_path):
     assert read(tmp_path / "b.parquet", "token-classification").labels == [["O", "B-PER"]]
 
 
+def test_a_column_whose_labels_the_data_names_is_the_one_with_the_labels(tmp_path):
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    features = Features(text=Value("string"), score=Value("int64"), mood=ClassLabel(names=["sad", "glad"]))
+    rows = {"text": ["a", "b"], "score": [5, 7], "mood": [1, 0]}
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", need_labels=True).labels == ["glad", "sad"]
+    assert read(tmp_path / "a.parquet", label_column="score").labels == ["5", "7"]
+
+
 @pytest.mark.parametrize(
     ("columns", "texts", "labels"),
     [

@@ -77,9 +77,9 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
         "model_ref adapters refs chat_templates tables table_files hub_datasets data_sources pictures"
         " vocabularies tokenizing tasks layers blocks",
         "lora checkpoint pretrained",
-        "encoding questions language shared_body",
+        "literals chats encoding questions language shared_body",
         "labels methods statistics config_effects configs findings preprocessing compat recipe mergekit_forms"
-        " literals columns sampling data matching inputs trial",
+        " columns sampling data matching inputs trial",
         "planner requirements donors plan questioning solving combining block_by_block engine adapter_merging"
         " merging provenance",
         "answering label_metrics text_metrics predict ensembling keeping comparison evaluation tuning loading finding",
