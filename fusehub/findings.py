@@ -143,12 +143,19 @@ class Report:
         """Whether nothing stands against a merge."""
         return not any(finding.level == "error" for finding in self.findings)
 
+    @property
+    def ignorable(self) -> list[str]:
+        """The codes of all errors, where a merge may go on with every one of them; none else."""
+        codes = list(dict.fromkeys(finding.code for finding in self.findings if finding.level == "error"))
+        return codes if all(CODES[code].ignorable for code in codes) else []
+
     def require_ok(self, ignored: Iterable[str] = ()) -> None:
         """Raises `Incompatible` with all errors at once, but for those whose code is `ignored`."""
         errors = [f for f in self.findings if f.level == "error" and f.code not in ignored]
         if errors:
             fixes = [finding.fix for finding in errors if finding.fix]
-            fixes += [f"If you know better: --ignore {f.code}" for f in errors if CODES[f.code].ignorable]
+            if all(CODES[f.code].ignorable for f in errors):
+                fixes += [f"If you know better: --ignore {f.code}" for f in errors]
             raise Incompatible("\n".join(f.what for f in errors), "\n     ".join(dict.fromkeys(fixes)))
 
     def to_dict(self) -> dict[str, Any]:

@@ -95,4 +95,6 @@ def check(
     if not report.ok:
         if not as_json:
             say("They cannot be merged as they are.", "bold red")
+            if ignorable := report.ignorable:
+                say(f"If you know better: fusehub merge {' '.join(f'--ignore {code}' for code in ignorable)} ...")
         raise typer.Exit(1)

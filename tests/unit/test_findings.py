@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fusehub.errors import BadRecipe
-from fusehub.findings import CODES, Allowed, document
+from fusehub.findings import CODES, Allowed, Finding, Report, document
 
 
 def test_the_document_has_every_code():
@@ -22,3 +22,10 @@ def test_only_what_can_be_sensible_all_the_same_is_ignored():
         else:
             with pytest.raises(BadRecipe, match="can be ignored"):
                 Allowed.of(ignore=[code])
+
+
+def test_a_report_names_what_a_merge_may_ignore_only_where_nothing_else_stands_against_it():
+    config = Finding("config-differs", "error", "config hidden_act differs.")
+    note = Finding("dtype-differs", "note", "Dtypes differ.")
+    assert Report([], [config, note, config]).ignorable == ["config-differs"]
+    assert Report([], [config, Finding("shapes-differ", "error", "Shapes differ.")]).ignorable == []
