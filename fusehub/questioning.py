@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from fusehub.errors import BadStatistics, FuseHubError
 from fusehub.plan import Plan
 from fusehub.refs import ModelRef
+from fusehub.statistics.inspection import require_sound
 from fusehub.statistics.plausible import compare_with_random
 from fusehub.statistics.sources import FoundStatistics, is_of_others
 
@@ -25,6 +26,7 @@ def question_statistics(plan: Plan) -> Iterator[str]:
     size = sum(tensor.info.numel * 4 for tensor in plan.tensors.values())
     for ref, found in zip(plan.experts, plan.statistics, strict=False):
         if isinstance(found, FoundStatistics) and is_of_others(found.origin, ref):
+            _require_sound(found)
             if size > _LARGEST:
                 yield (
                     f"The statistics {found.origin} are not of the owner of {ref.name}, and the model is too large "
@@ -32,6 +34,11 @@ def question_statistics(plan: Plan) -> Iterator[str]:
                 )
             else:
                 yield _question(ref, found)
+
+
+def _require_sound(found: FoundStatistics) -> None:
+    with contextlib.closing(found.open()) as statistics:
+        require_sound(statistics)
 
 
 def _question(ref: ModelRef, found: FoundStatistics) -> str:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from fusehub.statistics.format import Statistics
 
-# Statistics of texts lie within a factor of 10 of random tokens, and at a cosine above 0.5, in most layers.
+# English text in a MiniLM has 0.8 to 3.2 times the mean square of random tokens, at cosines of 0.44 to 1.
 _FAR, _TURNED = 30.0, 0.3
 # No text makes half of the layers see numbers that are so much larger or smaller.
 _ABSURD = 1000.0

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import CommitOperationAdd, HfApi
 from safetensors import safe_open
 from safetensors.torch import save
@@ -150,6 +151,12 @@ def test_what_others_made_is_questioned_before_it_decides(ann, repos, tmp_path):
     with safe_open(files["fusehub/statistics.safetensors"], "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata()
+    # The second element of a triangle is the product of the first two features: no sums of squares have this one.
+    odd = {n: value + (torch.arange(len(value)) == 1) * 10 * value.max() if n.endswith(".S") else value
+           for n, value in tensors.items()}  # fmt: skip
+    repos.put(bob, {"fusehub/statistics.safetensors": save(odd, metadata)})
+    what, _ = ann.fails("merge", first, second, "--statistics", f"{first}={bob}", "--out", tmp_path / "odd")
+    assert f"{bob}@" in what and "is no sum of squares" in what
     tensors = {name: value * (1e5 if name[-2:] in (".S", ".d") else 1) for name, value in tensors.items()}
     repos.put(bob, {"fusehub/statistics.safetensors": save(tensors, metadata)})
     what, fix = ann.fails("merge", first, second, "--statistics", f"{first}={bob}", "--out", tmp_path / "poisoned")
