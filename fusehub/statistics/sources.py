@@ -11,6 +11,7 @@ of other weights are never used by mistake.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,8 @@ TAG = "fusehub-statistics"
 FOLDER = "fusehub"
 # Anybody can tag a repo as the companion of a model: so many, the most downloaded first, are looked at.
 _MOST_COMPANIONS = 20
+# Metadata of thousands of layers take a few megabytes; what a stranger calls so is not downloaded at any size.
+_LARGEST_METADATA = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -200,8 +203,10 @@ def _companions(ref: ModelRef, *, own: bool) -> Iterator[str]:
         names = list(itertools.islice(others, _MOST_COMPANIONS))
     for name in names:
         with hub_errors(name):
-            commit = api.model_info(name).sha
-        yield f"{name}@{commit}"
+            info = api.model_info(name, files_metadata=True)
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+        if sizes.get(f"{FOLDER}/{METADATA_FILENAME}", math.inf) <= _LARGEST_METADATA:
+            yield f"{name}@{info.sha}"
 
 
 def is_of_others(source: str, ref: ModelRef) -> bool:
