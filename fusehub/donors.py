@@ -18,6 +18,8 @@ from fusehub.preprocessing import tokenizer_for
 from fusehub.recipe import Recipe
 
 GENERATION_CONFIG = "generation_config.json"
+# What a config says of a head that a base, pretrained or of another task, may have too.
+_OF_THE_HEAD = ("id2label", "label2id", "num_labels", "_num_labels", "problem_type", "finetuning_task")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Donors:
     """Whose files the result has; `template` is the text of its chat template, `template_of` says whose that is."""
 
     config: ModelRef
+    head: ModelRef
+    """The expert that says what the head is for."""
     tokenizer: ModelRef
     generation: ModelRef | None
     template: str | None
@@ -35,9 +39,11 @@ class Donors:
 
     def merged_config(self) -> dict[str, Any]:
         """The config of the result, before labels, numbers of rows and dtype are written into it."""
-        config = self.config.config
+        theirs = self.head.config
+        config = {key: value for key, value in self.config.config.items() if key not in _OF_THE_HEAD}
+        config |= {key: theirs[key] for key in _OF_THE_HEAD if key in theirs}
         if self.tokens_added:
-            config |= {key: value for key, value in self.tokenizer.config.items() if key.endswith("_token_id")}
+            config |= {key: value for key, value in theirs.items() if key.endswith("_token_id")}
         return config
 
     def described(self) -> dict[str, str | None]:
@@ -63,14 +69,14 @@ def donors_of(recipe: Recipe, experts: Sequence[ModelRef], base: ModelRef | None
     if _configs_differ([*experts, *([base] if base else [])], report):
         whose_generation = f", the generation config that of {generation.name}" if generation else ""
         notes = (f"The config of the result is that of {config.name}{whose_generation}.", *notes)
-    return Donors(config, tokenizer, generation, template, whose, added, notes)
+    return Donors(config, knowing, tokenizer, generation, template, whose, added, notes)
 
 
 def donors_alone(ref: ModelRef, everyone: Sequence[ModelRef]) -> Donors:
     """An expert that keeps its own head keeps its own files; of `everyone` one gives it a tokenizer if it has none."""
     generation = ref if GENERATION_CONFIG in ref.files else None
     tokenizer = tokenizer_for(ref, everyone)
-    return Donors(ref, tokenizer, generation, template_of(tokenizer), tokenizer.name)
+    return Donors(ref, ref, tokenizer, generation, template_of(tokenizer), tokenizer.name)
 
 
 def require_tokenizer(recipe: Recipe, experts: Sequence[ModelRef], base: ModelRef | None, report: Report) -> None:

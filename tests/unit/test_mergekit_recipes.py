@@ -158,6 +158,18 @@ def test_config_generation_config_and_chat_template_are_the_bases(tmp_path: Path
     assert json.loads((plain / "config.json").read_text())["eos_token_id"] == [0, 1]
 
 
+def test_what_a_head_is_for_the_experts_say(tmp_path: Path) -> None:
+    experts = relatives(tmp_path, "bert", layers=1)
+    base = tmp_path / "base"
+    edit_json(base / "config.json", problem_type="regression", hidden_dropout_prob=0.3, finetuning_task="stsb")
+    for path in experts:
+        edit_json(path / "config.json", problem_type="single_label_classification")
+    folder = merge(recipe_of(experts, "ties", base_model=str(base)), tmp_path / "merged").folder
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["problem_type"], config["hidden_dropout_prob"]) == ("single_label_classification", 0.3)
+    assert "finetuning_task" not in config
+
+
 def test_where_the_base_lacks_tokens_what_names_them_comes_with_the_tokenizer(tmp_path: Path) -> None:
     import torch
 
