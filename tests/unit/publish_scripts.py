@@ -62,8 +62,10 @@ tell("files after", [name for name in files("ann/sharded") if name.startswith("f
 HfApi().delete_repo("ann/sharded")
 
 from fusehub.refs import resolve
-tell("other weights", fails(lambda: publish_statistics(work / "statistics-1", model="ann/expert-0")))
-tell("few rows", fails(lambda: publish_statistics(work / "few", model="ann/expert-0")))
+# What is allowed switches off no other check.
+others, few = work / "statistics-1", work / "few"
+tell("other weights", fails(lambda: publish_statistics(others, model="ann/expert-0", allow_few_rows=True)))
+tell("few rows", fails(lambda: publish_statistics(few, model="ann/expert-0", allow_other_weights=True)))
 tell("no model", fails(lambda: publish_statistics(work / "few", model=str(work / "expert-0"))))
 tell("no statistics", fails(lambda: publish_statistics(work, model="ann/expert-0")))
 """

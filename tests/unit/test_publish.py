@@ -104,7 +104,7 @@ def test_an_earlier_version_is_replaced_in_one_commit(ann):
 
 def test_statistics_that_are_of_other_weights_or_too_few_texts_are_refused(ann):
     assert ann["other weights"][0] == "BadStatistics" and "other weights" in ann["other weights"][1]
-    assert ann["few rows"][0] == "BadStatistics"
+    assert ann["few rows"][0] == "BadStatistics" and "--allow-few-rows" in ann["few rows"][2]
     assert "of few rows (bert.pooler.dense.weight: 9 rows, classifier.weight: 9," in ann["few rows"][1]
     assert ann["no model"][0] == "NotFound" and "Publish the model first" in ann["no model"][2]
     assert ann["no statistics"][0] == "NotFound"
