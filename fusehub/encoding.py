@@ -53,7 +53,8 @@ def max_length_of(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, 
             raise BadData(f"Of {wanted} tokens, {special} are special ones: no text fits.", "Give a larger length.")
         return wanted
     limits = [DEFAULT_MAX_LENGTH, positions, tokenizer.model_max_length]
-    return min(limit for limit in limits if limit is not None and special < limit < NO_LIMIT)
+    # The tokenizer has what its file says, whatever that is.
+    return min(limit for limit in limits if isinstance(limit, int | float) and special < limit < NO_LIMIT)
 
 
 def positions_of(config: PretrainedConfig) -> int | None:
