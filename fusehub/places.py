@@ -75,7 +75,8 @@ def made_folder(folder: Path) -> Iterator[list[Path]]:
             yield made
     except BaseException:
         for path in made:
-            if path.is_dir() and not any(path.iterdir()):
+            # Unlike the path's own, this asks nothing of a name that is too long.
+            if os.path.isdir(path) and not any(path.iterdir()):
                 path.rmdir()
         raise
 

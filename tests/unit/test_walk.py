@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -85,8 +86,11 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> World:
-    return World(tmp_path_factory.mktemp("walk"))
+def world(tmp_path_factory) -> Iterator[World]:
+    """Off the network: a name that is changed may become one that is looked for on the Hub."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        yield World(tmp_path_factory.mktemp("walk"))
 
 
 def answer_of(folder: Path) -> torch.Tensor:
@@ -282,8 +286,8 @@ def test_folders_that_cannot_be_made(world, tmp_path, place) -> None:
 @pytest.mark.parametrize(
     ("place", "value", "said"),
     [
-        (("alpha_pattern",), {r"((\w|\.)+)+!": 8}, "cannot be used .*takes too long"),
-        (("alpha_pattern",), {"(": 8}, "cannot be used .*parenthesis"),
+        (("alpha_pattern",), {r"(\w|\w\w|\w\w\w|\.)+\d": 8}, "alpha_pattern cannot be used"),
+        (("alpha_pattern",), {"(": 8}, "alpha_pattern cannot be used"),
         (("lora_alpha",), "16", r'lora_alpha in adapter_config\.json is "16"'),
         (("lora_alpha",), 10**400, "lora_alpha in adapter_config"),
         (("rank_pattern",), {"query": 0}, r"rank_pattern\.query in adapter_config"),
