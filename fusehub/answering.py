@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fusehub.data import Examples
-from fusehub.encoding import batches, encode, max_length_of, positions_of
+from fusehub.encoding import batches, encode, max_length_of, positions_of, require_rows
 from fusehub.errors import BadData, NonFinite
 from fusehub.inputs import Inputs
 from fusehub.language import IGNORED, require_mask
@@ -92,6 +92,7 @@ def fill_masks(
         own.append(text)
     length = max_length_of(tokenizer, network.config, max_length)
     encodings = encode(own, tokenizer, max_length=length)
+    require_rows(name, network.get_input_embeddings().num_embeddings, encodings, tokenizer)
     for text, encoding in zip(texts, encodings, strict=True):
         if tokenizer.mask_token_id not in encoding["input_ids"]:
             raise BadData(f"There is no mask in '{text[:60]}'.", "Write [MASK] where a word is to be found.")
@@ -132,6 +133,7 @@ def write_texts(
         tokenizer.truncation_side = "left"
         length = min(length, positions - new) if positions else length
     encodings = encode(texts, tokenizer, max_length=length, reply=task == CAUSAL)
+    require_rows(name, network.get_input_embeddings().num_embeddings, encodings, tokenizer)
     for encoding in encodings:
         ids = encoding["input_ids"]
         if task == CAUSAL and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:

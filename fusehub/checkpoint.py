@@ -20,14 +20,26 @@ from fusehub.hub import client, hub_errors
 from fusehub.lora import Updates
 from fusehub.model_ref import ModelRef
 from fusehub.tensor_files import DTYPES, PickleFile, SafetensorsFile, TensorInfo, open_tensors, sha256_of
+from fusehub.wrappers import Wrapping, wrapping_of
 
 if TYPE_CHECKING:
     import torch
+    from huggingface_hub.utils import SafetensorsFileMetadata
 
+# Headers that are asked for at once, of a model in shards.
+_READERS = 8
 _RANK = {dtype: rank for rank, dtype in enumerate(DTYPES)}
 
 
-def headers(ref: ModelRef) -> dict[str, TensorInfo] | None:
+class Tensors(dict[str, TensorInfo]):
+    """The tensors of a checkpoint by their names, in the order of these, and what was taken off the names."""
+
+    def __init__(self, tensors: Mapping[str, TensorInfo], wrapping: Wrapping) -> None:
+        super().__init__(sorted(tensors.items()))
+        self.wrapping = wrapping
+
+
+def headers(ref: ModelRef) -> Tensors | None:
     """Names, shapes and dtypes of a model's tensors without downloading its weights (ranged reads).
 
     None for a repo whose weights are a .bin that is not on this machine: it has no header to read.
@@ -38,7 +50,7 @@ def headers(ref: ModelRef) -> dict[str, TensorInfo] | None:
             return None
         updates = Updates(ref, known)
         updates.reader.close()
-        return dict(sorted({**known, **updates.added}.items()))
+        return Tensors({**known, **updates.added}, known.wrapping)
     if ref.folder is not None:
         with Checkpoint(ref) as checkpoint:
             return checkpoint.tensors
@@ -46,38 +58,45 @@ def headers(ref: ModelRef) -> dict[str, TensorInfo] | None:
         return None
     from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
 
+    def parsed(filename: str) -> SafetensorsFileMetadata:
+        inside = f"{ref.subfolder}/{filename}" if ref.subfolder else filename
+        return client(ref.token).parse_safetensors_file_metadata(ref.repo_id, inside, revision=ref.commit)
+
     try:
-        with hub_errors(ref.name):
-            meta = client(ref.token).get_safetensors_metadata(ref.repo_id, revision=ref.commit)
+        with hub_errors(ref.name), ThreadPoolExecutor(_READERS) as readers:
+            files = list(readers.map(parsed, ref.weight_files()))
     except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
         raise BadFile(f"{ref.name}: the safetensors header is broken ({error}).", "Is the upload complete?") from error
-    return {
-        name: TensorInfo(tensor.dtype, tuple(tensor.shape))
-        for file in meta.files_metadata.values()
-        for name, tensor in file.tensors.items()
+    stored = {
+        name: TensorInfo(tensor.dtype, tuple(tensor.shape)) for file in files for name, tensor in file.tensors.items()
     }
+    wrapping = wrapping_of(ref, stored)
+    return Tensors({wrapping.of(name): info for name, info in stored.items()}, wrapping)
 
 
 class Checkpoint(Mapping):
     """The weights of one model, open for reading: a mapping of tensor names to tensors, each read when asked for.
 
-    `tensors` has the shapes and dtypes of all. Close it, or use it as a context manager.
+    `tensors` has the shapes and dtypes of all, and names are without what wrappers put around them. Close it, or use
+    it as a context manager.
     """
 
     def __init__(self, ref: ModelRef) -> None:
         self.name = ref.name
         self.files = [ref.path(filename) for filename in ref.weight_files()]
-        self._readers: dict[str, SafetensorsFile | PickleFile] = {}
         self._open: list[SafetensorsFile | PickleFile] = []
         try:
             for path in self.files:
                 reader = open_tensors(path, ref.name)
                 self._open.append(reader)
-                self._readers.update(dict.fromkeys(reader.tensors, reader))
+            stored = {name: reader for reader in self._open for name in reader.tensors}
+            wrapping = wrapping_of(ref, stored)
         except FuseHubError:
             self.close()
             raise
-        infos = {name: reader.tensors[name] for name, reader in self._readers.items()}
+        # Each name -> its file, and its name there.
+        self._places = {wrapping.of(name): (reader, name) for name, reader in stored.items()}
+        infos = {name: reader.tensors[own] for name, (reader, own) in self._places.items()}
         self._updates: Updates | None = None
         if isinstance(ref, AdaptedRef):
             try:
@@ -87,7 +106,7 @@ class Checkpoint(Mapping):
                 raise
             self._open.append(self._updates.reader)
             infos |= self._updates.added
-        self.tensors: dict[str, TensorInfo] = dict(sorted(infos.items()))
+        self.tensors = Tensors(infos, wrapping)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.read(name)
@@ -101,10 +120,14 @@ class Checkpoint(Mapping):
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """The tensor called `name`, or its rows `start:stop` along the first axis. Raises `NotFound`."""
         if self._updates is not None and name in self._updates:
-            return self._updates.read(name, lambda a, b: self._readers[name].read(name, a, b), start, stop)
-        if name not in self._readers:
+            return self._updates.read(name, lambda a, b: self._read(name, a, b), start, stop)
+        return self._read(name, start, stop)
+
+    def _read(self, name: str, start: int, stop: int | None) -> torch.Tensor:
+        if name not in self._places:
             raise NotFound(f"{self.name} has no tensor {name}.", "Are the models of one architecture?")
-        return self._readers[name].read(name, start, stop)
+        reader, stored = self._places[name]
+        return reader.read(stored, start, stop)
 
     def close(self) -> None:
         """Closes the files."""

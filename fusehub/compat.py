@@ -7,14 +7,16 @@ merge meaningless is an `error`; one that a person should know is a `warning`; a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from fusehub.adapters import AdaptedRef
-from fusehub.checkpoint import headers
+from fusehub.checkpoint import Tensors, headers
+from fusehub.completeness import base_shortcomings, beyond_rows, shortcomings, some, without_rows
 from fusehub.configs import base_of, config_findings, different_bases
 from fusehub.errors import BadRecipe, FuseHubError
 from fusehub.findings import Finding, Level, ModelFacts, Report
 from fusehub.labels import Heads, LabelPlan, plan_labels
-from fusehub.layers import Layout, layout_like, layout_of
+from fusehub.layers import Layout, layout_of
 from fusehub.licences import licence_of, reconcile
 from fusehub.preprocessing import Vocabularies, input_findings
 from fusehub.refs import ModelRef, resolve
@@ -58,7 +60,11 @@ class _Check:
         self.everyone = [*refs, *([base] if base else [])]
         self.findings: list[Finding] = []
         self.configs = {ref.id: ref.config for ref in self.everyone}
-        self.tensors: dict[str, Mapping[str, TensorInfo] | None] = {}
+        self.tensors: dict[str, Tensors | None] = {}
+        self.layouts: dict[str, Layout] = {}
+        # By their ids: those that cannot be loaded whole, and those whose tokenizer knows more than their embeddings.
+        self.incomplete: set[str] = set()
+        self.unfit: set[str] = set()
         self.vocabularies = Vocabularies()
 
     def run(self) -> Report:
@@ -66,16 +72,20 @@ class _Check:
         for ref in self.everyone:
             self.tensors[ref.id] = self._tensors(ref)
             self.findings += self.vocabularies.read(ref)
+        if readable:
+            self._completeness()
         plan = None
         if readable and self._same_architecture():
             self._configs()
             self._shapes()
-            plan = self._labels()
+            # Which rows a head has is not known before it is whole.
+            plan = None if self.incomplete else self._labels()
+        self._tokens_without_rows(plan and plan.policy)
         self.findings += input_findings(self.refs, self.base, self.vocabularies)
         self._lineage()
         self._licences()
         self._same_model_twice()
-        largest = self.vocabularies.largest(self.refs)
+        largest = self.vocabularies.largest(self.refs, self.unfit)
         tokens = self.vocabularies.of(self.refs[largest])
         return Report(
             [self._facts(ref) for ref in self.refs],
@@ -109,7 +119,7 @@ class _Check:
             return False
         return True
 
-    def _tensors(self, ref: ModelRef) -> Mapping[str, TensorInfo] | None:
+    def _tensors(self, ref: ModelRef) -> Tensors | None:
         try:
             found = headers(ref)
         except FuseHubError as error:
@@ -156,42 +166,60 @@ class _Check:
     def _configs(self) -> None:
         first = self.everyone[0]
         for other in self.everyone[1:]:
-            fit = self.vocabularies.fit(first, other)
+            fit = self.vocabularies.fit(first, other) or bool(self.incomplete & {first.id, other.id})
             self.findings += config_findings(first, other, is_base=other is self.base, same_tokens=fit)
 
+    def _completeness(self) -> None:
+        """Whether transformers would load each model whole, and the base has what is compared with it."""
+        for ref in self.refs:
+            try:
+                self.layouts[ref.id] = layout_of(load_config(ref))
+            except FuseHubError as error:
+                self._find("unreadable", "error", error.what, error.fix)
+        first = self.layouts.get(self.refs[0].id)
+        for ref in self.everyone:
+            tensors = self.tensors[ref.id]
+            layout = first if ref is self.base else self.layouts.get(ref.id)
+            if tensors is None or layout is None:
+                continue
+            if cause := tensors.wrapping.cause:
+                self._find("names-wrapped", "note", f"{ref.name}: {cause}. It is read without that.")
+            found = (base_shortcomings if ref is self.base else shortcomings)(ref.name, layout, tensors)
+            self.findings += found
+            if any(finding.level == "error" for finding in found):
+                self.incomplete.add(ref.id)
+
+    def _tokens_without_rows(self, policy: str | None) -> None:
+        """Tokenizers that know more than the embeddings: one that fits goes into the result, if there is one."""
+        beyond = {}
+        for ref in self.refs:
+            tensors, layout = self.tensors[ref.id], self.layouts.get(ref.id)
+            if tensors is not None and layout is not None and ref.id not in self.incomplete:
+                beyond[ref.id] = without_rows(ref, layout, tensors, self.vocabularies.of(ref))
+        self.unfit = {ref_id for ref_id, tokens in beyond.items() if tokens}
+        one_fits = policy != "keep" and len(self.unfit) < len({ref.id for ref in self.refs})
+        for ref in self.refs:
+            if tokens := beyond.get(ref.id):
+                finding = beyond_rows(ref.name, tokens)
+                if one_fits:
+                    fix = "The result gets the tokenizer of another model, which does not know them."
+                    finding = replace(finding, level="warning", fix=fix)
+                self.findings.append(finding)
+
     def _shapes(self) -> None:
-        stored = [self.tensors[ref.id] for ref in self.everyone]
-        if None not in stored and all(own == stored[0] for own in stored):
-            return  # Nothing differs, so there is no need to know what the names mean.
-        layout = layout_of(load_config(self.refs[0]))
+        layout = self.layouts.get(self.refs[0].id)
+        if layout is None:
+            return
         named = {}
         for ref in self.everyone:
             tensors = self.tensors[ref.id]
-            if tensors is None:
-                continue
-            own = layout_like(ref, layout) if ref is not self.base else layout
-            try:
-                names = own.names(tensors)
-            except FuseHubError as error:
-                self._find("names-unknown", "error", f"{ref.name}: {error.what}", error.fix)
-                return
-            named[ref.id] = {parameter: tensors[name] for name, parameter in names.items()}
-            if ref is not self.base:
-                self._missing(ref, own, named[ref.id])
+            if tensors is not None and ref.id not in self.incomplete:
+                names = self.layouts.get(ref.id, layout).names(tensors)
+                named[ref.id] = {parameter: tensors[name] for name, parameter in names.items()}
         first = self.refs[0]
         for other in self.everyone[1:]:
             if first.id in named and other.id in named:
                 self._compare_shapes(first, other, layout, named[first.id], named[other.id])
-
-    def _missing(self, ref: ModelRef, layout: Layout, named: Mapping[str, TensorInfo]) -> None:
-        missing = layout.missing(named)
-        if missing:
-            self._find(
-                "tensors-missing",
-                "error",
-                f"{ref.name} lacks {_some(missing)}: transformers would fill them with random numbers.",
-                "Use a checkpoint that was fine-tuned for the task, head included.",
-            )
 
     def _compare_shapes(
         self,
@@ -216,7 +244,7 @@ class _Check:
             self._find(
                 "shapes-differ",
                 "error",
-                f"{first.name} and {other.name} have tensors of different shapes: {_some(differing)}.",
+                f"{first.name} and {other.name} have tensors of different shapes: {some(differing)}.",
                 "Their vocabularies differ: merge models that use the same tokenizer."
                 if vocabulary
                 else "Merge models of one base.",
@@ -342,21 +370,18 @@ def missing_bytes(ref: ModelRef) -> int:
         names = ref.weight_files()
     except FuseHubError:
         return 0
-    owners = {name: ref.owner(name) for name in names if name in ref.files}
-    return sum(
-        ref.files[name].size
-        for name, owner in owners.items()
-        if owner.folder is None
-        and not isinstance(try_to_load_from_cache(owner.repo_id, name, revision=owner.commit), str)
-    )
+    total = 0
+    for name in names:
+        owner = ref.owner(name)
+        inside = f"{owner.subfolder}/{name}" if owner.subfolder else name
+        if owner.folder is None and not isinstance(
+            try_to_load_from_cache(owner.repo_id, inside, revision=owner.commit), str
+        ):
+            total += ref.files[name].size
+    return total
 
 
 def _same_but(mine: Sequence[int], theirs: Sequence[int], layout: Layout, name: str) -> bool:
     """Whether two shapes differ only in their number of tokens."""
     axis = layout.token_axes.get(name)
     return axis is not None and [*mine[:axis], *mine[axis + 1 :]] == [*theirs[:axis], *theirs[axis + 1 :]]
-
-
-def _some(items: Sequence[str], most: int = 4) -> str:
-    shown = ", ".join(items[:most])
-    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"

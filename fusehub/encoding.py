@@ -105,6 +105,22 @@ def encode(
     return encodings
 
 
+def require_rows(
+    name: str, rows: int, encodings: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raises `Incompatible` where a token that the model called `name` is given has none of its `rows` embeddings."""
+    sides = ("input_ids", "decoder_input_ids")
+    highest = max((token for encoding in encodings for side in sides for token in encoding.get(side, ())), default=0)
+    if tokenizer.pad_token_id is not None and len(encodings) > 1:
+        highest = max(highest, tokenizer.pad_token_id)
+    if highest >= rows:
+        raise Incompatible(
+            f"{name}: its tokenizer knows token {highest} ({tokenizer.convert_ids_to_tokens(highest)}), but the model "
+            f"has only {rows} embeddings.",
+            "Use the tokenizer of these weights, or call resize_token_embeddings(len(tokenizer)) before training.",
+        )
+
+
 def first_tokens(encoding: dict[str, Any]) -> dict[int, int]:
     """The first token of each word: index of the word -> index of the token."""
     first: dict[int, int] = {}

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fusehub.chats import Chat
-from fusehub.encoding import batches, encode, groups, max_length_of
+from fusehub.encoding import batches, encode, groups, max_length_of, require_rows
 from fusehub.errors import BadData
 from fusehub.language import encode_masked, encode_targets
+from fusehub.layers import layout_of
 from fusehub.pictures import Picture
 from fusehub.pretrained import load_processor, load_tokenizer
 from fusehub.questions import encode_questions
@@ -62,7 +63,8 @@ class Inputs:
         """The inputs of the model `ref` for `examples`, cut to `max_length` tokens (its own limit unless said).
 
         `seed` decides what is masked for a masked language model, for each text by itself. `tokenizer` is the model's
-        own, where it is loaded already. Raises `BadData` where the examples are not what the task takes.
+        own, where it is loaded already. Raises `BadData` where the examples are not what the task takes, and
+        `Incompatible` where the model has no embedding of one of their tokens.
         """
         require_kind(examples.task, examples.texts)
         config = load_config(ref)
@@ -72,7 +74,11 @@ class Inputs:
         if tokenizer is None:
             tokenizer = load_tokenizer(ref)
         length = max_length_of(tokenizer, config, max_length)
-        return cls(examples.task, length, _encode(examples, tokenizer, config, length, seed), tokenizer)
+        encodings = _encode(examples, tokenizer, config, length, seed)
+        layout = layout_of(config)
+        for parameter in layout.embeddings[:1]:
+            require_rows(ref.name, layout.shapes[parameter][0], encodings, tokenizer)
+        return cls(examples.task, length, encodings, tokenizer)
 
     def __len__(self) -> int:
         return len(self.encodings)

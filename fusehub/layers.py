@@ -11,10 +11,12 @@ The model is built on the meta device, so this costs no memory and no download b
 from __future__ import annotations
 
 import copy
-from collections import Counter
-from collections.abc import Container, Iterable
+import json
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import Incompatible, first_line
 from fusehub.model_ref import ModelRef
@@ -67,7 +69,7 @@ class Layout:
     label_axes: dict[str, int]
     tied: dict[str, str]
     base_prefix: str
-    _model: PreTrainedModel | None
+    _model: PreTrainedModel
     parts: dict[str, Part] = field(default_factory=dict)
     token_axes: dict[str, int] = field(default_factory=dict)
     """Which tensors have one row (or element) a token of the vocabulary, with the axis along which tokens run."""
@@ -80,34 +82,88 @@ class Layout:
         transformers only moves numbers around then, so it is merged as it is stored. Tensors that the model does not
         have are left out.
         """
-        if self._model is None:
-            return {name: name for name in stored if name in self.shapes}
+        return {name: parameter for name, (parameter, _) in self._places(stored).items()}
+
+    def _places(self, stored: Iterable[str]) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """For each name in a checkpoint that the model knows, what `names` says of it, and the parameters that
+        transformers makes of it: one, but for tensors that it takes apart."""
         from transformers.core_model_loading import apply_renamings, rename_source_key
 
         renamings, converters = _conversions(self._model)
+        by_source = {source: own for own in converters for source in own.source_patterns}
         known = self._model.state_dict()
         prefix = self._model.base_model_prefix
-        result: dict[str, str] = {}
+        result: dict[str, tuple[str, tuple[str, ...]]] = {}
         for name in stored:
             target, converter = rename_source_key(name, renamings, converters, prefix, known)
             if target not in known and name in known:
                 target, converter = name, None
             if target not in known:
                 continue
-            result[name] = target if converter is None else _prefixed(apply_renamings(name, renamings), target, prefix)
+            if converter is None:
+                result[name] = target, (target,)
+                continue
+            first, *others = map(_plain, by_source[converter].target_patterns)
+            made = (target, *(target.replace(first, other) for other in others))
+            result[name] = _prefixed(apply_renamings(name, renamings), target, prefix), made
         return result
 
-    def missing(self, named: Container[str]) -> list[str]:
-        """Parameters that transformers would fill with random numbers if a checkpoint has only those `named`."""
-        fused = {}
+    def unknown(self, stored: Iterable[str]) -> list[str]:
+        """Names in a checkpoint that the model has nothing for, and that are not known to be left over."""
+        stored = list(stored)
+        known = self._places(stored)
+        return [name for name in stored if name not in known and not self._left_over.search(name)]
+
+    def missing(self, stored: Iterable[str]) -> list[str]:
+        """Parameters that transformers would fill with random numbers if a checkpoint has only the names `stored`."""
+        places = self._places(stored)
+        named = {parameter for parameter, _ in places.values()}
+        fused: dict[str, list[str]] = {}
         for name, part in self.parts.items():
             fused.setdefault(part.parameter, []).append(name)
+        made = {target for _, targets in places.values() for target in targets if target not in fused} | named
         missing = []
         for name in self.shapes:
-            if name in named or self.tied.get(name) in named or name.endswith(("position_ids", "token_type_ids")):
+            if name in made or self.tied.get(name) in made or self._computed.search(name):
                 continue
             missing += [part for part in fused.get(name, [name]) if part not in named]
         return missing
+
+    def shape_of(self, parameter: str) -> tuple[int, ...] | None:
+        """The shape of a parameter, or of a part, as a checkpoint has it; None where it is taken apart."""
+        if part := self.parts.get(parameter):
+            return part.stop - part.start, self.shapes[part.parameter][2]
+        return self.shapes.get(parameter)
+
+    @property
+    def _left_over(self) -> re.Pattern[str]:
+        """What checkpoints have and models compute by now, or have no use for, as transformers says it."""
+        patterns = self._model._keys_to_ignore_on_load_unexpected or ()
+        return re.compile("|".join(["position_ids$", r"rotary_emb\.inv_freq$", r"\.attn\.(masked_)?bias$", *patterns]))
+
+    @property
+    def _computed(self) -> re.Pattern[str]:
+        """What a checkpoint need not have."""
+        patterns = self._model._keys_to_ignore_on_load_missing or ()
+        return re.compile("|".join(["(position_ids|token_type_ids|num_batches_tracked)$", *patterns]))
+
+    @property
+    def embeddings(self) -> tuple[str, ...]:
+        """The parameter with one row a token of the input, by all names that it has; none for models of images."""
+        return self._names_of(self._model.get_input_embeddings)
+
+    @property
+    def output(self) -> tuple[str, ...]:
+        """The weight that tells tokens from what the model computed; none for models that tell something else."""
+        return self._names_of(self._model.get_output_embeddings)
+
+    def _names_of(self, get: Callable[[], Any]) -> tuple[str, ...]:
+        try:
+            weight = getattr(get(), "weight", None)
+        except (NotImplementedError, AttributeError):
+            return ()
+        own = self._model.named_parameters(remove_duplicate=False)
+        return tuple(name for name, value in own if value is weight)
 
     @property
     def has_body(self) -> bool:
@@ -122,7 +178,30 @@ class Layout:
 
 
 def layout_of(config: PretrainedConfig) -> Layout:
-    """The layout of the architecture that `config` names."""
+    """The layout of the architecture that `config` names; made once for all configs of the same shapes.
+
+    Raises `Incompatible` where transformers has no such class, or cannot build it.
+    """
+    said = {key: value for key, value in config.to_dict().items() if key not in _WITHOUT_SHAPE}
+    labels = getattr(config, "num_labels", None)
+    return _layout_of(_Key(json.dumps([said, labels], sort_keys=True, default=str), config))
+
+
+# What two configs may say differently of models that have the same parameters.
+_WITHOUT_SHAPE = ("id2label", "label2id", "dtype", "torch_dtype", "transformers_version", "_name_or_path")
+
+
+@dataclass(frozen=True)
+class _Key:
+    """A config that is compared by what it says."""
+
+    text: str
+    config: PretrainedConfig = field(compare=False, repr=False)
+
+
+@lru_cache(maxsize=16)
+def _layout_of(key: _Key) -> Layout:
+    config = key.config
     model = meta_model(config)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     parts = _parts(model, shapes)
@@ -146,24 +225,19 @@ def layout_like(ref: ModelRef, layout: Layout) -> Layout:
     return layout_of(load_config(ref))
 
 
-def plain_layout(architecture: str, shapes: dict[str, tuple[int, ...]]) -> Layout:
-    """A layout for checkpoints that have exactly these tensors, told without transformers: it knows no layers.
-
-    The body is told from the most common beginning of the names (`bert.`).
-    """
-    counts = Counter(name.partition(".")[0] for name in shapes)
-    return Layout(architecture, shapes, {}, {}, {}, counts.most_common(1)[0][0], None)
-
-
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:
-    """The model of `config.architectures[0]`, with parameters that have shapes but no data."""
+    """The model of `config.architectures[0]`, with parameters that have shapes but no data.
+
+    Raises `Incompatible` where transformers has no such class, or cannot build it.
+    """
     import torch
     import transformers
 
-    model_class = getattr(transformers, config.architectures[0], None)
-    if model_class is None:
+    architecture = (config.architectures or [None])[0]
+    model_class = getattr(transformers, str(architecture), None)
+    if not hasattr(model_class, "_from_config"):
         raise Incompatible(
-            f"transformers {transformers.__version__} has no class {config.architectures[0]}.",
+            f"transformers {transformers.__version__} has no class {architecture}.",
             "Update transformers, or use a model of an architecture that it knows.",
         )
     try:
@@ -172,7 +246,7 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
             return model_class._from_config(copy.deepcopy(config)).eval()
     except Exception as error:  # What a config with wrong values raises is whatever they lead to.
         raise Incompatible(
-            f"transformers cannot make a {config.architectures[0]} by its config ({first_line(error)}).",
+            f"transformers cannot make a {architecture} by its config ({first_line(error)}).",
             "Correct config.json, or take it from the model's base.",
         ) from error
 
@@ -231,17 +305,22 @@ def _parts(model: PreTrainedModel, shapes: dict[str, tuple[int, ...]]) -> dict[s
         joined = stacked == [MergeModulelist, Concatenate] and converter.operations[1].dim == 1
         if len(targets) != 1 or not (joined or (stacked == [MergeModulelist] and len(sources) == 1)):
             continue
-        ending = targets[0].replace("\\", "").strip("^$")
+        ending = _plain(targets[0])
         for parameter, shape in shapes.items():
             if not parameter.endswith(ending) or len(shape) != 3 or shape[1] % len(sources):
                 continue
             rows = shape[1] // len(sources)
             for expert in range(shape[0]):
                 for place, source in enumerate(sources):
-                    own = source.replace("\\", "").strip("^$").replace("*", str(expert))
+                    own = _plain(source).replace("*", str(expert))
                     name = parameter.removesuffix(ending) + own
                     parts[name] = Part(parameter, expert, place * rows, (place + 1) * rows)
     return parts
+
+
+def _plain(pattern: str) -> str:
+    """The end of a name that transformers writes as a regular expression."""
+    return pattern.replace("\\", "").strip("^$")
 
 
 def _part_linear(name: str, part: Part, shapes: dict[str, tuple[int, ...]]) -> Linear:

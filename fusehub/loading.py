@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from fusehub.adapters import AdaptedRef
+from fusehub.checkpoint import Checkpoint
 from fusehub.errors import BadFile, Incompatible, NonFinite
 from fusehub.inputs import Inputs
 from fusehub.pretrained import load_model, load_tokenizer, quiet_transformers
 from fusehub.refs import ModelRef, resolve
-from fusehub.tasks import IMAGES, TEXTS, architecture_of, find_task
+from fusehub.tasks import IMAGES, TEXTS, architecture_of, find_task, load_config
 from fusehub.trial import one_example
 
 
@@ -26,13 +27,6 @@ def require_loadable(folder: Path) -> None:
     network = _load(ref, folder)
     inputs = Inputs.of(ref, one_example(TEXTS if task is None else task.name))
     _, batch = next(inputs.batches(batch_size=1))
-    rows = 0 if inputs.task == IMAGES else network.get_input_embeddings().num_embeddings
-    highest = int(batch["input_ids"].max()) if rows else -1
-    if highest >= rows > 0:
-        raise Incompatible(
-            f"{folder}: the tokenizer knows token {highest}, but the model has only {rows} embeddings.",
-            "Copy the tokenizer that belongs to the model.",
-        )
     with torch.inference_mode():
         answer = network(**batch)[0]
     if not bool(torch.isfinite(answer).all()):
@@ -50,20 +44,26 @@ def _load(ref: ModelRef, folder: Path) -> Any:
         raise Incompatible(f"transformers {transformers.__version__} has no {architecture}.", "Install a newer one.")
     # Half precision lacks operations on a CPU.
     dtype = torch.float32 if ref.config.get("dtype") == "float16" else "auto"
-    ref.weight_files()
+    with Checkpoint(ref) as checkpoint:
+        if cause := checkpoint.tensors.wrapping.cause:
+            raise BadFile(
+                f"{folder}: {cause}. transformers would find none of its weights in them.",
+                "Save the model that is inside the wrapper: model.save_pretrained.",
+            )
     try:
         if isinstance(ref, AdaptedRef):  # Asks for the same, and puts the adapter on its base.
             return load_model(ref, dtype=None if dtype == "auto" else dtype)
         with quiet_transformers():
             network, loading = kind.from_pretrained(
                 folder,
+                config=load_config(ref),
                 local_files_only=True,
                 weights_only=True,
                 dtype=dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise BadFile(f"transformers cannot load the model in {folder}: {said}", "Make it again.") from error
     for key, words in (

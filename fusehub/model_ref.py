@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from fusehub.documents import check_adapter_config, check_config, read_object
-from fusehub.errors import NotFound
+from fusehub.errors import BadFile, NotFound
 from fusehub.hub import endpoint, hub_errors
 from fusehub.side_files import side_files
 from fusehub.verified import fetch, in_cache
+
+# How the file begins that git keeps in the place of a large one.
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class ModelRef:
             raise NotFound(f"{self.name} has no file {filename}.", "Is it a complete model repo or folder?")
         claim = self.files[filename].sha256 or self.files[filename].git_oid
         if self.folder is not None:
-            return in_cache(self.folder / filename, self.name, claim)
+            path = in_cache(self.folder / filename, self.name, claim)
+            return _no_pointer(path, self.name, self.files[filename].size)
         inside = f"{self.subfolder}/{filename}" if self.subfolder else filename
         with hub_errors(self.name):
             return fetch(self.repo_id, inside, revision=self.commit, token=self.token, name=self.name, claim=claim)
@@ -103,11 +107,28 @@ class ModelRef:
             if single in self.files:
                 return [single]
             if index in self.files:
-                return sorted(set(self.json(index)["weight_map"].values()))
+                return self._shards(index)
         raise NotFound(
             f"{self.name} holds no weights (model.safetensors or pytorch_model.bin).",
             why_no_weights(self.files),
         )
+
+    def _shards(self, index: str) -> list[str]:
+        """The files that an index names. Raises `BadFile` where it is none, `NotFound` where one is not there."""
+        files = self.json(index).get("weight_map")
+        if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
+            raise BadFile(
+                f"{self.name}: {index} has no weight_map, which says what file each tensor is in.",
+                "Write it again with transformers' save_pretrained, or name a repo that is complete.",
+            )
+        shards = sorted(set(files.values()))
+        if lacking := [name for name in shards if name not in self.files]:
+            raise NotFound(
+                f"{self.name} has no {lacking[0]}, which {index} names"
+                + (f" (nor {len(lacking) - 1} more)." if len(lacking) > 1 else "."),
+                "Is the upload or the download complete?",
+            )
+        return shards
 
     def side_files(self) -> list[str]:
         """Tokenizer, processor and generation files of this model, sorted: see `fusehub.side_files`."""
@@ -121,6 +142,18 @@ class ModelRef:
             wanted += [name for name in self.files if name.endswith(".index.json")]
         paths = [self.path(name) for name in dict.fromkeys(wanted)]
         return self.folder if self.folder is not None else paths[0].parent
+
+
+def _no_pointer(path: Path, name: str, size: int) -> Path:
+    """`path`, unless it holds what git leaves of a large file that was not fetched (their pointers are short)."""
+    if size < 1024 and path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise BadFile(
+                    f"{name}: {path.name} is a pointer of Git LFS, not the file itself.",
+                    "Fetch the large files: `git lfs pull` in that folder.",
+                )
+    return path
 
 
 def why_no_weights(files: Iterable[str]) -> str:

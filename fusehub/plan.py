@@ -21,10 +21,11 @@ from fusehub.donors import Donors, donors_of, require_tokenizer
 from fusehub.errors import BadRecipe, BadStatistics, Incompatible
 from fusehub.findings import NOTHING_ALLOWED, Allowed, Report
 from fusehub.labels import LabelPlan
-from fusehub.layers import Layout
+from fusehub.layers import Layout, layout_of
 from fusehub.methods import Method, find_method
 from fusehub.methods.settings import Settings
-from fusehub.planner import Planner, TensorPlan, merged_layout
+from fusehub.planned_model import require_whole, vocabulary_size
+from fusehub.planner import Planner, TensorPlan
 from fusehub.recipe import ModelEntry, Recipe
 from fusehub.refs import ModelRef, resolve, short_names
 from fusehub.requirements import (
@@ -43,6 +44,7 @@ from fusehub.statistics.at_hand import DataAtHand, read_data, require_data
 from fusehub.statistics.counting import BATCH_TOKENS
 from fusehub.statistics.datafree import DATA_FREE, DataFree
 from fusehub.statistics.sources import FoundStatistics, find_statistics
+from fusehub.tasks import load_config
 
 MAX_SHARD_SIZE = 5 * 10**9
 # What importing torch and transformers takes before any tensor is read; measured on Linux.
@@ -100,7 +102,7 @@ class Plan:
     @property
     def vocabulary_size(self) -> int | None:
         """Rows of the merged embeddings where models know different numbers of tokens; None where they do not."""
-        return max((max(tensor.token_rows) for tensor in self.tensors.values() if tensor.token_rows), default=None)
+        return vocabulary_size(self.tensors)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, for `--json` and the report beside a merge."""
@@ -175,11 +177,13 @@ def plan_merge(
         )
     if method.needs_fisher:
         require_fisher(experts, statistics)
-    layout = merged_layout(method, experts, base, report.labels)
+    layout = layout_of(load_config(experts[0]))
     planner = Planner(recipe, method, experts, base, layout, report.labels, statistics, settings)
     tensors = planner.tensors()
     donors = donors_of(recipe, experts, base, report) if report.labels.policy == "merge" else None
     require_usable(recipe, method, tensors.values(), statistics, experts, base)
+    kept = planner.kept(tensors)
+    require_whole(experts, base, donors, report, tensors, kept, allowed)
     return Plan(
         recipe=recipe,
         method=method,
@@ -190,7 +194,7 @@ def plan_merge(
         layout=layout,
         labels=report.labels,
         tensors=tensors,
-        kept=planner.kept(tensors),
+        kept=kept,
         shards=tuple(plan_shards({name: plan.info for name, plan in tensors.items()}, max_shard_size)),
         statistics=tuple(statistics),
         hashes=hashes,

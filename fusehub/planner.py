@@ -9,7 +9,7 @@ from typing import Any
 from fusehub.checkpoint import Checkpoint, headers
 from fusehub.errors import Incompatible
 from fusehub.labels import LabelPlan
-from fusehub.layers import Layout, Linear, layout_like, layout_of, plain_layout
+from fusehub.layers import Layout, Linear, layout_like
 from fusehub.methods import Method
 from fusehub.methods.registry import Options
 from fusehub.methods.settings import Settings, depths
@@ -18,7 +18,6 @@ from fusehub.refs import ModelRef
 from fusehub.statistics.datafree import DataFree
 from fusehub.statistics.routing import FEWEST_ROWS, mixture_of, mixture_rows, shares_of
 from fusehub.statistics.sources import FoundStatistics
-from fusehub.tasks import load_config
 from fusehub.tensor_files import TensorInfo
 
 
@@ -82,13 +81,13 @@ class Planner:
         # The tensors whose Fisher values each expert's statistics have.
         self.fishers = [(found.metadata.get("fisher") or {}).get("exponents", {}) for found in statistics]
         self.data_free = [isinstance(found, DataFree) for found in statistics]
-        self.infos = [_infos(ref) for ref in experts]
+        self.infos = [infos_of(ref) for ref in experts]
         # Experts of different tasks have the body in common, and each its own head.
         self.layouts = [layout_like(ref, layout) for ref in experts]
         self.tasks_differ = any(own is not layout for own in self.layouts)
         # For each expert: the model's parameter -> the name in its file.
         self.files = [_parameters(own, infos) for own, infos in zip(self.layouts, self.infos, strict=True)]
-        self.base_infos = _infos(base) if base else {}
+        self.base_infos = infos_of(base) if base else {}
         self.base_files = _parameters(layout, self.base_infos) if base else {}
         self.notes: list[str] = []
         self._uncounted: list[str] = []
@@ -297,17 +296,6 @@ class Planner:
         return self.layout.in_body(parameter)
 
 
-def merged_layout(method: Method, experts: Sequence[ModelRef], base: ModelRef | None, labels: LabelPlan) -> Layout:
-    """The architecture's layout; a plain one, which needs no transformers, where all files are alike and nothing
-    depends on what a tensor is."""
-    if not method.needs_statistics and base is None and labels.policy == "merge" and labels.is_identity:
-        infos = [headers(ref) for ref in experts]
-        shapes = [own and {name: info.shape for name, info in own.items()} for own in infos]
-        if shapes[0] and all(own == shapes[0] for own in shapes):
-            return plain_layout(experts[0].config["architectures"][0], shapes[0])
-    return layout_of(load_config(experts[0]))
-
-
 def _without(shape: Sequence[int], axis: int | None) -> tuple[int, ...]:
     """`shape` without the size along `axis`; None takes nothing away."""
     return tuple(size for place, size in enumerate(shape) if place != axis)
@@ -330,7 +318,8 @@ def _is_computed(parameter: str) -> bool:
     return parameter.endswith(("position_ids", "token_type_ids"))
 
 
-def _infos(ref: ModelRef) -> dict[str, TensorInfo]:
+def infos_of(ref: ModelRef) -> dict[str, TensorInfo]:
+    """Names, shapes and dtypes of the model's tensors; of a .bin, by downloading it."""
     known = headers(ref)
     if known is not None:
         return dict(known)

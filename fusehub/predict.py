@@ -15,6 +15,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fusehub.answering import fill_masks, find_spans, write_texts
+from fusehub.checkpoint import headers
+from fusehub.completeness import require_complete
 from fusehub.data import Examples
 from fusehub.devices import find_device
 from fusehub.encoding import Text, first_tokens
@@ -160,8 +162,6 @@ class Predictor:
 
         examples = Examples(self.task, list(texts), None, "", None)
         inputs = Inputs.of(self.ref, examples, max_length=max_length, tokenizer=self.tokenizer)
-        if self.task != IMAGES:
-            self._check_ids(inputs.encodings)
         found: list[Any] = [None] * len(texts)
         done = 0
         for indices, batch in inputs.batches(batch_size=batch_size):
@@ -188,15 +188,6 @@ class Predictor:
         if not torch.isfinite(real).all():
             raise NonFinite(f"{self.name} predicts NaN or infinity.", "Its weights are broken: check how it was made.")
         return result.numpy()
-
-    def _check_ids(self, encodings: Sequence[dict[str, Any]]) -> None:
-        rows = self.network.get_input_embeddings().num_embeddings
-        highest = max(max(encoding["input_ids"], default=0) for encoding in encodings)
-        if highest >= rows:
-            raise Incompatible(
-                f"{self.name}: its tokenizer knows token {highest}, but the model has only {rows} embeddings.",
-                "Model and tokenizer do not belong together: check the files of the model.",
-            )
 
 
 def predict(
@@ -251,13 +242,17 @@ def predict_all(
 
 
 def check_one_task(refs: Sequence[ModelRef]) -> str:
-    """The task that all the models are for. Raises `Incompatible` where they are not for one."""
+    """The task that all the models are for. Raises `Incompatible` where they are not for one, and where a model could
+    not be loaded whole: data is read for nothing then, and what else were wrong would be told first."""
     if not refs:
         raise BadData("There is no model.", "Name at least one model.")
     tasks = [task_of(ref.config, ref.name).name for ref in refs]
     if len(set(tasks)) > 1:
         listed = ", ".join(f"{ref.name} ({task})" for ref, task in zip(refs, tasks, strict=True))
         raise Incompatible(f"The models are for different tasks: {listed}.", "Give models of one task at a time.")
+    for ref in refs:
+        if (tensors := headers(ref)) is not None:
+            require_complete(ref, tensors)
     return tasks[0]
 
 

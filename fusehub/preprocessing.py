@@ -3,7 +3,7 @@ images are scaled one way."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fusehub.errors import FuseHubError
@@ -81,11 +81,15 @@ class Vocabularies:
         known = self.of(one) is not None and self.of(other) is not None
         return self.same_files(one, other) or (known and self.clash(one, other) is None)
 
-    def largest(self, refs: Sequence[ModelRef]) -> int:
-        """Which model knows the most tokens; of several the one with the most rows, then the first."""
+    def largest(self, refs: Sequence[ModelRef], unfit: Container[str] = ()) -> int:
+        """Which model knows the most tokens; of several the one with the most rows, then the first.
+
+        `unfit` are the ids of those whose tokenizer does not fit their weights: taken only where there is no other.
+        """
         sizes = [len(known_to(self.of(ref) or {})) for ref in refs]
         rows = [ref.config.get("vocab_size") or 0 for ref in refs]
-        return max(range(len(sizes)), key=lambda index: (sizes[index], rows[index], -index))
+        fits = [ref.id not in unfit for ref in refs]
+        return max(range(len(sizes)), key=lambda index: (fits[index], sizes[index], rows[index], -index))
 
 
 def tokenizer_for(ref: ModelRef, others: Sequence[ModelRef]) -> ModelRef:

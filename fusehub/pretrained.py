@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.adapters import AdaptedRef
 from fusehub.checkpoint import Checkpoint
+from fusehub.completeness import require_complete
 from fusehub.devices import has_float64
 from fusehub.errors import FuseHubError, Incompatible, NotFound, first_line
 from fusehub.model_ref import ModelRef
 from fusehub.pictures import require_pillow
 from fusehub.side_files import has_vocabulary
-from fusehub.tasks import IMAGES, load_config, task_of
+from fusehub.tasks import IMAGES, Task, load_config, task_of
 from fusehub.tensor_files import torch_dtype
 
 if TYPE_CHECKING:
@@ -48,28 +49,20 @@ def load_model(
     that has none.
     """
     import torch
-    import transformers
 
     task = task_of(ref.config, ref.name)
-    if isinstance(ref, AdaptedRef):
-        model, loading = _load_adapted(ref, dtype, spread)
-    else:
-        folder = ref.download()
+    with Checkpoint(ref) as checkpoint:
+        require_complete(ref, checkpoint.tensors)
         with quiet_transformers(), _strange_files(ref, "config.json and the weights"):
-            model, loading = getattr(transformers, task.auto_class).from_pretrained(
-                folder,
-                trust_remote_code=False,
-                local_files_only=True,
-                dtype=dtype or "auto",
-                weights_only=True,
-                output_loading_info=True,
-                **(spread.options() if spread else {}),
-            )
+            if _is_plain(ref, checkpoint):
+                model, loading = _load_folder(ref, task, dtype, spread)
+            else:
+                model, loading = _load_tensors(ref, checkpoint, dtype, spread)
     if loading["missing_keys"]:
         raise Incompatible(
             f"{ref.name} lacks {', '.join(sorted(loading['missing_keys'])[:4])}: transformers filled them with "
             "random numbers.",
-            "Use a checkpoint that was fine-tuned for the task, head included.",
+            "Does config.json name the architecture of these weights?",
         )
     if task.name != IMAGES and model.config.pad_token_id is None:
         # GPT-2 and Llama classify the last token that is not padding, and refuse batches if they do not know it.
@@ -83,25 +76,49 @@ def load_model(
     return model.to(device).eval()
 
 
-def _load_adapted(
-    ref: AdaptedRef, dtype: torch.dtype | None, spread: Spread | None
+def _is_plain(ref: ModelRef, checkpoint: Checkpoint) -> bool:
+    """Whether transformers reads the files as they are: not an adapter's, not under the names of a wrapper, and not by
+    an index that lacks what transformers wants to find in it."""
+    if isinstance(ref, AdaptedRef) or checkpoint.tensors.wrapping.names:
+        return False
+    return all(isinstance(ref.json(name).get("metadata"), dict) for name in ref.files if name.endswith(".index.json"))
+
+
+def _load_folder(
+    ref: ModelRef, task: Task, dtype: torch.dtype | None, spread: Spread | None
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The base with the adapter in it, as transformers loads a model whose weights are these."""
+    """The model, read from its files by transformers itself, and what it says of that."""
+    import transformers
+
+    return getattr(transformers, task.auto_class).from_pretrained(
+        ref.download(),
+        config=load_config(ref),
+        trust_remote_code=False,
+        local_files_only=True,
+        dtype=dtype or "auto",
+        weights_only=True,
+        output_loading_info=True,
+        **(spread.options() if spread else {}),
+    )
+
+
+def _load_tensors(
+    ref: ModelRef, checkpoint: Checkpoint, dtype: torch.dtype | None, spread: Spread | None
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model made of the tensors as FuseHub reads them, as transformers loads one whose weights are these."""
     import transformers
 
     config = load_config(ref)
-    with Checkpoint(ref) as checkpoint:
-        weights = {name: checkpoint[name].to(torch_dtype(info.dtype)) for name, info in checkpoint.tensors.items()}
+    weights = {name: checkpoint[name].to(torch_dtype(info.dtype)) for name, info in checkpoint.tensors.items()}
     stored = next(value.dtype for value in weights.values() if value.is_floating_point())
-    with quiet_transformers(), _strange_files(ref, "the base's config.json and the weights"):
-        return getattr(transformers, config.architectures[0]).from_pretrained(
-            None,
-            config=config,
-            state_dict=weights,
-            dtype=dtype or stored,
-            output_loading_info=True,
-            **(spread.options() if spread else {}),
-        )
+    return getattr(transformers, config.architectures[0]).from_pretrained(
+        None,
+        config=config,
+        state_dict=weights,
+        dtype=dtype or stored,
+        output_loading_info=True,
+        **(spread.options() if spread else {}),
+    )
 
 
 @contextmanager

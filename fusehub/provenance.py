@@ -20,10 +20,11 @@ from fusehub.hub_datasets import pinned_data
 from fusehub.licences import licence_of
 from fusehub.model_ref import ModelRef
 from fusehub.plan import Plan
+from fusehub.planned_model import config_of_result
 from fusehub.recipe import FILENAME, Recipe
 from fusehub.side_files import legal_files
 from fusehub.statistics.at_hand import DataAtHand
-from fusehub.tensor_files import DTYPES, sha256_of
+from fusehub.tensor_files import sha256_of
 
 REPORT_FILENAME = "fusehub_report.json"
 
@@ -96,19 +97,7 @@ def _write_model_files(plan: Plan, folder: Path, index: int) -> None:
     """
     everyone = [*plan.experts, *([plan.base] if plan.base else [])]
     donors = donors_alone(plan.experts[index], everyone) if plan.labels.policy == "keep" else plan.donors
-    config = donors.merged_config()
-    config = {key: value for key, value in config.items() if key not in ("_name_or_path", "torch_dtype")}
-    if plan.labels.policy == "merge" and plan.labels.labels:
-        config["id2label"] = {str(row): label for row, label in enumerate(plan.labels.labels)}
-        config["label2id"] = {label: row for row, label in enumerate(plan.labels.labels)}
-        for key in ("num_labels", "_num_labels"):
-            if key in config:
-                config[key] = len(plan.labels.labels)
-    if plan.vocabulary_size is not None:
-        config["vocab_size"] = plan.vocabulary_size
-    stored = {tensor.info.dtype for tensor in plan.tensors.values() if tensor.info.is_float}
-    if len(stored) == 1:
-        config["dtype"] = DTYPES[stored.pop()][0]
+    config = config_of_result(donors, plan.labels, plan.tensors)
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
     _write_side_files(donors, folder)

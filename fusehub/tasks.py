@@ -175,14 +175,29 @@ def load_config(ref: ModelRef) -> PretrainedConfig:
     labels_of(ref.config, ref.name)
     try:
         if isinstance(ref, AdaptedRef):
-            return AutoConfig.for_model(**ref.config)
-        return AutoConfig.from_pretrained(_folder(ref), trust_remote_code=False, local_files_only=True)
+            config = AutoConfig.for_model(**ref.config)
+        else:
+            config = AutoConfig.from_pretrained(_folder(ref), trust_remote_code=False, local_files_only=True)
+        return _with_own_attention(config)
     except Exception as error:  # A value of a wrong kind raises whatever the config's own code comes upon.
         said = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
         raise Incompatible(
             f"{ref.name}: transformers cannot read its config ({said}).",
             "Is its architecture known to the installed transformers, and is every value of the kind it should be?",
         ) from error
+
+
+def config_like(ref: ModelRef, said: dict[str, Any]) -> PretrainedConfig:
+    """transformers' config object of a config.json that says `said`, of the kind that the model's own is."""
+    return _with_own_attention(type(load_config(ref)).from_dict(said))
+
+
+def _with_own_attention(config: PretrainedConfig) -> PretrainedConfig:
+    """What computes attention is this machine's affair; the config may name what its author's had."""
+    for part in [config, *(getattr(config, name, None) for name in config.sub_configs)]:
+        if part is not None and part._attn_implementation not in (None, "eager", "sdpa"):
+            part._attn_implementation = None
+    return config
 
 
 def _folder(ref: ModelRef) -> Path:

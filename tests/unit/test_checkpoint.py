@@ -162,13 +162,41 @@ def test_a_damaged_pickle_is_refused_by_its_name_wherever_the_damage_is(tmp_path
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"garbage", b"\x00" * 64, b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4\n", b"<html>"],
+    [b"", b"garbage", b"\x00" * 64, b"<html>"],
 )
 @pytest.mark.parametrize("filename", ["model.safetensors", "pytorch_model.bin"])
 def test_a_file_of_something_else_is_refused(tmp_path, content, filename):
     ref = folder_with(tmp_path, lambda folder: (folder / filename).write_bytes(content))
     with pytest.raises(BadFile, match=f"{filename} is truncated or corrupt"):
         Checkpoint(ref)
+
+
+@pytest.mark.parametrize("filename", ["model.safetensors", "pytorch_model.bin"])
+def test_what_git_leaves_of_a_large_file_is_named(tmp_path, filename):
+    content = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4\n"
+    ref = folder_with(tmp_path, lambda folder: (folder / filename).write_bytes(content))
+    with pytest.raises(BadFile, match=f"{filename} is a pointer of Git LFS") as error:
+        Checkpoint(ref)
+    assert "git lfs pull" in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ([], "holds a list, and no JSON object"),
+        ({}, "has no weight_map"),
+        ({"weight_map": {}}, "has no weight_map"),
+        ({"weight_map": ["model.safetensors"]}, "has no weight_map"),
+        ({"weight_map": {"a": 3}}, "has no weight_map"),
+        ({"weight_map": {"a": "model-00001-of-00002.safetensors"}}, "has no model-00001-of-00002.safetensors, which"),
+        ({"weight_map": {"a": "../secret.safetensors"}}, "has no ../secret.safetensors, which"),
+    ],
+)
+def test_an_index_that_does_not_say_where_tensors_are_is_refused(tmp_path, index, words):
+    write = lambda folder: (folder / "model.safetensors.index.json").write_text(json.dumps(index))  # noqa: E731
+    with pytest.raises((BadFile, NotFound)) as error:
+        Checkpoint(folder_with(tmp_path, write))
+    assert words in error.value.what and error.value.fix
 
 
 @pytest.mark.parametrize(

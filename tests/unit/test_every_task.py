@@ -146,6 +146,11 @@ def test_heads_of_different_tasks_on_one_body_load_from_the_hub(fusehub, tmp_pat
     fusehub("merge", *folders, "--out", merged)
     here = [said(fusehub.json("compare", merged / f.name, "--text", "Anna | lives"), f.name) for f in folders]
     fusehub("publish", merged, "ann/three-tasks", "--public")
+    # Each has headers of its own, and its body and head are still to download.
+    report = fusehub.json("check", *(f"ann/three-tasks/{folder.name}" for folder in folders))
+    sizes = [sum(path.stat().st_size for path in (merged / f.name).glob("*.safetensors")) for f in folders]
+    assert report["ok"] and report["download_bytes"] == sum(sizes)
+    assert [model["size"] for model in report["models"]] == sizes
     for folder, answer in zip(folders, here, strict=True):
         name = f"ann/three-tasks/{folder.name}"
         [text] = fusehub.json("compare", name, "--text", "Anna | lives")["texts"]

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
 from fusehub.errors import Incompatible
-from fusehub.layers import layout_of, plain_layout
+from fusehub.layers import layout_of
 from fusehub.pretrained import load_model
 from fusehub.refs import resolve
 from fusehub.tasks import load_config
@@ -130,9 +130,3 @@ def test_an_architecture_that_transformers_does_not_have_is_named(model):
     edit_json(path / "config.json", architectures=["BertForDreamsForSequenceClassification"])
     with pytest.raises(Incompatible, match="has no class BertForDreamsForSequenceClassification"):
         layout(path)
-
-
-def test_a_plain_layout_tells_the_body_by_the_commonest_prefix():
-    found = plain_layout("X", {"m.a.weight": (2, 2), "m.b.weight": (2, 2), "classifier.weight": (2, 2)})
-    assert found.base_prefix == "m" and not found.linears
-    assert found.names(["m.a.weight", "other"]) == {"m.a.weight": "m.a.weight"}

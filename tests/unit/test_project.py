@@ -75,13 +75,13 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
         "errors progress documents reach places wire yaml_text",
         "hub tensor_files licences label_names side_files verified devices",
         "model_ref adapters refs chat_templates tables table_files hub_datasets data_sources pictures"
-        " vocabularies tokenizing tasks layers blocks",
-        "lora checkpoint pretrained",
+        " vocabularies tokenizing tasks layers blocks wrappers",
+        "labels findings lora checkpoint completeness pretrained",
         "literals chats encoding questions language shared_body",
-        "labels methods statistics config_effects configs findings preprocessing compat recipe mergekit_forms"
+        "methods statistics config_effects configs preprocessing compat recipe mergekit_forms"
         " columns sampling data matching inputs trial",
-        "planner requirements donors plan questioning solving combining block_by_block engine adapter_merging"
-        " merging provenance",
+        "planner requirements donors planned_model plan questioning solving combining block_by_block engine"
+        " adapter_merging merging provenance",
         "answering label_metrics text_metrics predict ensembling keeping comparison evaluation tuning loading finding",
         "markdown merged results front_matter statistics_card usage card_tuning card push publishing",
         "demo_data demo_train",

@@ -210,7 +210,7 @@ def test_a_repo_of_somebody_else_is_refused(bob):
         ("nan", "NonFinite", "NaN"),
         ("changed", "BadFile", "not what the merge wrote"),
         ("gone", "NotFound", "lacks model.safetensors"),
-        ("cut", "BadFile", "cannot load"),
+        ("cut", "BadFile", "is truncated or corrupt"),
         ("no tokenizer", "NotFound", "no tokenizer"),
         ("empty", "NotFound", "no config.json"),
         ("unfinished", "NotFound", "no finished model"),
