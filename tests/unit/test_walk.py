@@ -142,6 +142,15 @@ def merged_or_refused(world: World, stranger: Path, change: Change) -> None:
         torch.testing.assert_close(answer, world.answer)
 
 
+@steps(120)
+@given(number=st.integers(0, 10**6))
+def test_configs(world, number) -> None:
+    changes = all_of(world.experts[0] / "config.json", KEYS)
+    change = changes[number % len(changes)]
+    with world.changed(change) as stranger:
+        merged_or_refused(world, stranger, change)
+
+
 @steps(40)
 @given(number=st.integers(0, 10**6))
 def test_configs_of_models_that_are_run(world, number) -> None:
@@ -153,6 +162,23 @@ def test_configs_of_models_that_are_run(world, number) -> None:
         if made is not None:
             made.close()
             inspect(str(stranger.parent / "made"))
+
+
+@steps(40)
+@given(number=st.integers(0, 10**6))
+def test_indexes(world, number) -> None:
+    sharded = world.folder / "sharded"
+    if not sharded.exists():
+        import transformers
+
+        shutil.copytree(world.experts[0], sharded)
+        (sharded / WEIGHTS).unlink()
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(world.experts[0])
+        model.save_pretrained(sharded, max_shard_size="8KB")
+    changes = all_of(sharded / f"{WEIGHTS}.index.json", ("weight_map", "metadata"))
+    change = changes[number % len(changes)]
+    with world.changed(change, sharded) as stranger:
+        merged_or_refused(world, stranger, change)
 
 
 @steps(25)
