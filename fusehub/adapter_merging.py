@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.adapters import CONFIG, WEIGHTS, AdaptedRef
+from fusehub.adapters import CONFIG, WEIGHTS, AdaptedRef, open_adapter
 from fusehub.checkpoint import Checkpoint, headers
 from fusehub.errors import BadRecipe, Incompatible, NonFinite
 from fusehub.lora import Updates
@@ -39,7 +39,7 @@ def write_adapter(plan: Plan, folder: Path) -> dict[str, str]:
         checkpoints = [files.enter_context(Checkpoint(ref)) for ref in experts]
         # A .bin has no headers to read from afar; it is here by now.
         infos = headers(base) or files.enter_context(Checkpoint(base)).tensors
-        updates = [Updates(ref, infos) for ref in experts]
+        updates = [Updates(ref, infos, open_adapter(ref.adapter)) for ref in experts]
         for update in updates:
             files.callback(update.reader.close)
         own_base = files.enter_context(Checkpoint(plan.base)) if plan.base else None

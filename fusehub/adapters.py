@@ -16,10 +16,12 @@ from typing import Any
 from fusehub.errors import Incompatible, NotFound
 from fusehub.label_names import read_labels
 from fusehub.model_ref import ModelRef
-from fusehub.side_files import has_vocabulary, is_side_file, side_files, tokenizer_files
-from fusehub.tensor_files import PickleFile, SafetensorsFile, open_tensors
+from fusehub.remote import remote_header
+from fusehub.side_files import has_vocabulary, side_files, tokenizer_files
+from fusehub.tensor_files import Header, PickleFile, SafetensorsFile, open_tensors
 
 CONFIG = "adapter_config.json"
+TIED = "tie_word_embeddings"
 WEIGHTS = "adapter_model.safetensors"
 _WEIGHTS = (WEIGHTS, "adapter_model.bin")
 # Settings that the result of merging does not depend on, or that are followed below.
@@ -57,7 +59,9 @@ class AdaptedRef(ModelRef):
         return f"{self.base.id}+{self.adapter.id}"
 
     def owner(self, filename: str) -> ModelRef:
-        return self.adapter if filename in self.adapter.files and filename != "config.json" else self.base
+        # A whole model may lie beside the adapter: its weights have the update in them already.
+        own = filename in self.adapter.files and not _is_model_file(filename)
+        return self.adapter if own else self.base
 
     def path(self, filename: str) -> Path:
         return self.owner(filename).path(filename)
@@ -116,7 +120,7 @@ def adapted(name: str, base: ModelRef, adapter: ModelRef) -> AdaptedRef:
             for key in ("repo_id", "commit", "folder", "card", "downloads", "subfolder", "token")
         },
         name=name,
-        files={**adapter.files, **kept} | {n: file for n, file in adapter.files.items() if is_side_file(n, file.size)},
+        files={**kept, **{n: file for n, file in adapter.files.items() if not _is_model_file(n)}},
         gated=adapter.gated or base.gated,
         private=adapter.private or base.private,
         base=base,
@@ -148,7 +152,9 @@ def _require_plain(name: str, said: Mapping[str, Any]) -> None:
 def _config_of(ref: AdaptedRef, said: Mapping[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """The config of the adapted model: the adapter's own where it has one, else the base's for the adapter's task."""
     if "config.json" in ref.adapter.files:
-        return ref.adapter.config
+        own = {key: value for key, value in ref.adapter.config.items() if key != TIED}
+        # It may be that of the merged model, whose head no longer shares its numbers.
+        return own | ({TIED: config[TIED]} if TIED in config else {})
     wanted = _architecture(said, config)
     is_new = wanted is not None and wanted not in config.get("architectures", ())
     if is_new:
@@ -184,15 +190,11 @@ def _architecture(said: Mapping[str, Any], config: Mapping[str, Any]) -> str | N
 
 def _head_rows(adapter: ModelRef) -> int | None:
     """How many labels the head has that the adapter brings along; None where it brings none."""
-    reader = open_adapter(adapter)
-    try:
-        heads = [
-            info.shape[0]
-            for name, info in reader.tensors.items()
-            if "lora_" not in name and len(info.shape) == 2 and re.search(r"(classifier|score|out_proj)", name)
-        ]
-    finally:
-        reader.close()
+    heads = [
+        info.shape[0]
+        for name, info in adapter_header(adapter).tensors.items()
+        if "lora_" not in name and len(info.shape) == 2 and re.search(r"(classifier|score|out_proj)", name)
+    ]
     return min(heads, default=None)
 
 
@@ -207,3 +209,18 @@ def weights_file(adapter: ModelRef) -> str:
 def open_adapter(adapter: ModelRef) -> SafetensorsFile | PickleFile:
     """The adapter's own tensors, open for reading."""
     return open_tensors(adapter.path(weights_file(adapter)), adapter.name)
+
+
+def adapter_header(adapter: ModelRef) -> Header:
+    """What the adapter's file holds, told without downloading it where it is safetensors."""
+    name = weights_file(adapter)
+    if adapter.folder is None and name.endswith(".safetensors"):
+        return Header(remote_header(adapter, name))
+    reader = open_adapter(adapter)
+    reader.close()
+    return Header(reader.tensors)
+
+
+def _is_model_file(name: str) -> bool:
+    """Whether it is a whole model's config, weights or their index."""
+    return name == "config.json" or re.match(r"(model|pytorch_model)\b.*\.(safetensors|bin|json)$", name) is not None

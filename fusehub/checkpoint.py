@@ -14,20 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusehub.adapters import AdaptedRef
-from fusehub.errors import BadFile, FuseHubError, NotFound
-from fusehub.hub import client, hub_errors
+from fusehub.adapters import AdaptedRef, adapter_header, open_adapter
+from fusehub.errors import FuseHubError, NotFound
 from fusehub.lora import Updates
 from fusehub.model_ref import ModelRef
+from fusehub.remote import remote_headers
 from fusehub.tensor_files import DTYPES, PickleFile, SafetensorsFile, TensorInfo, open_tensors, sha256_of
 from fusehub.wrappers import Wrapping, wrapping_of
 
 if TYPE_CHECKING:
     import torch
-    from huggingface_hub.utils import SafetensorsFileMetadata
 
-# Headers that are asked for at once, of a model in shards.
-_READERS = 8
 _RANK = {dtype: rank for rank, dtype in enumerate(DTYPES)}
 
 
@@ -48,28 +45,14 @@ def headers(ref: ModelRef) -> Tensors | None:
         known = headers(ref.base)
         if known is None:
             return None
-        updates = Updates(ref, known)
-        updates.reader.close()
-        return Tensors({**known, **updates.added}, known.wrapping)
+        added = Updates(ref, known, adapter_header(ref.adapter)).added
+        return Tensors({**known, **added}, known.wrapping)
     if ref.folder is not None:
         with Checkpoint(ref) as checkpoint:
             return checkpoint.tensors
     if not ref.weight_files()[0].endswith(".safetensors"):
         return None
-    from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
-
-    def parsed(filename: str) -> SafetensorsFileMetadata:
-        inside = f"{ref.subfolder}/{filename}" if ref.subfolder else filename
-        return client(ref.token).parse_safetensors_file_metadata(ref.repo_id, inside, revision=ref.commit)
-
-    try:
-        with hub_errors(ref.name), ThreadPoolExecutor(_READERS) as readers:
-            files = list(readers.map(parsed, ref.weight_files()))
-    except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
-        raise BadFile(f"{ref.name}: the safetensors header is broken ({error}).", "Is the upload complete?") from error
-    stored = {
-        name: TensorInfo(tensor.dtype, tuple(tensor.shape)) for file in files for name, tensor in file.tensors.items()
-    }
+    stored = remote_headers(ref, ref.weight_files())
     wrapping = wrapping_of(ref, stored)
     return Tensors({wrapping.of(name): info for name, info in stored.items()}, wrapping)
 
@@ -100,11 +83,13 @@ class Checkpoint(Mapping):
         self._updates: Updates | None = None
         if isinstance(ref, AdaptedRef):
             try:
-                self._updates = Updates(ref, infos)
+                reader = open_adapter(ref.adapter)
+                self._open.append(reader)
+                self._updates = Updates(ref, infos, reader)
+                self._updates.require_apart(self._stored)
             except FuseHubError:
                 self.close()
                 raise
-            self._open.append(self._updates.reader)
             infos |= self._updates.added
         self.tensors = Tensors(infos, wrapping)
 
@@ -120,10 +105,11 @@ class Checkpoint(Mapping):
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """The tensor called `name`, or its rows `start:stop` along the first axis. Raises `NotFound`."""
         if self._updates is not None and name in self._updates:
-            return self._updates.read(name, lambda a, b: self._read(name, a, b), start, stop)
-        return self._read(name, start, stop)
+            return self._updates.read(name, self._stored, start, stop)
+        return self._stored(name, start, stop)
 
-    def _read(self, name: str, start: int, stop: int | None) -> torch.Tensor:
+    def _stored(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """As the file has it, without an adapter."""
         if name not in self._places:
             raise NotFound(f"{self.name} has no tensor {name}.", "Are the models of one architecture?")
         reader, stored = self._places[name]

@@ -165,6 +165,12 @@ class Layout:
         own = self._model.named_parameters(remove_duplicate=False)
         return tuple(name for name, value in own if value is weight)
 
+    def tied_with(self, parameter: str) -> list[str]:
+        """The other names of what shares its storage with `parameter`."""
+        source = self.tied.get(parameter, parameter)
+        names = [source, *(name for name, own in self.tied.items() if own == source)]
+        return [name for name in names if name != parameter] if len(names) > 1 else []
+
     @property
     def has_body(self) -> bool:
         """Whether a task's head was put on a pretrained model that is found again in others. (T5 is all of it.)"""

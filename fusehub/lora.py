@@ -12,61 +12,82 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from fusehub.adapters import AdaptedRef, open_adapter
+from fusehub.adapters import AdaptedRef
 from fusehub.errors import Incompatible, NonFinite
 from fusehub.layers import layout_of
 from fusehub.tasks import load_config
-from fusehub.tensor_files import TensorInfo
+from fusehub.tensor_files import Header, PickleFile, SafetensorsFile, TensorInfo, is_copy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    ReadTensor = Callable[[str, int, int | None], Tensor]
+
 # peft's default, and how long an expression may look at the name of one module, in seconds.
 _ALPHA, _PATIENCE = 8, 2.0
+_PREFIX = "base_model.model."
+# What peft and wrappers of the whole model put before its names; and what compiling and sharding put between them.
+_WRAPPED = re.compile(r"^((base_model\.model|module)\.)+")
+_INSIDE = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 class Updates:
-    """What an adapter changes, by the names that the tensors have in the base's files."""
+    """What an adapter changes, by the names that the tensors have in the base's files.
 
-    def __init__(self, ref: AdaptedRef, infos: Mapping[str, TensorInfo]) -> None:
+    `infos` are the base's tensors, `reader` the adapter's own, open or only their header.
+    """
+
+    def __init__(
+        self, ref: AdaptedRef, infos: Mapping[str, TensorInfo], reader: SafetensorsFile | PickleFile | Header
+    ) -> None:
         self._name = f"{ref.adapter.name} on {ref.base.name}"
         self._said = ref.adapter.adapter_config
         self._infos = infos
         self._layout = layout_of(load_config(ref))
         self._stored = {parameter: name for name, parameter in self._layout.names(infos).items()}
-        self.reader = open_adapter(ref.adapter)
+        self.reader = reader
         self.changes: dict[str, dict[str, str]] = {}
-        try:
-            for key in self.reader.tensors:
-                if ".original_module." in key:  # What a saved module took the place of.
-                    continue
-                parameter, part = self._target(key)
-                self.changes.setdefault(self._place(parameter, part), {})[part] = key
-            for name, parts in self.changes.items():
-                self._check(name, parts)
-        except BaseException:
-            self.reader.close()
-            raise
+        self._apart: list[tuple[str, str]] = []
+        for key in self.reader.tensors:
+            if ".original_module." in key:  # What a saved module took the place of.
+                continue
+            parameter, part = self._target(key)
+            name = self._place(parameter, part)
+            self._put(self.changes.setdefault(name, {}), name, part, key)
+        for name, parts in self.changes.items():
+            self._check(name, parts)
+        if not self.changes:
+            raise Incompatible(
+                f"{self._name}: the adapter holds no tensors.", "Is the upload of the adapter complete?"
+            )
+        self._copies = self._left_behind()
         self.added: dict[str, TensorInfo] = {
             name: self.reader.tensors[parts["whole"]] for name, parts in self.changes.items() if "whole" in parts
         }
-        """Tensors that come as a whole: a head, a bias."""
+        """Tensors that come as a whole: a head, a bias; and what a new embedding leaves behind."""
+        self.added |= {name: infos[source] for name, source in self._copies.items()}
 
     def __contains__(self, name: str) -> bool:
-        return name in self.changes
+        return name in self.changes or name in self._copies
 
-    def read(
-        self, name: str, base: Callable[[int, int | None], Tensor], start: int = 0, stop: int | None = None
-    ) -> Tensor:
+    def read(self, name: str, base: ReadTensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Rows `start:stop` of the tensor `name` with its update, in float32 or wider; `base` reads the base's."""
+        if name in self._copies:
+            return base(self._copies[name], start, stop)
         parts = self.changes[name]
         if "magnitude" in parts:  # Its norms may run over rows.
-            whole = self._with_update(parts, base(0, None), 0, None)
+            whole = self._with_update(parts, base(name, 0, None), 0, None)
             return whole[start:stop]
-        weight = self.reader.read(parts["whole"], start, stop) if "whole" in parts else base(start, stop)
+        weight = self.reader.read(parts["whole"], start, stop) if "whole" in parts else base(name, start, stop)
         if set(parts) == {"whole"}:
             return weight
         return self._with_update(parts, weight, start, stop)
+
+    def require_apart(self, base: ReadTensor) -> None:
+        """Raises `Incompatible` where what is updated is only a second copy of numbers that another tensor has."""
+        for name, other in self._apart:
+            if is_copy(lambda a, b, name=name: base(name, a, b), lambda a, b, other=other: base(other, a, b)):
+                raise self._shared(name, other)
 
     def _with_update(self, parts: Mapping[str, str], weight: Tensor, start: int, stop: int | None) -> Tensor:
         import torch
@@ -94,13 +115,14 @@ class Updates:
         return value
 
     def current_key(self, key: str) -> str:
-        """`key` with its module called as transformers calls it now."""
-        before, now = (target.rpartition(".")[0] for target in (_target(key, self._name)[0], self._target(key)[0]))
-        return key.replace(before, now, 1)
+        """What peft calls `key` in a file, its module called as transformers calls it now."""
+        parameter, part = self._target(key)
+        module = parameter if part == "whole" else parameter.rpartition(".")[0]
+        return f"{_PREFIX}{module}{_leaf(key)}"
 
     def module(self, key: str) -> str:
-        """The module that a tensor of the adapter's file belongs to."""
-        return _target(key, self._name)[0].rpartition(".")[0]
+        """The module that a tensor of the adapter's file belongs to, called as in the file."""
+        return _targets(key, self._name)[0][0].rpartition(".")[0]
 
     def _is_turned(self, parts: Mapping[str, str]) -> bool:
         """Whether the weight is stored as [in, out]: embeddings, and GPT-2's Conv1D."""
@@ -111,7 +133,7 @@ class Updates:
     def scale(self, key: str) -> float:
         """α / r, or α / √r, of the module that `key` belongs to; patterns as peft reads them."""
         module = self.module(key)
-        rank = self.reader.tensors[re.sub(r"lora_B\.bias$", "lora_A.weight", key)].shape[0]
+        rank = self.reader.tensors[re.sub(r"\.lora_B\.(.*\.)?bias$", r".lora_A.\1weight", key)].shape[0]
         alpha = self._said.get("lora_alpha", _ALPHA)
         for pattern, own in (self._said.get("alpha_pattern") or {}).items():
             if self._fits(pattern, module):
@@ -138,24 +160,70 @@ class Updates:
         Adapters name modules as the transformers did that they were trained with: what was renamed since is found by
         transformers' own rules, as for the names in old checkpoints.
         """
-        parameter, part = _target(key, self._name)
-        if parameter not in self._stored and parameter not in self._layout.shapes:
-            parameter = self._layout.names([parameter]).get(parameter, parameter)
-        return parameter, part
+        targets = _targets(key, self._name)
+        for parameter, part in targets:
+            if not self._is_known(parameter):
+                parameter = self._layout.names([parameter]).get(parameter, parameter)
+            if self._is_known(parameter):
+                return parameter, part
+        return targets[0]
+
+    def _is_known(self, parameter: str) -> bool:
+        return parameter in self._stored or parameter in self._layout.shapes
+
+    def _put(self, parts: dict[str, str], name: str, part: str, key: str) -> None:
+        other = parts.get(part)
+        saved = ".modules_to_save." in key
+        if other is None:
+            parts[part] = key
+        elif part == "whole" and saved != (".modules_to_save." in other):
+            # With bias="all", peft also writes the bias that a saved module took the place of.
+            parts[part] = key if saved else other
+        else:
+            raise Incompatible(
+                f"{self._name}: the file has two updates of {name}, {other} and {key}.",
+                "Save one adapter alone: peft's `save_pretrained(selected_adapters=[...])`.",
+            )
 
     def _place(self, parameter: str, part: str) -> str:
-        """The name in the base's files (or a new one, for a head that the base has not)."""
+        """The name in the base's files (or a new one, for what the base has not by itself)."""
+        others = [self._stored[own] for own in self._layout.tied_with(parameter) if own in self._stored]
         if parameter in self._stored:
-            return self._stored[parameter]
+            name = self._stored[parameter]
+            if others and part != "whole":
+                # Whether it is a copy is told by its numbers alone.
+                self._apart += [(name, other) for other in others]
+            elif part != "whole" and self._layout.tied_with(parameter):
+                raise self._shared(name, self._layout.tied_with(parameter)[0])
+            return name
+        if others and part != "whole":
+            raise self._shared(parameter, others[0])
         if part == "whole" and parameter in self._layout.shapes:
-            return parameter
-        shared = self._layout.tied.get(parameter)
+            # peft wraps saved modules, which parts them from what they were shared with; biases it trains in place.
+            return others[0] if others and parameter.endswith(".bias") else parameter
         raise Incompatible(
-            f"{self._name}: the adapter changes {parameter}, "
-            + (f"which shares its numbers with {shared}." if shared else "which the base has not."),
-            "Merge it into its base with peft's `merge_and_unload()`, and give the result."
-            if shared
-            else "Is it the base that the adapter was trained on? Say BASE+ADAPTER.",
+            f"{self._name}: the adapter changes {parameter}, which the base has not.",
+            "Is it the base that the adapter was trained on? Say BASE+ADAPTER.",
+        )
+
+    def _left_behind(self) -> dict[str, str]:
+        """Parameters that shared the numbers of a tensor that the adapter replaces, and stay as they were: each with
+        the base's tensor that has them, as in peft, where a saved module is one of its own."""
+        copies = {}
+        for name, parts in self.changes.items():
+            parameter = next((own for own, stored in self._stored.items() if stored == name), None)
+            if "whole" not in parts or parameter is None or parameter.endswith(".bias"):
+                continue
+            for other in self._layout.tied_with(parameter):
+                if other not in self._stored and other not in self.changes:
+                    copies[other] = name
+        return copies
+
+    def _shared(self, name: str, other: str) -> Incompatible:
+        return Incompatible(
+            f"{self._name}: the adapter updates {name}, which shares its numbers with {other} in the base: run, the "
+            "adapter changes the one, and merged by peft it changes both.",
+            "Untie the base (save it with a head of its own and tie_word_embeddings false), and give BASE+ADAPTER.",
         )
 
     def _check(self, name: str, parts: Mapping[str, str]) -> None:
@@ -172,7 +240,7 @@ class Updates:
                 "Resize the base's vocabulary to the adapter's first, and give the folder of that.",
             )
         if "A" in parts or "B" in parts or "magnitude" in parts:
-            if "A" not in shapes or "B" not in shapes or len(shapes["A"]) != 2 or len(shapes["B"]) != 2:
+            if any(len(shapes.get(part, ())) != 2 or not shapes[part][0] for part in "AB"):
                 raise Incompatible(
                     f"{self._name}: the update of {name} is not a product of two matrices.",
                     "Merge it into its base with peft's `merge_and_unload()`, and give the result.",
@@ -192,25 +260,40 @@ class Updates:
                 )
 
 
-def _target(key: str, owner: str) -> tuple[str, str]:
-    """A tensor of an adapter's file -> the parameter of the model, and which part of its update it is."""
-    name = key.removeprefix("base_model.model.")
+def _targets(key: str, owner: str) -> list[tuple[str, str]]:
+    """A tensor of an adapter's file -> the parameter of the model, and which part of its update it is.
+
+    Several parameters where the name can be read in several ways.
+    """
+    name = _WRAPPED.sub("", _INSIDE.sub("", key))
     for pattern, leaf, part in (
-        (r"\.lora_A\.weight$", ".weight", "A"),
-        (r"\.lora_B\.weight$", ".weight", "B"),
-        (r"\.lora_B\.bias$", ".bias", "bias"),
-        (r"\.lora_embedding_A$", ".weight", "A"),
-        (r"\.lora_embedding_B$", ".weight", "B"),
-        (r"\.lora_magnitude_vector(\.weight)?$", ".weight", "magnitude"),
+        (r"\.lora_A(\.[^.]+)?\.weight$", ".weight", "A"),
+        (r"\.lora_B(\.[^.]+)?\.weight$", ".weight", "B"),
+        (r"\.lora_B(\.[^.]+)?\.bias$", ".bias", "bias"),
+        (r"\.lora_embedding_A(\.[^.]+)?$", ".weight", "A"),
+        (r"\.lora_embedding_B(\.[^.]+)?$", ".weight", "B"),
+        (r"\.lora_magnitude_vector(\.[^.]+){0,2}$", ".weight", "magnitude"),
     ):
         parameter, count = re.subn(pattern, leaf, name)
         if count:
-            return parameter, part
+            return [(parameter, part)]
     if re.search(r"\.(lora_|token_adapter|trainable_tokens)", name):
         raise Incompatible(
             f"{owner}: the adapter holds {key}, which plain LoRA has not.",
             "Merge it into its base with peft's `merge_and_unload()`, and give the result.",
         )
-    # With bias="all", peft also writes the bias of a module to be saved under these names.
-    name = re.sub(r"\.modules_to_save(\.default)?\.", ".", name.replace(".base_layer.", "."))
-    return name, "whole"
+    name = name.replace(".base_layer.", ".")
+    module, saved, rest = name.partition(".modules_to_save.")
+    if not saved:
+        return [(name, "whole")]
+    # What comes next may be the adapter's name, or belong to the module's.
+    return [(f"{module}.{rest.partition('.')[2]}", "whole"), (f"{module}.{rest}", "whole")]
+
+
+def _leaf(key: str) -> str:
+    """How peft's name of a part ends; nothing for what comes as a whole."""
+    found = re.search(r"\.(lora_[AB])(?:\.[^.]+)?\.(weight|bias)$", key)
+    if found:
+        return f".{found[1]}.{found[2]}"
+    found = re.search(r"\.(lora_embedding_[AB])(?:\.[^.]+)?$", key)
+    return f".{found[1]}" if found else ""

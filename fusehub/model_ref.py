@@ -69,9 +69,13 @@ class ModelRef:
         if self.folder is not None:
             path = in_cache(self.folder / filename, self.name, claim)
             return _no_pointer(path, self.name, self.files[filename].size)
-        inside = f"{self.subfolder}/{filename}" if self.subfolder else filename
         with hub_errors(self.name):
+            inside = self.inside(filename)
             return fetch(self.repo_id, inside, revision=self.commit, token=self.token, name=self.name, claim=claim)
+
+    def inside(self, filename: str) -> str:
+        """Where `filename` lies in the repo."""
+        return f"{self.subfolder}/{filename}" if self.subfolder else filename
 
     def json(self, filename: str) -> dict[str, Any]:
         """The JSON object in a file of the model. Raises `BadFile` where there is none."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +37,8 @@ DTYPES: dict[str, tuple[str, int]] = {
     "U8": ("uint8", 1),
     "BOOL": ("bool", 1),
 }
+# How much of two tensors that seem to be the same is compared at a time.
+_COPY_BYTES = 2**25
 FLOATS = ("F64", "F32", "BF16", "F16")
 
 
@@ -81,6 +83,16 @@ def dtype_name(dtype: torch.dtype) -> str:
 def open_tensors(path: Path, owner: str) -> SafetensorsFile | PickleFile:
     """A file of tensors, open for reading; `owner` is whose it is, for errors."""
     return (SafetensorsFile if path.suffix == ".safetensors" else PickleFile)(path, owner)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file of tensors holds, without the numbers."""
+
+    tensors: dict[str, TensorInfo]
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class SafetensorsFile:
@@ -181,6 +193,21 @@ class PickleFile:
 
     def close(self) -> None:
         self._loaded = {}
+
+
+def is_copy(one: Callable[[int, int | None], torch.Tensor], other: Callable[[int, int | None], torch.Tensor]) -> bool:
+    """Whether two tensors, read by rows, hold the same numbers; ends at the first rows that differ."""
+    import torch
+
+    rows, start = 64, 0
+    while True:
+        a, b = one(start, start + rows), other(start, start + rows)
+        if a.shape != b.shape or not torch.equal(a, b.to(a.dtype)):
+            return False
+        if len(a) < rows:
+            return True
+        # Most that differ do so at once; what is left to read is read in larger pieces.
+        start, rows = start + rows, max(rows, _COPY_BYTES // max(1, a[:1].nbytes))
 
 
 def sha256_of(path: Path) -> str:

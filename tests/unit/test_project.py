@@ -74,7 +74,7 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
     floors = [
         "errors progress documents reach places wire yaml_text",
         "hub tensor_files licences label_names side_files verified devices",
-        "model_ref adapters refs chat_templates tables table_files hub_datasets data_sources pictures"
+        "model_ref remote adapters refs chat_templates tables table_files hub_datasets data_sources pictures"
         " vocabularies tokenizing tasks layers blocks wrappers",
         "labels findings lora checkpoint completeness pretrained",
         "literals chats encoding questions language shared_body",

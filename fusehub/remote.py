@@ -1,0 +1,47 @@
+"""What safetensors files at the Hub hold, told from their headers by ranged reads: no weights are downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+from fusehub.errors import BadFile, NotFound
+from fusehub.hub import client, hub_errors
+from fusehub.model_ref import ModelRef
+from fusehub.tensor_files import TensorInfo
+
+# Headers that are asked for at once, of a model in shards.
+_READERS = 8
+
+
+def remote_header(ref: ModelRef, filename: str) -> dict[str, TensorInfo]:
+    """Names, shapes and dtypes of the tensors in one file of a model at the Hub, at its commit.
+
+    Raises `BadFile` where it is broken, and `NotFound` or `AccessDenied` as the Hub says.
+    """
+    if filename not in ref.files:
+        raise NotFound(f"{ref.name} has no file {filename}.", "Is the upload complete?")
+    from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+
+    try:
+        with hub_errors(ref.name):
+            return dict(_header(ref.repo_id, ref.inside(filename), ref.commit, ref.token))
+    except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
+        raise BadFile(
+            f"{ref.name}: the header of {filename} is broken ({error}).", "Is the upload complete?"
+        ) from error
+
+
+def remote_headers(ref: ModelRef, filenames: Sequence[str]) -> dict[str, TensorInfo]:
+    """The same of several files at once."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = list(pool.map(lambda name: remote_header(ref, name), filenames))
+    return {name: info for tensors in found for name, info in tensors.items()}
+
+
+# A file at a commit never changes, and a plan asks several times.
+@lru_cache(maxsize=512)
+def _header(repo_id: str, path: str, commit: str, token: str | None) -> tuple[tuple[str, TensorInfo], ...]:
+    found = client(token).parse_safetensors_file_metadata(repo_id, path, revision=commit)
+    return tuple((name, TensorInfo(tensor.dtype, tuple(tensor.shape))) for name, tensor in found.tensors.items())
