@@ -30,6 +30,7 @@ from fusehub.statistics.placing import load_to_run
 from fusehub.statistics.probing import unpadded
 from fusehub.statistics.routing import FEWEST_ROWS, mixture_of, mixture_rows, shares_of
 from fusehub.tasks import IMAGES
+from fusehub.ties import untie
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -231,6 +232,7 @@ def _templates(plan: Plan) -> list[int]:
 
 def _load(plan: Plan, index: int) -> PreTrainedModel:
     network = load_to_run(plan.experts[index])
+    untie(network, [tensor.parameter for tensor in plan.tensors.values()])
     # A block that is not run again adds nothing to a cache.
     if getattr(network.config, "use_cache", False):
         network.config.use_cache = False

@@ -27,6 +27,8 @@ _BOOKKEEPING = re.compile(
     r"|problem_type|finetuning_task|task_specific_params|_commit_hash|language|license|model_card"
     r"|_?(attn|experts)_implementation(_\w+)?|return_dict|use_cache|output_(hidden_states|attentions|router_logits)"
     r"|_output_attentions|gradient_checkpointing"
+    # What is shared is told by the files, and merged as it runs.
+    r"|tie_word_embeddings"
 )
 # What acts in training alone, where that is not seen in the source: rates of what is dropped, and losses. (Two rates
 # scale what is computed at all times.)

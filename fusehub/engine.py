@@ -26,6 +26,7 @@ from fusehub.plan import MAX_SHARD_SIZE, Plan
 from fusehub.planner import TensorPlan
 from fusehub.progress import Progress
 from fusehub.questioning import question_statistics
+from fusehub.settling import settled
 from fusehub.solving import LayerSolver
 from fusehub.statistics.at_hand import DataAtHand
 from fusehub.statistics.datafree import DataFree
@@ -77,6 +78,7 @@ class _Engine:
             fetch_weights([*self.plan.experts, *([self.plan.base] if self.plan.base else [])])
             self.experts = [self._files.enter_context(Checkpoint(ref)) for ref in self.plan.experts]
             self.base = self._files.enter_context(Checkpoint(self.plan.base)) if self.plan.base else None
+            self.plan = self.result.plan = settled(self.plan, self.experts, self.base)
             self.fishers = [
                 self._files.enter_context(contextlib.closing(found.open_fisher()))
                 for found in (self.plan.statistics if self.plan.method.needs_fisher else ())

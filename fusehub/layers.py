@@ -124,7 +124,7 @@ class Layout:
         made = {target for _, targets in places.values() for target in targets if target not in fused} | named
         missing = []
         for name in self.shapes:
-            if name in made or self.tied.get(name) in made or self._computed.search(name):
+            if name in made or made.intersection(self.tied_with(name)) or self._computed.search(name):
                 continue
             missing += [part for part in fused.get(name, [name]) if part not in named]
         return missing
@@ -164,6 +164,12 @@ class Layout:
             return ()
         own = self._model.named_parameters(remove_duplicate=False)
         return tuple(name for name, value in own if value is weight)
+
+    def ties_of(self, config: PretrainedConfig) -> dict[str, str]:
+        """`tied` as another config of this architecture has it."""
+        if _tie_flags(config) == _tie_flags(self._model.config):
+            return self.tied
+        return dict(meta_model(config).all_tied_weights_keys or {})
 
     def tied_with(self, parameter: str) -> list[str]:
         """The other names of what shares its storage with `parameter`."""
@@ -222,6 +228,12 @@ def _layout_of(key: _Key) -> Layout:
         _model=model,
         parts=parts,
     )
+
+
+def _tie_flags(config: PretrainedConfig) -> list[bool | None]:
+    """What the config and those inside it say of sharing."""
+    parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
+    return [getattr(part, "tie_word_embeddings", None) for part in parts]
 
 
 def layout_like(ref: ModelRef, layout: Layout) -> Layout:

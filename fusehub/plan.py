@@ -83,6 +83,7 @@ class Plan:
     donors: Donors | None = None
     """Whose config, tokenizer and chat template the result has; None where each expert keeps its head and its own."""
     cost: dict[str, int] = field(default_factory=dict)
+    max_shard_size: int = MAX_SHARD_SIZE
     tuning: dict[str, Any] | None = None
     """How parameters and weights were chosen, where validation data did that: see `fusehub.tuning`."""
 
@@ -200,6 +201,7 @@ def plan_merge(
         hashes=hashes,
         report=report,
         allowed=allowed,
+        max_shard_size=max_shard_size,
         notes=(
             *recipe.notes,
             *said.notes,

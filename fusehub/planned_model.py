@@ -5,7 +5,7 @@ Models can be whole each by itself, and what is made of them not: this asks of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fusehub.completeness import beyond_rows, shortcomings, without_rows
@@ -19,10 +19,14 @@ from fusehub.pretrained import load_tokenizer
 from fusehub.refs import ModelRef
 from fusehub.tasks import config_like
 from fusehub.tensor_files import DTYPES, TensorInfo
+from fusehub.ties import config_with_ties
 
 
-def config_of_result(donors: Donors, labels: LabelPlan, tensors: Mapping[str, TensorPlan]) -> dict[str, Any]:
-    """The config.json of the merge: that of the `donors`, with the merged labels, rows of tokens and dtype."""
+def config_of_result(
+    donors: Donors, labels: LabelPlan, tensors: Mapping[str, TensorPlan], written: Iterable[str]
+) -> dict[str, Any]:
+    """The config.json of the merge: that of the `donors`, with the merged labels, rows of tokens and dtype, and with
+    what it ties as it is in a file of the tensors `written`."""
     config = {
         key: value for key, value in donors.merged_config().items() if key not in ("_name_or_path", "torch_dtype")
     }
@@ -39,7 +43,7 @@ def config_of_result(donors: Donors, labels: LabelPlan, tensors: Mapping[str, Te
     stored = {tensor.info.dtype for tensor in tensors.values() if tensor.info.is_float}
     if len(stored) == 1:
         config["dtype"] = DTYPES[stored.pop()][0]
-    return config
+    return config_with_ties(donors.config, config, written)
 
 
 def vocabulary_size(tensors: Mapping[str, TensorPlan]) -> int | None:
@@ -81,7 +85,7 @@ def _shortcomings(
     donors: Donors, report: Report, tensors: Mapping[str, TensorPlan], infos: Mapping[str, TensorInfo]
 ) -> list[Finding]:
     """What is wrong with the model that has the tensors `infos`, and config and tokenizer of the `donors`."""
-    layout = layout_of(config_like(donors.config, config_of_result(donors, report.labels, tensors)))
+    layout = layout_of(config_like(donors.config, config_of_result(donors, report.labels, tensors, infos)))
     found = shortcomings(f"What would be made with the config of {donors.config.name}", layout, infos)
     if any(finding.code == "no-header" for finding in report.findings):
         # Weights that had no header are seen for the first time.

@@ -19,6 +19,7 @@ from fusehub.statistics.datafree import DataFree
 from fusehub.statistics.routing import FEWEST_ROWS, mixture_of, mixture_rows, shares_of
 from fusehub.statistics.sources import FoundStatistics
 from fusehub.tensor_files import TensorInfo
+from fusehub.ties import merged_parameters, stored_names, tie_notes
 
 
 @dataclass(frozen=True)
@@ -86,21 +87,23 @@ class Planner:
         self.layouts = [layout_like(ref, layout) for ref in experts]
         self.tasks_differ = any(own is not layout for own in self.layouts)
         # For each expert: the model's parameter -> the name in its file.
-        self.files = [_parameters(own, infos) for own, infos in zip(self.layouts, self.infos, strict=True)]
+        known = zip(experts, self.layouts, self.infos, strict=True)
+        self.stored = [stored_names(ref, own, infos) for ref, own, infos in known]
+        self.files = [own.at for own in self.stored]
+        self.names = merged_parameters(self.stored)
         self.base_infos = infos_of(base) if base else {}
-        self.base_files = _parameters(layout, self.base_infos) if base else {}
+        self.base_files = stored_names(base, layout, self.base_infos).at if base else {}
         self.notes: list[str] = []
         self._uncounted: list[str] = []
         self._rows_differ: dict[str, tuple[int, ...]] = {}
         self._rare: list[str] = []
 
     def tensors(self) -> dict[str, TensorPlan]:
-        first = self.files[0]
-        self.depths = depths(name for parameter, name in first.items() if self._in_body(parameter))
+        self.depths = depths(name for parameter, name in self.names.items() if self._in_body(parameter))
         plans = {}
-        for parameter, name in first.items():
+        for parameter, name in self.names.items():
             lacking = [ref.name for ref, own in zip(self.experts, self.files, strict=True) if parameter not in own]
-            if (lacking and self._is_shared(parameter)) or self._is_tied(parameter):
+            if lacking and _is_computed(parameter):
                 continue
             if self.tasks_differ and (lacking or not self._in_body(parameter)):
                 continue
@@ -115,6 +118,7 @@ class Planner:
                 f"{len(self._uncounted)} linear layers have no statistics of every expert and are averaged: "
                 + ", ".join(self._uncounted[:3]) + (", ..." if len(self._uncounted) > 3 else "")
             )  # fmt: skip
+        self.notes += tie_notes(self.experts, self.stored)
         if self._rows_differ:
             self.notes.append(_rows_note(self._rows_differ, self.method))
         if self._rare:
@@ -135,7 +139,7 @@ class Planner:
         if self.labels.policy != "keep":
             return ((),) * len(self.experts)
         kept = []
-        for index, (layout, own) in enumerate(zip(self.layouts, self.files, strict=True)):
+        for index, (layout, own) in enumerate(zip(self.layouts, (names.own for names in self.stored), strict=True)):
             merged = {tensor.sources[index] for tensor in tensors.values() if not tensor.is_head}
             differ = any(len(set(tensor.token_rows)) > 1 for tensor in tensors.values())
             if differ and any(parameter in layout.token_axes for parameter, name in own.items() if name not in merged):
@@ -144,36 +148,9 @@ class Planner:
                     "Merge models of one tokenizer, or leave this one out.",
                 )
             kept.append(
-                tuple(
-                    name
-                    for parameter, name in own.items()
-                    if name not in merged and layout.tied.get(parameter) not in own and not _is_computed(parameter)
-                )
+                tuple(name for parameter, name in own.items() if name not in merged and not _is_computed(parameter))
             )
         return tuple(kept)
-
-    def _is_shared(self, parameter: str) -> bool:
-        """Whether the parameter is only another name of one that all experts have, or is computed and not trained."""
-        return parameter in self.layout.tied or _is_computed(parameter)
-
-    def _is_tied(self, parameter: str) -> bool:
-        """Whether every expert's file holds under this name only a second copy of a tensor that it shares.
-
-        Loading shares it again. Configs do not tell: transformers says of every T5 that its head is tied, also of
-        those (v1.1) whose head is their own.
-        """
-        shared = self.layout.tied.get(parameter)
-        if shared is None or not all({parameter, shared} <= set(own) for own in self.files):
-            return False
-        if any(ref.config.get("tie_word_embeddings") is False for ref in self.experts):
-            return False
-        import torch
-
-        for ref, own in zip(self.experts, self.files, strict=True):
-            with Checkpoint(ref) as checkpoint:
-                if not torch.equal(checkpoint.read(own[parameter]), checkpoint.read(own[shared])):
-                    return False
-        return True
 
     def _tensor(self, parameter: str, name: str) -> TensorPlan:
         sources = tuple(own[parameter] for own in self.files)
@@ -242,11 +219,11 @@ class Planner:
             self._rare.append(sources[0])
             return "mean", f"fewer than {FEWEST_ROWS} rows in the statistics of all"
         if lacking:
-            self._uncounted.append(sources[0])
+            self._uncounted.append(self.names[parameter])
             return "mean", f"no input rows in the statistics of {', '.join(lacking)}"
         updated = [ref.name for ref, data_free in zip(self.experts, self.data_free, strict=True) if data_free]
         if updated and not self._has_update(parameter, infos):
-            self._uncounted.append(sources[0])
+            self._uncounted.append(self.names[parameter])
             return "mean", f"the base has no such tensor, so {', '.join(updated)} has no update of it"
         return "solve", self.method.title
 
@@ -325,7 +302,3 @@ def infos_of(ref: ModelRef) -> dict[str, TensorInfo]:
         return dict(known)
     with Checkpoint(ref) as checkpoint:  # A .bin has no header: it is downloaded and opened.
         return checkpoint.tensors
-
-
-def _parameters(layout: Layout, infos: dict[str, TensorInfo]) -> dict[str, str]:
-    return {parameter: name for name, parameter in layout.names(infos).items()}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusehub.adapters import CONFIG as ADAPTER_CONFIG
 from fusehub.adapters import AdaptedRef
 from fusehub.checkpoint import Checkpoint
 from fusehub.completeness import require_complete
@@ -81,6 +82,8 @@ def _is_plain(ref: ModelRef, checkpoint: Checkpoint) -> bool:
     an index that lacks what transformers wants to find in it."""
     if isinstance(ref, AdaptedRef) or checkpoint.tensors.wrapping.names:
         return False
+    if ADAPTER_CONFIG in ref.files:
+        return False  # transformers would put the adapter that lies beside the model on it, once more.
     return all(isinstance(ref.json(name).get("metadata"), dict) for name in ref.files if name.endswith(".index.json"))
 
 

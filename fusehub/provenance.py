@@ -96,8 +96,10 @@ def _write_model_files(plan: Plan, folder: Path, index: int) -> None:
     Of an expert that keeps its head they are its own, else those of the plan's donors.
     """
     everyone = [*plan.experts, *([plan.base] if plan.base else [])]
-    donors = donors_alone(plan.experts[index], everyone) if plan.labels.policy == "keep" else plan.donors
-    config = config_of_result(donors, plan.labels, plan.tensors)
+    keeps = plan.labels.policy == "keep"
+    donors = donors_alone(plan.experts[index], everyone) if keeps else plan.donors
+    written = [name for name, tensor in plan.tensors.items() if not (keeps and tensor.is_head)]
+    config = config_of_result(donors, plan.labels, plan.tensors, [*written, *plan.kept[index]])
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
     _write_side_files(donors, folder)
