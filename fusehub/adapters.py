@@ -60,7 +60,7 @@ class AdaptedRef(ModelRef):
 
     def owner(self, filename: str) -> ModelRef:
         # A whole model may lie beside the adapter: its weights have the update in them already.
-        own = filename in self.adapter.files and not _is_model_file(filename)
+        own = filename in self.adapter.files and not is_model_file(filename)
         return self.adapter if own else self.base
 
     def path(self, filename: str) -> Path:
@@ -117,10 +117,10 @@ def adapted(name: str, base: ModelRef, adapter: ModelRef) -> AdaptedRef:
     ref = AdaptedRef(
         **{
             key: getattr(adapter, key)
-            for key in ("repo_id", "commit", "folder", "card", "downloads", "subfolder", "token")
+            for key in ("repo_id", "commit", "folder", "card", "card_trouble", "downloads", "subfolder", "token")
         },
         name=name,
-        files={**kept, **{n: file for n, file in adapter.files.items() if not _is_model_file(n)}},
+        files={**kept, **{n: file for n, file in adapter.files.items() if not is_model_file(n)}},
         gated=adapter.gated or base.gated,
         private=adapter.private or base.private,
         base=base,
@@ -221,6 +221,6 @@ def adapter_header(adapter: ModelRef) -> Header:
     return Header(reader.tensors)
 
 
-def _is_model_file(name: str) -> bool:
+def is_model_file(name: str) -> bool:
     """Whether it is a whole model's config, weights or their index."""
     return name == "config.json" or re.match(r"(model|pytorch_model)\b.*\.(safetensors|bin|json)$", name) is not None

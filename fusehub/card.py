@@ -161,7 +161,10 @@ def _statistics(merge: MergedFolder, source: Mapping[str, Any]) -> str:
     pinned = PINNED.fullmatch(statistics["origin"])
     if pinned:
         own = pinned[1] == source["repo_id"]
-        place = link("its own repo" if own else pinned[1], f"{endpoint()}/{pinned[1]}/tree/{pinned[2]}/fusehub")
+        place = link(
+            "its own repo" if own else pinned[1],
+            f"{endpoint()}/{pinned[1]}/tree/{pinned[3]}{pinned[2]}/fusehub",
+        )
     elif is_local(statistics["origin"]):
         place = "a local folder"
     else:
@@ -184,7 +187,10 @@ def _base(merge: MergedFolder) -> str:
     if not base:
         return ""
     pinned = PINNED.fullmatch(base)
-    return link(pinned[1], f"{endpoint()}/{pinned[1]}/tree/{pinned[2]}") if pinned else md(merge.public(base))
+    if not pinned:
+        return md(merge.public(base))
+    repo, inside, commit = pinned.groups()
+    return link(f"{repo}{inside}", f"{endpoint()}/{repo}/tree/{commit}{inside}")
 
 
 def _adapter_base(merge: MergedFolder) -> str:

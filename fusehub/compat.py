@@ -305,6 +305,14 @@ class _Check:
         bases = [ref.base for ref in self.refs if isinstance(ref, AdaptedRef)]
         named = {ref.name: licence_of(ref.card) for ref in (*self.everyone, *bases)}
         verdict = reconcile(named.items())
+        for ref in (*self.everyone, *bases):
+            if ref.card_trouble:
+                self._find(
+                    "card-unreadable",
+                    "warning",
+                    f"{ref.card_trouble} What it says of licence and base is not known.",
+                    "Mend the YAML between the lines of three dashes.",
+                )
         for warning in verdict.warnings:
             self._find("licence-unclear", "warning", warning)
         for conflict in verdict.conflicts:
@@ -373,9 +381,8 @@ def missing_bytes(ref: ModelRef) -> int:
     total = 0
     for name in names:
         owner = ref.owner(name)
-        inside = f"{owner.subfolder}/{name}" if owner.subfolder else name
         if owner.folder is None and not isinstance(
-            try_to_load_from_cache(owner.repo_id, inside, revision=owner.commit), str
+            try_to_load_from_cache(owner.repo_id, owner.inside(name), revision=owner.commit), str
         ):
             total += ref.files[name].size
     return total

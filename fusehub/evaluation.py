@@ -224,7 +224,12 @@ def _warn_of_tuning(ref: ModelRef, name: str, sets: Mapping[str, Examples]) -> N
         tuning = json.loads(ref.path(REPORT_FILENAME).read_text(encoding="utf-8")).get("tuning") or {}
         used = {(own["revision"], own["split"]) for own in tuning.get("data", ())}
     except (ValueError, AttributeError, KeyError, TypeError):
-        return  # Not a report of ours; whoever publishes it is told.
+        logger.warning(
+            "%s: its %s cannot be read, so nobody knows whether its options were chosen by this data.",
+            name,
+            REPORT_FILENAME,
+        )
+        return
     for data, examples in sets.items():
         if (examples.revision, examples.split) in used:
             logger.warning("%s: the options of %s were chosen by this data, so this is no test of it.", data, name)

@@ -17,6 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from fusehub.hub import client, hub_errors
+from fusehub.hub_names import plain, readings
 from fusehub.licences import licence_of
 from fusehub.statistics.format import FILENAME, INDEX_FILENAME
 from fusehub.statistics.sources import FOLDER, TAG, is_same_owner
@@ -99,7 +100,8 @@ def find(
 
 def _base_tags(api: HfApi, base: str) -> list[str]:
     """Tags that fine-tunes of `base` have: cards name it as it is called now, or as it was called once."""
-    name = base.partition("@")[0]
+    # Cards name repos, not the folders in them.
+    name = readings(plain(base))[0].repo_id
     with hub_errors(name):
         own = api.model_info(name).id
     return [f"base_model:{name}" for name in dict.fromkeys([own, name])]

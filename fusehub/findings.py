@@ -46,6 +46,7 @@ CODES = {
     "heads-kept": Kind("Each expert keeps its own head."),
     "adapter-base-differs": Kind("An adapter is put on another base than it was trained on.", ignorable=True),
     "lineage-differs": Kind("The models say that they come from different bases.", ignorable=True),
+    "card-unreadable": Kind("The front matter of a card is broken: licence and base are not known from it."),
     "licence-conflict": Kind("Two of the models' licences do not allow to share what is made of both."),
     "licence-unclear": Kind("A model's licence is not stated or not known, or its terms hold beside another's."),
     "licence-forbids": Kind("A licence forbids publishing the result."),

@@ -28,8 +28,8 @@ from fusehub.tasks import task_of
 if TYPE_CHECKING:
     from fusehub.tasks import Task
 
-# user/name at a commit: what can be linked to.
-PINNED = re.compile(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})")
+# user/name, or a folder in it, at a commit: what can be linked to.
+PINNED = re.compile(r"([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)@([0-9a-f]{40})")
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def is_local(place: str) -> bool:
     """Whether statistics (or a base) came from this machine: anything that is not user/name, or that exists here."""
     if PINNED.fullmatch(place):
         return False
-    return not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", place) or Path(place).exists()
+    return not re.fullmatch(r"[\w.-]+(/[\w.-]+)+(@[\w./-]+)?", place) or Path(place).exists()
 
 
 def _each_text(value: Any, change: Callable[[str], str]) -> Any:

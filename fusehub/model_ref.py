@@ -45,6 +45,8 @@ class ModelRef:
     downloads: int | None = None
     subfolder: str = ""
     token: str | None = field(default=None, repr=False, compare=False)
+    card_trouble: str = ""
+    """Why the front matter of the card cannot be read, where it cannot."""
 
     @property
     def id(self) -> str:
@@ -56,7 +58,9 @@ class ModelRef:
     @property
     def url(self) -> str | None:
         """Address of the model's page at this commit; None for a folder."""
-        return f"{endpoint()}/{self.repo_id}/tree/{self.commit}" if self.repo_id else None
+        if self.repo_id is None:
+            return None
+        return "/".join(filter(None, (endpoint(), self.repo_id, "tree", self.commit, self.subfolder)))
 
     def path(self, filename: str) -> Path:
         """Where `filename` lies on this machine; downloads it at this ref's commit if it must.

@@ -11,46 +11,41 @@ folder is resolved to its path and listing.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fusehub.adapters import adapted
-from fusehub.errors import BadRecipe, NotFound
-from fusehub.hub import client, endpoint, hub_errors, is_offline
+from fusehub.adapters import CONFIG, adapted, is_model_file
+from fusehub.errors import BadRecipe, NotFound, Offline
+from fusehub.hub import client, hub_errors, is_offline
+from fusehub.hub_names import may_be_repo, plain, readings
 from fusehub.model_ref import ModelRef, RemoteFile, why_no_weights
 from fusehub.reach import is_path, local_path
 from fusehub.side_files import CHAT_TEMPLATES
 from fusehub.verified import claimed
 from fusehub.yaml_text import load_yaml, split_front_matter
 
-logger = logging.getLogger(__name__)
-
 
 def resolve(text: str, *, token: str | None = None) -> ModelRef:
     """The model that `text` names: `user/model`, `user/model@revision`, a link, or a local folder.
 
-    `user/model/head` is the model in the subfolder `head` of a repo that holds several.
+    `user/model/head` is the model in the subfolder `head` of a repo that holds several (see `fusehub.hub_names`).
 
     `base+adapter` is a base with a LoRA adapter; an adapter alone is put on the base that its config names.
 
     Raises `NotFound`, `AccessDenied`, `Offline`, or `Incompatible` for an adapter that cannot be read exactly.
     """
-    name = _plain(text)
-    folder = _folder(name)
+    folder = _folder(text.strip())
     if folder is not None:
-        return _require_model(_on_its_base(_resolve_folder(name, folder), token))
-    for plus in re.finditer(r"\+", name):
-        base, adapter = name[: plus.start()], name[plus.end() :]
+        return _require_model(_on_its_base(_resolve_folder(text.strip(), folder), token))
+    for plus in re.finditer(r"\+", text):
+        base, adapter = text[: plus.start()].strip(), text[plus.end() :].strip()
         if _may_be_model(base) and _may_be_model(adapter):
-            return adapted(name, resolve(base, token=token), _resolve_adapter(adapter, token))
-    whole, subfolder = _resolve_whole(name, token)
-    if subfolder:
-        return in_subfolder(whole, subfolder)
-    return _require_model(_on_its_base(whole, token))
+            found = _resolve_adapter(adapter, token)
+            return adapted(f"{_plain(base)}+{_plain(adapter)}", resolve(base, token=token), found)
+    return _require_model(_on_its_base(_resolve_place(_plain(text), token), token))
 
 
 def resolve_all(text: str, *, token: str | None = None) -> dict[str, ModelRef]:
@@ -60,9 +55,9 @@ def resolve_all(text: str, *, token: str | None = None) -> dict[str, ModelRef]:
     """
     name = _plain(text)
     folder = _folder(name)
-    whole, subfolder = (_resolve_folder(name, folder), "") if folder is not None else _resolve_whole(name, token)
-    if subfolder:
-        raise NotFound(f"{name} names one model of several.", f"Give the repo alone: {whole.name}.")
+    whole = _resolve_folder(name, folder) if folder is not None else _resolve_place(name, token)
+    if whole.subfolder:
+        raise NotFound(f"{name} names one model of several.", f"Give the repo alone: {whole.repo_id}.")
     inside = _models_inside(whole)
     if not inside:
         raise NotFound(
@@ -71,15 +66,24 @@ def resolve_all(text: str, *, token: str | None = None) -> dict[str, ModelRef]:
     return {part: in_subfolder(whole, part) for part in inside}
 
 
-def _resolve_whole(name: str, token: str | None) -> tuple[ModelRef, str]:
-    """The repo that `name` names, and the subfolder in it ("" where none is named)."""
-    if is_path(name) or name.partition("@")[0].count("/") > 2:
+def _resolve_place(name: str, token: str | None) -> ModelRef:
+    """What lies at the place at the Hub that `name` means: a repo, or a folder of one."""
+    if is_path(name):
         raise NotFound(f"There is no folder {name}.", "Give a folder with config.json and weights, or user/model.")
-    path, _, revision = name.partition("@")
-    user, _, rest = path.partition("/")
-    repo, _, subfolder = rest.partition("/")
-    repo_id = f"{user}/{repo}" if repo else user
-    return _resolve_remote(repo_id, revision, token), subfolder
+    places = readings(name)
+    if any(part in (".", "..") for place in places for part in place.subfolder.split("/")):
+        raise NotFound(f"{name} leads out of its repo.", "Write user/model/folder.")
+    for place in places:
+        try:
+            whole = _resolve_remote(place.repo_id, place.revision, token)
+        except (NotFound, Offline) as error:
+            # Which part of it is the revision is told by what there is.
+            missing = error
+            continue
+        return _inside(whole, place.subfolder, str(place)) if place.subfolder else whole
+    if places[0].subfolder and "@" not in name and isinstance(missing, NotFound):
+        raise NotFound(f"There is no folder {name} here, and {missing.what}", missing.fix)
+    raise missing
 
 
 def _folder(name: str) -> Path | None:
@@ -89,25 +93,21 @@ def _folder(name: str) -> Path | None:
 
 
 def _may_be_model(text: str) -> bool:
-    return _folder(text) is not None or re.fullmatch(r"\w[\w.-]*(/[\w.-]+){0,2}(@[\w./-]+)?", text) is not None
+    return _folder(text) is not None or may_be_repo(text)
 
 
 def _resolve_adapter(name: str, token: str | None) -> ModelRef:
     """The adapter that `name` names, by itself."""
     folder = _folder(name)
-    if folder is not None:
-        found = _resolve_folder(name, folder)
-    else:
-        repo_id, _, revision = name.partition("@")
-        found = _resolve_remote(repo_id, revision, token)
-    if "adapter_config.json" not in found.files:
+    found = _resolve_folder(name, folder) if folder is not None else _resolve_place(_plain(name), token)
+    if CONFIG not in found.files:
         raise NotFound(f"{found.name} is no adapter: it has no adapter_config.json.", "Write BASE+ADAPTER.")
     return found
 
 
 def _on_its_base(ref: ModelRef, token: str | None) -> ModelRef:
     """`ref`, or where it is an adapter alone, the adapter on the base that its config names."""
-    if "adapter_config.json" not in ref.files or any(name.startswith("model") for name in ref.files):
+    if CONFIG not in ref.files or any(is_model_file(name) for name in ref.files if name != "config.json"):
         return ref
     said = ref.adapter_config
     base = said.get("base_model_name_or_path")
@@ -127,17 +127,17 @@ def _resolve_named_base(adapter: ModelRef, base: str, revision: str | None, toke
     named = f"{base}@{revision}" if revision else base
     if adapter.repo_id is None:
         return resolve(named, token=token)
-    whole, subfolder = _resolve_whole(_plain(named), token)
-    return in_subfolder(whole, subfolder) if subfolder else _require_model(_on_its_base(whole, token))
+    return _require_model(_on_its_base(_resolve_place(_plain(named), token), token))
 
 
 def short_names(refs: Iterable[ModelRef]) -> list[str]:
     """One short name a model, for tables and subfolders: without the user where that stays unambiguous."""
     refs = list(refs)
-    tails = [re.sub(r"[^\w.-]+", "-", (ref.repo_id or ref.folder.resolve().name).rpartition("/")[2]) for ref in refs]
+    places = [ref.subfolder or ref.repo_id or ref.folder.resolve().name for ref in refs]
+    tails = [re.sub(r"[^\w.-]+", "-", place.rpartition("/")[2]) for place in places]
     names = []
     for ref, tail in zip(refs, tails, strict=True):
-        full = (ref.repo_id or tail).replace("/", "--")
+        full = "--".join(filter(None, (ref.repo_id, ref.subfolder))).replace("/", "--") or tail
         name = tail if tails.count(tail) == 1 else full
         count = sum(other == name or other.startswith(f"{name}-") for other in names)
         names.append(f"{name}-{count + 1}" if name in names else name)
@@ -145,29 +145,29 @@ def short_names(refs: Iterable[ModelRef]) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """`text` without what surrounds a repo id in links: scheme, host, /tree/revision."""
-    name = text.strip()
-    for prefix in ("hf://", f"{endpoint()}/", "https://huggingface.co/", "https://hf.co/"):
-        if name.startswith(prefix):
-            name = name.removeprefix(prefix).removeprefix("models/").rstrip("/")
-            match = re.fullmatch(r"([^/]+/[^/]+)/(tree|blob|commit)/([^/]+)(/[^/]+)?(?:/.*)?", name)
-            if not match:
-                return name
-            # .../tree/main/head is a folder of the repo; .../blob/main/config.json a file of it.
-            inside = match[4] if match[2] == "tree" and match[4] else ""
-            return f"{match[1]}{inside}@{match[3]}"
+    name = plain(text)
     if not name:
         raise NotFound("A model has an empty name.", "Write user/name, user/name@revision or a local folder.")
     return name
 
 
 def _resolve_folder(name: str, folder: Path) -> ModelRef:
+    card, trouble = _card_of(folder / "README.md")
+    return ModelRef(
+        name=name,
+        repo_id=None,
+        commit=None,
+        folder=folder,
+        files=_listed(folder),
+        card=card,
+        card_trouble=trouble,
+    )
+
+
+def _listed(folder: Path) -> dict[str, RemoteFile]:
     paths = [path for path in sorted(folder.iterdir()) if path.is_file()]
     paths += sorted((folder / CHAT_TEMPLATES).glob("*.jinja"))
-    files = {path.relative_to(folder).as_posix(): RemoteFile(path.stat().st_size) for path in paths}
-    return ModelRef(
-        name=name, repo_id=None, commit=None, folder=folder, files=files, card=_card_of(folder / "README.md")
-    )
+    return {path.relative_to(folder).as_posix(): RemoteFile(path.stat().st_size) for path in paths}
 
 
 def _resolve_remote(repo_id: str, revision: str, token: str | None) -> ModelRef:
@@ -217,13 +217,16 @@ def _resolve_cached(repo_id: str, revision: str) -> ModelRef:
                 raise
             folder = newest
     local = _resolve_folder(name, folder)
-    # The cache stores large files under their sha256, so it tells the hash without reading the file.
-    claims = {key: claimed(folder / key) or "" for key in local.files}
-    files = {
-        key: RemoteFile(value.size, claims[key] if len(claims[key]) == 64 else None)
-        for key, value in local.files.items()
+    return replace(local, repo_id=repo_id, commit=folder.name, files=_cached(folder))
+
+
+def _cached(folder: Path) -> dict[str, RemoteFile]:
+    """What lies in a folder of the cache, which stores large files under their sha256: it is told without reading."""
+    files = _listed(folder)
+    claims = {name: claimed(folder / name) or "" for name in files}
+    return {
+        name: RemoteFile(file.size, claims[name] if len(claims[name]) == 64 else None) for name, file in files.items()
     }
-    return ModelRef(name=name, repo_id=repo_id, commit=folder.name, folder=folder, files=files, card=local.card)
 
 
 def _newest_snapshot(repo_id: str) -> Path | None:
@@ -235,17 +238,30 @@ def _newest_snapshot(repo_id: str) -> Path | None:
 
 def in_subfolder(whole: ModelRef, subfolder: str) -> ModelRef:
     """One of the models of a repo or folder that holds several, each in a subfolder."""
+    found = _inside(whole, subfolder, f"{whole.name}/{subfolder}")
+    if "config.json" not in found.files:
+        raise NotFound(f"{whole.name} has no model in {subfolder}.", "Look into it for the names of its models.")
+    return found
+
+
+def _inside(whole: ModelRef, subfolder: str, name: str) -> ModelRef:
+    """The folder `subfolder` of a repo or folder, with whatever lies in it."""
     if whole.folder is not None:
         folder = whole.folder / subfolder
-        files = _resolve_folder("", folder).files if folder.is_dir() else {}
+        there = _cached if whole.repo_id else _listed
+        files = there(folder) if folder.is_dir() else {}
         inside = replace(whole, folder=folder, files=files, subfolder=subfolder if whole.repo_id else "")
     else:
         prefix = f"{subfolder}/"
         files = {path.removeprefix(prefix): file for path, file in whole.files.items() if path.startswith(prefix)}
         inside = replace(whole, files=files, subfolder=subfolder)
-    if "config.json" not in files:
-        raise NotFound(f"{whole.name} has no model in {subfolder}.", "Look into it for the names of its models.")
-    return replace(inside, name=f"{whole.name}/{subfolder}")
+    if not files:
+        known = ", ".join(_models_inside(whole))
+        raise NotFound(
+            f"{whole.name} has nothing in {subfolder}" + (f"; it holds {known}." if known else "."),
+            "Look into it for the names of its models.",
+        )
+    return replace(inside, name=name)
 
 
 def _require_model(ref: ModelRef) -> ModelRef:
@@ -255,9 +271,17 @@ def _require_model(ref: ModelRef) -> ModelRef:
     if inside := _models_inside(ref):
         raise NotFound(
             f"{ref.name} holds several models ({', '.join(inside)}).",
-            f"Name one: {ref.name.partition('@')[0]}/{inside[0]}",
+            f"Name one: {_within(ref, inside[0])}",
         )
     raise NotFound(f"{ref.name} has no config.json.", why_no_weights(ref.files))
+
+
+def _within(ref: ModelRef, part: str) -> str:
+    """How the model in a folder of `ref` is named."""
+    if ref.repo_id is None:
+        return f"{ref.name}/{part}"
+    path, at, revision = ref.name.partition("@")
+    return f"{path}/{part}{at}{revision}"
 
 
 def _models_inside(ref: ModelRef) -> list[str]:
@@ -269,14 +293,15 @@ def _models_inside(ref: ModelRef) -> list[str]:
     )
 
 
-def _card_of(readme: Path) -> dict[str, Any]:
-    """Front matter of a local card; empty where there is none, and with a warning where it cannot be read."""
+def _card_of(readme: Path) -> tuple[dict[str, Any], str]:
+    """Front matter of a local card, empty where there is none; and why it cannot be read, where it cannot."""
     if not readme.is_file():
-        return {}
+        return {}, ""
     text, _ = split_front_matter(readme.read_text(encoding="utf-8", errors="replace"))
     try:
         front = load_yaml(text or "", f"The front matter of {readme}")
     except BadRecipe as error:
-        logger.warning("%s What it says of licence and base is not known.", error.what)
-        return {}
-    return front if isinstance(front, dict) else {}
+        return {}, error.what
+    if isinstance(front, dict | None):
+        return front or {}, ""
+    return {}, f"The front matter of {readme} is no table of keys."

@@ -16,7 +16,7 @@ from pathlib import Path
 from fusehub.errors import FuseHubError, NotFound
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_ONE = r"(https://[\w.-]+/|http://[\w.-]+(:\d+)?/|hf://)?[\w-][\w.-]*(/[\w.-]+){0,5}(@[\w./-]+)?"
+_ONE = r"(https://[\w.-]+/|http://[\w.-]+(:\d+)?/|hf://)?[\w-][\w.-]*(/[\w.%-]+){0,9}(@[\w./%-]+)?"
 # One model, or an adapter behind its base.
 _NAME = re.compile(rf"{_ONE}(\+{_ONE})?")
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")

@@ -73,7 +73,7 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
     """A module imports only modules of floors below its own, or beside it."""
     floors = [
         "errors progress documents reach places wire yaml_text",
-        "hub tensor_files licences label_names side_files verified devices",
+        "hub hub_names tensor_files licences label_names side_files verified devices",
         "model_ref remote adapters refs chat_templates tables table_files hub_datasets data_sources pictures"
         " vocabularies tokenizing tasks layers blocks wrappers",
         "labels findings lora checkpoint ties completeness pretrained",

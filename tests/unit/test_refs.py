@@ -94,11 +94,11 @@ def test_a_card_is_read_and_a_broken_one_is_none(tmp_path):
         assert resolve(str(tmp_path)).card == expected, text[:100]
 
 
-def test_a_card_that_cannot_be_read_is_told(tmp_path, caplog):
+def test_a_card_that_cannot_be_read_is_told(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "README.md").write_text("---\nlicense: [\n---\n")
-    resolve(str(tmp_path))
-    assert "README.md is not YAML" in caplog.text and "licence and base is not known" in caplog.text
+    (tmp_path / "README.md").write_text("---\nlicense: [mit\n---\n")
+    found = resolve(str(tmp_path))
+    assert found.card == {} and "README.md is not YAML" in found.card_trouble
 
 
 def test_json_of_a_wrong_kind_is_refused_by_name(tmp_path):
