@@ -37,15 +37,16 @@ def resolve(text: str, *, token: str | None = None) -> ModelRef:
 
     Raises `NotFound`, `AccessDenied`, `Offline`, or `Incompatible` for an adapter that cannot be read exactly.
     """
-    folder = _folder(text.strip())
+    name, text = _plain(text), text.strip()
+    folder = _folder(text)
     if folder is not None:
-        return _require_model(_on_its_base(_resolve_folder(text.strip(), folder), token))
+        return _require_model(_on_its_base(_resolve_folder(text, folder), token))
     for plus in re.finditer(r"\+", text):
         base, adapter = text[: plus.start()].strip(), text[plus.end() :].strip()
         if _may_be_model(base) and _may_be_model(adapter):
             found = _resolve_adapter(adapter, token)
             return adapted(f"{_plain(base)}+{_plain(adapter)}", resolve(base, token=token), found)
-    return _require_model(_on_its_base(_resolve_place(_plain(text), token), token))
+    return _require_model(_on_its_base(_resolve_place(name, token), token))
 
 
 def resolve_all(text: str, *, token: str | None = None) -> dict[str, ModelRef]:
@@ -81,7 +82,7 @@ def _resolve_place(name: str, token: str | None) -> ModelRef:
             missing = error
             continue
         return _inside(whole, place.subfolder, str(place)) if place.subfolder else whole
-    if places[0].subfolder and "@" not in name and isinstance(missing, NotFound):
+    if places[0].subfolder and "@" not in name:
         raise NotFound(f"There is no folder {name} here, and {missing.what}", missing.fix)
     raise missing
 

@@ -102,7 +102,8 @@ def tie_notes(refs: Sequence[ModelRef], names: Sequence[StoredNames]) -> list[st
             )
     tied = {parameter for own in names for parameter in own.tied if parameter not in own.own}
     for parameter in sorted(tied):
-        others = [ref.name for ref, own in zip(refs, names, strict=True) if parameter in own.own]
+        known = zip(refs, names, strict=True)
+        others = [ref.name for ref, own in known if parameter in own.own and parameter not in own.unsure]
         if others:
             notes.append(
                 f"{parameter} is a tensor of its own in {', '.join(others)} and shared in the other models: the "
