@@ -68,10 +68,12 @@ class _Check:
         self.vocabularies = Vocabularies()
 
     def run(self) -> Report:
-        readable = self._kinds()
+        understood = [ref for ref in self.everyone if self._kind(ref)]
+        readable = len(understood) == len(self.everyone)
         for ref in self.everyone:
             self.tensors[ref.id] = self._tensors(ref)
-            self.findings += self.vocabularies.read(ref)
+            # transformers reads a config before a tokenizer: of one that is wrong, nothing else is worth saying.
+            self.findings += self.vocabularies.read(ref) if ref in understood else []
         if readable:
             self._completeness()
         plan = None
@@ -81,7 +83,9 @@ class _Check:
             # Which rows a head has is not known before it is whole.
             plan = None if self.incomplete else self._labels()
         self._tokens_without_rows(plan and plan.policy)
-        self.findings += input_findings(self.refs, self.base, self.vocabularies)
+        if experts := [ref for ref in self.refs if ref in understood]:
+            base = self.base if self.base in understood else None
+            self.findings += input_findings(experts, base, self.vocabularies)
         self._lineage()
         self._licences()
         self._same_model_twice()
@@ -99,11 +103,8 @@ class _Check:
     def _find(self, code: str, level: Level, what: str, fix: str = "") -> None:
         self.findings.append(Finding(code, level, what, fix))
 
-    def _kinds(self) -> bool:
-        """Whether every model is one that FuseHub can read; asks all, so that all problems are listed."""
-        return not [ref for ref in self.everyone if not self._kind(ref)]
-
     def _kind(self, ref: ModelRef) -> bool:
+        """Whether the model is one that FuseHub can read, and its config tells what its rows mean."""
         try:
             if ref is self.base:
                 architecture_of(self.configs[ref.id], ref.name)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import httpx2
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import BadRequestError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
@@ -224,3 +225,14 @@ def test_a_browser_session_reads_but_never_writes(private, hub, bearer):
         browser.post("/logout")
         assert browser.get(f"/{private}/resolve/main/a.txt").status_code == 401
         assert "failed" in browser.post("/login", data={"token": "wrong"}).headers["location"]
+
+
+OWN = ["localhost", "127.0.0.1", "[::1]:80", "192.168.1.7:8730"]
+STRANGE = ["rebound.example", "localhost.evil.example", "127.0.0.1.evil.example", ""]
+
+
+@pytest.mark.parametrize("host", [*OWN, *STRANGE])
+def test_only_the_address_that_is_served_is_answered(hub, host):
+    """A stranger's page can have its own name lead here (DNS rebinding): the browser takes it for the same site."""
+    found = httpx2.get(f"{hub.url}/api/models", headers={"Host": host})
+    assert found.status_code == (200 if host in OWN else 421)

@@ -129,7 +129,7 @@ def test_no_address_leads_out_of_the_repository(repo, hub, bearer, address):
     import socket
 
     host, port = hub.url.removeprefix("http://").split(":")
-    headers = f"Host: x\r\nConnection: close\r\nAuthorization: {bearer('alice')['Authorization']}\r\n\r\n"
+    headers = f"Host: localhost\r\nConnection: close\r\nAuthorization: {bearer('alice')['Authorization']}\r\n\r\n"
     with socket.create_connection((host, int(port))) as sock:
         sock.sendall(f"GET {address.format(repo=repo)} HTTP/1.1\r\n{headers}".encode())
         answer = b"".join(iter(lambda: sock.recv(65536), b""))
