@@ -6,14 +6,16 @@ merge meaningless is an `error`; one that a person should know is a `warning`; a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any, get_args
 
 from fusehub.adapters import AdaptedRef
 from fusehub.checkpoint import Tensors, headers
 from fusehub.completeness import base_shortcomings, beyond_rows, shortcomings, some, without_rows
 from fusehub.configs import base_of, config_findings, different_bases
-from fusehub.errors import BadRecipe, FuseHubError
+from fusehub.errors import BadRecipe, FuseHubError, unknown
 from fusehub.findings import Finding, Level, ModelFacts, Report
 from fusehub.labels import Heads, LabelPlan, plan_labels
 from fusehub.layers import Layout, layout_of
@@ -26,9 +28,9 @@ from fusehub.tensor_files import TensorInfo
 
 
 def check(
-    models: Sequence[str | ModelRef],
+    models: Sequence[str | os.PathLike[str] | ModelRef],
     *,
-    base: str | ModelRef | None = None,
+    base: str | os.PathLike[str] | ModelRef | None = None,
     heads: Heads = "auto",
     labels: Mapping[str, Sequence[str]] | None = None,
     token: str | None = None,
@@ -38,11 +40,21 @@ def check(
     A model that cannot be found at all raises; everything else is a finding of the report. `labels` names the rows
     of a head anew, by the model's name as given.
     """
-    refs = [resolve(model, token=token) if isinstance(model, str) else model for model in models]
-    base_ref = resolve(base, token=token) if isinstance(base, str) else base
+    refs = [_resolved(model, token) for model in models]
+    base_ref = None if base is None else _resolved(base, token)
+    if heads not in get_args(Heads):
+        raise unknown("way to treat heads", str(heads), get_args(Heads))
     if len(refs) + (base_ref is not None) < 2:
         raise BadRecipe("A merge takes at least two models.", "Name two or more.")
     return _Check(refs, base_ref, heads, labels).run()
+
+
+def _resolved(model: Any, token: str | None) -> ModelRef:
+    if isinstance(model, ModelRef):
+        return model
+    if not isinstance(model, str | os.PathLike):
+        raise BadRecipe(f"{model!r} names no model.", "Give user/name, a folder, or what `resolve` returned.")
+    return resolve(os.fspath(model), token=token)
 
 
 class _Check:
@@ -281,6 +293,13 @@ class _Check:
             self._find("labels", "note", note)
         for warning in plan.warnings:
             self._find("labels-by-position", "warning", warning)
+        if plan.resembling:
+            self._find(
+                "labels-alike",
+                "warning",
+                f"{', '.join(plan.resembling)} look like one label, and are rows of their own in the result.",
+                f"If they are one, call them the same: --labels {self.refs[0].name}=NAME,NAME,...",
+            )
         return plan
 
     def _lineage(self) -> None:

@@ -6,6 +6,7 @@ counts. What is missing would be random numbers, in silence.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -13,6 +14,7 @@ from fusehub.errors import Incompatible
 from fusehub.findings import Finding
 from fusehub.layers import Layout, layout_of
 from fusehub.model_ref import ModelRef
+from fusehub.side_files import tokenizer_files
 from fusehub.tasks import load_config
 from fusehub.tensor_files import TensorInfo
 from fusehub.vocabularies import is_free
@@ -186,14 +188,19 @@ def _differ_only(one: Sequence[int], other: Sequence[int], axis: int | None) -> 
 def without_rows(
     ref: ModelRef, layout: Layout, tensors: Mapping[str, TensorInfo], tokens: Mapping[str, int] | None
 ) -> list[str]:
-    """The `tokens` (token -> id) that have no row among the embeddings, but for those that stand for an image or a
-    sound: a model of texts alone is never given them."""
+    """The `tokens` (token -> id) that have no row among the embeddings.
+
+    But for those that stand for an image or a sound, as a model of texts alone is never given them, and for those that
+    none of its files has: transformers' class of the tokenizer adds its own special tokens to any vocabulary.
+    """
     rows = rows_of(layout, tensors)
     if rows is None or tokens is None:
         return []
     beyond = sorted((number, token) for token, number in tokens.items() if number >= rows and not is_free(token))
-    placeholders = _placeholders(ref) if beyond else set()
-    return [token for _, token in beyond if token not in placeholders]
+    if not beyond:
+        return []
+    placeholders, told = _placeholders(ref), _tokenizer_text(ref)
+    return [token for _, token in beyond if token not in placeholders and (not told or _is_in(token, told))]
 
 
 def beyond_rows(name: str, tokens: Sequence[str]) -> Finding:
@@ -212,6 +219,20 @@ def rows_of(layout: Layout, tensors: Mapping[str, TensorInfo]) -> int | None:
         if parameter in layout.embeddings:
             return tensors[stored].shape[0]
     return None
+
+
+def _tokenizer_text(ref: ModelRef) -> str:
+    """What the tokenizer's files say, one after the other; "" where one of them is no text."""
+    own = ref.tokenizer_ref
+    try:
+        return "\n".join(own.path(name).read_text(encoding="utf-8") for name in tokenizer_files(own.files))
+    except UnicodeDecodeError:
+        return ""
+
+
+def _is_in(token: str, text: str) -> bool:
+    """Whether a file names a token, as JSON or as it is."""
+    return token in text or any(json.dumps(token, ensure_ascii=ascii)[1:-1] in text for ascii in (True, False))
 
 
 def _placeholders(ref: ModelRef) -> set[str]:

@@ -42,6 +42,8 @@ _SPEED = frozenset(
 )
 # What needs no asking: the first is that of the tokenizer, the second is read by what all models have in common.
 _ALWAYS = frozenset({"vocab_size", "is_encoder_decoder"})
+# What other keys get their values from, where these are not said.
+_DERIVING = ("model_type", "tie_word_embeddings")
 # Left by transformers beside the newer spelling.
 _OLD = re.compile(r"(.+\.)?rope_parameters\.(.+\.)?type")
 
@@ -59,7 +61,8 @@ class Difference:
 def config_differences(first: ModelRef, other: ModelRef) -> list[Difference]:
     """What differs in the configs of two models of one architecture, as transformers understands them."""
     said = _differing(first.config, other.config)
-    if not said:
+    # transformers fills in one by the other: whether T5 scales its outputs by whether it shares its embeddings.
+    if not said and all(first.config.get(key) == other.config.get(key) for key in _DERIVING):
         return []
     try:
         config = load_config(first)
@@ -68,7 +71,9 @@ def config_differences(first: ModelRef, other: ModelRef) -> list[Difference]:
     except FuseHubError:
         # Who cannot read them cannot tell.
         differing, effects = said, effects_by_key(None, {key: theirs for key, (_, theirs) in said.items()})
-    return [Difference(key, *values, effects[key]) for key, values in differing.items()]
+    kinds = [ref.config.get("model_type") for ref in (first, other)]
+    own = [] if kinds[0] == kinds[1] else [Difference("model_type", *kinds, "computes")]
+    return [*own, *(Difference(key, *values, effects[key]) for key, values in differing.items())]
 
 
 def config_findings(first: ModelRef, other: ModelRef, *, is_base: bool, same_tokens: bool) -> list[Finding]:

@@ -32,7 +32,7 @@ class _Config(BaseModel):
 
     architectures: list[str] | None = None
     model_type: str | None = None
-    auto_map: dict[str, Any] = {}
+    auto_map: dict[str, Any] | None = None
     quantization_config: dict[str, Any] | None = None
     dtype: str | None = None
     torch_dtype: str | None = None

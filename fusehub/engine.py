@@ -296,7 +296,9 @@ class _Engine:
         if not bool(torch.isfinite(merged).all()):
             raise NonFinite(
                 f"{tensor.name}: the merged values do not fit into {dtype_name(merged.dtype)}.",
-                "Store the result in a wider dtype: --dtype float32.",
+                "Take smaller weights, or a smaller lambda or scale."
+                if merged.dtype == torch.float32
+                else "Store the result in a wider dtype: --dtype float32.",
             )
 
     def _require_relatives(self) -> None:

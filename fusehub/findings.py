@@ -42,6 +42,7 @@ CODES = {
     "shapes-differ": Kind("Tensors of the same name have different shapes."),
     "dtype-differs": Kind("The models are stored in different dtypes."),
     "labels": Kind("What the heads' rows mean: how they are matched, or why they cannot be."),
+    "labels-alike": Kind("Labels of different models look like one, and become rows of their own."),
     "labels-by-position": Kind("No model names its labels: rows of the heads are matched by their position."),
     "heads-kept": Kind("Each expert keeps its own head."),
     "adapter-base-differs": Kind("An adapter is put on another base than it was trained on.", ignorable=True),

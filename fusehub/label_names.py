@@ -25,6 +25,9 @@ def read_labels(config: Mapping[str, Any], name: str) -> list[str]:
     """
     said = config.get("id2label")
     if said is None:
+        named = config.get("label2id")
+        if isinstance(named, Mapping) and not are_generic([str(label) for label in named]):
+            raise _refused(name, f"is not there, and label2id has names ({', '.join(map(str, [*named][:3]))})")
         return [f"LABEL_{row}" for row in range(_number(config, name))]
     if not isinstance(said, Mapping) or not said:
         kind = "empty" if said in ({}, [], "") else f"a {type(said).__name__}"
@@ -46,6 +49,8 @@ def read_labels(config: Mapping[str, Any], name: str) -> list[str]:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise _refused(name, f"calls row {key} {value!r}, which is no name")
         labels[rows[key]] = str(value)
+        if not key_of(str(value)):
+            raise _refused(name, f"has an empty name for row {key}")
     _require_no_contradiction(config.get("label2id"), labels, name)
     return labels
 
@@ -66,6 +71,15 @@ def key_of(label: str) -> str:
     return unicodedata.normalize("NFC", label.strip().casefold())
 
 
+def resembling(labels: Sequence[str]) -> list[str]:
+    """Those of the labels that differ from another one only in signs and spaces: not_entailment, not-entailment."""
+    found: dict[str, list[str]] = {}
+    for label in labels:
+        letters = "".join(letter for letter in unicodedata.normalize("NFKC", key_of(label)) if letter.isalnum())
+        found.setdefault(letters, []).append(label)
+    return [label for alike in found.values() if len(alike) > 1 for label in alike]
+
+
 def _number(config: Mapping[str, Any], name: str) -> int:
     said = config.get("num_labels")
     if said is None:
@@ -82,9 +96,10 @@ def _require_no_contradiction(label2id: Any, labels: Sequence[str], name: str) -
     """Refuses a name with another row there; names that are not in `id2label` are left over from another task."""
     if not isinstance(label2id, Mapping):
         return
+    said = {key_of(str(label)): number for label, number in label2id.items()}
     for row, label in enumerate(labels):
-        other = label2id.get(label)
-        if isinstance(other, int) and other != row:
+        other = label2id.get(label, said.get(key_of(label)))
+        if re.fullmatch(r"\d+(\.0)?", str(other)) and float(other) != row:
             raise _refused(name, f"calls row {row} {label!r}, and label2id says that this is row {other}")
 
 

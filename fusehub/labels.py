@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fusehub.errors import BadRecipe, Incompatible
-from fusehub.label_names import are_generic, key_of, number_in
+from fusehub.label_names import are_generic, key_of, number_in, resembling
 from fusehub.tasks import has_labels, labels_of, problem_type_of
 
 Heads = Literal["auto", "merge", "keep"]
@@ -33,6 +33,8 @@ class LabelPlan:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     """What may be wrong, as nothing tells what rows mean."""
+    resembling: tuple[str, ...] = ()
+    """Labels that are rows of their own and look as if they were one."""
 
     @property
     def is_identity(self) -> bool:
@@ -133,7 +135,10 @@ def _match(labels: Sequence[Sequence[str]], heads: Heads, kind: str | None) -> L
         notes.append(f"Only some experts know {', '.join(partial)}: these rows are merged from those that do.")
     elif any(own != rows[0] for own in rows):
         notes.append("The experts have their labels in different orders: rows are matched by name.")
-    return LabelPlan("merge", "labels agree by name", tuple(union.values()), tuple(rows), kind, tuple(notes))
+    alike = tuple(resembling(list(union.values()))) if any(None in own for own in rows) else ()
+    return LabelPlan(
+        "merge", "labels agree by name", tuple(union.values()), tuple(rows), kind, tuple(notes), resembling=alike
+    )
 
 
 def _labels(config: Mapping[str, Any], name: str, given: Sequence[str] | None) -> list[str]:

@@ -65,6 +65,8 @@ def made_folder(folder: Path) -> Iterator[list[Path]]:
     Gives the folders that were made, the innermost first.
     """
     with place_errors(folder):
+        # Of new/../out, neither is made before the other is gone.
+        folder = Path(os.path.abspath(folder))
         made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         with place_errors(made[-1].parent if made else folder):

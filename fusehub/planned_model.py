@@ -28,7 +28,9 @@ def config_of_result(
     """The config.json of the merge: that of the `donors`, with the merged labels, rows of tokens and dtype, and with
     what it ties as it is in a file of the tensors `written`."""
     config = {
-        key: value for key, value in donors.merged_config().items() if key not in ("_name_or_path", "torch_dtype")
+        key: value
+        for key, value in donors.merged_config().items()
+        if key not in ("_name_or_path", "torch_dtype") and not (key == "quantization_config" and not value)
     }
     if labels.policy == "merge" and labels.labels:
         config["id2label"] = {str(row): label for row, label in enumerate(labels.labels)}

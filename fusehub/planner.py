@@ -193,6 +193,13 @@ class Planner:
         )
 
     def _action(self, parameter: str, infos: Sequence[TensorInfo], sources: Sequence[str]) -> tuple[str, str]:
+        kinds = {info.is_float for info in infos}
+        if len(kinds) > 1:
+            dtypes = zip(self.experts, infos, strict=True)
+            raise Incompatible(
+                f"{parameter} is stored as " + ", ".join(f"{info.dtype} in {ref.name}" for ref, info in dtypes) + ".",
+                "Save them in one dtype: real numbers are not averaged with whole ones.",
+            )
         if not infos[0].is_float:
             return "copy", "not made of real numbers"
         if self.method.base == "needed" and not self._has_update(parameter, infos):

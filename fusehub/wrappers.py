@@ -66,13 +66,18 @@ def unwrap(names: Collection[str], layout: Layout) -> Wrapping:
         return Wrapping()
     bare = {name: _ANYWHERE.sub("", name) for name in names}
     for _ in range(_DEPTH):
-        if len(set(bare.values())) == len(bare) and not layout.unknown(bare.values()):
+        if len(set(bare.values())) == len(bare) and _explains(bare.values(), layout):
             return Wrapping(bare)
         first = {name.partition(".")[0] for name in bare.values()}
         if len(first) > 1 or not all("." in name for name in bare.values()):
             break
         bare = {name: shorter.partition(".")[2] for name, shorter in bare.items()}
     return Wrapping()
+
+
+def _explains(names: Collection[str], layout: Layout) -> bool:
+    """Whether `names` are those of the class: all are known, or all that it needs are there beside leftovers."""
+    return not layout.unknown(names) or not layout.missing(names)
 
 
 def wrappers_in(names: Collection[str]) -> str:

@@ -35,7 +35,9 @@ def GPU(duration=60):
 """
 
 
-def test_a_gpu_is_lent_for_what_runs_models_and_for_nothing_else(hub, tmp_path) -> None:
+def test_a_gpu_is_lent_for_what_runs_models_and_for_nothing_else(hub, tmp_path_factory) -> None:
+    # Sockets of the processes that are started lie below it, and their addresses must be short.
+    tmp_path = tmp_path_factory.mktemp("gpu")
     package = tmp_path / "packages"
     package.mkdir()
     (package / "spaces.py").write_text(_SPACES)

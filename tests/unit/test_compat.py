@@ -297,3 +297,13 @@ def test_old_names_of_tensors_are_understood(pair, tmp_path):
     model, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "old-out", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert all(torch.allclose(a[name], value, rtol=1e-6, atol=1e-7) for name, value in model.state_dict().items())
+
+
+def test_models_are_named_by_texts_paths_or_references(tmp_path):
+    paths = relatives(tmp_path, layers=1)
+    assert check(paths).ok and check([resolve(str(path)) for path in paths]).ok
+    for wrong, words in (([paths[0], None], "None names no model"), ([paths[0], 5], "5 names no model")):
+        with pytest.raises(BadRecipe, match=words):
+            check(wrong)
+    with pytest.raises(BadRecipe, match=r"no way to treat heads 'mrege'.*\n.*Did you mean 'merge'"):
+        check(paths, heads="mrege")

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save
 from transformers import AutoTokenizer
 
+from fusehub.checkpoint import headers
 from fusehub.compat import check
 from fusehub.errors import BadFile, FuseHubError, Incompatible
 from fusehub.evaluation import evaluate
@@ -269,3 +270,33 @@ def test_heads_of_a_merge_that_lack_something_are_refused_one_by_one(pair, tmp_p
     head.write_bytes(save({"classifier.bias": load_file(head)["classifier.bias"]}))
     with pytest.raises(Incompatible, match=r"lacks classifier\.weight"):
         load_heads(str(tmp_path / "out"))
+
+
+def test_tokens_that_only_transformers_class_adds_need_no_row(pair):
+    """Qwen's class adds <|endoftext|> to any vocabulary, also to one that was trained without."""
+    from fusehub.completeness import without_rows
+    from fusehub.layers import layout_of
+    from fusehub.refs import resolve
+    from fusehub.tasks import load_config
+
+    size = with_new_tokens(pair[0], "<e1>")
+    ref = resolve(str(pair[0]))
+    tokens = {"<e1>": size, "<|of the class|>": size + 1}
+    assert without_rows(ref, layout_of(load_config(ref)), headers(ref), tokens) == ["<e1>"]
+
+
+@pytest.mark.parametrize("whole", [0, 1])
+def test_whole_numbers_beside_real_ones_are_refused_whichever_comes_first(pair, tmp_path, whole):
+    name = "bert.embeddings.LayerNorm.weight"
+    changed(pair[whole], lambda tensors: {**tensors, name: torch.ones_like(tensors[name], dtype=torch.int32)})
+    with pytest.raises(Incompatible, match=rf"{name} is stored as .*I32 in .*expert-{whole}"):
+        merge(recipe_of(pair, "mean"), tmp_path / "out")
+
+
+def test_an_empty_word_on_quantisation_does_not_go_into_the_result(pair, tmp_path):
+    """transformers does not load a model whose config has one."""
+    for path in pair:
+        edit_json(path / "config.json", quantization_config={})
+    merge(recipe_of(pair, "mean"), tmp_path / "out")
+    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    require_loadable(tmp_path / "out")

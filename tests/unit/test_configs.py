@@ -271,3 +271,25 @@ def test_what_transformers_cannot_read_is_said_in_words(tmp_path):
     edit_json(path / "config.json", num_attention_heads=0)
     with pytest.raises(Incompatible, match="transformers cannot read its config"):
         load_config(resolve(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("arch", "mine", "theirs", "key"),
+    [
+        ("t5", {"tie_word_embeddings": False, "scale_decoder_outputs": None},
+         {"tie_word_embeddings": None, "scale_decoder_outputs": None}, "scale_decoder_outputs"),
+        ("llama", {"model_type": "llama"}, {"model_type": "mistral"}, "model_type"),
+    ],
+)  # fmt: skip
+def test_what_transformers_derives_from_other_keys_is_compared_too(tmp_path, arch, mine, theirs, key):
+    task = "text2text-generation" if arch == "t5" else "text-classification"
+    paths = pair(tmp_path, arch, mine, theirs, task=task)
+    assert any(what.startswith(f"config {key}: ") for what in said(paths, "error")), said(paths, "error")
+
+
+def test_activations_that_are_one_function_are_one(tmp_path):
+    """Computed in two ways, their values differ in the last digits."""
+    assert said(pair(tmp_path, "bert", {"hidden_act": "gelu"}, {"hidden_act": "gelu_python"}), "error") == []
+    (tmp_path / "other").mkdir()
+    [what] = said(pair(tmp_path / "other", "bert", {"hidden_act": "gelu"}, {"hidden_act": "gelu_new"}), "error")
+    assert what.startswith("config hidden_act: ")

@@ -431,3 +431,28 @@ def test_keeping_heads_can_be_asked_for(experts, tmp_path):
     assert sorted(report["sha256"]) == [
         f"{path.name}/{name}.safetensors" for path in experts() for name in ("body-model", "head")
     ]
+
+
+def test_names_that_differ_in_signs_alone_are_told(tmp_path):
+    """not_entailment and not-entailment are most likely one label, and would be two rows."""
+    labels = [("entailment", "not_entailment"), ("entailment", "not-entailment")]
+    findings = check([str(path) for path in relatives(tmp_path, labels=labels)]).findings
+    [found] = [finding for finding in findings if finding.code == "labels-alike"]
+    assert found.level == "warning" and "not_entailment, not-entailment look like one label" in found.what
+    assert not plan(config("neg", "pos"), config("pos", "neg")).resembling
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"id2label": {"0": "neg", "1": " "}}, "has an empty name for row 1"),
+        ({"id2label": {"0": "neg", "1": "pos"}, "label2id": {"neg": "1", "pos": "0"}}, "says that this is row 1"),
+        ({"id2label": {"0": "neg", "1": "pos"}, "label2id": {"NEG": 1, "POS": 0}}, "says that this is row 1"),
+        ({"label2id": {"neg": 0, "pos": 1}}, r"is not there, and label2id has names \(neg, pos\)"),
+    ],
+)
+def test_half_a_table_of_labels_is_refused(said, words):
+    with pytest.raises(Incompatible, match=words):
+        labels_of(said, "m")
+    fine = {"id2label": {"0": "neg", "1": "pos"}, "label2id": {"neg": "0", "pos": 1.0}}
+    assert labels_of(fine, "m") == ["neg", "pos"]

@@ -61,3 +61,11 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, taken):
         with pytest.raises(BadFile):
             write_text(path, "{}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "taken"]
+
+
+def test_a_folder_behind_one_that_is_not_there_yet_is_made(tmp_path):
+    require_place(tmp_path / "new" / ".." / "out")
+    assert list(tmp_path.iterdir()) == []
+    with made_folder(tmp_path / "new" / ".." / "out"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

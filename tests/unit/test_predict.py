@@ -190,7 +190,7 @@ def test_a_head_in_a_subfolder(model, tmp_path):
     found = predict(str(tmp_path / "merged"), TEXTS, subfolder="films")
     assert found.model == "merged/films"
     np.testing.assert_array_equal(found.probabilities, predict(model(), TEXTS).probabilities)
-    with pytest.raises(NotFound, match="no model in news"):
+    with pytest.raises(NotFound, match="has nothing in news; it holds films"):
         predict(str(tmp_path / "merged"), TEXTS, subfolder="news")
 
 

@@ -102,3 +102,12 @@ def test_what_a_class_itself_calls_model_stays(tmp_path):
     with Checkpoint(resolve(str(path))) as checkpoint:
         assert list(checkpoint) == sorted(load_file(path / WEIGHTS))
         assert all(name.startswith("model.") for name in checkpoint)
+
+
+def test_what_is_left_over_beside_wrapped_names_does_not_hide_the_model(pair, tmp_path):
+    own = [wrapped(path, tmp_path / path.name, lambda name: f"_orig_mod.{name}") for path in pair]
+    for path in own:
+        save_weights(path, {**load_file(path / WEIGHTS), "_orig_mod.loss.weight": torch.ones(3)})
+    made = merge(recipe_of(own, "mean"), tmp_path / "out")
+    clean = merge(recipe_of(pair, "mean"), tmp_path / "clean")
+    assert made.hashes == clean.hashes
