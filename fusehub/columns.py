@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fusehub.chats import is_chat, read_chat
+from fusehub.chats import Chat, is_chat, read_chat
 from fusehub.encoding import Text, split_words
 from fusehub.errors import BadData, NotFound
 from fusehub.literals import read_list, read_literal
@@ -129,15 +129,21 @@ def choose_columns(
 
 def read_inputs(row: Row, columns: Columns, table: Table, place: str) -> Text | None:
     """What a model is given of a row; None where there is nothing. Raises `BadData` where it holds something else."""
-    if columns.task == WORDS:
-        return _words(row, columns, place)
     if columns.task == IMAGES:
         return picture_of(value_of(row, columns.texts[0]), table.root, f"{place}: the column {columns.described}")
-    return _text(row, columns, place)
+    text = _words(row, columns, place) if columns.task == WORDS else _text(row, columns, place)
+    _require_characters(text, columns.described, place)
+    return text
 
 
 def read_label(row: Row, columns: Columns, table: Table, text: Text, place: str, *, needed: bool) -> Label | None:
     """The label of a row, its list of answers, or its target text; None where it has none."""
+    label = _read_label(row, columns, table, text, place, needed=needed)
+    _require_characters(label, columns.label, place)
+    return label
+
+
+def _read_label(row: Row, columns: Columns, table: Table, text: Text, place: str, *, needed: bool) -> Label | None:
     if columns.bits:
         bits = [_bit(value_of(row, column)) for column in columns.bits]
         wrong = [column for column, bit in zip(columns.bits, bits, strict=True) if bit is None]
@@ -164,6 +170,18 @@ def read_label(row: Row, columns: Columns, table: Table, text: Text, place: str,
     if columns.task == WORDS and label is not None:
         label = _tags(value, label, names, columns, text, place if needed else None)
     return label
+
+
+def _require_characters(value: Any, column: str | None, place: str) -> None:
+    """Raises `BadData` for half of a pair of UTF-16 in a text, which JSON can escape and which is no character."""
+    if isinstance(value, Chat):
+        value = [text for _, text in value.turns]
+    for text in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(text, str) and (found := re.search("[\ud800-\udfff]", text)):
+            raise BadData(
+                f"{place}: the column {column} holds half a character (\\u{ord(found[0]):04x}), which is no text.",
+                "Write the text as UTF-8, or leave out that row.",
+            )
 
 
 def _bit_columns(table: Table, task: str, label_column: str | None, labels: Sequence[str]) -> tuple[str, ...]:
@@ -353,7 +371,7 @@ def _label(value: Any, names: Sequence[str] | None) -> Label | None:
         return None if any(item is None for item in inner) else [name_of(item) for item in inner]
     if value is None or value == "" or _is_nan(value):
         return None
-    if names is not None and isinstance(value, int | float) and float(value).is_integer():
+    if names is not None and (isinstance(value, int) or (isinstance(value, float) and value.is_integer())):
         return names[int(value)] if 0 <= value < len(names) else None
     return value if isinstance(value, str | float) else str(value)
 

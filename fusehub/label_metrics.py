@@ -96,12 +96,19 @@ def _regression_metrics(prediction: Prediction, examples: Examples) -> dict[str,
 
 def _numbers(examples: Examples) -> list[float]:
     try:
-        return [float(label) for label in examples.labels]
+        numbers = [float(label) for label in examples.labels]
     except (TypeError, ValueError) as error:
         raise BadData(
             f"{examples.source}: a regression model needs numbers as labels ({error}).",
             "Name the column with the numbers: --label-column NAME",
         ) from error
+    for label, number in zip(examples.labels, numbers, strict=True):
+        if not math.isfinite(number):
+            raise BadData(
+                f"{examples.source}: a regression model needs finite numbers as labels, and one is {str(label)[:20]}.",
+                "Leave out its row, or write its number.",
+            )
+    return numbers
 
 
 def _token_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:

@@ -58,9 +58,20 @@ def read_file(path: Path) -> Iterator[Row]:
 
 
 def _encoding(path: Path) -> str:
-    """UTF-8, unless the file's first bytes are the mark of UTF-16, in which spreadsheets save "Unicode text"."""
+    """UTF-8, unless the file begins with the mark of UTF-16, in which spreadsheets save "Unicode text", or of UTF-32.
+
+    Raises `BadFile` for bytes of 0 where there is no mark: as UTF-8 they would be read, and every text be wrong.
+    """
     with path.open("rb") as file:
-        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+        head = file.read(1024)
+    # The mark of UTF-32 begins as that of UTF-16 does.
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if b"\0" in head:
+        raise BadFile(f"{path.name} is not UTF-8 text: it looks like UTF-16 without its mark.", "Save it as UTF-8.")
+    return "utf-8-sig"
 
 
 def _read_text(path: Path) -> Iterator[Row]:
@@ -106,7 +117,8 @@ def _read_csv(path: Path) -> Iterator[Row]:
     with path.open(encoding=_encoding(path), newline="") as file:
         header = next((line for line in file if line.strip()), "")
         delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
-        reader = csv.DictReader(chain([header], file), delimiter=delimiter, strict=True)
+        quoting = _quoting_of_tabs(path) if delimiter == "\t" else csv.QUOTE_MINIMAL
+        reader = csv.DictReader(chain([header], file), delimiter=delimiter, quoting=quoting, strict=True)
         try:
             reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
             _require_different(reader.fieldnames, path.name)
@@ -119,6 +131,52 @@ def _read_csv(path: Path) -> Iterator[Row]:
                 yield row
         except csv.Error as error:
             raise BadFile(f"{path.name}, line {reader.line_num}: {error}.", "Repair that line.") from error
+
+
+def _quoting_of_tabs(path: Path) -> int:
+    """Whether quotes in a file with tabs are put around fields, or are characters of the texts.
+
+    Many write tabs without quoting anything: a text that begins with a quote would then take the tab, the label and
+    the next rows into it. Quotes are around fields where each line can be read so. Else they are characters if every
+    line has the fields of the header without them, and around fields with tabs or line breaks if every row has, with
+    them. Raises `BadFile` where it is neither.
+    """
+    import csv
+
+    def widths(quoting: int) -> set[int] | None:
+        with path.open(encoding=_encoding(path), newline="") as file:
+            try:
+                return {len(row) for row in csv.reader(file, delimiter="\t", quoting=quoting, strict=True) if row}
+            except csv.Error:
+                return None
+
+    with path.open(encoding=_encoding(path), newline="") as file:
+        unsound = _first_with_open_quotes(file)
+    if not unsound:
+        return csv.QUOTE_MINIMAL
+    for quoting in (csv.QUOTE_NONE, csv.QUOTE_MINIMAL):
+        if len(widths(quoting) or ()) == 1:
+            return quoting
+    raise BadFile(
+        f"{path.name}, line {unsound}: whether its quotes belong to the text is not certain.",
+        "Give every row as many fields as the header; or save the file as CSV or JSON lines.",
+    )
+
+
+def _first_with_open_quotes(lines: Iterable[str]) -> int | None:
+    """The number of the first line that has a quoted field with a tab or without an end; None if none has."""
+    import csv
+
+    for number, line in enumerate(lines, 1):
+        if '"' not in line:
+            continue
+        try:
+            fields = next(csv.reader([line], delimiter="\t", strict=True))
+        except csv.Error:
+            return number
+        if len(fields) <= line.count("\t"):
+            return number
+    return None
 
 
 def _read_json_lines(path: Path) -> Iterator[Row]:
@@ -134,13 +192,23 @@ def _read_json_lines(path: Path) -> Iterator[Row]:
 
 
 def _json(text: str, name: str) -> Any:
-    """What the JSON means. Raises `BadData` where an object says one of its keys twice, of which Python keeps one."""
+    """What the JSON means; `ValueError` says why it means nothing.
+
+    Raises `BadData` where an object says one of its keys twice, of which Python keeps one.
+    """
 
     def keep(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         _require_different([key for key, _ in pairs], name)
         return dict(pairs)
 
-    return json.loads(text, object_pairs_hook=keep)
+    try:
+        return json.loads(text, object_pairs_hook=keep)
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:
+        raise ValueError("a number has more digits than any label") from error
+    except RecursionError as error:
+        raise ValueError("its lists and objects are nested too deeply") from error
 
 
 def _require_different(columns: Sequence[str], name: str) -> None:
@@ -152,11 +220,14 @@ def _require_different(columns: Sequence[str], name: str) -> None:
 
 def _read_json(path: Path) -> Iterator[Row]:
     """A list of objects, an object with one such list, or JSON lines."""
+    text = path.read_text(encoding=_encoding(path))
     try:
-        whole = _json(path.read_text(encoding=_encoding(path)), path.name)
+        whole = _json(text, path.name)
     except json.JSONDecodeError:
         yield from _read_json_lines(path)
         return
+    except ValueError as error:
+        raise BadFile(f"{path.name} is JSON that cannot be read: {error}.", "Repair it.") from error
     if isinstance(whole, dict):
         lists = [value for value in whole.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
         whole = lists[0] if len(lists) == 1 else [whole]
