@@ -13,14 +13,15 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fusehub.columns import Columns, Label, choose_columns, read_inputs, read_label
+from fusehub.columns import Columns, Label, choose_columns, read_inputs, read_label, value_of
 from fusehub.data_sources import open_table
 from fusehub.encoding import Text
 from fusehub.errors import BadData
 from fusehub.pictures import open_pictures
 from fusehub.sampling import LabelsSeen, sample
 from fusehub.tables import Draw, Table
-from fusehub.tasks import CAUSAL, IMAGES, MASKED, TASKS
+from fusehub.tasks import CAUSAL, IMAGES, MASKED, TASKS, WORDS
+from fusehub.word_rows import WordRows
 
 logger = logging.getLogger(__name__)
 
@@ -117,8 +118,11 @@ def load_examples(
 def _usable(table: Table, columns: Columns, need_labels: bool) -> Iterator[tuple[Text, Label | None]]:
     """What a model is given of each row that has it, and its label; only rows with one where it is needed."""
     empty = unlabelled = 0
+    watched = WordRows(table, columns) if columns.task == WORDS else None
     for number, row in enumerate(table.rows, 1):
         place = f"{table.source}, row {number}"
+        if watched:
+            watched.see(value_of(row, columns.texts[0]))
         text = read_inputs(row, columns, table, place)
         if not text:
             empty += 1
@@ -128,6 +132,8 @@ def _usable(table: Table, columns: Columns, need_labels: bool) -> Iterator[tuple
             unlabelled += 1
             continue
         yield text, label
+    if watched:
+        watched.require_sentences()
     kind = {IMAGES: "an image"}.get(columns.task, "text")
     if empty:
         logger.warning("%s: %d rows without %s are left out.", table.source, empty, kind)

@@ -11,13 +11,13 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from fusehub.conll import are_words_with_tags, sentences
 from fusehub.errors import BadData, BadFile
 from fusehub.tables import GRAMMAR, Row, label_names
 from fusehub.tensor_files import sha256_of
@@ -25,8 +25,6 @@ from fusehub.tensor_files import sha256_of
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 # How a text file of words with their tags is told from one of texts: by its first lines.
 _HEAD = 200
-_DOCUMENT = "-DOCSTART-"
-_TAG = re.compile(r"O|[BIESLU]-\S+")
 
 
 def hash_of(files: list[Path], root: Path | None) -> str:
@@ -79,33 +77,11 @@ def _read_text(path: Path) -> Iterator[Row]:
     with path.open(encoding=_encoding(path)) as lines:
         head = list(islice(lines, _HEAD))
         lines = chain(head, lines)
-        if _are_words_with_tags(head):
-            yield from _sentences(lines, path.name)
+        if are_words_with_tags(head):
+            yield from sentences(lines, path.name, head)
             return
         for line in lines:
             yield {"text": line.rstrip("\n")}
-
-
-def _are_words_with_tags(lines: list[str]) -> bool:
-    """Whether these are lines of CoNLL: a word first, its tag last (B-PER, I-PER, O), and some tag is no O."""
-    fields = [line.split() for line in lines if line.strip() and not line.startswith(_DOCUMENT)]
-    tags = [own[-1] for own in fields if len(own) > 1 and _TAG.fullmatch(own[-1])]
-    return len(tags) == len(fields) and any(tag != "O" for tag in tags)
-
-
-def _sentences(lines: Iterable[str], name: str) -> Iterator[Row]:
-    words: list[str] = []
-    tags: list[str] = []
-    for number, line in enumerate(chain(lines, [""]), 1):
-        fields = line.split()
-        if len(fields) > 1 and not line.startswith(_DOCUMENT):
-            words.append(fields[0])
-            tags.append(fields[-1])
-        elif len(fields) == 1:
-            raise BadFile(f"{name}, line {number}: '{fields[0]}' has no tag.", "Write a word and its tag a line.")
-        elif words:
-            yield {"tokens": words, "ner_tags": tags}
-            words, tags = [], []
 
 
 def _read_csv(path: Path) -> Iterator[Row]:

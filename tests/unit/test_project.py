@@ -74,12 +74,12 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
     floors = [
         "errors progress documents reach places wire yaml_text",
         "hub hub_names tensor_files licences label_names side_files verified devices",
-        "model_ref remote adapters refs chat_templates tables table_files hub_datasets data_sources pictures"
+        "model_ref remote adapters refs chat_templates tables conll table_files hub_datasets data_sources pictures"
         " vocabularies tokenizing tasks layers blocks wrappers",
         "labels findings lora checkpoint ties completeness pretrained",
         "literals chats encoding questions language shared_body",
         "methods statistics config_effects configs preprocessing compat recipe mergekit_forms"
-        " columns sampling data matching inputs trial",
+        " columns word_rows sampling data matching inputs trial",
         "planner requirements donors planned_model plan settling questioning solving combining block_by_block engine"
         " adapter_merging merging provenance",
         "answering label_metrics text_metrics predict ensembling keeping comparison evaluation tuning loading finding",
