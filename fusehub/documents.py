@@ -64,6 +64,11 @@ class _Adapter(BaseModel):
     use_dora: bool | None = None
     lora_bias: bool | None = None
     fan_in_fan_out: bool | None = None
+    target_modules: str | list[str] | None = None
+    exclude_modules: str | list[str] | None = None
+    modules_to_save: list[str] | None = None
+    layers_to_transform: int | list[int] | None = None
+    layers_pattern: str | list[str] | None = None
 
 
 def read_object(path: Path, owner: str) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
+from fusehub.adapter_settings import AdapterSettings
 from fusehub.adapters import AdaptedRef
 from fusehub.errors import Incompatible, NonFinite
 from fusehub.layers import layout_of
@@ -23,8 +25,7 @@ if TYPE_CHECKING:
 
     ReadTensor = Callable[[str, int, int | None], Tensor]
 
-# peft's default, and how long an expression may look at the name of one module, in seconds.
-_ALPHA, _PATIENCE = 8, 2.0
+_ALPHA = 8  # peft's default.
 _PREFIX = "base_model.model."
 # What peft and wrappers of the whole model put before its names; and what compiling and sharding put between them.
 _WRAPPED = re.compile(r"^((base_model\.model|module)\.)+")
@@ -42,12 +43,14 @@ class Updates:
     ) -> None:
         self._name = f"{ref.adapter.name} on {ref.base.name}"
         self._said = ref.adapter.adapter_config
+        self._settings = AdapterSettings(self._said, self._name)
         self._infos = infos
         self._layout = layout_of(load_config(ref))
         self._stored = {parameter: name for name, parameter in self._layout.names(infos).items()}
         self.reader = reader
         self.changes: dict[str, dict[str, str]] = {}
         self._apart: list[tuple[str, str]] = []
+        self._together: list[tuple[str, str]] = []
         for key in self.reader.tensors:
             if ".original_module." in key:  # What a saved module took the place of.
                 continue
@@ -60,6 +63,7 @@ class Updates:
             raise Incompatible(
                 f"{self._name}: the adapter holds no tensors.", "Is the upload of the adapter complete?"
             )
+        self._require_agreement()
         self._copies = self._left_behind()
         self.added: dict[str, TensorInfo] = {
             name: self.reader.tensors[parts["whole"]] for name, parts in self.changes.items() if "whole" in parts
@@ -84,10 +88,18 @@ class Updates:
         return self._with_update(parts, weight, start, stop)
 
     def require_apart(self, base: ReadTensor) -> None:
-        """Raises `Incompatible` where what is updated is only a second copy of numbers that another tensor has."""
+        """Raises `Incompatible` where what is updated is only a second copy of numbers that another tensor has, or
+        what the base has once comes as two."""
         for name, other in self._apart:
             if is_copy(lambda a, b, name=name: base(name, a, b), lambda a, b, other=other: base(other, a, b)):
                 raise self._shared(name, other)
+        for key, other in self._together:
+            if not is_copy(partial(self.reader.read, key), partial(self.reader.read, other)):
+                raise Incompatible(
+                    f"{self._name}: {key} and {other} share their numbers in the base and differ in the adapter.",
+                    "Name their modules in modules_to_save of adapter_config.json if they were trained apart, or take "
+                    "the one that was not trained out of the adapter's file.",
+                )
 
     def _with_update(self, parts: Mapping[str, str], weight: Tensor, start: int, stop: int | None) -> Tensor:
         import torch
@@ -134,25 +146,8 @@ class Updates:
         """α / r, or α / √r, of the module that `key` belongs to; patterns as peft reads them."""
         module = self.module(key)
         rank = self.reader.tensors[re.sub(r"\.lora_B\.(.*\.)?bias$", r".lora_A.\1weight", key)].shape[0]
-        alpha = self._said.get("lora_alpha", _ALPHA)
-        for pattern, own in (self._said.get("alpha_pattern") or {}).items():
-            if self._fits(pattern, module):
-                alpha = own
-                break
+        alpha = self._settings.alpha(module, _ALPHA)
         return alpha / (rank**0.5 if self._said.get("use_rslora") else rank)
-
-    def _fits(self, pattern: str, module: str) -> bool:
-        """Whether an expression of `alpha_pattern` means the module; a stranger's may never come to an end."""
-        import regex
-
-        try:
-            return regex.match(rf"(.*\.)?({pattern})$", module, timeout=_PATIENCE) is not None
-        except (regex.error, TimeoutError) as error:
-            said = str(error) or "it takes too long"
-            raise Incompatible(
-                f"{self._name}: the pattern {pattern[:60]!r} in alpha_pattern cannot be used ({said}).",
-                "Write the name of the module, or the end of it.",
-            ) from error
 
     def _target(self, key: str) -> tuple[str, str]:
         """The model's parameter that a tensor of the adapter's file belongs to, and which part of its update it is.
@@ -210,14 +205,71 @@ class Updates:
         """Parameters that shared the numbers of a tensor that the adapter replaces, and stay as they were: each with
         the base's tensor that has them, as in peft, where a saved module is one of its own."""
         copies = {}
-        for name, parts in self.changes.items():
-            parameter = next((own for own, stored in self._stored.items() if stored == name), None)
-            if "whole" not in parts or parameter is None or parameter.endswith(".bias"):
+        for name, parts in list(self.changes.items()):
+            parameter = self._target(parts["whole"])[0] if "whole" in parts else ""
+            if not parameter or parameter.endswith(".bias"):
                 continue
+            is_saved = self._is_saved(parts["whole"])
             for other in self._layout.tied_with(parameter):
-                if other not in self._stored and other not in self.changes:
+                if not is_saved:  # Trained in place, so whatever shares its numbers has the new ones.
+                    theirs = self.changes.get(self._stored.get(other, other), {}).get("whole", parts["whole"])
+                    if theirs != parts["whole"] and not self._is_saved(theirs):
+                        self._together.append((parts["whole"], theirs))
+                    if other in self._stored:
+                        self.changes.setdefault(self._stored[other], parts)
+                elif parameter in self._stored and other not in self._stored and other not in self.changes:
                     copies[other] = name
         return copies
+
+    def _is_saved(self, key: str) -> bool:
+        """Whether what comes as a whole is of a module that the adapter's config says is saved."""
+        return any(self._settings.saves(module) for module in self._modules(key))
+
+    def _modules(self, key: str) -> set[str]:
+        """What the module of a tensor of the adapter's file is called in the file, and in the model."""
+        return {self.module(key), self._target(key)[0].rpartition(".")[0]}
+
+    def _require_agreement(self) -> None:
+        """Raises `Incompatible` where the adapter's config asks for another adapter than the file holds."""
+        for name, parts in self.changes.items():
+            whole, factor = parts.get("whole"), parts.get("A")
+            if whole and ".modules_to_save." in whole and not self._is_saved(whole):
+                raise self._contradiction(f"{name} in modules_to_save", "modules_to_save does not name its module")
+            if "bias" in parts and not self._said.get("lora_bias"):
+                raise self._contradiction(f"a bias with the update of {name}", "lora_bias is not true")
+            if factor is None:
+                continue
+            if not any(self._settings.targets(module) for module in self._modules(factor)):
+                raise self._contradiction(
+                    f"an update of {name}",
+                    "its target_modules, exclude_modules, layers_to_transform and modules_to_save leave that out",
+                )
+            rank, said = self.reader.tensors[factor].shape[0], self._settings.rank(self.module(factor))
+            if rank != said:
+                raise self._contradiction(
+                    f"an update of {name} of rank {rank}", f"its r or rank_pattern makes that {said}"
+                )
+            if ("magnitude" in parts) is not bool(self._said.get("use_dora")):
+                has = "a magnitude of DoRA's" if "magnitude" in parts else "no magnitude of DoRA's"
+                raise self._contradiction(f"{has} for {name}", f"use_dora is {str('magnitude' not in parts).lower()}")
+        brought = {self._target(parts["whole"])[0] for parts in self.changes.values() if "whole" in parts}
+        if self._said.get("ensure_weight_tying"):
+            brought |= {other for name in brought for other in self._layout.tied_with(name)}
+        lacking = self._settings.lacking(self._layout.shapes, brought)
+        if lacking is not None:
+            raise Incompatible(
+                f"{self._name}: modules_to_save or the task in adapter_config.json says that the adapter brings "
+                f"{lacking}, which its file lacks.",
+                "Is the upload of the adapter complete? If it was trained without, take that module out of "
+                "modules_to_save.",
+            )
+
+    def _contradiction(self, held: str, said: str) -> Incompatible:
+        return Incompatible(
+            f"{self._name}: the adapter's file holds {held}, and adapter_config.json says otherwise: {said}.",
+            "Write into adapter_config.json what the adapter was trained with, or take out of its file what is not "
+            "its own.",
+        )
 
     def _shared(self, name: str, other: str) -> Incompatible:
         return Incompatible(

@@ -2,6 +2,7 @@
 
 import json
 
+import peft
 import pytest
 import torch
 import transformers
@@ -161,3 +162,60 @@ def test_the_config_beside_an_adapter_does_not_untie_its_base(tmp_path):
     (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
     own = load_model(resolve(f"{base}+{folder}")).state_dict()
     assert all(rel(own[name], value) < 1e-6 for name, value in expected.items())
+
+
+CONTRADICTED = {
+    "modules": ({}, {"target_modules": ["query"]}, r"an update of .*dense\.weight, .*target_modules"),
+    "an expression": ({}, {"target_modules": r".*\.query"}, r"an update of .*dense\.weight, .*target_modules"),
+    "all but embeddings": ({}, {"exclude_modules": ["pooler.dense"]}, r"an update of bert\.pooler.*exclude_modules"),
+    "layers": ({}, {"layers_to_transform": [0]}, r"an update of .*layers_to_transform"),
+    "layers by name": ({}, {"layers_to_transform": 0, "layers_pattern": "layer|h"}, "an update of .*layers_to_transf"),
+    "saved": ({}, {"modules_to_save": ["classifier", "pooler"]}, r"an update of bert\.pooler.*modules_to_save"),
+    "rank": ({}, {"r": 16}, "of rank 4.*makes that 16"),
+    "pattern": ({}, {"rank_pattern": {"query": 2}}, r"query\.weight of rank 4.*makes that 2"),
+    "dora": ({"use_dora": True}, {"use_dora": False}, "a magnitude of DoRA's.*use_dora is false"),
+    "no dora": ({}, {"use_dora": True}, "no magnitude of DoRA's.*use_dora is true"),
+    "bias": ({"target_modules": ["query"], "lora_bias": True}, {"lora_bias": False}, "a bias with.*lora_bias"),
+    "nothing saved": ({}, {"modules_to_save": ["word_embeddings"]}, "brings .*word_embeddings.weight, which its file"),
+    "an endless expression": ({}, {"target_modules": r"(\w|\w\w|\w\w\w|\.)+\d"}, "in target_modules cannot be used"),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTED)
+def test_a_config_that_asks_for_another_adapter_than_the_file_holds_is_refused(tmp_path, case):
+    """peft leaves out what the config does not ask for, and begins anew what the file lacks."""
+    made, changes, said = CONTRADICTED[case]
+    base = tiny_model(tmp_path / "base", "bert")
+    folder, _ = adapter(tmp_path / "adapter", base, **({"target_modules": ["query", "dense"]} | made))
+    ref = f"{base}+{folder}"
+    trained = json.loads((folder / "adapter_config.json").read_text())
+    before = values(resolve(ref))
+    edit_json(folder / "adapter_config.json", **changes)
+    for read in (headers, Checkpoint):
+        with pytest.raises(Incompatible, match=said):
+            read(resolve(ref))
+    edit_json(folder / "adapter_config.json", **trained)
+    assert all(torch.equal(before[name], value) for name, value in values(resolve(ref)).items())
+
+
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("stored", ["model.embed_tokens", "lm_head", "both", "both, differing"])
+def test_an_embedding_that_was_trained_in_place_stays_the_head(tmp_path, stored, twice):
+    """Without modules_to_save, peft loads it into the base, whose head has the same numbers."""
+    base = tied_base(tmp_path / "base", twice=twice)
+    said = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"]}
+    folder, _ = adapter(tmp_path / "adapter", base, auto=transformers.AutoModelForCausalLM, **said)
+    new = 0.05 * torch.randn(load_file(base / WEIGHTS)["model.embed_tokens.weight"].shape)
+    names = ["model.embed_tokens", "lm_head"] if stored.startswith("both") else [stored]
+    own = {f"base_model.model.{name}.weight": new + n * (stored[-1] == "g") for n, name in enumerate(names)}
+    save_file(load_file(folder / ADAPTER) | own, folder / ADAPTER)
+    ref = resolve(f"{base}+{folder}")
+    if stored == "both, differing":
+        with pytest.raises(Incompatible, match="share their numbers in the base and differ in the adapter"):
+            Checkpoint(ref)
+        return
+    theirs = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), folder)
+    found = load_model(ref).state_dict()
+    assert torch.equal(found["model.embed_tokens.weight"], new) and torch.equal(found["lm_head.weight"], new)
+    assert all(rel(found[name], value) < 1e-6 for name, value in theirs.merge_and_unload().state_dict().items())
+    assert values(ref)["model.embed_tokens.weight" if twice else f"{names[0]}.weight"].equal(new)

@@ -76,7 +76,7 @@ def test_lower_floors_do_not_import_higher_ones() -> None:
         "hub hub_names tensor_files licences label_names side_files verified devices",
         "model_ref remote adapters refs chat_templates tables conll table_files hub_datasets data_sources pictures"
         " vocabularies tokenizing tasks layers blocks wrappers",
-        "labels findings lora checkpoint ties completeness pretrained",
+        "labels findings adapter_settings lora checkpoint ties completeness pretrained",
         "literals chats encoding questions language shared_body",
         "methods statistics config_effects configs preprocessing compat recipe mergekit_forms"
         " columns word_rows sampling data matching inputs trial",
