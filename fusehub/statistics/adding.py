@@ -10,6 +10,8 @@ each part.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fusehub.statistics.format import StoredLayer
+
+logger = logging.getLogger(__name__)
 
 # What is said of each part in the metadata of the sum.
 _OF_A_PART = ("data", "examples", "tokens", "labels", "max_length", "seed", "noise", "imported", "software")
@@ -77,8 +81,9 @@ def add_statistics(
     `disjoint` says that they are of different people's texts, none of which is in two of them: noise then keeps the
     weakest promise of them, where otherwise what each of them tells of a text adds up.
 
-    Raises `BadStatistics` where they are not of the same weights, or are the same statistics twice, with what
-    differs. A layer that only some of them counted has the rows of those.
+    Raises `BadStatistics` where they are not of the same weights, with what differs, where they are the same
+    statistics or of the same texts twice, and where they are `disjoint` and name the same data. Of the same data and
+    perhaps of other texts of it: a warning. A layer that only some of them counted has the rows of those.
     """
     if len(sources) < 2:
         raise BadStatistics("One set of statistics cannot be added.", "Give two or more.")
@@ -88,6 +93,7 @@ def add_statistics(
         for part in parts[1:]:
             _require_same_model(parts[0], part)
         _require_different(parts)
+        _require_other_texts(parts, disjoint)
         sums, aliases = _added(parts)
         # What was stored coarsely is not made finer by being stored again.
         size = coarsest(size, *(part.metadata["size"] for part in parts))
@@ -180,6 +186,43 @@ def _require_different(parts: Sequence[Statistics]) -> None:
                 )
 
 
+def _require_other_texts(parts: Sequence[Statistics], disjoint: bool) -> None:
+    """Raises `BadStatistics` where two parts, or parts of them, are of the same texts; warns where some may be."""
+    told = [(part, fact) for part in parts for fact in _told(part.metadata)]
+    for (one, a), (other, b) in itertools.combinations(told, 2):
+        if one is other or not _is_same_data(a, b):
+            continue
+        data = f"{one.origin} and {other.origin} are both of {a['data'].get('source') or 'the same data'}"
+        if disjoint:
+            raise BadStatistics(
+                f"{data}, in the same version: they are not disjoint.",
+                "Leave out --disjoint (in Python disjoint=True), and what each tells of a text adds up.",
+            )
+        # Of statistics with noise, nobody knows which texts they are of.
+        counts = [(fact.get("examples"), fact.get("tokens"), fact.get("max_length")) for fact in (a, b)]
+        if counts[0] == counts[1] and a.get("tokens"):
+            raise BadStatistics(
+                f"{data}, with {a['examples']} examples and {a['tokens']} tokens each: their rows would count twice.",
+                "Give each part of the data once.",
+            )
+        logger.warning("%s, in the same version: texts that are in both count twice.", data)
+
+
+def _told(metadata: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The facts of each part of statistics that were added; of others, their own."""
+    return metadata.get("parts") or [_part(metadata)]
+
+
+def _is_same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two parts name the same files by their sha256, or the same data set at the same commit."""
+    a, b = one.get("data") or {}, other.get("data") or {}
+    revision = a.get("revision")
+    if not revision or revision != b.get("revision"):
+        return False
+    # A commit holds many splits, a file's hash is of all that was read.
+    return len(revision) == 64 or a.get("source") == b.get("source")
+
+
 def _is_same(one: Statistics, other: Statistics) -> bool:
     import torch
 
@@ -193,7 +236,7 @@ def _is_same(one: Statistics, other: Statistics) -> bool:
 def _metadata(parts: Sequence[Statistics], counted: set[str], disjoint: bool) -> dict[str, Any]:
     first = parts[0].metadata
     every = [part.metadata for part in parts]
-    told = [part for metadata in every for part in metadata.get("parts") or [_part(metadata)]]
+    told = [part for metadata in every for part in _told(metadata)]
     sources = list(dict.fromkeys((metadata.get("data") or {}).get("source") or "unknown" for metadata in every))
     lengths = [metadata["max_length"] for metadata in every if metadata.get("max_length")]
     return {

@@ -68,6 +68,24 @@ class FisherTold(_Told):
     seed: int | None = Field(None, description="What the labels were drawn by.")
 
 
+class NoiseTold(_Told):
+    """The noise that was added, and what it promises each example."""
+
+    epsilon: float = Field(gt=0, allow_inf_nan=False, description="ε of differential privacy.")
+    delta: float = Field(ge=0, allow_inf_nan=False, description="δ of differential privacy.")
+
+
+class PartTold(_Told):
+    """The facts of statistics that were added to others."""
+
+    data: DataTold | None = None
+    examples: NonNegativeInt | None = None
+    tokens: NonNegativeInt | None = None
+    max_length: PositiveInt | None = None
+    seed: int | None = None
+    noise: NoiseTold | None = None
+
+
 class StatisticsTold(_Told):
     """Metadata of statistics, format version 1."""
 
@@ -86,9 +104,9 @@ class StatisticsTold(_Told):
     max_length: PositiveInt | None = Field(None, description="Where texts were cut, in tokens.")
     seed: int | None = Field(None, description="What examples were chosen by.")
     labels: dict[str, NonNegativeInt] | None = Field(None, description="Examples of each label, where they have any.")
-    noise: dict[str, Any] | None = Field(None, description="The noise that was added; null for none.")
+    noise: NoiseTold | None = Field(None, description="The noise that was added; null for none.")
     fisher: FisherTold | None = None
-    parts: list[dict[str, Any]] | None = Field(None, description="What was added up: the facts of each part.")
+    parts: list[PartTold] | None = Field(None, description="What was added up: the facts of each part.")
     imported: dict[str, Any] | None = Field(None, description="What other file these were made from.")
     software: dict[str, str] = Field({}, description="Versions of what made them.")
 

@@ -133,6 +133,42 @@ def test_the_same_statistics_twice_are_refused(parts, tmp_path):
         add_statistics([str(parts[0]), str(parts[1]), str(again)], tmp_path / "sum")
 
 
+def test_the_same_texts_counted_in_another_way_are_refused_and_other_texts_of_the_data_told(
+    parts, experts, tmp_path, caplog
+):
+    source = text_file(tmp_path, 0, texts_of(0, 30)[:11])
+    for name, options in (("again", {"batch_tokens": 16}), ("few", {"limit": 5})):
+        collect(str(experts("bert")[0]), source, tmp_path / name, max_length=60, **options).close()
+    add_statistics([str(parts[0]), str(parts[1])], tmp_path / "sum").close()
+    for added in (parts[0], tmp_path / "sum"):
+        with pytest.raises(BadStatistics, match=r"11 examples and .* tokens each: their rows would count twice"):
+            add_statistics([str(added), str(tmp_path / "again")], tmp_path / "twice")
+    assert not (tmp_path / "twice").exists() and "count twice" not in caplog.text
+    add_statistics([str(parts[0]), str(tmp_path / "few")], tmp_path / "both").close()
+    assert "texts that are in both count twice" in caplog.text
+
+
+def test_noised_parts_of_the_same_data_are_not_disjoint(parts, tmp_path):
+    noise = {"epsilon": 1.0, "delta": 1e-6, "unit": "example", "clip": 1.0}
+
+    def of(revision, source="texts.txt"):
+        return lambda told: told | {"noise": noise, "tokens": None, "data": {"source": source, "revision": revision}}
+
+    def added(name, *told, **options):
+        sources = [str(copy_of(parts[n], tmp_path / f"{name}{n}", of(*own))) for n, own in enumerate(told)]
+        with contextlib.closing(add_statistics(sources, tmp_path / name, **options)) as statistics:
+            return statistics.metadata["noise"]["epsilon"]
+
+    for name, told in (
+        ("file", [("0" * 64, "a.txt"), ("0" * 64, "b.txt")]),
+        ("hub", [("0" * 40, "user/data/train"), ("0" * 40, "user/data/train")]),
+    ):
+        with pytest.raises(BadStatistics, match="they are not disjoint"):
+            added(name, *told, disjoint=True)
+        assert added(f"{name}-summed", *told) == 2.0
+    assert added("splits", ("0" * 40, "user/data/train"), ("0" * 40, "user/data/test"), disjoint=True) == 1.0
+
+
 def test_what_noised_parts_tell_of_a_text_adds_up_unless_no_text_is_in_two(parts, tmp_path):
     noise = {"epsilon": 1.0, "delta": 1e-6, "unit": "example", "clip": 1.0}
     one = copy_of(parts[0], tmp_path / "one", lambda metadata: metadata | {"noise": noise})

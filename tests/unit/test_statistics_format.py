@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 
 import pytest
 import torch
@@ -183,6 +184,13 @@ def test_a_file_that_lacks_something_says_what(tmp_path, tensors, said):
         (lambda old: {key: value for key, value in old.items() if key != "aliases"}, "lacks 'aliases'"),
         (lambda old: {key: value for key, value in old.items() if key != "model"}, "lacks 'model'"),
         (lambda old: {**old, "model": "you/model"}, "its metadata is wrong: model: Input should be a valid dict"),
+        (lambda old: {**old, "noise": {"epsilon": -3.0, "delta": 1e-6}}, "wrong: noise.epsilon: .* greater than 0"),
+        (lambda old: {**old, "noise": {"epsilon": math.nan, "delta": 1e-6}}, "wrong: noise.epsilon: .* finite"),
+        (lambda old: {**old, "noise": {"epsilon": "8", "delta": 1e-6}}, "wrong: noise.epsilon: .* valid number"),
+        (lambda old: {**old, "noise": {"epsilon": 1.0, "delta": -1e-6}}, "wrong: noise.delta: .* equal to 0"),
+        (lambda old: {**old, "noise": {"foo": 1}}, "lacks 'noise.epsilon'"),
+        (lambda old: {**old, "noise": {}}, "lacks 'noise.epsilon'"),
+        (lambda old: {**old, "parts": [{"data": "texts.csv"}]}, "wrong: parts.0.data"),
     ],
 )
 def test_metadata_of_another_kind_or_version_is_refused(tmp_path, metadata, said):
