@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from fusehub.adapters import AdaptedRef
 from fusehub.checkpoint import Tensors, headers
-from fusehub.completeness import base_shortcomings, beyond_rows, shortcomings, some, without_rows
+from fusehub.completeness import base_shortcomings, beyond_rows, shortcomings, some, stored_by_some, without_rows
 from fusehub.configs import base_of, config_findings, different_bases
 from fusehub.errors import BadRecipe, FuseHubError, unknown
 from fusehub.findings import Finding, Level, ModelFacts, Report
@@ -92,6 +92,7 @@ class _Check:
         if readable and self._same_architecture():
             self._configs()
             self._shapes()
+            self._stored_by_some()
             # Which rows a head has is not known before it is whole.
             plan = None if self.incomplete else self._labels()
         self._tokens_without_rows(plan and plan.policy)
@@ -201,6 +202,13 @@ class _Check:
             self.findings += found
             if any(finding.level == "error" for finding in found):
                 self.incomplete.add(ref.id)
+
+    def _stored_by_some(self) -> None:
+        """Tensors that a file may lack, and that only some models' files have; experts that share but a body aside."""
+        known = [(ref.name, self.tensors[ref.id]) for ref in self.refs if self.tensors[ref.id] is not None]
+        layouts = list(self.layouts.values())
+        if known and len({layout.architecture for layout in layouts}) == 1:
+            self.findings += stored_by_some(layouts[0], *zip(*known, strict=True))
 
     def _tokens_without_rows(self, policy: str | None) -> None:
         """Tokenizers that know more than the embeddings: one that fits goes into the result, if there is one."""

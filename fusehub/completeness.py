@@ -59,6 +59,28 @@ def base_shortcomings(name: str, layout: Layout, tensors: Mapping[str, TensorInf
     return [_incomplete(name, layout, layout.unknown(tensors), layout.missing(tensors))]
 
 
+def stored_by_some(
+    layout: Layout, names: Sequence[str], tensors: Sequence[Mapping[str, TensorInfo]]
+) -> Iterator[Finding]:
+    """An error for every tensor of numbers that a checkpoint may lack, and that only some of the models have.
+
+    What the others begin with instead is in the code of their class, and no file tells it. `tensors` are
+    those of each of the models called `names`, which have one `layout`.
+    """
+    stored = [{parameter for name, parameter in layout.optional(own).items() if own[name].is_float} for own in tensors]
+    for parameter in sorted(set().union(*stored)):
+        lacking = [name for name, own in zip(names, stored, strict=True) if parameter not in own]
+        if lacking and not layout.tied_with(parameter):
+            having = next(name for name, own in zip(names, stored, strict=True) if parameter in own)
+            yield Finding(
+                "tensors-in-some",
+                "error",
+                f"{having} has {parameter}, and {', '.join(lacking)} has not: transformers gives it the numbers that "
+                "a new model begins with.",
+                f"Load {lacking[0]} with transformers and save it again (save_pretrained): then the file has it.",
+            )
+
+
 def some(items: Sequence[str], most: int = 4) -> str:
     """The first few of `items`, and how many more there are."""
     shown = ", ".join(items[:most])

@@ -33,6 +33,7 @@ CODES = {
     "names-unknown": Kind("Names in the file are not those of the model's parameters."),
     "names-wrapped": Kind("What a wrapper (torch.compile, DDP, FSDP) put into the names is taken off."),
     "tensors-missing": Kind("Parameters are not in the file, and would be random numbers."),
+    "tensors-in-some": Kind("A tensor that a file may lack is in some of the files only."),
     "tensors-empty": Kind("Tensors have no numbers."),
     "tensors-left-over": Kind("The file has tensors that the model has no use for."),
     "head-differs": Kind("The head has other rows than the config counts labels."),

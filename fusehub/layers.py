@@ -135,6 +135,11 @@ class Layout:
             return part.stop - part.start, self.shapes[part.parameter][2]
         return self.shapes.get(parameter)
 
+    def optional(self, stored: Iterable[str]) -> dict[str, str]:
+        """Of the names in a checkpoint those that it might lack, as the model has numbers to begin with for them, each
+        with the model's parameter."""
+        return {name: own for name, own in self.names(stored).items() if self._computed.search(own)}
+
     @property
     def _left_over(self) -> re.Pattern[str]:
         """What checkpoints have and models compute by now, or have no use for, as transformers says it."""

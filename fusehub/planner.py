@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusehub.checkpoint import Checkpoint, headers
+from fusehub.completeness import stored_by_some
 from fusehub.errors import Incompatible
 from fusehub.labels import LabelPlan
 from fusehub.layers import Layout, Linear, layout_like
@@ -101,6 +102,9 @@ class Planner:
     def tensors(self) -> dict[str, TensorPlan]:
         self.depths = depths(name for parameter, name in self.names.items() if self._in_body(parameter))
         plans = {}
+        if not self.tasks_differ:
+            for finding in stored_by_some(self.layout, [ref.name for ref in self.experts], self.infos):
+                raise Incompatible(finding.what, finding.fix)
         for parameter, name in self.names.items():
             lacking = [ref.name for ref, own in zip(self.experts, self.files, strict=True) if parameter not in own]
             if lacking and _is_computed(parameter):
@@ -299,7 +303,7 @@ def _rows_note(rows: Mapping[str, tuple[int, ...]], method: Method) -> str:
 
 
 def _is_computed(parameter: str) -> bool:
-    return parameter.endswith(("position_ids", "token_type_ids"))
+    return parameter.endswith(("position_ids", "token_type_ids", "num_batches_tracked"))
 
 
 def infos_of(ref: ModelRef) -> dict[str, TensorInfo]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save
-from transformers import AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from fusehub.checkpoint import headers
 from fusehub.compat import check
@@ -106,6 +106,41 @@ def test_what_transformers_would_fill_with_random_numbers_is_refused_with_its_ca
     with pytest.raises(FuseHubError):
         require_loadable(pair[0])
     assert not (tmp_path / "out").exists() and not (tmp_path / "statistics").exists()
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_a_tensor_that_a_file_may_lack_is_not_left_out_where_another_model_has_it(tmp_path, lacking):
+    """BART's bias of its logits; transformers begins with zeros where it is not stored."""
+    pair, name = relatives(tmp_path, "bart", task="text2text-generation", layers=1), "final_logits_bias"
+    values = [torch.randn(load_file(path / WEIGHTS)[name].shape) for path in pair]
+    for path, value in zip(pair, values, strict=True):
+        changed(path, lambda tensors, value=value: tensors | {name: value})
+    changed(pair[lacking], lambda tensors: {own: value for own, value in tensors.items() if own != name})
+    found = [f for f in check([str(path) for path in pair]).findings if f.level == "error"]
+    assert [f.code for f in found] == ["tensors-in-some"]
+    assert f"{pair[1 - lacking]} has {name}, and {pair[lacking]} has not" in found[0].what
+    with pytest.raises(Incompatible, match=name):
+        merge(recipe_of(pair, "mean"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    # What it says to do: transformers writes the zeros down.
+    AutoModelForSeq2SeqLM.from_pretrained(pair[lacking]).save_pretrained(pair[lacking])
+    got = load_file(merge(recipe_of(pair, "mean"), tmp_path / "out").folder / WEIGHTS)[name]
+    assert rel(got, values[1 - lacking] / 2) < 1e-6
+
+
+@pytest.mark.parametrize("lacking", [(0, 1), (0,), (1,)])
+def test_what_no_result_depends_on_may_be_missing(tmp_path, lacking):
+    """How many batches a normalisation has seen; and what none of the models has is in no result."""
+    bart = len(lacking) == 2
+    arch, task = ("bart", "text2text-generation") if bart else ("resnet", "image-classification")
+    small = {"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1], "layer_type": "basic"}
+    pair = relatives(tmp_path, arch, task=task, **({"layers": 1} if bart else small))
+    left_out = "final_logits_bias" if bart else "num_batches_tracked"
+    for number in lacking:
+        changed(pair[number], lambda tensors: {own: v for own, v in tensors.items() if not own.endswith(left_out)})
+    assert check([str(path) for path in pair]).ok
+    merged = load_file(merge(recipe_of(pair, "mean"), tmp_path / "out").folder / WEIGHTS)
+    assert merged and not any(name.endswith(left_out) for name in merged)
 
 
 def test_a_head_and_a_config_that_count_differently_are_refused(pair, tmp_path):
