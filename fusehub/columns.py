@@ -17,6 +17,7 @@ from typing import Any
 from fusehub.chats import Chat, is_chat, read_chat
 from fusehub.encoding import Text, split_words
 from fusehub.errors import BadData, NotFound
+from fusehub.label_names import key_of
 from fusehub.literals import read_list, read_literal
 from fusehub.pictures import picture_of
 from fusehub.tables import Row, Table
@@ -186,28 +187,31 @@ def _require_characters(value: Any, column: str | None, place: str) -> None:
 
 def _bit_columns(table: Table, task: str, label_column: str | None, labels: Sequence[str]) -> tuple[str, ...]:
     """The columns that are labels of the model: all of them where none is named, else those that are named."""
-    first = table.peek()
-    if task not in (TEXTS, IMAGES) or first is None or (not label_column and _guess_label(table, task)):
+    if task not in (TEXTS, IMAGES) or (not label_column and _guess_label(table, task)):
         return ()
     names = list(labels)
     if label_column:
         named = [label_column] if label_column in table.columns else label_column.split(",")
-        known = {label.casefold() for label in labels}
-        names = [name.strip() for name in named if name.strip().casefold() in known]
+        known = {key_of(label) for label in labels}
+        names = [name.strip() for name in named if key_of(name) in known]
         if len(names) < len(named):
             return ()
     elif len(names) < 2:
         return ()
     found = [_find(table, [name]) for name in names]
-    if not all(column is not None and _bit(first.get(column)) is not None for column in found):
+    if None in found:
         return ()
-    return tuple(found)
+    # A row may say nothing of its labels; the first that says something tells what the columns hold.
+    first = table.first(lambda row: any(_label(row.get(column), None) is not None for column in found)) or {}
+    told = [value for column in found if _label(value := first.get(column), None) is not None]
+    return tuple(found) if told and all(_bit(value) is not None for value in told) else ()
 
 
 def _bit(value: Any) -> bool | None:
     """Whether a value is 1; None where it is neither 0 nor 1."""
     label = _label(value, None)
-    return {"0": False, "1": True, "False": False, "True": True}.get(name_of(label)) if label is not None else None
+    known = {"0": False, "1": True, "false": False, "true": True}
+    return known.get(name_of(label).casefold()) if isinstance(label, str | float) else None
 
 
 def value_of(row: Row, column: str) -> Any:
@@ -220,8 +224,8 @@ def value_of(row: Row, column: str) -> Any:
 
 
 def _find(table: Table, names: Sequence[str]) -> str | None:
-    by_name = {name.casefold(): name for name in reversed(table.columns)}
-    return next((by_name[name.casefold()] for name in names if name.casefold() in by_name), None)
+    by_name = {key_of(name): name for name in reversed(table.columns)}
+    return next((by_name[key_of(name)] for name in names if key_of(name) in by_name), None)
 
 
 def _column(table: Table, name: str, option: str) -> str:

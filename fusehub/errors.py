@@ -96,9 +96,10 @@ def together(errors: Sequence[FuseHubError]) -> FuseHubError:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadRecipe:
-    """The error for a name that is not one of `known`: it names the closest one and lists them all."""
+    """The error for a name that is not one of `known`: it names the closest one, whatever the case, and lists all."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"Did you mean '{close[0]}'? " if close else ""
+    by_key = {own.casefold(): own for own in known}
+    close = difflib.get_close_matches(name.casefold(), by_key, n=1, cutoff=0.5)
+    hint = f"Did you mean '{by_key[close[0]]}'? " if close else ""
     listed = ", ".join(known) if known else "none"
     return BadRecipe(f"There is no {kind} '{name}'.", f"{hint}Known: {listed}.")

@@ -14,6 +14,7 @@ from fusehub.columns import name_of
 from fusehub.comparison import with_prefixes
 from fusehub.data import Examples
 from fusehub.errors import BadData
+from fusehub.label_names import key_of
 from fusehub.matching import from_multi_hot, match_labels, one_a_text
 from fusehub.predict import MULTI, REGRESSION, TOKENS, Prediction
 
@@ -68,8 +69,8 @@ def _multi_metrics(prediction: Prediction, examples: Examples) -> dict[str, floa
     lists = [label if isinstance(label, list) else [name_of(label)] for label in examples.labels]
     true = [[meant[label] for label in own] for own in lists]
     # What the data says nothing of is neither right nor wrong.
-    told = {label.casefold() for label in examples.told or prediction.labels}
-    said = [[named[label] for label in labels if label.casefold() in told] for labels, _ in prediction.answers()]
+    told = {key_of(label) for label in examples.told or prediction.labels}
+    said = [[named[label] for label in labels if key_of(label) in told] for labels, _ in prediction.answers()]
     classes = sorted({label for own in (*true, *said) for label in own})
     binarizer = MultiLabelBinarizer(classes=classes)
     a, b = binarizer.fit_transform(true), binarizer.transform(said)

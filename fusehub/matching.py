@@ -17,7 +17,7 @@ from typing import Any
 from fusehub.columns import name_of
 from fusehub.data import Examples
 from fusehub.errors import BadData
-from fusehub.label_names import are_generic
+from fusehub.label_names import are_generic, key_of
 from fusehub.tasks import WORDS
 
 logger = logging.getLogger(__name__)
@@ -82,15 +82,15 @@ def labels_as_ids(examples: Examples, labels: Sequence[str]) -> list[Any]:
 def from_multi_hot(examples: Examples, labels: Sequence[str]) -> Examples:
     """The examples with lists such as [0, 1, 0], one number for each of the model's `labels`, turned into names."""
     lists = [label for label in examples.labels or () if isinstance(label, list)]
-    bits = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}
+    bits = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
     if (
         not lists
         or examples.names
         or examples.told
-        or any(len(label) != len(labels) or not set(label) <= set(bits) for label in lists)
+        or any(len(label) != len(labels) or not {bit.casefold() for bit in label} <= set(bits) for label in lists)
     ):
         return examples
-    named = [[name for name, bit in zip(labels, label, strict=True) if bits[bit]] for label in lists]
+    named = [[name for name, bit in zip(labels, label, strict=True) if bits[bit.casefold()]] for label in lists]
     return replace(examples, labels=named, seen=())
 
 
@@ -100,8 +100,8 @@ def one_a_text(examples: Examples, labels: Sequence[str]) -> Examples:
     Of two labels the one is the other's opposite, so that one column is enough. Examples with none or several of the
     labels that were told stay as they are.
     """
-    told = {label.casefold() for label in examples.told}
-    others = [label for label in labels if label.casefold() not in told]
+    told = {key_of(label) for label in examples.told}
+    others = [label for label in labels if key_of(label) not in told]
     rest = others if len(labels) == 2 and len(told) == 1 else []
     given = [label if len(label) == 1 else [*label, *rest] for label in examples.labels if isinstance(label, list)]
     if not told or len(given) != len(examples.labels) or any(len(label) != 1 for label in given):
@@ -171,8 +171,8 @@ def _warn_of_counting(examples: Examples, order: Mapping[str, int], labels: Sequ
 
 
 def _key(label: str) -> str:
-    """A label as names are compared: whatever the case, and 1.0 is 1."""
-    text = label.strip().casefold()
+    """A label as names are compared, and 1.0 is 1."""
+    text = key_of(label)
     return text.partition(".")[0] if re.fullmatch(r"\d+\.0+", text) else text
 
 

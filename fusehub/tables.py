@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ Row = dict[str, Any]
 # What people call a split, and which one stands in for another that is not there.
 SPLITS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 INSTEAD = {"train": ("train",), "validation": ("validation", "test"), "test": ("test", "validation")}
+_AHEAD = 1000
 GRAMMAR = "Give a file (.txt, .csv, .jsonl, .parquet), a folder, or user/dataset[:config][/split][@revision]."
 
 
@@ -53,10 +54,18 @@ class Table:
 
     def peek(self) -> Row | None:
         """The next row, which stays to be read; None where there is none."""
-        first = next(self.rows, None)
-        if first is not None:
-            self.rows = chain([first], self.rows)
-        return first
+        return self.first(lambda row: True)
+
+    def first(self, wanted: Callable[[Row], bool]) -> Row | None:
+        """The first of the next thousand rows that is `wanted`, all of which stay to be read; None where none is."""
+        read: list[Row] = []
+        found = False
+        for row in islice(self.rows, _AHEAD):
+            read.append(row)
+            if found := wanted(row):
+                break
+        self.rows = chain(read, self.rows)
+        return read[-1] if found else None
 
 
 def split_of(path: Path) -> str | None:

@@ -3,9 +3,10 @@
 import pytest
 
 from fusehub.data import load_examples
-from fusehub.errors import BadData
+from fusehub.errors import BadData, NotFound
 from fusehub.evaluation import evaluate
 from fusehub.label_metrics import label_metrics
+from fusehub.matching import labels_as_ids
 from fusehub.predict import MULTI, SINGLE, Prediction
 from tests.unit.test_data import write_csv, write_jsonl, write_parquet
 from tests.unit.tiny import tiny_model, tiny_texts
@@ -68,6 +69,34 @@ def test_what_is_no_column_of_zeros_and_ones_is_not_taken_for_one(tmp_path):
     assert read(named, label_column="toxic").labels == ["insult"]
     other = write_csv(tmp_path / "c.csv", [{"text": "a", "label": "toxic", "toxic": 1, "obscene": 0, "insult": 1}])
     assert read(other).labels == ["toxic"], "a column of labels by name comes first"
+
+
+@pytest.mark.parametrize("words", [("false", "true"), ("FALSE", "TRUE"), ("False", "True"), ("0", "1")])
+def test_columns_say_true_and_false_in_any_case(tmp_path, words):
+    rows = [row | {name: words[row[name]] for name in ("toxic", "Obscene", "insult")} for row in ROWS]
+    assert read(write_csv(tmp_path / "a.csv", rows)).labels == TRUE
+    lists = [{"text": "a", "label": [words[0], words[1], words[0]]}]
+    assert labels_as_ids(read(write_jsonl(tmp_path / "a.jsonl", lists)), TOXIC) == [[1]]
+
+
+def test_the_first_row_that_says_something_tells_what_columns_hold(tmp_path):
+    blank = {"id": 0, "comment_text": "none", "toxic": "", "Obscene": "", "insult": ""}
+    examples = read(write_csv(tmp_path / "a.csv", [blank, blank, *ROWS]))
+    assert (examples.texts, examples.labels) == (["one", "two", "three"], TRUE)
+    named = [blank | {"toxic": "insult"}]
+    assert read(write_csv(tmp_path / "b.csv", [blank, *named]), label_column="toxic").labels == ["insult"]
+    with pytest.raises(NotFound, match="no column looks like labels"):
+        read(write_csv(tmp_path / "c.csv", [blank, blank]))
+
+
+def test_labels_and_columns_are_found_however_their_letters_are_encoded(tmp_path):
+    model = ["caf\u00e9", "x"]
+    by_name = write_csv(tmp_path / "a.csv", [{"text": "a", "label": "cafe\u0301"}, {"text": "b", "label": "x"}])
+    assert labels_as_ids(read(by_name, model), model) == [0, 1]
+    columns = write_csv(tmp_path / "b.csv", [{"text": "a", "cafe\u0301": 1, "x": 0}])
+    assert labels_as_ids(read(columns, model), model) == [[0]]
+    named = read(columns, model, label_column="caf\u00e9")
+    assert label_metrics(predicted(model, [[0.9, 0.1]], SINGLE), named)["accuracy"] == 1.0
 
 
 def test_evaluation_finds_the_columns_of_the_models_labels(tmp_path):

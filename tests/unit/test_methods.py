@@ -79,6 +79,9 @@ def test_an_unknown_method_is_told_the_closest_one_and_all_there_are():
         BadRecipe, match=r"no merge method 'regmaen'.*\n.*Did you mean 'regmean'.*linear, mean, .*regmean"
     ):
         find_method("regmaen")
+    # Case alone is no other name.
+    with pytest.raises(BadRecipe, match=r"no merge method 'TIES'.*\n.*Did you mean 'ties'"):
+        find_method("TIES")
 
 
 def test_an_unknown_option_is_told_the_closest_one():
