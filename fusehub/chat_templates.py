@@ -5,6 +5,7 @@ The named ones are written from the formats that their models document.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -62,12 +63,27 @@ def template_of(ref: ModelRef) -> str | None:
 
 def require_template(said: str | None) -> None:
     """Raises `BadRecipe` where a recipe's `chat_template` names none that there is, and is none."""
-    if said in (None, "auto", *_NAMED) or ("{" in said and len(said) >= 20):
+    if said in (None, "auto", *_NAMED):
+        return
+    if "{" in said and len(said) >= 20:
+        _require_jinja(said)
         return
     raise BadRecipe(
         f"There is no chat template '{said}' here.",
         f"Known: auto, {', '.join(_NAMED)}; or give the text of a template in Jinja.",
     )
+
+
+def _require_jinja(text: str) -> None:
+    """Raises `BadRecipe` where the text of a template is broken; it is parsed and not run."""
+    import jinja2
+
+    # A mark of transformers for what the model says, which stands for nothing.
+    plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", text)
+    try:
+        jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)
+    except (jinja2.TemplateError, RecursionError) as error:
+        raise BadRecipe(f"The chat template of the recipe is not sound Jinja: {error}.", "Correct it.") from error
 
 
 def named_template(said: str) -> str:

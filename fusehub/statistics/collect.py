@@ -7,6 +7,7 @@ and the sums are added at the end, so that no row is counted twice whatever the 
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 from fusehub.checkpoint import weight_hashes
 from fusehub.data import load_examples
-from fusehub.errors import BadRecipe, FuseHubError
+from fusehub.errors import BadData, BadRecipe, FuseHubError
 from fusehub.hub import software
 from fusehub.inputs import Inputs
 from fusehub.layers import layout_of
@@ -37,6 +38,11 @@ from fusehub.statistics.processes import Processes
 from fusehub.statistics.resume import EVERY, Saves
 from fusehub.statistics.same_data import digest_of
 from fusehub.tasks import MASKED, TASKS, load_config, task_of
+
+logger = logging.getLogger(__name__)
+
+# Share of words that the tokenizer does not know from which on that is said.
+_UNKNOWN = 0.5
 
 
 def collect(
@@ -105,6 +111,7 @@ def collect(
             data, task.name, limit=limit, seed=seed, text_column=text_column, token=token, default_split="train"
         )
         inputs = Inputs.of(ref, examples, max_length=max_length, seed=seed)
+        _require_known_words(ref.name, inputs)
         # Squares of gradients do not fit into half precision.
         dtype = _wide(fisher)
         if fisher and device_map:
@@ -147,6 +154,27 @@ def collect(
         processes.agree()
         saves.remove()
     return Statistics(path) if path else None
+
+
+def _require_known_words(name: str, inputs: Inputs) -> None:
+    """Raises `BadData` where the tokenizer knows none of the texts' words, and warns where it knows few: statistics
+    of [UNK] alone say nothing of the model."""
+    tokenizer = inputs.processor
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+        return  # Nothing is unknown to it, and the name stands for something else.
+    others = set(tokenizer.all_special_ids) - {unknown}
+    words = [token for encoding in inputs.encodings for token in encoding["input_ids"] if token not in others]
+    share = words.count(unknown) / max(1, len(words))
+    if share == 1:
+        raise BadData(
+            f"The tokenizer of {name} knows no word of these texts: all become {tokenizer.unk_token}.",
+            "Give texts of the kind that the model was trained on. Is the tokenizer that of the model?",
+        )
+    if share > _UNKNOWN:
+        logger.warning(
+            "%.0f %% of the words are unknown to the tokenizer of %s: are these texts of its kind?", 100 * share, name
+        )
 
 
 def _write(

@@ -127,8 +127,11 @@ class StoredLayer:
         return self.encoding.name == "diagonal"
 
     def gram(self) -> Tensor:
-        """`S`: [in, in], float64. Raises `BadStatistics` where a number is not finite or a square is negative."""
-        return decode(self.encoding, self._read, self.size)
+        """`S`: [in, in], float64. Raises `BadStatistics` where a number is not finite, a square is negative, or `S`,
+        `s` and `n` cannot be of the same rows."""
+        gram = decode(self.encoding, self._read, self.size)
+        self._require_of_one(gram.diagonal())
+        return gram
 
     def diagonal(self) -> Tensor:
         """The sums of squares of each input: [in], float64; read without the rest where it is stored by itself."""
@@ -149,6 +152,19 @@ class StoredLayer:
     def shift(self) -> float:
         """What the diagonal of `S` must grow by, relative to itself, to make up for the rounding of the rest."""
         return float(self._read("e")) if self.encoding.name == "correlations" else 0.0
+
+    def _require_of_one(self, squares: Tensor) -> None:
+        """By Cauchy and Schwarz, the square of a sum of `n` numbers is at most `n` times the sum of their squares."""
+        if self._statistics.metadata.get("noise"):
+            return  # Noise is added to each by itself.
+        # What float32 and the encodings round away.
+        most = self.rows * squares * 1.01
+        if bool((self.total.square() > most + 1e-6 * most.max()).any()) or (not self.rows and bool(squares.any())):
+            raise BadStatistics(
+                f"{self._statistics.origin}: the sums and the sums of squares of {self.stored_as} cannot be of the "
+                f"same {self.rows} rows.",
+                f"The file is broken. {REMAKE}",
+            )
 
     def _read(self, part: str) -> Tensor:
         name = f"{self.stored_as}.{part}"

@@ -166,3 +166,16 @@ def test_a_model_of_another_task_is_refused(collected, tmp_path):
     edit_json(path / "config.json", "architectures")
     with pytest.raises(FuseHubError, match="names no single architecture"):
         collected(str(path), text_file(tmp_path), tmp_path / "out")
+
+
+def test_texts_whose_words_the_tokenizer_does_not_know_are_questioned(tmp_path, caplog):
+    """Statistics of [UNK] alone are of nothing."""
+    model = tiny_model(tmp_path / "model", hidden=16)
+    known = texts_of(0)[0].split()[0]
+    (tmp_path / "strange.txt").write_text("ᚠᛇᚻ ᛒᛦᚦ\nᚠᚱᚩᚠᚢᚱ\n")
+    with pytest.raises(BadData, match=r"knows no word of these texts: all become \[UNK\]"):
+        collect(str(model), tmp_path / "strange.txt", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "mostly.txt").write_text(f"ᚠᛇᚻ ᛒᛦᚦ {known}\n")
+    collect(str(model), tmp_path / "mostly.txt", tmp_path / "out").close()
+    assert "of the words are unknown to the tokenizer" in caplog.text

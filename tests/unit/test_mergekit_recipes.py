@@ -276,3 +276,9 @@ def test_a_choice_of_tokens_that_changes_something_is_refused_as_what_it_is(llam
         plan_merge(recipe_of([one], "task_arithmetic", base_model=str(base), tokenizer_source="base"))
     with pytest.raises(Incompatible, match="different vocabularies"):
         plan_merge(recipe_of([one, two], "linear"))
+
+
+def test_a_chat_template_that_is_no_jinja_is_refused(llamas) -> None:
+    broken = "{% for message in messages %}{{ message['content'] }}"
+    with pytest.raises(BadRecipe, match="is not sound Jinja"):
+        plan_merge(recipe_of(llamas[1:], "linear", chat_template=broken))

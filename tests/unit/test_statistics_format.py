@@ -255,3 +255,19 @@ def test_broken_json_beside_the_file_is_refused(tmp_path, experts):
     (tmp_path / "statistics.json").write_text("{")
     with pytest.raises(BadStatistics, match=r"statistics\.json is not JSON"):
         find_statistics(resolve(str(experts()[0])), str(tmp_path), hashes={})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: {"b.weight.S": torch.zeros_like(t["b.weight.S"])},
+        lambda t: {"b.weight.s": t["b.weight.s"] * 1e4},
+    ],
+)
+def test_sums_that_cannot_be_of_the_same_rows_are_refused(tmp_path, opened, change):
+    """No sum of n numbers is larger than the root of n times the sum of their squares."""
+    path, _ = write(tmp_path)
+    opened(path).layers["b.weight"].gram()
+    rewrite(path, **change(load_file(path)))
+    with pytest.raises(BadStatistics, match=r"sums of squares of b\.weight cannot be of the same"):
+        opened(path).layers["b.weight"].gram()
