@@ -24,7 +24,7 @@ from fusehub.errors import BadData
 from fusehub.pictures import picture_of
 from fusehub.predict import REGRESSION, TOKENS, Prediction, Predictor, check_one_task, known_labels, predict_all
 from fusehub.progress import Progress, silent
-from fusehub.refs import ModelRef, resolve, short_names
+from fusehub.refs import ModelRef, ref_of, short_names
 from fusehub.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def compare(
     between calls (see `fusehub.keeping`). Raises `Incompatible` where the models are for different tasks, `BadData`
     for texts that they do not take, `NonFinite` where one predicts NaN.
     """
-    refs = [resolve(model, token=token) if isinstance(model, str) else model for model in models]
+    refs = [ref_of(model, token=token) for model in models]
     task = check_one_task(refs)
     names = short_names(refs)
     if (texts is None) == (data is None):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, get_args
+from typing import get_args
 
 from fusehub.adapters import AdaptedRef
 from fusehub.checkpoint import Tensors, headers
@@ -21,7 +21,7 @@ from fusehub.labels import Heads, LabelPlan, plan_labels
 from fusehub.layers import Layout, layout_of
 from fusehub.licences import licence_of, reconcile
 from fusehub.preprocessing import Vocabularies, input_findings
-from fusehub.refs import ModelRef, resolve
+from fusehub.refs import ModelRef, ref_of
 from fusehub.statistics.sources import has_statistics
 from fusehub.tasks import architecture_of, labels_of, load_config, task_of
 from fusehub.tensor_files import TensorInfo
@@ -40,21 +40,13 @@ def check(
     A model that cannot be found at all raises; everything else is a finding of the report. `labels` names the rows
     of a head anew, by the model's name as given.
     """
-    refs = [_resolved(model, token) for model in models]
-    base_ref = None if base is None else _resolved(base, token)
+    refs = [ref_of(model, token=token) for model in models]
+    base_ref = None if base is None else ref_of(base, token=token)
     if heads not in get_args(Heads):
         raise unknown("way to treat heads", str(heads), get_args(Heads))
     if len(refs) + (base_ref is not None) < 2:
         raise BadRecipe("A merge takes at least two models.", "Name two or more.")
     return _Check(refs, base_ref, heads, labels).run()
-
-
-def _resolved(model: Any, token: str | None) -> ModelRef:
-    if isinstance(model, ModelRef):
-        return model
-    if not isinstance(model, str | os.PathLike):
-        raise BadRecipe(f"{model!r} names no model.", "Give user/name, a folder, or what `resolve` returned.")
-    return resolve(os.fspath(model), token=token)
 
 
 class _Check:

@@ -10,6 +10,7 @@ Which column holds what is guessed from the names that people use, and can be sa
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -55,7 +56,7 @@ class Examples:
 
 
 def load_examples(
-    source: str,
+    source: str | os.PathLike[str],
     task: str,
     *,
     limit: int | None = None,
@@ -77,6 +78,7 @@ def load_examples(
     """
     if limit is not None and limit < 1:
         raise BadData(f"{limit} examples are no data.", "Give a limit of 1 or more, or none.")
+    source = os.fspath(source)
     opened = open_pictures if task == IMAGES else open_table
     draw = Draw(limit, seed) if limit else None
     table = opened(source, default_split=default_split, token=token, draw=draw)

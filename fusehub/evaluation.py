@@ -36,7 +36,7 @@ from fusehub.errors import BadData, Incompatible
 from fusehub.label_metrics import label_metrics, require_labels
 from fusehub.predict import Prediction, Predictor, check_one_task, known_labels, predict_all
 from fusehub.progress import Progress, silent
-from fusehub.refs import ModelRef, resolve, short_names
+from fusehub.refs import ModelRef, ref_of, short_names
 from fusehub.tasks import CAUSAL, MASKED, QUESTIONS, SEQ2SEQ, has_labels, labels_of, problem_type_of
 from fusehub.text_metrics import answer_metrics, written_metrics
 
@@ -158,7 +158,7 @@ def evaluate(
     `ensemble` adds the mean of the experts' probabilities (see `compare`). Data is read once, each model loaded once.
     Raises `BadData` where labels are missing or are not those of the model.
     """
-    refs = [resolve(model, token=token) if isinstance(model, str) else model for model in models]
+    refs = [ref_of(model, token=token) for model in models]
     task = check_one_task(refs)
     names = short_names(refs)
     members = experts_among(refs, names, ensemble)

@@ -24,7 +24,7 @@ from fusehub.errors import BadData, Incompatible, NonFinite
 from fusehub.inputs import Inputs, require_kind
 from fusehub.pretrained import load_model, load_tokenizer
 from fusehub.progress import Progress, silent
-from fusehub.refs import ModelRef, in_subfolder, resolve, short_names
+from fusehub.refs import ModelRef, in_subfolder, ref_of, short_names
 from fusehub.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ, WORDS, labels_of, problem_type_of, task_of
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def predict(
 
     `subfolder` picks one of the heads of a merge that keeps each expert's.
     """
-    ref = resolve(model, token=token) if isinstance(model, str) else model
+    ref = ref_of(model, token=token)
     name = short_names([ref])[0]
     if subfolder:
         ref, name = in_subfolder(ref, subfolder), f"{name}/{subfolder}"

@@ -28,7 +28,7 @@ from fusehub.progress import Progress, silent
 from fusehub.provenance import REPORT_FILENAME
 from fusehub.push import CARD, Files, Published, Target
 from fusehub.recipe import FILENAME as RECIPE_FILENAME
-from fusehub.refs import ModelRef, resolve
+from fusehub.refs import ModelRef, ref_of, resolve
 from fusehub.side_files import legal_files
 from fusehub.statistics.format import METADATA_FILENAME, require_weights
 from fusehub.statistics.inspection import require_sound
@@ -115,7 +115,7 @@ def publish_statistics(
     or private model's would be public (unless `allow_restricted`).
     """
     folder = Path(folder)
-    ref = resolve(model, token=token) if isinstance(model, str) else model
+    ref = ref_of(model, token=token)
     if ref.repo_id is None or ref.subfolder:
         raise NotFound(f"{ref.name} is not a model on the Hub with a repo of its own.", "Publish the model first.")
     # Statistics belong to what the repo holds now, whatever commit `model` names.

@@ -11,6 +11,7 @@ folder is resolved to its path and listing.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -47,6 +48,18 @@ def resolve(text: str, *, token: str | None = None) -> ModelRef:
             found = _resolve_adapter(adapter, token)
             return adapted(f"{_plain(base)}+{_plain(adapter)}", resolve(base, token=token), found)
     return _require_model(_on_its_base(_resolve_place(name, token), token))
+
+
+def ref_of(model: str | os.PathLike[str] | ModelRef, *, token: str | None = None) -> ModelRef:
+    """What functions of the package take as a model: a name or a folder, which is resolved, or what was resolved.
+
+    Raises `NotFound` for anything else, and what `resolve` raises.
+    """
+    if isinstance(model, ModelRef):
+        return model
+    if not isinstance(model, str | os.PathLike):
+        raise NotFound(f"{model!r} names no model.", "Give user/name, a folder, or what `resolve` returned.")
+    return resolve(os.fspath(model), token=token)
 
 
 def resolve_all(text: str, *, token: str | None = None) -> dict[str, ModelRef]:

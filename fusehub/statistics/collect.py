@@ -22,7 +22,7 @@ from fusehub.layers import layout_of
 from fusehub.places import require_place
 from fusehub.pretrained import load_tokenizer
 from fusehub.progress import Progress, silent
-from fusehub.refs import ModelRef, resolve
+from fusehub.refs import ModelRef, ref_of
 from fusehub.statistics.collector import GramCollector, device_of
 from fusehub.statistics.counting import BATCH_TOKENS, FISHER_BATCH_TOKENS, count_inputs
 from fusehub.statistics.describing import describe_model, describe_tokenizer
@@ -105,7 +105,7 @@ def collect(
     batch_tokens = batch_tokens or (FISHER_BATCH_TOKENS if fisher else BATCH_TOKENS)
     processes = Processes.find()
     with contextlib.ExitStack() as within, processes.together():
-        ref = resolve(model, token=token) if isinstance(model, str) else model
+        ref = ref_of(model, token=token)
         task = task_of(ref.config, ref.name)
         examples = load_examples(
             data, task.name, limit=limit, seed=seed, text_column=text_column, token=token, default_split="train"

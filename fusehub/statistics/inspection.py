@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.documents import read_object
 from fusehub.errors import BadFile, BadStatistics
 from fusehub.progress import silent
-from fusehub.refs import ModelRef, resolve
+from fusehub.refs import ModelRef, ref_of
 from fusehub.statistics.encodings import SIZES, encoding_of
 from fusehub.statistics.format import METADATA_FILENAME, REMAKE, Statistics, StoredLayer, stored_bytes
 from fusehub.statistics.plausible import Likeness, compare_with_random
@@ -101,7 +101,7 @@ def inspect(
 
 
 def _held_against(statistics: Statistics, model: str | ModelRef, token: str | None) -> Likeness:
-    ref = resolve(model, token=token) if isinstance(model, str) else model
+    ref = ref_of(model, token=token)
     likeness = compare_with_random(statistics, ref)
     likeness.require_possible(statistics.origin, ref.name)
     return likeness

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from fusehub.compat import check
 from fusehub.configs import base_of, different_bases
-from fusehub.errors import BadRecipe, Incompatible
+from fusehub.errors import BadRecipe, Incompatible, NotFound
 from fusehub.merging import merge
 from fusehub.refs import resolve
 from tests.unit.experts import WEIGHTS, edit_json, recipe_of, relatives, save_weights
@@ -303,7 +303,7 @@ def test_models_are_named_by_texts_paths_or_references(tmp_path):
     paths = relatives(tmp_path, layers=1)
     assert check(paths).ok and check([resolve(str(path)) for path in paths]).ok
     for wrong, words in (([paths[0], None], "None names no model"), ([paths[0], 5], "5 names no model")):
-        with pytest.raises(BadRecipe, match=words):
+        with pytest.raises(NotFound, match=words):
             check(wrong)
     with pytest.raises(BadRecipe, match=r"no way to treat heads 'mrege'.*\n.*Did you mean 'merge'"):
         check(paths, heads="mrege")

@@ -17,7 +17,7 @@ from fusehub.errors import BadStatistics, NotFound
 from fusehub.hub import software
 from fusehub.layers import Linear, layout_of
 from fusehub.places import require_place
-from fusehub.refs import ModelRef, resolve
+from fusehub.refs import ModelRef, ref_of
 from fusehub.statistics.describing import describe_model, describe_tokenizer
 from fusehub.statistics.encodings import DEFAULT_SIZE
 from fusehub.statistics.format import Statistics, write_statistics
@@ -49,7 +49,7 @@ def import_statistics(
     if not source.exists():
         raise NotFound(f"There is no file or folder {source}.", "Give an imatrix file, or a folder of Hessians.")
     require_place(Path(out))
-    ref = resolve(model, token=token) if isinstance(model, str) else model
+    ref = ref_of(model, token=token)
     config = load_config(ref)
     linears = _linears(ref, config)
     found = (read_hessians if source.is_dir() else read_imatrix)(source, linears, config)
