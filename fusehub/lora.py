@@ -260,8 +260,8 @@ class Updates:
             raise Incompatible(
                 f"{self._name}: modules_to_save or the task in adapter_config.json says that the adapter brings "
                 f"{lacking}, which its file lacks.",
-                "Is the upload of the adapter complete? If it was trained without, take that module out of "
-                "modules_to_save.",
+                "Is the upload of the adapter complete? If it was trained without, take the module out of "
+                "modules_to_save, and write null for task_type if that asks for it.",
             )
 
     def _contradiction(self, held: str, said: str) -> Incompatible:

@@ -177,6 +177,7 @@ CONTRADICTED = {
     "no dora": ({}, {"use_dora": True}, "no magnitude of DoRA's.*use_dora is true"),
     "bias": ({"target_modules": ["query"], "lora_bias": True}, {"lora_bias": False}, "a bias with.*lora_bias"),
     "nothing saved": ({}, {"modules_to_save": ["word_embeddings"]}, "brings .*word_embeddings.weight, which its file"),
+    "no head": ({"task_type": None}, {"task_type": "SEQ_CLS"}, "the task .*brings classifier.weight, which its file"),
     "an endless expression": ({}, {"target_modules": r"(\w|\w\w|\w\w\w|\.)+\d"}, "in target_modules cannot be used"),
 }
 
