@@ -13,6 +13,7 @@ from fusehub.errors import BadStatistics
 from fusehub.refs import resolve
 from fusehub.statistics.collect import collect
 from fusehub.statistics.format import Statistics
+from fusehub.statistics.grams import packed_diagonal
 from fusehub.statistics.inspection import inspect
 from fusehub.statistics.plausible import compare_with_random
 from tests.unit.test_statistics_format import rewrite
@@ -22,10 +23,18 @@ FILE = "statistics.safetensors"
 
 
 def changed(folder, to, change):
-    """A copy of statistics in which `change` was made to each layer's sums of squares."""
+    """A copy of statistics in which `change` was made to each layer's sums of squares, and what goes with it to its
+    sums: as of other rows."""
     shutil.copytree(folder, to)
     with safe_open(folder / FILE, "pt") as file:
-        tensors = {name: change(file.get_tensor(name)) for name in file.keys() if name[-2:] in (".S", ".d")}  # noqa: SIM118
+        tensors = {}
+        for name in file.keys():  # noqa: SIM118
+            if name[-2:] in (".S", ".d"):
+                before, total = file.get_tensor(name), file.get_tensor(f"{name[:-2]}.s")
+                tensors[name] = change(before)
+                squares = packed_diagonal(len(total)) if name.endswith(".S") else slice(None)
+                grown = tensors[name][squares] / before[squares].clamp_min(1e-30)
+                tensors[f"{name[:-2]}.s"] = total * grown.sqrt()
     rewrite(to / FILE, None, **tensors)
     return to
 
