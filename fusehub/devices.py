@@ -44,6 +44,7 @@ def has_dtype(device: str, dtype: torch.dtype) -> bool:
 
     try:
         torch.zeros(1, dtype=dtype, device=device).add_(1)
+    # Each of these says that the device lacks it: MPS raises TypeError, a backend without the kernel the last.
     except (TypeError, RuntimeError, NotImplementedError):
         return False
     return True

@@ -165,7 +165,7 @@ class Layout:
     def _names_of(self, get: Callable[[], Any]) -> tuple[str, ...]:
         try:
             weight = getattr(get(), "weight", None)
-        except (NotImplementedError, AttributeError):
+        except (NotImplementedError, AttributeError):  # What transformers raises for a class that has none.
             return ()
         own = self._model.named_parameters(remove_duplicate=False)
         return tuple(name for name, value in own if value is weight)
