@@ -6,13 +6,19 @@ READY := $(VENV)/.ready
 # Named entities for the battery: a folder of GENRE.train.jsonl, GENRE.val.jsonl and GENRE.test.jsonl.
 NER_DATA ?= $(wildcard ../shared/data/ner)
 
-.PHONY: demo test install lint format bench battery clean
+CAMPAIGNS ?= faults kills fuzz limits tokens load
+
+.PHONY: demo test soak install lint format bench battery clean
 
 demo: install  ## the whole way on this machine alone
 	$(BIN)/fusehub demo --folder demo
 
 test: install  ## lint, format and the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Each writes its table into docs/reliability.md.
+soak: install  ## hours: kills, faults, broken files, tokens and load, far more of them than `make test` has time for
+	set -e; for campaign in $(CAMPAIGNS); do $(BIN)/python -m tests.reliability.$$campaign; done
 
 lint: install
 	$(BIN)/ruff check .
