@@ -15,7 +15,7 @@ from fusehub.adapters import AdaptedRef
 from fusehub.checkpoint import Tensors, headers
 from fusehub.completeness import base_shortcomings, beyond_rows, shortcomings, some, stored_by_some, without_rows
 from fusehub.configs import base_of, config_findings, different_bases
-from fusehub.errors import BadRecipe, FuseHubError, unknown
+from fusehub.errors import BadRecipe, FuseHubError, Offline, unknown
 from fusehub.findings import Finding, Level, ModelFacts, Report
 from fusehub.labels import Heads, LabelPlan, plan_labels
 from fusehub.layers import Layout, layout_of
@@ -128,6 +128,8 @@ class _Check:
     def _tensors(self, ref: ModelRef) -> Tensors | None:
         try:
             found = headers(ref)
+        except Offline:
+            raise  # That says nothing of the model.
         except FuseHubError as error:
             self._find("unreadable", "error", error.what, error.fix)
             return None

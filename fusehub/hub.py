@@ -49,7 +49,9 @@ def cut_token(token: str | None) -> str | None:
 
 def client(token: str | None = None) -> HfApi:
     """A Hub client with FuseHub's user agent; without a token, the one that the user is logged in with."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_session
+
+    from fusehub import replies
 
     global _patience
     if _patience == "wanted":
@@ -57,7 +59,7 @@ def client(token: str | None = None) -> HfApi:
 
         wire.be_patient()
         _patience = "there"
-
+    replies.hold(get_session())
     return HfApi(token=cut_token(token), library_name="fusehub", library_version=fusehub_version())
 
 
@@ -129,7 +131,7 @@ def _translate(error: Exception, subject: str) -> FuseHubError | None:
             f"'{subject}' is not the name of a repo.",
             "Write user/name, user/name@revision or a local folder.",
         )
-    if isinstance(error, httpx2.TransportError | ConnectionError):
+    if isinstance(error, httpx2.RequestError | ConnectionError):
         return Offline(
             f"{endpoint()} cannot be reached ({type(error).__name__}).", "Check the network and HF_ENDPOINT."
         )
@@ -150,7 +152,7 @@ def _translate(error: Exception, subject: str) -> FuseHubError | None:
 
 def _is_about_an_answer(error: Exception) -> bool:
     """Whether the Hub client failed to make sense of what it was sent, as of the page of a captive portal."""
-    if not isinstance(error, ValueError | KeyError | TypeError | AttributeError):
+    if not isinstance(error, ValueError | LookupError | TypeError | AttributeError | NameError):
         return False
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:

@@ -7,17 +7,21 @@ A fault plan is a list in JSON. Each fault says which requests it is for and wha
 `path` is a regular expression for the whole path, `method` any if not said. The first `skip` of its requests pass,
 then `count` of them (all, if not said) meet what it does:
 
-    status      an answer of that `status`, with `retry_after` seconds where said
+    status      an answer of that `status`, with `retry_after` and other `headers` where said
     html        200 and the page of a captive portal
-    json        200 and `{}`
+    json        200 and the text `body`, said to be JSON; `{}` if not said
     stall       nothing for `seconds`, then the answer
+    drop        the connection ends, and nothing is carried out
     cut         the answer's body ends after `after` bytes, and the connection with it
     flip        one bit of the body's byte number `at` is another
     longer      the header promises 10 bytes more than come
+    shorter     header and body have 10 bytes less than the answer
     late        the request is carried out at once, and answered after `seconds`
     lost        the request is carried out, and the connection ends without an answer
 
 The plan is `faults.json` in the hub's folder, read again whenever it was written: a running hub can be told anew.
+While there is one, `faults.log` beside it has a line for each request: `["GET", "/api/models", 0]` with the number of
+the fault that it met, or null.
 """
 
 from __future__ import annotations
@@ -28,15 +32,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import LocalHubError
 
-FILENAME = "faults.json"
+FILENAME, LOG = "faults.json", "faults.log"
 _ANSWERS = ("status", "html", "json")
-_KINDS = (*_ANSWERS, "stall", "cut", "flip", "longer", "late", "lost")
-_KEYS = {"path", "method", "skip", "count", "do", "status", "retry_after", "seconds", "after", "at"}
+_KINDS = (*_ANSWERS, "stall", "drop", "cut", "flip", "longer", "shorter", "late", "lost")
+_KEYS = {"path", "method", "skip", "count", "do", "status", "retry_after", "headers", "body", "seconds", "after", "at"}
+_BYTES = 10
+"""By how many bytes an answer of wrong length is wrong."""
 _PORTAL = "<html><head><title>Sign in</title></head><body>Welcome to the network.</body></html>"
 
 
@@ -67,6 +73,10 @@ class Faults:
         elif fault["do"] in _ANSWERS:
             await _answer(fault)(scope, receive, send)
         else:
+            if fault["do"] in ("drop", "lost"):
+                if fault["do"] == "lost":
+                    await self.app(scope, receive, _unsent)
+                return await _hang_up(scope, receive)
             if fault["do"] == "stall":
                 await asyncio.sleep(fault["seconds"])
             await self.app(scope, receive, _Misbehaving(fault, send).send)
@@ -79,13 +89,19 @@ class Faults:
         if written != self._read_at:
             self._plan = read_plan(self.path.read_text(encoding="utf-8"))
             self._read_at, self._seen = written, [0] * len(self._plan)
+        number = self._number_of_fault(scope)
+        with self.path.with_name(LOG).open("a", encoding="utf-8") as log:
+            log.write(json.dumps([scope["method"], scope["path"], number]) + "\n")
+        return None if number is None else self._plan[number]
+
+    def _number_of_fault(self, scope: Scope) -> int | None:
         for number, fault in enumerate(self._plan):
             if fault.get("method") not in (None, scope["method"]) or not re.fullmatch(fault["path"], scope["path"]):
                 continue
             self._seen[number] += 1
             place = self._seen[number] - fault.get("skip", 0)
             if 0 < place <= fault.get("count", place):
-                return fault
+                return number
         return None
 
 
@@ -93,11 +109,22 @@ def _answer(fault: dict[str, Any]) -> Response:
     if fault["do"] == "html":
         return HTMLResponse(_PORTAL)
     if fault["do"] == "json":
-        return JSONResponse({})
-    headers = {"X-Error-Message": "This hub was told to fail"}
+        return Response(fault.get("body", "{}"), media_type="application/json")
+    headers = {"X-Error-Message": "This hub was told to fail", **fault.get("headers", {})}
     if "retry_after" in fault:
         headers["Retry-After"] = str(fault["retry_after"])
     return Response(status_code=fault["status"], headers=headers)
+
+
+async def _hang_up(scope: Scope, receive: Receive) -> None:
+    """Ends the connection, which the server hands on (see `fusehub.localhub.process`)."""
+    scope["state"]["transport"].abort()
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _unsent(message: Message) -> None:
+    """Where an answer goes that is lost."""
 
 
 class _Misbehaving:
@@ -106,6 +133,7 @@ class _Misbehaving:
     def __init__(self, fault: dict[str, Any], send: Send) -> None:
         self.fault, self._send = fault, send
         self._sent = 0
+        self._length = 0
         self._is_over = False
 
     async def send(self, message: Message) -> None:
@@ -115,11 +143,10 @@ class _Misbehaving:
         if message["type"] == "http.response.start":
             if kind == "late":
                 await asyncio.sleep(self.fault["seconds"])
-            if kind in ("lost", "longer"):
-                message = {**message, "headers": _lengthened(message["headers"])}
+            if kind in ("longer", "shorter"):
+                headers, self._length = _resized(message["headers"], -_BYTES if kind == "shorter" else _BYTES)
+                message = {**message, "headers": headers}
             await self._send(message)
-            # The server ends the connection when fewer bytes come than were promised.
-            self._is_over = kind == "lost"
             return
         if message["type"] == "http.response.body":
             message = {**message, "body": self._changed(message.get("body", b""))}
@@ -132,13 +159,17 @@ class _Misbehaving:
             changed[self.fault["at"] - start] ^= 1
             return bytes(changed)
         if self.fault["do"] == "cut" and self._sent > self.fault["after"]:
+            # The server ends the connection when fewer bytes come than were promised.
             self._is_over = True
             return body[: self.fault["after"] - start]
+        if self.fault["do"] == "shorter":
+            return body[: max(0, self._length - start)]
         return body
 
 
-def _lengthened(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers with a length that is 10 more than what comes."""
+def _resized(headers: list[tuple[bytes, bytes]], by: int) -> tuple[list[tuple[bytes, bytes]], int]:
+    """The headers with a length that is `by` more, and that length."""
     length = next((int(value) for name, value in headers if name.lower() == b"content-length"), 0)
     kept = [(name, value) for name, value in headers if name.lower() not in (b"content-length", b"transfer-encoding")]
-    return [*kept, (b"content-length", str(length + 10).encode())]
+    told = max(0, length + by)
+    return [*kept, (b"content-length", str(told).encode())], told

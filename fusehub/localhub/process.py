@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from .access import add_org, add_user, token_of
 from .app import create_app
@@ -45,6 +47,14 @@ def _url(host: str, sock: socket.socket) -> str:
     return f"http://{shown}:{sock.getsockname()[1]}"
 
 
+class _Protocol(AutoHTTPProtocol):
+    """HTTP whose connections the application can end: see `faults`."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "transport": transport}
+
+
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
         super().__init__(config)
@@ -71,7 +81,9 @@ def serve(
     sock = bind(host, port)
     try:
         app = create_app(Path(root), host=host, **options)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="on")
+        config = uvicorn.Config(
+            app, http=_Protocol, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="on"
+        )
         url = _url(host, sock)
         server = _Server(config, lambda: on_ready and on_ready(url))
         if with_parent:

@@ -20,12 +20,19 @@ from huggingface_hub import constants
 constants.HF_HUB_DISABLE_XET = True
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
-import contextlib, io, json, sys, traceback
+import contextlib, io, json, os, signal, sys, traceback
 from typer.testing import CliRunner
 from fusehub.cli import app
 replies, sys.stdout = sys.stdout, sys.stderr
+is_forked, longest = "forked" in sys.argv, 180
 for line in sys.stdin:
     asked = json.loads(line)
+    if is_forked and not asked.get("here") and (child := os.fork()):
+        _, ended = os.waitpid(child, 0)
+        if ended:
+            print(json.dumps({"code": -ended, "out": "", "err": "it was ended"}), file=replies, flush=True)
+        continue
+    signal.alarm(longest if is_forked and not asked.get("here") else 0)
     told = {"code": 0, "out": "", "err": ""}
     try:
         if "python" in asked:
@@ -41,6 +48,8 @@ for line in sys.stdin:
     except BaseException:
         told |= {"code": 99, "err": told["err"] + traceback.format_exc()}
     print(json.dumps(told), file=replies, flush=True)
+    if is_forked and not asked.get("here"):
+        os._exit(0)
 """
 
 
@@ -72,6 +81,18 @@ class Session:
         assert told["code"] == 0, told["err"]
         return told["out"]
 
+    def told(self, *arguments: object) -> dict[str, Any]:
+        """Whatever comes of it: `code`, `out` and `err`."""
+        return self._ask(arguments=[str(argument) for argument in arguments])
+
+    def warm(self, *arguments: object) -> None:
+        """Has a command run in the very process that others are forked from."""
+        self._ask(arguments=[str(argument) for argument in arguments], here=True)
+
+    def warm_python(self, code: str) -> None:
+        """The same with code."""
+        self._ask(python=code, here=True)
+
     def _ask(self, **asked: Any) -> dict[str, Any]:
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
@@ -79,15 +100,19 @@ class Session:
 
 
 @contextmanager
-def session(hub: Any, user: str, home: Path) -> Iterator[Session]:
-    """A process whose Hub is `hub` and whose token is that of `user`; it works in the folder `home`."""
+def session(hub: Any, user: str, home: Path, *, forked: bool = False, **variables: str) -> Iterator[Session]:
+    """A process whose Hub is `hub` and whose token is that of `user`; it works in the folder `home`.
+
+    `forked` has every command run in a process of its own, which costs little once `warm` had all imported, and ends
+    it after three minutes; `variables` are set in its environment.
+    """
     home.mkdir(exist_ok=True)
-    environment = hub.env(user, home=home / ".home") | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = hub.env(user, home=home / ".home") | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables
     # What the client logs goes to the standard error of the first command, which is closed when another one runs.
     environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "COLUMNS": "200", "HF_HUB_VERBOSITY": "error"}
     environment.pop("HF_HUB_OFFLINE", None)
     with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", SCRIPT, *(["forked"] if forked else [])],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

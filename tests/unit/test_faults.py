@@ -8,12 +8,14 @@ from huggingface_hub import HfApi
 
 from fusehub.localhub import LocalHubError
 from fusehub.localhub.faults import FILENAME, read_plan
+from tests.reliability.misbehaviour import ANSWERS, SPECIAL
+from tests.reliability.misbehaviour import plan as faults_of
+from tests.reliability.trials import MODELS
 from tests.unit.experts import relatives, texts_of, with_statistics
 
 API, FILES = "/api/models.*", "/.*/resolve/.*"
-MODELS = ["ann/expert-0", "ann/expert-1"]
 # The pauses of a person's patience would make the tests wait as long.
-HURRY = "import fusehub.wire; fusehub.wire.PAUSES = (0.02, 0.02, 0.02)"
+HURRY = "from fusehub import wire; wire.patience = wire.Patience({})"
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def plan(hub):
 
 @pytest.fixture
 def hasty(ann):
-    ann.python(HURRY)
+    ann.python(HURRY.format("pauses=(0.02, 0.02, 0.02)"))
     return ann
 
 
@@ -68,32 +70,67 @@ def commands(work, number):
     }
 
 
-FATAL = {
-    "errors": {"path": API, "do": "status", "status": 503},
-    "too many": {"path": API, "do": "status", "status": 429, "retry_after": 3600},
-    "a captive portal": {"path": API, "do": "html"},
-    "nothing": {"path": API, "do": "json"},
-    "lost answers": {"path": API, "method": "GET", "do": "lost"},
-}
+FATAL = ("503", "429, again in an hour", "page of a captive portal", "`{}`", "lost after it was done")
 
 
 @pytest.mark.parametrize("kind", FATAL)
 def test_a_hub_that_keeps_failing_is_said_and_nothing_is_made(hasty, work, plan, kind):
     before = sorted(work.iterdir())
     forget(hasty)
-    plan(FATAL[kind])
-    for number, (name, command) in enumerate(commands(work, kind.replace(" ", "-")).items()):
-        if (kind, name) == ("nothing", "find"):
-            continue  # The client takes it for a list of no models.
+    plan(*faults_of(ANSWERS[kind], API, "GET", once=False))
+    for name, command in commands(work, FATAL.index(kind)).items():
         started = time.monotonic()
         what, fix = hasty.fails(*command)
         assert "bug" not in what and fix, (name, what)
-        if kind == "too many":
+        if kind == "429, again in an hour":
             assert "wants to be asked again in 3600 seconds" in what, (name, what)
             assert time.monotonic() - started < 600, "an hour is nobody's patience"
-        elif kind == "errors":
-            assert "503" in what and "tried 4 times" in what, (name, number, what)
+        elif kind == "503":
+            assert "503" in what and "tried 4 times" in what, (name, what)
+        elif kind == "`{}`":
+            assert "gave an answer that is none of the Hub's" in what, (name, what)
         assert sorted(work.iterdir()) == before, name
+
+
+@pytest.mark.parametrize("path", [API, FILES])
+def test_whatever_else_a_hub_does_is_said_in_words(hasty, work, plan, path):
+    """Neither a list without models nor a model that cannot be merged is made of it."""
+    forget(hasty)
+    command = ("find", "expert") if path == API else ("check", *MODELS)
+    told = [*FATAL, "429, again in 1 s", "a wrong bit", "`[]`", "cut after 100 bytes"]
+    # These last shorter than anything is waited for.
+    told += ["stalls", "late"]
+    for kind in ANSWERS.keys() - set(told):
+        plan(*faults_of(ANSWERS[kind], path, None, once=False))
+        what, fix = hasty.fails(*command)
+        assert "bug" not in what and fix, (kind, what)
+
+
+@pytest.mark.parametrize("kind", ["stalls", "late"])
+def test_an_answer_that_does_not_come_is_not_waited_for(hasty, plan, kind):
+    """Also where the Hub's client says that it would wait for ever, as it does for most answers."""
+    hasty.python(HURRY.format("pauses=(0.02,), answer=0.5"))
+    plan(*faults_of({**ANSWERS[kind], "seconds": 60}, API, None, once=False))
+    what, _ = hasty.fails("find", "expert")
+    assert "cannot be reached (ReadTimeout, tried 2 times)" in what
+
+
+def test_a_server_may_not_make_anybody_wait_by_any_header(hasty, plan):
+    for kind in ("429, again in an hour", "429, again at a date", "429, no requests left for an hour"):
+        plan(*faults_of(ANSWERS[kind], API, None, once=False))
+        what, _ = hasty.fails("find", "expert")
+        assert "wants to be asked again in" in what, kind
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_an_odd_answer_to_a_push_is_said_and_the_next_one_is_complete(hasty, hub, work, plan, kind):
+    path, fault = SPECIAL[kind]
+    name = f"odd-{list(SPECIAL).index(kind)}"
+    plan(*faults_of(fault, path, None, once=False))
+    what, fix = hasty.fails("publish", work / "merged", name)
+    assert "bug" not in what and fix
+    plan()
+    hasty("publish", work / "merged", name)
 
 
 @pytest.mark.parametrize("do", [{"do": "status", "status": 500}, {"do": "status", "status": 429}, {"do": "lost"}])
