@@ -37,6 +37,8 @@ def write_adapter(plan: Plan, folder: Path) -> dict[str, str]:
     base = experts[0].base
     with contextlib.ExitStack() as files:
         checkpoints = [files.enter_context(Checkpoint(ref)) for ref in experts]
+        for checkpoint, told in zip(checkpoints, plan.headers, strict=False):
+            checkpoint.require(told)
         # A .bin has no headers to read from afar; it is here by now.
         infos = headers(base) or files.enter_context(Checkpoint(base)).tensors
         updates = [Updates(ref, infos, open_adapter(ref.adapter)) for ref in experts]

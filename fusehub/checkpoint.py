@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusehub.adapters import AdaptedRef, adapter_header, open_adapter
-from fusehub.errors import FuseHubError, NotFound
+from fusehub.errors import FuseHubError, NotFound, OtherHeader
 from fusehub.lora import Updates
 from fusehub.model_ref import ModelRef
 from fusehub.remote import remote_headers
@@ -92,6 +92,19 @@ class Checkpoint(Mapping):
                 raise
             infos |= self._updates.added
         self.tensors = Tensors(infos, wrapping)
+
+    def require(self, told: Mapping[str, TensorInfo]) -> None:
+        """Raises `OtherHeader` where this holds other tensors than those that its header told from afar.
+
+        The file was held to its hash; what was read of it by ranges alone could not be.
+        """
+        differing = [name for name in sorted({*told, *self.tensors}) if told.get(name) != self.tensors.get(name)]
+        if differing:
+            raise OtherHeader(
+                f"{self.name}: {differing[0]} is not in the file what the header told before it was downloaded"
+                + (f" (nor are {len(differing) - 1} more)." if len(differing) > 1 else "."),
+                "The answer of the Hub came with wrong bytes: plan the merge again.",
+            )
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.read(name)

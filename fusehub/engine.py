@@ -78,6 +78,8 @@ class _Engine:
             fetch_weights([*self.plan.experts, *([self.plan.base] if self.plan.base else [])])
             self.experts = [self._files.enter_context(Checkpoint(ref)) for ref in self.plan.experts]
             self.base = self._files.enter_context(Checkpoint(self.plan.base)) if self.plan.base else None
+            for checkpoint, told in zip([*self.experts, *filter(None, [self.base])], self.plan.headers, strict=True):
+                checkpoint.require(told)
             self.plan = self.result.plan = settled(self.plan, self.experts, self.base)
             self.fishers = [
                 self._files.enter_context(contextlib.closing(found.open_fisher()))

@@ -5,6 +5,7 @@
     |-- AccessDenied          gated, private, or no (valid) token
     |-- Offline               the Hub cannot be reached
     |-- BadFile               truncated, corrupt or not what its name says
+    |   `-- OtherHeader       not what its header told from afar
     |-- UnsafeFile            would run code: pickles that are not plain weights, remote code
     |-- NonFinite             NaN or infinity where numbers must be finite
     |-- Incompatible          models that cannot be merged with each other
@@ -55,6 +56,10 @@ class Offline(FuseHubError):
 
 class BadFile(FuseHubError):
     """A file is truncated, corrupt, or not of the kind that its name says."""
+
+
+class OtherHeader(BadFile):
+    """A file holds other tensors than its header told when it was read from afar, before the file was here."""
 
 
 class UnsafeFile(FuseHubError):

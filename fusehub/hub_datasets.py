@@ -14,14 +14,19 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from fusehub.errors import BadData, NotFound
 from fusehub.hub import client, cut_token, endpoint, hub_errors
 from fusehub.reach import is_confined
 from fusehub.tables import GRAMMAR, Draw, Row, Table, label_names, split_among
+from fusehub.verified import fetch
 
 PARTS = 64
 """So many parts of a dataset are read, at least, for a sample of it: what is in one of 64 rows or more is met."""
+HELD = 64 * 2**20
+"""Bytes of a split that are downloaded whole, so that they can be held to their hashes."""
+_TABLES = ("csv", "json", "text", "parquet", "arrow")
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
@@ -65,19 +70,24 @@ def pinned_data(source: str, revision: str | None) -> str:
 def open_dataset(
     text: str, default_split: str, token: str | None, *, images: bool = False, draw: Draw | None = None
 ) -> Table:
-    """A split of a dataset on the Hub at the commit of this moment, read over the network as rows are asked for."""
+    """A split of a dataset on the Hub at the commit of this moment.
+
+    Where its files are small, they are downloaded and held to their hashes; else rows are read over the network as
+    they are asked for, and of bytes that are a part of a file no hash is known.
+    """
     wanted = parse_dataset(text)
     with hub_errors(f"The dataset {wanted.repo_id}" + (f"@{wanted.revision}" if wanted.revision else "")):
-        info = client(token).dataset_info(wanted.repo_id, revision=wanted.revision)
+        info = client(token).dataset_info(wanted.repo_id, revision=wanted.revision, files_metadata=True)
     _require_own_files(info)
     import datasets
 
     with _dataset_errors(wanted.repo_id):
-        splits = datasets.load_dataset(
-            info.id, wanted.config, revision=info.sha, token=cut_token(token), streaming=True
-        )
-    split = split_among(wanted.split, default_split, list(splits), wanted.repo_id)
-    stream = splits[split]
+        builder = datasets.load_dataset_builder(info.id, wanted.config, revision=info.sha, token=cut_token(token))
+        known = builder.config.data_files or builder.info.splits
+    split = split_among(wanted.split, default_split, list(known), wanted.repo_id)
+    with _dataset_errors(wanted.repo_id):
+        _bring_small_files(builder, split, info, token)
+        stream = builder.as_streaming_dataset(split=split)
     rows = _stream(stream, wanted.repo_id, images, draw)
     first = next(rows, None)
     if first is None:
@@ -85,6 +95,31 @@ def open_dataset(
     source = f"{info.id}{f':{wanted.config}' if wanted.config else ''}/{split}"
     columns = list(stream.features or first)
     return Table(source, columns, chain([first], rows), info.sha, split, label_names(stream.features))
+
+
+def _bring_small_files(builder: Any, split: str, info: Any, token: str | None) -> None:
+    """Has `builder` read a split from files on this machine that were held to their hashes, where they are small."""
+    from datasets.data_files import DataFilesList
+
+    known = {file.rfilename: file for file in info.siblings or []}
+    # Their addresses escape what a path in a repo may hold.
+    place = f"hf://datasets/{info.id}@{info.sha}/"
+    addresses = (builder.config.data_files or {}).get(split, [])
+    names = [unquote(address.removeprefix(place)) for address in addresses]
+    files = [known.get(name) for name in names]
+    # Of pictures in folders, the way there says what they are.
+    if type(builder).__module__.rpartition(".")[2] not in _TABLES or None in files:
+        return
+    if sum(file.size or HELD + 1 for file in files) > HELD:
+        return
+    paths = [
+        fetch(
+            info.id, name, repo_type="dataset", revision=info.sha, token=token, name=f"The dataset {info.id}",
+            claim=file.lfs.sha256 if file.lfs else file.blob_id,
+        )
+        for name, file in zip(names, files, strict=True)
+    ]  # fmt: skip
+    builder.config.data_files[split] = DataFilesList([str(path) for path in paths], addresses.origin_metadata)
 
 
 def _require_own_files(info: Any) -> None:

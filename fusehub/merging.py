@@ -13,12 +13,13 @@ import os
 import secrets
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fusehub.adapter_merging import write_adapter
 from fusehub.engine import MergeResult, carry_out
-from fusehub.errors import BadRecipe, NoSpace, OutputExists
+from fusehub.errors import BadRecipe, NoSpace, OtherHeader, OutputExists
 from fusehub.findings import Allowed
 from fusehub.methods.plugins import load_plugins, require_plugins
 from fusehub.places import made_folder, place_errors, require_place
@@ -26,6 +27,7 @@ from fusehub.plan import MAX_SHARD_SIZE, Plan, plan_merge
 from fusehub.progress import Progress, silent
 from fusehub.provenance import write_side_files
 from fusehub.recipe import Recipe
+from fusehub.remote import forget_headers
 
 
 def merge(
@@ -71,7 +73,19 @@ def merge(
         allowed = Allowed.of(unrelated=allow_unrelated, other_weights=allow_other_weights, ignore=ignore)
         plan = plan_merge(recipe, allowed=allowed, max_shard_size=max_shard_size, token=token)
     with made_folder(home):
-        return _carried_out(plan, target, home, progress)
+        try:
+            return _carried_out(plan, target, home, progress)
+        except OtherHeader:
+            return _carried_out(_planned_anew(plan), target, home, progress)
+
+
+def _planned_anew(plan: Plan) -> Plan:
+    """The plan of the same merge, by headers that are asked for again: those that it was made by were wrong."""
+    forget_headers()
+    again = plan_merge(
+        plan.recipe, allowed=plan.allowed, max_shard_size=plan.max_shard_size, token=plan.experts[0].token
+    )
+    return replace(again, tuning=plan.tuning)
 
 
 def _carried_out(plan: Plan, target: Path, home: Path, progress: Progress) -> MergeResult:

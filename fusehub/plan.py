@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from statistics import mode
@@ -45,6 +45,7 @@ from fusehub.statistics.counting import BATCH_TOKENS
 from fusehub.statistics.datafree import DATA_FREE, DataFree
 from fusehub.statistics.sources import FoundStatistics, find_statistics
 from fusehub.tasks import load_config
+from fusehub.tensor_files import TensorInfo
 
 MAX_SHARD_SIZE = 5 * 10**9
 # What importing torch and transformers takes before any tensor is read; measured on Linux.
@@ -75,6 +76,8 @@ class Plan:
     kept: tuple[tuple[str, ...], ...]
     """For each expert the names in its file of what it keeps as it is, where heads are not merged."""
     shards: tuple[Shard, ...]
+    headers: tuple[Mapping[str, TensorInfo], ...]
+    """The tensors of each expert, and of the base where there is one, as they were told when this was planned."""
     statistics: tuple[FoundStatistics | DataFree | DataAtHand, ...]
     hashes: tuple[dict[str, str], ...]
     report: Report
@@ -197,6 +200,7 @@ def plan_merge(
         tensors=tensors,
         kept=kept,
         shards=tuple(plan_shards({name: plan.info for name, plan in tensors.items()}, max_shard_size)),
+        headers=(*planner.infos, *([planner.base_infos] if base else [])),
         statistics=tuple(statistics),
         hashes=hashes,
         report=report,

@@ -9,7 +9,7 @@ from functools import lru_cache
 from fusehub.errors import BadFile, NotFound
 from fusehub.hub import client, hub_errors
 from fusehub.model_ref import ModelRef
-from fusehub.tensor_files import TensorInfo
+from fusehub.tensor_files import DTYPES, TensorInfo
 
 # Headers that are asked for at once, of a model in shards.
 _READERS = 8
@@ -26,7 +26,7 @@ def remote_header(ref: ModelRef, filename: str) -> dict[str, TensorInfo]:
 
     try:
         with hub_errors(ref.name):
-            return dict(_header(ref.repo_id, ref.inside(filename), ref.commit, ref.token))
+            return dict(_header(ref.repo_id, ref.inside(filename), ref.commit, ref.token, ref.files[filename].size))
     except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
         raise BadFile(
             f"{ref.name}: the header of {filename} is broken ({error}).", "Is the upload complete?"
@@ -42,6 +42,23 @@ def remote_headers(ref: ModelRef, filenames: Sequence[str]) -> dict[str, TensorI
 
 # A file at a commit never changes, and a plan asks several times.
 @lru_cache(maxsize=512)
-def _header(repo_id: str, path: str, commit: str, token: str | None) -> tuple[tuple[str, TensorInfo], ...]:
+def _header(repo_id: str, path: str, commit: str, token: str | None, size: int) -> tuple[tuple[str, TensorInfo], ...]:
+    from huggingface_hub.errors import SafetensorsParsingError
+
     found = client(token).parse_safetensors_file_metadata(repo_id, path, revision=commit)
-    return tuple((name, TensorInfo(tensor.dtype, tuple(tensor.shape))) for name, tensor in found.tensors.items())
+    tensors = {name: TensorInfo(tensor.dtype, tuple(tensor.shape)) for name, tensor in found.tensors.items()}
+    # These bytes are held to no hash, as only the whole file has one: at least they must agree with each other.
+    end = 0
+    for name, (start, stop) in sorted(((n, t.data_offsets) for n, t in found.tensors.items()), key=lambda one: one[1]):
+        info = tensors[name]
+        if start != end or (info.dtype in DTYPES and stop - start != info.nbytes):
+            raise SafetensorsParsingError(f"{name} is said to be at bytes {start} to {stop}")
+        end = stop
+    if size and end + 8 > size:
+        raise SafetensorsParsingError(f"it tells of {end} bytes of tensors, in a file of {size}")
+    return tuple(tensors.items())
+
+
+def forget_headers() -> None:
+    """Has every header asked for again."""
+    _header.cache_clear()

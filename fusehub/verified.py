@@ -18,7 +18,14 @@ from fusehub.hub import cut_token, is_offline
 
 
 def fetch(
-    repo_id: str, filename: str, *, revision: str | None, token: str | None, name: str, claim: str | None = None
+    repo_id: str,
+    filename: str,
+    *,
+    revision: str | None,
+    token: str | None,
+    name: str,
+    claim: str | None = None,
+    repo_type: str = "model",
 ) -> Path:
     """`filename` of a repo, on this machine, with the bytes that the Hub claims; `name` is whose it is, for errors.
 
@@ -29,6 +36,7 @@ def fetch(
 
     def download() -> Path:
         how = {"revision": revision or None, "token": cut_token(token), "library_name": "fusehub"}
+        how["repo_type"] = repo_type
         return Path(hf_hub_download(repo_id, filename, **how))
 
     path = download()

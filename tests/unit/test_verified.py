@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +12,11 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file
 
 from fusehub.errors import BadFile
+from fusehub.localhub.faults import FILENAME
 from fusehub.refs import resolve
 from fusehub.statistics.collect import collect
 from tests.unit.at_hub import session
-from tests.unit.experts import WEIGHTS, relatives, text_file, weights_of
+from tests.unit.experts import LABELS, WEIGHTS, files_of, relatives, text_file, texts_of, weights_of
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +28,11 @@ def work(hub, tmp_path_factory):
         api = HfApi(hub.url, token=hub.token("ann"))
         api.create_repo(f"ann/e{number}")
         api.upload_folder(repo_id=f"ann/e{number}", folder_path=path)
+    rows = [{"text": text, "label": LABELS[number % 2]} for number, text in enumerate(texts_of(0))]
+    content = "\n".join(map(json.dumps, rows)).encode()
+    api.create_repo("ann/texts", repo_type="dataset")
+    api.upload_file(repo_id="ann/texts", repo_type="dataset", path_or_fileobj=content, path_in_repo="train.jsonl")
+    (folder / "texts.jsonl").write_bytes(content)
     return folder
 
 
@@ -52,6 +60,16 @@ def flip(path, at: int = -6) -> None:
 def stored(hub_root, content) -> list:
     """Where a Hub keeps the files that have this content."""
     return [path for path in hub_root.rglob("blobs/*") if path.read_bytes() == content]
+
+
+# As on a machine where nothing was downloaded yet.
+FORGET = """
+import shutil
+from huggingface_hub.constants import HF_HUB_CACHE
+from fusehub.remote import forget_headers
+shutil.rmtree(HF_HUB_CACHE, True)
+forget_headers()
+"""
 
 
 @pytest.fixture
@@ -122,12 +140,98 @@ def test_wrong_bytes_on_the_wire_are_refused_and_not_kept(fresh, work, wire, tmp
     assert "is not what the Hub says it is" in what, "a second try is no way around it"
 
 
+def test_wrong_bytes_of_data_are_refused(fresh, work, wire, tmp_path):
+    content = (work / "texts.jsonl").read_bytes()
+    wire(content, content.index(b"negative"))
+    what, fix = fresh.fails("collect", "ann/e0", "--data", "ann/texts", "--out", "statistics")
+    assert "The dataset ann/texts: train.jsonl is not what the Hub says it is" in what and "thrown out" in fix
+    assert not (tmp_path / "home" / "statistics").exists()
+
+
 def test_wrong_bytes_of_an_expert_give_no_statistics(fresh, work, wire, tmp_path):
     wire((work / "expert-0" / WEIGHTS).read_bytes())
     (tmp_path / "home" / "texts.txt").write_text("a good film\n" * 30)
     what, _ = fresh.fails("collect", "ann/e0", "--data", "texts.txt", "--out", "statistics")
     assert f"ann/e0: {WEIGHTS} is not what the Hub says it is" in what
     assert not (tmp_path / "home" / "statistics").exists()
+
+
+def header_of(path: Path, **changed: str) -> str:
+    """The header of a safetensors file with other dtypes, as an answer to whoever asks for its first bytes."""
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    for name, dtype in changed.items():
+        header[name]["dtype"] = dtype
+    text = json.dumps(header)
+    # Every byte of its length is a character of one byte.
+    while any(byte > 127 for byte in len(text).to_bytes(8, "little")):
+        text += " "
+    return len(text).to_bytes(8, "little").decode() + text
+
+
+@pytest.fixture
+def plan(hub):
+    """What the Hub does wrong, for as long as the test runs or until it is told otherwise."""
+
+    def told(*faults: dict) -> None:
+        (hub.root / FILENAME).write_text(json.dumps(faults))
+
+    yield told
+    (hub.root / FILENAME).unlink(missing_ok=True)
+
+
+def test_a_plan_by_a_wrong_header_is_made_anew(fresh, work, plan, tmp_path):
+    """A header that is read from afar is a part of a file, and held to no hash: the file that comes after it is."""
+    fresh("merge", "ann/e0", "ann/e1", "--method", "mean", "--out", "good")
+    fresh.python(FORGET)
+    # Numbers that are no floats are not averaged.
+    wrong = header_of(work / "expert-0" / WEIGHTS, **{"classifier.weight": "I32"})
+    plan({"path": f"/ann/e./resolve/.*/{WEIGHTS}", "method": "GET", "count": 2, "do": "json", "body": wrong})
+    fresh("merge", "ann/e0", "ann/e1", "--method", "mean", "--out", "again")
+    good, again = (weights_of(tmp_path / "home" / name) for name in ("good", "again"))
+    assert all(torch.equal(again[key], value) for key, value in good.items())
+
+
+def test_a_header_that_contradicts_itself_is_refused(fresh, work, plan):
+    content = (work / "expert-0" / WEIGHTS).read_bytes()
+    at = content.index(b'"shape":[') + len(b'"shape":[')
+    plan({"path": f"/ann/e0/resolve/.*/{WEIGHTS}", "method": "GET", "count": 1, "do": "flip", "at": at})
+    told = fresh.told("check", "ann/e0", "ann/e1", "--json")
+    assert told["code"] == 1 and f"ann/e0: the header of {WEIGHTS} is broken" in told["out"]
+    fresh("check", "ann/e0", "ann/e1")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("merge", "ann/e0", "ann/e1", "--out", "OUT"),
+        ("collect", "ann/e0", "--data", "ann/texts", "--out", "OUT"),
+        ("evaluate", "ann/e0", "--data", "a=ann/texts/train", "--out", "OUT"),
+        ("compare", "ann/e0", "ann/e1", "--text", "a fine film"),
+        ("inspect", "ann/e0", "--against", "ann/e0"),
+        ("check", "ann/e0", "ann/e1"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_each_command_heals_every_file_of_the_cache(fresh, work, tmp_path, command):
+    """All that it left there has one bit turned: it gives what it gave, and leaves the files as they were."""
+    home = tmp_path / "home"
+
+    def given(name: str) -> object:
+        told = fresh(*(name if word == "OUT" else word for word in command), "--json")
+        if (home / name).is_dir():
+            return {path: digest for path, digest in files_of(home / name).items() if path.endswith(".safetensors")}
+        return re.sub(r'"seconds": [\d.e-]+', "", told)
+
+    def blobs() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in home.rglob("blobs/*") if path.is_file() and path.stat().st_size}
+
+    first, good = given("first"), blobs()
+    assert good
+    for path, content in good.items():
+        flip(path, len(content) // 2)
+    assert given("second") == first
+    assert blobs() == good
 
 
 OFFLINE = """
