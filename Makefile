@@ -8,7 +8,7 @@ NER_DATA ?= $(wildcard ../shared/data/ner)
 
 CAMPAIGNS ?= faults kills fuzz limits tokens load
 
-.PHONY: demo test soak install lint format bench battery clean
+.PHONY: demo test soak audit install lint format bench battery clean
 
 demo: install  ## the whole way on this machine alone
 	$(BIN)/fusehub demo --folder demo
@@ -19,6 +19,11 @@ test: install  ## lint, format and the whole test suite
 # Each writes its table into docs/reliability.md.
 soak: install  ## hours: kills, faults, broken files, tokens and load, far more of them than `make test` has time for
 	set -e; for campaign in $(CAMPAIGNS); do $(BIN)/python -m tests.reliability.$$campaign; done
+
+# Ends with 3 where nobody could be asked: that is no all-clear, and no fault of the project.
+audit: install  ## known vulnerabilities of everything that is installed for the tests; needs the network
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[audit]"
+	$(BIN)/python .ci/audit.py
 
 lint: install
 	$(BIN)/ruff check .
