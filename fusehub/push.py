@@ -104,7 +104,7 @@ class Target:
         operations = [CommitOperationAdd(path, content) for path, content in sorted(files.items())]
         with hub_errors(self.repo_id):
             if self.info is None:
-                self.api.create_repo(self.repo_id, private=self.private)
+                self._make()
             elif self.is_empty and bool(self.info.private) != self.private:
                 self.api.update_repo_settings(self.repo_id, private=self.private)
             try:
@@ -125,6 +125,20 @@ class Target:
                 ) from error
         progress(3, 3, "done")
         return Published(f"{endpoint()}/{self.repo_id}", commit, self.repo_id, self.private, pull_request)
+
+    def _make(self) -> None:
+        """Makes the repo. Where the answer is lost, what is there tells whether it was made."""
+        try:
+            with hub_errors(self.repo_id):
+                self.api.create_repo(self.repo_id, private=self.private)
+        except Offline:
+            try:
+                made = self.api.model_info(self.repo_id)
+                is_ours = bool(made.private) == self.private and _is_empty(self.api, made)
+            except Exception:  # The Hub is as it is: what is told is that the repo could not be made.
+                is_ours = False
+            if not is_ours:
+                raise
 
     def _commit(self, operations: list, message: str) -> tuple[str, str | None]:
         """The commit, and the address of the pull request where it is one."""

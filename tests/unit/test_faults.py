@@ -160,6 +160,13 @@ def test_a_commit_whose_answer_is_lost_is_reported_as_what_it_is(hasty, hub, wor
     assert len(api.list_repo_commits(f"ann/acknowledged-{do}")) == 2, "the repo's own and one of ours"
 
 
+def test_a_repo_whose_making_was_not_acknowledged_is_filled(hasty, hub, work, plan):
+    plan({"path": "/api/repos/create", "do": "lost"})
+    told = hasty.json("publish", work / "merged", "made-in-silence")
+    api = HfApi(endpoint=hub.url, token=hub.token("ann"))
+    assert told["commit"] == api.model_info("ann/made-in-silence").sha
+
+
 def test_what_is_there_is_said_where_it_cannot_be_read_back(hasty, hub, work, plan):
     plan({"path": "/api/models/.*/paths-info/.*", "do": "status", "status": 503})
     what, fix = hasty.fails("publish", work / "merged", "unread")

@@ -25,6 +25,13 @@ def test_the_figures_that_are_told_are_those_of_the_code() -> None:
     assert {int(size) * 2**20 for size in re.findall(r"(\d+) MB a split", TEXT)} == {HELD}
 
 
+def test_the_longest_wait_that_is_told_is_that_of_the_client() -> None:
+    from fusehub.wire import Patience
+
+    told = (ROOT / "docs" / "reliability.md").read_text()
+    assert f"longer than {Patience().longest:.0f} seconds" in " ".join(told.split())
+
+
 def test_its_links_lead_somewhere() -> None:
     links = re.findall(r"\]\(([^)]+)\)", TEXT)
     assert links and all((ROOT / link).is_file() for link in links)
