@@ -131,13 +131,13 @@ def _translate(error: Exception, subject: str) -> FuseHubError | None:
             f"'{subject}' is not the name of a repo.",
             "Write user/name, user/name@revision or a local folder.",
         )
-    if isinstance(error, httpx2.RequestError | ConnectionError):
+    if isinstance(error, httpx2.RequestError | ConnectionError) and not isinstance(error, httpx2.TooManyRedirects):
         return Offline(
             f"{endpoint()} cannot be reached ({type(error).__name__}).", "Check the network and HF_ENDPOINT."
         )
     if isinstance(error, hf.HfHubHTTPError):
         return _http_error(error, status, subject, login)
-    if isinstance(error, hf.FileMetadataError) or _is_about_an_answer(error):
+    if isinstance(error, hf.FileMetadataError | httpx2.TooManyRedirects) or _is_about_an_answer(error):
         return Offline(
             f"{endpoint()} gave an answer that is none of the Hub's ({type(error).__name__}), asked for {subject}.",
             "Is there a page to sign in to this network, and is HF_ENDPOINT right? Then try again.",

@@ -108,10 +108,29 @@ def _counted(kinds: Iterable[str]) -> str:
     return ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items())) or "-"
 
 
+def run(places: int, commands: Sequence[str], seed: int, minutes: float) -> list[tuple[Case, Outcome]]:
+    """What came of the cases that fit into so many minutes; each is printed as it comes, as a line of JSON."""
+    found: list[tuple[Case, Outcome]] = []
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder, "hub")) as hub:
+        hub.add_user("ann")
+        work = Path(folder, "work")
+        work.mkdir()
+        with world(hub, work) as at:
+            for case, outcome in campaign(at, places, commands, seed):
+                found.append((case, outcome))
+                print(json.dumps([asdict(case), asdict(outcome)], ensure_ascii=False), flush=True)
+                if len(found) % 20 == 0:
+                    print(f"{len(found)} cases in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+                if time.monotonic() - started > 60 * minutes:
+                    break
+    return found
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--places", type=int, default=1, help="kinds of questions of each command; 0 for all")
-    options.add_argument("--minutes", type=float, default=float("inf"))
+    options.add_argument("--minutes", type=float, default=float("inf"), help="0 to try nothing anew")
     options.add_argument("--commands", nargs="*", default=list(COMMANDS), choices=list(COMMANDS))
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--kept", type=Path, nargs="*", default=(), help="what earlier runs printed, for one table")
@@ -122,20 +141,8 @@ def main() -> None:
         key = (case["fault"], case["command"], case["method"] or "", kind_of(case["path"]), str(case["once"]))
         known[key] = Case(**case), Outcome(**outcome)
     found = list(known.values())
-    started = time.monotonic()
-    # Nothing is tried where only earlier runs are wanted.
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder, "hub")) as hub:
-        hub.add_user("ann")
-        work = Path(folder, "work")
-        work.mkdir()
-        with world(hub, work) as at:
-            for case, outcome in campaign(at, given.places, given.commands, given.seed):
-                found.append((case, outcome))
-                print(json.dumps([asdict(case), asdict(outcome)], ensure_ascii=False), flush=True)
-                if len(found) % 20 == 0:
-                    print(f"{len(found)} cases in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-                if time.monotonic() - started > 60 * given.minutes:
-                    break
+    if given.minutes:
+        found += run(given.places, given.commands, given.seed, given.minutes)
     head = ["what the Hub does", "commands", "once", "for ever", "longest wait", "then well: right", "at 7af6baa"]
     keep("faults", "python -m tests.reliability.faults", head, table(found))
     if not all(outcome.is_fine for _, outcome in found):

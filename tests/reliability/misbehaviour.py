@@ -1,14 +1,11 @@
-"""Everything that a Hub can do wrong, as plans of faults (see `fusehub.localhub.faults`), by name.
-
-Waits are in hundredths of what they are: the client that is tried has a patience that much shorter.
-"""
+"""Everything that a Hub can do wrong, as plans of faults (see `fusehub.localhub.faults`), by name."""
 
 from email.utils import formatdate
 from typing import Any
 
 Fault = dict[str, Any]
 
-WAIT = 2.0
+WAIT = 6.0
 """Seconds that a stalled answer takes here: longer than anything that the tried client waits for."""
 
 
