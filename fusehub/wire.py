@@ -78,8 +78,9 @@ class PatientClient(httpx2.Client):
             try:
                 response = super().send(request, **options)
             except httpx2.TransportError as error:
-                # Of what never left this machine, the other side knows nothing.
+                # Of what never left this machine, the other side knows nothing. A file may be read to its end by then.
                 unsent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+                unsent = unsent and isinstance(request.stream, httpx2.ByteStream)
                 if not may_repeat and not unsent:
                     raise
                 if pause is None:

@@ -160,6 +160,13 @@ def test_a_commit_whose_answer_is_lost_is_reported_as_what_it_is(hasty, hub, wor
     assert len(api.list_repo_commits(f"ann/acknowledged-{do}")) == 2, "the repo's own and one of ours"
 
 
+@pytest.mark.parametrize("status", [302, 307])
+def test_an_upload_that_was_sent_on_to_a_host_that_is_not_there_starts_anew(hasty, work, plan, status):
+    away = {"do": "status", "status": status, "headers": {"Location": "http://127.0.0.1:9/"}}
+    plan({"path": "/_lfs/.*", **away, "count": 1})
+    hasty("publish", work / "merged", f"sent-on-{status}")
+
+
 def test_a_repo_whose_making_was_not_acknowledged_is_filled(hasty, hub, work, plan):
     plan({"path": "/api/repos/create", "do": "lost"})
     told = hasty.json("publish", work / "merged", "made-in-silence")
