@@ -137,7 +137,8 @@ def _translate(error: Exception, subject: str) -> FuseHubError | None:
         )
     if isinstance(error, hf.HfHubHTTPError):
         return _http_error(error, status, subject, login)
-    if isinstance(error, hf.FileMetadataError | httpx2.TooManyRedirects | httpx2.StreamError) or _is_about_an_answer(error):
+    strange = hf.FileMetadataError | httpx2.TooManyRedirects | httpx2.StreamError
+    if isinstance(error, strange) or _is_about_an_answer(error):
         return Offline(
             f"{endpoint()} gave an answer that is none of the Hub's ({type(error).__name__}), asked for {subject}.",
             "Is there a page to sign in to this network, and is HF_ENDPOINT right? Then try again.",
