@@ -43,8 +43,35 @@ def be_patient() -> None:
 
 
 def cut_token(token: str | None) -> str | None:
-    """The token without the spaces and line ends that surround it in a file; None for an empty one."""
-    return (token or "").strip() or None
+    """The token without the spaces and line ends that surround it in a file; None for an empty one.
+
+    Raises `AccessDenied` for what can be no token: it says what is wrong with it, and nothing of it.
+    """
+    own = (token or "").strip()
+    if own.lower().startswith("bearer"):
+        wrong = 'it begins with "Bearer", which belongs to the header that it is sent in'
+    elif any(character.isspace() for character in own):
+        wrong = "there is a space or the end of a line in it"
+    elif not (own.isascii() and own.isprintable()):
+        wrong = "there is a character in it that no token has"
+    else:
+        return own or None
+    raise AccessDenied(f"What was given as a token is none: {wrong}.", f"Copy it anew: {endpoint()}/settings/tokens")
+
+
+def _require_sound_login() -> None:
+    """Raises `AccessDenied` where the token that the client would take by itself can be none."""
+    from huggingface_hub import constants, get_token
+
+    if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
+        return
+    try:
+        cut_token(get_token())
+    except (OSError, UnicodeDecodeError) as error:
+        raise AccessDenied(
+            f"The token that is stored on this machine cannot be read ({type(error).__name__}).",
+            "Log in anew with `hf auth login`, or set HF_TOKEN.",
+        ) from None
 
 
 def client(token: str | None = None) -> HfApi:
@@ -59,8 +86,11 @@ def client(token: str | None = None) -> HfApi:
 
         wire.be_patient()
         _patience = "there"
+    own = cut_token(token)
+    if own is None:
+        _require_sound_login()
     replies.hold(get_session())
-    return HfApi(token=cut_token(token), library_name="fusehub", library_version=fusehub_version())
+    return HfApi(token=own, library_name="fusehub", library_version=fusehub_version())
 
 
 def endpoint() -> str:

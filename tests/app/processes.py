@@ -30,10 +30,16 @@ class Watched:
 
     def _look(self) -> None:
         while not self._over.is_set():
-            for process in (self._top, *self._top.children(recursive=True)):
+            for process in self._all():
                 try:
                     self.lines.add(" ".join(process.cmdline()))
                     self.lines.update(f"{name}={value}" for name, value in process.environ().items())
                 except psutil.Error:
                     continue
             time.sleep(0.02)
+
+    def _all(self) -> list[psutil.Process]:
+        try:
+            return [self._top, *self._top.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
