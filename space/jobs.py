@@ -16,11 +16,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
+
 from fusehub.errors import FuseHubError
 from space.work import bug, run
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
 _GRACE = 3.0
+# Seconds between two looks at work that says nothing, and for how long it may say nothing.
+_LOOK = 1.0
+_SILENT = 900.0
 # What a process of work needs, imported once by the server that all of them are forked from.
 _PRELOAD = ["space.preload"]
 
@@ -77,10 +82,14 @@ class Job:
 
 
 class Jobs:
-    """The queue: `running` jobs at a time, the others wait their turn."""
+    """The queue: `running` jobs at a time, the others wait their turn.
 
-    def __init__(self, running: int, waiting: int) -> None:
-        self.running, self.waiting = running, waiting
+    A job goes on for as long as it gives signs of life: a step done, or bytes read or written. After `silent` seconds
+    without any it is ended, so that the others do not wait for ever.
+    """
+
+    def __init__(self, running: int, waiting: int, silent: float = _SILENT) -> None:
+        self.running, self.waiting, self.silent = running, waiting, silent
         self._open: list[Job] = []
         self._turn = threading.Condition()
         self.context = processes()
@@ -115,13 +124,8 @@ class Jobs:
         job.cancelled.set()
         with self._turn:
             self._turn.notify_all()
-        process = job.process
-        if process is not None and process.is_alive():
-            process.terminate()
-            process.join(_GRACE)
-            if process.is_alive():
-                process.kill()
-                process.join(_GRACE)
+        if job.process is not None:
+            _end(job.process)
 
     def wait(self, job: Job, seconds: float) -> None:
         """Returns when the job has ended, or after that time."""
@@ -168,9 +172,15 @@ class Jobs:
         job.process.start()
         theirs.close()
         mine.send((job.kind, arguments, token))
+        life = _Life(job.process.pid)
         try:
             while True:
+                while not mine.poll(_LOOK):
+                    if life.seconds_silent() > self.silent:
+                        _end(job.process)
+                        yield "error", _stuck(job, self.silent)
                 yield mine.recv()
+                life.heard()
         except (EOFError, ConnectionResetError):
             job.process.join()
         finally:
@@ -195,3 +205,44 @@ class Jobs:
                 "Take fewer or smaller models, or do it on a larger machine with the command line.",
             )
         return FAILED
+
+
+def _end(process: Any) -> None:
+    """Ends a process, at once if it does not go by itself. Returns when it is gone."""
+    if process.is_alive():
+        process.terminate()
+        process.join(_GRACE)
+    if process.is_alive():
+        process.kill()
+        process.join(_GRACE)
+
+
+class _Life:
+    """How long ago a process gave a sign of life. Where the system does not tell what it reads, it always does."""
+
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
+        self._moved = -1
+        self.heard()
+
+    def heard(self) -> None:
+        self._since = time.monotonic()
+
+    def seconds_silent(self) -> float:
+        try:
+            told = self._process.io_counters()
+            moved = told.read_chars + told.write_chars
+        except (psutil.Error, AttributeError):
+            moved = -1
+        if moved < 0 or moved != self._moved:
+            self._moved = moved
+            self.heard()
+        return time.monotonic() - self._since
+
+
+def _stuck(job: Job, seconds: float) -> FuseHubError:
+    at = f" at '{job.step}'" if job.step else ""
+    return FuseHubError(
+        f"{job.title} stood still{at} for {seconds / 60:.0f} minutes, and was ended.",
+        "Take smaller models or other texts, and leave out what you do not know: its files may be made to take long.",
+    )

@@ -45,8 +45,7 @@ def run(pipe: Any) -> None:
     be_patient()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "nice"):
-        os.nice(5)
+    _step_back()
     try:
         _perform(*pipe.recv(), pipe.send)
     except (KeyboardInterrupt, BrokenPipeError):
@@ -55,19 +54,21 @@ def run(pipe: Any) -> None:
         pipe.close()
 
 
-def serve(pipe: Any) -> None:
+def serve(pipe: Any, meek: bool = False) -> None:
     """The life of the process that answers: questions of several visitors side by side."""
     be_patient()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if meek:
+        _step_back()
     sending = threading.Lock()
 
     def reply(number: int, kind: str, arguments: Mapping[str, Any], token: str | None) -> None:
+        with sending:
+            pipe.send((number, "begun", None))
         try:
             content, said = answer(kind, arguments, token), "result"
-        except FuseHubError as error:
-            content, said = error, "error"
-        except Exception:
-            content, said = bug(), "error"
+        except BaseException as error:
+            content, said = _in_words(error), "error"
         with sending:
             pipe.send((number, said, content))
 
@@ -103,12 +104,10 @@ def _perform(kind: str, arguments: Mapping[str, Any], token: str | None, emit: C
 
     try:
         emit(("result", _WORK[kind](tell, token, **arguments)))
-    except FuseHubError as error:
-        emit(("error", error))
-    except BrokenPipeError:
+    except (BrokenPipeError, KeyboardInterrupt):
         raise
-    except Exception:
-        emit(("error", bug()))
+    except BaseException as error:
+        emit(("error", _in_words(error)))
 
 
 def answer(kind: str, arguments: Mapping[str, Any], token: str | None) -> Any:
@@ -385,8 +384,26 @@ def _card(token: str | None, *, folder: str, repo_id: str | None, evaluation: di
 _ANSWERS = {"check": _check, "compare": _compare, "card": _card}
 
 
+def _step_back() -> None:
+    """Lets what visitors wait for go first."""
+    if hasattr(os, "nice"):
+        os.nice(5)
+
+
 def _stop(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
+
+
+def _in_words(error: BaseException) -> FuseHubError:
+    """What a visitor is told of what ended work. Where Rust gives up (`tokenizers`), that is no `Exception`."""
+    if isinstance(error, FuseHubError):
+        return error
+    if type(error).__name__ == "PanicException":
+        return FuseHubError(
+            f"The tokenizer of one of these models gives up at these texts ({error}).",
+            "Leave out the model whose tokenizer.json is made so, or take other texts.",
+        )
+    return bug()
 
 
 def bug() -> FuseHubError:
