@@ -28,7 +28,10 @@ class _Turn:
 
 
 class KeptModels:
-    """Up to `limit` bytes of models, those that were asked last; each answers one question at a time."""
+    """Up to `limit` bytes of models, those that were asked last; each answers one question at a time.
+
+    A model of a folder is kept for as long as the folder is there.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -57,6 +60,9 @@ class KeptModels:
 
     def _keep(self, ref_id: str, predictor: Predictor) -> None:
         with self._lock:
+            # Nobody can ask them any more, and each has a tokenizer, which is not in the sum.
+            for gone in [own for own, kept in self._kept.items() if kept.ref.folder and not kept.ref.folder.is_dir()]:
+                del self._kept[gone]
             self._kept[ref_id] = predictor
             while len(self._kept) > 1 and sum(map(_nbytes, self._kept.values())) > self.limit:
                 self._kept.popitem(last=False)

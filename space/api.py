@@ -23,7 +23,7 @@ import gradio as gr
 from fusehub.errors import BadData, FuseHubError, NotFound
 from space import words
 from space.check import check as check_visit
-from space.compare import require_readers, require_texts
+from space.compare import require_few_datasets, require_readers, require_texts
 from space.frame import Frame, token_of
 from space.merge import start_merges
 from space.pick import describe
@@ -124,6 +124,7 @@ def endpoints(frame: Frame) -> None:
         if not isinstance(data, dict) or not data:
             raise BadData("No dataset was named.", 'Give {"films": "stanfordnlp/imdb/test"}.')
         token = token_of(oauth)
+        require_few_datasets(len(data), frame.setting)
         asked = _asked(frame, _list(models), token)
         sources = {name: frame.setting.require_dataset(str(source)) for name, source in data.items()}
         arguments = {"models": asked, "data": sources, "ensemble": True, "limit": int(limit)}

@@ -126,16 +126,28 @@ class Compare(Step):
             visit.comparison["only"] = only
 
     def _score(self, visit: Visit, token: str | None, data: Any, datasets: str, limit: float) -> None:
-        sources: dict[str, str] = {}
-        for line in datasets.splitlines():
-            if line.strip():
-                name, separator, source = line.strip().partition("=")
-                source = source.strip() if separator else name
-                source = self.frame.setting.require_dataset(source)
-                sources[_free(name.strip() if separator else words.short(_without_split(source)), sources)] = source
+        sources = named_datasets(datasets, self.frame.setting)
         for name, path in visit.uploads.items():
             sources[_free(name, sources)] = path
         start_scores(self.frame, visit, sources, int(limit), token)
+
+
+def named_datasets(text: str, setting: Setting) -> dict[str, str]:
+    """Name -> dataset, of lines of `name=user/dataset` or `user/dataset`."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    require_few_datasets(len(lines), setting)
+    sources: dict[str, str] = {}
+    for line in lines:
+        name, separator, source = line.partition("=")
+        source = setting.require_dataset(source.strip() if separator else name)
+        sources[_free(name.strip() if separator else words.short(_without_split(source)), sources)] = source
+    return sources
+
+
+def require_few_datasets(count: int, setting: Setting) -> None:
+    """Raises `BadData` for more datasets than files could be uploaded."""
+    if count > setting.most_files:
+        raise BadData(f"{count} datasets are too many: {setting.most_files} fit here.", "Score on fewer at once.")
 
 
 def compare_texts(frame: Any, visit: Visit, texts: list[str], token: str | None) -> dict[str, Any]:

@@ -118,6 +118,9 @@ class Pick(Step):
         names = [name for line in text.splitlines() for name in line.split(",") if name.strip()]
         if not names:
             raise FuseHubError("No model was named.", "Write user/name, or paste the address of a model's page.")
+        if len(names) > self.frame.setting.most_models:
+            most = self.frame.setting.most_models
+            raise FuseHubError(f"{len(names)} models are too many: {most} fit here.", "Name fewer at once.")
         self._add(visit, names, token)
 
     def _fill(self, visit: Visit, token, data) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.state_holder import StateHolder
 
 from fusehub.errors import FuseHubError
 from fusehub.hub import be_patient
@@ -21,6 +22,7 @@ from space.merge import Merge
 from space.pick import Pick, describe
 from space.push import Push
 from space.recent import Recent
+from space.sessions import forget_idle
 from space.setting import Setting
 from space.statistics import StatisticsStep
 from space.visit import Visits
@@ -52,6 +54,7 @@ def serve(setting: Setting, *, host: str | None, port: int | None, open_browser:
             inbrowser=open_browser,
             prevent_thread_lock=True,
             max_file_size=setting.upload,
+            state_session_capacity=setting.most_sessions,
             theme=_theme(),
             css_paths=_HERE / "style.css",
             head='<meta name="description" content="Merge fine-tuned models without their training data">',
@@ -66,7 +69,7 @@ def serve(setting: Setting, *, host: str | None, port: int | None, open_browser:
         raise FuseHubError(f"The app cannot be served ({error}).", "Choose another port with --port.") from error
     # Only now: the page is there, and what is heavy can come.
     frame.worker.start()
-    threading.Thread(target=_sweeping, args=(frame.visits, setting.sweep), daemon=True).start()
+    threading.Thread(target=_sweeping, args=(frame.visits, page.state_holder, setting), daemon=True).start()
     if block:
         try:
             page.block_thread()
@@ -125,10 +128,11 @@ def build(frame: Frame) -> gr.Blocks:
     return page
 
 
-def _sweeping(visits: Visits, every: float) -> None:
+def _sweeping(visits: Visits, sessions: StateHolder, setting: Setting) -> None:
     while True:
-        time.sleep(every)
+        time.sleep(setting.sweep)
         visits.sweep()
+        forget_idle(sessions, setting.idle)
 
 
 def _has_mcp() -> bool:

@@ -19,6 +19,8 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _ONE = r"(https://[\w.-]+/|http://[\w.-]+(:\d+)?/|hf://)?[\w-][\w.-]*(/[\w.%-]+){0,9}(@[\w./%-]+)?"
 # One model, or an adapter behind its base.
 _NAME = re.compile(rf"{_ONE}(\+{_ONE})?")
+# Characters of a name: as many as a path of Linux may have.
+_LONGEST = 4096
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 
 
@@ -26,8 +28,9 @@ _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 class Setting:
     """`shared`: others than the machine's owner come here. Sizes are in bytes, times in seconds.
 
-    `most_merges` are those of one visit, `most_kept` those of all programs; `idle` and `left` are how long a visit
-    lasts after the last touch and after its page was closed; `running` and `waiting` are the queue.
+    `most_merges` are those of one visit, `most_kept` those of all programs; `most_sessions` are the pages and programs
+    that gradio keeps in mind, half a megabyte each; `idle` and `left` are how long a visit lasts after the last touch
+    and after its page was closed; `running` and `waiting` are the queue.
     """
 
     shared: bool
@@ -35,6 +38,7 @@ class Setting:
     most_models: int = 8
     most_merges: int = 8
     most_kept: int = 20
+    most_sessions: int = 1000
     most_texts: int = 50
     most_files: int = 10
     upload: int = 20 * 1000**2
@@ -80,6 +84,10 @@ class Setting:
         text = text.strip()
         if not text:
             raise NotFound(f"The name of the {what} is empty.", "Write user/name, or paste a link.")
+        if len(text) > _LONGEST:
+            raise NotFound(
+                f"'{text[:40]}...' is too long to be the name of a {what}.", "Write user/name, or paste a link."
+            )
         # Words at once; whatever has such a form, `fusehub.reach` keeps it from leading to a file of this machine.
         if self.shared and (not _NAME.fullmatch(text) or ".." in text):
             raise NotFound(f"'{text}' is not the name of a {what} on the Hub.", "Write user/name, or paste a link.")

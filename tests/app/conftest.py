@@ -61,31 +61,32 @@ class Served:
 
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Two sentiment experts with statistics, two of entities of which one has none, and models that do not go."""
-    folder = tmp_path_factory.mktemp("experts")
     with running(tmp_path_factory.mktemp("hub")) as server:
-        sentiment = with_statistics(relatives(folder / "sentiment"))
-        entities = relatives(folder / "entities", labels=(NAMES, NAMES), task="token-classification")
-        with_statistics(entities[:1])
-        for repo, path in zip([*SENTIMENT, *ENTITIES], [*sentiment, *entities], strict=True):
-            _push(server, repo, path, base=f"ada/{'base' if repo in SENTIMENT else 'entities-base'}")
-        _push(server, "ada/base", sentiment[0].parent / "base")
-        _push(server, "ada/gated-sentiment", sentiment[0], base="ada/base")
-        HfApi(endpoint=server.url, token=server.token("ada")).update_repo_settings(
-            "ada/gated-sentiment", gated="manual"
-        )
-        _push(server, "ada/other-sentiment", tiny_model(folder / "other", "distilbert"), base="ada/other-base")
-        _push(server, PRIVATE, sentiment[0], base="ada/base")
-        HfApi(endpoint=server.url, token=server.token("ada")).update_repo_settings(PRIVATE, private=True)
-        # Large enough that its statistics and merges take a while.
-        for repo, path in zip(SLOW, relatives(folder / "slow", hidden=256, layers=6), strict=True):
-            _push(server, repo, path, base="ada/slow-base")
-        api = HfApi(endpoint=server.url, token=server.token("ada"))
-        api.create_repo(DATASET, repo_type="dataset")
-        rows = "text,label\na good film,positive\nan awful plot,negative\nfine music,positive\nsad and bad,negative\n"
-        api.upload_file(repo_id=DATASET, repo_type="dataset", path_in_repo="test.csv", path_or_fileobj=rows.encode())
-        server.token("carl")
+        fill(server, tmp_path_factory.mktemp("experts"))
         yield server
+
+
+def fill(server: Running, folder: Path) -> None:
+    """Two sentiment experts with statistics, two of entities of which one has none, and models that do not go."""
+    sentiment = with_statistics(relatives(folder / "sentiment"))
+    entities = relatives(folder / "entities", labels=(NAMES, NAMES), task="token-classification")
+    with_statistics(entities[:1])
+    for repo, path in zip([*SENTIMENT, *ENTITIES], [*sentiment, *entities], strict=True):
+        _push(server, repo, path, base=f"ada/{'base' if repo in SENTIMENT else 'entities-base'}")
+    _push(server, "ada/base", sentiment[0].parent / "base")
+    _push(server, "ada/gated-sentiment", sentiment[0], base="ada/base")
+    HfApi(endpoint=server.url, token=server.token("ada")).update_repo_settings("ada/gated-sentiment", gated="manual")
+    _push(server, "ada/other-sentiment", tiny_model(folder / "other", "distilbert"), base="ada/other-base")
+    _push(server, PRIVATE, sentiment[0], base="ada/base")
+    HfApi(endpoint=server.url, token=server.token("ada")).update_repo_settings(PRIVATE, private=True)
+    # Large enough that its statistics and merges take a while.
+    for repo, path in zip(SLOW, relatives(folder / "slow", hidden=256, layers=6), strict=True):
+        _push(server, repo, path, base="ada/slow-base")
+    api = HfApi(endpoint=server.url, token=server.token("ada"))
+    api.create_repo(DATASET, repo_type="dataset")
+    rows = "text,label\na good film,positive\nan awful plot,negative\nfine music,positive\nsad and bad,negative\n"
+    api.upload_file(repo_id=DATASET, repo_type="dataset", path_in_repo="test.csv", path_or_fileobj=rows.encode())
+    server.token("carl")
 
 
 def _push(server: Running, repo: str, path: Path, base: str | None = None) -> None:
@@ -100,7 +101,12 @@ def _push(server: Running, repo: str, path: Path, base: str | None = None) -> No
 
 @contextmanager
 def serving(
-    hub: Running, folder: Path, *, setting: Mapping[str, object] | None = None, **environment: str
+    hub: Running,
+    folder: Path,
+    *,
+    setting: Mapping[str, object] | None = None,
+    started_in: Path = ROOT,
+    **environment: str,
 ) -> Iterator[Served]:
     """The app as a Space starts it: `python app.py`. `setting` is for limits that a test can reach."""
     with socket.socket() as free:
@@ -114,9 +120,9 @@ def serving(
         env.pop(name, None)
     env |= environment
     log = folder / "app.log"
-    program = ["app.py"] if setting is None else ["-c", _SET, json.dumps(setting)]
+    program = [str(ROOT / "app.py")] if setting is None else ["-c", _SET, json.dumps(setting)]
     with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, *program], cwd=ROOT, env=env, stdout=out, stderr=out)
+        process = subprocess.Popen([sys.executable, *program], cwd=started_in, env=env, stdout=out, stderr=out)
     url = f"http://127.0.0.1:{port}/"
     try:
         _until_served(url, process, log)

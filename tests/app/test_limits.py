@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import httpx
 import pytest
+from gradio.state_holder import StateHolder
 from gradio_client import Client
 
-from fusehub.errors import FuseHubError, NotFound
+from fusehub.errors import BadData, FuseHubError, NotFound
+from space.compare import named_datasets
 from space.jobs import DONE, Jobs
+from space.serve import build, close, new_frame
+from space.sessions import forget_idle
 from space.setting import Setting
 from space.visit import Visits
-from tests.app.conftest import SENTIMENT, SLOW, serving
+from tests.app.conftest import DATASET, SENTIMENT, SLOW, serving
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +59,20 @@ def test_the_queue_has_an_end(narrow) -> None:
 def test_more_models_than_fit_are_refused(narrow) -> None:
     with pytest.raises(Exception, match="4 models are too many: 3 fit here"):
         Client(narrow.url, verbose=False).predict(models=SENTIMENT * 2, api_name="/check")
+
+
+def test_more_datasets_and_longer_names_than_a_visit_needs_are_refused(narrow) -> None:
+    """Each of these words would keep the page's own process busy."""
+    client, setting = Client(narrow.url, verbose=False), Setting(shared=True)
+    many = {str(number): f"{DATASET}/test" for number in range(11)}
+    with pytest.raises(Exception, match="11 datasets are too many: 10 fit here"):
+        client.predict(models=SENTIMENT, data=many, api_name="/evaluate")
+    with pytest.raises(BadData, match="60000 datasets are too many"):
+        named_datasets(f"{DATASET}\n" * 60_000, setting)
+    assert list(named_datasets(f"{DATASET}\nx={DATASET}\n{DATASET}", setting)) == ["reviews", "x", "reviews-2"]
+    for name in ("a" * 60_000, "+a/b" * 15_000):
+        with pytest.raises(NotFound, match="is too long to be the name of a model"):
+            setting.require_name(name)
 
 
 def test_of_the_merges_of_programs_the_oldest_goes(narrow) -> None:
@@ -97,6 +116,19 @@ def test_a_visit_ends_when_it_is_idle(tmp_path) -> None:
     assert visits.open(idle.key).key != idle.key
     visits.close()
     assert not visits.root.exists()
+
+
+def test_sessions_that_nobody_uses_are_forgotten() -> None:
+    """Of the app as it is built, half a megabyte each."""
+    frame = new_frame(Setting(shared=True))
+    page = build(frame)
+    holder = StateHolder()
+    holder.set_blocks(page)
+    assert holder["one"] is holder["one"] and holder["two"]
+    holder.time_last_used["one"] -= timedelta(seconds=frame.setting.idle + 1)
+    assert forget_idle(holder, frame.setting.idle) == 1
+    assert list(holder.session_data) == list(holder.time_last_used) == ["two"]
+    close(frame)
 
 
 def test_a_merge_that_is_too_large_is_refused_with_the_command_that_does_it_elsewhere() -> None:

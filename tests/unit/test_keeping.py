@@ -1,5 +1,6 @@
 """Models that stay in memory: the same answers, and no more of them than fit."""
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -26,6 +27,16 @@ def test_only_what_fits_is_kept(experts: list[Path]) -> None:
     kept = KeptModels(1)
     compare(models, ["a good film"], kept=kept)
     assert list(kept._kept) == [models[-1]]
+
+
+def test_a_model_whose_folder_was_deleted_is_not_kept(experts: list[Path], tmp_path: Path) -> None:
+    one, here = experts()
+    gone = shutil.copytree(one, tmp_path / "gone")
+    kept = KeptModels(10**9)
+    compare([str(gone)], ["a good film"], kept=kept)
+    shutil.rmtree(gone)
+    compare([str(here)], ["a good film"], kept=kept)
+    assert list(kept._kept) == [str(here)]
 
 
 def test_a_model_that_had_to_go_while_it_was_asked_is_not_loaded_beside_itself(experts: list[Path]) -> None:
