@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadData, Incompatible
 from fusehub.literals import read_list
+from fusehub.rendering import render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,22 +68,13 @@ def put_into_words(chats: Sequence[Chat], tokenizer: PreTrainedTokenizerBase, *,
     With `reply`, up to where the assistant is to speak: its last turn is left out if the conversation ends with one.
     Raises `Incompatible` where the tokenizer has no template, `BadData` where a template refuses a conversation.
     """
-    from jinja2 import TemplateError
-
     if not tokenizer.chat_template:
         raise Incompatible(
             "The data are conversations, and the model's tokenizer has no chat template to put them into words.",
             "Use a model that has one, or name a column of plain texts: --text-column NAME",
         )
-    words = []
-    for number, chat in enumerate(chats, 1):
+    conversations = []
+    for chat in chats:
         turns = chat.turns[:-1] if reply and len(chat.turns) > 1 and chat.turns[-1][0] == ASSISTANT else chat.turns
-        messages = [{"role": role, "content": text} for role, text in turns]
-        try:
-            words.append(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=reply))
-        except (TemplateError, TypeError, ValueError) as error:
-            raise BadData(
-                f"Conversation {number}: the model's chat template does not take it ({error}).",
-                "Leave it out, or use data in the form that the model was trained on.",
-            ) from error
-    return words
+        conversations.append([{"role": role, "content": text} for role, text in turns])
+    return render(tokenizer.get_chat_template(), conversations, tokenizer.special_tokens_map, reply=reply)
