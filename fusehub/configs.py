@@ -35,6 +35,8 @@ _BOOKKEEPING = re.compile(
 _TRAINING = re.compile(
     r"(?!(moe_)?token_dropout$)(\w+_)?(dropout|pdrop|layerdrop|drop)(_(prob|rate|p))?|drop_(\w+_)?rate|(\w+_)?loss(_\w+)?"
 )
+# The expression tries each word of a name as the first; names of one key that are longer are of no library's making.
+_LONGEST = 200
 # How fast the same is computed.
 _SPEED = frozenset(
     {"chunk_size_feed_forward", "pretraining_tp", "reorder_and_upcast_attn", "deterministic_flash_attn"}
@@ -176,7 +178,7 @@ def effects_by_key(config: PretrainedConfig | None, other: Mapping[str, Any]) ->
 
 def _is_harmless(key: str) -> bool:
     name = key.rpartition(".")[2]
-    return name in _SPEED or _TRAINING.fullmatch(name) is not None
+    return name in _SPEED or (len(name) <= _LONGEST and _TRAINING.fullmatch(name) is not None)
 
 
 def _differing(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -220,7 +220,7 @@ def _dataset_errors(name: str) -> Iterator[None]:
 def _config_error(name: str, error: ValueError) -> Exception:
     """A missing or unknown config, told with those there are."""
     said = str(error)
-    listed = re.search(r"(?:available configs|Available)\s*:\s*(\[.*?\])", said, re.DOTALL)
+    listed = re.search(r"(?:available configs|Available)\s*:\s*\[([^\]]*)", said)
     if not listed:
         return BadData(f"{name} cannot be read as a dataset: {_first_line(error)}", GRAMMAR)
     configs = ", ".join(re.findall(r"'([^']+)'", listed[1]))
