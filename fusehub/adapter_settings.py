@@ -7,13 +7,14 @@ it lacks keeps the numbers that it began with. Names are those of modules, "mode
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fusehub.errors import Incompatible
+from fusehub.limits import PATTERN_CHARACTERS, PATTERN_REPEATS, PATTERN_SECONDS
 
-# peft's default rank, and how long a stranger's expression may look at the name of one module, in seconds.
-_RANK, _PATIENCE = 8, 2.0
+_RANK = 8  # peft's default.
 # Modules that peft saves for a kind of task without being told.
 _HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
 
@@ -23,6 +24,11 @@ class AdapterSettings:
 
     def __init__(self, said: Mapping[str, Any], owner: str) -> None:
         self._said, self._owner = said, owner
+        # Seconds that are left for the expressions of this config, however many there are.
+        self._patience = PATTERN_SECONDS
+        self._expressions: dict[str, Any] = {}
+        lists = ("target_modules", "exclude_modules")
+        self._lists = {key: frozenset(said[key]) for key in lists if isinstance(said.get(key), list)}
         self._saved = (*(said.get("modules_to_save") or ()), *_HEADS.get(said.get("task_type") or "", ()))
 
     def targets(self, module: str) -> bool:
@@ -68,7 +74,8 @@ class AdapterSettings:
         """Whether an expression means the whole name, or one of several names is its end."""
         if isinstance(names, str):
             return self._fits(rf"(?:{names})\Z", module, setting, names)
-        return any(_ends(module, name) for name in names)
+        # A million names take no longer than one.
+        return not self._lists.get(setting, frozenset()).isdisjoint(_with_ends(module))
 
     def _transforms(self, module: str) -> bool:
         """Whether `layers_to_transform`, if it says anything, has the layer of `module`."""
@@ -91,14 +98,40 @@ class AdapterSettings:
         """The match of an expression at the start of a module's name; a stranger's may never come to an end."""
         import regex
 
+        started = time.monotonic()
         try:
-            return regex.match(expression, module, timeout=_PATIENCE)
-        except (regex.error, TimeoutError) as error:
-            said = str(error) or "it takes too long"
+            if self._patience <= 0:
+                raise TimeoutError
+            compiled = self._expressions.get(expression)
+            if compiled is None:
+                _require_small(expression)
+                compiled = self._expressions[expression] = regex.compile(expression)
+            return compiled.match(module, timeout=self._patience)
+        except (regex.error, TimeoutError, RecursionError, OverflowError, MemoryError) as error:
             raise Incompatible(
-                f"{self._owner}: the pattern {pattern[:60]!r} in {setting} cannot be used ({said}).",
+                f"{self._owner}: the pattern {pattern[:60]!r} in {setting} cannot be used "
+                f"({_trouble(error, PATTERN_SECONDS)}).",
                 "Write the name of the module, or the end of it.",
             ) from error
+        finally:
+            self._patience -= time.monotonic() - started
+
+
+def _require_small(expression: str) -> None:
+    """Raises `OverflowError` for an expression that takes memory when it is compiled, which cannot be interrupted."""
+    if len(expression) > PATTERN_CHARACTERS:
+        raise OverflowError(f"it has more than {PATTERN_CHARACTERS:,} characters")
+    repeated = 1
+    for least, most in re.findall(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}", expression):
+        repeated *= max(1, int((most or least or "1")[:9]))
+        if repeated > PATTERN_REPEATS:
+            raise OverflowError(f"it repeats things more than {PATTERN_REPEATS:,} times")
+
+
+def _trouble(error: Exception, most: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"all patterns together may take {most:g} seconds"
+    return str(error) or type(error).__name__
 
 
 def _ends(module: str, name: str) -> bool:
@@ -108,3 +141,8 @@ def _ends(module: str, name: str) -> bool:
 def _with_parents(module: str) -> list[str]:
     """The module and those that it is in, the innermost first."""
     return [module, *(module[: dot.start()] for dot in reversed(list(re.finditer(r"\.", module))))]
+
+
+def _with_ends(module: str) -> list[str]:
+    """The name of the module and what is behind each of its dots."""
+    return [module, *(module[dot.end() :] for dot in re.finditer(r"\.", module))]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fusehub.errors import Incompatible, NotFound
-from fusehub.label_names import read_labels
+from fusehub.label_names import read_labels, require_few_labels
 from fusehub.model_ref import ModelRef
 from fusehub.remote import remote_header
 from fusehub.side_files import has_vocabulary, side_files, tokenizer_files
@@ -168,6 +168,7 @@ def _config_of(ref: AdaptedRef, said: Mapping[str, Any], config: dict[str, Any])
             "Give the base that has the head: BASE+ADAPTER.",
         )
     # A head of another size than the base's has other labels, whose names the adapter does not tell.
+    require_few_labels(rows or 0, ref.adapter.name)
     known = len(read_labels(config, ref.base.name))
     if rows is not None and (is_new or rows != known):
         config = {**config, "id2label": {str(row): f"LABEL_{row}" for row in range(rows)}}

@@ -19,7 +19,7 @@ from fusehub.errors import FuseHubError, NotFound, OtherHeader
 from fusehub.lora import Updates
 from fusehub.model_ref import ModelRef
 from fusehub.remote import remote_headers
-from fusehub.tensor_files import DTYPES, PickleFile, SafetensorsFile, TensorInfo, open_tensors, sha256_of
+from fusehub.tensor_files import DTYPES, PickleFile, SafetensorsFile, TensorInfo, open_tensors, require_few, sha256_of
 from fusehub.wrappers import Wrapping, wrapping_of
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class Checkpoint(Mapping):
             for path in self.files:
                 reader = open_tensors(path, ref.name)
                 self._open.append(reader)
+                require_few(sum(len(own.tensors) for own in self._open), ref.name)
             stored = {name: reader for reader in self._open for name in reader.tensors}
             wrapping = wrapping_of(ref, stored)
         except FuseHubError:

@@ -18,6 +18,7 @@ from fusehub.chats import Chat, is_chat, read_chat
 from fusehub.encoding import Text, split_words
 from fusehub.errors import BadData, NotFound
 from fusehub.label_names import key_of
+from fusehub.limits import ITEMS
 from fusehub.literals import read_list, read_literal
 from fusehub.pictures import picture_of
 from fusehub.tables import Row, Table
@@ -215,12 +216,19 @@ def _bit(value: Any) -> bool | None:
 
 
 def value_of(row: Row, column: str) -> Any:
-    """The value of a column, or of a field `column.field` of an object in it."""
+    """The value of a column, or of a field `column.field` of an object in it. Raises `BadData` for too long a list."""
     if column in row:
-        return row[column]
-    outer, _, inner = column.partition(".")
-    value = row.get(outer)
-    return value.get(inner) if isinstance(value, Mapping) else None
+        value = row[column]
+    else:
+        outer, _, inner = column.partition(".")
+        value = row.get(outer)
+        value = value.get(inner) if isinstance(value, Mapping) else None
+    if isinstance(value, list) and len(value) > ITEMS:
+        raise BadData(
+            f"The column {column} holds a list of {len(value):,} items, and no more than {ITEMS:,} are read.",
+            "Give one text a row.",
+        )
+    return value
 
 
 def _find(table: Table, names: Sequence[str]) -> str | None:

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fusehub.errors import BadFile
+from fusehub.limits import EXPERTS, JSON_BYTES, LABELS, LAYERS, SAVED_MODULES, require_bytes
 
 _AGAIN = "Download or write the file again."
 # More than any number in a config: parameters are counted in 64 bits.
 _LARGEST = 2**63
-# More layers than any model has. So many are built, without numbers in them, before anything else is known of a model.
-_MOST_LAYERS = 4096
-_LAYERS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "n_layer", "n_layers", "encoder_layers")
-_LAYERS += ("decoder_layers", "num_encoder_layers", "depth")
+# What a config counts by keys whose last word is this: as many are built before anything else is known of a model.
+_COUNTED = {
+    **dict.fromkeys(("layer", "layers", "block", "blocks", "stage", "stages", "depth", "depths"), LAYERS),
+    **dict.fromkeys(("expert", "experts"), EXPERTS),
+    **dict.fromkeys(("label", "labels"), LABELS),
+}
 
 
 class _Config(BaseModel):
@@ -66,14 +69,15 @@ class _Adapter(BaseModel):
     fan_in_fan_out: bool | None = None
     target_modules: str | list[str] | None = None
     exclude_modules: str | list[str] | None = None
-    modules_to_save: list[str] | None = None
-    layers_to_transform: int | list[int] | None = None
+    modules_to_save: Annotated[list[str], Field(max_length=SAVED_MODULES)] | None = None
+    layers_to_transform: int | Annotated[list[int], Field(max_length=LAYERS)] | None = None
     layers_pattern: str | list[str] | None = None
 
 
 def read_object(path: Path, owner: str) -> dict[str, Any]:
     """The JSON object in a file of `owner`. Raises `BadFile` where it holds something else or cannot be read."""
     try:
+        require_bytes(path.stat().st_size, JSON_BYTES, f"{owner}: {path.name}")
         text = path.read_text(encoding="utf-8")
         content = json.loads(text)
         if re.search(r"\\u[dD][89A-Fa-f]", text):
@@ -91,11 +95,16 @@ def read_object(path: Path, owner: str) -> dict[str, Any]:
 def check_config(config: dict[str, Any], owner: str) -> dict[str, Any]:
     """`config` as it is. Raises `BadFile` naming a key whose value is of a kind, or a size, that it cannot have."""
     _check(_Config, config, owner, "config.json")
-    if (key := _too_large(config)) is not None:
-        raise BadFile(f"{owner}: {key} in config.json is a number of more than 18 digits.", _AGAIN)
-    for key in _LAYERS:
-        if isinstance(config.get(key), int) and config[key] > _MOST_LAYERS:
-            raise BadFile(f"{owner}: {key} in config.json is {config[key]}; no model has so many layers.", _AGAIN)
+    stages = 0  # The layers of all of them together.
+    for key, number in whole_numbers(config):
+        if abs(number) > _LARGEST:
+            raise BadFile(f"{owner}: {key} in config.json is a number of more than 18 digits.", _AGAIN)
+        stages += number if key == "depths" else 0
+        most = _COUNTED.get(key.rpartition("_")[2], _LARGEST)
+        if (counted := stages if key == "depths" else number) > most:
+            raise BadFile(
+                f"{owner}: {key} in config.json counts {counted:,}, and no model has more than {most:,}.", _AGAIN
+            )
     return config
 
 
@@ -115,8 +124,8 @@ def _check(kind: type[BaseModel], content: dict[str, Any], owner: str, file: str
         raise BadFile(f"{owner}: {key} in {file} is {_shown(first['input'])}: {first['msg']}.", _AGAIN) from error
 
 
-def _too_large(content: Any) -> str | None:
-    """The key of a whole number in JSON content that nothing can be counted by; None where there is none."""
+def whole_numbers(content: Any) -> Iterator[tuple[str, int]]:
+    """All whole numbers in JSON content, each with the key that it, or the list that it is in, stands under."""
     waiting: list[tuple[str, Any]] = [("", content)]
     while waiting:
         key, value = waiting.pop()
@@ -124,9 +133,8 @@ def _too_large(content: Any) -> str | None:
             waiting += [(str(inner), own) for inner, own in value.items()]
         elif isinstance(value, list):
             waiting += [(key, own) for own in value]
-        elif isinstance(value, int) and abs(value) > _LARGEST:
-            return key
-    return None
+        elif isinstance(value, int):
+            yield key, value
 
 
 def _kind(content: Any) -> str:

@@ -16,12 +16,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fusehub.chats import Chat, put_into_words
-from fusehub.errors import BadData, Incompatible
+from fusehub.errors import BadData, Incompatible, first_line, is_panic
+from fusehub.limits import TOKEN_CHARACTERS
 from fusehub.pictures import Picture
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PretrainedConfig, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -88,21 +89,58 @@ def encode(
     pairs, chats = isinstance(texts[0], tuple), isinstance(texts[0], Chat)
     if chats:
         texts = put_into_words(texts, tokenizer, reply=reply)
-    arguments = [list(column) for column in zip(*texts, strict=True)] if pairs else [list(texts)]
-    encoded = tokenizer(
-        *arguments,
-        truncation=True,
-        max_length=max_length,
-        is_split_into_words=split,
-        add_special_tokens=not chats,  # A template has them where they belong.
-    )
-    names = [name for name in encoded if name != "overflow_to_sample_mapping"]
-    encodings = [{name: encoded[name][index] for name in names} for index in range(len(texts))]
+    encodings: list[dict[str, Any]] = [{}] * len(texts)
+    waiting, room = list(range(len(texts))), max_length * TOKEN_CHARACTERS
+    while waiting:
+        parts = [_cut(texts[index], room, tokenizer.truncation_side) for index in waiting]
+        encoded = numbers_of(
+            tokenizer,
+            *([list(column) for column in zip(*parts, strict=True)] if pairs else [parts]),
+            truncation=True,
+            max_length=max_length,
+            is_split_into_words=split,
+            add_special_tokens=not chats,  # A template has them where they belong.
+        )
+        names = [name for name in encoded if name != "overflow_to_sample_mapping"]
+        for place, index in enumerate(waiting):
+            encodings[index] = {name: encoded[name][place] for name in names}
+            if split:
+                encodings[index]["word_ids"] = encoded.word_ids(place)
+        # A text of spaces, or of the like, becomes so few tokens that more of it must be looked at.
+        short = [len(encodings[index]["input_ids"]) < max_length for index in waiting]
+        waiting = [
+            index
+            for index, part, is_short in zip(waiting, parts, short, strict=True)
+            if is_short and part != texts[index]
+        ]
+        room *= 4
     if split:
-        for index, encoding in enumerate(encodings):
-            encoding["word_ids"] = encoded.word_ids(index)
         _report_lost(texts, encodings, max_length)
     return encodings
+
+
+def _cut(text: Text, room: int, side: str) -> Text:
+    """The `room` characters of a text, of both of a pair, or as many words and characters of each, that are left when
+    the other `side` is cut."""
+    if isinstance(text, str):
+        return text[-room:] if side == "left" else text[:room]
+    if isinstance(text, tuple):
+        return _cut(text[0], room, side), _cut(text[1], room, side)
+    # Words are called by their numbers, which those at the end keep.
+    return [_cut(word, room, side) for word in (text if side == "left" else text[:room])]
+
+
+def numbers_of(tokenizer: PreTrainedTokenizerBase, *texts: Any, **options: Any) -> BatchEncoding:
+    """What the tokenizer makes of the texts. Raises `Incompatible` where an expression of its own takes no end."""
+    try:
+        return tokenizer(*texts, **options)
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise Incompatible(
+            f"The tokenizer fails on these texts ({first_line(error)}).",
+            "Is the expression in its tokenizer.json that of the model's base? Take the tokenizer from there.",
+        ) from error
 
 
 def require_rows(

@@ -23,6 +23,12 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether a library in Rust gave up, as on an expression that takes too many steps: what it raises is no
+    `Exception`."""
+    return type(error).__name__ == "PanicException"
+
+
 def first_line(error: BaseException) -> str:
     """What another library's error says, as a part of a sentence: its first line, or its kind where it has none."""
     lines = str(error).strip().splitlines()

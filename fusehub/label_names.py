@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusehub.errors import Incompatible
+from fusehub.limits import LABELS
 
 _FIX = 'Write it as {"0": "NAME", "1": "NAME", ...}, one name for each row of the head.'
 _GENERIC = re.compile(r"(?:label[_ -]?)?(\d+)")
@@ -24,6 +25,7 @@ def read_labels(config: Mapping[str, Any], name: str) -> list[str]:
     Raises `Incompatible` where `id2label` or `num_labels` cannot be understood, or `label2id` says otherwise.
     """
     said = config.get("id2label")
+    require_few_labels(_counted(config), name)
     if said is None:
         named = config.get("label2id")
         if isinstance(named, Mapping) and not are_generic([str(label) for label in named]):
@@ -55,6 +57,14 @@ def read_labels(config: Mapping[str, Any], name: str) -> list[str]:
     return labels
 
 
+def require_few_labels(count: int, name: str) -> None:
+    """Raises `Incompatible` for more labels than any head has."""
+    if count > LABELS:
+        raise Incompatible(
+            f"{name} counts {count:,} labels, and no more than {LABELS:,} are read.", "Is it the right config.json?"
+        )
+
+
 def are_generic(labels: Sequence[str]) -> bool:
     """Whether the names say nothing: LABEL_0, LABEL_1, ... or plain numbers."""
     return all(number_in(label) is not None for label in labels)
@@ -78,6 +88,13 @@ def resembling(labels: Sequence[str]) -> list[str]:
         letters = "".join(letter for letter in unicodedata.normalize("NFKC", key_of(label)) if letter.isalnum())
         found.setdefault(letters, []).append(label)
     return [label for alike in found.values() if len(alike) > 1 for label in alike]
+
+
+def _counted(config: Mapping[str, Any]) -> int:
+    """The most labels that any of the three keys counts."""
+    tables = [config.get(key) for key in ("id2label", "label2id")]
+    number = config.get("num_labels")
+    return max(number if isinstance(number, int) else 0, *(len(own) for own in tables if isinstance(own, Mapping)), 0)
 
 
 def _number(config: Mapping[str, Any], name: str) -> int:

@@ -11,8 +11,9 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fusehub.encoding import encode
+from fusehub.encoding import encode, numbers_of
 from fusehub.errors import Incompatible
+from fusehub.limits import TOKEN_CHARACTERS
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -72,7 +73,9 @@ def encode_targets(
     The decoder is given the target shifted by one, by the model's own rule, as it is when it learns.
     """
     encodings = encode(sources, tokenizer, max_length=max_length)
-    labels = tokenizer(text_target=list(targets), truncation=True, max_length=max_length)["input_ids"]
+    most = max_length * TOKEN_CHARACTERS
+    short = [target[:most] for target in targets]
+    labels = numbers_of(tokenizer, text_target=short, truncation=True, max_length=max_length)["input_ids"]
     shift = _shift(config)
     for encoding, own in zip(encodings, labels, strict=True):
         encoding["labels"], encoding["decoder_input_ids"] = list(own), shift(own)

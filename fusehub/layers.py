@@ -13,14 +13,18 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import Incompatible, first_line
+from fusehub.limits import BUFFER_BYTES, MODULES
 from fusehub.model_ref import ModelRef
 from fusehub.tasks import has_labels, load_config
+from fusehub.tensor_files import require_few
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -265,13 +269,45 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
         )
     try:
         # _from_config writes into the config it is given.
-        with torch.device("meta"):
-            return model_class._from_config(copy.deepcopy(config)).eval()
+        with torch.device("meta"), _few_modules(architecture):
+            model = model_class._from_config(copy.deepcopy(config)).eval()
+    except Incompatible:
+        raise
     except Exception as error:  # What a config with wrong values raises is whatever they lead to.
         raise Incompatible(
             f"transformers cannot make a {architecture} by its config ({first_line(error)}).",
             "Correct config.json, or take it from the model's base.",
         ) from error
+    if (nbytes := sum(buffer.nbytes for buffer in model.buffers())) > BUFFER_BYTES:
+        raise Incompatible(
+            f"The config of the {architecture} asks for {nbytes:,} bytes of masks and positions, and no more than "
+            f"{BUFFER_BYTES:,} are made.",
+            "Is its number of positions right?",
+        )
+    return model
+
+
+@contextmanager
+def _few_modules(architecture: str) -> Iterator[None]:
+    """Raises `Incompatible` as soon as more modules are made, in this thread, than any model has."""
+    from torch.nn.modules.module import register_module_module_registration_hook
+
+    thread, made = threading.get_ident(), 0
+
+    def count(*_: object) -> None:
+        nonlocal made
+        made += threading.get_ident() == thread
+        if made > MODULES:
+            raise Incompatible(
+                f"The config of the {architecture} describes a model of more than {MODULES:,} modules.",
+                "Correct config.json, or take it from the model's base.",
+            )
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def linears_of(model: PreTrainedModel, *, tied: bool = True) -> dict[str, Linear]:
@@ -333,6 +369,7 @@ def _parts(model: PreTrainedModel, shapes: dict[str, tuple[int, ...]]) -> dict[s
             if not parameter.endswith(ending) or len(shape) != 3 or shape[1] % len(sources):
                 continue
             rows = shape[1] // len(sources)
+            require_few(len(parts) + shape[0] * len(sources), "The config")
             for expert in range(shape[0]):
                 for place, source in enumerate(sources):
                     own = _plain(source).replace("*", str(expert))

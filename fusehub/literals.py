@@ -19,6 +19,7 @@ import tokenize
 from typing import Any
 
 from fusehub.errors import BadData
+from fusehub.limits import LITERAL_CHARACTERS
 
 _ARRAYS = ("array", "tensor", "asarray")
 _SCALAR = re.compile(r"(str|bool|int|uint|float|bytes)\d*_?")
@@ -41,11 +42,20 @@ def read_list(text: str) -> list[Any] | None:
 
 
 def read_literal(text: str) -> Any:
-    """What `text` means as JSON, Python or numpy write it; the text itself if it means nothing."""
+    """What `text` means as JSON, Python or numpy write it; the text itself if it means nothing.
+
+    Raises `BadData` for what is not JSON and so long that reading it as Python would take minutes.
+    """
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         pass
+    if len(text) > LITERAL_CHARACTERS:
+        raise BadData(
+            f"The list {' '.join(text[:60].split())}... has {len(text):,} characters; no more than "
+            f"{LITERAL_CHARACTERS:,} are read of one that is not JSON.",
+            "Write the list as JSON, or into Parquet.",
+        )
     try:
         return _value(ast.parse(_with_commas(text), mode="eval").body)
     except (SyntaxError, ValueError, TypeError, IndexError, MemoryError, RecursionError, tokenize.TokenError):

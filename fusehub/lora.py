@@ -244,6 +244,8 @@ class Updates:
                     f"an update of {name}",
                     "its target_modules, exclude_modules, layers_to_transform and modules_to_save leave that out",
                 )
+            # What cannot be used of alpha_pattern is told here, and not when numbers are read.
+            self.scale(factor)
             rank, said = self.reader.tensors[factor].shape[0], self._settings.rank(self.module(factor))
             if rank != said:
                 raise self._contradiction(

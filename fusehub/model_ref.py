@@ -10,6 +10,7 @@ from typing import Any
 from fusehub.documents import check_adapter_config, check_config, read_object
 from fusehub.errors import BadFile, NotFound
 from fusehub.hub import endpoint, hub_errors
+from fusehub.limits import SHARDS
 from fusehub.side_files import side_files
 from fusehub.verified import fetch, in_cache
 
@@ -130,6 +131,11 @@ class ModelRef:
                 "Write it again with transformers' save_pretrained, or name a repo that is complete.",
             )
         shards = sorted(set(files.values()))
+        if len(shards) > SHARDS:
+            raise BadFile(
+                f"{self.name}: {index} names {len(shards):,} files, and no more than {SHARDS:,} are read.",
+                "Save the model in larger shards.",
+            )
         if lacking := [name for name in shards if name not in self.files]:
             raise NotFound(
                 f"{self.name} has no {lacking[0]}, which {index} names"

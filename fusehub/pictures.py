@@ -8,6 +8,7 @@ picture_of("cat.png", Path("photos"), "row 1").open()        # a PIL image in RG
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.data_sources import open_table
 from fusehub.errors import BadData, BadFile, FuseHubError, NotFound
+from fusehub.limits import IMAGE_PIXELS, IMAGE_RATIO
 from fusehub.reach import is_confined, local_path
 from fusehub.table_files import hash_of
 from fusehub.tables import Draw, Table, split_among
@@ -44,13 +46,33 @@ class Picture:
         from PIL.Image import DecompressionBombError
 
         try:
+            self._require_small()
             # It also reads addresses on the Hub.
-            return Feature().decode_example({"path": self.path, "bytes": self.data}).convert("RGB")
+            image = Feature().decode_example({"path": self.path, "bytes": self.data})
+            return image if image.mode == "RGB" else image.convert("RGB")
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError, DecompressionBombError) as error:
             said = next(iter(str(error).splitlines()), type(error).__name__)
             raise BadFile(
                 f"{self.name} is no image that can be read ({said}).", "Repair it or leave it out."
             ) from error
+
+    def _require_small(self) -> None:
+        """Raises `BadFile` by what the head of an image says of its size, before it is decoded.
+
+        Of one on the Hub Pillow itself refuses what is much too large.
+        """
+        from PIL.Image import open as open_head
+
+        if self.data is None and not (self.path and Path(self.path).is_file()):
+            return
+        with open_head(io.BytesIO(self.data) if self.data is not None else self.path) as image:
+            short, long = sorted(image.size)
+        if short * long > IMAGE_PIXELS or long > IMAGE_RATIO * short:
+            raise BadFile(
+                f"{self.name} is said to be of {long:,} by {short:,} pixels; no more than {IMAGE_PIXELS:,} are read, "
+                f"and nothing that is more than {IMAGE_RATIO} times as long as wide.",
+                "Make it smaller or leave it out.",
+            )
 
     def digest(self) -> str:
         """A hash of the image as it is stored; of one that is on the Hub its address, which names the commit."""

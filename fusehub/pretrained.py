@@ -13,10 +13,12 @@ from fusehub.adapters import AdaptedRef
 from fusehub.checkpoint import Checkpoint
 from fusehub.completeness import require_complete
 from fusehub.devices import has_float64
-from fusehub.errors import FuseHubError, Incompatible, NotFound, first_line
+from fusehub.documents import whole_numbers
+from fusehub.errors import BadFile, FuseHubError, Incompatible, NotFound, first_line, is_panic
+from fusehub.limits import ADDED_TOKENS, IMAGE_SIDE, TOKENIZER_BYTES, require_bytes
 from fusehub.model_ref import ModelRef
 from fusehub.pictures import require_pillow
-from fusehub.side_files import has_vocabulary
+from fusehub.side_files import has_vocabulary, tokenizer_files
 from fusehub.tasks import IMAGES, Task, load_config, task_of
 from fusehub.tensor_files import torch_dtype
 
@@ -162,11 +164,14 @@ def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     owner = ref.tokenizer_ref
+    _require_small_tokenizer(owner)
     folder = owner.download(weights=False)
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # The library of tokenizers raises nothing more special.
+    except BaseException as error:  # The library of tokenizers raises nothing more special.
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         if not has_vocabulary(owner.files):
             raise _no_tokenizer(ref, "none of its files is a vocabulary") from error
         said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -178,6 +183,19 @@ def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _require_small_tokenizer(ref: ModelRef) -> None:
+    """Raises `BadFile` for files of a tokenizer that are larger than any, or that add more tokens than any does."""
+    for name in tokenizer_files(ref.files):
+        require_bytes(ref.files[name].size, TOKENIZER_BYTES, f"{ref.name}: {name}")
+        # Each added token is an object of its own, and takes a hundred times as long as one of the vocabulary.
+        count = ref.path(name).read_bytes().count(b"{") if name.endswith(".json") else 0
+        if count > ADDED_TOKENS:
+            raise BadFile(
+                f"{ref.name}: {name} has {count:,} added tokens or more, and no more than {ADDED_TOKENS:,} are read.",
+                "Is it the tokenizer of this model? Take that of its base.",
+            )
 
 
 def _require_vocabulary(ref: ModelRef, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -214,7 +232,7 @@ def load_processor(ref: ModelRef) -> BaseImageProcessor:
     folder = ref.owner("preprocessor_config.json").download(weights=False)
     try:
         with quiet_transformers():
-            return AutoImageProcessor.from_pretrained(
+            processor = AutoImageProcessor.from_pretrained(
                 folder, backend="pil", trust_remote_code=False, local_files_only=True
             )
     except (ValueError, KeyError, OSError, ImportError) as error:
@@ -222,3 +240,11 @@ def load_processor(ref: ModelRef) -> BaseImageProcessor:
             f"{ref.name}: transformers cannot read its preprocessor_config.json ({str(error).splitlines()[0]}).",
             "Is its kind of image processor one that works without torchvision?",
         ) from error
+    sizes = {key: value for key, value in processor.to_dict().items() if key.endswith("size")}
+    if (side := max((number for _, number in whole_numbers(sizes)), default=0)) > IMAGE_SIDE:
+        raise Incompatible(
+            f"{ref.name}: its preprocessor_config.json makes images of {side:,} pixels, and no model takes more than "
+            f"{IMAGE_SIDE:,} a side.",
+            "Copy it from the model's base into its repo.",
+        )
+    return processor

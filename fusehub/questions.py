@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fusehub.errors import Incompatible
+from fusehub.encoding import numbers_of
+from fusehub.errors import BadData, Incompatible
+from fusehub.limits import QUESTION_CHARACTERS, TOKEN_CHARACTERS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,11 +49,19 @@ def encode_questions(
     room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
     windows = []
     for number, (question, text) in enumerate(pairs):
-        ids = tokenizer(question.strip(), add_special_tokens=False)["input_ids"]
+        if len(text) > QUESTION_CHARACTERS:
+            raise BadData(
+                f"Text {number + 1} has {len(text):,} characters; in no more than {QUESTION_CHARACTERS:,} is an "
+                "answer looked for.",
+                "Give the part of it that the question is about.",
+            )
+        question = question.strip()[: room * TOKEN_CHARACTERS]
+        ids = numbers_of(tokenizer, question, add_special_tokens=False)["input_ids"]
         if len(ids) > room // 2:
             question = tokenizer.decode(ids[: room // 2], skip_special_tokens=True)
             ids = tokenizer(question, add_special_tokens=False)["input_ids"]
-        encoded = tokenizer(
+        encoded = numbers_of(
+            tokenizer,
             question.strip(),
             text,
             truncation="only_second",

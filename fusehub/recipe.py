@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from fusehub.errors import BadRecipe, FuseHubError, NotFound, together, unknown
 from fusehub.labels import Heads
+from fusehub.limits import YAML_BYTES, require_bytes
 from fusehub.mergekit_forms import Forms
 from fusehub.methods.mergekit import MERGEKIT_OPTIONS
 from fusehub.yaml_text import load_yaml
@@ -183,6 +184,7 @@ class Recipe(_Strict):
         path = Path(path)
         if not path.is_file():
             raise NotFound(f"There is no recipe {path}.", "Give a YAML file, or two or more models.")
+        require_bytes(path.stat().st_size, YAML_BYTES, str(path))
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:

@@ -22,6 +22,7 @@ from fusehub.adapters import CONFIG, adapted, is_model_file
 from fusehub.errors import BadRecipe, NotFound, Offline
 from fusehub.hub import client, hub_errors, is_offline
 from fusehub.hub_names import may_be_repo, plain, readings
+from fusehub.limits import YAML_BYTES
 from fusehub.model_ref import ModelRef, RemoteFile, why_no_weights
 from fusehub.reach import is_path, local_path
 from fusehub.side_files import CHAT_TEMPLATES
@@ -311,9 +312,14 @@ def _card_of(readme: Path) -> tuple[dict[str, Any], str]:
     """Front matter of a local card, empty where there is none; and why it cannot be read, where it cannot."""
     if not readme.is_file():
         return {}, ""
-    text, _ = split_front_matter(readme.read_text(encoding="utf-8", errors="replace"))
+    with readme.open(encoding="utf-8", errors="replace") as file:
+        text = file.read(YAML_BYTES)
+        cut = bool(file.read(1))
+    front, _ = split_front_matter(text)
+    if front is None and cut and text.removeprefix("\ufeff").startswith("---"):
+        return {}, f"The front matter of {readme} does not end within {YAML_BYTES:,} characters."
     try:
-        front = load_yaml(text or "", f"The front matter of {readme}")
+        front = load_yaml(front or "", f"The front matter of {readme}")
     except BadRecipe as error:
         return {}, error.what
     if isinstance(front, dict | None):

@@ -9,7 +9,7 @@ from functools import lru_cache
 from fusehub.errors import BadFile, NotFound
 from fusehub.hub import client, hub_errors
 from fusehub.model_ref import ModelRef
-from fusehub.tensor_files import DTYPES, TensorInfo
+from fusehub.tensor_files import DTYPES, TensorInfo, require_few, require_room
 
 # Headers that are asked for at once, of a model in shards.
 _READERS = 8
@@ -37,6 +37,7 @@ def remote_headers(ref: ModelRef, filenames: Sequence[str]) -> dict[str, TensorI
     """The same of several files at once."""
     with ThreadPoolExecutor(_READERS) as pool:
         found = list(pool.map(lambda name: remote_header(ref, name), filenames))
+    require_few(sum(map(len, found)), ref.name)
     return {name: info for tensors in found for name, info in tensors.items()}
 
 
@@ -47,6 +48,7 @@ def _header(repo_id: str, path: str, commit: str, token: str | None, size: int) 
 
     found = client(token).parse_safetensors_file_metadata(repo_id, path, revision=commit)
     tensors = {name: TensorInfo(tensor.dtype, tuple(tensor.shape)) for name, tensor in found.tensors.items()}
+    require_few(len(tensors), f"{repo_id}: the header of {path}")
     # These bytes are held to no hash, as only the whole file has one: at least they must agree with each other.
     end = 0
     for name, (start, stop) in sorted(((n, t.data_offsets) for n, t in found.tensors.items()), key=lambda one: one[1]):
@@ -56,6 +58,11 @@ def _header(repo_id: str, path: str, commit: str, token: str | None, size: int) 
         end = stop
     if size and end + 8 > size:
         raise SafetensorsParsingError(f"it tells of {end} bytes of tensors, in a file of {size}")
+    # A dtype that is not known is told by whoever wants the tensor.
+    if size:
+        require_room(
+            {name: info for name, info in tensors.items() if info.dtype in DTYPES}, size, f"{repo_id}: {path}"
+        )
     return tuple(tensors.items())
 
 

@@ -13,14 +13,26 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from fusehub.conll import are_words_with_tags, sentences
 from fusehub.errors import BadData, BadFile
+from fusehub.limits import (
+    CELL_CHARACTERS,
+    COLUMNS,
+    PARQUET_BYTES,
+    PARQUET_RATIO,
+    PARQUET_ROWS,
+    TABLE_BYTES,
+    require_bytes,
+)
 from fusehub.tables import GRAMMAR, Row, label_names
 from fusehub.tensor_files import sha256_of
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import FileMetaData
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 # How a text file of words with their tags is told from one of texts: by its first lines.
@@ -74,7 +86,8 @@ def _encoding(path: Path) -> str:
 
 def _read_text(path: Path) -> Iterator[Row]:
     """A text a line; or where every line is a word with its tag, and an empty line ends a sentence, those of each."""
-    with path.open(encoding=_encoding(path)) as lines:
+    with path.open(encoding=_encoding(path)) as file:
+        lines = _lines(file, path.name)
         head = list(islice(lines, _HEAD))
         lines = chain(head, lines)
         if are_words_with_tags(head):
@@ -84,17 +97,32 @@ def _read_text(path: Path) -> Iterator[Row]:
             yield {"text": line.rstrip("\n")}
 
 
+def _lines(file: TextIO, name: str) -> Iterator[str]:
+    """The lines of a file. Raises `BadFile` for one that is longer than any text."""
+    for number in count(1):
+        line = file.readline(CELL_CHARACTERS + 1)
+        if len(line) > CELL_CHARACTERS:
+            raise BadFile(
+                f"{name}, line {number} has more than {CELL_CHARACTERS:,} characters.", "Are its line ends right?"
+            )
+        if not line:
+            return
+        yield line
+
+
 def _read_csv(path: Path) -> Iterator[Row]:
     """Rows by the header in the first line. Commas, semicolons or tabs, whichever the header has most of."""
     import csv
 
     # A text can be longer than the 128 kB that the module allows.
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(CELL_CHARACTERS)
     with path.open(encoding=_encoding(path), newline="") as file:
-        header = next((line for line in file if line.strip()), "")
+        lines = _lines(file, path.name)
+        header = next((line for line in lines if line.strip()), "")
         delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
+        _require_few_columns(header.count(delimiter) + 1, path.name)
         quoting = _quoting_of_tabs(path) if delimiter == "\t" else csv.QUOTE_MINIMAL
-        reader = csv.DictReader(chain([header], file), delimiter=delimiter, quoting=quoting, strict=True)
+        reader = csv.DictReader(chain([header], lines), delimiter=delimiter, quoting=quoting, strict=True)
         try:
             reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
             _require_different(reader.fieldnames, path.name)
@@ -107,6 +135,11 @@ def _read_csv(path: Path) -> Iterator[Row]:
                 yield row
         except csv.Error as error:
             raise BadFile(f"{path.name}, line {reader.line_num}: {error}.", "Repair that line.") from error
+
+
+def _require_few_columns(count: int, name: str) -> None:
+    if count > COLUMNS:
+        raise BadFile(f"{name} has {count:,} columns, and no more than {COLUMNS:,} are read.", "Keep those of use.")
 
 
 def _quoting_of_tabs(path: Path) -> int:
@@ -122,12 +155,13 @@ def _quoting_of_tabs(path: Path) -> int:
     def widths(quoting: int) -> set[int] | None:
         with path.open(encoding=_encoding(path), newline="") as file:
             try:
-                return {len(row) for row in csv.reader(file, delimiter="\t", quoting=quoting, strict=True) if row}
+                lines = _lines(file, path.name)
+                return {len(row) for row in csv.reader(lines, delimiter="\t", quoting=quoting, strict=True) if row}
             except csv.Error:
                 return None
 
     with path.open(encoding=_encoding(path), newline="") as file:
-        unsound = _first_with_open_quotes(file)
+        unsound = _first_with_open_quotes(_lines(file, path.name))
     if not unsound:
         return csv.QUOTE_MINIMAL
     for quoting in (csv.QUOTE_NONE, csv.QUOTE_MINIMAL):
@@ -156,8 +190,8 @@ def _first_with_open_quotes(lines: Iterable[str]) -> int | None:
 
 
 def _read_json_lines(path: Path) -> Iterator[Row]:
-    with path.open(encoding=_encoding(path)) as lines:
-        for number, line in enumerate(lines, 1):
+    with path.open(encoding=_encoding(path)) as file:
+        for number, line in enumerate(_lines(file, path.name), 1):
             if not line.strip():
                 continue
             try:
@@ -196,6 +230,7 @@ def _require_different(columns: Sequence[str], name: str) -> None:
 
 def _read_json(path: Path) -> Iterator[Row]:
     """A list of objects, an object with one such list, or JSON lines."""
+    require_bytes(path.stat().st_size, TABLE_BYTES, path.name)
     text = path.read_text(encoding=_encoding(path))
     try:
         whole = _json(text, path.name)
@@ -235,11 +270,26 @@ def _read_parquet(path: Path) -> Iterator[Row]:
 
     try:
         with ParquetFile(path) as file:
+            _require_few_columns(file.metadata.num_columns, path.name)
             _require_different(file.schema_arrow.names, path.name)
-            for batch in file.iter_batches():
+            _require_small_groups(file.metadata, path)
+            # A long text may be stored once for many rows, and is made anew for each.
+            for batch in file.iter_batches(PARQUET_ROWS):
                 yield from batch.to_pylist()
     except ArrowInvalid as error:
         raise BadFile(f"{path.name} is not a sound Parquet file ({error}).", "Write it again.") from error
+
+
+def _require_small_groups(metadata: FileMetaData, path: Path) -> None:
+    """Raises `BadFile` where a part that is read at once unpacks to far more than the whole file has."""
+    size = path.stat().st_size
+    for group in range(metadata.num_row_groups):
+        unpacked = metadata.row_group(group).total_byte_size
+        if unpacked > max(PARQUET_BYTES, PARQUET_RATIO * size):
+            raise BadFile(
+                f"{path.name} has {size:,} bytes, and its row group {group} unpacks to {unpacked:,}.",
+                f"Write it again with smaller row groups: of no more than {PARQUET_BYTES:,} bytes any is read.",
+            )
 
 
 def parquet_names(path: Path) -> dict[str, list[str]]:

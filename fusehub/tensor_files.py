@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusehub.errors import BadFile, UnsafeFile
+from fusehub.limits import HEADER_BYTES, PICKLE_BYTES, SHARED, TENSORS
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +103,7 @@ class SafetensorsFile:
         from safetensors import SafetensorError, safe_open
 
         try:
+            _require_small_header(path, owner)
             with safe_open(path, framework="numpy") as file:
                 views = {name: file.get_slice(name) for name in file.offset_keys()}
                 self.tensors = {
@@ -115,6 +117,7 @@ class SafetensorsFile:
         odd = sorted({info.dtype for info in self.tensors.values()} - set(DTYPES))
         if odd:
             raise BadFile(f"{owner}: {path.name} has tensors of dtype {odd[0]}.", "Use the repo with float weights.")
+        require_room(self.tensors, path.stat().st_size, f"{owner}: {path.name}")
         self._file = path.open("rb", buffering=0)
         self._turn = threading.Lock()
         offset = 8 + int.from_bytes(self._file.read(8), "little")
@@ -164,11 +167,14 @@ class PickleFile:
         import torch
 
         try:
+            require_small_pickle(path, owner)
             try:
                 loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError:
                 # Files older than PyTorch 1.6 are no zip archives and cannot be mapped.
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
+        except BadFile:
+            raise
         except Exception as error:  # A damaged pickle raises whatever its bytes happen to lead to.
             if isinstance(error, pickle.UnpicklingError) and "Unsupported operand" not in str(error):
                 raise UnsafeFile(
@@ -186,6 +192,7 @@ class PickleFile:
         self.tensors = {
             name: TensorInfo(dtype_name(value.dtype), tuple(value.shape)) for name, value in loaded.items()
         }
+        require_room(self.tensors, path.stat().st_size, f"{owner}: {path.name}")
 
     def read(self, name: str, start: int, stop: int | None) -> torch.Tensor:
         value = self._loaded[name]
@@ -193,6 +200,94 @@ class PickleFile:
 
     def close(self) -> None:
         self._loaded = {}
+
+
+def require_few(count: int, where: str) -> None:
+    """Raises `BadFile` for more tensors than any model has."""
+    if count > TENSORS:
+        raise BadFile(
+            f"{where} lists {count:,} tensors or more, and no more than {TENSORS:,} are read.",
+            "No model has so many: is it the right file?",
+        )
+
+
+def require_room(tensors: Mapping[str, TensorInfo], size: int, where: str) -> None:
+    """Raises `BadFile` where a file of `size` bytes says that it has larger tensors than it can hold.
+
+    An axis may be long in a tensor without numbers, and rows of a .bin may be one row that is said to be many.
+    """
+    for name, info in tensors.items():
+        if info.nbytes > size or max(info.shape, default=0) > size:
+            raise BadFile(
+                f"{where}: {name} is said to be {list(info.shape)} ({info.dtype}), in a file of {size:,} bytes.",
+                "Download or copy the file again; of a .bin, save the model's state_dict anew.",
+            )
+    if (total := sum(info.nbytes for info in tensors.values())) > SHARED * size:
+        raise BadFile(
+            f"{where} has {size:,} bytes and is said to hold tensors of {total:,}.",
+            "Save the model's state_dict anew.",
+        )
+
+
+def _require_small_header(path: Path, owner: str) -> None:
+    """Raises `BadFile` for a header of more bytes or more tensors than any model has, before it is parsed."""
+    with path.open("rb") as file:
+        said = int.from_bytes(file.read(8), "little")
+        if said > path.stat().st_size:
+            return  # The file is broken, and whoever parses it says how.
+        if said > HEADER_BYTES:
+            raise BadFile(
+                f"{owner}: the header of {path.name} has {said:,} bytes, and no more than {HEADER_BYTES:,} are read.",
+                "Download or copy the file again.",
+            )
+        # Each tensor is an object of its own.
+        require_few(file.read(said).count(b"{"), f"{owner}: the header of {path.name}")
+
+
+def require_small_pickle(path: Path, owner: str) -> None:
+    """Raises `BadFile` for a file of `torch.save` that would unpack to more than it is, before any of it is read."""
+    import zipfile
+
+    import torch
+
+    if not zipfile.is_zipfile(path):
+        _require_small_old(path, owner)
+        return
+    # Python's own reader takes an object for each entry, so that those are counted first.
+    require_few(len(torch._C.PyTorchFileReader(str(path)).get_all_records()), f"{owner}: the archive {path.name}")
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    size, unpacked = path.stat().st_size, sum(entry.file_size for entry in entries)
+    if unpacked > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise BadFile(
+            f"{owner}: {path.name} has {size:,} bytes and unpacks to {unpacked:,}: PyTorch compresses nothing in it.",
+            "Save the model's state_dict with torch.save.",
+        )
+    pickled = max((entry.file_size for entry in entries if entry.filename.endswith("data.pkl")), default=0)
+    _require_short(pickled, path, owner)
+
+
+def _require_small_old(path: Path, owner: str) -> None:
+    """The same of a file older than PyTorch 1.6: five pickles one after the other, and then the numbers."""
+    import pickletools
+
+    with path.open("rb") as file:
+        for _ in range(5):
+            start = file.tell()
+            try:
+                for _, _, position in pickletools.genops(file):
+                    _require_short(position - start, path, owner)
+            except (ValueError, IndexError, EOFError):
+                return  # Broken, which torch says better.
+
+
+def _require_short(nbytes: int, path: Path, owner: str) -> None:
+    if nbytes > PICKLE_BYTES:
+        raise BadFile(
+            f"{owner}: the names in {path.name} take {nbytes:,} bytes or more, and no more than {PICKLE_BYTES:,} are "
+            "read.",
+            "Save it as safetensors.",
+        )
 
 
 def is_copy(one: Callable[[int, int | None], torch.Tensor], other: Callable[[int, int | None], torch.Tensor]) -> bool:

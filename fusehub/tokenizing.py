@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fusehub.errors import is_panic
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -160,8 +162,8 @@ def _numbers(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int] | str:
     try:
         made = tokenizer(text, add_special_tokens=False, truncation=False, padding=False, verbose=False)
         return list(made["input_ids"])
-    except Exception as error:  # The library of tokenizers raises nothing more special.
-        return type(error).__name__
+    except BaseException as error:
+        return _failure(error)
 
 
 def _around(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[str] | str:
@@ -170,5 +172,12 @@ def _around(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[st
     try:
         numbers = tokenizer(text, truncation=False, padding=False, verbose=False)["input_ids"]
         return tokenizer.convert_ids_to_tokens(numbers)
-    except Exception as error:  # As above.
+    except BaseException as error:
+        return _failure(error)
+
+
+def _failure(error: BaseException) -> str:
+    """Why a text cannot be cut: the library of tokenizers raises nothing special."""
+    if isinstance(error, Exception) or is_panic(error):
         return type(error).__name__
+    raise error

@@ -11,15 +11,21 @@ from typing import Any
 import yaml
 
 from fusehub.errors import BadRecipe
-
-# A recipe of a hundred models, each with lists over a hundred layers, has a tenth of this.
-_MOST_NODES = 100_000
+from fusehub.limits import YAML_BYTES, YAML_VALUES
 
 
 def load_yaml(text: str, what: str) -> Any:
     """The one document in `text`; `what` is how errors call it."""
+    if len(text) > YAML_BYTES:
+        raise BadRecipe(
+            f"{what} has {len(text):,} characters, and no more than {YAML_BYTES:,} are read of YAML.",
+            "Is it the right file? Take out of it what does not belong there.",
+        )
     try:
-        nodes = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
+        loader = _Loader(text, what)
+        nodes = []
+        while loader.check_node():
+            nodes.append(loader.get_node())
         if len(nodes) > 1:
             raise BadRecipe(
                 f"{what} holds {len(nodes)} recipes, one after the other (as mergekit-multi reads them).",
@@ -27,12 +33,25 @@ def load_yaml(text: str, what: str) -> Any:
             )
         for node in nodes:
             _require_plain(node, what)
-        # Every problem of the grammar was found by composing.
-        return yaml.safe_load(text)
+        return loader.construct_document(nodes[0]) if nodes else None
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise BadRecipe(f"{what} is not YAML ({' '.join(str(error).split())}).", "Correct the file.") from error
     except RecursionError as error:
         raise BadRecipe(f"{what} has lists in lists deeper than can be read.", "Write it flat.") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which ends as soon as there are more values than any recipe has."""
+
+    def __init__(self, text: str, what: str) -> None:
+        super().__init__(text)
+        self._what, self._values = what, 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._values += 1
+        if self._values > YAML_VALUES:
+            raise BadRecipe(f"{self._what} has more than {YAML_VALUES:,} values.", "Is it the right file?")
+        return super().compose_node(parent, index)
 
 
 def split_front_matter(text: str) -> tuple[str | None, str]:
@@ -68,8 +87,8 @@ def _require_plain(root: yaml.Node, what: str) -> None:
         inside.discard(id(node))
         return sizes[id(node)]
 
-    if size(root) > _MOST_NODES:
-        raise BadRecipe(f"{what}: its aliases stand for more than {_MOST_NODES:,} values.", "Write out what is meant.")
+    if size(root) > YAML_VALUES:
+        raise BadRecipe(f"{what}: its aliases stand for more than {YAML_VALUES:,} values.", "Write out what is meant.")
 
 
 def _require_different_keys(node: yaml.MappingNode, what: str) -> None:

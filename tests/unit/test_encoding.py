@@ -37,6 +37,17 @@ def test_texts_are_cut_and_pairs_joined(arch):
     assert pair == tokenizer(texts[0], texts[1], truncation=True, max_length=64)["input_ids"]
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_a_long_text_becomes_the_same_though_only_a_part_of_it_is_looked_at(arch, side):
+    tokenizer = tiny_tokenizer(arch)
+    tokenizer.truncation_side = side
+    words = " ".join(tiny_texts(400))
+    texts = [words, " " * 5000 + words + " " * 5000, "=" * 4000, "x" * 4000, "\u200b" * 3000 + "was great", "the film"]
+    whole = tokenizer(texts, truncation=True, max_length=16)["input_ids"]
+    assert [encoding["input_ids"] for encoding in encode(texts, tokenizer, max_length=16)] == whole
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_each_word_is_found_at_its_first_token(arch):
     tokenizer = tiny_tokenizer(arch)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.errors import BadFile, BadStatistics, UnsafeFile
 from fusehub.layers import Linear
 from fusehub.statistics.importers.found import Imported
+from fusehub.tensor_files import require_small_pickle
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,7 +116,10 @@ def _load(path: Path) -> dict[str, Any]:
     import torch
 
     try:
+        require_small_pickle(path, "Hessian")
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except BadFile:
+        raise
     except Exception as error:  # A damaged pickle raises whatever its bytes happen to lead to.
         if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
             raise UnsafeFile(
