@@ -8,12 +8,13 @@ import shutil
 import threading
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 from gradio_client import Client
 from huggingface_hub import HfApi
 
-from tests.app.conftest import DATASET, ROOT, SENTIMENT, serving
+from tests.app.conftest import DATASET, PRIVATE, ROOT, SENTIMENT, serving
 from tests.unit.experts import edit_json, relatives
 from tests.unit.lora_cases import adapter
 
@@ -25,6 +26,9 @@ def machine(tmp_path_factory):
     """What lies on the server: a model that fits the visitors' models, and texts."""
     folder = tmp_path_factory.mktemp("machine")
     secret, _ = relatives(folder)
+    # Where the app is started there are models too, under names that the Hub could have.
+    for name in ("kept", "owner/kept"):
+        shutil.copytree(secret, folder / "started" / name)
     (folder / "texts.csv").write_text("text,label\nthe server's own secret,positive\nand more of it,negative\n")
     return secret
 
@@ -58,6 +62,7 @@ def strangers(hub, machine, elsewhere, tmp_path_factory):
     path, _ = adapter(folder / "adapter", machine, target_modules=["query"])
     (path / "README.md").unlink()
     bases = {"absolute": str(machine), "user": "~/models", "up": f"../../../..{machine}", "file": f"file://{machine}"}
+    bases |= {"one": "kept", "two": "owner/kept", "here": "./kept", "link": f"{hub.url}/owner/kept"}
     for name, base in {**bases, "gated": GATED}.items():
         edit_json(path / "adapter_config.json", base_model_name_or_path=base, revision=None)
         api.create_repo(f"eve/{name}")
@@ -77,8 +82,9 @@ def strangers(hub, machine, elsewhere, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def shared(hub, strangers, tmp_path_factory):
-    with serving(hub, tmp_path_factory.mktemp("space"), SPACE_ID="ada/fusehub") as served:
+def shared(hub, machine, strangers, tmp_path_factory):
+    started = machine.parent / "started"
+    with serving(hub, tmp_path_factory.mktemp("space"), started_in=started, SPACE_ID="ada/fusehub") as served:
         yield served
         assert "in FuseHub itself" not in served.log.read_text()
 
@@ -89,7 +95,10 @@ def models(machine, hub, adapters):
     yield from (name, f"{name}/", f"file://{name}", f"hf://{name}", f"hf:/{name}", f"..{name}", f"~/..{name}")
     yield from (f"{hub.url}/{name}", f"{hub.url}{name}", f"https://huggingface.co/{name}", f"{hub.url}/models/{name}")
     yield from (f"{name}@main", f"{name}+{SENTIMENT[0]}", f"{SENTIMENT[0]}+{name}", f"hf://{name}+eve/absolute")
-    yield from ("tests/app", "docs", "fusehub/methods", "hf://docs", f"{hub.url}/docs", "./docs", ".", "~")
+    for here in ("kept", "owner/kept"):
+        yield from (here, f"./{here}", f"{here}/", f"hf://{here}", f"{hub.url}/{here}", f"{hub.url}/{here}/tree/main")
+        yield from (f"{here}@main", f"{here}+eve/absolute", f"{here}+eve/{'one' if here == 'kept' else 'two'}")
+    yield from (".", "~")
     yield from adapters
     yield from (f"{SENTIMENT[0]}+{found}/x" for found in adapters)
 
@@ -122,7 +131,13 @@ def test_data_is_read_from_the_hub_and_from_nowhere_else(shared, hub, machine, s
     client = Client(shared.url, verbose=False)
     csv = machine.parent / "texts.csv"
     named = [str(csv), f"hf:/{csv}", f"file://{csv}", f"{hub.url}/{csv}", f"hf://datasets/{csv}", f"..{csv}"]
-    named += ["docs", "README.md", "tests/app", f"{elsewhere[0]}/x.csv", f"{elsewhere[0]}/datasets/ada/reviews"]
+    named += [
+        "kept",
+        "owner/kept",
+        "../texts.csv",
+        f"{elsewhere[0]}/x.csv",
+        f"{elsewhere[0]}/datasets/ada/reviews",
+    ]
     for source in [*named, *strangers[1]]:
         said = refused(
             lambda source=source: client.predict(models=SENTIMENT, data={"x": source}, api_name="/evaluate")
@@ -150,6 +165,46 @@ def test_what_one_may_read_is_not_answered_to_another_through_an_adapter(shared,
                 ),
             ):
                 assert "is gated" in refused(call), name
+
+
+def test_what_one_visitor_was_answered_is_not_answered_to_another_who_may_not_read_it(shared, hub) -> None:
+    """By any endpoint, by name and by commit: files, models and reports are in memory and on the disk by then."""
+    api = HfApi(endpoint=hub.url, token=hub.token("ada"))
+    owner, *strangers = (
+        Client(shared.url, verbose=False, oauth_token=token) for token in (hub.token("ada"), hub.token("carl"), None)
+    )
+    for name, said in ((f"{PRIVATE}@{api.model_info(PRIVATE).sha}", "or is private"), (GATED, "is gated")):
+        for call in _calls([name, SENTIMENT[1]]):
+            assert call(owner)
+            for stranger in strangers:
+                assert said in refused(lambda call=call, stranger=stranger: call(stranger)), name
+
+
+def test_what_a_visitor_made_here_is_reached_by_its_secret_name_alone(shared, hub) -> None:
+    """Its folder is no name, neither for models and data nor as the base of an adapter."""
+    owner, stranger = (Client(shared.url, verbose=False) for _ in range(2))
+    owner.predict(models=SENTIMENT, method="mean", api_name="/merge")
+    made = next(path.parent for path in shared.temporary.rglob("fusehub_recipe.yaml"))
+    api = HfApi(endpoint=hub.url, token=hub.token("eve"))
+    config = json.loads(Path(api.hf_hub_download("eve/absolute", "adapter_config.json")).read_text())
+    api.upload_file(
+        repo_id="eve/absolute", path_in_repo="adapter_config.json",
+        path_or_fileobj=json.dumps(config | {"base_model_name_or_path": str(made)}).encode(),
+    )  # fmt: skip
+    for name in (str(made), f"hf://{made}", "eve/absolute", f"{SENTIMENT[0]}+{made}"):
+        for call in _calls([name, SENTIMENT[1]]):
+            refused(lambda call=call: call(stranger))
+    for data in (made / "fusehub_recipe.yaml", made.parent):
+        refused(lambda data=data: stranger.predict(models=SENTIMENT, data={"x": str(data)}, api_name="/evaluate"))
+
+
+def _calls(models: list[str]):
+    """Every endpoint, asked for these models."""
+    data = {"x": f"{DATASET}/test"}
+    yield lambda client: client.predict(models=models, api_name="/check")
+    yield lambda client: client.predict(models=models, method="mean", api_name="/merge")
+    yield lambda client: client.predict(models=models, texts=["fine"], api_name="/compare")
+    yield lambda client: client.predict(models=models, data=data, limit=2, api_name="/evaluate")
 
 
 @pytest.mark.parametrize("path", ["", "gradio_api/info", "gradio_api/mcp/", "config"])
