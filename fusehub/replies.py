@@ -112,7 +112,9 @@ class _Uploads(_Said):
     objects: list[dict[str, Any]]
 
 
-_REPO = r"/api/(models|datasets|spaces)/[^/]+(/[^/]+)?"
+# What may stand behind the name of a repo that has no user in it.
+_PARTS = "auth-check|refs|settings|discussions|runtime|likers|tree|commits|revision"
+_REPO = rf"/api/(models|datasets|spaces)/[^/]+(/(?!({_PARTS})(/|$))[^/]+)?"
 _FORMS: list[tuple[str, str, Any]] = [
     ("GET", r"/api/(models|datasets|spaces)", list[_Listed]),
     ("GET", rf"{_REPO}(/revision/.+)?", _Repo),

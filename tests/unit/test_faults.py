@@ -3,9 +3,12 @@
 import json
 import time
 
+import httpx2
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 
+from fusehub import replies
+from fusehub.errors import Offline
 from fusehub.localhub import LocalHubError
 from fusehub.localhub.faults import FILENAME, read_plan
 from tests.reliability.misbehaviour import ANSWERS, SPECIAL
@@ -113,6 +116,28 @@ def test_an_answer_that_does_not_come_is_not_waited_for(hasty, plan, kind):
     plan(*faults_of({**ANSWERS[kind], "seconds": 60}, API, None, once=False))
     what, _ = hasty.fails("find", "expert")
     assert "cannot be reached (ReadTimeout, tried 2 times)" in what
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "is_one"),
+    [
+        ("/api/models/gpt2", "{}", False),
+        ("/api/models/ann/model/revision/refs/pr/1", "{}", False),
+        ("/api/models/gpt2/tree/main", "{}", False),
+        ("/api/models/gpt2/auth-check", "OK", True),
+        ("/api/models/gpt2/refs", '{"branches": []}', True),
+        ("/ann/api/resolve/main/api/models", "{}", True),
+        ("/api/models/gpt2?expand=downloads", '{"id": "openai-community/gpt2", "downloads": 7}', True),
+    ],
+)
+def test_an_answer_is_held_to_the_form_of_its_question(path, text, is_one):
+    """The names of repos may have no user in them, and files may be called as questions are."""
+    answer = httpx2.Response(200, text=text, request=httpx2.Request("GET", f"{constants.ENDPOINT}{path}"))
+    if is_one:
+        replies.require_form(answer)
+    else:
+        with pytest.raises(Offline, match="none of the Hub's"):
+            replies.require_form(answer)
 
 
 def test_a_server_may_not_make_anybody_wait_by_any_header(hasty, plan):
