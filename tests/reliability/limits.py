@@ -73,7 +73,8 @@ def main(names: list[str]) -> None:
             outcome = ("cut" if hostile.is_cut else "refused") if as_told else f"**exit {run.code}**"
             value = getattr(limits, hostile.limit)
             figures = (f"{run.seconds:.1f} s", f"{run.nbytes / 1e6:,.0f} MB", f"{nbytes / 1e6:,.1f} MB")
-            rows.append((f"`{hostile.limit}`", f"{value:,}", hostile.name, hostile.before, outcome, *figures))
+            before = hostile.before or "not tried"
+            rows.append((f"`{hostile.limit}`", f"{value:,}", hostile.name, before, outcome, *figures))
             print(*rows[-1], "" if as_told else run.said[-2000:], sep=" | ", flush=True)
     if not names:
         keep("limits", "python -m tests.reliability.limits", _HEAD, rows)
