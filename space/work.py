@@ -395,15 +395,8 @@ def _stop(signum: int, frame: Any) -> None:
 
 
 def _in_words(error: BaseException) -> FuseHubError:
-    """What a visitor is told of what ended work. Where Rust gives up (`tokenizers`), that is no `Exception`."""
-    if isinstance(error, FuseHubError):
-        return error
-    if type(error).__name__ == "PanicException":
-        return FuseHubError(
-            f"The tokenizer of one of these models gives up at these texts ({error}).",
-            "Leave out the model whose tokenizer.json is made so, or take other texts.",
-        )
-    return bug()
+    """What a visitor is told of what ended work: of a library in Rust that gives up too, which is no `Exception`."""
+    return error if isinstance(error, FuseHubError) else bug()
 
 
 def bug() -> FuseHubError:
