@@ -21,10 +21,9 @@ Command = list[object]
 
 @dataclass(frozen=True)
 class Hostile:
-    """An input by its name, the limit that it is beyond, what is said of it, and what came of it at 7af6baa, or else before
-    it was mended.
+    """An input by its name, the limit that it is beyond, what is said of it, and what came of it before.
 
-    `is_cut` says that it is read as far as a model looks.
+    That was at 7af6baa, or when the limit was set. `is_cut` says that it is read as far as a model looks.
     """
 
     name: str
