@@ -15,7 +15,7 @@ from fusehub.encoding import batches, encode, max_length_of, positions_of, requi
 from fusehub.errors import BadData, NonFinite
 from fusehub.inputs import Inputs
 from fusehub.language import IGNORED, require_mask
-from fusehub.pretrained import quiet_transformers
+from fusehub.pretrained import quiet_transformers, running, strange_files
 from fusehub.progress import Progress
 from fusehub.questions import best_spans, spans_of
 from fusehub.tasks import CAUSAL, MASKED, QUESTIONS
@@ -50,7 +50,7 @@ def find_spans(
     windows: list[list[Any]] = [[] for _ in pairs]
     done = 0
     for indices, batch in inputs.batches(batch_size=batch_size):
-        with torch.inference_mode():
+        with torch.inference_mode(), running(ref.name):
             output = network(**_on(network, batch))
         start, end = (_finite(logits.float().cpu(), ref.name) for logits in (output.start_logits, output.end_logits))
         for row, index in enumerate(indices):
@@ -99,7 +99,7 @@ def fill_masks(
     found: list[Any] = [None] * len(texts)
     done = 0
     for indices, batch in batches(encodings, tokenizer, batch_size=batch_size):
-        with torch.inference_mode():
+        with torch.inference_mode(), running(name):
             logits = network(**_on(network, batch)).logits.float().cpu()
         for row, index in enumerate(indices):
             masks = batch["input_ids"][row] == tokenizer.mask_token_id
@@ -142,7 +142,7 @@ def write_texts(
     done = 0
     for indices, batch in batches(encodings, tokenizer, batch_size=batch_size, padding_side=side):
         given = {key: batch[key] for key in ("input_ids", "attention_mask")}
-        with torch.inference_mode(), quiet_transformers():
+        with torch.inference_mode(), quiet_transformers(), strange_files(name, "its generation_config.json"):
             written = network.generate(
                 **_on(network, given),
                 do_sample=False,
@@ -184,7 +184,7 @@ def perplexity(
         else:
             # Padding is on the right, so what follows a text's last token is the first that is ignored.
             targets = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)
-        with torch.inference_mode():
+        with torch.inference_mode(), running(ref.name):
             logits = network(**_on(network, batch)).logits.float()
         if examples.task == CAUSAL:
             logits, targets = logits[:, :-1], targets[:, 1:]

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from fusehub.documents import read_text
 from fusehub.errors import BadRecipe
 from fusehub.model_ref import ModelRef
 
@@ -49,9 +50,9 @@ _NAMED = {
 
 
 def template_of(ref: ModelRef) -> str | None:
-    """The chat template that the model's tokenizer has; of several the default one."""
+    """The chat template that the model's tokenizer has; of several the default one. Raises `BadFile`."""
     if FILENAME in ref.files:
-        return ref.path(FILENAME).read_text(encoding="utf-8")
+        return read_text(ref.path(FILENAME), ref.name)
     said: Any = (
         ref.json("tokenizer_config.json").get("chat_template") if "tokenizer_config.json" in ref.files else None
     )

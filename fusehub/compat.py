@@ -22,6 +22,7 @@ from fusehub.layers import Layout, layout_of
 from fusehub.licences import licence_of, reconcile
 from fusehub.preprocessing import Vocabularies, input_findings
 from fusehub.refs import ModelRef, ref_of
+from fusehub.side_documents import side_findings
 from fusehub.statistics.sources import has_statistics
 from fusehub.tasks import architecture_of, labels_of, load_config, task_of
 from fusehub.tensor_files import TensorInfo
@@ -77,7 +78,8 @@ class _Check:
         for ref in self.everyone:
             self.tensors[ref.id] = self._tensors(ref)
             # transformers reads a config before a tokenizer: of one that is wrong, nothing else is worth saying.
-            self.findings += self.vocabularies.read(ref) if ref in understood else []
+            if ref in understood:
+                self.findings += [*self.vocabularies.read(ref), *side_findings(ref)]
         if readable:
             self._completeness()
         plan = None
@@ -264,6 +266,16 @@ class _Check:
                 if vocabulary
                 else "Merge models of one base.",
             )
+        whole = [name for name in mine if name in theirs and mine[name].is_float != theirs[name].is_float]
+        if whole:
+            told = f"{mine[whole[0]].dtype} in {first.name} and {theirs[whole[0]].dtype} in {other.name}"
+            self._find(
+                "dtype-differs",
+                "error",
+                f"{some(whole)}: stored as {told}.",
+                "Save them in one dtype: real numbers are not averaged with whole ones.",
+            )
+            return
         kinds = [{info.dtype for info in infos.values() if info.is_float} for infos in (mine, theirs)]
         if kinds[0] != kinds[1]:
             self._find(

@@ -170,17 +170,28 @@ def _fingerprint(model: PreTrainedModel) -> dict[Any, Hashable]:
 _OF_TORCH = ("p", "dropout", "padding_idx", "device", "dtype", "inplace")
 
 
+# Numbers in a buffer that is computed; more are those of masks and positions of lengths that differ anyway.
+_LARGEST_BUFFER = 2**24
+
+
 def _build(config: PretrainedConfig) -> PreTrainedModel:
     """The model without memory for its weights, but with real buffers: rotary frequencies, masks, slopes."""
     import torch
     import transformers
     from torch.overrides import TorchFunctionMode
 
+    factories = (torch.arange, torch.ones, torch.zeros, torch.full, torch.linspace, torch.eye)
+
     class OnlyWeightsOnMeta(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
             if function is torch.empty:  # Weights, which are filled later on; buffers are computed.
                 kwargs = {**kwargs, "device": "meta"}
+            elif function in factories:
+                # A config may count a billion positions, and buffers then have as many numbers: their shape will do.
+                outline = function(*args, **{**kwargs, "device": "meta"})
+                if outline.numel() > _LARGEST_BUFFER:
+                    return outline
             name, first = getattr(function, "__name__", ""), next(iter([*args, *kwargs.values()]), None)
             if name[-1:] == "_" != name[:1] and isinstance(first, torch.Tensor) and first.is_meta:
                 return first  # Filling them takes far longer than building the model, and fills nothing.

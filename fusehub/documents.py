@@ -45,6 +45,22 @@ class _Config(BaseModel):
     text_config: dict[str, Any] | None = None
 
 
+TokenIds = int | list[int] | None
+
+
+class _Generation(BaseModel):
+    """The keys of generation_config.json that every model that writes looks up."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    bos_token_id: TokenIds = None
+    eos_token_id: TokenIds = None
+    pad_token_id: TokenIds = None
+    decoder_start_token_id: TokenIds = None
+    forced_bos_token_id: TokenIds = None
+    forced_eos_token_id: TokenIds = None
+
+
 Alpha = Annotated[float, Field(gt=-1e9, lt=1e9)]
 Rank = Annotated[int, Field(ge=1, le=2**20)]
 
@@ -72,6 +88,14 @@ class _Adapter(BaseModel):
     modules_to_save: Annotated[list[str], Field(max_length=SAVED_MODULES)] | None = None
     layers_to_transform: int | Annotated[list[int], Field(max_length=LAYERS)] | None = None
     layers_pattern: str | list[str] | None = None
+
+
+def read_text(path: Path, owner: str) -> str:
+    """The text in a file of `owner`. Raises `BadFile` where it is none, or cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise BadFile(f"{owner}: {path.name} is not UTF-8 text ({error}).", _AGAIN) from error
 
 
 def read_object(path: Path, owner: str) -> dict[str, Any]:
@@ -105,6 +129,12 @@ def check_config(config: dict[str, Any], owner: str) -> dict[str, Any]:
             raise BadFile(
                 f"{owner}: {key} in config.json counts {counted:,}, and no model has more than {most:,}.", _AGAIN
             )
+    return config
+
+
+def check_generation_config(config: dict[str, Any], owner: str) -> dict[str, Any]:
+    """The same for generation_config.json."""
+    _check(_Generation, config, owner, "generation_config.json")
     return config
 
 

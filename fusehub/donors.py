@@ -16,8 +16,8 @@ from fusehub.findings import Report
 from fusehub.model_ref import ModelRef
 from fusehub.preprocessing import tokenizer_for
 from fusehub.recipe import Recipe
+from fusehub.side_documents import GENERATION_CONFIG
 
-GENERATION_CONFIG = "generation_config.json"
 # What a config says of a head that a base, pretrained or of another task, may have too.
 _OF_THE_HEAD = ("id2label", "label2id", "num_labels", "_num_labels", "problem_type", "finetuning_task")
 

@@ -29,7 +29,8 @@ def is_merge(ref: ModelRef) -> bool:
 
     if REPORT_FILENAME in ref.files or (ref.folder is not None and (ref.folder.parent / REPORT_FILENAME).is_file()):
         return True
-    tags = ref.card.get("tags") or []
+    tags = ref.card.get("tags")
+    tags = tags if isinstance(tags, list) else [tags]
     return ref.card.get("base_model_relation") == "merge" or "merge" in tags or "mergekit" in tags
 
 

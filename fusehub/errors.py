@@ -20,6 +20,7 @@ Any other exception is a bug of ours and keeps its traceback.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -35,13 +36,24 @@ def first_line(error: BaseException) -> str:
     return lines[0].strip().rstrip(".")[:200] if lines else type(error).__name__
 
 
+# What a terminal takes for an order, turns other text around, or cannot show.
+_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# No path has more characters.
+_LONGEST = 4096
+
+
+def _shown(text: str) -> str:
+    """`text` as it may be shown: names that strangers gave stand in it, of any length and any characters."""
+    escaped = _UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return re.sub(r"\S+", lambda found: found[0] if len(found[0]) <= _LONGEST else f"{found[0][:200]}...", escaped)
+
+
 class FuseHubError(Exception):
     """Something that the user can cause or fix: `what` happened, and how to `fix` it."""
 
     def __init__(self, what: str, fix: str) -> None:
-        super().__init__(f"{what}\n  -> {fix}")
-        self.what = what
-        self.fix = fix
+        self.what, self.fix = _shown(what), _shown(fix)
+        super().__init__(f"{self.what}\n  -> {self.fix}")
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         # Exceptions are pickled by their one joined text otherwise, and could not cross to another process.

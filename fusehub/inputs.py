@@ -21,7 +21,7 @@ from fusehub.errors import BadData
 from fusehub.language import encode_masked, encode_targets
 from fusehub.layers import layout_of
 from fusehub.pictures import Picture
-from fusehub.pretrained import load_processor, load_tokenizer
+from fusehub.pretrained import load_processor, load_tokenizer, strange_files
 from fusehub.questions import encode_questions
 from fusehub.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ, TASKS, TEXTS, WORDS, load_config
 
@@ -123,8 +123,9 @@ class Inputs:
         return made
 
     def _look_at(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
-        made = self.processor(images=[picture.open() for picture in pictures], return_tensors="pt")
-        return {"pixel_values": made["pixel_values"]}
+        opened = [picture.open() for picture in pictures]
+        with strange_files("The model", "its preprocessor_config.json"):
+            return {"pixel_values": self.processor(images=opened, return_tensors="pt")["pixel_values"]}
 
 
 def require_kind(task: str, texts: Sequence[Any]) -> None:

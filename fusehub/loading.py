@@ -7,9 +7,9 @@ from typing import Any
 
 from fusehub.adapters import AdaptedRef
 from fusehub.checkpoint import Checkpoint
-from fusehub.errors import BadFile, Incompatible, NonFinite
+from fusehub.errors import BadFile, Incompatible, NonFinite, first_line
 from fusehub.inputs import Inputs
-from fusehub.pretrained import load_model, load_tokenizer, quiet_transformers
+from fusehub.pretrained import is_of_files, load_model, load_tokenizer, quiet_transformers, running
 from fusehub.refs import ModelRef, resolve
 from fusehub.tasks import IMAGES, TEXTS, architecture_of, find_task, load_config
 from fusehub.trial import one_example
@@ -27,7 +27,7 @@ def require_loadable(folder: Path) -> None:
     network = _load(ref, folder)
     inputs = Inputs.of(ref, one_example(TEXTS if task is None else task.name))
     _, batch = next(inputs.batches(batch_size=1))
-    with torch.inference_mode():
+    with torch.inference_mode(), running(ref.name):
         answer = network(**batch)[0]
     if not bool(torch.isfinite(answer).all()):
         raise NonFinite(f"The model in {folder} predicts NaN or infinity.", "Its weights are broken: make it again.")
@@ -36,7 +36,6 @@ def require_loadable(folder: Path) -> None:
 def _load(ref: ModelRef, folder: Path) -> Any:
     import torch
     import transformers
-    from safetensors import SafetensorError
 
     architecture = architecture_of(ref.config, ref.name)
     kind = getattr(transformers, architecture, None)
@@ -63,9 +62,12 @@ def _load(ref: ModelRef, folder: Path) -> Any:
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise BadFile(f"transformers cannot load the model in {folder}: {said}", "Make it again.") from error
+    except BaseException as error:
+        if not is_of_files(error):
+            raise
+        raise BadFile(
+            f"transformers cannot load the model in {folder}: {first_line(error)}.", "Make it again."
+        ) from error
     for key, words in (
         ("missing_keys", "lacks"),
         ("mismatched_keys", "has in other shapes"),

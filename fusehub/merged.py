@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.adapters import CONFIG as ADAPTER_CONFIG
+from fusehub.documents import check_adapter_config, check_config, read_object
 from fusehub.errors import BadFile
 from fusehub.licences import LicenceVerdict, reconcile
 from fusehub.markdown import without_paths
 from fusehub.provenance import REPORT_FILENAME
 from fusehub.recipe import FILENAME as RECIPE_FILENAME
 from fusehub.recipe import Recipe
+from fusehub.reports import check_report
 from fusehub.statistics.datafree import DATA_FREE
 from fusehub.tasks import task_of
 
@@ -130,15 +132,16 @@ def read_merge(folder: str | Path) -> MergedFolder | None:
     folder = Path(folder)
     if not (folder / REPORT_FILENAME).is_file():
         return None
+    owner, on_base = str(folder), folder / ADAPTER_CONFIG
     try:
-        report = json.loads((folder / REPORT_FILENAME).read_text(encoding="utf-8"))
-        keep = report["heads"] == "keep"
-        parts = [source["short_name"] for source in report["sources"]] if keep else [""]
-        configs = {part: json.loads((folder / part / "config.json").read_text(encoding="utf-8")) for part in parts}
-        on_base = folder / ADAPTER_CONFIG
-        adapter = json.loads(on_base.read_text(encoding="utf-8")) if on_base.is_file() else None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise BadFile(f"The merge in {folder} is not complete ({error}).", "Merge again.") from error
+        report = check_report(read_object(folder / REPORT_FILENAME, owner), owner)
+        parts = [source["short_name"] for source in report["sources"]] if report["heads"] == "keep" else [""]
+        configs = {part: check_config(read_object(folder / part / "config.json", owner), owner) for part in parts}
+        adapter = check_adapter_config(read_object(on_base, owner), owner) if on_base.is_file() else None
+    except BadFile as error:
+        raise BadFile(f"The merge in {folder} is not complete. {error.what}", "Merge again.") from error
+    if adapter is not None and not (adapter.get("peft_type") == "LORA" and adapter.get("base_model_name_or_path")):
+        raise BadFile(f"{folder / ADAPTER_CONFIG} is not that of a LoRA adapter on a base.", "Merge again.")
     return MergedFolder(folder, report, Recipe.read(folder / RECIPE_FILENAME), configs, adapter)
 
 

@@ -22,7 +22,7 @@ from fusehub.devices import find_device
 from fusehub.encoding import Text, first_tokens
 from fusehub.errors import BadData, Incompatible, NonFinite
 from fusehub.inputs import Inputs, require_kind
-from fusehub.pretrained import load_model, load_tokenizer
+from fusehub.pretrained import load_model, load_tokenizer, running
 from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, in_subfolder, ref_of, short_names
 from fusehub.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ, WORDS, labels_of, problem_type_of, task_of
@@ -176,7 +176,7 @@ class Predictor:
         """[texts, labels] or [texts, tokens, labels] of a batch, in float32."""
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), running(self.name):
             logits = self.network(**{name: value.to(self.device) for name, value in batch.items()}).logits.float()
             if self.problem == MULTI:
                 logits = logits.sigmoid()

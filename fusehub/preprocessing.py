@@ -4,11 +4,12 @@ images are scaled one way."""
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from fusehub.errors import FuseHubError
 from fusehub.findings import Finding, Level
-from fusehub.pretrained import load_tokenizer
+from fusehub.pretrained import load_processor, load_tokenizer
 from fusehub.refs import ModelRef
 from fusehub.side_files import VOCABULARIES, has_vocabulary, tokenizer_files
 from fusehub.tasks import CAUSAL, find_task
@@ -185,6 +186,12 @@ def _image_processors(refs: Sequence[ModelRef]) -> Iterator[Finding]:
     name = "preprocessor_config.json"
     said = [ref.json(name) if name in ref.files else None for ref in refs]
     for ref, own in zip(refs, said, strict=True):
+        if own is not None and find_spec("PIL") is not None:
+            try:
+                load_processor(ref)
+            except FuseHubError as error:
+                yield Finding("unreadable", "error", error.what, error.fix)
+                continue
         differing = [key for key in own or {} if said[0] and own[key] != said[0].get(key)]
         if own is None:
             yield Finding(

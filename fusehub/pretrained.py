@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +56,7 @@ def load_model(
     task = task_of(ref.config, ref.name)
     with Checkpoint(ref) as checkpoint:
         require_complete(ref, checkpoint.tensors)
-        with quiet_transformers(), _strange_files(ref, "config.json and the weights"):
+        with quiet_transformers(), strange_files(ref.name, "config.json and the weights"):
             if _is_plain(ref, checkpoint):
                 model, loading = _load_folder(ref, task, dtype, spread)
             else:
@@ -127,17 +127,28 @@ def _load_tensors(
 
 
 @contextmanager
-def _strange_files(ref: ModelRef, files: str) -> Iterator[None]:
-    """Work of transformers on files that others wrote: what it raises for wrong ones is whatever they lead to."""
+def strange_files(name: str, files: str) -> Iterator[None]:
+    """Work of transformers on `files` of the model called `name`, which others wrote: what it raises for wrong ones is
+    whatever they lead to, and `Incompatible` here."""
     try:
         yield
-    except (FuseHubError, MemoryError):
-        raise
-    except Exception as error:
+    except BaseException as error:
+        if not is_of_files(error):
+            raise
         raise Incompatible(
-            f"{ref.name}: transformers cannot use {files} ({first_line(error)}).",
+            f"{name}: transformers cannot use {files} ({first_line(error)}).",
             "Does `from_pretrained` load it? Write its files again with `save_pretrained`, or use another repo.",
         ) from error
+
+
+def running(name: str) -> AbstractContextManager[None]:
+    """One forward of the model called `name`: what stands in the way of it is in its files."""
+    return strange_files(name, "config.json, the weights and what prepares its inputs together")
+
+
+def is_of_files(error: BaseException) -> bool:
+    """Whether a library may raise this for files that are wrong; what Rust panics at is no `Exception`."""
+    return is_panic(error) or (isinstance(error, Exception) and not isinstance(error, FuseHubError | MemoryError))
 
 
 @contextmanager
@@ -169,14 +180,15 @@ def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except BaseException as error:  # The library of tokenizers raises nothing more special.
-        if not isinstance(error, Exception) and not is_panic(error):
+            # Some are broken in what only their use shows.
+            tokenizer("a"), tokenizer.get_vocab(), tokenizer.all_special_ids
+    except BaseException as error:  # The library of tokenizers raises nothing more special, or panics.
+        if not is_of_files(error):
             raise
         if not has_vocabulary(owner.files):
             raise _no_tokenizer(ref, "none of its files is a vocabulary") from error
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise Incompatible(
-            f"transformers cannot load the tokenizer of {ref.name}: {said}",
+            f"transformers cannot load the tokenizer of {ref.name}: {first_line(error)}.",
             "Are its files complete, of a tokenizer that transformers itself knows, and what it needs installed?",
         ) from error
     _require_vocabulary(ref, tokenizer)
@@ -230,15 +242,17 @@ def load_processor(ref: ModelRef) -> BaseImageProcessor:
             "Copy it from the model's base into its repo.",
         )
     folder = ref.owner("preprocessor_config.json").download(weights=False)
+    from PIL import Image
+
     try:
         with quiet_transformers():
             processor = AutoImageProcessor.from_pretrained(
                 folder, backend="pil", trust_remote_code=False, local_files_only=True
             )
-    except (ValueError, KeyError, OSError, ImportError) as error:
+    except Exception as error:  # A value of a wrong kind raises whatever is done with it.
         raise Incompatible(
-            f"{ref.name}: transformers cannot read its preprocessor_config.json ({str(error).splitlines()[0]}).",
-            "Is its kind of image processor one that works without torchvision?",
+            f"{ref.name}: transformers cannot read its preprocessor_config.json ({first_line(error)}).",
+            "Is it complete, and its kind of image processor one that works without torchvision?",
         ) from error
     sizes = {key: value for key, value in processor.to_dict().items() if key.endswith("size")}
     if (side := max((number for _, number in whole_numbers(sizes)), default=0)) > IMAGE_SIDE:
@@ -247,4 +261,8 @@ def load_processor(ref: ModelRef) -> BaseImageProcessor:
             f"{IMAGE_SIDE:,} a side.",
             "Copy it from the model's base into its repo.",
         )
+    # Values of a wrong kind show only where they are used.
+    with quiet_transformers(), strange_files(ref.name, "its preprocessor_config.json"):
+        if "pixel_values" not in processor(images=[Image.new("RGB", (32, 32))], return_tensors="pt"):
+            raise ValueError("it makes no pixel_values")
     return processor

@@ -14,7 +14,7 @@ from typing import Any
 from fusehub.adapters import AdaptedRef
 from fusehub.chat_templates import FILENAME as TEMPLATE
 from fusehub.chat_templates import template_of
-from fusehub.donors import GENERATION_CONFIG, Donors, donors_alone
+from fusehub.donors import Donors, donors_alone
 from fusehub.hub import software
 from fusehub.hub_datasets import pinned_data
 from fusehub.licences import licence_of
@@ -22,6 +22,7 @@ from fusehub.model_ref import ModelRef
 from fusehub.plan import Plan
 from fusehub.planned_model import config_of_result
 from fusehub.recipe import FILENAME, Recipe
+from fusehub.side_documents import GENERATION_CONFIG
 from fusehub.side_files import legal_files
 from fusehub.statistics.at_hand import DataAtHand
 from fusehub.tensor_files import sha256_of

@@ -29,6 +29,7 @@ from fusehub.labels import Heads
 from fusehub.limits import YAML_BYTES, require_bytes
 from fusehub.mergekit_forms import Forms
 from fusehub.methods.mergekit import MERGEKIT_OPTIONS
+from fusehub.reports import Tuning
 from fusehub.yaml_text import load_yaml
 
 FILENAME = "fusehub_recipe.yaml"
@@ -128,6 +129,8 @@ class Recipe(_Strict):
             recipe = cls.model_validate(content)
         except ValidationError as error:
             raise together([_as_bad_recipe(one) for one in error.errors()]) from error
+        if recipe.provenance is not None:
+            _require_provenance(recipe.provenance, len(recipe.models))
         recipe._notes = tuple(dict.fromkeys(forms.notes))
         return recipe
 
@@ -198,6 +201,31 @@ class Recipe(_Strict):
             if not content[key]:
                 del content[key]
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Provenance(BaseModel):
+    """What FuseHub writes into the recipe of a merge that was made."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    weights: list[dict[str, str]] | None = None
+    data: list[dict[str, Any]] | None = None
+    software: dict[str, str] | None = None
+    tuning: Tuning | None = None
+
+
+def _require_provenance(provenance: dict[str, Any], models: int) -> None:
+    """Raises `BadRecipe` where it is not of the kinds that FuseHub writes, or not of as many models."""
+    fix = "Delete `provenance` from the recipe: it is then planned anew."
+    try:
+        told = _Provenance.model_validate(provenance)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("provenance", *first["loc"])))
+        raise BadRecipe(f"Recipe, {where}: {first['msg']}.", fix) from error
+    for key, own in (("weights", told.weights), ("data", told.data)):
+        if own is not None and len(own) != models:
+            raise BadRecipe(f"Recipe, provenance.{key} is of {len(own)} models, and the recipe has {models}.", fix)
 
 
 def _unknown_keys(content: Mapping[str, Any]) -> list[FuseHubError]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fusehub.conll import are_words_with_tags, sentences
-from fusehub.errors import BadData, BadFile
+from fusehub.errors import BadData, BadFile, first_line
 from fusehub.limits import (
     CELL_CHARACTERS,
     COLUMNS,
@@ -243,17 +243,25 @@ def _read_json(path: Path) -> Iterator[Row]:
         lists = [value for value in whole.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
         whole = lists[0] if len(lists) == 1 else [whole]
     for number, row in enumerate(whole if isinstance(whole, list) else [whole], 1):
-        row = _as_row(row, f"{path.name}, item {number}")
-        yield from _questions(row) if isinstance(row.get("paragraphs"), list) else [row]
+        place = f"{path.name}, item {number}"
+        row = _as_row(row, place)
+        yield from _questions(row, place) if isinstance(row.get("paragraphs"), list) else [row]
 
 
-def _questions(article: Row) -> Iterator[Row]:
+def _questions(article: Row, place: str) -> Iterator[Row]:
     """The questions of an article as SQuAD's own files nest them."""
-    for paragraph in article["paragraphs"]:
-        for question in paragraph.get("qas", ()):
+    for paragraph in _objects(article["paragraphs"], f"{place}, paragraphs"):
+        for question in _objects(paragraph.get("qas") or [], f"{place}, qas"):
             yield {"context": paragraph.get("context"), "question": question.get("question")} | {
                 "answers": question.get("answers"),
             }
+
+
+def _objects(value: Any, place: str) -> list[Row]:
+    """`value` as a list of objects. Raises `BadFile` where it is none."""
+    if not isinstance(value, list) or not all(isinstance(own, dict) for own in value):
+        raise BadFile(f"{place} is no list of objects.", "Repair it: SQuAD's files nest paragraphs, and their qas.")
+    return value
 
 
 def _as_row(value: Any, place: str) -> Row:
@@ -300,4 +308,10 @@ def parquet_names(path: Path) -> dict[str, list[str]]:
     schema = read_schema(path)
     if b"huggingface" not in (schema.metadata or {}):
         return {}
-    return label_names(Features.from_arrow_schema(schema))
+    try:
+        return label_names(Features.from_arrow_schema(schema))
+    except Exception as error:  # Whatever values of a wrong kind lead `datasets` to.
+        raise BadData(
+            f"{path.name}: what `datasets` says of its columns cannot be read ({first_line(error)}).",
+            "Write the file again, with `datasets` or without what it adds (the key huggingface of its metadata).",
+        ) from error

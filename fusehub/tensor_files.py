@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusehub.errors import BadFile, UnsafeFile
+from fusehub.errors import BadFile, UnsafeFile, first_line
 from fusehub.limits import HEADER_BYTES, PICKLE_BYTES, SHARED, TENSORS
 
 if TYPE_CHECKING:
@@ -112,7 +112,8 @@ class SafetensorsFile:
                 self.metadata = file.metadata() or {}
         except (SafetensorError, OSError) as error:
             raise BadFile(
-                f"{owner}: {path.name} is truncated or corrupt ({error}).", "Download or copy the file again."
+                f"{owner}: {path.name} is truncated or corrupt ({first_line(error)}).",
+                "Download or copy the file again.",
             ) from error
         odd = sorted({info.dtype for info in self.tensors.values()} - set(DTYPES))
         if odd:
@@ -181,13 +182,18 @@ class PickleFile:
                     f"{owner}: {path.name} is a pickle with more than plain weights in it; reading it would run code.",
                     "Ask the owner for safetensors, or convert it yourself if you trust it.",
                 ) from error
-            said = (str(error).split("\n")[0] if type(error) is RuntimeError else "") or type(error).__name__
+            said = first_line(error) if type(error) is RuntimeError else type(error).__name__
             raise BadFile(
                 f"{owner}: {path.name} is truncated or corrupt ({said}).",
                 "Download or copy the file again.",
             ) from error
         if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
             raise BadFile(f"{owner}: {path.name} is not a dictionary of tensors.", "Save the model's state_dict.")
+        for name, value in loaded.items():
+            if (odd := _oddness(name, value)) is not None:
+                raise BadFile(
+                    f"{owner}: {path.name} holds {odd}.", "Save the state_dict of the model in plain tensors, by name."
+                )
         self._loaded = loaded
         self.tensors = {
             name: TensorInfo(dtype_name(value.dtype), tuple(value.shape)) for name, value in loaded.items()
@@ -288,6 +294,19 @@ def _require_short(nbytes: int, path: Path, owner: str) -> None:
             "read.",
             "Save it as safetensors.",
         )
+
+
+def _oddness(name: object, value: torch.Tensor) -> str | None:
+    """What keeps an entry of a pickle from being a plain tensor with a name; None where nothing does."""
+    import torch
+
+    if not isinstance(name, str) or not name.isprintable():
+        return f"a tensor under the key {name!r}, which is no name"
+    if value.is_nested or value.layout != torch.strided or value.is_quantized or value.is_meta:
+        return f"{name}, which is no plain tensor: sparse, nested, quantised, or without numbers"
+    if str(value.dtype).removeprefix("torch.") not in (own for own, _ in DTYPES.values()):
+        return f"{name} of dtype {str(value.dtype).removeprefix('torch.')}"
+    return None
 
 
 def is_copy(one: Callable[[int, int | None], torch.Tensor], other: Callable[[int, int | None], torch.Tensor]) -> bool:

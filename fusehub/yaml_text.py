@@ -6,12 +6,29 @@ whatever Python raises for a date that there is not or for a thousand brackets.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from fusehub.errors import BadRecipe
 from fusehub.limits import YAML_BYTES, YAML_VALUES
+
+
+class _Plain(yaml.SafeLoader):
+    """Plain data alone: a date stays the text that was written, and what JSON has no kind for is none."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _refuse(loader: _Plain, node: yaml.Node) -> None:
+    raise yaml.constructor.ConstructorError(None, None, f"{node.tag} is no plain data", node.start_mark)
+
+
+for _tag in ("timestamp", "binary", "set", "omap", "pairs"):
+    _Plain.add_constructor(f"tag:yaml.org,2002:{_tag}", _refuse)
 
 
 def load_yaml(text: str, what: str) -> Any:
@@ -40,7 +57,7 @@ def load_yaml(text: str, what: str) -> Any:
         raise BadRecipe(f"{what} has lists in lists deeper than can be read.", "Write it flat.") from error
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(_Plain):
     """PyYAML's safe loader, which ends as soon as there are more values than any recipe has."""
 
     def __init__(self, text: str, what: str) -> None:

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import FuseHubError
+from fusehub.pretrained import running
 from fusehub.statistics.calls import Axes, Call, Recorded, is_grid, judge, plain, possible
 from fusehub.statistics.experts import find_experts, hidden_weights
 from fusehub.statistics.grams import GramSum
@@ -250,7 +251,7 @@ class GramCollector:
         axes = Axes.of(batch)
         self._recording = recorded = []
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), running("The model"):
                 self._model(**batch)
         finally:
             self._recording = None

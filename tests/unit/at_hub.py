@@ -68,6 +68,11 @@ class Session:
     def json(self, *arguments: object) -> dict[str, Any]:
         return json.loads(self(*arguments, "--json"))
 
+    def outcome(self, *arguments: object) -> tuple[int, str]:
+        """(exit code, all that was said) of a command, whatever came of it; 99 for a traceback."""
+        told = self._ask(arguments=[str(argument) for argument in arguments])
+        return told["code"], told["err"] if told["code"] == 99 else told["out"] + told["err"]
+
     def fails(self, *arguments: object) -> tuple[str, str]:
         """(what is wrong, what to do) of a command that must end with 1, saying both once and nothing else."""
         told = self._ask(arguments=[str(argument) for argument in (*arguments, "--json")])

@@ -72,13 +72,13 @@ def test_no_modules_import_each_other() -> None:
 def test_lower_floors_do_not_import_higher_ones() -> None:
     """A module imports only modules of floors below its own, or beside it."""
     floors = [
-        "errors limits progress documents reach places replies wire yaml_text",
+        "errors limits progress documents reach places replies reports wire yaml_text",
         "hub hub_names tensor_files licences label_names side_files verified devices",
         "model_ref remote adapters refs chat_templates tables conll table_files hub_datasets data_sources pictures"
         " vocabularies tokenizing tasks layers blocks wrappers",
         "labels findings adapter_settings lora checkpoint ties completeness pretrained",
         "literals rendering chats encoding questions language shared_body",
-        "methods statistics config_effects configs preprocessing compat recipe mergekit_forms"
+        "methods statistics config_effects configs preprocessing side_documents compat recipe mergekit_forms"
         " columns word_rows sampling data matching inputs trial",
         "planner requirements donors planned_model plan settling questioning solving combining block_by_block engine"
         " adapter_merging merging provenance",

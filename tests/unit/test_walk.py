@@ -111,6 +111,7 @@ def said_of(step: Callable[[], Result], *names: object) -> Result | None:
     except FuseHubError as error:
         assert error.what.strip() and error.fix.strip()
         known = [*map(str, names), *(name.name for name in names if isinstance(name, Path))]
+        known += [name.encode("unicode_escape").decode() for name in known]
         # JSON writes NaN where Python says nan.
         said = str(error).casefold()
         assert any(name.casefold() in said for name in known), f"It does not say what: {error}"

@@ -21,7 +21,6 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: &a {b: {c: *a}}", "an anchor holds itself"),
         ("[" * 5000, "(deeper than can be read|is not YAML)"),
         ("[" * 3000 + "]" * 3000, "deeper than can be read"),
-        ("day: 2024-13-45", "is not YAML"),
         ("? [a, b]\n: c", "where a key should"),
         ("? {a: b}\n: c", "where a key should"),
         ("a: !!python/object/apply:os.system ['true']", "is not YAML"),

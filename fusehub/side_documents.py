@@ -1,0 +1,54 @@
+"""Files beside config and weights that the result of a merge takes over: each must be what its name says.
+
+A chat template is text, settings are JSON objects, and transformers must be able to use the config for writing: a
+model that writes does not load with a broken one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fusehub.chat_templates import template_of
+from fusehub.documents import check_generation_config
+from fusehub.errors import BadFile, FuseHubError, first_line
+from fusehub.findings import Finding
+from fusehub.model_ref import ModelRef
+from fusehub.pretrained import quiet_transformers
+from fusehub.tasks import CAUSAL, SEQ2SEQ, find_task
+
+GENERATION_CONFIG = "generation_config.json"
+
+
+def side_findings(ref: ModelRef) -> Iterator[Finding]:
+    """An error for each of these files of the model that cannot be read, or not be used."""
+    for require in (_require_template, _require_generation):
+        try:
+            require(ref)
+        except FuseHubError as error:
+            yield Finding("unreadable", "error", error.what, error.fix)
+
+
+def _require_template(ref: ModelRef) -> None:
+    template_of(ref.tokenizer_ref)
+
+
+def _require_generation(ref: ModelRef) -> None:
+    if GENERATION_CONFIG not in ref.files:
+        return
+    said = ref.json(GENERATION_CONFIG)
+    architecture = str((ref.config.get("architectures") or [""])[0])
+    task = find_task(architecture, str(ref.config.get("model_type")))
+    if task is None or task.name not in (CAUSAL, SEQ2SEQ):
+        return  # It is not read then.
+    from transformers import GenerationConfig
+
+    try:
+        with quiet_transformers():
+            GenerationConfig.from_dict(check_generation_config(said, ref.name))
+    except FuseHubError:
+        raise
+    except Exception as error:  # A value of a wrong kind raises whatever is done with it.
+        raise BadFile(
+            f"{ref.name}: transformers cannot use its {GENERATION_CONFIG} ({first_line(error)}).",
+            "Correct it, or take it away: transformers then writes one itself.",
+        ) from error
