@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,16 @@ from fusehub.errors import FuseHubError, NotFound, OtherHeader
 from fusehub.lora import Updates
 from fusehub.model_ref import ModelRef
 from fusehub.remote import remote_headers
-from fusehub.tensor_files import DTYPES, PickleFile, SafetensorsFile, TensorInfo, open_tensors, require_few, sha256_of
+from fusehub.tensor_files import (
+    DTYPES,
+    PickleFile,
+    SafetensorsFile,
+    TensorInfo,
+    dtype_name,
+    open_tensors,
+    require_few,
+    sha256_of,
+)
 from fusehub.wrappers import Wrapping, wrapping_of
 
 if TYPE_CHECKING:
@@ -221,6 +230,11 @@ class ShardWriter:
             self._left -= len(data)
             self._put(data)
 
+    def sync(self) -> None:
+        """Returns when what was written is on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
     def close(self) -> str:
         """Ends the file; its sha256. Raises `ValueError` if bytes are missing or too many."""
         if self._left:
@@ -236,6 +250,20 @@ class ShardWriter:
     def _put(self, data: bytes | memoryview) -> None:
         self._hash.update(data)
         self._file.write(data)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """One file of tensors, whole on the disk. What the disk says against it is an `OSError`, unlike of `save_file`."""
+    infos = {name: TensorInfo(dtype_name(value.dtype), tuple(value.shape)) for name, value in tensors.items()}
+    [shard] = plan_shards(infos, sum(info.nbytes for info in infos.values()))
+    writer = ShardWriter(path.parent, replace(shard, filename=path.name), metadata)
+    try:
+        for name in shard.tensors:
+            writer.append(tensors[name].detach().cpu())
+        writer.sync()
+        writer.close()
+    finally:
+        writer.abandon()
 
 
 def safetensors_header(shard: Shard, metadata: Mapping[str, str]) -> bytes:

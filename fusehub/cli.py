@@ -9,7 +9,4 @@ from __future__ import annotations
 from fusehub.commands import models, statistics, merging, predictions, publishing, browser, local  # noqa: F401  # isort: skip
 from fusehub.commands.program import app
 
-
-def main() -> None:
-    """Entry point of `fusehub`, `hf-fusehub` and `python -m fusehub`."""
-    app()
+__all__ = ["app"]

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fusehub import interrupts
 from fusehub.errors import FuseHubError
 from fusehub.places import place_errors
 from fusehub.progress import Progress, silent
@@ -27,7 +27,6 @@ _WIDE = 1000
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-INTERRUPTED = 130
 _BAR_AFTER_SECONDS = 0.5
 # Work whose speed is of interest.
 _WITH_SPEED = ("tokens", "images")
@@ -39,8 +38,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(*args: Any, **options: Any) -> None:
         as_json = options.get("as_json", False)
-        _prepare(as_json)
         try:
+            _prepare(as_json)
             with place_errors():
                 function(*args, **options)
         except FuseHubError as error:
@@ -49,9 +48,11 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             else:
                 _print_error(error)
             raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            err.print("Interrupted. Nothing half-made was left behind.", style="yellow")
-            raise typer.Exit(INTERRUPTED) from None
+        except KeyboardInterrupt as error:
+            err.print(interrupts.last_words(error), style="yellow", markup=False)
+            raise typer.Exit(interrupts.exit_code()) from None
+        finally:
+            interrupts.rest()
 
     return run
 
@@ -196,6 +197,7 @@ def label_text(label: Any) -> str:
 
 def _prepare(quiet: bool) -> None:
     """Once a command: warnings of ours on stderr, other libraries silent, SIGTERM ends like Ctrl-C."""
+    interrupts.listen()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if quiet or not err.is_terminal:
@@ -205,14 +207,6 @@ def _prepare(quiet: bool) -> None:
     logger = logging.getLogger("fusehub")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.ERROR if quiet else logging.WARNING)
-    try:
-        signal.signal(signal.SIGTERM, _terminate)
-    except ValueError:
-        pass  # Not the main thread: whoever called us from there keeps its own handling.
-
-
-def _terminate(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _print_error(error: FuseHubError) -> None:

@@ -16,36 +16,48 @@ from pathlib import Path
 
 from fusehub.errors import BadFile, FuseHubError, NoSpace
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+# A file can also be too large for its file system, or for what its user may have.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OF_A_PATH = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
     *(errno.ELOOP, errno.EINVAL),
 )
 
 
-def described(error: OSError, place: Path | None = None) -> FuseHubError | None:
+def described(
+    error: OSError, place: Path | None = None, *, called: Path | None = None, fix: str | None = None
+) -> FuseHubError | None:
     """What the user can mend about a path; None for an `OSError` that is a bug, or somebody else's.
 
     At a `place` that is written into, something that is not there is of that kind too: some folders take no files.
+    The error says `called` for it, and how to `fix` it, where that is not to name another place.
     """
+    # A file that is written to has no name in the error, one that could not even be opened has.
+    elsewhere = place is not None and error.filename is not None and not _is_within(str(error.filename), place)
+    shown = error.filename if place is None or elsewhere else called or place
     if error.errno in _FULL:
-        return NoSpace(f"The disk takes no more ({error.strerror}).", "Make room, or name another disk.")
+        at = f"The disk of {shown}" if shown else "The disk"
+        room = fix if fix and not elsewhere else "Make room there, or name a place on another disk."
+        return NoSpace(f"{at} takes no more ({error.strerror}).", room)
     kinds = _OF_A_PATH if place is None else (*_OF_A_PATH, errno.ENOENT)
-    elsewhere = place is not None and not str(error.filename).startswith(str(place))
     if error.filename is None or elsewhere or error.errno not in kinds:
         return None
     # mkdir finds that a file "exists" where a folder is wanted.
     said = os.strerror(errno.ENOTDIR) if error.errno == errno.EEXIST else error.strerror
-    return BadFile(f"{place or error.filename}: {said}.", "Name a place that can be used.")
+    return BadFile(f"{shown}: {said}.", fix or "Name a place that can be used.")
+
+
+def _is_within(path: str, place: Path) -> bool:
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(place))
 
 
 @contextmanager
-def place_errors(place: Path | None = None) -> Iterator[None]:
-    """Turns `OSError`s that the user can mend into `BadFile` and `NoSpace`."""
+def place_errors(place: Path | None = None, *, called: Path | None = None, fix: str | None = None) -> Iterator[None]:
+    """Turns `OSError`s that the user can mend into `BadFile` and `NoSpace` (see `described`)."""
     try:
         yield
     except OSError as error:
-        found = described(error, place)
+        found = described(error, place, called=called, fix=fix)
         if found is None:
             raise
         raise found from error
@@ -73,8 +85,7 @@ def made_folder(folder: Path) -> Iterator[list[Path]]:
             folder.mkdir(parents=True, exist_ok=True)
             # As root, and on some file systems, nothing but trying tells whether a folder takes files.
             tempfile.TemporaryFile(dir=folder).close()
-        with place_errors(folder):
-            yield made
+        yield made
     except BaseException:
         for path in made:
             # Unlike the path's own, this asks nothing of a name that is too long.
@@ -85,7 +96,7 @@ def made_folder(folder: Path) -> Iterator[list[Path]]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file, finished or not at all, into a folder that is made if it must be."""
-    with made_folder(path.parent), place_errors(path):
+    with made_folder(path.parent), place_errors(path.parent, called=path):
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             partial.write_text(text, encoding="utf-8")

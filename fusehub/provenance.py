@@ -40,8 +40,11 @@ def write_side_files(
     else:
         _write_model_files(plan, folder, plan.report.largest)
     (folder / FILENAME).write_text(resolved_recipe(plan).to_yaml(), encoding="utf-8")
+    planned = plan.to_dict()
+    # What was still to be downloaded is told by the cache, not by the recipe.
+    del planned["cost"]["download_bytes"]
     report = {
-        **plan.to_dict(),
+        **planned,
         "layer_notes": {name: list(texts) for name, texts in notes.items()},
         "sha256": dict(sorted(hashes.items())),
         "sources": [_source(plan, index) for index in range(len(plan.experts))],

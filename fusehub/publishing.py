@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,16 +32,13 @@ from fusehub.side_files import legal_files
 from fusehub.statistics.format import METADATA_FILENAME, require_weights
 from fusehub.statistics.inspection import require_sound
 from fusehub.statistics.privacy import require_enough
+from fusehub.statistics.shards import is_part
 from fusehub.statistics.sources import FOLDER, TAG, has_statistics, open_statistics
 from fusehub.statistics_card import statistics_card
 from fusehub.tensor_files import sha256_of
 
 if TYPE_CHECKING:
     from fusehub.evaluation import Evaluation
-
-
-# A file of statistics: the JSON, and tensors in one file or in shards with their index.
-_PART = re.compile(r"(?:statistics|fisher)(?:-\d{5}-of-\d{5})?\.(?:safetensors(?:\.index\.json)?|json)")
 
 
 def publish(
@@ -193,13 +189,13 @@ def _model_files(folder: Path, few_rows: bool, other_weights: bool) -> Files:
 
 
 def _statistics_files(folder: Path) -> Files:
-    return {f"{FOLDER}/{path.name}": path for path in sorted(folder.iterdir()) if _PART.fullmatch(path.name)}
+    return {f"{FOLDER}/{path.name}": path for path in sorted(folder.iterdir()) if is_part(path.name)}
 
 
 def _replaced(target: Target, files: Files) -> list[str]:
     """What an earlier version left there and is not overwritten: its shards, or diagonals that this one lacks."""
     there = [path for path in target.files if path.startswith(f"{FOLDER}/") and path not in files]
-    return [path for path in there if _PART.fullmatch(path.removeprefix(f"{FOLDER}/"))]
+    return [path for path in there if is_part(path.removeprefix(f"{FOLDER}/"))]
 
 
 def _card_text(folder: Path, repo_id: str, evaluation: Any) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import AccessDenied, BadData, BadFile, FuseHubError, NotFound, Offline, OutputExists
 from fusehub.hub import client, endpoint, fusehub_version, hub_errors
+from fusehub.interrupts import shielded
 from fusehub.markdown import listed
 from fusehub.progress import Progress
 
@@ -102,16 +103,19 @@ class Target:
             self._require_card(files[CARD].decode())
         progress(1, 3, "uploading")
         operations = [CommitOperationAdd(path, content) for path, content in sorted(files.items())]
+        is_made = False
         with hub_errors(self.repo_id):
-            if self.info is None:
-                self._make()
-            elif self.is_empty and bool(self.info.private) != self.private:
-                self.api.update_repo_settings(self.repo_id, private=self.private)
             try:
+                if self.info is None:
+                    with shielded():
+                        self._make()
+                        is_made = True
+                elif self.is_empty and bool(self.info.private) != self.private:
+                    self.api.update_repo_settings(self.repo_id, private=self.private)
                 deleted = [CommitOperationDelete(path) for path in replaced]
                 commit, pull_request = self._commit([*operations, *deleted], message)
             except BaseException:
-                if self.info is None:
+                if is_made:
                     _delete_if_empty(self.api, self.repo_id)
                 raise
             progress(2, 3, "reading back")

@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from fusehub.data_sources import split_named
 from fusehub.errors import BadData, BadRecipe, Incompatible, unknown
 from fusehub.evaluation import LESS_IS_BETTER, evaluate
 from fusehub.findings import Allowed
+from fusehub.holding import scratch
 from fusehub.merging import merge, recipe_of
 from fusehub.plan import Plan, plan_merge, replan
 from fusehub.predict import check_one_task, known_labels
@@ -238,8 +238,8 @@ class Search:
         # Adapters are scored as whole models, which are the same.
         plan = replace(plan, recipe=plan.recipe.model_copy(update={"as_adapter": False}))
         scores: dict[str, float] = {}
-        with tempfile.TemporaryDirectory(prefix="fusehub-tune-") as scratch:
-            folder = merge(plan, Path(scratch) / "merged").folder
+        with scratch() as temporary:
+            folder = merge(plan, temporary / "merged").folder
             models = {str(folder): self.sets}
             if plan.labels.policy == "keep":
                 models = {str(folder / name): {name: self.sets[name]} for name in plan.names}

@@ -13,6 +13,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+from fusehub.cached import cache_errors, remove_broken_off
 from fusehub.errors import BadFile
 from fusehub.hub import cut_token, is_offline
 
@@ -37,7 +38,10 @@ def fetch(
     def download() -> Path:
         how = {"revision": revision or None, "token": cut_token(token), "library_name": "fusehub"}
         how["repo_type"] = repo_type
-        return Path(hf_hub_download(repo_id, filename, **how))
+        with cache_errors():
+            path = Path(hf_hub_download(repo_id, filename, **how))
+            remove_broken_off(repo_id, repo_type)
+            return path
 
     path = download()
     if holds(path, claim):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -17,7 +18,7 @@ from typing import Any
 
 import httpx2
 
-from fusehub import replies
+from fusehub import interrupts, replies
 from fusehub.errors import Offline
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,8 @@ class PatientClient(httpx2.Client):
                 self._wait(request, pause, type(error).__name__)
                 continue
             if response.status_code not in _PASSING:
+                if options.get("stream"):
+                    response.stream = _Stoppable(response.stream)
                 return response
             asked = _asked_pause(response)
             if asked is not None and asked > self.patience.longest_pause:
@@ -116,6 +119,22 @@ class PatientClient(httpx2.Client):
         if seconds >= _NOTICED:
             logger.warning("%s: %s. Asking again in %.0f seconds.", _origin(request), why, seconds)
         time.sleep(seconds)
+
+
+class _Stoppable(httpx2.SyncByteStream):
+    """The bytes of an answer, until the process is told to end: a thread hears of no signal otherwise."""
+
+    def __init__(self, stream: httpx2.SyncByteStream) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._stream:
+            if interrupts.is_ending():
+                raise KeyboardInterrupt
+            yield piece
+
+    def close(self) -> None:
+        self._stream.close()
 
 
 def be_patient() -> None:

@@ -94,8 +94,7 @@ def collect(
     as_json: Json = False,
 ) -> None:
     """Run a model over texts and write the statistics of its layers' inputs; the texts themselves are not kept."""
-    import tempfile
-
+    from fusehub.holding import scratch
     from fusehub.publishing import publish_statistics
     from fusehub.refs import resolve
     from fusehub.statistics.adding import add_statistics
@@ -120,8 +119,8 @@ def collect(
         raise typer.BadParameter("gradients are taken where the texts are read", param_hint="--fisher")
     if fisher_samples is not None and not fisher:
         raise typer.BadParameter("goes with --fisher", param_hint="--fisher-samples")
-    with tempfile.TemporaryDirectory() as temporary, bar("Reading texts", quiet=as_json) as progress:
-        folder = out or Path(temporary)
+    with scratch() as temporary, bar("Reading texts", quiet=as_json) as progress:
+        folder = out or temporary
         if add:
             made = add_statistics(models, folder, size=size_name, disjoint=disjoint)
         elif larger:

@@ -15,6 +15,8 @@ from typing import IO
 from .errors import LocalHubError
 
 DAY = 24 * 3600
+PARTS = "parts-"
+"""What a large file is called while its parts come, each by a request of its own."""
 
 
 def fsync_dir(folder: Path) -> None:
@@ -71,10 +73,10 @@ def write_json(target: Path, value, temp_folder: Path, mode: int = 0o644) -> Non
 
 
 def sweep(folder: Path, older_than: float = DAY) -> None:
-    """Remove what interrupted requests left; an upload of the last day may still be continued."""
+    """Removes what interrupted requests left. Parts of a large file of the last day stay: their upload may go on."""
     limit = time.time() - older_than
     for item in folder.iterdir():
         if item.is_dir():
             shutil.rmtree(item, ignore_errors=True)
-        elif item.stat().st_mtime < limit:
+        elif not item.name.startswith(PARTS) or item.stat().st_mtime < limit:
             item.unlink(missing_ok=True)

@@ -132,7 +132,7 @@ class Uploads:
         what = {"repo": [repo.kind, repo.id, repo.state["_id"]], "oid": oid, "size": size}
         header = {}
         if multipart and size > self.part_size:
-            what["temp"] = f"parts-{secrets.token_hex(12)}"
+            what["temp"] = f"{disk.PARTS}{secrets.token_hex(12)}"
             href = self._address(base, what | {"use": "finish"})
             for part in range(ceil(size / self.part_size)):
                 length = min(self.part_size, size - part * self.part_size)

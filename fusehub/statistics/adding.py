@@ -10,6 +10,7 @@ each part.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import math
@@ -22,7 +23,7 @@ from fusehub.errors import BadStatistics
 from fusehub.hub import software
 from fusehub.places import require_place
 from fusehub.statistics.encodings import DEFAULT_SIZE, coarsest
-from fusehub.statistics.fisher_file import FISHER_FILENAME, encode_fisher, write_fisher
+from fusehub.statistics.fisher_file import encode_fisher, write_fisher
 from fusehub.statistics.format import Statistics, write_statistics
 from fusehub.statistics.sources import FoundStatistics, open_statistics
 
@@ -98,13 +99,14 @@ def add_statistics(
         # What was stored coarsely is not made finer by being stored again.
         size = coarsest(size, *(part.metadata["size"] for part in parts))
         metadata = _metadata(parts, {*sums, *aliases}, disjoint)
+        beside = None
         if all(part.metadata.get("fisher") for part in parts):
             means, described = _added_fisher(sources, parts, token)
             stored, metadata["fisher"] = encode_fisher(means, described, size)
-            write_fisher(Path(out), stored, metadata["fisher"], metadata["model"])
-        else:
-            (Path(out) / FISHER_FILENAME).unlink(missing_ok=True)
-        path = write_statistics(Path(out), sums, aliases, metadata, size=size)
+            beside = functools.partial(
+                write_fisher, stored=stored, described=metadata["fisher"], model=metadata["model"]
+            )
+        path = write_statistics(Path(out), sums, aliases, metadata, size=size, beside=beside)
     return Statistics(path)
 
 

@@ -7,19 +7,20 @@ and the sums are added at the end, so that no row is counted twice whatever the 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from fusehub.checkpoint import weight_hashes
 from fusehub.data import load_examples
-from fusehub.errors import BadData, BadRecipe, FuseHubError
+from fusehub.errors import BadData, BadRecipe, FuseHubError, OutputExists
+from fusehub.holding import Held, held, scratch
 from fusehub.hub import software
 from fusehub.inputs import Inputs
 from fusehub.layers import layout_of
-from fusehub.places import require_place
+from fusehub.places import made_folder, require_place
 from fusehub.pretrained import load_tokenizer
 from fusehub.progress import Progress, silent
 from fusehub.refs import ModelRef, ref_of
@@ -29,7 +30,7 @@ from fusehub.statistics.describing import describe_model, describe_tokenizer
 from fusehub.statistics.encodings import DEFAULT_SIZE, check_size
 from fusehub.statistics.finite import require_finite_weights
 from fusehub.statistics.fisher import FisherCollector
-from fusehub.statistics.fisher_file import FISHER_FILENAME, encode_fisher, write_fisher
+from fusehub.statistics.fisher_file import encode_fisher, write_fisher
 from fusehub.statistics.format import Statistics, write_statistics
 from fusehub.statistics.noise import Noise, with_noise
 from fusehub.statistics.placing import load_for_counting
@@ -104,7 +105,11 @@ def collect(
         raise BadRecipe("A model runs on one device or is spread over all.", "Leave out --device or --device-map.")
     batch_tokens = batch_tokens or (FISHER_BATCH_TOKENS if fisher else BATCH_TOKENS)
     processes = Processes.find()
+    out = Path(out)
+    work = Path(work) if work else out.parent / f".{out.name}.collecting"
     with contextlib.ExitStack() as within, processes.together():
+        if processes.is_main:
+            within.enter_context(_alone(work))
         ref = ref_of(model, token=token)
         task = task_of(ref.config, ref.name)
         examples = load_examples(
@@ -116,7 +121,7 @@ def collect(
         dtype = _wide(fisher)
         if fisher and device_map:
             raise BadRecipe("Fisher diagonals need a model on one device.", "Leave out --fisher or --device-map.")
-        offloaded = Path(within.enter_context(tempfile.TemporaryDirectory()))
+        offloaded = within.enter_context(scratch())
         network = load_for_counting(
             ref, processes, offloaded, device=device, dtype=dtype, device_map=device_map, max_memory=max_memory
         )
@@ -132,8 +137,6 @@ def collect(
             raise FuseHubError(
                 "The processes do not read the same model and data.", "Give all of them the same files and versions."
             )
-        out = Path(out)
-        work = Path(work) if work else out.parent / f".{out.name}.collecting"
         saves = Saves(work, facts, processes, every=save_every)
         layout = layout_of(load_config(ref))
         collector = count_inputs(
@@ -152,8 +155,25 @@ def collect(
         if processes.is_main:
             path = _write(out, ref, inputs, collector, description, examples, seed, size, noise, gradients)
         processes.agree()
-        saves.remove()
+        saves.remove_all() if processes.is_main else saves.remove()
     return Statistics(path) if path else None
+
+
+@contextlib.contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """The folder `work` for this run alone; what is saved in it stays there if the run does not come to its end."""
+    try:
+        with made_folder(work.parent), held(work, keep=True):
+            yield
+    except Held:
+        raise OutputExists(
+            f"Another run collects the same at this moment; it keeps its work in {work}.",
+            "Wait until it is done, or collect into another folder.",
+        ) from None
+    except KeyboardInterrupt as interrupt:
+        if any(work.glob("*.safetensors")):
+            interrupt.add_note(f"What was counted is kept in {work}: the same command goes on there.")
+        raise
 
 
 def _require_known_words(name: str, inputs: Inputs) -> None:
@@ -216,18 +236,17 @@ def _write(
         ),
         "software": software("torch", "transformers"),
     }
-    if fisher is None:
-        # What lies there of an earlier run does not belong to these statistics.
-        (out / FISHER_FILENAME).unlink(missing_ok=True)
-    else:
+    beside = None
+    if fisher is not None:
         tensors, metadata["fisher"] = encode_fisher(fisher.means(layout, stored), fisher.description, size)
-        write_fisher(out, tensors, metadata["fisher"], metadata["model"])
+        beside = functools.partial(write_fisher, stored=tensors, described=metadata["fisher"], model=metadata["model"])
     return write_statistics(
         out,
         {file_names.get(name, name): value for name, value in sums.items()},
         {file_names.get(name, name): file_names.get(target, target) for name, target in aliases.items()},
         metadata,
         size=size,
+        beside=beside,
     )
 
 

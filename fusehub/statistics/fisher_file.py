@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusehub.checkpoint import write_tensors
 from fusehub.devices import wide
 from fusehub.errors import BadFile, BadStatistics, NonFinite
-from fusehub.places import made_folder
 from fusehub.tensor_files import SafetensorsFile
 
 if TYPE_CHECKING:
@@ -66,23 +65,9 @@ def encode_fisher(
 def write_fisher(
     folder: Path, stored: Mapping[str, Tensor], described: Mapping[str, Any], model: Mapping[str, Any]
 ) -> Path:
-    """Writes what `encode_fisher` gave, finished or absent, into `folder`; `model` is that of the statistics."""
+    """Writes what `encode_fisher` gave into `folder`, which is not finished yet; `model` is that of the statistics."""
     text = json.dumps({"format": FORMAT, "version": VERSION, "model": dict(model), "fisher": dict(described)})
-    with made_folder(folder):
-        return _written(folder, dict(stored), text)
-
-
-def _written(folder: Path, stored: dict[str, Tensor], text: str) -> Path:
-    from safetensors.torch import save_file
-
-    partial = folder / f".{FISHER_FILENAME}.{os.getpid()}.partial"
-    try:
-        save_file(stored, partial, metadata={"fusehub": text})
-        with partial.open("r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, folder / FISHER_FILENAME)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_tensors(folder / FISHER_FILENAME, stored, {"fusehub": text})
     return folder / FISHER_FILENAME
 
 

@@ -13,7 +13,7 @@ diagonals lie beside in a file of their own (`fisher_file.py`), which a merge by
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +30,9 @@ from fusehub.statistics.encodings import (
 )
 from fusehub.statistics.grams import pack, packed_diagonal
 from fusehub.statistics.metadata import FORMAT, REMAKE, VERSION, check_metadata, require_weights
-from fusehub.statistics.shards import MAX_SHARD_SIZE, ShardedFile, index_name, write_shards
+from fusehub.statistics.shards import MAX_SHARD_SIZE, ShardedFile, index_name, is_part, write_shards
 from fusehub.tensor_files import TensorInfo
+from fusehub.unfinished import output
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,10 +64,12 @@ def write_statistics(
     *,
     size: str = DEFAULT_SIZE,
     max_shard_size: int = MAX_SHARD_SIZE,
+    beside: Callable[[Path], object] | None = None,
 ) -> Path:
     """Writes `statistics.safetensors` (or shards and their index) and `statistics.json` into `folder`.
 
-    They are finished or absent. `sums` are by the weight's name in the checkpoint, summed just now or read from
+    They are finished or absent, together with what `beside` writes into the folder that it is given, and take the
+    place of older statistics there. `sums` are by the weight's name in the checkpoint, summed just now or read from
     another file, and are encoded one after the other; `size` is one of `SIZES`. The path that `Statistics` opens.
     """
     import torch
@@ -97,8 +100,12 @@ def write_statistics(
     groups = [
         {f"{name}.{part}": info for part, info in _parts(encodings[name], sums[name].size).items()} for name in names
     ]
-    beside = {METADATA_FILENAME: text + "\n"}
-    return write_shards(folder, STEM, groups, layer, {"fusehub": text}, beside, max_shard_size)
+    with output(folder, replaces=is_part, last=METADATA_FILENAME) as unfinished:
+        if beside is not None:
+            beside(unfinished)
+        texts = {METADATA_FILENAME: text + "\n"}
+        path = write_shards(unfinished, STEM, groups, layer, {"fusehub": text}, texts, max_shard_size)
+    return folder / path.name
 
 
 def stored_bytes(encoding: Encoding, size: int) -> int:

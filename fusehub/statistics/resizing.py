@@ -9,6 +9,7 @@ metadata tells stay told; Fisher diagonals go along as they are.
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 from pathlib import Path
 
@@ -39,9 +40,13 @@ def resize_statistics(source: str, out: str | Path, *, size: str, token: str | N
             )
         stored = {name: statistics.layers[name] for name in metadata["layers"]}
         kept = {key: value for key, value in metadata.items() if key not in _WRITTEN}
-        path = write_statistics(Path(out), stored, statistics.aliases, kept, size=size)
+        beside = None
         if metadata.get("fisher"):
             fisher = locate_fisher(source, token)
-            if not (Path(out) / FISHER_FILENAME).exists() or not fisher.samefile(Path(out) / FISHER_FILENAME):
-                shutil.copyfile(fisher, Path(out) / FISHER_FILENAME)
+            beside = functools.partial(_copied, fisher)
+        path = write_statistics(Path(out), stored, statistics.aliases, kept, size=size, beside=beside)
     return Statistics(path)
+
+
+def _copied(fisher: Path, folder: Path) -> None:
+    shutil.copyfile(fisher, folder / FISHER_FILENAME)

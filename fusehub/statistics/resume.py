@@ -23,7 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusehub.checkpoint import write_tensors
 from fusehub.errors import BadFile
+from fusehub.places import place_errors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,24 +99,28 @@ class Saves:
 
     def write(self, saved: Saved) -> None:
         """Saves, finished or not at all."""
-        from safetensors.torch import save_file
-
-        self._folder.mkdir(parents=True, exist_ok=True)
         partial = self._path.with_suffix(".partial")
         text = json.dumps({"facts": self._facts, "state": saved.state})
-        try:
-            save_file({name: value.cpu() for name, value in saved.tensors.items()}, partial, {"fusehub": text})
-            with partial.open("r+b") as file:
-                os.fsync(file.fileno())
-            os.replace(partial, self._path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with place_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            try:
+                write_tensors(partial, saved.tensors, {"fusehub": text})
+                os.replace(partial, self._path)
+            finally:
+                partial.unlink(missing_ok=True)
         self._last = time.monotonic()
 
     def remove(self) -> None:
         """Removes what was saved, and the folder with the last of it."""
-        self._path.unlink(missing_ok=True)
-        self._path.with_suffix(".partial").unlink(missing_ok=True)
+        self._remove(self._path.stem)
+
+    def remove_all(self) -> None:
+        """Removes what all processes saved, also those of an earlier run that had more of them."""
+        self._remove("process-*")
+
+    def _remove(self, stem: str) -> None:
+        for path in [*self._folder.glob(f"{stem}.safetensors"), *self._folder.glob(f"{stem}.partial")]:
+            path.unlink(missing_ok=True)
         try:
             self._folder.rmdir()
         except OSError:

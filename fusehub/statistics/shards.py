@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,6 @@ from typing import TYPE_CHECKING
 from fusehub.checkpoint import Shard, index_of, plan_shards, safetensors_header
 from fusehub.documents import read_object
 from fusehub.errors import BadFile, BadStatistics
-from fusehub.places import made_folder
 from fusehub.statistics.metadata import REMAKE
 from fusehub.tensor_files import SafetensorsFile, TensorInfo
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_SHARD_SIZE = 5 * 2**30
+_PART = re.compile(r"(?:statistics|fisher)(?:-\d{5}-of-\d{5})?\.(?:safetensors(?:\.index\.json)?|json)")
 
 
 def index_name(stem: str) -> str:
@@ -43,58 +44,33 @@ def write_shards(
     beside: Mapping[str, str],
     max_shard_size: int = MAX_SHARD_SIZE,
 ) -> Path:
-    """Writes the tensors that `make(i)` gives for each of `groups`, and the texts `beside` (by file name).
+    """Writes the tensors that `make(i)` gives for each of `groups`, and the texts `beside` (by file name), into a
+    folder that is not finished yet.
 
-    All are finished or absent, and what was there under these names is replaced. The path of the file that a reader
-    opens: `<stem>.safetensors`, or the index of its shards.
+    The path of the file that a reader opens: `<stem>.safetensors`, or the index of its shards.
     """
     shards, members = _planned(stem, groups, max_shard_size)
     texts = dict(beside)
     if len(shards) > 1:
         texts[index_name(stem)] = json.dumps(index_of(shards), indent=2) + "\n"
-    with made_folder(folder):
-        return _written(folder, stem, shards, members, texts, make, metadata)
-
-
-def _written(
-    folder: Path,
-    stem: str,
-    shards: Sequence[Shard],
-    members: Sequence[Sequence[int]],
-    texts: Mapping[str, str],
-    make: Callable[[int], Mapping[str, Tensor]],
-    metadata: Mapping[str, str],
-) -> Path:
-    partial = {name: folder / f".{name}.{os.getpid()}.partial" for name in [s.filename for s in shards] + list(texts)}
-    try:
-        for shard, numbers in zip(shards, members, strict=True):
-            with partial[shard.filename].open("wb") as file:
-                header = safetensors_header(shard, metadata)
-                file.write(header)
-                file.truncate(len(header) + shard.nbytes)
-                places = _places(shard, len(header))
-                for number in numbers:
-                    _put(file, make(number), shard, places)
-                file.flush()
-                os.fsync(file.fileno())
-        for name, text in texts.items():
-            partial[name].write_text(text, encoding="utf-8")
-        for name, path in partial.items():
-            os.replace(path, folder / name)
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
-    for old in files_of(folder, stem):
-        if old not in partial:
-            (folder / old).unlink()
+    for shard, numbers in zip(shards, members, strict=True):
+        with (folder / shard.filename).open("wb") as file:
+            header = safetensors_header(shard, metadata)
+            file.write(header)
+            file.truncate(len(header) + shard.nbytes)
+            places = _places(shard, len(header))
+            for number in numbers:
+                _put(file, make(number), shard, places)
+            file.flush()
+            os.fsync(file.fileno())
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
     return folder / (index_name(stem) if len(shards) > 1 else shards[0].filename)
 
 
-def files_of(folder: Path, stem: str) -> list[str]:
-    """Names of the files in `folder` that hold the tensors of `stem`: one, or an index and its shards."""
-    wanted = [f"{stem}.safetensors", index_name(stem)]
-    found = [name for name in wanted if (folder / name).is_file()]
-    return found + sorted(path.name for path in folder.glob(f"{stem}-?????-of-?????.safetensors"))
+def is_part(name: str) -> bool:
+    """Whether a file is one of statistics: the JSON, or tensors in one file or in shards with their index."""
+    return _PART.fullmatch(name) is not None
 
 
 def shards_in(index: Path) -> list[str]:

@@ -1,6 +1,8 @@
 """Experts with statistics, made once a session and never written to; a Hub for each file of tests, and its users."""
 
 import os
+import subprocess
+import time
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
@@ -49,3 +51,20 @@ def bob(hub, tmp_path_factory):
 
     with session(hub, "bob", tmp_path_factory.mktemp("bob")) as run:
         yield run
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 256 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount a small disk: {mounted.stderr.strip()}")
+    yield folder
+    for _ in range(20):
+        if subprocess.run(["umount", str(folder)], capture_output=True).returncode == 0:
+            break
+        time.sleep(0.1)

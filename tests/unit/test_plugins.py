@@ -10,13 +10,13 @@ import yaml
 from safetensors.torch import load_file
 
 from fusehub.card import model_card
-from fusehub.cli import main
 from fusehub.errors import BadRecipe, NotFound
 from fusehub.merging import merge
 from fusehub.methods import METHODS
 from fusehub.methods.plugins import load_plugins
 from fusehub.methods.registry import ALIASES
 from fusehub.recipe import FILENAME
+from fusehub.start import main
 from tests.unit.experts import WEIGHTS, relatives
 
 MEDIAN = """
