@@ -9,4 +9,4 @@ def test_visits_and_merges_leave_nothing_behind(hub, chromium, tmp_path) -> None
     """That memory holds is for hours to show: in the first minute all is loaded that is loaded once."""
     load = carry(hub, chromium, tmp_path, seconds=40, visits=2, merges=8)
     assert load.failed == [] and load.visits and load.merges
-    assert [name for name, (before, after) in load.left.items() if after > before] == []
+    assert load.left_over() == []
