@@ -8,13 +8,16 @@ NER_DATA ?= $(wildcard ../shared/data/ner)
 
 CAMPAIGNS ?= faults kills fuzz limits tokens load
 
-.PHONY: demo test soak audit install lint format bench battery clean
+.PHONY: demo test test-all soak audit install lint format bench battery clean
 
 demo: install  ## the whole way on this machine alone
 	$(BIN)/fusehub demo --folder demo
 
 test: install  ## lint, format and the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-all: install  ## the same with what takes long: the demo on all of its texts
+	DEMO=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Each writes its table into docs/reliability.md.
 soak: install  ## hours: kills, faults, broken files, tokens and load, far more of them than `make test` has time for

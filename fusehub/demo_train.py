@@ -63,13 +63,15 @@ def train_expert(
     domain: Domain,
     out: Path,
     *,
+    texts: int = TRAIN_TEXTS,
+    settings: Settings | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """What was done to fine-tune `encoder` on `domain`, for the card; the expert itself is written to `out`.
 
-    On the CPU the same seed gives the same
+    It sees the first `texts` of the domain's training texts. On the CPU the same seed gives the same
     weights with the same number of threads. Raises OutputExists if `out` is there; an interrupted run leaves
     nothing under that name.
     """
@@ -77,13 +79,15 @@ def train_expert(
     if out.exists():
         raise OutputExists(f"{out} is already there.", "Choose another folder, or remove this one first.")
     with quiet_transformers():
-        return _train_expert(Path(encoder), domain, out, seed, device, on_progress)
+        return _train_expert(Path(encoder), domain, out, texts, settings or Settings(), seed, device, on_progress)
 
 
 def _train_expert(
     encoder: Path,
     domain: Domain,
     out: Path,
+    texts: int,
+    settings: Settings,
     seed: int,
     device: str | torch.device,
     on_progress: OnProgress | None,
@@ -93,8 +97,7 @@ def _train_expert(
     started = time.perf_counter()
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     model = new_model(encoder, domain.labels).to(device)
-    train = domain.train[:TRAIN_TEXTS]
-    settings = Settings()
+    train = domain.train[:texts]
     fit(
         model,
         encode(tokenizer, train, domain.labels),

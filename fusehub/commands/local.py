@@ -45,11 +45,14 @@ def hub(
 def demo(
     folder: Annotated[Path, typer.Option(help="Where everything it makes is kept.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the experts' training.")] = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Half of the texts, and less training: about a third of the time.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """The whole way on this machine alone: train three experts, publish them, merge without data, score, publish."""
     from fusehub.demo import run
 
-    report = run(folder, seed=seed, quiet=as_json)
+    report = run(folder, seed=seed, quick=quick, quiet=as_json)
     if as_json:
         print_json(report)

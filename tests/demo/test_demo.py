@@ -1,6 +1,7 @@
 """The demo, for real: three experts are trained, published, merged without their data, scored, published, read back.
 
-It takes minutes. With FUSEHUB_DEMO=FOLDER it works in that folder and uses what an earlier run left there.
+It takes minutes, with DEMO=full a quarter of an hour: then on all texts, and what the documents tell of it is held to.
+With FUSEHUB_DEMO=FOLDER it works in that folder and uses what an earlier run left there.
 """
 
 import json
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+FULL = os.environ.get("DEMO") == "full"
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -19,7 +22,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(folder: Path) -> dict:
-    command = [sys.executable, "-m", "fusehub", "demo", "--folder", str(folder), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "fusehub",
+        "demo",
+        "--folder",
+        str(folder),
+        "--json",
+        *([] if FULL else ["--quick"]),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -52,11 +64,10 @@ def test_experts_know_their_domain(report: dict) -> None:
         assert max(scores, key=scores.get) == f"minilm-{name}-sentiment"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak memory of another process")
 def test_the_merge_needs_little_memory(report: dict) -> None:
     """An interpreter with torch, and a few layers; not three models with their optimizer-sized copies."""
-    peak = report["steps"]["merge by mean"].get("peak_memory_bytes")
-    if peak is not None:
-        assert peak < 600 * 2**20
+    assert report["steps"]["merge by mean"]["peak_memory_bytes"] < 600 * 2**20
 
 
 def test_what_was_published_holds_no_path_of_this_machine(folder: Path) -> None:
