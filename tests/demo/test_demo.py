@@ -1,6 +1,6 @@
 """The demo, for real: three experts are trained, published, merged without their data, scored, published, read back.
 
-It takes minutes, with DEMO=full a quarter of an hour: then on all texts, and what the documents tell of it is held to.
+It takes minutes; with DEMO=full, on all of its texts, a quarter of an hour.
 With FUSEHUB_DEMO=FOLDER it works in that folder and uses what an earlier run left there.
 """
 
