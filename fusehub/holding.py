@@ -118,8 +118,11 @@ def scratch() -> Iterator[Path]:
     fix = "Make room there, or set TMPDIR to a folder on another disk."
     _sweep(home)
     with place_errors(home, fix=fix), cleared(_new_scratch, Own.remove) as own:
+        # Not the locked folder itself: a result would take its place, and with it the lock.
+        folder = own.path / "scratch"
+        folder.mkdir()
         try:
-            yield own.path
+            yield folder
         except NoSpace as error:
             if str(own.path) not in error.what:
                 raise

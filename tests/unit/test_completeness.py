@@ -324,7 +324,7 @@ def test_tokens_that_only_transformers_class_adds_need_no_row(pair):
 def test_whole_numbers_beside_real_ones_are_refused_whichever_comes_first(pair, tmp_path, whole):
     name = "bert.embeddings.LayerNorm.weight"
     changed(pair[whole], lambda tensors: {**tensors, name: torch.ones_like(tensors[name], dtype=torch.int32)})
-    with pytest.raises(Incompatible, match=rf"{name} is stored as .*I32 in .*expert-{whole}"):
+    with pytest.raises(Incompatible, match=rf"{name}: stored as .*I32 in .*expert-{whole}"):
         merge(recipe_of(pair, "mean"), tmp_path / "out")
 
 

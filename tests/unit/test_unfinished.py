@@ -129,12 +129,22 @@ def test_scratch_folders_of_killed_processes_are_removed_and_no_others(tmp_path,
     (tmp_path / "others").mkdir()
     with scratch() as alive:
         with scratch() as second:
-            assert set(leftovers(tmp_path)) == {alive.name, second.name, "others"}
+            assert set(leftovers(tmp_path)) == {alive.parent.name, second.parent.name, "others"}
         assert alive.is_dir() and not second.exists()
     assert leftovers(tmp_path) == ["others"]
     with pytest.raises(NoSpace, match="TMPDIR") as told, scratch() as folder:
         raise NoSpace(f"The disk of {folder / 'merged'} takes no more.", "Name another place.")
     assert "Name another place" not in str(told.value)
+
+
+def test_a_result_made_in_a_scratch_folder_is_not_taken_for_what_a_killed_process_left(tmp_path, monkeypatch):
+    """A result takes the place of the folder that it is given, which must not be the one with the lock."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with scratch() as folder:
+        filled(folder)
+        env = {"TMPDIR": str(tmp_path)}
+        assert run_python("from fusehub.holding import scratch\nwith scratch(): pass", env=env).returncode == 0
+        assert leftovers(folder) == ["new-0", "new-1", "new-2"]
 
 
 def test_where_nothing_can_be_locked_nobody_is_taken_for_dead(tmp_path, monkeypatch):
@@ -151,7 +161,7 @@ def test_where_nothing_can_be_locked_nobody_is_taken_for_dead(tmp_path, monkeypa
         (tmp_path / ".out.partial" / "weights").write_text("")
         with scratch() as own:
             filled(tmp_path / "out")
-            assert set(leftovers(tmp_path)) == {own.name, f"{SCRATCH}alive", ".out.partial", "out"}
+            assert set(leftovers(tmp_path)) == {own.parent.name, f"{SCRATCH}alive", ".out.partial", "out"}
         assert leftovers(tmp_path / ".out.partial") == ["weights"]
         for path in tmp_path.iterdir():
             shutil.rmtree(path)
