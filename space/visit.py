@@ -198,8 +198,11 @@ class Visits:
     def _is_over(self, visit: Visit, now: float) -> bool:
         if visit.left_at is not None and now - visit.left_at > self.setting.left:
             return True
-        working = visit.job is not None and visit.job.is_open
-        return not working and now - visit.touched > self.setting.idle
+        if visit.job is not None and visit.job.is_open:
+            return False
+        # Whoever waited longer than that for work to end is not gone when it has ended.
+        used = max(visit.touched, visit.job.ended or 0) if visit.job is not None else visit.touched
+        return now - used > self.setting.idle
 
     def _end(self, visit: Visit) -> None:
         if visit.job is not None:

@@ -13,7 +13,7 @@ from gradio_client import Client
 
 from fusehub.errors import BadData, FuseHubError, NotFound
 from space.compare import named_datasets
-from space.jobs import DONE, Jobs
+from space.jobs import DONE, RUNNING, Job, Jobs
 from space.serve import build, close, new_frame
 from space.sessions import forget_idle
 from space.setting import Setting
@@ -116,6 +116,19 @@ def test_a_visit_ends_when_it_is_idle(tmp_path) -> None:
     assert visits.open(idle.key).key != idle.key
     visits.close()
     assert not visits.root.exists()
+
+
+def test_a_visit_whose_work_took_longer_than_that_is_there_when_it_has_ended() -> None:
+    setting = Setting(shared=True)
+    visits = Visits(setting, Jobs(1, 1))
+    visit = visits.open()
+    began, over = visit.touched, visit.touched + setting.idle + 100
+    visit.job = Job("merge", "A merge", state=RUNNING, started=began)
+    assert visits.sweep(over) == 0
+    visit.job.state, visit.job.ended = DONE, over
+    assert visits.sweep(over + setting.idle - 1) == 0 and visits.find(visit.key) is visit
+    assert visits.sweep(over + setting.idle + 1) == 1
+    visits.close()
 
 
 def test_sessions_that_nobody_uses_are_forgotten() -> None:
