@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,7 @@ MOMENTS = (READING, COMPUTING, WRITING, AFTER)
 
 
 @dataclass
-class Subject:
+class Subject(ABC):
     """A command, as `run` starts it, with the Hub that it works against."""
 
     name: str
@@ -42,16 +43,17 @@ class Subject:
             shutil.rmtree(path)
         self.remove_result()
 
+    @abstractmethod
     def remove_result(self) -> None:
-        raise NotImplementedError
+        """Removes the result, and only that."""
 
+    @abstractmethod
     def found(self) -> object:
         """The result that is there, to be compared with the `reference`; None where there is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_written(self) -> bool:
         """Whether bytes of the result are on the disk, under whatever name."""
-        raise NotImplementedError
 
     def outcome(self) -> str:
         found = self.found()

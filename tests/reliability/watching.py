@@ -9,44 +9,30 @@ from __future__ import annotations
 
 import os
 import statistics
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 import psutil
 
 from tests.app.conftest import Served
+from tests.app.processes import Repeated
 
 Sample = dict[str, float]
 MEMORY = "memory"
 BUSY = "processes on this machine that want a core"
 
 
-class Watching:
+class Watching(Repeated):
     """Samples of an app and of all that it started, one each `every` seconds while the `with` block lasts."""
 
     def __init__(self, app: Served, every: float) -> None:
+        super().__init__(every)
         self.samples: list[Sample] = []
-        self._app, self._every = app, every
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._app = app
 
-    def __enter__(self) -> Watching:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._over.is_set():
-            self.samples.append(sample(self._app))
-            self._over.wait(self._every)
+    def look(self) -> None:
+        self.samples.append(sample(self._app))
 
 
 def sample(app: Served) -> Sample:
