@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +106,9 @@ def endpoints(frame: Frame) -> None:
             texts: the texts to ask about.
         """
         token = token_of(oauth)
-        asked = _asked(frame, _list(models), token)
         texts = require_texts(_list(texts), frame.setting.most_texts)
-        found = frame.worker.ask("compare", {"models": asked, "texts": texts}, token)
+        with _asked(frame, _list(models), token) as asked:
+            found = frame.worker.ask("compare", {"models": asked, "texts": texts}, token)
         return found | {"source": None}
 
     def evaluate(
@@ -125,10 +125,9 @@ def endpoints(frame: Frame) -> None:
             raise BadData("No dataset was named.", 'Give {"films": "stanfordnlp/imdb/test"}.')
         token = token_of(oauth)
         require_few_datasets(len(data), frame.setting)
-        asked = _asked(frame, _list(models), token)
         sources = {name: frame.setting.require_dataset(str(source)) for name, source in data.items()}
-        arguments = {"models": asked, "data": sources, "ensemble": True, "limit": int(limit)}
-        with visit_of([], token) as visit:
+        with _asked(frame, _list(models), token) as asked, visit_of([], token) as visit:
+            arguments = {"models": asked, "data": sources, "ensemble": True, "limit": int(limit)}
             scored: list[dict[str, Any]] = []
             frame.start(visit, "evaluate", "Scoring", arguments, token, lambda visit, result: scored.append(result))
             finished(visit)
@@ -141,27 +140,34 @@ def endpoints(frame: Frame) -> None:
         gr.api(_told(function), api_name=function.__name__, concurrency_limit=8)
 
 
-def _asked(frame: Frame, models: list[str], token: str | None) -> dict[str, str]:
-    """Name -> what to load: merges by their secret names, other models as this caller may read them."""
+@contextmanager
+def _asked(frame: Frame, models: list[str], token: str | None) -> Iterator[dict[str, str]]:
+    """Name -> what to load: merges by their secret names, other models as this caller may read them.
+
+    Merges are there until the block ends, however long it takes.
+    """
     if not models:
         raise NotFound("No model was named.", 'Give ["user/one", "user/two"].')
     _require_few(models, frame.setting.most_models + frame.setting.most_merges)
-    asked = {}
-    for model in models:
-        name, _, key = model.partition("@")
-        visit = frame.visits.find(key) if key else None
-        if key and visit is None and "/" not in name:
-            raise NotFound(f"There is no merge {name} with that key here.", "It is gone, or never was: merge again.")
-        picks = [frame.recent.describe(frame.setting.require_name(model), token)] if visit is None else visit.picks
-        require_readers((pick.task for pick in picks), frame.setting)
-        if visit is None:
-            asked[model] = picks[0].id
-            continue
-        merges = {of: place for made in frame.visits.of(key).merges.values() for of, place in made.models.items()}
-        if name not in merges:
-            raise NotFound(f"There is no merge {name} here.", f"Give one of {', '.join(merges)}, with its key.")
-        asked[model] = merges[name]
-    return asked
+    asked: dict[str, str] = {}
+    with ExitStack() as held:
+        for model in models:
+            name, _, key = model.partition("@")
+            visit = held.enter_context(frame.visits.held(key)) if key else None
+            if key and visit is None and "/" not in name:
+                raise NotFound(
+                    f"There is no merge {name} with that key here.", "It is gone, or never was: merge again."
+                )
+            picks = [frame.recent.describe(frame.setting.require_name(model), token)] if visit is None else visit.picks
+            require_readers((pick.task for pick in picks), frame.setting)
+            if visit is None:
+                asked[model] = picks[0].id
+                continue
+            merges = {of: place for made in visit.merges.values() for of, place in made.models.items()}
+            if name not in merges:
+                raise NotFound(f"There is no merge {name} here.", f"Give one of {', '.join(merges)}, with its key.")
+            asked[model] = merges[name]
+        yield asked
 
 
 def _folders(asked: dict[str, str]) -> set[str]:

@@ -11,7 +11,8 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,8 @@ class Visit:
     page: str | None = None
     """The page (gradio's session) that shows the visit: a reload is another page."""
     left_at: float | None = None
+    users: int = 0
+    """Calls of programs that work with its merges at this moment."""
     numbers: int = 0
 
     def names(self) -> list[str]:
@@ -163,6 +166,21 @@ class Visits:
         with self._lock:
             return self._visits.get(key)
 
+    @contextmanager
+    def held(self, key: str) -> Iterator[Visit | None]:
+        """The visit of that key, which does not end before the block does; None where there is none."""
+        with self._lock:
+            visit = self._visits.get(key)
+            if visit is not None:
+                visit.users += 1
+        try:
+            yield visit
+        finally:
+            if visit is not None:
+                with self._lock:
+                    visit.users -= 1
+                    visit.touched = time.monotonic()
+
     def leave(self, page: str) -> None:
         """A page was closed. Its visit may be shown again in a moment, or is shown by another page already."""
         with self._lock:
@@ -190,12 +208,15 @@ class Visits:
     def trim(self, most: int) -> None:
         """Of the merges of programs, which no page shows, those that nobody asked for longest go; `most` are left."""
         with self._lock:
-            kept = [visit for visit in self._visits.values() if visit.page is None and visit.merges]
+            everyone = self._visits.values()
+            kept = [visit for visit in everyone if visit.page is None and visit.merges and not visit.users]
             over = sorted(kept, key=lambda visit: visit.touched)[: max(0, len(kept) - most)]
         for visit in over:
             self.end(visit)
 
     def _is_over(self, visit: Visit, now: float) -> bool:
+        if visit.users:
+            return False
         if visit.left_at is not None and now - visit.left_at > self.setting.left:
             return True
         if visit.job is not None and visit.job.is_open:

@@ -17,7 +17,7 @@ from space.jobs import DONE, RUNNING, Job, Jobs
 from space.serve import build, close, new_frame
 from space.sessions import forget_idle
 from space.setting import Setting
-from space.visit import Visits
+from space.visit import Made, Visits
 from tests.app.conftest import DATASET, SENTIMENT, SLOW, serving
 
 
@@ -128,6 +128,22 @@ def test_a_visit_whose_work_took_longer_than_that_is_there_when_it_has_ended() -
     visit.job.state, visit.job.ended = DONE, over
     assert visits.sweep(over + setting.idle - 1) == 0 and visits.find(visit.key) is visit
     assert visits.sweep(over + setting.idle + 1) == 1
+    visits.close()
+
+
+def test_a_merge_that_a_program_works_with_stays_until_it_is_done() -> None:
+    setting = Setting(shared=True)
+    visits = Visits(setting, Jobs(1, 1))
+    visit = visits.open()
+    visit.merges["mean"] = Made("mean", visit.folder, "mean", "", ())
+    with visits.held(visit.key) as found:
+        assert found is visit and visits.sweep(visit.touched + setting.idle + 1) == 0
+        visits.trim(0)
+        assert visits.find(visit.key) is visit and visit.folder.exists()
+    visits.trim(0)
+    assert visits.find(visit.key) is None and not visit.folder.exists()
+    with visits.held(visit.key) as found:
+        assert found is None
     visits.close()
 
 
