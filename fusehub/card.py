@@ -10,7 +10,7 @@ part alone.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import re
 from collections.abc import Mapping
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.adapters import CONFIG as ADAPTER_CONFIG
 from fusehub.adapters import WEIGHTS as ADAPTER_WEIGHTS
 from fusehub.card_tuning import shown, tuning_facts
+from fusehub.documents import check_config, read_object
 from fusehub.errors import BadData, Incompatible, NotFound
 from fusehub.front_matter import card_of, front_matter_of, licence_entries, page_of
 from fusehub.hub import endpoint
@@ -32,6 +33,7 @@ from fusehub.statistics.at_hand import AT_HAND
 from fusehub.statistics.datafree import DATA_FREE
 from fusehub.statistics_card import data_words
 from fusehub.tasks import labels_of, task_of
+from fusehub.tensor_files import open_tensors
 from fusehub.usage import example_code, heads_code
 
 if TYPE_CHECKING:
@@ -113,7 +115,7 @@ def _plain_card(folder: Path, repo_id: str | None, evaluation: object) -> ModelC
         )
     if not (folder / "config.json").is_file():
         raise NotFound(f"{folder} has no config.json.", "Give the folder of a merge, or of a model.")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = check_config(read_object(folder / "config.json", str(folder)), str(folder))
     try:
         task = task_of(config, folder.name)
     except Incompatible as error:
@@ -240,10 +242,7 @@ def _options(report: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _adapter_work(merge: MergedFolder) -> list[str]:
     """What an adapter is made of: the updates of all experts beside each other, and what is stored as a whole."""
-    from safetensors import safe_open
-
-    with safe_open(merge.path / ADAPTER_WEIGHTS, framework="numpy") as file:
-        names = list(file.keys())
+    names = _names_in(merge, merge.path / ADAPTER_WEIGHTS)
     updated, whole = sum("lora_A" in n or "lora_embedding_A" in n for n in names), sum("lora_" not in n for n in names)
     lines = [f"The updates of {updated} layers were joined, exactly: rank {merge.adapter['r']} at most"]
     if whole:
@@ -290,10 +289,13 @@ def _kept_names(merge: MergedFolder) -> set[str]:
     """Tensors of the first expert's head, where heads were kept."""
     if not merge.keeps_heads:
         return set()
-    from safetensors import safe_open
+    return _names_in(merge, merge.path / next(iter(merge.configs)) / "head.safetensors")
 
-    with safe_open(merge.path / next(iter(merge.configs)) / "head.safetensors", framework="numpy") as file:
-        return set(file.keys())
+
+def _names_in(merge: MergedFolder, path: Path) -> set[str]:
+    """The tensors of a file of the merge. Raises `BadFile`."""
+    with contextlib.closing(open_tensors(path, str(merge.path))) as file:
+        return set(file.tensors)
 
 
 def _notes(merge: MergedFolder) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fusehub.errors import BadFile
-from fusehub.limits import EXPERTS, JSON_BYTES, LABELS, LAYERS, SAVED_MODULES, require_bytes
+from fusehub.limits import EXPERTS, JSON_BYTES, LABELS, LAYERS, NESTED, SAVED_MODULES, require_bytes
 
 _AGAIN = "Download or write the file again."
 # More than any number in a config: parameters are counted in 64 bits.
@@ -111,14 +111,28 @@ def read_object(path: Path, owner: str) -> dict[str, Any]:
         raise BadFile(f"{owner}: {path.name} is not JSON ({error}).", _AGAIN) from error
     except RecursionError as error:
         raise BadFile(f"{owner}: {path.name} is nested too deeply to be read.", _AGAIN) from error
+    if _is_deep(content):
+        raise BadFile(f"{owner}: {path.name} is nested too deeply to be read.", _AGAIN)
     if not isinstance(content, dict):
         raise BadFile(f"{owner}: {path.name} holds {_kind(content)}, and no JSON object.", _AGAIN)
     return content
 
 
+def _is_deep(content: Any) -> bool:
+    """Whether there is more in each other than anything that goes into it can follow."""
+    level = [content]
+    for _ in range(NESTED):
+        held = [own.values() if isinstance(own, dict) else own for own in level if isinstance(own, dict | list)]
+        level = [own for values in held for own in values]
+    return bool(level)
+
+
 def check_config(config: dict[str, Any], owner: str) -> dict[str, Any]:
     """`config` as it is. Raises `BadFile` naming a key whose value is of a kind, or a size, that it cannot have."""
     _check(_Config, config, owner, "config.json")
+    for key, number in _numbers(config):
+        if number != number:
+            raise BadFile(f"{owner}: {key} in config.json is no number (NaN).", _AGAIN)
     stages = 0  # The layers of all of them together.
     for key, number in whole_numbers(config):
         if abs(number) > _LARGEST:
@@ -156,6 +170,11 @@ def _check(kind: type[BaseModel], content: dict[str, Any], owner: str, file: str
 
 def whole_numbers(content: Any) -> Iterator[tuple[str, int]]:
     """All whole numbers in JSON content, each with the key that it, or the list that it is in, stands under."""
+    return ((key, value) for key, value in _numbers(content) if isinstance(value, int))
+
+
+def _numbers(content: Any) -> Iterator[tuple[str, int | float]]:
+    """The same with those that are not whole."""
     waiting: list[tuple[str, Any]] = [("", content)]
     while waiting:
         key, value = waiting.pop()
@@ -163,7 +182,7 @@ def whole_numbers(content: Any) -> Iterator[tuple[str, int]]:
             waiting += [(str(inner), own) for inner, own in value.items()]
         elif isinstance(value, list):
             waiting += [(key, own) for own in value]
-        elif isinstance(value, int):
+        elif isinstance(value, int | float):
             yield key, value
 
 

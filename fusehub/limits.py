@@ -28,6 +28,8 @@ SHARED = 16
 # --- Configs and tables ---
 JSON_BYTES = 32 * MIB
 """A config or an index. An index of 70,000 tensors has 8 MB."""
+NESTED = 100
+"""Lists and objects in each other. A config has four, and what holds the whole of a tokenizer six."""
 YAML_BYTES = MIB
 """A recipe, or the front matter of a card. Cards with the results of a hundred benchmarks have 300 KB; reading YAML
 takes seconds a megabyte."""

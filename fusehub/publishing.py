@@ -11,7 +11,6 @@ not make is never deleted. Folders of this machine are taken out of recipe, repo
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.adapters import CONFIG as ADAPTER_CONFIG
 from fusehub.adapters import AdaptedRef
 from fusehub.card import model_card
+from fusehub.documents import check_adapter_config, read_object
 from fusehub.errors import AccessDenied, BadData, BadFile, FuseHubError, NotFound, OutputExists
 from fusehub.loading import require_loadable
 from fusehub.markdown import listed
@@ -134,7 +134,8 @@ def _require_base_for_all(folder: Path) -> None:
     """Raises `NotFound` for an adapter whose base is a folder of this machine."""
     if not (folder / ADAPTER_CONFIG).is_file():
         return
-    base = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    said = check_adapter_config(read_object(folder / ADAPTER_CONFIG, str(folder)), str(folder))
+    base = said.get("base_model_name_or_path")
     if not base or is_local(base):
         raise NotFound(
             f"The adapter in {folder} is on a base that nobody else has: {base or 'it names none'}.",

@@ -180,7 +180,8 @@ def load_config(ref: ModelRef) -> PretrainedConfig:
             config = AutoConfig.from_pretrained(_folder(ref), trust_remote_code=False, local_files_only=True)
         return _with_own_attention(config)
     except Exception as error:  # A value of a wrong kind raises whatever the config's own code comes upon.
-        said = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+        said = "; ".join(line.strip() for line in str(error)[:300].splitlines() if line.strip())
+        said = said or type(error).__name__
         raise Incompatible(
             f"{ref.name}: transformers cannot read its config ({said}).",
             "Is its architecture known to the installed transformers, and is every value of the kind it should be?",

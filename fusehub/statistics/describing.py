@@ -12,13 +12,15 @@ from fusehub.tensor_files import sha256_of
 
 def describe_model(ref: ModelRef) -> dict[str, Any]:
     """Name, commit, architecture, sha256 of the weight files, and the base that the card names."""
+    said = ref.card.get("base_model")
+    is_known = isinstance(said, str) or (isinstance(said, list) and all(isinstance(name, str) for name in said))
     return {
         "id": ref.repo_id or ref.folder.resolve().name,
         "commit": ref.commit,
         "architecture": ref.config["architectures"][0],
         "weights": weight_hashes(ref),
         "bytes": sum(ref.files[name].size for name in ref.weight_files()),
-        "base_model": ref.card.get("base_model"),
+        "base_model": said if is_known else None,
     }
 
 

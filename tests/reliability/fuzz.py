@@ -46,18 +46,20 @@ def main() -> int:
     said.add_argument("--minutes", type=float, default=1e9, help="end after that many, with what was done by then")
     said.add_argument("--counts", type=Path, help="write the counts there, and not into docs/reliability.md")
     options = said.parse_args()
-    _prepare()
+    ends = time.monotonic() + 60 * options.minutes
+    _be_quiet()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         place = Path(folder)
-        cases = _Cases(place, options.repo)
         if options.case is not None:
-            print(json.dumps(cases.one(options.case), indent=1, ensure_ascii=False, default=str))
+            verdict = _Cases(place, options.repo).one(options.case)
+            print(json.dumps(verdict, indent=1, ensure_ascii=False, default=str))
             return 0
-        ends = time.monotonic() + 60 * options.minutes
-        numbers = range(options.start, options.start + options.cases)
-        verdicts = list(_told(cases, numbers, ends, options.jobs))
         answers = options.cases // HUB_SHARE if options.hub is None else options.hub
-        verdicts += _of_the_hub(place / "hub", range(options.start, options.start + answers), ends)
+        of_hub = list(_of_the_hub(place / "hub", range(options.start, options.start + answers), ends))
+        cases = _Cases(place, options.repo)
+        numbers = range(options.start, options.start + options.cases)
+        found = list(_told(cases, numbers, ends, options.jobs))
+    verdicts = [*found, *of_hub]
     _print(verdicts)
     counts = _counts(verdicts)
     if options.counts:
@@ -67,13 +69,12 @@ def main() -> int:
     else:
         from tests.reliability.report import keep
 
-        keep("fuzz", f"python -m tests.reliability.fuzz --cases {len(verdicts)}", HEAD, _rows(counts))
+        keep("fuzz", f"python -m tests.reliability.fuzz --cases {len(found)} --hub {len(of_hub)}", HEAD, _rows(counts))
     return int(any(verdict["outcome"] == "failed" for verdict in verdicts))
 
 
-def _prepare() -> None:
-    """Off the network, where a changed name may lead; without warnings, of which broken files make many."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
+def _be_quiet() -> None:
+    """Without warnings, of which broken files make many."""
     import logging
     import warnings
 
@@ -89,11 +90,15 @@ class _Cases:
     """The sound repos, and cases by their numbers."""
 
     def __init__(self, folder: Path, only: str | None) -> None:
+        from huggingface_hub import constants
+
         from tests.reliability.fuzzing import watching
         from tests.reliability.fuzzing.cases import usual
         from tests.reliability.fuzzing.worlds import World
 
         self.folder, self.only = folder, only
+        # Off the network, where a changed name may lead.
+        constants.HF_HUB_OFFLINE = True
         watching.install()
         # What takes all of the machine's memory takes other programs with it.
         resource.setrlimit(resource.RLIMIT_AS, (LARGEST, LARGEST))

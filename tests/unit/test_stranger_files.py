@@ -247,3 +247,39 @@ def test_a_config_that_counts_many_positions_takes_no_memory(tmp_path) -> None:
     )
     grown, ok = told.stdout.split()[-2:]
     assert int(grown) < 400 and ok == "False", (told.stdout, told.stderr)
+
+
+def test_json_that_is_deeper_than_anything_can_follow_is_refused(merged) -> None:
+    report, deep = merged / "fusehub_report.json", "[" * 900 + "]" * 900
+    report.write_text(report.read_text().replace('"notes": [', f'"x": {deep}, "notes": [', 1))
+    with pytest.raises(BadFile, match="nested too deeply"):
+        model_card(merged)
+
+
+def test_a_card_that_names_its_base_in_another_way_does_not_spoil_statistics(pair, tmp_path) -> None:
+    (pair[0] / "README.md").write_text("---\nbase_model: {a: 1}\n---\n")
+    made = collect(str(pair[0]), text_file(tmp_path, 0, ["a good film", "the plot"]), tmp_path / "made")
+    assert made.metadata["model"]["base_model"] is None
+    made.close()
+
+
+def test_a_tokenizer_without_a_token_to_pad_with_is_told(tmp_path) -> None:
+    folder = tiny_model(tmp_path / "llama", "llama", task="text-generation", layers=1)
+    edit_json(folder / "tokenizer_config.json", "eos_token", "pad_token")
+    with pytest.raises(Incompatible, match="padded with"):
+        compare([str(folder)], ["a good film"])
+
+
+def test_a_number_that_is_none_has_no_place_in_a_config(tmp_path) -> None:
+    pair = relatives(tmp_path / "vit", "vit", task="image-classification", labels=[("cat", "dog")] * 2, layers=1)
+    edit_json(pair[0] / "config.json", hidden_dropout_prob=float("nan"))
+    with pytest.raises(BadFile, match=r"hidden_dropout_prob in config\.json is no number"):
+        check([str(path) for path in pair])
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100])
+def test_a_card_is_not_made_of_a_head_that_is_broken(experts, tmp_path, content) -> None:
+    merge(recipe_of(experts("bert"), "mean", heads="keep"), tmp_path / "kept")
+    (tmp_path / "kept" / "expert-0" / "head.safetensors").write_bytes(content)
+    with pytest.raises(BadFile, match=r"head\.safetensors is truncated"):
+        model_card(tmp_path / "kept")
