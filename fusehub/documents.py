@@ -49,7 +49,7 @@ TokenIds = int | list[int] | None
 
 
 class _Generation(BaseModel):
-    """The keys of generation_config.json that every model that writes looks up."""
+    """The keys of generation_config.json that a model that writes looks up, or compares with numbers."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -59,6 +59,18 @@ class _Generation(BaseModel):
     decoder_start_token_id: TokenIds = None
     forced_bos_token_id: TokenIds = None
     forced_eos_token_id: TokenIds = None
+    max_length: int | None = None
+    max_new_tokens: int | None = None
+    min_length: int | None = None
+    min_new_tokens: int | None = None
+    num_beams: int | None = None
+    num_return_sequences: int | None = None
+    no_repeat_ngram_size: int | None = None
+    repetition_penalty: float | None = None
+    length_penalty: float | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
 
 
 Alpha = Annotated[float, Field(gt=-1e9, lt=1e9)]

@@ -42,6 +42,10 @@ _UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud
 _LONGEST = 4096
 
 
+# As many problems as a person reads at once.
+_MOST = 12
+
+
 def _shown(text: str) -> str:
     """`text` as it may be shown: names that strangers gave stand in it, of any length and any characters."""
     escaped = _UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
@@ -114,8 +118,10 @@ class NoSpace(FuseHubError):
 
 def together(errors: Sequence[FuseHubError]) -> FuseHubError:
     """All of them as one, of the first's kind, with each way out once."""
-    fixes = dict.fromkeys(error.fix for error in errors)
-    return type(errors[0])("\n".join(dict.fromkeys(error.what for error in errors)), "\n     ".join(fixes))
+    told = list(dict.fromkeys(error.what for error in errors))
+    fixes = list(dict.fromkeys(error.fix for error in errors))
+    more = [f"And {len(told) - _MOST} more."] if len(told) > _MOST else []
+    return type(errors[0])("\n".join([*told[:_MOST], *more]), "\n     ".join(fixes[:_MOST]))
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadRecipe:

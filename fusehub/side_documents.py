@@ -26,6 +26,16 @@ def side_findings(ref: ModelRef) -> Iterator[Finding]:
             require(ref)
         except FuseHubError as error:
             yield Finding("unreadable", "error", error.what, error.fix)
+            return
+    if _writes(ref) == SEQ2SEQ and GENERATION_CONFIG in ref.files:
+        said = ref.json(GENERATION_CONFIG)
+        if said.get("decoder_start_token_id") is None and said.get("bos_token_id") is None:
+            yield Finding(
+                "unreadable",
+                "warning",
+                f"{ref.name}: its {GENERATION_CONFIG} does not say with which token it begins to write.",
+                "Write decoder_start_token_id into it: transformers' generate refuses to go on without.",
+            )
 
 
 def _require_template(ref: ModelRef) -> None:
@@ -36,9 +46,7 @@ def _require_generation(ref: ModelRef) -> None:
     if GENERATION_CONFIG not in ref.files:
         return
     said = ref.json(GENERATION_CONFIG)
-    architecture = str((ref.config.get("architectures") or [""])[0])
-    task = find_task(architecture, str(ref.config.get("model_type")))
-    if task is None or task.name not in (CAUSAL, SEQ2SEQ):
+    if _writes(ref) is None:
         return  # It is not read then.
     from transformers import GenerationConfig
 
@@ -52,3 +60,10 @@ def _require_generation(ref: ModelRef) -> None:
             f"{ref.name}: transformers cannot use its {GENERATION_CONFIG} ({first_line(error)}).",
             "Correct it, or take it away: transformers then writes one itself.",
         ) from error
+
+
+def _writes(ref: ModelRef) -> str | None:
+    """The task of a model that writes texts; None of one that does not."""
+    architecture = str((ref.config.get("architectures") or [""])[0])
+    task = find_task(architecture, str(ref.config.get("model_type")))
+    return task.name if task is not None and task.name in (CAUSAL, SEQ2SEQ) else None

@@ -55,7 +55,7 @@ def test_a_chat_template_is_text(pair) -> None:
 def test_a_config_for_writing_must_be_one_that_a_model_that_writes_loads_with(tmp_path) -> None:
     pair = relatives(tmp_path / "models", "gpt2", task="text-generation", layers=1)
     edit_json(pair[0] / "generation_config.json", max_new_tokens="x")
-    assert "transformers cannot use its generation_config.json" in str(check([str(path) for path in pair]).findings)
+    assert "max_new_tokens in generation_config.json" in str(check([str(path) for path in pair]).findings)
     edit_json(pair[0] / "generation_config.json", "max_new_tokens", pad_token_id={"": None})
     assert "pad_token_id" in str(check([str(path) for path in pair]).findings)
     with pytest.raises(Incompatible, match=r"generation_config\.json"):
@@ -66,6 +66,8 @@ def test_a_model_that_does_not_say_how_it_begins_to_write_is_told(tmp_path) -> N
     folder = tiny_model(tmp_path / "t5", "t5", task="text2text-generation", layers=1)
     (folder / "generation_config.json").write_text("{}")
     edit_json(folder / "config.json", "decoder_start_token_id")
+    warnings = [own.what for own in check([str(folder), str(folder)]).findings if own.level == "warning"]
+    assert any("with which token it begins to write" in what for what in warnings)
     with pytest.raises(Incompatible, match="start"):
         compare([str(folder)], ["a good film"])
 
@@ -283,3 +285,10 @@ def test_a_card_is_not_made_of_a_head_that_is_broken(experts, tmp_path, content)
     (tmp_path / "kept" / "expert-0" / "head.safetensors").write_bytes(content)
     with pytest.raises(BadFile, match=r"head\.safetensors is truncated"):
         model_card(tmp_path / "kept")
+
+
+def test_many_problems_are_told_as_far_as_they_are_read() -> None:
+    keys = {f"key{number}": 1 for number in range(40)}
+    with pytest.raises(BadRecipe) as caught:
+        Recipe.parse({"merge_method": "mean", "models": [{"model": "a/b"}, {"model": "a/c"}], **keys})
+    assert "And 28 more." in caught.value.what and "key11'" in caught.value.what and "key12'" not in caught.value.what
