@@ -204,10 +204,10 @@ def _told(cases: _Cases, numbers: Sequence[int], ends: float, jobs: int) -> Iter
 
 def _of_the_hub(folder: Path, numbers: Sequence[int], ends: float) -> Iterator[dict[str, Any]]:
     """The verdicts of cases in which the Hub's answers are broken."""
-    from tests.reliability.fuzzing.hub_answers import asking
-
     if not numbers:
         return
+    from tests.reliability.fuzzing.hub_answers import asking
+
     with asking(folder) as hub:
         for number in numbers:
             if time.monotonic() > ends:
