@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from fusehub.merging import merge
 from fusehub.statistics.collect import collect
@@ -267,6 +267,3 @@ def _sentencepiece(folder: Path) -> bytes:
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a merge."""
     return {name: value for path in sorted(folder.rglob("*.safetensors")) for name, value in load_file(path).items()}
-
-
-__all__ = ["TEXTS", "Repo", "World", "kind_of", "save_file", "tensors_of"]
