@@ -259,7 +259,13 @@ def load_processor(ref: ModelRef) -> BaseImageProcessor:
             f"{ref.name}: transformers cannot read its preprocessor_config.json ({first_line(error)}).",
             "Is it complete, and its kind of image processor one that works without torchvision?",
         ) from error
-    sizes = {key: value for key, value in processor.to_dict().items() if key.endswith("size")}
+    said = processor.to_dict()
+    sizes = {key: value for key, value in said.items() if key.endswith("size") and not key.startswith("do_")}
+    if any(isinstance(number, bool) for _, number in whole_numbers(sizes)):
+        raise Incompatible(
+            f"{ref.name}: its preprocessor_config.json has a truth value for the side of an image.",
+            "Copy it from the model's base into its repo.",
+        )
     if (side := max((number for _, number in whole_numbers(sizes)), default=0)) > IMAGE_SIDE:
         raise Incompatible(
             f"{ref.name}: its preprocessor_config.json makes images of {side:,} pixels, and no model takes more than "

@@ -235,6 +235,12 @@ def _metadata(source: str, token: str | None) -> dict[str, Any]:
         statistics.close()
         return statistics.metadata
     located = _locate(source, METADATA_FILENAME, token)
+    if (
+        path is not None
+        and path.is_dir()
+        and not any((located.parent / name).is_file() for name in (FILENAME, INDEX_FILENAME))
+    ):
+        raise NotFound(f"There are no statistics in {located.parent}.", f"A folder of them holds {FILENAME}.")
     try:
         return check_metadata(read_object(located, source), source)
     except BadFile as error:

@@ -162,7 +162,10 @@ def test_what_datasets_says_of_the_columns_of_a_parquet_file_may_be_broken(tmp_p
         load_examples(str(tmp_path / "rows.parquet"), "text-classification", need_labels=True)
 
 
-@pytest.mark.parametrize("size", [{"height": "x", "width": 16}, {"height": 224, "width": 224}, {"longest": 7}, "x"])
+@pytest.mark.parametrize(
+    "size",
+    [{"height": "x", "width": 16}, {"height": 224, "width": 224}, {"longest": 7}, "x", {"height": True, "width": 16}],
+)
 def test_an_image_processor_whose_pictures_the_model_does_not_take_is_told(tmp_path, size) -> None:
     folder = tiny_model(tmp_path / "vit", "vit", task="image-classification", labels=("cat", "dog"), layers=1)
     edit_json(folder / "preprocessor_config.json", size=size)
@@ -292,3 +295,9 @@ def test_many_problems_are_told_as_far_as_they_are_read() -> None:
     with pytest.raises(BadRecipe) as caught:
         Recipe.parse({"merge_method": "mean", "models": [{"model": "a/b"}, {"model": "a/c"}], **keys})
     assert "And 28 more." in caught.value.what and "key11'" in caught.value.what and "key12'" not in caught.value.what
+
+
+def test_statistics_whose_file_is_gone_are_missed_before_anything_is_merged(pair) -> None:
+    (pair[0] / "fusehub" / "statistics.safetensors").unlink()
+    with pytest.raises(FuseHubError, match="no statistics"):
+        plan_merge(recipe_of(pair, "regmean"))
