@@ -180,10 +180,15 @@ def batches(
 
     A batch has at most `batch_size` texts and `batch_tokens` tokens, padding and the decoder's included, but always
     one text. Padding is on the right whatever the tokenizer prefers: on the left, where texts are to be continued, it
-    shifts the positions of GPT-2 and its like unless they are told.
+    shifts the positions of GPT-2 and its like unless they are told. Raises `Incompatible` without a token for it.
     """
     import torch
 
+    if tokenizer.pad_token_id is None:
+        raise Incompatible(
+            "The tokenizer has no token that texts are padded with, nor one that ends them.",
+            "Copy the tokenizer's files from the model's base; or name one as pad_token in tokenizer_config.json.",
+        )
     sizes = [(len(encoding["input_ids"]), len(encoding.get("decoder_input_ids", ()))) for encoding in encodings]
     for group in groups(sizes, batch_size=batch_size, batch_tokens=batch_tokens):
         rows = [

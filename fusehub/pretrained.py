@@ -192,11 +192,6 @@ def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
             "Are its files complete, of a tokenizer that transformers itself knows, and what it needs installed?",
         ) from error
     _require_vocabulary(ref, tokenizer)
-    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
-        raise Incompatible(
-            f"The tokenizer of {ref.name} has no token that texts are padded with, nor one that ends them.",
-            "Copy the tokenizer's files from the model's base; or name one as pad_token in tokenizer_config.json.",
-        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
