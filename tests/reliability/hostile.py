@@ -219,6 +219,13 @@ def _json(folder: Path, sound: Path) -> Command:
     return ["check", model]
 
 
+@hostile("a config.json with 150 lists in each other", "NESTED", "is nested too deeply to be read")
+def _nested(folder: Path, sound: Path) -> Command:
+    model = _copied(folder, sound)
+    (model / "config.json").write_text('{"a": ' + "[" * 150 + "]" * 150 + "}")
+    return ["check", model]
+
+
 @hostile("a recipe of 2 MB", "YAML_BYTES", "no more than 1,048,576 are read")
 def _recipe(folder: Path, sound: Path) -> Command:
     (folder / "recipe.yaml").write_text("models:\n" + "- a\n" * 500_000)
