@@ -10,6 +10,8 @@ The token goes to the process through a pipe, never into its arguments, its envi
 from __future__ import annotations
 
 import multiprocessing
+import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,9 +32,17 @@ _SILENT = 900.0
 _PRELOAD = ["space.preload"]
 
 
+# What may stand after the temporary folder in the path of the socket by which processes are forked, and the longest
+# such path that every system takes (macOS 103 bytes, Linux 107).
+_SOCKET = "/pymp-12345678/listener-12345678"
+_LONGEST_SOCKET = 103
+
+
 def processes() -> Any:
     """How processes are started: forked from one that has the libraries already, where the system can do that."""
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    can_fork = "forkserver" in multiprocessing.get_all_start_methods()
+    fits = len(os.fsencode(tempfile.gettempdir() + _SOCKET)) <= _LONGEST_SOCKET
+    method = "forkserver" if can_fork and fits else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload(_PRELOAD)

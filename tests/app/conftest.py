@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -112,8 +113,8 @@ def serving(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    temporary = folder / "tmp"
-    temporary.mkdir()
+    # A socket's path must be short, and tests' own folders are not.
+    temporary = Path(tempfile.mkdtemp(prefix="fusehub-app-"))
     env = hub.env(home=folder / "home") | {"TMPDIR": str(temporary), "GRADIO_SERVER_PORT": str(port)}
     env |= {"PYTHONPATH": str(ROOT), "FUSEHUB_EXAMPLE": " ".join(SENTIMENT), **environment}
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
@@ -134,6 +135,7 @@ def serving(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _until_served(url: str, process: subprocess.Popen, log: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -49,6 +52,21 @@ def strangers(tmp_path: Path) -> dict[str, str]:
 
 def ask(worker: Worker, models: dict[str, str], text: str = "a good film") -> list[str]:
     return worker.ask("compare", {"models": models, "texts": [text] * 40, "ensemble": False}, None)["models"]
+
+
+def test_a_temporary_folder_too_deep_for_a_socket_is_no_hindrance(tmp_path: Path) -> None:
+    deep = tmp_path / ("deep" * 25)
+    deep.mkdir()
+    model = tiny_model(tmp_path / "one")
+    program = f"""
+from space.worker import Worker
+worker = Worker()
+print(worker.ask("compare", {{"models": {{"one": {str(model)!r}}}, "texts": ["fine"], "ensemble": False}})["models"])
+worker.close()
+"""
+    environment = {**os.environ, "TMPDIR": str(deep)}
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert ran.stdout.strip() == "['one']", ran.stderr
 
 
 def test_who_hears_late_of_a_process_that_died_does_not_end_what_the_next_was_asked(worker: Worker, tmp_path) -> None:

@@ -92,7 +92,10 @@ def carry(hub: Running, browser: Any, folder: Path, seconds: float, visits: int,
     idle = max(45.0, seconds / 12)
     setting = {"shared": True, "left": idle / 5, "idle": idle, "sweep": idle / 20}
     with serving(hub, folder, setting=setting) as app:
-        load = _carry_on(app, browser, seconds * 5 / 6, visits, merges, folder)
+        try:
+            load = _carry_on(app, browser, seconds * 5 / 6, visits, merges, folder)
+        except Exception as error:
+            raise RuntimeError(f"The app says: {app.log.read_text()[-5000:]}") from error
         _settle(app, load, idle * 2)
         if "Traceback" in (said := app.log.read_text()):
             load.failed.append(said[-3000:])
