@@ -15,64 +15,64 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fusehub.card import model_card
-    from fusehub.comparison import Comparison, compare
-    from fusehub.compat import check
-    from fusehub.engine import MergeResult
+    from fusehub.checking.check import check
+    from fusehub.checking.report import Report
+    from fusehub.collecting.collect import collect
+    from fusehub.collecting.noise import Noise
+    from fusehub.comparing.compare import Comparison, compare
+    from fusehub.comparing.evaluate import Evaluation, evaluate
+    from fusehub.comparing.tuning import Tuned, Tuning, tune
     from fusehub.errors import FuseHubError
-    from fusehub.evaluation import Evaluation, evaluate
     from fusehub.finding import FoundModel, find
-    from fusehub.findings import Report
-    from fusehub.hub import fusehub_version
-    from fusehub.merging import merge
+    from fusehub.hub.client import fusehub_version
+    from fusehub.merging.engine import MergeResult
+    from fusehub.merging.merge import merge
+    from fusehub.merging.plan import Plan, plan_merge
+    from fusehub.merging.recipe import Recipe
     from fusehub.methods import METHODS
-    from fusehub.plan import Plan, plan_merge
-    from fusehub.publishing import Published, publish, publish_statistics
-    from fusehub.recipe import Recipe
-    from fusehub.shared_body import SharedBody, load_heads
+    from fusehub.models.multi_head import SharedBody, load_heads
+    from fusehub.publishing.cards.merge_card import model_card
+    from fusehub.publishing.publish import Published, publish, publish_statistics
     from fusehub.statistics.adding import add_statistics
-    from fusehub.statistics.collect import collect
-    from fusehub.statistics.format import Statistics
+    from fusehub.statistics.file import Statistics
     from fusehub.statistics.importers import import_statistics
     from fusehub.statistics.inspection import inspect
-    from fusehub.statistics.noise import Noise
     from fusehub.statistics.resizing import resize_statistics
-    from fusehub.tuning import Tuned, Tuning, tune
 
 # Where each public name lives.
 _MODULES = {
     "METHODS": "methods",
-    "Comparison": "comparison",
-    "Evaluation": "evaluation",
+    "Comparison": "comparing.compare",
+    "Evaluation": "comparing.evaluate",
     "FoundModel": "finding",
     "FuseHubError": "errors",
-    "MergeResult": "engine",
-    "Noise": "statistics.noise",
-    "Plan": "plan",
-    "Published": "publishing",
-    "Recipe": "recipe",
-    "Report": "findings",
-    "SharedBody": "shared_body",
-    "Statistics": "statistics.format",
-    "Tuned": "tuning",
-    "Tuning": "tuning",
+    "MergeResult": "merging.engine",
+    "Noise": "collecting.noise",
+    "Plan": "merging.plan",
+    "Published": "publishing.publish",
+    "Recipe": "merging.recipe",
+    "Report": "checking.report",
+    "SharedBody": "models.multi_head",
+    "Statistics": "statistics.file",
+    "Tuned": "comparing.tuning",
+    "Tuning": "comparing.tuning",
     "add_statistics": "statistics.adding",
-    "check": "compat",
-    "collect": "statistics.collect",
-    "compare": "comparison",
-    "evaluate": "evaluation",
+    "check": "checking.check",
+    "collect": "collecting.collect",
+    "compare": "comparing.compare",
+    "evaluate": "comparing.evaluate",
     "find": "finding",
-    "fusehub_version": "hub",
+    "fusehub_version": "hub.client",
     "import_statistics": "statistics.importers",
     "inspect": "statistics.inspection",
-    "load_heads": "shared_body",
-    "merge": "merging",
-    "model_card": "card",
-    "plan_merge": "plan",
-    "publish": "publishing",
-    "publish_statistics": "publishing",
+    "load_heads": "models.multi_head",
+    "merge": "merging.merge",
+    "model_card": "publishing.cards.merge_card",
+    "plan_merge": "merging.plan",
+    "publish": "publishing.publish",
+    "publish_statistics": "publishing.publish",
     "resize_statistics": "statistics.resizing",
-    "tune": "tuning",
+    "tune": "comparing.tuning",
 }
 
 __all__ = [
@@ -113,7 +113,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return import_module("fusehub.hub").fusehub_version()
+        return import_module("fusehub.hub.client").fusehub_version()
     if name not in _MODULES:
         raise AttributeError(f"module 'fusehub' has no attribute '{name}'")
     return getattr(import_module(f"fusehub.{_MODULES[name]}"), name)

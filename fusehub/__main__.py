@@ -1,6 +1,6 @@
 """`python -m fusehub`, which also works under `accelerate launch -m` and `torchrun -m`."""
 
-from fusehub.start import main
+from fusehub.cli.start import main
 
 if __name__ == "__main__":
     main()

@@ -16,12 +16,12 @@ from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from fusehub.hub import client, hub_errors
-from fusehub.hub_names import plain, readings
-from fusehub.licences import licence_of
-from fusehub.statistics.format import FILENAME, INDEX_FILENAME
+from fusehub.hub.client import client, hub_errors
+from fusehub.hub.licences import licence_of
+from fusehub.hub.names import plain, readings
+from fusehub.models.tasks import TASKS
+from fusehub.statistics.file import FILENAME, INDEX_FILENAME
 from fusehub.statistics.sources import FOLDER, TAG, is_same_owner
-from fusehub.tasks import TASKS
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, ModelInfo

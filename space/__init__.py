@@ -27,9 +27,9 @@ def launch(
     Blocks until interrupted unless told not to. Without `port`, the first free one from 7860 on.
     """
     # Before anything imports huggingface_hub, which reads the environment once.
-    from space.setting import Setting
+    from .setting import Setting
 
     setting = Setting.of(models, host)
-    from space.serve import serve
+    from .serve import serve
 
     return serve(setting, host=host, port=port, open_browser=open_browser, block=block)

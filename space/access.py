@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fusehub.refs import resolve
+from fusehub.models.resolve import resolve
 
 
 def require_all(models: Iterable[str], token: str | None) -> None:

@@ -17,13 +17,14 @@ from typing import Any
 import gradio as gr
 
 from fusehub.errors import FuseHubError
-from space import words
-from space.jobs import CANCELLED, DONE, FAILED, WAITING, Job, Jobs
-from space.recent import Recent
-from space.setting import Setting
-from space.visit import Visit, Visits
-from space.work import bug
-from space.worker import Worker
+
+from .public_models import Recent
+from .render import html
+from .setting import Setting
+from .visits import Visit, Visits
+from .workers.jobs import CANCELLED, DONE, FAILED, WAITING, Job, Jobs
+from .workers.tasks import bug
+from .workers.worker import Worker
 
 STEPS = ("Pick", "Check", "Statistics", "Merge", "Compare", "Push")
 MOCK = "mock-oauth-token-for-local-dev"
@@ -49,8 +50,8 @@ class Frame:
     def layout(self) -> None:
         """Key, navigation, and the panel of work. Called once, inside the page."""
         self.key = gr.State("")
-        self.nav = gr.HTML(nav_html(None), js_on_load=words.PRESS, elem_classes="fh-nav-box")
-        self.work = gr.HTML("", js_on_load=words.PRESS, elem_classes="fh-maybe")
+        self.nav = gr.HTML(nav_html(None), js_on_load=html.PRESS, elem_classes="fh-nav-box")
+        self.work = gr.HTML("", js_on_load=html.PRESS, elem_classes="fh-maybe")
         self.timer = gr.Timer(_TICK, active=False)
         self.columns: list[gr.Column] = []
 
@@ -128,10 +129,10 @@ class Frame:
     def _problem(self, error: FuseHubError) -> str:
         """An error as the page says it: where visitors sign in, they do not log in on a command line."""
         if not self.setting.signs_in:
-            return words.problem(error)
-        error = words.told(error)
+            return html.problem(error)
+        error = html.told(error)
         fix = error.fix.replace("Log in with `hf auth login`, or set HF_TOKEN", "Sign in with Hugging Face in step 6")
-        return words.notice(error.what, "error", fix.replace("log in with `hf auth login`", "sign in in step 6"))
+        return html.notice(error.what, "error", fix.replace("log in with `hf auth login`", "sign in in step 6"))
 
     def on(
         self,
@@ -209,35 +210,35 @@ class Frame:
             return ""
         if job.state in (CANCELLED, FAILED):
             if job.state == FAILED and job.error is not None:
-                return words.problem(job.error)
-            return words.notice(f"{job.title} was cancelled. Nothing half-made is left.", "warning")
+                return html.problem(job.error)
+            return html.notice(f"{job.title} was cancelled. Nothing half-made is left.", "warning")
         return _running_html(job, self.jobs.before(job))
 
 
 def _running_html(job: Job, before: int) -> str:
     if job.state == WAITING:
-        text = f"{job.title}: waiting" + (f" for {words.count(before, 'other')} to finish" if before else " to begin")
+        text = f"{job.title}: waiting" + (f" for {html.count(before, 'other')} to finish" if before else " to begin")
         details = ""
     else:
         text = job.step or f"{job.title}: starting"
         details = _details(job)
     return (
-        f'<section class="fh-work" aria-label="Work that goes on"><div><p class="fh-work-title">{words.esc(text)}</p>'
-        f'{words.progress(job.done, job.total, job.title)}<p class="fh-work-details">{words.esc(details)}</p></div>'
-        f"{words.button('cancel', 'Cancel', says='Cancel: ' + job.title)}</section>"
+        f'<section class="fh-work" aria-label="Work that goes on"><div><p class="fh-work-title">{html.esc(text)}</p>'
+        f'{html.progress(job.done, job.total, job.title)}<p class="fh-work-details">{html.esc(details)}</p></div>'
+        f"{html.button('cancel', 'Cancel', says='Cancel: ' + job.title)}</section>"
     )
 
 
 def _details(job: Job) -> str:
     said = []
     if job.total:
-        said.append(f"{words.amount(job.done, job.unit)} of {words.amount(job.total, job.unit)}")
+        said.append(f"{html.amount(job.done, job.unit)} of {html.amount(job.total, job.unit)}")
         if job.rate and job.unit not in ("steps", "models"):
-            said.append(f"{words.amount(round(job.rate), job.unit)} per second")
+            said.append(f"{html.amount(round(job.rate), job.unit)} per second")
         if job.unit not in ("steps", "models") and job.seconds_left is not None:
-            said.append(f"{words.seconds(job.seconds_left)} left in this step")
+            said.append(f"{html.seconds(job.seconds_left)} left in this step")
     if job.started is not None:
-        said.append(f"{words.seconds(time.monotonic() - job.started)} so far")
+        said.append(f"{html.seconds(time.monotonic() - job.started)} so far")
     return " · ".join(said)
 
 
@@ -277,7 +278,7 @@ def _shown(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args)
         except FuseHubError as error:
-            error = words.told(error)
+            error = html.told(error)
             raise gr.Error(f"{error.what} {error.fix}", duration=10, print_exception=False) from None
         except Exception:
             error = bug()

@@ -11,22 +11,23 @@ import gradio as gr
 from gradio.state_holder import StateHolder
 
 from fusehub.errors import FuseHubError
-from fusehub.hub import be_patient
-from fusehub.reach import confine
-from space import api
-from space.check import Check
-from space.compare import Compare
-from space.frame import STEPS, Frame, token_of
-from space.jobs import Jobs
-from space.merge import Merge
-from space.pick import Pick, describe
-from space.push import Push
-from space.recent import Recent
-from space.sessions import forget_idle
-from space.setting import Setting
-from space.statistics import StatisticsStep
-from space.visit import Visits
-from space.worker import Worker
+from fusehub.hub.client import be_patient
+from fusehub.utils.reach import confine
+
+from . import endpoints
+from .frame import STEPS, Frame, token_of
+from .public_models import Recent
+from .sessions import forget_idle
+from .setting import Setting
+from .steps.check import Check
+from .steps.compare import Compare
+from .steps.merge import Merge
+from .steps.pick import Pick, describe
+from .steps.push import Push
+from .steps.statistics import StatisticsStep
+from .visits import Visits
+from .workers.jobs import Jobs
+from .workers.worker import Worker
 
 _HERE = Path(__file__).parent
 # The tab's own store, so that two tabs are two visits and a reload finds its own.
@@ -124,7 +125,7 @@ def build(frame: Frame) -> gr.Blocks:
             api_visibility="private", concurrency_limit=20,
         ).then(None, [recalled], None, js=_REMEMBER, show_progress="hidden")  # fmt: skip
         page.unload(leave)
-        api.endpoints(frame)
+        endpoints.endpoints(frame)
     return page
 
 

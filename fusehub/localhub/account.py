@@ -5,10 +5,10 @@ from html import escape
 
 from starlette.responses import RedirectResponse, Response
 
-from .call import SESSION, Call
-from .describe import facts
 from .errors import HubError, unauthorized
 from .names import KINDS
+from .repo_info import facts
+from .request import SESSION, Call
 from .search import visible
 
 SESSION_SECONDS = 14 * 24 * 3600

@@ -21,11 +21,11 @@ from starlette.routing import Route
 
 from . import account, disk, pages, repos
 from .access import Tickets, Users
-from .call import SLASH, WEB_PREFIX, Hub, endpoint
 from .errors import HubError, LocalHubError, repo_not_found
 from .faults import Faults
 from .hosts import HostCheck, allowed_names
 from .lfs import Uploads
+from .request import SLASH, WEB_PREFIX, Hub, endpoint
 from .store import Store
 
 

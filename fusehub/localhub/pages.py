@@ -13,12 +13,12 @@ from starlette.responses import HTMLResponse
 
 from . import discussions as talk
 from .access import passes_gate
-from .call import WEB_PREFIX, Call
 from .cards import split_card
-from .describe import downloads, facts
 from .errors import HubError, entry_not_found
 from .files import tree as list_tree
 from .names import KINDS
+from .repo_info import downloads, facts
+from .request import WEB_PREFIX, Call
 from .search import is_true, visible
 
 MAX_SHOWN = 500_000

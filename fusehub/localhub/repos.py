@@ -5,14 +5,14 @@ import re
 from starlette.responses import JSONResponse
 
 from . import access, discussions, store
-from .call import Call, decode, find_repo
 from .cards import check_card
 from .commits import commit_to, read_change
-from .describe import count_download, describe, read_header, shards, space_runtime
 from .errors import bad_request, conflict, entry_not_found, forbidden
 from .files import add_last_commits, counts_as_download, paths_info, resolve, tree
 from .lfs import ATTRIBUTES, preupload, verify
 from .names import KINDS, SPACE_SDKS
+from .repo_info import count_download, describe, read_header, shards, space_runtime
+from .request import Call, decode, find_repo
 from .search import children_count, find, is_true, next_link, page_of, pick, values
 
 # -- the repository itself

@@ -11,8 +11,8 @@ from urllib.parse import parse_qsl, urlencode
 from starlette.datastructures import URL, QueryParams
 
 from .access import Caller
-from .describe import describe, facts
 from .errors import bad_request
+from .repo_info import describe, facts
 from .store import Repo, Store
 
 SORTS = {"downloads", "likes", "lastModified", "createdAt", "trendingScore", "usedStorage"}

@@ -19,7 +19,8 @@ from fusehub.methods.registry import (
 )
 
 # Importing a method's file registers it; the order is that of lists.
-from fusehub.methods import mean, regmean, regmean_plus_plus, fisher, data_free  # noqa: F401  # isort: skip
+from fusehub.methods import mean, regmean, regmean_plus_plus, fisher  # noqa: F401  # isort: skip
+from fusehub.methods import regmean_data_free  # noqa: F401  # isort: skip
 from fusehub.methods import task_arithmetic, ties, dare, breadcrumbs, della, sce, model_stock, slerp  # noqa: F401  # isort: skip
 
 __all__ = ["METHODS", "Layer", "LayerStatistics", "Merged", "Method", "Options", "find_method", "merge_method"]

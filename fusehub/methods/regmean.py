@@ -9,7 +9,7 @@ in float64, by Cholesky of the system scaled to a unit diagonal. Written about t
 to what the experts differ by: identical experts give themselves, at any condition number.
 
 In the matrices of a mixture of experts, `c_i` is multiplied by the share of the model's tokens that were routed there,
-so that `S_i` is divided by all the tokens of the mixture: few rows say little (`fusehub.statistics.routing`).
+so that `S_i` is divided by all the tokens of the mixture: few rows say little (`fusehub.collecting.routing`).
 """
 
 from __future__ import annotations

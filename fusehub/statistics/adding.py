@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadStatistics
-from fusehub.hub import software
-from fusehub.places import require_place
+from fusehub.hub.client import software
 from fusehub.statistics.encodings import DEFAULT_SIZE, coarsest
+from fusehub.statistics.file import Statistics, write_statistics
 from fusehub.statistics.fisher_file import encode_fisher, write_fisher
-from fusehub.statistics.format import Statistics, write_statistics
 from fusehub.statistics.sources import FoundStatistics, open_statistics
+from fusehub.utils.places import require_place
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fusehub.statistics.format import StoredLayer
+    from fusehub.statistics.file import StoredLayer
 
 logger = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fusehub.checkpoint import weight_hashes
-from fusehub.refs import ModelRef
-from fusehub.side_files import VOCABULARIES
-from fusehub.tensor_files import sha256_of
+from fusehub.models.checkpoint import weight_hashes
+from fusehub.models.resolve import ModelRef
+from fusehub.models.side_files import VOCABULARIES
+from fusehub.models.tensor_files import sha256_of
 
 
 def describe_model(ref: ModelRef) -> dict[str, Any]:

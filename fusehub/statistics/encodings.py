@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from fusehub.errors import unknown
+from fusehub.models.tensor_files import TensorInfo
 from fusehub.statistics.grams import pack, packed_diagonal, unpack
-from fusehub.tensor_files import TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor

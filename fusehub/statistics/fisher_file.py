@@ -19,10 +19,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.checkpoint import write_tensors
-from fusehub.devices import wide
 from fusehub.errors import BadFile, BadStatistics, NonFinite
-from fusehub.tensor_files import SafetensorsFile
+from fusehub.models.checkpoint import write_tensors
+from fusehub.models.tensor_files import SafetensorsFile
+from fusehub.utils.devices import wide
 
 if TYPE_CHECKING:
     from torch import Tensor

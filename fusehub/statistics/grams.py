@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fusehub.devices import has_float64
+from fusehub.utils.devices import has_float64
 
 if TYPE_CHECKING:
     import torch

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from fusehub.documents import read_object
 from fusehub.errors import BadFile, BadStatistics
-from fusehub.progress import silent
-from fusehub.refs import ModelRef, ref_of
+from fusehub.models.resolve import ModelRef, ref_of
 from fusehub.statistics.encodings import SIZES, encoding_of
-from fusehub.statistics.format import METADATA_FILENAME, REMAKE, Statistics, StoredLayer, stored_bytes
+from fusehub.statistics.file import METADATA_FILENAME, REMAKE, Statistics, StoredLayer, stored_bytes
 from fusehub.statistics.plausible import Likeness, compare_with_random
 from fusehub.statistics.sources import open_statistics
+from fusehub.utils.documents import read_object
+from fusehub.utils.progress import silent
 
 if TYPE_CHECKING:
     from torch import Tensor

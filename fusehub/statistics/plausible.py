@@ -16,19 +16,19 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from fusehub.collecting.noise import random_batch, vocabulary_of
+from fusehub.data.inputs import Inputs
+from fusehub.data.trial import one_example
 from fusehub.errors import BadStatistics
-from fusehub.inputs import Inputs
-from fusehub.layers import layout_of, linears_of
-from fusehub.pretrained import load_model
-from fusehub.refs import ModelRef
-from fusehub.statistics.noise import random_batch, vocabulary_of
-from fusehub.tasks import TEXTS, find_task, load_config
-from fusehub.trial import one_example
+from fusehub.models.layout import layout_of, linears_of
+from fusehub.models.loading import load_model
+from fusehub.models.resolve import ModelRef
+from fusehub.models.tasks import TEXTS, find_task, load_config
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fusehub.statistics.format import Statistics
+    from fusehub.statistics.file import Statistics
 
 # English text in a MiniLM has 0.8 to 3.2 times the mean square of random tokens, at cosines of 0.44 to 1.
 _FAR, _TURNED = 30.0, 0.3

@@ -14,11 +14,11 @@ import shutil
 from pathlib import Path
 
 from fusehub.errors import BadStatistics
-from fusehub.places import require_place
 from fusehub.statistics.encodings import SIZES, check_size
+from fusehub.statistics.file import Statistics, write_statistics
 from fusehub.statistics.fisher_file import FISHER_FILENAME
-from fusehub.statistics.format import Statistics, write_statistics
 from fusehub.statistics.sources import locate_fisher, open_statistics
+from fusehub.utils.places import require_place
 
 # What writing says anew.
 _WRITTEN = ("format", "version", "size", "layers", "aliases")

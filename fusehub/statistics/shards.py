@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusehub.checkpoint import Shard, index_of, plan_shards, safetensors_header
-from fusehub.documents import read_object
 from fusehub.errors import BadFile, BadStatistics
+from fusehub.models.checkpoint import Shard, index_of, plan_shards, safetensors_header
+from fusehub.models.tensor_files import SafetensorsFile, TensorInfo
 from fusehub.statistics.metadata import REMAKE
-from fusehub.tensor_files import SafetensorsFile, TensorInfo
+from fusehub.utils.documents import read_object
 
 if TYPE_CHECKING:
     from torch import Tensor

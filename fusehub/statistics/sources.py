@@ -17,13 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fusehub.documents import read_object
 from fusehub.errors import AccessDenied, BadFile, BadStatistics, NotFound
-from fusehub.hub import client, hub_errors, is_offline
-from fusehub.reach import is_confined, local_path
-from fusehub.refs import ModelRef
-from fusehub.statistics.fisher_file import FISHER_FILENAME, FisherFile
-from fusehub.statistics.format import (
+from fusehub.hub.client import client, hub_errors, is_offline
+from fusehub.hub.verified import fetch, in_cache
+from fusehub.models.resolve import ModelRef
+from fusehub.statistics.file import (
     FILENAME,
     INDEX_FILENAME,
     METADATA_FILENAME,
@@ -32,8 +30,10 @@ from fusehub.statistics.format import (
     check_metadata,
     require_weights,
 )
+from fusehub.statistics.fisher_file import FISHER_FILENAME, FisherFile
 from fusehub.statistics.shards import shards_in
-from fusehub.verified import fetch, in_cache
+from fusehub.utils.documents import read_object
+from fusehub.utils.reach import is_confined, local_path
 
 TAG = "fusehub-statistics"
 FOLDER = "fusehub"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from space.answers import answers_html
+from space.render.answers import answers_html
 
 
 def _found(*answers: tuple[str, list[tuple[int, int, str]]]) -> dict:

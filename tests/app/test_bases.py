@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from space.merge import start_merges
-from space.pick import describe
 from space.serve import new_frame
 from space.setting import Setting
+from space.steps.merge import start_merges
+from space.steps.pick import describe
 from tests.unit.experts import relatives, with_statistics
 
 

@@ -12,12 +12,12 @@ from gradio.state_holder import StateHolder
 from gradio_client import Client
 
 from fusehub.errors import BadData, FuseHubError, NotFound
-from space.compare import named_datasets
-from space.jobs import DONE, RUNNING, Job, Jobs
 from space.serve import build, close, new_frame
 from space.sessions import forget_idle
 from space.setting import Setting
-from space.visit import Made, Visits
+from space.steps.compare import named_datasets
+from space.visits import Made, Visits
+from space.workers.jobs import DONE, RUNNING, Job, Jobs
 from tests.app.conftest import DATASET, SENTIMENT, SLOW, serving
 
 
@@ -173,7 +173,7 @@ def test_a_method_that_wants_more_than_the_app_has_is_not_offered() -> None:
     """RegMean++ runs over texts while it merges."""
     from fusehub.errors import BadRecipe
     from fusehub.methods import METHODS
-    from space import merge
+    from space.steps import merge
 
     assert set(merge.offered()) == {name for name, method in METHODS.items() if not method.needs_data}
     assert METHODS["regmean_plus_plus"].needs_data

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, snapshot_download
 
-from fusehub.predict import predict
+from fusehub.comparing.predictor import predict
 from tests.app.conftest import DATASET, ENTITIES, ROOT, SENTIMENT, SLOW
 from tests.app.processes import Watched
 from tests.app.steps import compare, example, go, grave_faults, merge, pick, push, sticks_out

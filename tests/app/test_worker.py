@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from fusehub.errors import FuseHubError
-from space.jobs import DONE, FAILED, Jobs
-from space.worker import Worker
+from space.workers.jobs import DONE, FAILED, Jobs
+from space.workers.worker import Worker
 from tests.unit.experts import edit_json
 from tests.unit.tiny import tiny_model
 
@@ -59,7 +59,7 @@ def test_a_temporary_folder_too_deep_for_a_socket_is_no_hindrance(tmp_path: Path
     deep.mkdir()
     model = tiny_model(tmp_path / "one")
     program = f"""
-from space.worker import Worker
+from space.workers.worker import Worker
 worker = Worker()
 print(worker.ask("compare", {{"models": {{"one": {str(model)!r}}}, "texts": ["fine"], "ensemble": False}})["models"])
 worker.close()

@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from fusehub.demo_data import encoder_folder
-from fusehub.demo_train import fit, save
-from fusehub.pretrained import quiet_transformers
+from fusehub.demo.corpus import encoder_folder
+from fusehub.demo.training import fit, save
+from fusehub.models.loading import quiet_transformers
 from tests.battery.families import Family
 
 

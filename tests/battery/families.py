@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusehub.demo_data import LABELS, encoder_folder, sentiment, write_dataset
-from fusehub.demo_train import IGNORED, MAX_LENGTH, TRAIN_TEXTS, Row, Settings, encode
+from fusehub.demo.corpus import LABELS, encoder_folder, sentiment, write_dataset
+from fusehub.demo.training import IGNORED, MAX_LENGTH, TRAIN_TEXTS, Row, Settings, encode
 
 ENTITY_LABELS = ("O", *(f"{begin}-{kind}" for kind in ("PER", "LOC", "ORG", "MISC") for begin in "BI"))
 ENTITY_MAX_LENGTH = 128
@@ -64,7 +64,7 @@ class Family:
 
     def new_model(self) -> object:
         """The pretrained encoder with a new head, the same one for every expert: the base of the family."""
-        from fusehub.demo_train import new_model
+        from fusehub.demo.training import new_model
 
         return new_model(encoder_folder(), self.labels, self.auto_class)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from fusehub.demo_train import TRAIN_TEXTS
+from fusehub.demo.training import TRAIN_TEXTS
 from tests.battery.families import Family
 from tests.battery.plots import draw_curve, draw_gains
 from tests.battery.run import ALPHAS, CURVE, DEFAULT, PAIR_ROWS, ROWS, SIZES, STATISTICS_TEXTS

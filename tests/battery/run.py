@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import fusehub as package
-from fusehub.data import Examples, load_examples
-from fusehub.demo_train import TRAIN_TEXTS
-from fusehub.ensembling import ensemble as mean_of
-from fusehub.label_metrics import label_metrics
-from fusehub.predict import Prediction, Predictor
-from fusehub.refs import resolve
-from fusehub.tasks import task_of
+from fusehub.comparing.ensemble import ensemble as mean_of
+from fusehub.comparing.metrics.labels import label_metrics
+from fusehub.comparing.predictor import Prediction, Predictor
+from fusehub.data.examples import Examples, load_examples
+from fusehub.demo.training import TRAIN_TEXTS
+from fusehub.models.resolve import resolve
+from fusehub.models.tasks import task_of
 from tests.battery.experts import base_of, trained, training_cost
 from tests.battery.families import Family
 from tests.battery.store import Store, fusehub, fusehub_here, name_of

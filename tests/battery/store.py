@@ -77,7 +77,7 @@ def fusehub_here(*arguments: str) -> dict[str, float]:
     """
     from typer.testing import CliRunner
 
-    from fusehub.cli import app
+    from fusehub.cli.main import app
 
     done = CliRunner().invoke(app, arguments)
     if done.exit_code:

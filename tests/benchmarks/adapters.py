@@ -25,9 +25,9 @@ import transformers
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fusehub.checkpoint import Checkpoint
-from fusehub.merging import merge
-from fusehub.refs import resolve
+from fusehub.merging.merge import merge
+from fusehub.models.checkpoint import Checkpoint
+from fusehub.models.resolve import resolve
 from tests.unit.experts import WEIGHTS
 from tests.unit.lora_cases import CASES, TASK_OF, adapter, in_file
 from tests.unit.tiny import TASKS, tiny_model

@@ -26,7 +26,7 @@ import yaml
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fusehub.merging import merge
+from fusehub.merging.merge import merge
 from tests.unit.experts import WEIGHTS, relatives, save_weights
 
 MERGEKIT = "mergekit==0.1.5"

@@ -37,7 +37,7 @@ def main() -> None:
         os.environ["HF_ENDPOINT"] = hub.url
         from huggingface_hub import HfApi
 
-        from fusehub.statistics.format import FILENAME
+        from fusehub.statistics.file import FILENAME
 
         api = HfApi(endpoint=hub.url)
         models = [info.id for info in api.list_models() if _has(api, info.id, f"fusehub/{FILENAME}")][:3]

@@ -68,11 +68,11 @@ def prepare(cache: Path, texts: int):
     import torch
     import transformers
 
-    from fusehub.data import load_examples
-    from fusehub.demo_data import encoder_folder, sentiment, write_dataset
-    from fusehub.inputs import Inputs
-    from fusehub.layers import layout_of
-    from fusehub.refs import resolve
+    from fusehub.data.examples import load_examples
+    from fusehub.data.inputs import Inputs
+    from fusehub.demo.corpus import encoder_folder, sentiment, write_dataset
+    from fusehub.models.layout import layout_of
+    from fusehub.models.resolve import resolve
 
     folder = cache / "films"
     if not folder.exists():
@@ -121,9 +121,9 @@ def plain(model, inputs) -> None:
 
 def count(model, inputs, layout):
     """Collects as `fusehub collect` does, without reading and writing files: the processes, and the seconds."""
-    from fusehub.statistics.counting import count_inputs
-    from fusehub.statistics.processes import Processes
-    from fusehub.statistics.resume import Saves
+    from fusehub.collecting.passes import count_inputs
+    from fusehub.collecting.resume import Saves
+    from fusehub.utils.processes import Processes
 
     processes = Processes.find()
     with tempfile.TemporaryDirectory() as folder:
@@ -148,7 +148,7 @@ def peak() -> int:
 
 def packed_bytes(model) -> int:
     """Bytes of all packed triangles, inputs that layers share counted once (q, k and v of BERT)."""
-    from fusehub.layers import linears_of
+    from fusehub.models.layout import linears_of
 
     sizes = [
         own.in_features for name, own in linears_of(model).items() if ".key." not in name and ".value." not in name

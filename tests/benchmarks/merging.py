@@ -163,12 +163,12 @@ def random_statistics(folder: Path, seed: int) -> None:
     """Statistics of random inputs: what a solve costs does not depend on the numbers."""
     import torch
 
-    from fusehub.checkpoint import weight_hashes
-    from fusehub.layers import layout_of
-    from fusehub.refs import resolve
-    from fusehub.statistics.format import write_statistics
+    from fusehub.models.checkpoint import weight_hashes
+    from fusehub.models.layout import layout_of
+    from fusehub.models.resolve import resolve
+    from fusehub.models.tasks import load_config
+    from fusehub.statistics.file import write_statistics
     from fusehub.statistics.grams import GramSum
-    from fusehub.tasks import load_config
 
     ref = resolve(str(folder))
     draw = torch.Generator().manual_seed(seed)

@@ -30,10 +30,10 @@ from torch import nn
 from tqdm.auto import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from fusehub.merging import merge
-from fusehub.refs import resolve
-from fusehub.statistics.collect import collect
-from fusehub.tasks import load_model
+from fusehub.collecting.collect import collect
+from fusehub.merging.merge import merge
+from fusehub.models.resolve import resolve
+from fusehub.models.tasks import load_model
 from tests.unit.experts import WEIGHTS, recipe_of, relatives, text_file
 from tests.unit.tiny import tiny_texts
 

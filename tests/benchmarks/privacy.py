@@ -24,14 +24,14 @@ from pathlib import Path
 
 import torch
 
-from fusehub.evaluation import evaluate
-from fusehub.merging import merge
-from fusehub.pretrained import load_model, load_tokenizer
-from fusehub.recipe import Recipe
-from fusehub.refs import resolve
-from fusehub.statistics.collect import collect
-from fusehub.statistics.format import Statistics
-from fusehub.statistics.noise import Noise
+from fusehub.collecting.collect import collect
+from fusehub.collecting.noise import Noise
+from fusehub.comparing.evaluate import evaluate
+from fusehub.merging.merge import merge
+from fusehub.merging.recipe import Recipe
+from fusehub.models.loading import load_model, load_tokenizer
+from fusehub.models.resolve import resolve
+from fusehub.statistics.file import Statistics
 
 DELTA = 1e-6
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"

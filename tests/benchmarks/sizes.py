@@ -23,16 +23,16 @@ from pathlib import Path
 
 import torch
 
-from fusehub.checkpoint import Checkpoint
-from fusehub.demo_data import encoder_folder, sentiment, write_dataset
-from fusehub.demo_train import train_expert
-from fusehub.evaluation import evaluate
-from fusehub.merging import merge
-from fusehub.recipe import Recipe
-from fusehub.refs import resolve
-from fusehub.statistics.collect import collect
+from fusehub.collecting.collect import collect
+from fusehub.comparing.evaluate import evaluate
+from fusehub.demo.corpus import encoder_folder, sentiment, write_dataset
+from fusehub.demo.training import train_expert
+from fusehub.merging.merge import merge
+from fusehub.merging.recipe import Recipe
+from fusehub.models.checkpoint import Checkpoint
+from fusehub.models.resolve import resolve
 from fusehub.statistics.encodings import SIZES, decode, encode, encoding_of
-from fusehub.statistics.format import Statistics, stored_bytes
+from fusehub.statistics.file import Statistics, stored_bytes
 from fusehub.statistics.resizing import resize_statistics
 
 DOMAINS = ("products", "films", "editorials")

@@ -20,8 +20,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fusehub.hub.wire import Patience
 from fusehub.localhub import running
-from fusehub.wire import Patience
 from tests.reliability.misbehaviour import ANSWERS, BEFORE, SPECIAL, Fault, plan
 from tests.reliability.report import keep
 from tests.reliability.trials import COMMANDS, Outcome, World, kind_of, kinds_of, trial, world

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fusehub import limits
+from fusehub.utils import limits
 from tests.reliability.hostile import HOSTILE, Hostile
 from tests.reliability.measured import Run, run_command
 from tests.reliability.report import keep
@@ -39,7 +39,7 @@ def workshop() -> Iterator[Path]:
 def _import_all(folder: Path) -> None:
     from typer.testing import CliRunner
 
-    from fusehub.cli import app
+    from fusehub.cli.main import app
 
     (folder / "texts.csv").write_text("text,label\nFine.,positive\nBad.,negative\n")
     for arguments in (

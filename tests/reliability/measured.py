@@ -55,7 +55,7 @@ def run_forked(work: Callable[[], int], log: Path) -> Run:
 
 
 def _command(arguments: list[str]) -> int:
-    from fusehub.cli import app
+    from fusehub.cli.main import app
 
     try:
         app(arguments)

@@ -201,7 +201,7 @@ def _child(asked: dict[str, Any]) -> None:
             root, port = asked["serve"]
             serve(Path(root), port=port)
         else:
-            from fusehub.start import main
+            from fusehub.cli.start import main
 
             signal.signal(signal.SIGINT, signal.default_int_handler)
             sys.argv = ["fusehub", *asked["run"]]
@@ -241,7 +241,7 @@ def _import_all() -> None:
     import pkgutil
 
     import fusehub
-    from fusehub import wire
+    from fusehub.hub import wire
 
     for module in pkgutil.walk_packages(fusehub.__path__, "fusehub."):
         if not module.name.endswith("__main__"):

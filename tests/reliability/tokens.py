@@ -37,7 +37,7 @@ _MODELS = ("marked/one", "marked/two")
 _RUN = """
 import json, sys
 import fusehub
-from fusehub.cli import app
+from fusehub.cli.main import app
 for name, arguments, said in json.load(sys.stdin):
     try:
         if name:

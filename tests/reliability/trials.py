@@ -68,7 +68,7 @@ class World:
 @contextmanager
 def world(hub: Running, folder: Path) -> Iterator[World]:
     """A Hub with experts, an adapter and a dataset of ann, and a merge of the experts in `folder`/merged."""
-    from fusehub.merging import merge
+    from fusehub.merging.merge import merge
     from tests.unit.experts import recipe_of
     from tests.unit.lora_cases import adapter
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import contextlib, io, json, os, signal, sys, traceback
 from typer.testing import CliRunner
-from fusehub.cli import app
+from fusehub.cli.main import app
 replies, sys.stdout = sys.stdout, sys.stderr
 is_forked, longest = "forked" in sys.argv, 180
 for line in sys.stdin:

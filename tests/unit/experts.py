@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from fusehub.pretrained import load_model
-from fusehub.recipe import Recipe
-from fusehub.refs import resolve
-from fusehub.tensor_files import sha256_of
+from fusehub.merging.recipe import Recipe
+from fusehub.models.loading import load_model
+from fusehub.models.resolve import resolve
+from fusehub.models.tensor_files import sha256_of
 from tests.unit.tiny import tiny_model, tiny_texts
 
 LABELS = ("negative", "positive")
@@ -83,7 +83,7 @@ def text_file(folder: Path, number: int = 0, texts: Sequence[str] | None = None)
 
 def with_statistics(experts: Sequence[Path]) -> list[Path]:
     """Collects the statistics of each expert on its texts into its own folder, where a merge finds them."""
-    from fusehub.statistics.collect import collect
+    from fusehub.collecting.collect import collect
 
     for number, path in enumerate(experts):
         collect(str(path), text_file(path.parent, number), path / "fusehub").close()

@@ -5,9 +5,9 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from fusehub.layers import layout_of
-from fusehub.refs import resolve
-from fusehub.tasks import load_config
+from fusehub.models.layout import layout_of
+from fusehub.models.resolve import resolve
+from fusehub.models.tasks import load_config
 from tests.unit.experts import WEIGHTS
 
 ADAPTER = "adapter_model.safetensors"

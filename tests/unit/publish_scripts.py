@@ -13,7 +13,7 @@ import json, sys
 from pathlib import Path
 from huggingface_hub import HfApi
 from fusehub.errors import FuseHubError
-from fusehub.publishing import publish, publish_statistics
+from fusehub.publishing.publish import publish, publish_statistics
 told, work = {}, Path(sys.argv[1])
 
 def tell(name, value):
@@ -61,7 +61,7 @@ tell("commits", len(HfApi().list_repo_commits("ann/sharded")) - commits)
 tell("files after", [name for name in files("ann/sharded") if name.startswith("fusehub/")])
 HfApi().delete_repo("ann/sharded")
 
-from fusehub.refs import resolve
+from fusehub.models.resolve import resolve
 # What is allowed switches off no other check.
 others, few = work / "statistics-1", work / "few"
 tell("other weights", fails(lambda: publish_statistics(others, model="ann/expert-0", allow_few_rows=True)))
@@ -72,10 +72,10 @@ tell("no statistics", fails(lambda: publish_statistics(work, model="ann/expert-0
 
 FUSE = """
 # Somebody else merges them from the Hub alone, and publishes the merge.
-from fusehub.evaluation import evaluate
-from fusehub.merging import merge
-from fusehub.predict import predict
-from fusehub.recipe import Recipe
+from fusehub.comparing.evaluate import evaluate
+from fusehub.merging.merge import merge
+from fusehub.comparing.predictor import predict
+from fusehub.merging.recipe import Recipe
 models = ["ann/expert-0", "ann/expert-1"]
 out = work / "fused"
 merge(Recipe.parse({"merge_method": "regmean", "models": [{"model": m} for m in models]}), out)

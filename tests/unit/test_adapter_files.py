@@ -8,11 +8,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from fusehub.checkpoint import Checkpoint, headers, weight_hashes
 from fusehub.errors import Incompatible
-from fusehub.merging import merge
-from fusehub.pretrained import load_model
-from fusehub.refs import resolve
+from fusehub.merging.merge import merge
+from fusehub.models.checkpoint import Checkpoint, headers, weight_hashes
+from fusehub.models.loading import load_model
+from fusehub.models.resolve import resolve
 from tests.unit.experts import WEIGHTS, edit_json, rel
 from tests.unit.lora_cases import ADAPTER, adapter, in_file
 from tests.unit.tiny import tiny_model

@@ -10,14 +10,14 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from fusehub.checkpoint import Checkpoint, headers, weight_hashes
-from fusehub.comparison import compare
-from fusehub.compat import check
+from fusehub.checking.check import check
+from fusehub.collecting.collect import collect
+from fusehub.comparing.compare import compare
 from fusehub.errors import FuseHubError, Incompatible, NonFinite, NotFound
-from fusehub.merging import merge
-from fusehub.pretrained import Spread, load_model
-from fusehub.refs import resolve
-from fusehub.statistics.collect import collect
+from fusehub.merging.merge import merge
+from fusehub.models.checkpoint import Checkpoint, headers, weight_hashes
+from fusehub.models.loading import Spread, load_model
+from fusehub.models.resolve import resolve
 from tests.unit.experts import WEIGHTS, edit_json, rel, text_file
 from tests.unit.lora_cases import ADAPTER, CASES, TASK_OF, adapter, in_file
 from tests.unit.tiny import TASKS, tiny_model
@@ -225,10 +225,10 @@ def test_the_report_and_the_recipe_name_base_and_adapter(tmp_path):
 
 ON_THE_HUB = """
 import json, sys
-from fusehub.checkpoint import Checkpoint, headers, weight_hashes
-from fusehub.publishing import publish
-from fusehub.refs import resolve
-from fusehub.pretrained import load_tokenizer
+from fusehub.models.checkpoint import Checkpoint, headers, weight_hashes
+from fusehub.publishing.publish import publish
+from fusehub.models.resolve import resolve
+from fusehub.models.loading import load_tokenizer
 for name in ("anna/adapter", "anna/base+anna/adapter"):
     ref = resolve(name)
     known = headers(ref)

@@ -9,9 +9,9 @@ import torch
 from typer.testing import CliRunner
 
 from fusehub import add_statistics
+from fusehub.collecting.collect import collect
 from fusehub.errors import BadStatistics, NotFound
-from fusehub.statistics.collect import collect
-from fusehub.statistics.format import Statistics
+from fusehub.statistics.file import Statistics
 from tests.unit.experts import edit_json, rel, text_file, texts_of
 from tests.unit.test_statistics_format import rewrite
 
@@ -189,7 +189,7 @@ def test_what_noised_parts_tell_of_a_text_adds_up_unless_no_text_is_in_two(parts
 
 
 def test_the_command_line_says_that_parts_are_disjoint(parts, tmp_path):
-    from fusehub.cli import app
+    from fusehub.cli.main import app
 
     noise = {"epsilon": 1.0, "delta": 1e-6, "unit": "example", "clip": 1.0}
     sources = [str(copy_of(parts[n], tmp_path / str(n), lambda told: told | {"noise": noise})) for n in (0, 1)]
@@ -238,7 +238,7 @@ def test_one_is_no_sum_and_none_is_not_there(parts, tmp_path):
 
 
 def test_the_command_line_adds(parts, tmp_path):
-    from fusehub.cli import app
+    from fusehub.cli.main import app
 
     arguments = ["collect", "--add", str(parts[0]), str(parts[1]), "--out", str(tmp_path / "sum"), "--json"]
     result = CliRunner().invoke(app, arguments)

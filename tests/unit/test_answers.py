@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from fusehub.comparison import compare, mask_a_word
-from fusehub.data import Examples
-from fusehub.ensembling import ensemble
+from fusehub.comparing.compare import compare, mask_a_word
+from fusehub.comparing.ensemble import ensemble
+from fusehub.comparing.evaluate import evaluate
+from fusehub.comparing.metrics.texts import answer_metrics, written_metrics
+from fusehub.comparing.predictor import predict
+from fusehub.data.examples import Examples
 from fusehub.errors import BadData, Incompatible
-from fusehub.evaluation import evaluate
-from fusehub.predict import predict
-from fusehub.pretrained import load_model, load_tokenizer
-from fusehub.refs import resolve
-from fusehub.text_metrics import answer_metrics, written_metrics
+from fusehub.models.loading import load_model, load_tokenizer
+from fusehub.models.resolve import resolve
 from tests.unit.tiny import tiny_images, tiny_model, tiny_texts
 
 TEXTS = tiny_texts(9, seed=21, longest=12)
@@ -122,7 +122,7 @@ def test_perplexity_is_what_the_models_own_loss_says_whatever_the_batches(arch: 
     data = write(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS])
     scores = [evaluate([str(path)], {"texts": data}, batch_size=size, seed=3).scores[0].metrics for size in (1, 4, 8)]
     assert all(math.isclose(own["perplexity"], scores[0]["perplexity"], rel_tol=1e-4) for own in scores)
-    from fusehub.inputs import Inputs
+    from fusehub.data.inputs import Inputs
 
     ref = resolve(str(path))
     inputs = Inputs.of(ref, Examples(task, TEXTS, None, "", None), seed=3)
@@ -213,7 +213,7 @@ def test_images_are_compared_and_scored(models, tmp_path: Path) -> None:
 
 
 def test_a_card_knows_that_less_perplexity_is_better(models, tmp_path: Path) -> None:
-    from fusehub.results import Results
+    from fusehub.publishing.cards.results import Results
 
     names = [str(models("gpt2", "text-generation", seed)) for seed in (0, 1)]
     found = evaluate(names, {"texts": write(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS])})
@@ -227,7 +227,7 @@ def test_a_card_knows_that_less_perplexity_is_better(models, tmp_path: Path) -> 
 def test_an_answer_has_at_most_thirty_tokens_and_never_ends_before_it_starts() -> None:
     import numpy as np
 
-    from fusehub.questions import LONGEST_ANSWER, best_spans, spans_of
+    from fusehub.data.questions import LONGEST_ANSWER, best_spans, spans_of
 
     offsets = [None, *((2 * at, 2 * at + 1) for at in range(60))]
     start, end = np.zeros(61), np.zeros(61)

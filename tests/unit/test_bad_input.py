@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from fusehub.statistics.collect import collect
+from fusehub.collecting.collect import collect
 from tests.unit.experts import relatives, text_file, texts_of
 from tests.unit.tiny import tiny_model
 

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fusehub.demo_train import Settings
+from fusehub.demo.training import Settings
 from tests.battery.families import Family
 from tests.battery.report import _of_the_same_seeds, write_report
 from tests.battery.store import Store, fusehub

@@ -9,13 +9,13 @@ import yaml
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 
-from fusehub.card import model_card
 from fusehub.errors import BadData, BadFile, NotFound
-from fusehub.markdown import md, without_paths
-from fusehub.merged import read_merge
-from fusehub.merging import merge
-from fusehub.recipe import Recipe
-from fusehub.statistics_card import statistics_card
+from fusehub.merging.merge import merge
+from fusehub.merging.recipe import Recipe
+from fusehub.publishing.cards.merge_card import model_card
+from fusehub.publishing.cards.statistics_card import statistics_card
+from fusehub.publishing.merged_folder import read_merge
+from fusehub.utils.markdown import md, without_paths
 from tests.unit.experts import edit_json, recipe_of, relatives
 
 GOLDEN = """\

@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from fusehub.chats import Chat
-from fusehub.comparison import compare
-from fusehub.data import load_examples
+from fusehub.collecting.collect import collect
+from fusehub.comparing.compare import compare
+from fusehub.comparing.evaluate import evaluate
+from fusehub.data.chats import Chat
+from fusehub.data.examples import load_examples
+from fusehub.data.inputs import Inputs
 from fusehub.errors import BadData, Incompatible
-from fusehub.evaluation import evaluate
-from fusehub.inputs import Inputs
-from fusehub.pretrained import load_tokenizer
-from fusehub.refs import resolve
-from fusehub.statistics.collect import collect
+from fusehub.models.loading import load_tokenizer
+from fusehub.models.resolve import resolve
 from tests.unit.test_data import write_csv, write_jsonl, write_parquet
 from tests.unit.tiny import tiny_model
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fusehub.checkpoint import Checkpoint, ShardWriter, headers, index_of, plan_shards, weight_hashes
 from fusehub.errors import BadFile, NotFound, UnsafeFile
-from fusehub.refs import resolve
-from fusehub.tensor_files import TensorInfo, dtype_name, sha256_of, torch_dtype
+from fusehub.models.checkpoint import Checkpoint, ShardWriter, headers, index_of, plan_shards, weight_hashes
+from fusehub.models.resolve import resolve
+from fusehub.models.tensor_files import TensorInfo, dtype_name, sha256_of, torch_dtype
 
 NUMBERS = torch.arange(24, dtype=torch.float64).reshape(4, 6) / 3
 TENSORS = {

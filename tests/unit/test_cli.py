@@ -21,7 +21,7 @@ COMMANDS = ["find", "check", "collect", "inspect", "merge", "methods", "compare"
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
-    from fusehub.cli import app
+    from fusehub.cli.main import app
 
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     if result.exception and not isinstance(result.exception, SystemExit):
@@ -64,7 +64,7 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
 
 def test_help_and_wrong_usage_import_nothing_heavy() -> None:
     probe = (
-        "import sys; from typer.testing import CliRunner; from fusehub.cli import app\n"
+        "import sys; from typer.testing import CliRunner; from fusehub.cli.main import app\n"
         "assert CliRunner().invoke(app, ['merge', '--help']).exit_code == 0\n"
         "assert CliRunner().invoke(app, ['merge', '--no-such-option']).exit_code == 2\n"
         "print([name for name in ('torch', 'transformers', 'gradio', 'datasets') if name in sys.modules])"
@@ -128,9 +128,9 @@ def test_regmean_differs_from_the_mean(experts: list[Path], statistics: list[Pat
     assert run("merge", *experts, "--method", "mean", "--out", tmp_path / "mean")[0] == 0
     solved, mean = (load_file(tmp_path / name / "model.safetensors") for name in ("regmean", "mean"))
     differing = {name for name in mean if not mean[name].equal(solved[name])}
-    from fusehub.layers import layout_of
-    from fusehub.refs import resolve
-    from fusehub.tasks import load_config
+    from fusehub.models.layout import layout_of
+    from fusehub.models.resolve import resolve
+    from fusehub.models.tasks import load_config
 
     linears = set(layout_of(load_config(resolve(str(experts[0])))).linears)
     assert differing == linears

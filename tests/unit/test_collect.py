@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
+from fusehub.collecting.collect import collect
 from fusehub.errors import BadData, FuseHubError
-from fusehub.layers import linears_of
-from fusehub.pretrained import load_model
-from fusehub.refs import resolve
-from fusehub.statistics.collect import collect
-from fusehub.statistics.format import Statistics
+from fusehub.models.layout import linears_of
+from fusehub.models.loading import load_model
+from fusehub.models.resolve import resolve
+from fusehub.statistics.file import Statistics
 from tests.unit.experts import edit_json, raw_inputs, rel, text_file, texts_of
 from tests.unit.tiny import ARCHITECTURES, tiny_model
 
@@ -90,7 +90,7 @@ def test_two_processes_count_the_same_as_one(collected, experts, tmp_path, batch
     path, data = experts()[0], text_file(tmp_path, texts=TEXTS)
     one = collected(str(path), data, tmp_path / "one", batch_tokens=batch_tokens)
     code = (
-        "import sys\nfrom fusehub.statistics.collect import collect\n"
+        "import sys\nfrom fusehub.collecting.collect import collect\n"
         f"made = collect(*sys.argv[1:], batch_tokens={batch_tokens})\nprint(made is not None)\nmade and made.close()\n"
     )
     said = in_two_processes([sys.executable, "-c", code, str(path), data, str(tmp_path / "two")])
@@ -144,7 +144,7 @@ def in_two_processes(command):
 
 def test_a_process_that_cannot_find_the_others_says_so(experts, tmp_path):
     code = (
-        "import sys\nfrom fusehub.statistics.collect import collect\nfrom fusehub.errors import FuseHubError\n"
+        "import sys\nfrom fusehub.collecting.collect import collect\nfrom fusehub.errors import FuseHubError\n"
         "try:\n    collect(*sys.argv[1:])\nexcept FuseHubError as error:\n    print(error.what)\n"
     )
     done = subprocess.run(

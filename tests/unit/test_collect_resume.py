@@ -11,9 +11,9 @@ import sys
 
 import pytest
 
+from fusehub.collecting.collect import collect
 from fusehub.errors import FuseHubError
-from fusehub.statistics.collect import collect
-from fusehub.statistics.processes import Processes
+from fusehub.utils.processes import Processes
 from tests.unit.experts import rel, text_file, texts_of
 from tests.unit.tiny import tiny_images, tiny_model
 
@@ -22,7 +22,7 @@ TEXTS = texts_of(1, 40)
 RUN = """
 import os, signal, sys, time
 from fusehub.errors import FuseHubError
-from fusehub.statistics.collect import collect
+from fusehub.collecting.collect import collect
 model, data, out, event = sys.argv[1:]
 data = data.replace("/RANK/", f"/{os.environ.get('RANK')}/")
 reports = 0

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from fusehub.encoding import batches, encode
+from fusehub.collecting.gram_collector import GramCollector, Misjudged
+from fusehub.data.tokenizing import batches, encode
 from fusehub.errors import Incompatible
-from fusehub.layers import linears_of
-from fusehub.pretrained import load_model, load_tokenizer
-from fusehub.refs import resolve
-from fusehub.statistics.collector import GramCollector, Misjudged
+from fusehub.models.layout import linears_of
+from fusehub.models.loading import load_model, load_tokenizer
+from fusehub.models.resolve import resolve
 from fusehub.statistics.grams import GramSum, unpack
 from tests.unit.experts import raw_inputs, rel, relatives, texts_of
 from tests.unit.tiny import ARCHITECTURES, tiny_model

@@ -7,8 +7,8 @@ import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from fusehub.layers import layout_of, linears_of
-from fusehub.statistics.collector import GramCollector, Misjudged
+from fusehub.collecting.gram_collector import GramCollector, Misjudged
+from fusehub.models.layout import layout_of, linears_of
 from fusehub.statistics.grams import unpack
 from tests.unit.experts import rel
 

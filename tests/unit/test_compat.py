@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fusehub.compat import check
-from fusehub.configs import base_of, different_bases
+from fusehub.checking.check import check
+from fusehub.checking.configs import base_of, different_bases
 from fusehub.errors import BadRecipe, Incompatible, NotFound
-from fusehub.merging import merge
-from fusehub.refs import resolve
+from fusehub.merging.merge import merge
+from fusehub.models.resolve import resolve
 from tests.unit.experts import WEIGHTS, edit_json, recipe_of, relatives, save_weights
 from tests.unit.tiny import ARCHITECTURES, tiny_model
 

@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import load_file, save
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from fusehub.checkpoint import headers
-from fusehub.compat import check
+from fusehub.checking.check import check
+from fusehub.collecting.collect import collect
+from fusehub.comparing.evaluate import evaluate
+from fusehub.comparing.predictor import predict
 from fusehub.errors import BadFile, FuseHubError, Incompatible
-from fusehub.evaluation import evaluate
-from fusehub.loading import require_loadable
-from fusehub.merging import merge
-from fusehub.predict import predict
-from fusehub.shared_body import load_heads
-from fusehub.statistics.collect import collect
+from fusehub.merging.merge import merge
+from fusehub.models.checkpoint import headers
+from fusehub.models.multi_head import load_heads
+from fusehub.publishing.loadable import require_loadable
 from tests.unit.experts import WEIGHTS, edit_json, recipe_of, rel, relatives, save_weights, text_file, weights_of
 from tests.unit.tiny import KINDS, tiny_model
 
@@ -309,10 +309,10 @@ def test_heads_of_a_merge_that_lack_something_are_refused_one_by_one(pair, tmp_p
 
 def test_tokens_that_only_transformers_class_adds_need_no_row(pair):
     """Qwen's class adds <|endoftext|> to any vocabulary, also to one that was trained without."""
-    from fusehub.completeness import without_rows
-    from fusehub.layers import layout_of
-    from fusehub.refs import resolve
-    from fusehub.tasks import load_config
+    from fusehub.models.completeness import without_rows
+    from fusehub.models.layout import layout_of
+    from fusehub.models.resolve import resolve
+    from fusehub.models.tasks import load_config
 
     size = with_new_tokens(pair[0], "<e1>")
     ref = resolve(str(pair[0]))

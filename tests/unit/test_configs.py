@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
 
-from fusehub.compat import check
-from fusehub.config_effects import flat
-from fusehub.configs import config_differences, effects_by_key
+from fusehub.checking.check import check
+from fusehub.checking.config_effects import flat
+from fusehub.checking.configs import config_differences, effects_by_key
 from fusehub.errors import Incompatible
-from fusehub.refs import resolve
-from fusehub.tasks import load_config
+from fusehub.models.resolve import resolve
+from fusehub.models.tasks import load_config
 from tests.unit.experts import edit_json, relatives
 from tests.unit.tiny import tiny_model
 

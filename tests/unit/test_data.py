@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from fusehub.data import Examples, load_examples
-from fusehub.data_sources import open_table
+from fusehub.data.examples import Examples, load_examples
+from fusehub.data.hub_datasets import DatasetName, parse_dataset
+from fusehub.data.label_matching import labels_as_ids, match_labels
+from fusehub.data.sources import open_table
 from fusehub.errors import BadData, BadFile, NotFound
-from fusehub.hub_datasets import DatasetName, parse_dataset
-from fusehub.matching import labels_as_ids, match_labels
 
 ROWS = [
     {"text": "A fine, long film.", "label": "good"},
@@ -406,7 +406,7 @@ def test_several_labels_a_text_by_name_or_as_zeros_and_ones():
 
 def test_the_modules_load_without_the_heavy_libraries():
     code = (
-        "import sys, fusehub.data, fusehub.predict, fusehub.comparison, fusehub.evaluation\n"
+        "import sys, fusehub.data.examples, fusehub.comparing.predictor, fusehub.comparing.compare, fusehub.comparing.evaluate\n"
         "heavy = {'torch', 'transformers', 'datasets', 'sklearn', 'numpy', 'pandas'} & set(sys.modules)\n"
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )

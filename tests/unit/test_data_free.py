@@ -7,8 +7,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from fusehub.errors import BadRecipe, NotFound
-from fusehub.merging import merge
-from fusehub.plan import plan_merge
+from fusehub.merging.merge import merge
+from fusehub.merging.plan import plan_merge
 from tests.unit.experts import (
     WEIGHTS,
     least_squares,
@@ -83,7 +83,7 @@ def test_a_layer_that_did_not_learn_has_no_say(experts, tmp_path):
 
 
 def test_plan_report_recipe_and_card_say_so(experts, tmp_path):
-    from fusehub.card import model_card
+    from fusehub.publishing.cards.merge_card import model_card
 
     paths = experts("bert")
     base = paths[0].parent / "base"
@@ -132,7 +132,7 @@ def test_who_has_no_statistics_is_told_of_it(tmp_path):
 
 
 def test_the_command_line_prints_it(experts):
-    from fusehub.cli import app
+    from fusehub.cli.main import app
 
     paths = experts("bert")
     arguments = ["merge", *map(str, paths), "--base", str(paths[0].parent / "base"), "--dry-run"]

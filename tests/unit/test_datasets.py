@@ -9,7 +9,7 @@ import pytest
 
 HUB_TEST = """
 import json, sys
-from fusehub.data import load_examples
+from fusehub.data.examples import load_examples
 from fusehub.errors import FuseHubError
 
 def show(source, task="text-classification", **options):

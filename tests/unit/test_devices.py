@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fusehub.comparison import compare
-from fusehub.devices import find_device, has_float64, wide
+from fusehub.comparing.compare import compare
 from fusehub.errors import FuseHubError
+from fusehub.utils.devices import find_device, has_float64, wide
 from tests.unit.experts import WEIGHTS, relatives, run_python, text_file, texts_of
 
 # argv: where to write, the device, the two experts and a file of texts for each.
@@ -20,8 +20,8 @@ from tests.unit import plain_device
 if device == plain_device.NAME:
     plain_device.start()
 import torch, fusehub
-from fusehub.devices import has_float64
-from fusehub.statistics import noise
+from fusehub.utils.devices import has_float64
+from fusehub.collecting import noise
 assert has_float64(device) == (device == "cpu")
 models, texts, out = rest[:2], rest[2:], Path(out)
 # The same noise in both processes.

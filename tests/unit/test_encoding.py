@@ -5,15 +5,15 @@ from collections import Counter
 
 import pytest
 
-from fusehub.encoding import batches, encode, first_tokens, max_length_of, split_words
+from fusehub.data.tokenizing import batches, encode, first_tokens, max_length_of, split_words
 from fusehub.errors import BadData
 from tests.unit.tiny import ARCHITECTURES, tiny_model, tiny_texts, tiny_tokenizer
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_longest_text_a_model_takes(tmp_path, arch):
-    from fusehub.refs import resolve
-    from fusehub.tasks import load_config
+    from fusehub.models.resolve import resolve
+    from fusehub.models.tasks import load_config
 
     config = load_config(resolve(str(tiny_model(tmp_path / "m", arch))))
     tokenizer = tiny_tokenizer(arch)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from fusehub.data import Examples
+from fusehub.comparing.evaluate import _score, evaluate
+from fusehub.comparing.predictor import MULTI, REGRESSION, SINGLE, Prediction, predict
+from fusehub.data.examples import Examples
 from fusehub.errors import BadData, Incompatible, NotFound
-from fusehub.evaluation import _score, evaluate
-from fusehub.predict import MULTI, REGRESSION, SINGLE, Prediction, predict
 from tests.unit.tiny import tiny_model, tiny_texts
 
 TOKENS = "token-classification"

@@ -7,8 +7,8 @@ import httpx2
 import pytest
 from huggingface_hub import HfApi, constants
 
-from fusehub import replies
 from fusehub.errors import Offline
+from fusehub.hub import replies
 from fusehub.localhub import LocalHubError
 from fusehub.localhub.faults import FILENAME, read_plan
 from tests.reliability.misbehaviour import ANSWERS, SPECIAL
@@ -24,7 +24,7 @@ HURRY = "from fusehub import wire; wire.patience = wire.Patience({})"
 @pytest.fixture(scope="module")
 def work(hub, tmp_path_factory):
     """Two experts with statistics on the Hub, a merge of them and texts here."""
-    from fusehub.merging import merge
+    from fusehub.merging.merge import merge
     from tests.unit.experts import recipe_of
 
     folder = tmp_path_factory.mktemp("work")

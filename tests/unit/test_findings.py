@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from fusehub.checking.report import CODES, Allowed, Finding, Report, document
 from fusehub.errors import BadRecipe
-from fusehub.findings import CODES, Allowed, Finding, Report, document
 
 
 def test_the_document_has_every_code():

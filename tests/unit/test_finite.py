@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from fusehub.collecting.collect import collect
 from fusehub.errors import BadStatistics, NonFinite
-from fusehub.statistics.collect import collect
 from fusehub.statistics.inspection import inspect
 from tests.unit.experts import WEIGHTS, leftovers, save_weights, text_file
 from tests.unit.test_statistics_format import rewrite
@@ -72,7 +72,7 @@ def test_numbers_that_grow_too_large_are_told_by_their_layer(broken, tmp_path, c
 
 
 def test_the_command_line_says_the_same(broken, tmp_path):
-    from fusehub.cli import app
+    from fusehub.cli.main import app
 
     name = DENSE.format(1, "output")
     model = broken(**{name: with_one(float("nan"))})

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import fusehub.statistics.counting as counting
+import fusehub.collecting.passes as counting
+from fusehub.collecting.collect import collect
 from fusehub.errors import BadRecipe, BadStatistics, NonFinite, NotFound
-from fusehub.merging import merge
+from fusehub.merging.merge import merge
+from fusehub.merging.plan import plan_merge
 from fusehub.methods import Layer, find_method
-from fusehub.plan import plan_merge
-from fusehub.statistics.collect import collect
 from fusehub.statistics.fisher_file import FISHER_FILENAME, FisherFile, encode_fisher, write_fisher
 from fusehub.statistics.sources import FoundStatistics
 from tests.unit.experts import WEIGHTS, edit_json, recipe_of, rel, relatives, text_file

@@ -5,9 +5,9 @@ import subprocess
 import pytest
 from huggingface_hub import HfApi
 
+from fusehub.collecting.collect import collect
 from fusehub.errors import BadFile, NoSpace
-from fusehub.merging import merge
-from fusehub.statistics.collect import collect
+from fusehub.merging.merge import merge
 from tests.unit.at_hub import session
 from tests.unit.experts import leftovers, recipe_of, relatives, text_file
 

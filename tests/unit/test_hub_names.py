@@ -14,10 +14,10 @@ import transformers
 from huggingface_hub import HfApi
 from safetensors.torch import load_file
 
-from fusehub.checkpoint import Checkpoint
-from fusehub.compat import check
-from fusehub.hub_names import Place, may_be_repo, plain, readings
-from fusehub.refs import resolve
+from fusehub.checking.check import check
+from fusehub.hub.names import Place, may_be_repo, plain, readings
+from fusehub.models.checkpoint import Checkpoint
+from fusehub.models.resolve import resolve
 from tests.unit.at_hub import session
 from tests.unit.experts import WEIGHTS, edit_json, rel, relatives, save_weights, text_file
 from tests.unit.lora_cases import ADAPTER, adapter
@@ -154,11 +154,11 @@ def test_folders_of_a_repo_are_checked_merged_collected_and_compared(repo, ann, 
 
 
 def ann_url(run):
-    return run.python("from fusehub.hub import endpoint; print(endpoint())").strip()
+    return run.python("from fusehub.hub.client import endpoint; print(endpoint())").strip()
 
 
 def test_a_revision_with_slashes_is_one_wherever_the_folder_stands(repo, ann, folders):
-    code = "from fusehub.refs import resolve\nfrom fusehub.checkpoint import Checkpoint, headers\nfor n in {names}:\n"
+    code = "from fusehub.models.resolve import resolve\nfrom fusehub.models.checkpoint import Checkpoint, headers\nfor n in {names}:\n"
     code += " r = resolve(n); c = Checkpoint(r)\n assert headers(r) == c.tensors\n"
     code += " print(r.id, float(c['classifier.weight'].double().sum()))"
     names = [f"{repo}/h0@feature/x", f"{repo}@feature/x/h0", f"https://huggingface.co/{repo}/tree/feature/x/h0"]
@@ -178,7 +178,7 @@ def test_adapters_in_folders_of_repos_are_put_on_bases_in_folders_of_repos(repo,
         f"{repo}/adapter",
         f"hf://{repo}/deep/base@main+hf://{repo}/adapter@main",
     ]
-    code = "from fusehub.refs import resolve\nfrom fusehub.checkpoint import Checkpoint, headers\nfor n in {names}:\n"
+    code = "from fusehub.models.resolve import resolve\nfrom fusehub.models.checkpoint import Checkpoint, headers\nfor n in {names}:\n"
     code += " r = resolve(n); c = Checkpoint(r)\n assert headers(r) == c.tensors\n"
     code += " print(r.id, float(c['bert.encoder.layer.0.attention.self.query.weight'].double().sum()))"
     told = ann.python(code.format(names=names)).split("\n")[:-1]
@@ -195,7 +195,7 @@ def test_offline_a_folder_of_a_repo_is_read_from_the_cache(repo, hub, folders, t
         run("merge", f"{repo}/h0", f"{repo}/h1", "--method", "mean", "--out", tmp_path / "online")
     home = tmp_path / "home"
     code = (
-        "from fusehub.merging import merge\nfrom fusehub.compat import check\n"
+        "from fusehub.merging.merge import merge\nfrom fusehub.checking.check import check\n"
         f"assert check(['{repo}/h0', '{repo}/h1']).download == 0\n"
         f"merge(['{repo}/h0', '{repo}/h1'], '{tmp_path / 'offline'}', method='mean')"
     )
@@ -228,7 +228,7 @@ def heavy(hub, tmp_path_factory):
 
 
 def test_checks_and_plans_download_no_weights(heavy, hub, tmp_path):
-    plan = "from fusehub.plan import plan_merge\nfrom fusehub.recipe import Recipe\n"
+    plan = "from fusehub.merging.plan import plan_merge\nfrom fusehub.merging.recipe import Recipe\n"
     plan += f"plan_merge(Recipe.of({heavy[:2]}, 'mean'))"
     with counted(hub.url) as (address, came):
         env = {"HF_ENDPOINT": address}

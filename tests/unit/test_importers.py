@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from fusehub import import_statistics
 from fusehub.errors import BadFile, BadRecipe, BadStatistics, FuseHubError, NotFound, UnsafeFile
-from fusehub.merging import merge
-from fusehub.plan import plan_merge
+from fusehub.merging.merge import merge
+from fusehub.merging.plan import plan_merge
 from tests.unit.experts import WEIGHTS, least_squares, raw_inputs, recipe_of, rel, texts_of
 
 GGUF_NAMES = {
@@ -223,7 +223,7 @@ def test_without_the_package_it_says_which(llamas, inputs, tmp_path, monkeypatch
 
 
 def test_the_command_line_imports(llamas, inputs, tmp_path):
-    from fusehub.cli import app
+    from fusehub.cli.main import app
 
     path = write_gguf(tmp_path / "imatrix.gguf", inputs)
     arguments = ["collect", str(llamas[0]), "--import", str(path), "--out", str(tmp_path / "statistics")]

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fusehub.data import Examples, load_examples
+from fusehub.data.examples import Examples, load_examples
+from fusehub.data.inputs import Inputs
 from fusehub.errors import BadData, BadFile, Incompatible, NotFound
-from fusehub.inputs import Inputs
-from fusehub.pretrained import load_model
-from fusehub.refs import resolve
+from fusehub.models.loading import load_model
+from fusehub.models.resolve import resolve
 from tests.unit.tiny import KINDS, tiny_images, tiny_model, tiny_texts
 
 TEXTS = tiny_texts(20, seed=3)

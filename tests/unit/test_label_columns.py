@@ -2,12 +2,12 @@
 
 import pytest
 
-from fusehub.data import load_examples
+from fusehub.comparing.evaluate import evaluate
+from fusehub.comparing.metrics.labels import label_metrics
+from fusehub.comparing.predictor import MULTI, SINGLE, Prediction
+from fusehub.data.examples import load_examples
+from fusehub.data.label_matching import labels_as_ids
 from fusehub.errors import BadData, NotFound
-from fusehub.evaluation import evaluate
-from fusehub.label_metrics import label_metrics
-from fusehub.matching import labels_as_ids
-from fusehub.predict import MULTI, SINGLE, Prediction
 from tests.unit.test_data import write_csv, write_jsonl, write_parquet
 from tests.unit.tiny import tiny_model, tiny_texts
 

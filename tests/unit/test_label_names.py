@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from fusehub.compat import check
+from fusehub.checking.check import check
 from fusehub.errors import Incompatible
-from fusehub.merging import merge
-from fusehub.tasks import labels_of
+from fusehub.merging.merge import merge
+from fusehub.models.tasks import labels_of
 from tests.unit.experts import (
     edit_json,
     recipe_of,
@@ -45,11 +45,11 @@ ODD_LABELS = {
 
 @pytest.mark.parametrize("kind", ODD_LABELS)
 def test_labels_that_are_not_one_name_a_row_are_refused_everywhere(kind, tmp_path):
-    from fusehub.comparison import compare
-    from fusehub.evaluation import evaluate
-    from fusehub.predict import predict
-    from fusehub.statistics.collect import collect
-    from space.pick import describe
+    from fusehub.collecting.collect import collect
+    from fusehub.comparing.compare import compare
+    from fusehub.comparing.evaluate import evaluate
+    from fusehub.comparing.predictor import predict
+    from space.steps.pick import describe
 
     odd, words = ODD_LABELS[kind]
     experts = [str(path) for path in relatives(tmp_path, labels=[("neg", "pos")] * 2)]

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fusehub.card import model_card
-from fusehub.compat import check
+from fusehub.checking.check import check
+from fusehub.checking.heads import plan_labels
 from fusehub.errors import BadRecipe, Incompatible
-from fusehub.labels import plan_labels
-from fusehub.merging import merge
-from fusehub.refs import resolve
+from fusehub.merging.merge import merge
+from fusehub.models.resolve import resolve
+from fusehub.publishing.cards.merge_card import model_card
 from tests.unit.experts import (
     WEIGHTS,
     edit_json,
@@ -277,7 +277,7 @@ def test_permuted_heads_of_one_model_give_that_model(tmp_path, names):
 )
 def test_turned_and_missing_rows_of_one_model_give_it_back(tmp_path, arch, task, more, method):
     """In every task: an expert, and the same one with its rows turned round and without one of them."""
-    from fusehub.statistics.collect import collect
+    from fusehub.collecting.collect import collect
 
     first = relatives(tmp_path, arch, labels=[("neg", "neu", "pos")], task=task, **more)[0]
     second = copytree(first, tmp_path / "turned")

@@ -8,10 +8,10 @@ from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
 
 from fusehub.errors import Incompatible
-from fusehub.layers import layout_of
-from fusehub.pretrained import load_model
-from fusehub.refs import resolve
-from fusehub.tasks import load_config
+from fusehub.models.layout import layout_of
+from fusehub.models.loading import load_model
+from fusehub.models.resolve import resolve
+from fusehub.models.tasks import load_config
 from tests.unit.experts import WEIGHTS, edit_json
 from tests.unit.tiny import ARCHITECTURES, tiny_model
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fusehub.licences import licence_of, reconcile
+from fusehub.hub.licences import licence_of, reconcile
 
 
 def verdict(*licences):

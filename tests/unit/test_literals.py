@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from fusehub.data.literals import read_list, read_literal
 from fusehub.errors import BadData
-from fusehub.literals import read_list, read_literal
 
 WORDS = ["anna", "it's", 'says "no"', "# 1", "..."]
 LONG = [f"word{number}" for number in range(60)]

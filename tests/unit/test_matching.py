@@ -2,9 +2,9 @@
 
 import pytest
 
-from fusehub.data import Examples
+from fusehub.data.examples import Examples
+from fusehub.data.label_matching import match_labels
 from fusehub.errors import BadData
-from fusehub.matching import match_labels
 
 STARS = ["1 star", "2 stars", "3 stars", "4 stars", "5 stars"]
 FIVE = ["awful", "bad", "fair", "good", "great"]

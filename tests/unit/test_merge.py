@@ -7,13 +7,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fusehub.errors import BadRecipe, Incompatible
-from fusehub.layers import linears_of
-from fusehub.merging import merge
-from fusehub.plan import plan_merge
-from fusehub.pretrained import load_model
-from fusehub.recipe import FILENAME, Recipe
-from fusehub.refs import resolve
-from fusehub.tensor_files import sha256_of
+from fusehub.merging.merge import merge
+from fusehub.merging.plan import plan_merge
+from fusehub.merging.recipe import FILENAME, Recipe
+from fusehub.models.layout import linears_of
+from fusehub.models.loading import load_model
+from fusehub.models.resolve import resolve
+from fusehub.models.tensor_files import sha256_of
 from tests.unit.experts import (
     WEIGHTS,
     edit_json,
@@ -302,8 +302,8 @@ def test_a_body_saved_without_its_prefix_is_merged_with_one_that_has_it(tmp_path
 
 RUN = """
 import sys
-from fusehub.merging import merge
-from fusehub.recipe import Recipe
+from fusehub.merging.merge import merge
+from fusehub.merging.recipe import Recipe
 merge(Recipe.read(sys.argv[1]), sys.argv[2])
 """
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fusehub.compat import check
-from fusehub.loading import require_loadable
-from fusehub.merging import merge
-from fusehub.plan import plan_merge
-from fusehub.pretrained import load_model, quiet_transformers
-from fusehub.refs import resolve
-from fusehub.tasks import task_of
+from fusehub.checking.check import check
+from fusehub.merging.merge import merge
+from fusehub.merging.plan import plan_merge
+from fusehub.models.loading import load_model, quiet_transformers
+from fusehub.models.resolve import resolve
+from fusehub.models.tasks import task_of
+from fusehub.publishing.loadable import require_loadable
 from tests.unit.experts import WEIGHTS, edit_json, recipe_of, relatives, save_weights
 from tests.unit.tiny import KINDS, tiny_images
 
@@ -83,8 +83,8 @@ def test_matrices_of_a_mixture_are_known_by_the_names_that_they_have_in_files(
     tmp_path: Path,
 ) -> None:
     """Statistics call a fused matrix by the name that it has in the file."""
-    from fusehub.layers import layout_of
-    from fusehub.tasks import load_config
+    from fusehub.models.layout import layout_of
+    from fusehub.models.tasks import load_config
 
     for arch in ("qwen3_moe", "mixtral"):
         experts = relatives(tmp_path / arch, arch, task="text-generation", hidden=16)
@@ -103,7 +103,7 @@ def test_matrices_of_a_mixture_are_known_by_the_names_that_they_have_in_files(
 @pytest.mark.parametrize(("arch", "task"), KINDS)
 def test_regmean_solves_the_linear_layers_of_every_kind_of_model(arch: str, task: str, tmp_path: Path) -> None:
     """Statistics of each expert by itself, then a merge that solves every linear layer and not only averages."""
-    from fusehub.statistics.collect import collect
+    from fusehub.collecting.collect import collect
     from tests.unit.test_inputs import own_examples, write
 
     experts = relatives(tmp_path, arch, task=task, hidden=16)

@@ -5,12 +5,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from fusehub import combining, engine
 from fusehub.errors import BadRecipe
-from fusehub.merging import merge
+from fusehub.merging import elementwise, engine
+from fusehub.merging.merge import merge
+from fusehub.merging.plan import plan_merge
+from fusehub.merging.recipe import FILENAME, Recipe
 from fusehub.methods import METHODS, Layer, find_method
-from fusehub.plan import plan_merge
-from fusehub.recipe import FILENAME, Recipe
 from tests.unit.experts import WEIGHTS, recipe_of, rel, relatives, with_statistics
 from tests.unit.tiny import tiny_model
 
@@ -53,7 +53,7 @@ def test_every_method_on_whole_models_is_the_method_on_each_tensor(models, tmp_p
         layer = Layer(tensor, tensors[1:], [one.weight for one in said], tensors[0], own=said, seed=3)
         assert rel(value, method.merge(layer, method.parse({})).tensor) < 1e-12, tensor
     # Neither the size of pieces nor the number of workers changes a byte.
-    monkeypatch.setattr(combining, "_PIECE_ELEMENTS", 64)
+    monkeypatch.setattr(elementwise, "_PIECE_ELEMENTS", 64)
     monkeypatch.setattr(engine, "_WORKERS", 1)
     run(tmp_path / "again", **content)
     assert (tmp_path / "again" / WEIGHTS).read_bytes() == (tmp_path / "out" / WEIGHTS).read_bytes()

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fusehub.errors import BadStatistics, Incompatible, NonFinite, NoSpace, NotFound, OutputExists
-from fusehub.merging import merge
-from fusehub.recipe import Recipe
-from fusehub.statistics.format import Statistics
+from fusehub.merging.merge import merge
+from fusehub.merging.recipe import Recipe
+from fusehub.statistics.file import Statistics
 from tests.unit.experts import (
     WEIGHTS,
     edit_json,
@@ -172,7 +172,7 @@ def test_a_layer_without_statistics_or_rows_is_averaged_and_said(tmp_path, absen
 
 
 def test_too_few_rows_are_noted_and_the_result_is_finite(tmp_path):
-    from fusehub.statistics.collect import collect
+    from fusehub.collecting.collect import collect
 
     paths = relatives(tmp_path, layers=1)
     for path in paths:
@@ -295,8 +295,8 @@ def test_progress_ends_at_its_total(experts, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from fusehub.merging import merge
-from fusehub.recipe import Recipe
+from fusehub.merging.merge import merge
+from fusehub.merging.recipe import Recipe
 def die(done, total, what):
     if done > total / 2:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -343,8 +343,8 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing(tmp_path, small_disk):
 LIMITED = """
 import resource, sys
 from fusehub.errors import FuseHubError
-from fusehub.merging import merge
-from fusehub.recipe import Recipe
+from fusehub.merging.merge import merge
+from fusehub.merging.recipe import Recipe
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 import signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -367,8 +367,8 @@ def test_a_quota_that_is_used_up_is_told_and_leaves_nothing(experts, tmp_path):
 
 MEASURED = """
 import resource, sys
-from fusehub.merging import merge
-from fusehub.recipe import Recipe
+from fusehub.merging.merge import merge
+from fusehub.merging.recipe import Recipe
 big, small, out = sys.argv[1:]
 merge(Recipe.read(small), out + "-small")  # Everything is imported and warm.
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 from fusehub.errors import BadRecipe
+from fusehub.merging.recipe import Recipe
 from fusehub.methods import find_method
-from fusehub.methods.settings import Settings
-from fusehub.recipe import Recipe
+from fusehub.methods.by_layer import Settings
 
 
 def parse(text: str) -> Recipe:

@@ -9,11 +9,11 @@ import yaml
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from fusehub.cli import app
+from fusehub.cli.main import app
 from fusehub.errors import BadRecipe, Incompatible
-from fusehub.merging import merge
-from fusehub.plan import plan_merge
-from fusehub.recipe import FILENAME, Recipe
+from fusehub.merging.merge import merge
+from fusehub.merging.plan import plan_merge
+from fusehub.merging.recipe import FILENAME, Recipe
 from tests.unit.experts import WEIGHTS, edit_json, files_of, recipe_of, rel, relatives
 
 ATTENTION, MLP, NORM = (
@@ -134,8 +134,8 @@ def speaking(folder: Path, **templates: str) -> tuple[Path, Path, Path]:
 
 
 def template_in(folder: Path) -> str | None:
-    from fusehub.pretrained import load_tokenizer
-    from fusehub.refs import resolve
+    from fusehub.models.loading import load_tokenizer
+    from fusehub.models.resolve import resolve
 
     return load_tokenizer(resolve(str(folder))).chat_template
 
@@ -215,8 +215,8 @@ def test_a_chat_template_can_be_chosen(said: str, expected: str, tmp_path: Path)
     if said == "auto":
         assert template_in(folder) == expected
     else:
-        from fusehub.pretrained import load_tokenizer
-        from fusehub.refs import resolve
+        from fusehub.models.loading import load_tokenizer
+        from fusehub.models.resolve import resolve
 
         tokenizer = load_tokenizer(resolve(str(folder)))
         chat = [{"role": "user", "content": "Hi"}]
@@ -226,9 +226,9 @@ def test_a_chat_template_can_be_chosen(said: str, expected: str, tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["alpaca", "chatml", "llama3", "mistral"])
 def test_named_chat_templates_say_every_turn_in_order(name: str, llamas) -> None:
-    from fusehub.chat_templates import named_template
-    from fusehub.pretrained import load_tokenizer
-    from fusehub.refs import resolve
+    from fusehub.models.chat_templates import named_template
+    from fusehub.models.loading import load_tokenizer
+    from fusehub.models.resolve import resolve
 
     tokenizer = load_tokenizer(resolve(str(llamas[0])))
     turns = ["Be brief.", "What is 2 + 2?", "It is 4.", "And 3 + 3?"]

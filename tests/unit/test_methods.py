@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from fusehub.cli.methods_document import document
 from fusehub.errors import BadRecipe
 from fusehub.methods import METHODS, Layer, find_method
-from fusehub.methods.document import document
 from fusehub.methods.mean import weighted_mean
 from fusehub.methods.registry import Options, merge_method
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fusehub.layers import layout_of
-from fusehub.merging import merge
-from fusehub.pretrained import load_model, load_tokenizer
-from fusehub.refs import resolve
-from fusehub.statistics.collect import collect
-from fusehub.statistics.routing import mixture_of, shares_of
-from fusehub.tasks import load_config
+from fusehub.collecting.collect import collect
+from fusehub.collecting.routing import mixture_of, shares_of
+from fusehub.merging.merge import merge
+from fusehub.models.layout import layout_of
+from fusehub.models.loading import load_model, load_tokenizer
+from fusehub.models.resolve import resolve
+from fusehub.models.tasks import load_config
 from tests.unit.experts import WEIGHTS, least_squares, recipe_of, rel, relatives, text_file, texts_of
 from tests.unit.test_collector_kinds import raw
 from tests.unit.test_statistics_format import rewrite
@@ -92,7 +92,7 @@ def without(path, to, *names, rows=None):
 
 def told(folder, statistics):
     """Makes the JSON beside the file say what the file says."""
-    from fusehub.statistics.format import Statistics
+    from fusehub.statistics.file import Statistics
 
     opened = Statistics(statistics / "statistics.safetensors")
     (statistics / "statistics.json").write_text(json.dumps(opened.metadata))

@@ -6,8 +6,8 @@ import shutil
 import pytest
 import typer
 
-from fusehub.console import pairs
-from fusehub.recipe import Recipe
+from fusehub.cli.console import pairs
+from fusehub.merging.recipe import Recipe
 from tests.unit.test_cli import run
 
 

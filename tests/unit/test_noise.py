@@ -7,15 +7,15 @@ import math
 import pytest
 import torch
 
+from fusehub.collecting.collect import collect
+from fusehub.collecting.gram_collector import GramCollector
+from fusehub.collecting.noise import BoundedSum, Noise, _normal, gaussian_deviation, row_bounds, with_noise
 from fusehub.errors import BadData
-from fusehub.merging import merge
-from fusehub.pretrained import load_model, load_tokenizer
-from fusehub.refs import resolve
-from fusehub.statistics.collect import collect
-from fusehub.statistics.collector import GramCollector
-from fusehub.statistics.format import Statistics
+from fusehub.merging.merge import merge
+from fusehub.models.loading import load_model, load_tokenizer
+from fusehub.models.resolve import resolve
+from fusehub.statistics.file import Statistics
 from fusehub.statistics.grams import unpack
-from fusehub.statistics.noise import BoundedSum, Noise, _normal, gaussian_deviation, row_bounds, with_noise
 from tests.unit.experts import recipe_of, rel, relatives, text_file, texts_of
 
 
@@ -26,7 +26,7 @@ def expert(tmp_path_factory):
 
 def bounded(expert, texts, bounds=None, batch=4):
     """The bounded sums of the expert on `texts`, and the bounds."""
-    from fusehub.layers import linears_of
+    from fusehub.models.layout import linears_of
 
     model, tokenizer = load_model(resolve(str(expert))), load_tokenizer(resolve(str(expert)))
     probe = {"input_ids": torch.full((3, 11), 7), "attention_mask": torch.ones(3, 11, dtype=torch.long)}

@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fusehub.data_sources import open_table
+from fusehub.data.sources import open_table
 from fusehub.errors import NotFound
-from fusehub.markdown import without_paths
-from fusehub.merging import merge
-from fusehub.reach import is_path
-from fusehub.refs import resolve
-from fusehub.tensor_files import SafetensorsFile
+from fusehub.merging.merge import merge
+from fusehub.models.resolve import resolve
+from fusehub.models.tensor_files import SafetensorsFile
+from fusehub.utils.markdown import without_paths
+from fusehub.utils.reach import is_path
 from tests.unit.experts import WEIGHTS, recipe_of, run_python, sha256_of
 
 
@@ -78,7 +78,7 @@ def test_paths_of_windows_are_cut_from_what_is_published() -> None:
 def test_the_local_hub_says_where_it_runs_if_it_cannot_run_here(tmp_path) -> None:
     code = (
         "import sys; sys.modules['fcntl'] = None; sys.argv = ['fusehub', 'hub', sys.argv[1]]; "
-        "from fusehub.start import main; main()"
+        "from fusehub.cli.start import main; main()"
     )
     done = run_python(code, tmp_path / "hub")
     assert done.returncode == 1

@@ -2,12 +2,12 @@
 
 import pytest
 
+from fusehub.collecting.collect import collect
 from fusehub.errors import BadFile
-from fusehub.merging import merge
-from fusehub.places import made_folder, require_place, write_text
+from fusehub.merging.merge import merge
 from fusehub.statistics.adding import add_statistics
-from fusehub.statistics.collect import collect
 from fusehub.statistics.resizing import resize_statistics
+from fusehub.utils.places import made_folder, require_place, write_text
 from tests.unit.experts import text_file
 
 

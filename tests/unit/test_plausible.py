@@ -9,10 +9,10 @@ import torch
 from safetensors import safe_open
 from typer.testing import CliRunner
 
+from fusehub.collecting.collect import collect
 from fusehub.errors import BadStatistics
-from fusehub.refs import resolve
-from fusehub.statistics.collect import collect
-from fusehub.statistics.format import Statistics
+from fusehub.models.resolve import resolve
+from fusehub.statistics.file import Statistics
 from fusehub.statistics.grams import packed_diagonal
 from fusehub.statistics.inspection import inspect
 from fusehub.statistics.plausible import compare_with_random
@@ -95,7 +95,7 @@ def test_statistics_of_another_architecture_have_none_of_the_layers(experts):
 
 
 def test_the_command_line_holds_them_against_a_model(experts, tmp_path):
-    from fusehub.cli import app
+    from fusehub.cli.main import app
 
     path = experts()[0]
     result = CliRunner().invoke(app, ["inspect", str(path / "fusehub"), "--against", str(path)])

@@ -9,14 +9,14 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from fusehub.card import model_card
+from fusehub.cli.start import main
 from fusehub.errors import BadRecipe, NotFound
-from fusehub.merging import merge
+from fusehub.merging.merge import merge
+from fusehub.merging.recipe import FILENAME
 from fusehub.methods import METHODS
 from fusehub.methods.plugins import load_plugins
 from fusehub.methods.registry import ALIASES
-from fusehub.recipe import FILENAME
-from fusehub.start import main
+from fusehub.publishing.cards.merge_card import model_card
 from tests.unit.experts import WEIGHTS, relatives
 
 MEDIAN = """

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fusehub.comparison import compare, find_entities, mark
-from fusehub.ensembling import ensemble
+from fusehub.comparing.compare import compare, find_entities, mark
+from fusehub.comparing.ensemble import ensemble
+from fusehub.comparing.predictor import MULTI, REGRESSION, SINGLE, Prediction, Predictor, predict
 from fusehub.errors import BadData, Incompatible, NonFinite, NotFound
-from fusehub.predict import MULTI, REGRESSION, SINGLE, Prediction, Predictor, predict
-from fusehub.refs import resolve
+from fusehub.models.resolve import resolve
 from tests.unit.tiny import ARCHITECTURES, tiny_model, tiny_texts
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC"]
@@ -351,7 +351,7 @@ def test_what_cannot_be_compared(model):
 HUB_TEST = """
 import json, sys
 import fusehub
-from fusehub.predict import predict
+from fusehub.comparing.predictor import predict
 
 assert list(fusehub.load_heads("alice/merged").heads) == ["films"]
 try:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from fusehub.collecting.collect import collect
 from fusehub.localhub import running
-from fusehub.merging import merge
-from fusehub.statistics.collect import collect
+from fusehub.merging.merge import merge
 from tests.unit.experts import recipe_of, relatives, text_file, texts_of
 from tests.unit.publish_scripts import EXPERTS, FAILING, FUSE, PRELUDE, REFUSED, bad_line
 

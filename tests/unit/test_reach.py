@@ -2,12 +2,12 @@
 
 import pytest
 
-from fusehub.data_sources import open_table
+from fusehub.data.images import Picture, picture_of
+from fusehub.data.sources import open_table
 from fusehub.errors import BadFile, FuseHubError, NotFound
-from fusehub.pictures import Picture, picture_of
-from fusehub.reach import VARIABLE, confine, is_confined, local_path
-from fusehub.refs import resolve
+from fusehub.models.resolve import resolve
 from fusehub.statistics.sources import open_statistics
+from fusehub.utils.reach import VARIABLE, confine, is_confined, local_path
 from tests.unit.tiny import tiny_images, tiny_model
 
 

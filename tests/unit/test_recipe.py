@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from fusehub.errors import BadRecipe, NotFound
-from fusehub.recipe import Recipe
+from fusehub.merging.recipe import Recipe
 
 TWO = [{"model": "a/x"}, {"model": "b/y"}]
 

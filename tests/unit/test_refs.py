@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from fusehub.errors import BadFile, NotFound
-from fusehub.refs import resolve, short_names
+from fusehub.models.resolve import resolve, short_names
 from tests.unit.experts import WEIGHTS, relatives
 
 # --- folders ------------------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def test_short_names_are_different(tmp_path):
 SHOW = """
 import json, sys
 from fusehub.errors import FuseHubError
-from fusehub.refs import resolve
+from fusehub.models.resolve import resolve
 results = []
 for name in sys.argv[1:]:
     try:
@@ -215,7 +215,7 @@ def test_repos_are_resolved_to_a_commit_whatever_they_are_called_by(hub, home):
         assert ("generation_config.json" in found["files"]) == (commit == commits["second"])
         assert found["url"] == f"{hub.url}/anna/public/tree/{commit}"
         assert found["weights"] == [WEIGHTS] and found["card"] == {"license": "mit"}
-    from fusehub.tensor_files import sha256_of
+    from fusehub.models.tensor_files import sha256_of
 
     assert found["sha256"][WEIGHTS] == sha256_of(hub.expert / WEIGHTS), "the Hub tells it without a download"
 
@@ -242,7 +242,7 @@ def test_a_token_that_is_wrong_is_told(hub, tmp_path):
 
 
 def test_offline_uses_what_is_in_the_cache_and_says_what_is_not(hub, tmp_path):
-    download = "import sys\nfrom fusehub.refs import resolve\nresolve(sys.argv[1]).download()\nprint('[]')"
+    download = "import sys\nfrom fusehub.models.resolve import resolve\nresolve(sys.argv[1]).download()\nprint('[]')"
     show(hub, tmp_path, "anna/public", code=download)
     cached, pinned, absent = show(
         hub,
@@ -267,10 +267,10 @@ def test_a_hub_that_does_not_answer_is_told_by_its_address(hub, tmp_path):
 
 MERGE = """
 import json, os, sys
-from fusehub.checkpoint import headers
-from fusehub.merging import merge
-from fusehub.recipe import Recipe
-from fusehub.refs import resolve
+from fusehub.models.checkpoint import headers
+from fusehub.merging.merge import merge
+from fusehub.merging.recipe import Recipe
+from fusehub.models.resolve import resolve
 from huggingface_hub import try_to_load_from_cache
 ref = resolve("anna/public@v1")
 shapes = {name: [info.dtype, list(info.shape)] for name, info in headers(ref).items()}

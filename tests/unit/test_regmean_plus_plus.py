@@ -11,19 +11,19 @@ import yaml
 from safetensors.torch import load_file
 from transformers.models.bert.modeling_bert import BertLayer
 
-import fusehub.blocks
-from fusehub.blocks import Runner, blocks_of
-from fusehub.card import model_card
-from fusehub.data import load_examples
-from fusehub.engine import MergeResult
+import fusehub.merging.block_runner
+from fusehub.collecting.collect import collect
+from fusehub.data.examples import load_examples
+from fusehub.data.inputs import Inputs
 from fusehub.errors import BadData, BadRecipe, Incompatible, NotFound
-from fusehub.inputs import Inputs
-from fusehub.loading import require_loadable
-from fusehub.merging import merge
-from fusehub.pretrained import load_model
-from fusehub.recipe import Recipe
-from fusehub.refs import resolve
-from fusehub.statistics.collect import collect
+from fusehub.merging.block_runner import Runner, blocks_of
+from fusehub.merging.engine import MergeResult
+from fusehub.merging.merge import merge
+from fusehub.merging.recipe import Recipe
+from fusehub.models.loading import load_model
+from fusehub.models.resolve import resolve
+from fusehub.publishing.cards.merge_card import model_card
+from fusehub.publishing.loadable import require_loadable
 from tests.unit.experts import WEIGHTS, least_squares, raw_inputs, rel, relatives, save_weights, text_file, texts_of
 from tests.unit.test_inputs import own_examples, write
 from tests.unit.tiny import KINDS, tiny_images
@@ -204,7 +204,7 @@ def test_blocks_are_run_twice_each_and_again_where_nothing_can_be_kept(tmp_path,
     monkeypatch.setattr(BertLayer, "forward", count)
     made, runs = {}, {}
     for room in (0.5, 0.0):
-        monkeypatch.setattr(fusehub.blocks, "_ROOM", room)
+        monkeypatch.setattr(fusehub.merging.block_runner, "_ROOM", room)
         counted.clear()
         made[room] = plus_plus(experts, tmp_path / f"merged-{room}").hashes
         # Those with more than the 3 rows of a probe are batches of texts.
@@ -378,7 +378,7 @@ def test_what_is_no_source_of_data_is_refused_in_a_recipe(tmp_path):
 def test_the_command_line_merges_from_data(tmp_path, capsys):
     from typer.testing import CliRunner
 
-    from fusehub.cli import app
+    from fusehub.cli.main import app
 
     experts = relatives(tmp_path)
     data = data_of(experts)

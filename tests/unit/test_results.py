@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from fusehub.card import model_card
+from fusehub.comparing.evaluate import evaluate
 from fusehub.errors import BadData
-from fusehub.evaluation import evaluate
-from fusehub.merging import merge
+from fusehub.merging.merge import merge
+from fusehub.publishing.cards.merge_card import model_card
 from tests.unit.experts import recipe_of
 from tests.unit.tiny import tiny_texts
 

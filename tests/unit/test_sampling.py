@@ -6,7 +6,7 @@ import logging
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from fusehub.data import load_examples
+from fusehub.data.examples import load_examples
 
 NAMES = [f"class {letter}" for letter in "abcdefghijklmn"]
 MANY = [{"text": f"{number:06}", "label": NAMES[number // 3000]} for number in range(3000 * len(NAMES))]

@@ -20,13 +20,13 @@ def test_each_promise_names_tests_that_are_there() -> None:
 
 
 def test_the_figures_that_are_told_are_those_of_the_code() -> None:
-    from fusehub.hub_datasets import HELD
+    from fusehub.data.hub_datasets import HELD
 
     assert {int(size) * 2**20 for size in re.findall(r"(\d+) MB a split", TEXT)} == {HELD}
 
 
 def test_the_longest_wait_that_is_told_is_that_of_the_client() -> None:
-    from fusehub.wire import Patience
+    from fusehub.hub.wire import Patience
 
     told = (ROOT / "docs" / "reliability.md").read_text()
     assert f"longer than {Patience().longest:.0f} seconds" in " ".join(told.split())

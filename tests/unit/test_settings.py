@@ -4,7 +4,7 @@ import pytest
 
 from fusehub.errors import BadRecipe
 from fusehub.methods import find_method
-from fusehub.methods.settings import Settings, depths
+from fusehub.methods.by_layer import Settings, depths
 
 
 def settings(method, parameters=None, models=({}, {})):

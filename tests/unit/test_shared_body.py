@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 
 import fusehub
 from fusehub.errors import Incompatible, NotFound
-from fusehub.merging import merge
-from fusehub.pretrained import load_model, load_tokenizer
-from fusehub.refs import resolve, resolve_all
+from fusehub.merging.merge import merge
+from fusehub.models.loading import load_model, load_tokenizer
+from fusehub.models.resolve import resolve, resolve_all
 from tests.unit.experts import WEIGHTS, recipe_of, save_weights
 from tests.unit.test_merge_tasks import tasks
 from tests.unit.tiny import tiny_model

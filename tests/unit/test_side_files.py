@@ -14,9 +14,9 @@ from transformers.tokenization_utils_base import (
 from transformers.utils import CHAT_TEMPLATE_DIR, CHAT_TEMPLATE_FILE, FEATURE_EXTRACTOR_NAME, IMAGE_PROCESSOR_NAME
 from transformers.utils import PROCESSOR_NAME as PROCESSOR
 
-from fusehub.merging import merge
-from fusehub.refs import resolve
-from fusehub.side_files import MAX_UNKNOWN_BYTES, has_vocabulary, is_side_file
+from fusehub.merging.merge import merge
+from fusehub.models.resolve import resolve
+from fusehub.models.side_files import MAX_UNKNOWN_BYTES, has_vocabulary, is_side_file
 from tests.unit.experts import recipe_of, relatives
 
 HUGE = 10**10

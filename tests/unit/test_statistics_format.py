@@ -10,11 +10,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from fusehub.errors import BadStatistics, NotFound
-from fusehub.refs import resolve
-from fusehub.statistics.format import Statistics, require_weights, write_statistics
+from fusehub.models.resolve import resolve
+from fusehub.models.tensor_files import sha256_of
+from fusehub.statistics.file import Statistics, require_weights, write_statistics
 from fusehub.statistics.grams import GramSum
 from fusehub.statistics.sources import find_statistics, has_statistics
-from fusehub.tensor_files import sha256_of
 
 METADATA = {
     "model": {"id": "you/model", "commit": "1234567890", "weights": {"model.safetensors": "ab" * 32}},

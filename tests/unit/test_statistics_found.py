@@ -11,7 +11,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from safetensors import safe_open
 from safetensors.torch import save
 
-from fusehub.statistics.collect import collect
+from fusehub.collecting.collect import collect
 from tests.unit.experts import relatives, text_file, texts_of
 
 CARD = "---\nlicense: mit\nbase_model: ann/base\n---\n# A model\n"

@@ -19,14 +19,14 @@ from fusehub.errors import BadRecipe, BadStatistics
 from fusehub.localhub import running
 from fusehub.methods.registry import Layer
 from fusehub.methods.regmean import RegMeanOptions, regmean
+from fusehub.models.tensor_files import sha256_of
 from fusehub.statistics.encodings import SIZES, encoding_of
-from fusehub.statistics.format import Statistics, stored_bytes, write_statistics
+from fusehub.statistics.file import Statistics, stored_bytes, write_statistics
 from fusehub.statistics.grams import GramSum, unpack
 from fusehub.statistics.inspection import inspect
 from fusehub.statistics.metadata import schema
 from fusehub.statistics.resizing import resize_statistics
 from fusehub.statistics.sources import open_statistics
-from fusehub.tensor_files import sha256_of
 from tests.unit import statistics_reader
 
 METADATA = {
@@ -238,7 +238,7 @@ from huggingface_hub import HfApi
 from fusehub.errors import BadStatistics
 from fusehub.finding import find
 from fusehub.statistics.sources import has_statistics, open_statistics
-from fusehub.refs import resolve
+from fusehub.models.resolve import resolve
 api = HfApi()
 api.create_repo("ann/stats")
 open(sys.argv[1] + "/config.json", "w").write('{"architectures": ["BertForSequenceClassification"]}')

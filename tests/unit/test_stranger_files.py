@@ -7,18 +7,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fusehub.card import model_card
-from fusehub.comparison import compare
-from fusehub.compat import check
-from fusehub.data import load_examples
+from fusehub.checking.check import check
+from fusehub.collecting.collect import collect
+from fusehub.comparing.compare import compare
+from fusehub.data.examples import load_examples
 from fusehub.errors import BadData, BadFile, BadRecipe, FuseHubError, Incompatible
-from fusehub.loading import require_loadable
-from fusehub.merged import read_merge
-from fusehub.merging import merge
-from fusehub.plan import plan_merge
-from fusehub.recipe import Recipe
-from fusehub.statistics.collect import collect
-from fusehub.yaml_text import load_yaml
+from fusehub.merging.merge import merge
+from fusehub.merging.plan import plan_merge
+from fusehub.merging.recipe import Recipe
+from fusehub.publishing.cards.merge_card import model_card
+from fusehub.publishing.loadable import require_loadable
+from fusehub.publishing.merged_folder import read_merge
+from fusehub.utils.yaml_text import load_yaml
 from tests.unit.experts import WEIGHTS, edit_json, recipe_of, relatives, run_python, save_weights, text_file
 from tests.unit.lora_cases import adapter
 from tests.unit.tiny import tiny_images, tiny_model
@@ -244,7 +244,7 @@ def test_a_config_that_counts_many_positions_takes_no_memory(tmp_path) -> None:
     pair = relatives(tmp_path / "models", layers=1)
     edit_json(pair[0] / "config.json", max_position_embeddings=3 * 10**8)
     told = run_python(
-        "import resource, sys; from fusehub.compat import check; import torch, transformers\n"
+        "import resource, sys; from fusehub.checking.check import check; import torch, transformers\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "check([sys.argv[2], sys.argv[2]]); before = peak()\n"
         "report = check(sys.argv[1:]); print((peak() - before) // 1024, report.ok)",

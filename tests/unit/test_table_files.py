@@ -2,9 +2,9 @@
 
 import pytest
 
-from fusehub.data import load_examples
+from fusehub.comparing.evaluate import evaluate
+from fusehub.data.examples import load_examples
 from fusehub.errors import BadData, BadFile
-from fusehub.evaluation import evaluate
 from tests.unit.test_data import write_csv, write_jsonl
 from tests.unit.tiny import tiny_model, tiny_texts
 

@@ -8,12 +8,12 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from fusehub.compat import check
+from fusehub.checking.check import check
 from fusehub.errors import Incompatible
-from fusehub.merging import merge
-from fusehub.plan import plan_merge
-from fusehub.pretrained import load_model, quiet_transformers
-from fusehub.refs import resolve
+from fusehub.merging.merge import merge
+from fusehub.merging.plan import plan_merge
+from fusehub.models.loading import load_model, quiet_transformers
+from fusehub.models.resolve import resolve
 from tests.unit.experts import WEIGHTS, edit_json, recipe_of, rel, relatives, save_weights, text_file, weights_of
 from tests.unit.lora_cases import adapter
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fusehub.loading import require_loadable
-from fusehub.merging import merge
-from fusehub.plan import plan_merge
+from fusehub.merging.merge import merge
+from fusehub.merging.plan import plan_merge
+from fusehub.publishing.loadable import require_loadable
 from tests.unit.experts import (
     WEIGHTS,
     edit_json,
@@ -157,7 +157,7 @@ def test_a_sum_that_is_not_normalised_is_as_large_in_rows_that_one_model_has(tmp
 
 
 def test_regmean_solves_the_rows_of_the_head_that_all_have(tmp_path: Path) -> None:
-    from fusehub.statistics.collect import collect
+    from fusehub.collecting.collect import collect
 
     _, one, two = three(tmp_path)
     grow(two, 3)

@@ -9,16 +9,16 @@ from safetensors.torch import load_file
 from tokenizers import normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from fusehub.comparison import compare
-from fusehub.compat import check
+from fusehub.checking.check import check
+from fusehub.collecting.collect import collect
+from fusehub.comparing.compare import compare
+from fusehub.comparing.evaluate import evaluate
+from fusehub.comparing.predictor import predict
 from fusehub.errors import Incompatible, NotFound
-from fusehub.evaluation import evaluate
-from fusehub.merging import merge
-from fusehub.plan import plan_merge
-from fusehub.predict import predict
-from fusehub.pretrained import load_tokenizer
-from fusehub.refs import resolve
-from fusehub.statistics.collect import collect
+from fusehub.merging.merge import merge
+from fusehub.merging.plan import plan_merge
+from fusehub.models.loading import load_tokenizer
+from fusehub.models.resolve import resolve
 from tests.unit.experts import WEIGHTS, edit_json, recipe_of, relatives, save_weights, text_file
 from tests.unit.tiny import tiny_tokenizer
 

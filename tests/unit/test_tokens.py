@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fusehub.errors import AccessDenied
-from fusehub.hub import client, cut_token
+from fusehub.hub.client import client, cut_token
 from tests.reliability.tokens import ERRORS, WAYS, command_line
 
 

@@ -9,14 +9,14 @@ import yaml
 from safetensors.torch import load_file
 
 import fusehub
-from fusehub.card import model_card
+from fusehub.comparing.evaluate import evaluate
+from fusehub.comparing.predictor import predict
+from fusehub.comparing.tuning import GRIDS, SHARES, Search, Tuning, tune
 from fusehub.errors import BadData, BadRecipe
-from fusehub.evaluation import evaluate
-from fusehub.merging import merge
-from fusehub.plan import plan_merge
-from fusehub.predict import predict
-from fusehub.recipe import Recipe
-from fusehub.tuning import GRIDS, SHARES, Search, Tuning, tune
+from fusehub.merging.merge import merge
+from fusehub.merging.plan import plan_merge
+from fusehub.merging.recipe import Recipe
+from fusehub.publishing.cards.merge_card import model_card
 from tests.unit.experts import WEIGHTS, recipe_of
 from tests.unit.tiny import tiny_texts
 
@@ -246,7 +246,7 @@ def test_less_perplexity_is_better(experts, tmp_path):
 def test_the_command_line_tunes_and_tells_it(pair, right, tmp_path):
     from typer.testing import CliRunner
 
-    from fusehub.cli import app
+    from fusehub.cli.main import app
 
     run = CliRunner().invoke
     command = ["merge", *pair, "--tune", f"films={right}"]

@@ -11,10 +11,10 @@ import torch
 from huggingface_hub import HfApi
 from safetensors.torch import load_file
 
+from fusehub.collecting.collect import collect
 from fusehub.errors import BadFile
 from fusehub.localhub.faults import FILENAME
-from fusehub.refs import resolve
-from fusehub.statistics.collect import collect
+from fusehub.models.resolve import resolve
 from tests.unit.at_hub import session
 from tests.unit.experts import LABELS, WEIGHTS, files_of, relatives, text_file, texts_of, weights_of
 
@@ -66,7 +66,7 @@ def stored(hub_root, content) -> list:
 FORGET = """
 import shutil
 from huggingface_hub.constants import HF_HUB_CACHE
-from fusehub.remote import forget_headers
+from fusehub.models.remote_headers import forget_headers
 shutil.rmtree(HF_HUB_CACHE, True)
 forget_headers()
 """
@@ -104,7 +104,7 @@ def test_a_bit_that_flipped_in_the_cache_is_healed(fresh, work, tmp_path):
 
 def test_a_model_that_answers_or_is_counted_is_healed_first(fresh, work, tmp_path):
     (tmp_path / "home" / "texts.txt").write_text("a good film\n" * 30)
-    answer = "from fusehub.predict import predict; print(predict('ann/e0', ['a good film']).probabilities.tolist())"
+    answer = "from fusehub.comparing.predictor import predict; print(predict('ann/e0', ['a good film']).probabilities.tolist())"
 
     def collected(out: str) -> dict:
         fresh("collect", "ann/e0", "--data", "texts.txt", "--out", out)
@@ -293,7 +293,7 @@ def test_files_that_repos_share_are_known_by_the_hash_of_the_repo(tmp_path, work
     """Where repos share files, a blob is a link to one that is named by another hash, which is no sha256."""
     from huggingface_hub import constants
 
-    from fusehub.tensor_files import sha256_of
+    from fusehub.models.tensor_files import sha256_of
 
     expert = work / "expert-0"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))

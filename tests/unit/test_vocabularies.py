@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fusehub.compat import check
+from fusehub.checking.check import check
 from fusehub.errors import Incompatible
-from fusehub.loading import require_loadable
-from fusehub.merging import merge
-from fusehub.plan import plan_merge
-from fusehub.pretrained import quiet_transformers
-from fusehub.refs import resolve
-from fusehub.vocabularies import clash
+from fusehub.merging.merge import merge
+from fusehub.merging.plan import plan_merge
+from fusehub.models.loading import quiet_transformers
+from fusehub.models.resolve import resolve
+from fusehub.models.vocabularies import clash
+from fusehub.publishing.loadable import require_loadable
 from tests.unit.experts import WEIGHTS, edit_json, recipe_of, relatives, save_weights, with_statistics
 
 EMBEDDINGS = {
@@ -72,7 +72,7 @@ def test_rows_of_added_tokens_are_averaged_over_the_models_that_have_them(arch: 
 
 
 def resolve_tokenizer(folder: Path):
-    from fusehub.pretrained import load_tokenizer
+    from fusehub.models.loading import load_tokenizer
 
     return load_tokenizer(resolve(str(folder)))
 

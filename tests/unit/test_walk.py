@@ -21,13 +21,13 @@ from huggingface_hub import constants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fusehub.comparison import compare
-from fusehub.compat import check
+from fusehub.checking.check import check
+from fusehub.collecting.collect import collect
+from fusehub.comparing.compare import compare
 from fusehub.errors import FuseHubError
-from fusehub.merging import merge
-from fusehub.plan import plan_merge
-from fusehub.recipe import Recipe
-from fusehub.statistics.collect import collect
+from fusehub.merging.merge import merge
+from fusehub.merging.plan import plan_merge
+from fusehub.merging.recipe import Recipe
 from fusehub.statistics.inspection import inspect
 from tests.unit.experts import WEIGHTS, relatives, text_file
 from tests.unit.lora_cases import adapter

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fusehub.data import load_examples
+from fusehub.data.examples import load_examples
 from fusehub.errors import BadData, BadFile
 from tests.unit.test_data import write_csv, write_jsonl
 

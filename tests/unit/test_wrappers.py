@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fusehub.checkpoint import Checkpoint, headers
-from fusehub.compat import check
+from fusehub.checking.check import check
+from fusehub.collecting.collect import collect
+from fusehub.comparing.predictor import predict
 from fusehub.errors import BadFile
-from fusehub.loading import require_loadable
-from fusehub.merging import merge
-from fusehub.predict import predict
-from fusehub.refs import resolve
-from fusehub.statistics.collect import collect
+from fusehub.merging.merge import merge
+from fusehub.models.checkpoint import Checkpoint, headers
+from fusehub.models.resolve import resolve
+from fusehub.publishing.loadable import require_loadable
 from tests.unit.experts import WEIGHTS, recipe_of, relatives, save_weights, text_file
 from tests.unit.tiny import tiny_model
 

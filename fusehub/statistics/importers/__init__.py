@@ -12,19 +12,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusehub.checkpoint import Checkpoint, headers
 from fusehub.errors import BadStatistics, NotFound
-from fusehub.hub import software
-from fusehub.layers import Linear, layout_of
-from fusehub.places import require_place
-from fusehub.refs import ModelRef, ref_of
+from fusehub.hub.client import software
+from fusehub.models.checkpoint import Checkpoint, headers
+from fusehub.models.layout import Linear, layout_of
+from fusehub.models.resolve import ModelRef, ref_of
+from fusehub.models.tasks import load_config
 from fusehub.statistics.describing import describe_model, describe_tokenizer
 from fusehub.statistics.encodings import DEFAULT_SIZE
-from fusehub.statistics.format import Statistics, write_statistics
+from fusehub.statistics.file import Statistics, write_statistics
 from fusehub.statistics.importers.found import Imported
 from fusehub.statistics.importers.hessians import read_hessians
 from fusehub.statistics.importers.imatrix import read_imatrix
-from fusehub.tasks import load_config
+from fusehub.utils.places import require_place
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadFile, BadStatistics, UnsafeFile
-from fusehub.layers import Linear
+from fusehub.models.layout import Linear
+from fusehub.models.tensor_files import require_small_pickle
 from fusehub.statistics.importers.found import Imported
-from fusehub.tensor_files import require_small_pickle
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadFile, BadStatistics, FuseHubError
-from fusehub.layers import Linear
+from fusehub.models.layout import Linear
 from fusehub.statistics.importers.found import DiagonalSums, Imported
 
 if TYPE_CHECKING:

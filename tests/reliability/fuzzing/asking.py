@@ -17,17 +17,17 @@ from typing import Any, TypeVar
 
 import torch
 
-from fusehub.card import model_card
-from fusehub.comparison import compare
-from fusehub.compat import check
-from fusehub.data import load_examples
+from fusehub.checking.check import check
+from fusehub.collecting.collect import collect
+from fusehub.comparing.compare import compare
+from fusehub.data.examples import load_examples
 from fusehub.errors import BadStatistics, FuseHubError, NonFinite
-from fusehub.loading import require_loadable
-from fusehub.merged import read_merge
-from fusehub.merging import merge
-from fusehub.plan import plan_merge
-from fusehub.recipe import Recipe
-from fusehub.statistics.collect import collect
+from fusehub.merging.merge import merge
+from fusehub.merging.plan import plan_merge
+from fusehub.merging.recipe import Recipe
+from fusehub.publishing.cards.merge_card import model_card
+from fusehub.publishing.loadable import require_loadable
+from fusehub.publishing.merged_folder import read_merge
 from fusehub.statistics.inspection import inspect
 from tests.reliability.fuzzing import oracles
 from tests.reliability.fuzzing.worlds import TEXTS, Repo, World, tensors_of

@@ -21,7 +21,7 @@ from huggingface_hub import HfApi
 
 from fusehub.localhub import running
 from fusehub.localhub.faults import FILENAME
-from fusehub.merging import merge
+from fusehub.merging.merge import merge
 from tests.reliability.fuzzing.asking import Defect
 from tests.reliability.fuzzing.cases import Verdict
 from tests.reliability.fuzzing.json_changes import change_content, change_json_text
@@ -31,7 +31,7 @@ from tests.unit.experts import recipe_of, relatives, with_statistics
 
 MODELS = ("ann/expert-0", "ann/expert-1")
 # Long pauses are a person's patience; an old cache would answer instead of the Hub.
-_BEGIN = "import fusehub.wire; fusehub.wire.PAUSES = (0.01, 0.01, 0.01)"
+_BEGIN = "import fusehub.hub.wire; fusehub.hub.wire.PAUSES = (0.01, 0.01, 0.01)"
 _FORGET = "import shutil; from huggingface_hub.constants import HF_HUB_CACHE; shutil.rmtree(HF_HUB_CACHE, True)"
 # What is asked: the path, the method, and the commands that ask it.
 _READ, _WRITE = ("check", "merge", "collect", "compare", "inspect"), ("publish", "publish")

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from fusehub.merging import merge
-from fusehub.statistics.collect import collect
+from fusehub.collecting.collect import collect
+from fusehub.merging.merge import merge
 from tests.unit.experts import WEIGHTS, edit_json, relatives
 from tests.unit.lora_cases import adapter
 from tests.unit.tiny import tiny_images

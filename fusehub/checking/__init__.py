@@ -1,0 +1,1 @@
+"""Can these models be merged? Told before any weights are read."""

@@ -1,0 +1,209 @@
+"""Whether models prepare their inputs alike: a text becomes the same numbers, and they mean the same tokens, in all;
+images are scaled one way."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from fusehub.checking.report import Finding, Level
+from fusehub.checking.tokenizers import differences
+from fusehub.errors import FuseHubError
+from fusehub.models.loading import load_processor, load_tokenizer
+from fusehub.models.resolve import ModelRef
+from fusehub.models.side_files import VOCABULARIES, has_vocabulary, tokenizer_files
+from fusehub.models.tasks import CAUSAL, find_task
+from fusehub.models.tensor_files import sha256_of
+from fusehub.models.vocabularies import clash, is_free, known_to
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Vocabularies:
+    """The tokenizers of models, each loaded once; models whose files are the same have one."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, dict[str, str]] = {}
+        self._keys: dict[str, tuple[str, ...]] = {}
+        self._loaded: dict[tuple[str, ...], PreTrainedTokenizerBase | FuseHubError] = {}
+        self._tokens: dict[tuple[str, ...], dict[str, int]] = {}
+
+    def read(self, ref: ModelRef) -> list[Finding]:
+        """Reads the model's; what went wrong with its files is a finding, and the model then has none."""
+        if _takes_images(ref):
+            return []
+        owner = ref.tokenizer_ref
+        try:
+            hashes = {
+                name: owner.files[name].sha256 or sha256_of(owner.path(name)) for name in tokenizer_files(owner.files)
+            }
+        except FuseHubError as error:
+            return [Finding("unreadable", "error", error.what, error.fix)]
+        # Where the files do not say what kind it is, the config does.
+        kind = (str(ref.config.get("model_type")), str(ref.config.get("tokenizer_class")))
+        key = self._keys[ref.id] = (*kind, *(f"{name} {sha256}" for name, sha256 in hashes.items()))
+        self._files[ref.id] = hashes
+        if key not in self._loaded:
+            try:
+                self._loaded[key] = load_tokenizer(ref)
+                self._tokens[key] = dict(self._loaded[key].get_vocab())
+            except FuseHubError as error:
+                self._loaded[key] = error
+        return []
+
+    def loaded(self, ref: ModelRef) -> PreTrainedTokenizerBase | FuseHubError | None:
+        """The model's tokenizer, or why there is none; None where nothing was read."""
+        return self._loaded.get(self._keys.get(ref.id, ()))
+
+    def of(self, ref: ModelRef) -> dict[str, int] | None:
+        """Token -> id, added tokens included; None where there is no tokenizer that can be loaded."""
+        return self._tokens.get(self._keys.get(ref.id, ()))
+
+    def same_files(self, one: ModelRef, other: ModelRef) -> bool:
+        """Whether both have all their files alike."""
+        return self._keys.get(one.id) == self._keys.get(other.id)
+
+    def clash(self, one: ModelRef, other: ModelRef) -> str | None:
+        """What number means different tokens in both, for a person; None where none does, or it is not known.
+
+        Of tokenizers that cannot be loaded the files of the vocabulary must be the same.
+        """
+        mine, theirs = self.of(one), self.of(other)
+        if mine is not None and theirs is not None:
+            return None if mine is theirs else clash(mine, theirs)
+        files = [self._files.get(ref.id, {}) for ref in (one, other)]
+        differing = [n for n in files[0] if n in VOCABULARIES and n in files[1] and files[0][n] != files[1][n]]
+        return f"the files differ ({', '.join(differing)})" if differing else None
+
+    def fit(self, one: ModelRef, other: ModelRef) -> bool:
+        """Whether a number means the same token in both, or nothing in one of them."""
+        known = self.of(one) is not None and self.of(other) is not None
+        return self.same_files(one, other) or (known and self.clash(one, other) is None)
+
+    def largest(self, refs: Sequence[ModelRef], unfit: Container[str] = ()) -> int:
+        """Which model knows the most tokens; of several the one with the most rows, then the first.
+
+        `unfit` are the ids of those whose tokenizer does not fit their weights: taken only where there is no other.
+        """
+        sizes = [len(known_to(self.of(ref) or {})) for ref in refs]
+        rows = [ref.config.get("vocab_size") or 0 for ref in refs]
+        fits = [ref.id not in unfit for ref in refs]
+        return max(range(len(sizes)), key=lambda index: (fits[index], sizes[index], rows[index], -index))
+
+
+def tokenizer_for(ref: ModelRef, others: Sequence[ModelRef]) -> ModelRef:
+    """Whose tokenizer a result has that is otherwise like `ref`: the first of `others` where `ref` has none."""
+    have = (other for other in (ref, *others) if has_vocabulary(other.tokenizer_ref.files))
+    return next(have, ref)
+
+
+def input_findings(refs: Sequence[ModelRef], base: ModelRef | None, vocabularies: Vocabularies) -> Iterator[Finding]:
+    """What differs between the inputs that the models and their base are made for."""
+    if all(map(_takes_images, refs)):
+        yield from _image_processors(refs)
+        return
+    everyone = [*refs, *([base] if base else [])]
+    for ref in refs:
+        if isinstance(error := vocabularies.loaded(ref), FuseHubError):
+            other = tokenizer_for(ref, everyone)
+            fix = f"The result has that of {other.name}: was {ref.name} trained with it?"
+            fix = error.fix if other is ref else fix
+            yield Finding("no-tokenizer", "warning", error.what, fix)
+    for other in everyone[1:]:
+        yield from _tokenizers(refs[0], other, vocabularies, is_base=other is base)
+    yield from _padding(refs, vocabularies)
+
+
+def _tokenizers(first: ModelRef, other: ModelRef, vocabularies: Vocabularies, *, is_base: bool) -> Iterator[Finding]:
+    if difference := vocabularies.clash(first, other):
+        yield Finding(
+            "vocabulary-differs",
+            "error",
+            f"{first.name} and {other.name} have different vocabularies: {difference}.",
+            "The same number must mean the same token in all models: merge models of one tokenizer.",
+        )
+        return
+    if vocabularies.of(first) is None or vocabularies.of(other) is None or vocabularies.same_files(first, other):
+        return
+    yield from _added(first, other, vocabularies)
+    mine, theirs = vocabularies.loaded(first), vocabularies.loaded(other)
+    for found in differences(mine, theirs, (first.name, other.name)):
+        # A chat template has the special tokens in it, so that what is put around other texts matters less.
+        grave = not is_base and (found.grave or (found.is_around and not _generates(first)))
+        level: Level = "error" if grave else "warning"
+        fix = "Merge models of one tokenizer." if grave else "The result does it as the model whose tokenizer it has."
+        yield Finding("tokenizer-differs", level, f"{found.what}.", fix)
+    settings = [("chat template", "chat_template"), ("side on which texts are padded", "padding_side")]
+    if differing := [words for words, name in settings if getattr(mine, name, None) != getattr(theirs, name, None)]:
+        yield Finding(
+            "tokenizer-settings",
+            "note",
+            f"{first.name} and {other.name} have another {' and another '.join(differing)}; the same text becomes the "
+            "same numbers.",
+        )
+
+
+def _added(first: ModelRef, other: ModelRef, vocabularies: Vocabularies) -> Iterator[Finding]:
+    """The tokens that only one of both has."""
+    known = {ref.name: vocabularies.of(ref) for ref in (first, other)}
+    for mine, theirs in ((first, other), (other, first)):
+        only = [token for token in known_to(known[mine.name]) if token not in known[theirs.name]]
+        if only:
+            shown = ", ".join(only[:4]) + (", ..." if only[4:] else "")
+            free = {number for token, number in known[theirs.name].items() if is_free(token)}
+            kept = any(known[mine.name][token] in free for token in only)
+            yield Finding(
+                "tokens-added",
+                "note",
+                f"{mine.name} knows {len(only)} token{'s' * (len(only) > 1)} more than {theirs.name} ({shown})"
+                + ("; their numbers are free there." if kept else "."),
+            )
+
+
+def _padding(refs: Sequence[ModelRef], vocabularies: Vocabularies) -> Iterator[Finding]:
+    """Embeddings that are filled up with rows of no token, to another number in some models than in others."""
+    rows = {ref.name: (ref.config.get("vocab_size"), vocabularies.of(ref)) for ref in refs}
+    padded = {name: (count, len(known)) for name, (count, known) in rows.items() if known and isinstance(count, int)}
+    if len({count for count, _ in padded.values()}) > 1 and any(count > known for count, known in padded.values()):
+        told = ", ".join(f"{name} has {count} rows for {known} tokens" for name, (count, known) in padded.items())
+        yield Finding("embeddings-padded", "note", f"{told}: the rows beyond the tokens mean nothing.")
+
+
+def _takes_images(ref: ModelRef) -> bool:
+    return "image_size" in ref.config and "vocab_size" not in ref.config
+
+
+def _generates(ref: ModelRef) -> bool:
+    architectures = ref.config.get("architectures") or [""]
+    task = find_task(str(architectures[0]), str(ref.config.get("model_type")))
+    return task is not None and task.name == CAUSAL
+
+
+def _image_processors(refs: Sequence[ModelRef]) -> Iterator[Finding]:
+    """Images that are scaled in another way are other inputs to the same weights."""
+    name = "preprocessor_config.json"
+    said = [ref.json(name) if name in ref.files else None for ref in refs]
+    for ref, own in zip(refs, said, strict=True):
+        if own is not None and find_spec("PIL") is not None:
+            try:
+                load_processor(ref)
+            except FuseHubError as error:
+                yield Finding("unreadable", "error", error.what, error.fix)
+                continue
+        differing = [key for key in own or {} if said[0] and own[key] != said[0].get(key)]
+        if own is None:
+            yield Finding(
+                "image-processor-missing",
+                "warning",
+                f"{ref.name} has no {name}.",
+                "Copy it from its base: it says how images are scaled.",
+            )
+        elif differing:
+            yield Finding(
+                "image-processor-differs",
+                "warning",
+                f"{refs[0].name} and {ref.name} prepare images differently ({', '.join(differing)}).",
+                "The result does it as the first one.",
+            )

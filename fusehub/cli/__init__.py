@@ -1,0 +1,1 @@
+"""The command line: one command a step, each a thin layer over the function that does it."""

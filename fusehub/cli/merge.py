@@ -1,0 +1,258 @@
+"""Merging, and the methods to merge by."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fusehub.cli import console
+from fusehub.cli.console import bar, command, print_json, say
+from fusehub.cli.options import (
+    AllowOtherWeights,
+    Base,
+    Json,
+    LabelColumn,
+    Labels,
+    MaxLength,
+    TextColumn,
+    labels_by_model,
+)
+from fusehub.cli.printing import describe_actions, print_findings, print_plan, print_tuning, summarise
+from fusehub.cli.program import app
+
+if TYPE_CHECKING:
+    from fusehub.merging.plan import Plan
+
+_RECIPE = (".yaml", ".yml")
+
+
+@app.command(
+    epilog="Example: fusehub merge textattack/bert-base-uncased-imdb textattack/bert-base-uncased-yelp-polarity "
+    "--method regmean --param alpha=0.9 --out merged"
+)
+@command
+def merge(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL | RECIPE.yaml", help="Two or more models, or one recipe.", show_default=False),
+    ],
+    out: Annotated[Path | None, typer.Option(help="New folder for the merged model.")] = None,
+    method: Annotated[str | None, typer.Option(help="See `fusehub methods`. [dim]\\[default: regmean][/dim]")] = None,
+    base: Base = None,
+    statistics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--statistics",
+            metavar="MODEL=STATISTICS",
+            help="A file, folder or repo of them, if not found on the Hub; or data-free, without any (needs --base).",
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="MODEL=SOURCE",
+            help="Texts of a model's domain, for a method that runs the model over them (regmean_plus_plus).",
+        ),
+    ] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option("--weight", metavar="MODEL=NUMBER", help="A model's share; 1 if not said.")
+    ] = None,
+    param: Annotated[
+        list[str] | None, typer.Option("--param", metavar="KEY=VALUE", help="An option of the method.")
+    ] = None,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tune",
+            metavar="NAME=SOURCE",
+            help="Labelled validation data that options are chosen by: alpha, if nothing else is said.",
+        ),
+    ] = None,
+    tune_over: Annotated[
+        list[str] | None,
+        typer.Option("--tune-over", metavar="KEY=VALUE,VALUE", help="With --tune: an option, and the values to try."),
+    ] = None,
+    tune_weights: Annotated[
+        bool, typer.Option("--tune-weights", help="With --tune: try other weights of each model, one after the other.")
+    ] = False,
+    tune_trials: Annotated[int, typer.Option(min=1, help="With --tune: the most merges that are tried.")] = 30,
+    tune_limit: Annotated[
+        int | None, typer.Option(min=1, help="With --tune: take that many examples of each, drawn by --seed.")
+    ] = None,
+    label_column: LabelColumn = None,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option("--plugin", metavar="FILE", help="A Python file with a method of your own, which is run."),
+    ] = None,
+    labels: Labels = None,
+    heads: Annotated[str | None, typer.Option(help="merge, keep or auto (see `fusehub check --help`).")] = None,
+    scale: Annotated[float | None, typer.Option(help="How far to go from the base; needs --base.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16 for the result.")] = None,
+    as_adapter: Annotated[
+        bool, typer.Option("--as-adapter", help="Write a merge of LoRA adapters over one base as an adapter.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take that many examples of each --data.")] = None,
+    max_length: MaxLength = None,
+    text_column: TextColumn = None,
+    seed: Annotated[
+        int | None, typer.Option(help="For methods that draw random numbers, and for which examples --limit draws.")
+    ] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Largest weight file, as 5GB or 500MB.")] = "5GB",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and what it will cost; merge nothing.")
+    ] = False,
+    allow_unrelated: Annotated[
+        bool, typer.Option("--allow-unrelated", help="Go on where the weights look as if of different bases.")
+    ] = False,
+    allow_other_weights: AllowOtherWeights = False,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option("--ignore", metavar="CODE", help="Go on although `check` finds this (the error names its code)."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Merge models into one. Nothing is downloaded before the plan stands; the result appears when it is complete.
+
+    `fusehub merge RECIPE.yaml OUT` is read, too.
+    """
+    from fusehub.checking.report import Allowed
+    from fusehub.merging.merge import merge as merge_models
+    from fusehub.merging.merge import recipe_of
+    from fusehub.merging.plan import plan_merge
+    from fusehub.merging.recipe import Recipe
+
+    is_recipe = models[0].endswith(_RECIPE)
+    if is_recipe and len(models) == 2 and out is None and not models[1].endswith(_RECIPE):
+        out = Path(models.pop())  # As mergekit-yaml has it: the recipe, then the folder.
+    if is_recipe and len(models) > 1:
+        raise typer.BadParameter(f"{models[0]} is a recipe, which names all models", param_hint=" ".join(models[1:]))
+    if out is None and not dry_run:
+        raise typer.BadParameter("say where the merged model goes", param_hint="--out")
+    source = Recipe.read(models[0]) if is_recipe else models
+    names = [entry.model for entry in source.models] if is_recipe else models
+    recipe = recipe_of(
+        source,
+        method,
+        plugins=plugin or (),
+        base_model=base,
+        heads=heads,
+        scale=scale,
+        dtype=dtype,
+        seed=seed,
+        as_adapter=as_adapter or None,
+        statistics=console.pairs(statistics, "--statistics", names),
+        data=console.pairs(data, "--data", names),
+        limit=limit,
+        max_length=max_length,
+        text_column=text_column if data or not tune else None,
+        weights={name: console.scalar(value) for name, value in console.pairs(weight, "--weight", names).items()},
+        labels=labels_by_model(labels, names),
+        parameters={key: console.scalar(value) for key, value in console.pairs(param, "--param").items()},
+    )
+    allowed = Allowed.of(unrelated=allow_unrelated, other_weights=allow_other_weights, ignore=ignore or ())
+    plan = plan_merge(recipe, allowed=allowed, max_shard_size=console.parse_size(max_shard_size, "--max-shard-size"))
+    search = None
+    if tune:
+        from fusehub.comparing.tuning import Search, Tuning
+
+        tuning = Tuning(
+            console.pairs(tune, "--tune", plan.names), over=_values(tune_over), weights=tune_weights,
+            trials=tune_trials, limit=tune_limit, seed=seed or 0, text_column=text_column, label_column=label_column,
+            max_length=max_length,
+        )  # fmt: skip
+        search = Search(plan, tuning)
+    elif tune_over or tune_weights or tune_limit or label_column:
+        raise typer.BadParameter("name the data that decides", param_hint="--tune")
+    if dry_run:
+        print_json(plan.to_dict()) if as_json else print_plan(plan)
+        if search and not as_json:
+            say(f"tuning: {search.described()}")
+        return
+    if not as_json:
+        print_findings(plan.report)
+        for note in plan.notes:
+            say(f"note: {note}")
+    if search:
+        with bar(f"Tuning {len(plan.experts)} models", quiet=as_json) as progress:
+            tuned = search.run(progress)
+        plan = tuned.plan
+        if not as_json:
+            print_tuning(tuned)
+    with bar(f"Merging {len(plan.experts)} models", quiet=as_json) as progress:
+        result = merge_models(plan, out, progress=progress)
+    if as_json:
+        print_json({"folder": str(out), "notes": result.notes, "sha256": result.hashes, **summarise(plan)})
+        return
+    for text in sorted({note for notes in result.notes.values() for note in notes})[:5]:
+        say(f"note: {text}")
+    say(f"Merged {len(plan.experts)} models by {plan.method.title}: {describe_actions(plan)} -> {out}/", "green")
+    for number, line in enumerate([*_comparisons(plan, out), f"fusehub publish {shlex.quote(str(out))} USER/NAME"]):
+        say(f"{'' if number else 'next:':5} {line}")
+
+
+def _comparisons(plan: Plan, out: Path) -> list[str]:
+    """How what was merged is compared with the experts; heads of different tasks each with their own."""
+    from fusehub.models.tasks import task_of
+
+    models = [entry.model for entry in plan.recipe.models]
+    merged = [str(out / name) for name in plan.names] if plan.labels.policy == "keep" else [str(out)]
+    if len({task_of(ref.config, ref.name).name for ref in plan.experts}) > 1:
+        pairs = zip(models, merged, strict=True)
+        return [f'fusehub compare {shlex.join([model, head])} --text "..."' for model, head in pairs]
+    return [f'fusehub compare {shlex.join([*models, *merged])} --ensemble --text "..."']
+
+
+def _values(given: list[str] | None) -> dict[str, list[Any]]:
+    """`["alpha=0.1,0.5"]` -> `{"alpha": [0.1, 0.5]}`."""
+    return {
+        key: [console.scalar(value) for value in text.split(",") if value.strip()]
+        for key, text in console.pairs(given, "--tune-over").items()
+    }
+
+
+@app.command(epilog="Example: fusehub methods")
+@command
+def methods(
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As docs/methods.md has them.")] = False,
+) -> None:
+    """List the ways to merge: what they do, when to use them, and their options."""
+    from fusehub.methods import METHODS
+
+    if markdown:
+        from fusehub.cli.methods_document import document
+
+        console.out.print(document(), markup=False, highlight=False, soft_wrap=True, end="")
+        return
+    if as_json:
+        described = {
+            name: {
+                "title": method.title,
+                "summary": method.summary,
+                "when": method.when,
+                "paper": method.paper,
+                "base": method.base,
+                "needs_statistics": method.needs_statistics and not method.needs_data,
+                "needs_data": method.needs_data,
+                "options": method.options.model_json_schema().get("properties", {}),
+                "model_options": method.own_options.model_json_schema().get("properties", {}),
+            }
+            for name, method in METHODS.items()
+        }
+        print_json(described)
+        return
+    for method in METHODS.values():
+        console.out.print(f"[bold]{method.name}[/bold]  {method.title}  [dim]{method.paper or ''}[/dim]")
+        console.out.print(f"  {method.summary}", markup=False)
+        if method.when:
+            console.out.print(f"  When: {method.when}", markup=False)
+        for prefix, kind in (("", method.options), ("each model's ", method.own_options)):
+            for name, option in kind.fields().items():
+                default = str(option.default).lower() if isinstance(option.default, bool) else option.default
+                console.out.print(f"  {prefix}--param {name}={default}", style="cyan", markup=False, end="")
+                console.out.print(f"  {option.description}", markup=False)
+        console.out.print()

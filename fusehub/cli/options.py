@@ -1,0 +1,48 @@
+"""Options that several commands have, each said once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from fusehub.cli import console
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else there.")]
+Base = Annotated[str | None, typer.Option("--base", metavar="MODEL", help="The pretrained model they share.")]
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL", help="user/name, user/name@revision, a folder, or BASE+ADAPTER.", show_default=False
+    ),
+]
+TextColumn = Annotated[
+    str | None, typer.Option(help="Column of the text; 'premise,hypothesis' for pairs. Guessed if not said.")
+]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the label. Guessed if not said.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Take that many examples, drawn from all by --seed.")]
+MaxLength = Annotated[int | None, typer.Option(min=1, help="Cut texts to that many tokens.")]
+Device = Annotated[
+    str,
+    typer.Option(help="Where models run: cpu, cuda, mps, or auto: an accelerator where there is one."),
+]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--labels", metavar="MODEL=A,B,...", help="Names of the rows of a model's head, where it has none."),
+]
+AllowFewRows = Annotated[
+    bool, typer.Option("--allow-few-rows", help="Publish statistics although few rows can give texts away.")
+]
+AllowOtherWeights = Annotated[
+    bool, typer.Option("--allow-other-weights", help="Use statistics that were made for other weights.")
+]
+HeadsOption = Annotated[
+    str, typer.Option(help="merge heads by label name, keep each model's own, or auto: merge where labels agree.")
+]
+
+
+def labels_by_model(given: list[str] | None, models: Sequence[str]) -> dict[str, list[str]] | None:
+    """What `--labels` said: label names by model."""
+    named = console.pairs(given, "--labels", models)
+    return {name: [label.strip() for label in text.split(",")] for name, text in named.items()} or None

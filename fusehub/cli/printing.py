@@ -1,0 +1,120 @@
+"""What the command line prints of a report and of a plan."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fusehub.cli.console import describe, say, size, table
+from fusehub.merging.data_at_hand import DataAtHand
+from fusehub.merging.update_grams import DataFree
+
+if TYPE_CHECKING:
+    from fusehub.checking.report import Report
+    from fusehub.comparing.tuning import Tuned
+    from fusehub.merging.plan import Plan
+    from fusehub.statistics.sources import FoundStatistics
+
+
+def print_report(report: Report) -> None:
+    """The models of a compatibility report as a table, and its findings."""
+    kinds = {(model.task, model.architecture) for model in report.models}
+    rows = []
+    for model in report.models:
+        facts = {"model": model.name}
+        if len(kinds) > 1:
+            facts |= {"task": model.task, "architecture": model.architecture}
+        facts |= {
+            "parameters": f"{model.parameters / 1e6:.1f} M" if model.parameters else None,
+            "size": size(model.size),
+            "labels": ", ".join(model.labels[:6]) + (" ..." if len(model.labels) > 6 else ""),
+            "licence": model.licence,
+            "base": model.base,
+            "statistics": "yes" if model.statistics else "no",
+        }
+        rows.append(facts)
+    title = " for ".join(filter(None, reversed(next(iter(kinds))))) if len(kinds) == 1 else None
+    table(title, list(rows[0]), [list(row.values()) for row in rows], numbers=["parameters", "size"])
+    print_findings(report)
+
+
+def print_findings(report: Report) -> None:
+    """All findings, the gravest first."""
+    styles = {"error": "red", "warning": "yellow", "note": "dim"}
+    for level in styles:
+        for finding in report.findings:
+            if finding.level == level:
+                say(f"{level}: {finding.what}", styles[level])
+                if finding.fix:
+                    say(f"  -> {finding.fix}")
+
+
+def print_plan(plan: Plan) -> None:
+    """What will be done with every tensor, and what it will cost."""
+    table(
+        f"{plan.method.title}: {describe(plan.settings.written())}",
+        ["tensor", "shape", "dtype", "what", "why"],
+        [
+            (t.name, "x".join(map(str, t.info.shape)), t.info.dtype, t.action, t.why)
+            for t in plan.tensors.values()
+        ],
+    )  # fmt: skip
+    options = plan.model_options
+    if options[0]:
+        rows = [[ref.name, *map(str, own.values())] for ref, own in zip(plan.experts, options, strict=True)]
+        table("Models", ["model", *options[0]], rows)
+    if plan.base:
+        say(f"base: {plan.base.name}")
+    if plan.donors:
+        files = plan.donors.described().items()
+        say("; ".join(f"{kind.replace('_', ' ')} of {whose}" for kind, whose in files if whose))
+    print_findings(plan.report)
+    for note in plan.notes:
+        say(f"note: {note}")
+    for ref, found in zip(plan.experts, plan.statistics, strict=False):
+        say(f"statistics of {ref.name}: {_statistics_words(found)}")
+    cost = plan.cost
+    say(
+        f"{describe_actions(plan)}. Download {size(cost['download_bytes'])}, write {size(cost['output_bytes'])}, "
+        f"memory at most about {size(cost['memory_bytes'])}, {cost['gflop']} GFLOP."
+    )
+
+
+def print_tuning(tuned: Tuned) -> None:
+    """Every trial of a search with its scores, and the one that was chosen."""
+    searched = list(tuned.best.values)
+    names = list(tuned.best.scores)
+    heads = ["trial", *searched, *(["weights"] if tuned.best.weights else []), *names]
+    heads += ["mean", ""] if len(names) > 1 else [""]
+    rows = []
+    for place, trial in enumerate(tuned.trials):
+        row: list[Any] = [str(place + 1), *(str(trial.values[name]) for name in searched)]
+        row += [" : ".join(f"{weight:g}" for weight in trial.weights)] if trial.weights else []
+        row += [trial.scores[name] for name in names]
+        row += [trial.mean] if len(names) > 1 else []
+        rows.append([*row, "chosen" if place == tuned.chosen else ""])
+    table(f"Tuning: {tuned.metric}", heads, rows, numbers=heads[:-1])
+
+
+def _statistics_words(found: FoundStatistics | DataFree | DataAtHand) -> str:
+    if isinstance(found, DataFree):
+        return "none; its difference to the base stands in for them (data-free)"
+    if isinstance(found, DataAtHand):
+        counts = f"{found.metadata['examples']:,} examples, {found.metadata['tokens']:,} tokens"
+        return f"counted while merging, from {counts} of {found.metadata['data']['source']}"
+    texts = found.metadata.get("examples")
+    return f"{found.origin}, {texts} texts" if texts else found.origin
+
+
+def describe_actions(plan: Plan) -> str:
+    """`38 tensors solved, 67 tensors averaged`."""
+    words = {"solve": "solved", "combine": "combined", "mean": "averaged", "copy": "copied"}
+    counts = {action: sum(t.action == action for t in plan.tensors.values()) for action in words}
+    return ", ".join(f"{count} tensors {words[action]}" for action, count in counts.items() if count)
+
+
+def summarise(plan: Plan) -> dict[str, Any]:
+    """The plan without its tensors, for `--json`."""
+    whole = plan.to_dict()
+    keys = ["method", "options", "models", "model_options", "base", "files", "statistics", "heads", "labels", "cost"]
+    keys += ["tuning"] if plan.tuning else []
+    return {key: whole[key] for key in keys}

@@ -1,0 +1,77 @@
+"""Pushing a merge to the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusehub.cli import console
+from fusehub.cli.console import command, print_json, say
+from fusehub.cli.options import AllowFewRows, AllowOtherWeights, Json
+from fusehub.cli.program import app
+
+
+@app.command(epilog="Example: fusehub publish merged/ user/merged --results scores.json")
+@command
+def publish(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a merged model.", show_default=False)],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="user/name, or name for your own.", show_default=False)],
+    public: Annotated[bool, typer.Option("--public", help="Everyone can see it; private if not said.")] = False,
+    pull_request: Annotated[
+        bool, typer.Option("--pull-request", help="As a pull request to a repo that is there.")
+    ] = False,
+    exist_ok: Annotated[
+        bool, typer.Option("--exist-ok", help="Push into a repo that is there; deletes nothing.")
+    ] = False,
+    results: Annotated[
+        Path | None, typer.Option(help="Scores that `fusehub evaluate --out` wrote, for the card.")
+    ] = None,
+    allow_licence: Annotated[
+        bool, typer.Option("--allow-licence", help="Push although licences of the experts forbid it.")
+    ] = False,
+    allow_restricted: Annotated[
+        bool, typer.Option("--allow-restricted", help="With --public: push although an expert is gated or private.")
+    ] = False,
+    allow_few_rows: AllowFewRows = False,
+    allow_other_weights: AllowOtherWeights = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the model card; push nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Push a merged model to the Hub with a card that says how it was made, and verify what arrived."""
+    import json
+
+    from fusehub.errors import BadData
+    from fusehub.publishing.cards.merge_card import model_card
+    from fusehub.publishing.publish import publish as publish_model
+
+    evaluation = None
+    if results is not None:
+        try:
+            evaluation = json.loads(results.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BadData(f"{results} cannot be read ({error}).", "Write it with `fusehub evaluate --out`.") from error
+    if dry_run:
+        card = model_card(folder, repo_id=repo, evaluation=evaluation)
+        print_json({"card": str(card)}) if as_json else console.out.print(str(card), markup=False)
+        return
+    published = publish_model(
+        folder,
+        repo,
+        public=public,
+        pull_request=pull_request,
+        exist_ok=exist_ok,
+        evaluation=evaluation,
+        allow_licence=allow_licence,
+        allow_restricted=allow_restricted,
+        allow_few_rows=allow_few_rows,
+        allow_other_weights=allow_other_weights,
+    )
+    if as_json:
+        print_json(published.to_dict())
+        return
+    if published.pull_request_url:
+        say(f"Pull request: {published.pull_request_url}", "green")
+    else:
+        say(f"Published ({'private' if published.private else 'public'}): {published.url}", "green")

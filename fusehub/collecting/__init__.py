@@ -1,0 +1,1 @@
+"""Statistics of an expert, counted where its data are."""

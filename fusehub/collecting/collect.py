@@ -1,0 +1,279 @@
+"""Runs an expert over examples of its own domain, and writes the statistics of what its layers see.
+
+Works in one process, or in several that `accelerate launch` or `torchrun` started: each takes every n-th batch,
+and the sums are added at the end, so that no row is counted twice whatever the number of examples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from fusehub.collecting.finite import require_finite_weights
+from fusehub.collecting.fisher_collector import FisherCollector
+from fusehub.collecting.gram_collector import GramCollector, device_of
+from fusehub.collecting.noise import Noise, with_noise
+from fusehub.collecting.passes import BATCH_TOKENS, FISHER_BATCH_TOKENS, count_inputs
+from fusehub.collecting.resume import EVERY, Saves
+from fusehub.collecting.same_data import digest_of
+from fusehub.data.examples import load_examples
+from fusehub.data.inputs import Inputs
+from fusehub.errors import BadData, BadRecipe, FuseHubError, OutputExists
+from fusehub.hub.client import software
+from fusehub.models.checkpoint import weight_hashes
+from fusehub.models.layout import layout_of
+from fusehub.models.loading import load_tokenizer
+from fusehub.models.placement import load_for_counting
+from fusehub.models.resolve import ModelRef, ref_of
+from fusehub.models.tasks import MASKED, TASKS, load_config, task_of
+from fusehub.statistics.describing import describe_model, describe_tokenizer
+from fusehub.statistics.encodings import DEFAULT_SIZE, check_size
+from fusehub.statistics.file import Statistics, write_statistics
+from fusehub.statistics.fisher_file import encode_fisher, write_fisher
+from fusehub.statistics.privacy import count_labels
+from fusehub.utils.holding import Held, held, scratch
+from fusehub.utils.places import made_folder, require_place
+from fusehub.utils.processes import Processes
+from fusehub.utils.progress import Progress, silent
+
+logger = logging.getLogger(__name__)
+
+# Share of words that the tokenizer does not know from which on that is said.
+_UNKNOWN = 0.5
+
+
+def collect(
+    model: str | ModelRef,
+    data: str,
+    out: str | Path,
+    *,
+    limit: int | None = None,
+    max_length: int | None = None,
+    seed: int = 0,
+    text_column: str | None = None,
+    description: str | None = None,
+    size: str = DEFAULT_SIZE,
+    noise: Noise | None = None,
+    fisher: bool = False,
+    fisher_samples: int | None = None,
+    batch_tokens: int | None = None,
+    device: str | None = None,
+    device_map: Literal["auto"] | None = None,
+    max_memory: Mapping[str, int] | None = None,
+    work: str | Path | None = None,
+    save_every: float = EVERY,
+    token: str | None = None,
+    progress: Progress = silent,
+) -> Statistics | None:
+    """Statistics of `model` on the examples of `data`, written into the folder `out` and opened for reading.
+
+    Of several processes that were started together, the main one writes and returns them; the others return None.
+
+    `data` is a file, a folder or `user/dataset[:config][/split]`; labels are not used. `limit` takes that many
+    examples, chosen by `seed`; `max_length` cuts texts, in tokens. `description` replaces the name of the data in
+    the file, for owners who do not want to tell it. `size` is one of `encodings.SIZES`: how finely grams are stored.
+    `noise` makes them private for each example.
+
+    `fisher` adds the Fisher diagonals of all tensors, from the same forwards, in a file beside: over all labels where
+    these are few, else (or where `fisher_samples` says how many) over labels that are drawn by `seed`.
+
+    `device` is where the model runs: `cpu`, `cuda`, `mps`, or by itself an accelerator where there is one.
+    `device_map="auto"` is for a model larger than its device: accelerate places its layers on all devices, in memory
+    and on the disk, with at most `max_memory` bytes on each (`{"0": 20 * 10**9, "cpu": 10**9}`). It is chosen anyway
+    where one process has an accelerator that the model does not fit on.
+
+    What has been counted is saved every `save_every` seconds in the folder `work`, a hidden one beside `out` unless
+    said: the same call goes on there after it was stopped, with the same result.
+
+    Raises `NotFound` for a model or data that is not there, `BadData` for data without what the model takes,
+    `BadRecipe` for options that do not go together, `NonFinite` where the numbers or gradients of the model are not
+    finite: then nothing is written.
+    """
+    check_size(size)
+    require_place(Path(out))
+    if noise is not None and fisher:
+        raise BadRecipe("Noise makes grams private, not Fisher diagonals.", "Leave out one of --noise and --fisher.")
+    if fisher_samples is not None and (not fisher or fisher_samples < 1):
+        raise BadRecipe(
+            f"{fisher_samples} labels cannot be drawn for Fisher diagonals.", "Give 1 or more, together with --fisher."
+        )
+    if device not in (None, "auto") and device_map:
+        raise BadRecipe("A model runs on one device or is spread over all.", "Leave out --device or --device-map.")
+    batch_tokens = batch_tokens or (FISHER_BATCH_TOKENS if fisher else BATCH_TOKENS)
+    processes = Processes.find()
+    out = Path(out)
+    work = Path(work) if work else out.parent / f".{out.name}.collecting"
+    with contextlib.ExitStack() as within, processes.together():
+        if processes.is_main:
+            within.enter_context(_alone(work))
+        ref = ref_of(model, token=token)
+        task = task_of(ref.config, ref.name)
+        examples = load_examples(
+            data, task.name, limit=limit, seed=seed, text_column=text_column, token=token, default_split="train"
+        )
+        inputs = Inputs.of(ref, examples, max_length=max_length, seed=seed)
+        _require_known_words(ref.name, inputs)
+        # Squares of gradients do not fit into half precision.
+        dtype = _wide(fisher)
+        if fisher and device_map:
+            raise BadRecipe("Fisher diagonals need a model on one device.", "Leave out --fisher or --device-map.")
+        offloaded = within.enter_context(scratch())
+        network = load_for_counting(
+            ref, processes, offloaded, device=device, dtype=dtype, device_map=device_map, max_memory=max_memory
+        )
+        require_finite_weights(network, ref.name)
+        gradients = None
+        if fisher:
+            mask = load_tokenizer(ref).mask_token_id if inputs.task == MASKED else None
+            gradients = FisherCollector(network, inputs.task, seed=seed, samples=fisher_samples, mask_token_id=mask)
+        seen = digest_of(inputs, examples, seed=seed)
+        facts = _facts(ref, seen, processes, network, batch_tokens, noise)
+        facts["fisher"] = gradients.description if gradients else None
+        if any(other != facts for other in processes.agree(facts)):
+            raise FuseHubError(
+                "The processes do not read the same model and data.", "Give all of them the same files and versions."
+            )
+        saves = Saves(work, facts, processes, every=save_every)
+        layout = layout_of(load_config(ref))
+        collector = count_inputs(
+            network,
+            layout,
+            inputs,
+            processes,
+            saves,
+            name=ref.name,
+            batch_tokens=batch_tokens,
+            noise=noise,
+            fisher=gradients,
+            progress=progress,
+        )
+        path = None
+        if processes.is_main:
+            path = _write(out, ref, inputs, collector, description, examples, seed, size, noise, gradients)
+        processes.agree()
+        saves.remove_all() if processes.is_main else saves.remove()
+    return Statistics(path) if path else None
+
+
+@contextlib.contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """The folder `work` for this run alone; what is saved in it stays there if the run does not come to its end."""
+    try:
+        with made_folder(work.parent), held(work, keep=True):
+            yield
+    except Held:
+        raise OutputExists(
+            f"Another run collects the same at this moment; it keeps its work in {work}.",
+            "Wait until it is done, or collect into another folder.",
+        ) from None
+    except KeyboardInterrupt as interrupt:
+        if any(work.glob("*.safetensors")):
+            interrupt.add_note(f"What was counted is kept in {work}: the same command goes on there.")
+        raise
+
+
+def _require_known_words(name: str, inputs: Inputs) -> None:
+    """Raises `BadData` where the tokenizer knows none of the texts' words, and warns where it knows few: statistics
+    of [UNK] alone say nothing of the model."""
+    tokenizer = inputs.processor
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+        return  # Nothing is unknown to it, and the name stands for something else.
+    others = set(tokenizer.all_special_ids) - {unknown}
+    words = [token for encoding in inputs.encodings for token in encoding["input_ids"] if token not in others]
+    share = words.count(unknown) / max(1, len(words))
+    if share == 1:
+        raise BadData(
+            f"The tokenizer of {name} knows no word of these texts: all become {tokenizer.unk_token}.",
+            "Give texts of the kind that the model was trained on. Is the tokenizer that of the model?",
+        )
+    if share > _UNKNOWN:
+        logger.warning(
+            "%.0f %% of the words are unknown to the tokenizer of %s: are these texts of its kind?", 100 * share, name
+        )
+
+
+def _write(
+    out: Path,
+    ref: ModelRef,
+    inputs: Inputs,
+    collector: GramCollector,
+    description: str | None,
+    examples: Any,
+    seed: int,
+    size: str,
+    noise: Noise | None,
+    fisher: FisherCollector | None,
+) -> Path:
+    layout = layout_of(load_config(ref))
+    stored = layout.names(_names(ref))
+    # The model's parameter -> the name in the file, which is what the statistics are called by.
+    file_names = {parameter: name for name, parameter in stored.items()}
+    sums, aliases = collector.sums, collector.aliases
+    if noise is not None:
+        sums = with_noise(sums, noise)
+    metadata = {
+        "model": describe_model(ref),
+        "task": inputs.task,
+        "tokenizer": describe_tokenizer(ref),
+        "data": {
+            "source": description or examples.source,
+            "revision": None if description else examples.revision,
+        },
+        "examples": len(inputs),
+        # What is not noisy is not told of private examples, but for how many they are.
+        "tokens": None if noise else inputs.tokens,
+        "labels": count_labels(examples.labels) if TASKS[inputs.task].labels and not noise else None,
+        "noise": noise.describe() if noise else None,
+        "max_length": inputs.max_length,
+        "seed": seed,
+        "uncounted": sorted(
+            file_names.get(name, name) for name in collector.weights if name not in sums and name not in aliases
+        ),
+        "software": software("torch", "transformers"),
+    }
+    beside = None
+    if fisher is not None:
+        tensors, metadata["fisher"] = encode_fisher(fisher.means(layout, stored), fisher.description, size)
+        beside = functools.partial(write_fisher, stored=tensors, described=metadata["fisher"], model=metadata["model"])
+    return write_statistics(
+        out,
+        {file_names.get(name, name): value for name, value in sums.items()},
+        {file_names.get(name, name): file_names.get(target, target) for name, target in aliases.items()},
+        metadata,
+        size=size,
+        beside=beside,
+    )
+
+
+def _facts(
+    ref: ModelRef, data: str, processes: Processes, network: Any, batch_tokens: int, noise: Noise | None
+) -> dict[str, Any]:
+    """All that the sums depend on; `data` is the digest of what the model is given."""
+    return {
+        "model": weight_hashes(ref),
+        "data": data,
+        "precision": str(network.dtype),
+        "device": device_of(network).type,
+        "batches": batch_tokens,
+        "noise": noise.describe() if noise else None,
+        "processes": processes.count,
+        "software": software("torch", "transformers"),
+    }
+
+
+def _wide(fisher: bool) -> Any:
+    import torch
+
+    return torch.float32 if fisher else None
+
+
+def _names(ref: ModelRef) -> list[str]:
+    from fusehub.models.checkpoint import Checkpoint
+
+    with Checkpoint(ref) as checkpoint:
+        return list(checkpoint)

@@ -1,0 +1,179 @@
+"""What a model predicts, as the vectors whose gradients make its Fisher information.
+
+With z the outputs for one example, the diagonal of the Fisher matrix is `Σ_k (∂(v_kᵀ z)/∂θ)²` for any vectors with
+`Σ_k v_k v_kᵀ = Cov(∂ log p(y|x) / ∂z)`, y drawn by the model itself. Where labels are few, that covariance is split
+exactly: a softmax over C labels needs C − 1 vectors (its Cholesky factor in closed form), one fewer than labels.
+Where they are many, y is drawn: `v = ∂ log p(y|x) / ∂z`, so that its square is right on average.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fusehub.models.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ, TEXTS
+from fusehub.utils.devices import fitted, wide
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# As many labels as this are summed over exactly; the cost is one backward pass a label.
+EXACT_LABELS = 10
+_ONE_LABEL = (TEXTS, IMAGES)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How the labels of one model are distributed, and how their expectation is taken.
+
+    `draws` is 0 for the exact expectation, else the number of labels drawn for each example (or each of its tokens)
+    by `seed` and the example's own number, so that batches do not matter. `family` is `softmax`, `bernoulli`
+    (several labels at once) or `gaussian` (regression, variance 1).
+    """
+
+    task: str
+    family: str
+    draws: int
+    seed: int
+    mask_token_id: int | None = None
+
+    @classmethod
+    def of(cls, model: Any, task: str, *, samples: int | None, seed: int, mask_token_id: int | None = None) -> Scores:
+        """The scores of `model`; `samples` None takes the exact expectation where labels are few, else one draw."""
+        family, draws = "softmax", samples or 1
+        if task in _ONE_LABEL:
+            labels = model.config.num_labels
+            said = getattr(model.config, "problem_type", None)
+            if said == "multi_label_classification":
+                family = "bernoulli"
+            elif said == "regression" or (said is None and labels == 1):
+                family = "gaussian"
+            if samples is None and labels <= EXACT_LABELS:
+                draws = 0
+        return cls(task, family, draws, seed, mask_token_id)
+
+    def vectors(
+        self, outputs: Any, batch: Mapping[str, Tensor], indices: Sequence[int]
+    ) -> Iterator[tuple[list[Tensor], list[Tensor], bool]]:
+        """(outputs, their vectors of the same shapes, whether more follow), once for each backward pass.
+
+        `indices` are the numbers of the examples in the whole data. Padding and other positions that are not
+        predicted have zeros.
+        """
+        logits = [outputs.start_logits, outputs.end_logits] if self.task == QUESTIONS else [outputs.logits]
+        made = self._exact(logits[0].detach()) if not self.draws else self._drawn(logits, batch, indices)
+        upcoming = next(made, None)
+        while upcoming is not None:
+            current, upcoming = upcoming, next(made, None)
+            yield (
+                logits,
+                [fitted(vector, own) for vector, own in zip(current, logits, strict=True)],
+                upcoming is not None,
+            )
+
+    def _exact(self, logits: Tensor) -> Iterator[list[Tensor]]:
+        import torch
+
+        logits = wide(logits)
+        count = logits.shape[-1]
+        if self.family == "softmax":
+            factor = softmax_factor(logits.softmax(-1))
+            yield from ([factor[..., k]] for k in range(count - 1))
+            return
+        spread = torch.ones_like(logits)
+        if self.family == "bernoulli":
+            chance = logits.sigmoid()
+            spread = (chance * (1 - chance)).sqrt()
+        for k in range(count):
+            vector = torch.zeros_like(logits)
+            vector[:, k] = spread[:, k]
+            yield [vector]
+
+    def _drawn(
+        self, logits: Sequence[Tensor], batch: Mapping[str, Tensor], indices: Sequence[int]
+    ) -> Iterator[list[Tensor]]:
+        import torch
+
+        # For each example, one row of random numbers a draw: as many as it has predictions, padding not among them.
+        predicted = [self._predicted(own, batch) for own in logits]
+        random = []
+        for row, index in enumerate(indices):
+            # torch uses 32 bits of a seed, so both numbers go into these.
+            digest = hashlib.blake2b(f"{self.seed} {index}".encode(), digest_size=4).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+            counts = [int(mask[row].sum()) for mask in predicted]
+            drawn = torch.rand(self.draws, sum(counts), generator=generator, dtype=torch.float64)
+            random.append(drawn.split(counts, dim=1))
+        for draw in range(self.draws):
+            vectors = []
+            for number, own in enumerate(logits):
+                vector = torch.zeros_like(own)
+                for row in range(len(own)):
+                    numbers = random[row][number][draw]
+                    drawn = self._draw(own[row].detach(), predicted[number][row], numbers)
+                    vector[row][predicted[number][row]] = fitted(drawn, own)
+                vectors.append(vector / self.draws**0.5)
+            yield vectors
+
+    def _predicted(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Which elements of `logits` [batch, ...] begin a prediction, or for spans may be chosen: bool.
+
+        [batch, positions] for tokens; [batch, 1] for one softmax an example; as `logits` for independent numbers.
+        """
+        import torch
+
+        if self.task in _ONE_LABEL:
+            return torch.ones_like(logits, dtype=torch.bool)
+        mask = batch.get("decoder_attention_mask") if self.task == SEQ2SEQ else batch.get("attention_mask")
+        if mask is None:
+            mask = torch.ones(logits.shape[:2], device=logits.device)
+        mask = mask.bool()
+        if self.task == MASKED and self.mask_token_id is not None:
+            mask = mask & (batch["input_ids"] == self.mask_token_id)
+        if self.task == CAUSAL:
+            # Each token predicts the one after it; the last predicts none that the text has.
+            following = torch.zeros_like(mask)
+            following[:, :-1] = mask[:, 1:]
+            mask = mask & following
+        return mask
+
+    def _draw(self, logits: Tensor, predicted: Tensor, numbers: Tensor) -> Tensor:
+        """`∂ log p(y|x) / ∂z` at the predicted elements of one example's `logits`, for a y drawn by `numbers`."""
+        import torch
+
+        chosen = wide(logits[predicted])
+        numbers = numbers.to(chosen.device)
+        if self.family == "gaussian":
+            # The inverse of the normal distribution function turns uniform numbers into an error of variance 1.
+            return torch.special.ndtri(numbers.clamp(1e-12, 1 - 1e-12))
+        if self.family == "bernoulli":
+            chance = chosen.sigmoid()
+            return (numbers < chance).double() - chance
+        if self.task in _ONE_LABEL or self.task == QUESTIONS:
+            chosen, numbers = chosen[None], numbers[:1]
+        chances = chosen.softmax(-1)
+        cumulated = chances.cumsum(-1)
+        labels = torch.searchsorted(cumulated, numbers[:, None] * cumulated[:, -1:]).clamp_max_(chances.shape[-1] - 1)
+        scores = (-chances).scatter_add_(-1, labels, torch.ones_like(chances[:, :1]))
+        return scores[0] if self.task in _ONE_LABEL or self.task == QUESTIONS else scores
+
+
+def softmax_factor(chances: Tensor) -> Tensor:
+    """L with `L Lᵀ = diag(p) − p pᵀ`, the covariance of one drawn label: [..., C] -> [..., C, C − 1].
+
+    Lower triangular and in closed form (Tanabe and Sagae 1992), from what is left of the probability after each
+    label, so that nothing cancels where one label is almost sure.
+    """
+    import torch
+
+    left = chances.flip(-1).cumsum(-1).flip(-1)
+    before, after = left[..., :-1], left[..., 1:]
+    own = chances[..., :-1]
+    diagonal = (own * after / before.clamp_min(1e-300)).sqrt()
+    below = (own / (before * after).clamp_min(1e-300)).sqrt()
+    factor = -chances[..., :, None] * torch.where(after > 0, below, 0.0)[..., None, :]
+    factor = factor.tril(-1)
+    factor.diagonal(dim1=-2, dim2=-1).copy_(diagonal)
+    return factor

@@ -1,0 +1,1 @@
+"""What models predict, side by side and scored, and options chosen by that."""

@@ -1,0 +1,316 @@
+"""How good models are on labelled data, with the metrics of scikit-learn and seqeval.
+
+    evaluation = evaluate(["user/expert-1", "out/merged"], {"films": "user/films/test", "news": "news.csv"})
+    evaluation.mean()["merged"]      # mean accuracy over the data sets
+
+| labels of the data | metrics, the main one first |
+| --- | --- |
+| one a text | accuracy, f1_macro (mean F1 of the labels that occur in the data) |
+| several a text | f1_micro, f1_macro, accuracy (all labels of a text right) |
+| a number a text | pearson, spearman, mse |
+| one a word, entities (B-PER) | f1, precision, recall of whole entities; accuracy of words |
+| one a word, no entities (NOUN) | accuracy, f1_macro |
+| answers to questions | f1 of words and exact_match, as SQuAD counts them |
+| target texts | chrf, bleu, exact_match |
+| none: a language model | perplexity of the next token, or of masked tokens (lower is better) |
+
+Entities count as in seqeval's default mode and conlleval: right only with the right words and type, and an I- after
+an O or another type starts one too, so that IOB1, IOB2, BIOES and BILOU are all read as they are meant.
+Labels are compared by name. A label of the data that the model does not know counts as wrong, with a warning.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from fusehub.comparing.answers import perplexity
+from fusehub.comparing.ensemble import ensemble, experts_among
+from fusehub.comparing.metrics.labels import label_metrics, require_labels
+from fusehub.comparing.metrics.texts import answer_metrics, written_metrics
+from fusehub.comparing.predictor import Prediction, Predictor, check_one_task, known_labels, predict_all
+from fusehub.data.examples import Examples, load_examples
+from fusehub.errors import BadData, Incompatible
+from fusehub.models.resolve import ModelRef, ref_of, short_names
+from fusehub.models.tasks import CAUSAL, MASKED, QUESTIONS, SEQ2SEQ, has_labels, labels_of, problem_type_of
+from fusehub.utils.progress import Progress, silent
+
+logger = logging.getLogger(__name__)
+
+# Metrics of which a lower value is the better one.
+LESS_IS_BETTER = ("perplexity", "mse")
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one model reaches on one data set: `metrics` by name, the main one first, in fractions of 1 (but for `mse`
+    and `perplexity`, of which less is better).
+
+    `model_id` names exactly the weights (None for an ensemble); `source`, `split` and `revision` exactly the data.
+    """
+
+    model: str
+    model_id: str | None
+    data: str
+    source: str
+    split: str | None
+    revision: str | None
+    examples: int
+    seconds: float
+    metrics: dict[str, float]
+
+    @property
+    def main(self) -> float:
+        """The value of the main metric."""
+        return next(iter(self.metrics.values()))
+
+
+@dataclass(frozen=True)
+class Result:
+    """One number, as a model card's `model-index` wants it."""
+
+    model: str
+    task: str
+    data: str
+    source: str
+    split: str | None
+    revision: str | None
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of all models on all data sets, model by model."""
+
+    task: str
+    models: list[str]
+    data: list[str]
+    scores: list[Score]
+    ensemble_of: list[str]
+
+    def mean(self) -> dict[str, float]:
+        """Each model's mean of the main metric over the data sets."""
+        return {
+            model: math.fsum(score.main for score in self.scores if score.model == model) / len(self.data)
+            for model in self.models
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a model for a table: its name, the main metric on each data set, and their mean."""
+        means = self.mean()
+        return [
+            {"model": model}
+            | {score.data: score.main for score in self.scores if score.model == model}
+            | ({"mean": means[model]} if len(self.data) > 1 else {})
+            for model in self.models
+        ]
+
+    def results(self) -> list[Result]:
+        """Every metric of every model on every data set, for the model card."""
+        return [
+            Result(
+                model=score.model,
+                task=self.task,
+                data=score.data,
+                source=score.source,
+                split=score.split,
+                revision=score.revision,
+                metric=metric,
+                value=value,
+            )
+            for score in self.scores
+            for metric, value in score.metrics.items()
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it: a correlation that does not exist (all predictions equal) is null."""
+        whole = asdict(self) | {"mean": self.mean()}
+        for score in whole["scores"]:
+            score["metrics"] = {name: _finite(value) for name, value in score["metrics"].items()}
+        whole["mean"] = {name: _finite(value) for name, value in whole["mean"].items()}
+        return whole
+
+
+def evaluate(
+    models: Sequence[str | ModelRef],
+    data: Mapping[str, str | Examples],
+    *,
+    ensemble: bool | Sequence[str] = False,
+    limit: int | None = None,
+    seed: int = 0,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    device: str | None = None,
+    token: str | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Scores of `models` on `data`, which gives each SOURCE a name; its split is `test` unless the SOURCE names one.
+    Examples that were read before can stand for a SOURCE.
+
+    `ensemble` adds the mean of the experts' probabilities (see `compare`). Data is read once, each model loaded once.
+    Raises `BadData` where labels are missing or are not those of the model.
+    """
+    refs = [ref_of(model, token=token) for model in models]
+    task = check_one_task(refs)
+    names = short_names(refs)
+    members = experts_among(refs, names, ensemble)
+    if not data:
+        raise BadData("There is no data to evaluate on.", "Name labelled data: --data NAME=SOURCE")
+    sets = {
+        name: source
+        if isinstance(source, Examples)
+        else load_examples(
+            source,
+            task,
+            limit=limit,
+            seed=seed,
+            text_column=text_column,
+            label_column=label_column,
+            need_labels=True,
+            default_split="test",
+            token=token,
+            labels=known_labels(refs),
+        )
+        for name, source in data.items()
+    }
+    for ref, name in zip(refs, names, strict=True):
+        _warn_of_tuning(ref, name, sets)
+    if task in (CAUSAL, MASKED):
+        return _perplexities(refs, names, sets, members, batch_size, max_length, seed, device, progress)
+    _check_labels(refs, names, sets)
+    if task == SEQ2SEQ:
+        written_metrics(["a"], ["a"])  # Without its library, it fails before any model is loaded.
+    predictions = predict_all(
+        refs,
+        names,
+        [examples.texts for examples in sets.values()],
+        batch_size=batch_size,
+        max_length=max_length,
+        device=device,
+        progress=progress,
+    )
+    ids: list[str | None] = [ref.id for ref in refs]
+    if members:
+        place = max(members) + 1
+        predictions.insert(place, _ensemble([predictions[index] for index in members]))
+        ids.insert(place, None)
+    scores = [
+        _score(prediction, examples, name, model_id)
+        for own, model_id in zip(predictions, ids, strict=True)
+        for prediction, (name, examples) in zip(own, sets.items(), strict=True)
+    ]
+    return Evaluation(task, [own[0].model for own in predictions], list(sets), scores, [names[i] for i in members])
+
+
+def _ensemble(predictions: Sequence[Sequence[Prediction]]) -> list[Prediction]:
+    return [ensemble(own) for own in zip(*predictions, strict=True)]
+
+
+def _warn_of_tuning(ref: ModelRef, name: str, sets: Mapping[str, Examples]) -> None:
+    """Says which data is no test of a merge, because its options were chosen by it."""
+    from fusehub.merging.provenance import REPORT_FILENAME
+
+    if REPORT_FILENAME not in ref.files:
+        return
+    try:
+        tuning = json.loads(ref.path(REPORT_FILENAME).read_text(encoding="utf-8")).get("tuning") or {}
+        used = {(own["revision"], own["split"]) for own in tuning.get("data", ())}
+    except (ValueError, AttributeError, KeyError, TypeError):
+        logger.warning(
+            "%s: its %s cannot be read, so nobody knows whether its options were chosen by this data.",
+            name,
+            REPORT_FILENAME,
+        )
+        return
+    for data, examples in sets.items():
+        if (examples.revision, examples.split) in used:
+            logger.warning("%s: the options of %s were chosen by this data, so this is no test of it.", data, name)
+
+
+def _check_labels(refs: Sequence[ModelRef], names: Sequence[str], sets: Mapping[str, Examples]) -> None:
+    """Finds labels that do not fit before any model is loaded."""
+    if not has_labels(refs[0].config):
+        return
+    for ref, name in zip(refs, names, strict=True):
+        for examples in sets.values():
+            try:
+                require_labels(examples, labels_of(ref.config, name), problem_type_of(ref.config, name))
+            except BadData as error:
+                raise BadData(f"{name}: {error.what}", error.fix) from error
+
+
+def _score(prediction: Prediction, examples: Examples, name: str, model_id: str | None) -> Score:
+    if prediction.task == QUESTIONS:
+        # Data of which every question has an answer asks for one.
+        prediction = replace(prediction, may_be_none=not all(examples.labels))
+        metrics = answer_metrics(examples.labels, [answer for answer, _ in prediction.answers()])
+    elif prediction.written is not None:
+        metrics = written_metrics(examples.labels, prediction.written)
+    else:
+        metrics = label_metrics(prediction, examples)
+    return _scored(prediction.model, model_id, name, examples, prediction.seconds, metrics)
+
+
+def _scored(
+    model: str, model_id: str | None, name: str, examples: Examples, seconds: float, metrics: Mapping[str, float]
+) -> Score:
+    return Score(
+        model=model,
+        model_id=model_id,
+        data=name,
+        source=examples.source,
+        split=examples.split,
+        revision=examples.revision,
+        examples=len(examples),
+        seconds=round(seconds, 3),
+        metrics={metric: float(value) for metric, value in metrics.items()},
+    )
+
+
+def _perplexities(
+    refs: Sequence[ModelRef],
+    names: Sequence[str],
+    sets: Mapping[str, Examples],
+    members: Sequence[int],
+    batch_size: int,
+    max_length: int | None,
+    seed: int,
+    device: str | None,
+    progress: Progress,
+) -> Evaluation:
+    """Scores of language models, which predict no labels; they have no ensemble here."""
+    if members:
+        raise Incompatible(
+            "The perplexity of an ensemble of language models is not defined here: their tokens may differ.",
+            "Evaluate them without --ensemble.",
+        )
+    scores = []
+    for ref, name in zip(refs, names, strict=True):
+        with Predictor(ref, name=name, device=device) as predictor:
+            for data, examples in sets.items():
+                start = time.perf_counter()
+                value = perplexity(
+                    ref,
+                    predictor.network,
+                    examples,
+                    max_length=max_length,
+                    seed=seed,
+                    batch_size=batch_size,
+                    progress=progress,
+                )
+                scores.append(
+                    _scored(name, ref.id, data, examples, time.perf_counter() - start, {"perplexity": value})
+                )
+    return Evaluation(next(iter(sets.values())).task, list(names), list(sets), scores, [])
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,152 @@
+"""Metrics of predicted labels against the labels of data, with scikit-learn, scipy and seqeval.
+
+`fusehub.comparing.evaluate` says which metrics each kind of label has. Labels are compared by name.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Sequence
+
+from fusehub.comparing.compare import with_prefixes
+from fusehub.comparing.predictor import MULTI, REGRESSION, TOKENS, Prediction
+from fusehub.data.columns import name_of
+from fusehub.data.examples import Examples
+from fusehub.data.label_matching import from_multi_hot, match_labels, one_a_text
+from fusehub.errors import BadData
+from fusehub.models.label_names import key_of
+
+logger = logging.getLogger(__name__)
+
+
+def require_labels(examples: Examples, labels: Sequence[str], problem: str) -> None:
+    """Raises `BadData` where a model with these `labels`, or one that predicts numbers, cannot be scored on the data:
+    no label of the data is one of the model's, or one is no number."""
+    if problem == REGRESSION and examples.task != TOKENS:
+        _numbers(examples)
+    else:
+        _matched(from_multi_hot(examples, labels), labels)
+
+
+def label_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
+    """The metrics of a model that predicts labels or numbers, the main one first."""
+    if prediction.task == TOKENS:
+        return _token_metrics(prediction, examples)
+    if prediction.problem == REGRESSION:
+        return _regression_metrics(prediction, examples)
+    if prediction.problem == MULTI:
+        return _multi_metrics(prediction, examples)
+    return _class_metrics(prediction, examples)
+
+
+def _class_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
+    examples = one_a_text(examples, prediction.labels)
+    if any(isinstance(label, list) for label in examples.labels):
+        raise BadData(
+            f"{examples.source} has several labels a text, and {prediction.model} gives one.",
+            "Name the right column with --label-column.",
+        )
+    named, meant = _common_names(prediction, examples)
+    true = [meant[name_of(label)] for label in examples.labels]
+    return _accuracy_and_f1(true, [named[label] for label, _ in prediction.answers()])
+
+
+def _accuracy_and_f1(true: Sequence[str], said: Sequence[str]) -> dict[str, float]:
+    from sklearn.metrics import accuracy_score, f1_score
+
+    macro = f1_score(true, said, labels=sorted(set(true)), average="macro", zero_division=0.0)
+    return {"accuracy": accuracy_score(true, said), "f1_macro": macro}
+
+
+def _multi_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
+    from sklearn.metrics import accuracy_score, f1_score
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    examples = from_multi_hot(examples, prediction.labels)
+    named, meant = _common_names(prediction, examples)
+    lists = [label if isinstance(label, list) else [name_of(label)] for label in examples.labels]
+    true = [[meant[label] for label in own] for own in lists]
+    # What the data says nothing of is neither right nor wrong.
+    told = {key_of(label) for label in examples.told or prediction.labels}
+    said = [[named[label] for label in labels if key_of(label) in told] for labels, _ in prediction.answers()]
+    classes = sorted({label for own in (*true, *said) for label in own})
+    binarizer = MultiLabelBinarizer(classes=classes)
+    a, b = binarizer.fit_transform(true), binarizer.transform(said)
+    present = [index for index, label in enumerate(classes) if any(label in own for own in true)]
+    return {
+        "f1_micro": f1_score(a, b, average="micro", zero_division=0.0),
+        "f1_macro": f1_score(a, b, labels=present, average="macro", zero_division=0.0) if present else 0.0,
+        "accuracy": accuracy_score(a, b),
+    }
+
+
+def _regression_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
+    from scipy.stats import pearsonr, spearmanr
+    from sklearn.metrics import mean_squared_error
+
+    true, said = _numbers(examples), [value for value, _ in prediction.answers()]
+    constant = len(set(true)) < 2 or len(set(said)) < 2
+    return {
+        "pearson": math.nan if constant else pearsonr(true, said).statistic,
+        "spearman": math.nan if constant else spearmanr(true, said).statistic,
+        "mse": mean_squared_error(true, said),
+    }
+
+
+def _numbers(examples: Examples) -> list[float]:
+    try:
+        numbers = [float(label) for label in examples.labels]
+    except (TypeError, ValueError) as error:
+        raise BadData(
+            f"{examples.source}: a regression model needs numbers as labels ({error}).",
+            "Name the column with the numbers: --label-column NAME",
+        ) from error
+    for label, number in zip(examples.labels, numbers, strict=True):
+        if not math.isfinite(number):
+            raise BadData(
+                f"{examples.source}: a regression model needs finite numbers as labels, and one is {str(label)[:20]}.",
+                "Leave out its row, or write its number.",
+            )
+    return numbers
+
+
+def _token_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
+    """Whole entities, and words. Words that the model did not see, because their text was cut, count as O."""
+    named, meant = _common_names(prediction, examples)
+    true = [[meant[label] for label in own] for own in examples.labels]
+    said = [["O" if label is None else named[label] for label, _ in words] for words in prediction.answers()]
+    flat_true = [label for own in true for label in own]
+    flat_said = [label for own in said for label in own]
+    words = _accuracy_and_f1(flat_true, flat_said)
+    if not any(re.match("[BIESLU]-", label) for label in (*flat_true, *prediction.labels)):
+        return words
+    from seqeval.metrics import f1_score, precision_score, recall_score
+
+    a, b = [with_prefixes(own) for own in true], [with_prefixes(own) for own in said]
+    return {
+        "f1": f1_score(a, b, zero_division=0),
+        "precision": precision_score(a, b, zero_division=0),
+        "recall": recall_score(a, b, zero_division=0),
+        "accuracy": words["accuracy"],
+    }
+
+
+def _common_names(prediction: Prediction, examples: Examples) -> tuple[dict[str, str], dict[str, str]]:
+    """One name for each label: (from the model's label, from the data's label), the data's where both have one."""
+    named = {label: label for label in prediction.labels}
+    matched = _matched(examples, prediction.labels, warn=True)
+    for label, index in reversed(matched.items()):
+        if index is not None:
+            named[prediction.labels[index]] = label
+    meant = {label: label if index is None else named[prediction.labels[index]] for label, index in matched.items()}
+    return named, meant
+
+
+def _matched(examples: Examples, labels: Sequence[str], *, warn: bool = False) -> dict[str, int | None]:
+    matched = match_labels(examples, labels)
+    unknown = [label for label, index in matched.items() if index is None]
+    if warn and unknown:
+        logger.warning("%s: the model does not know %s: counted as wrong.", examples.source, ", ".join(unknown[:8]))
+    return matched

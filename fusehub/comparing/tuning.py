@@ -1,0 +1,368 @@
+"""Options and weights of a merge that are chosen by what it scores on validation data; every trial is told.
+
+    tuned = tune(["user/expert-1", "user/expert-2"], {"films": "user/films/validation"})
+    tuned.best.values, tuned.best.mean           # {"alpha": 0.7}, 0.81
+    merge(tuned.plan, "merged")                  # the recipe that it writes has the values, and needs no data
+
+The search is small and always the same. First the recipe as it is; then each combination of the values of the options
+that are searched; then, if weights are, one model's weight after the other through `SHARES`, round and round until no
+change makes it better. The best mean over the data sets wins, of equals the one that was tried first. Statistics are
+found once, and read again for every trial; each trial is the merge that would be written, scored by `evaluate`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fusehub.checking.report import Allowed
+from fusehub.comparing.evaluate import LESS_IS_BETTER, evaluate
+from fusehub.comparing.predictor import check_one_task, known_labels
+from fusehub.data.examples import Examples, load_examples
+from fusehub.data.sources import split_named
+from fusehub.errors import BadData, BadRecipe, Incompatible, unknown
+from fusehub.merging.merge import merge, recipe_of
+from fusehub.merging.plan import Plan, plan_merge, replan
+from fusehub.merging.recipe import Recipe
+from fusehub.models.tasks import task_of
+from fusehub.utils.holding import scratch
+from fusehub.utils.progress import Progress, silent
+
+logger = logging.getLogger(__name__)
+
+TRIALS = 30
+# What is searched where nobody says: the first of these options that the method has.
+GRIDS: dict[str, tuple[float, ...]] = {
+    "alpha": (0.1, 0.3, 0.5, 0.7, 0.9, 1.0),
+    "t": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    "weight": (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0),
+}
+SHARES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What is searched, and what decides. `data` gives each SOURCE a name; where every model keeps its head, the
+    names are those of the heads. `over` has the values to try by option (`scale` too); `weights` says that each
+    model's weight is searched. `trials` is the most merges that are made."""
+
+    data: Mapping[str, str]
+    over: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    weights: bool = False
+    trials: int = TRIALS
+    limit: int | None = None
+    seed: int = 0
+    text_column: str | None = None
+    label_column: str | None = None
+    max_length: int | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One merge that was tried: the values that were searched, each model's weight where these were, its scores."""
+
+    values: dict[str, Any]
+    weights: tuple[float, ...] | None
+    scores: dict[str, float]
+    mean: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data; a score that does not exist is null."""
+        scores = {name: value if math.isfinite(value) else None for name, value in self.scores.items()}
+        mean = self.mean if math.isfinite(self.mean) else None
+        return {"values": self.values, "weights": self.weights, "scores": scores, "mean": mean}
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A search that is done. `plan` has the best values, and its report will tell of all trials."""
+
+    plan: Plan
+    trials: list[Trial]
+    chosen: int
+    metric: str
+
+    @property
+    def best(self) -> Trial:
+        """The trial whose values were taken."""
+        return self.trials[self.chosen]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe with the values that were chosen."""
+        return self.plan.recipe
+
+
+def tune(
+    models: Sequence[str] | Recipe | Path | Plan,
+    data: Mapping[str, str] | Tuning,
+    *,
+    method: str | None = None,
+    plugins: Sequence[str | Path] = (),
+    allow_unrelated: bool = False,
+    allow_other_weights: bool = False,
+    ignore: Sequence[str] = (),
+    token: str | None = None,
+    progress: Progress = silent,
+    **changes: Any,
+) -> Tuned:
+    """Chooses the options of a merge of `models` by its scores on `data`; the arguments are those of `merge`.
+
+    `data` gives each SOURCE of labelled validation data a name (its split is `validation` unless it names one), or is
+    a `Tuning`, which says more. Raises a `FuseHubError` before anything is merged where something cannot be tried;
+    `BadData` where only a test split would be left to tune on.
+    """
+    plan = models
+    if not isinstance(models, Plan):
+        allowed = Allowed.of(unrelated=allow_unrelated, other_weights=allow_other_weights, ignore=ignore)
+        plan = plan_merge(recipe_of(models, method, plugins=plugins, **changes), allowed=allowed, token=token)
+    search = Search(plan, data if isinstance(data, Tuning) else Tuning(data), token)
+    return search.run(progress)
+
+
+class Search:
+    """A search whose data was read and whose values were checked; `run` makes the trials."""
+
+    def __init__(self, plan: Plan, tuning: Tuning, token: str | None = None) -> None:
+        self.plan, self.tuning = plan, tuning
+        if tuning.trials < 1:
+            raise BadRecipe(f"{tuning.trials} trials try nothing.", "Give 1 or more.")
+        self.over = dict(tuning.over) or ({} if tuning.weights else _default(plan))
+        self.weights = _weights_of(plan) if tuning.weights else None
+        self.grid = self._grid()
+        if len(self.grid) > tuning.trials:
+            raise BadRecipe(
+                f"{len(self.grid)} combinations of {', '.join(self.over)} are more than {tuning.trials} trials.",
+                "Search fewer values, or allow more trials.",
+            )
+        # What cannot be is refused before the first merge.
+        self.plans = [self._planned(values, self.weights) for values in self.grid]
+        self.sets = self._read(token)
+
+    def run(self, progress: Progress = silent) -> Tuned:
+        """Makes all trials."""
+        trials: list[Trial] = []
+        seen: dict[Any, Trial] = {}
+        most = self.tuning.trials if self.weights else len(self.grid)
+
+        def tried(values: dict[str, Any], weights: tuple[float, ...] | None) -> Trial | None:
+            """The trial of these, made now or before; None where no more may be made."""
+            key = (tuple(values.items()), _proportions(self.plan, weights))
+            if key not in seen:
+                if len(trials) >= self.tuning.trials:
+                    return None
+                progress(len(trials), most, "trials")
+                seen[key] = self._try(values, weights)
+                trials.append(seen[key])
+            return seen[key]
+
+        for values in self.grid:
+            tried(values, self.weights)
+        complete = True
+        if self.weights:
+            complete = self._walk(max(trials, key=self._worth), tried)
+        progress(most, most, "trials")
+        chosen = max(range(len(trials)), key=lambda place: (self._worth(trials[place]), -place))
+        best = trials[chosen]
+        plan = self._planned(best.values, best.weights)
+        record = self._record(trials, chosen, complete)
+        return Tuned(replace(plan, tuning=record), trials, chosen, self.metric)
+
+    def described(self) -> str:
+        """What will be tried, and on what, in one line."""
+        parts = [f"{name} {', '.join(str(value) for value in values)}" for name, values in self.over.items()]
+        if self.weights:
+            parts.append(f"weights {', '.join(f'{share:g}' for share in SHARES)}")
+        data = ", ".join(f"{name} ({len(examples):,} examples)" for name, examples in self.sets.items())
+        most = self.tuning.trials if self.weights else len(self.grid)
+        return f"{'at most ' if self.weights else ''}{most} trials of {'; '.join(parts)}, scored on {data}"
+
+    def _walk(self, best: Trial, tried: Any) -> bool:
+        """Changes one weight after the other for as long as that makes it better; False where trials ran out."""
+        while True:
+            start = best
+            for model in range(len(self.weights)):
+                found = best
+                for share in SHARES:
+                    weights = tuple(share if at == model else own for at, own in enumerate(best.weights))
+                    if not any(weights):
+                        continue
+                    trial = tried(best.values, weights)
+                    if trial is None:
+                        return False
+                    if self._worth(trial) > self._worth(found):
+                        found = trial
+                best = found
+            if best is start:
+                return True
+
+    def _grid(self) -> list[dict[str, Any]]:
+        """The values of every trial but those of weights; first those that the recipe has."""
+        own = self.plan.method.own_options.fields()
+        written = {**self.plan.settings.written(), "scale": self.plan.recipe.scale}
+        known = {name: field.default for name, field in own.items()} | written
+        for name, values in self.over.items():
+            if name not in known:
+                raise unknown(f"option of {self.plan.method.name} to search", name, known)
+            if not values:
+                raise BadRecipe(f"There is no value of {name} to try.", f"Name some: {name}=0.1,0.5.")
+            if any(name in said for said in self.plan.settings.models):
+                raise BadRecipe(
+                    f"{name} is said of single models, and what is searched is one value for all of them.",
+                    f"Leave it out of the recipe, or do not search {name}.",
+                )
+        first = {name: known[name] for name in self.over}
+        combinations = [dict(zip(self.over, values, strict=True)) for values in itertools.product(*self.over.values())]
+        return [first, *(values for values in combinations if values != first)]
+
+    def _planned(self, values: Mapping[str, Any], weights: Sequence[float] | None) -> Plan:
+        recipe = self.plan.recipe
+        parameters = {**recipe.parameters, **{name: value for name, value in values.items() if name != "scale"}}
+        changes: dict[str, Any] = {"parameters": parameters}
+        if "scale" in values:
+            changes["scale"] = float(values["scale"])
+        if weights is not None:
+            changes["models"] = tuple(
+                entry.model_copy(update={"parameters": {**entry.parameters, "weight": weight}})
+                for entry, weight in zip(recipe.models, weights, strict=True)
+            )
+        return replan(self.plan, recipe.model_copy(update=changes))
+
+    def _try(self, values: dict[str, Any], weights: tuple[float, ...] | None) -> Trial:
+        plan = self._planned(values, weights)
+        # Adapters are scored as whole models, which are the same.
+        plan = replace(plan, recipe=plan.recipe.model_copy(update={"as_adapter": False}))
+        scores: dict[str, float] = {}
+        with scratch() as temporary:
+            folder = merge(plan, temporary / "merged").folder
+            models = {str(folder): self.sets}
+            if plan.labels.policy == "keep":
+                models = {str(folder / name): {name: self.sets[name]} for name in plan.names}
+            for model, sets in models.items():
+                found = evaluate([model], sets, max_length=self.tuning.max_length, seed=self.tuning.seed)
+                for score in found.scores:
+                    scores[score.data] = score.main
+                    self._metrics[score.data] = next(iter(score.metrics))
+        if len({metric in LESS_IS_BETTER for metric in self._metrics.values()}) > 1:
+            raise Incompatible(
+                f"{', '.join(sorted(set(self._metrics.values())))} have no mean: of one less is better.",
+                "Tune on the data of one kind of task.",
+            )
+        return Trial(values, weights, scores, math.fsum(scores.values()) / len(scores))
+
+    @property
+    def metric(self) -> str:
+        """The metric, or the metrics, that decided."""
+        return " and ".join(dict.fromkeys(self._metrics.values()))
+
+    def _worth(self, trial: Trial) -> float:
+        if not math.isfinite(trial.mean):
+            return -math.inf
+        return -trial.mean if any(metric in LESS_IS_BETTER for metric in self._metrics.values()) else trial.mean
+
+    def _read(self, token: str | None) -> dict[str, Examples]:
+        self._metrics: dict[str, str] = {}
+        tuning, plan = self.tuning, self.plan
+        if not tuning.data:
+            raise BadData("There is no data to tune on.", "Name labelled validation data: --tune NAME=SOURCE")
+        if plan.labels.policy == "keep":
+            if set(tuning.data) != set(plan.names):
+                raise BadData(
+                    f"Each model keeps its head, so each wants its own data, and there is {', '.join(tuning.data)}.",
+                    "Name it after the heads: " + " ".join(f"--tune {name}=SOURCE" for name in plan.names),
+                )
+            tasks = {
+                name: task_of(ref.config, ref.name).name for name, ref in zip(plan.names, plan.experts, strict=True)
+            }
+        else:
+            tasks = dict.fromkeys(tuning.data, check_one_task(plan.experts))
+        experts = dict(zip(plan.names, plan.experts, strict=False))
+        sets = {}
+        for name, source in tuning.data.items():
+            sets[name] = load_examples(
+                source,
+                tasks[name],
+                limit=tuning.limit,
+                seed=tuning.seed,
+                text_column=tuning.text_column,
+                label_column=tuning.label_column,
+                need_labels=True,
+                default_split="validation",
+                token=token,
+                labels=known_labels([experts.get(name, plan.experts[0])]),
+            )
+            _require_no_test(name, source, sets[name])
+        return sets
+
+    def _record(self, trials: Sequence[Trial], chosen: int, complete: bool) -> dict[str, Any]:
+        """The whole search, as the report beside the merge has it."""
+        return {
+            "data": [
+                {
+                    "name": name,
+                    "source": examples.source,
+                    "split": examples.split,
+                    "revision": examples.revision,
+                    "examples": len(examples),
+                }
+                for name, examples in self.sets.items()
+            ],
+            "metric": self.metric,
+            "over": {name: list(values) for name, values in self.over.items()},
+            "weights": list(SHARES) if self.weights else None,
+            "most_trials": self.tuning.trials,
+            "complete": complete,
+            "trials": [trial.to_dict() for trial in trials],
+            "chosen": chosen,
+        }
+
+
+def _default(plan: Plan) -> dict[str, Sequence[Any]]:
+    """What is searched where nobody says."""
+    method = plan.method
+    for name in ("alpha", "t"):
+        if name in method.options.fields():
+            return {name: GRIDS[name]}
+    if method.base == "needed" and "weight" in method.own_options.fields():
+        return {"weight": GRIDS["weight"]}
+    raise BadRecipe(
+        f"{method.title} has no option that is searched unless you say which.",
+        "Say --tune-over OPTION=VALUE,VALUE"
+        + (", or --tune-weights." if "weight" in method.own_options.fields() else "."),
+    )
+
+
+def _weights_of(plan: Plan) -> tuple[float, ...]:
+    """Each model's weight as the recipe has it."""
+    if "weight" not in plan.method.own_options.fields():
+        raise BadRecipe(f"{plan.method.title} has no weights.", "Leave out --tune-weights.")
+    weights = plan.weights
+    if not all(isinstance(weight, int | float) for weight in weights):
+        raise BadRecipe("Weights that differ by layer are not searched.", "Give each model one weight, or none.")
+    return tuple(map(float, weights))
+
+
+def _proportions(plan: Plan, weights: Sequence[float] | None) -> tuple[float, ...] | None:
+    """What of the weights counts: only their proportions, but for methods that add up differences to a base."""
+    if weights is None:
+        return None
+    absolute = plan.method.base == "needed" or plan.settings.written().get("normalize") is False
+    total = 1.0 if absolute else math.fsum(weights)
+    return tuple(round(weight / total, 12) for weight in weights)
+
+
+def _require_no_test(name: str, source: str, examples: Examples) -> None:
+    """Refuses to fall back on a test split, and warns where one was asked for."""
+    asked = split_named(source)
+    if examples.split == "test" and asked != "test":
+        raise BadData(
+            f"{source} has no validation split, and tuning on its test split would spoil it as a test.",
+            f"Name another split, such as {source}/train, or data that nothing else is scored on.",
+        )
+    if asked == "test":
+        logger.warning("%s: %s is called a test split. What is tuned on it is not tested by it.", name, source)

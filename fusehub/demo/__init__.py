@@ -1,0 +1,1 @@
+"""The whole way on this machine alone, on real models and real text."""

@@ -1,0 +1,299 @@
+"""One commit to a repo of the Hub that is made for it, or is there: all or nothing, read back, nothing else touched.
+
+target = Target.of("user/name", token, public=False, exist_ok=False, pull_request=False)
+published = target.push({"config.json": Path("out/config.json"), "README.md": b"..."}, "Merge of a and b")
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusehub.errors import AccessDenied, BadData, BadFile, FuseHubError, NotFound, Offline, OutputExists
+from fusehub.hub.client import client, endpoint, fusehub_version, hub_errors
+from fusehub.utils.interrupts import shielded
+from fusehub.utils.markdown import listed
+from fusehub.utils.progress import Progress
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi, ModelInfo
+
+logger = logging.getLogger(__name__)
+
+CARD = "README.md"
+# Path in the repo -> a file here, or its content.
+Files = dict[str, Path | bytes]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was pushed: the repo's page, the commit, and the pull request where it is one."""
+
+    url: str
+    commit: str
+    repo_id: str
+    private: bool
+    pull_request_url: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The repo that is pushed to; `info` is None where it is still to be made."""
+
+    api: HfApi
+    repo_id: str
+    info: ModelInfo | None
+    private: bool
+    pull_request: bool
+    is_empty: bool = False
+    """Whether nothing was ever put into the repo, as when a push ended between making it and its commit."""
+
+    @classmethod
+    def of(cls, repo_id: str, token: str | None, *, pull_request: bool, exist_ok: bool, public: bool) -> Target:
+        """Raises where the token cannot write there, or the name is taken and nobody said that this is fine."""
+        from huggingface_hub.errors import RepositoryNotFoundError
+        from huggingface_hub.utils import validate_repo_id
+
+        api = client(token.strip() if token else None)
+        user = _writer(api)
+        repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
+        with hub_errors(repo_id):
+            validate_repo_id(repo_id)
+            try:
+                info = api.model_info(repo_id, files_metadata=True)
+            except RepositoryNotFoundError:
+                info = None
+        if info is None and pull_request:
+            raise NotFound(
+                f"{repo_id} does not exist, or is private: there is nothing to propose a pull request to.",
+                "Check the spelling, or push without --pull-request, which makes the repo.",
+            )
+        is_empty = info is not None and not (pull_request or exist_ok) and _is_empty(api, info)
+        if info is not None and not pull_request:
+            if not exist_ok and not is_empty:
+                raise OutputExists(
+                    f"{repo_id} exists already on {endpoint()}.",
+                    "Choose another name. To push into it all the same, say --exist-ok (nothing in it is deleted), "
+                    "or --pull-request.",
+                )
+            _require_write(api, repo_id, user)
+        private = bool(info.private) if info is not None and not is_empty else not public
+        return cls(api, info.id if info is not None else repo_id, info, private, pull_request, is_empty)
+
+    @property
+    def files(self) -> list[str]:
+        """What lies there."""
+        return [file.rfilename for file in self.info.siblings or []] if self.info else []
+
+    def push(self, files: Files, message: str, progress: Progress, *, replaced: Sequence[str] = ()) -> Published:
+        """All files in one commit, read back and compared; files that they replace are deleted in it."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        _require_not_shadowed(self, files)
+        if CARD in files:
+            self._require_card(files[CARD].decode())
+        progress(1, 3, "uploading")
+        operations = [CommitOperationAdd(path, content) for path, content in sorted(files.items())]
+        is_made = False
+        with hub_errors(self.repo_id):
+            try:
+                if self.info is None:
+                    with shielded():
+                        self._make()
+                        is_made = True
+                elif self.is_empty and bool(self.info.private) != self.private:
+                    self.api.update_repo_settings(self.repo_id, private=self.private)
+                deleted = [CommitOperationDelete(path) for path in replaced]
+                commit, pull_request = self._commit([*operations, *deleted], message)
+            except BaseException:
+                if is_made:
+                    _delete_if_empty(self.api, self.repo_id)
+                raise
+            progress(2, 3, "reading back")
+            try:
+                with hub_errors(self.repo_id):
+                    self._verify(operations, commit)
+            except Offline as error:
+                raise Offline(
+                    f"All is in {self.repo_id} (commit {commit[:8]}), but it could not be read back: {error.what}",
+                    f"Look at {endpoint()}/{self.repo_id}, or push again with --exist-ok to have it compared.",
+                ) from error
+        progress(3, 3, "done")
+        return Published(f"{endpoint()}/{self.repo_id}", commit, self.repo_id, self.private, pull_request)
+
+    def _make(self) -> None:
+        """Makes the repo. Where the answer is lost, what is there tells whether it was made."""
+        try:
+            with hub_errors(self.repo_id):
+                self.api.create_repo(self.repo_id, private=self.private)
+        except Offline:
+            try:
+                made = self.api.model_info(self.repo_id)
+                is_ours = bool(made.private) == self.private and _is_empty(self.api, made)
+            except Exception:  # The Hub is as it is: what is told is that the repo could not be made.
+                is_ours = False
+            if not is_ours:
+                raise
+
+    def _commit(self, operations: list, message: str) -> tuple[str, str | None]:
+        """The commit, and the address of the pull request where it is one."""
+        from huggingface_hub.errors import HfHubHTTPError
+
+        head = self.info.sha if self.info is not None else self.api.model_info(self.repo_id).sha
+        try:
+            with hub_errors(self.repo_id):
+                done = self.api.create_commit(
+                    self.repo_id,
+                    operations,
+                    commit_message=f"{message} (FuseHub {fusehub_version()})",
+                    create_pr=self.pull_request,
+                    parent_commit=head,
+                )
+                return done.oid, done.pr_url
+        except FuseHubError as error:
+            cause = error.__cause__
+            changed = isinstance(cause, HfHubHTTPError) and cause.response.status_code == 412
+            if not changed and not isinstance(error, Offline):
+                raise
+            if self.pull_request and not changed:
+                raise Offline(
+                    f"Whether the pull request arrived is not known: {error.what}",
+                    f"Look at {endpoint()}/{self.repo_id}/discussions before you push again.",
+                ) from error
+            # The answer was lost, or the question was sent twice: what is there tells whether it arrived.
+            if (arrived := self._arrived(operations, head)) is not None:
+                logger.warning("The Hub's answer to the commit was lost. %s is complete.", self.repo_id)
+                return arrived, None
+            if changed:
+                raise OutputExists(
+                    f"Somebody else changed {self.repo_id} during the upload.", "Look at it, then push again."
+                ) from error
+            raise
+
+    def _arrived(self, operations: list, head: str) -> str | None:
+        """The newest commit, if it is not `head` any more and has everything that was sent."""
+        from huggingface_hub import CommitOperationAdd
+
+        try:
+            with hub_errors(self.repo_id):
+                newest = self.api.model_info(self.repo_id).sha
+                if self.pull_request or newest == head:
+                    return None
+                self._verify([one for one in operations if isinstance(one, CommitOperationAdd)], newest)
+        except FuseHubError:
+            return None
+        return newest
+
+    def _verify(self, operations: list, commit: str) -> None:
+        """Raises `BadFile` unless the commit has every file, with the sha256 (or git hash) of what was sent."""
+        paths = [operation.path_in_repo for operation in operations]
+        there = {}
+        for start in range(0, len(paths), 200):
+            found = self.api.get_paths_info(self.repo_id, paths[start : start + 200], revision=commit)
+            there |= {item.path: (item.lfs.sha256 if item.lfs else item.blob_id, item.size) for item in found}
+        wrong = [
+            operation.path_in_repo
+            for operation in operations
+            if there.get(operation.path_in_repo)
+            not in ((operation.upload_info.sha256.hex(), operation.upload_info.size), _git_identity(operation))
+        ]
+        if wrong:
+            raise BadFile(
+                f"{self.repo_id} at {commit[:8]}: {listed(wrong, 3)} arrived differently from what was sent.",
+                "Push again with --exist-ok, and compare with the files here before you use it.",
+            )
+
+    def _require_card(self, text: str) -> None:
+        """Raises `BadData` where the Hub would refuse the card, which it says only after the repo was made."""
+        import yaml
+        from huggingface_hub import ModelCard
+
+        with hub_errors(self.repo_id):
+            try:
+                ModelCard(text, ignore_metadata_errors=True).validate(repo_type="model")
+            except yaml.YAMLError as error:
+                said = " ".join(str(error).split())
+                raise BadData(f"The front matter of {CARD} is not YAML: {said}", "Correct it.") from error
+            except ValueError as error:
+                raise BadData(f"The Hub refuses the front matter of {CARD}: {_said(error)}.", "Correct it.") from error
+
+
+def _said(error: ValueError) -> str:
+    """What the Hub has against a card: the client hands its JSON on as a text."""
+    try:
+        return "; ".join(item["message"].rstrip(".") for item in json.loads(str(error))["errors"])
+    except (ValueError, KeyError, TypeError):
+        return str(error)
+
+
+def _writer(api: HfApi) -> str:
+    """The user that the token belongs to. Raises `AccessDenied` without one, or where it can only read."""
+    with hub_errors("your account"):
+        who = api.whoami()
+    if ((who.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
+        raise AccessDenied(
+            f"Your token can only read ({who['name']}).",
+            f"Make one that can write on {endpoint()}/settings/tokens, then `hf auth login`.",
+        )
+    return who["name"]
+
+
+def _require_write(api: HfApi, repo_id: str, user: str) -> None:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    with hub_errors(repo_id):
+        try:
+            api.auth_check(repo_id, write=True)
+        except HfHubHTTPError as error:
+            if error.response is None or error.response.status_code != 403:
+                raise
+            raise AccessDenied(
+                f"{user} may not write to {repo_id}.",
+                "Propose it to the owner with --pull-request, or choose a name of your own.",
+            ) from error
+
+
+def _is_empty(api: HfApi, info: ModelInfo) -> bool:
+    """Whether nothing was ever put into the repo."""
+    with hub_errors(info.id):
+        files = {file.rfilename for file in info.siblings or []}
+        return files <= {".gitattributes"} and len(api.list_repo_commits(info.id)) == 1
+
+
+def _delete_if_empty(api: HfApi, repo_id: str) -> None:
+    """Takes back a repo that this push has just made, if nothing came into it meanwhile."""
+    try:
+        if _is_empty(api, api.model_info(repo_id)):
+            api.delete_repo(repo_id)
+    except Exception as error:
+        logger.warning("%s was made and could not be taken back (%s).", repo_id, type(error).__name__)
+
+
+def _git_identity(operation: Any) -> tuple[str, int]:
+    """(git's hash, size) of a file, which is how the Hub knows what it does not keep as a large file."""
+    info = operation.upload_info
+    if info.size > 2**25:  # Never a regular file, and not worth reading again.
+        return ("", -1)
+    with operation.as_file() as file:
+        content = file.read()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest(), info.size
+
+
+def _require_not_shadowed(target: Target, files: Files) -> None:
+    """transformers prefers model.safetensors to shards: an old one beside them would be loaded instead of them."""
+    for path in files:
+        single = path.removesuffix(".index.json")
+        if path.endswith("model.safetensors.index.json") and single not in files and single in target.files:
+            raise OutputExists(
+                f"{target.repo_id} has a {single}, which would be loaded instead of the shards of this model.",
+                "Choose another name, or delete that file from the repo first.",
+            )

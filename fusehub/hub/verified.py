@@ -1,0 +1,129 @@
+"""Files of the Hub, held to the hash that the Hub tells of them before anything is read from them.
+
+A bit that flips on the wire or in the cache changes a model, and nobody would see it: the client compares sizes alone.
+Large files have a sha256, small ones git's hash; in the client's cache a file is stored under it, so that it is known
+offline too. A file that does not match is thrown out of the cache, fetched once more, and then refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from fusehub.errors import BadFile
+from fusehub.hub.cache import cache_errors, remove_broken_off
+from fusehub.hub.client import cut_token, is_offline
+
+
+def fetch(
+    repo_id: str,
+    filename: str,
+    *,
+    revision: str | None,
+    token: str | None,
+    name: str,
+    claim: str | None = None,
+    repo_type: str = "model",
+) -> Path:
+    """`filename` of a repo, on this machine, with the bytes that the Hub claims; `name` is whose it is, for errors.
+
+    `claim` is their sha256 or git's hash, where it is known already. Raises `BadFile` where they are others, and what
+    the Hub's client raises.
+    """
+    from huggingface_hub import hf_hub_download
+
+    def download() -> Path:
+        how = {"revision": revision or None, "token": cut_token(token), "library_name": "fusehub"}
+        how["repo_type"] = repo_type
+        with cache_errors():
+            path = Path(hf_hub_download(repo_id, filename, **how))
+            remove_broken_off(repo_id, repo_type)
+            return path
+
+    path = download()
+    if holds(path, claim):
+        return path
+    error = _refused(path, claim, name, filename)
+    if path.is_symlink() or path.exists() or is_offline():
+        raise error
+    path = download()
+    if holds(path, claim):
+        return path
+    raise _refused(path, claim, name, filename)
+
+
+def in_cache(path: Path, name: str, claim: str | None = None) -> Path:
+    """`path` itself, if it has the bytes of its `claim`, or of the name that the Hub's cache gave it.
+
+    Raises `BadFile` where it has not; then it is thrown out. A file outside of a cache that nothing is claimed of is
+    taken as it is.
+    """
+    if not holds(path, claim):
+        raise _refused(path, claim, name, path.name)
+    return path
+
+
+def claimed(path: Path) -> str | None:
+    """The hash that the Hub told of a file of its cache: sha256 (64 digits) or git's (40); None of other files."""
+    if not path.is_symlink():
+        return None
+    # One step only: a blob can be a link itself, to where repos share it under yet another hash.
+    blob = Path(os.path.normpath(path.absolute().parent / os.readlink(path)))
+    is_cached = blob.parent.name == "blobs" and re.match(r"(models|datasets|spaces)--", blob.parent.parent.name)
+    return blob.name if is_cached and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name) else None
+
+
+def holds(path: Path, claim: str | None = None) -> bool:
+    """Whether a file has the bytes that are claimed of it; true where nothing is."""
+    claim = claim or claimed(path)
+    return claim is None or not path.exists() or _hash_of(path, claim) == claim
+
+
+def _hash_of(path: Path, claim: str) -> str:
+    """The hash of a file, of the kind that `claim` is."""
+    stat = path.stat()
+    return _hash(str(path.resolve()), len(claim), stat.st_size, (stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns))
+
+
+@lru_cache(maxsize=4096)
+def _hash(path: str, digits: int, size: int, written: tuple[int, int, int]) -> str:
+    """sha256 or git's sha1 of a file; remembered until it is written anew."""
+    digest = hashlib.sha256() if digits == 64 else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _refused(path: Path, claim: str | None, name: str, filename: str) -> BadFile:
+    """The error for a file that has not the bytes of its `claim`, which is thrown out of the cache."""
+    claim = claim or claimed(path)
+    found = _hash_of(path, claim)
+    if not _throw_out(path):
+        fix = "It lies in a cache that cannot be written: have it removed there, or set HF_HOME to a folder of yours."
+    elif is_offline():
+        fix = "It was thrown out of the cache. Get it again with the network on."
+    else:
+        fix = "It was thrown out of the cache. Try again; if it stays so, tell the repo's owner."
+    return BadFile(
+        f"{name}: {filename} is not what the Hub says it is: its hash is {found}, and the Hub's {claim}.", fix
+    )
+
+
+def _throw_out(path: Path) -> bool:
+    """Removes a file of the cache: the link, the blob that it leads to, and the one that repos share.
+
+    False where the cache cannot be written, because others own it or it is mounted so.
+    """
+    try:
+        while path.is_symlink():
+            target = path.parent / os.readlink(path)
+            path.unlink()
+            path = target
+        path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True

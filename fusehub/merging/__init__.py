@@ -1,0 +1,1 @@
+"""A merge: its recipe, its plan, and the plan carried out."""

@@ -1,0 +1,131 @@
+"""Statistics that are counted while a merge is made: the texts that they are counted from, and what one layer gave.
+
+A method that `needs_data` is given these in the place of what `fusehub collect` writes. Nothing of them is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fusehub.data.examples import load_examples
+from fusehub.data.inputs import Inputs
+from fusehub.errors import BadRecipe, Incompatible
+from fusehub.merging.recipe import Recipe
+from fusehub.methods.registry import Method
+from fusehub.models.resolve import ModelRef
+from fusehub.models.tasks import task_of
+from fusehub.statistics.grams import GramSum, unpack
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+AT_HAND = "data"
+
+
+@dataclass(frozen=True)
+class DataAtHand:
+    """In the place of an expert's `FoundStatistics`: its examples, as the model takes them."""
+
+    inputs: Inputs
+    metadata: dict[str, Any]
+    """`data` (source and revision), `examples` and `tokens`, as those of statistics have them."""
+    origin: str = AT_HAND
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Nothing was counted yet."""
+        return {}
+
+
+@dataclass(frozen=True)
+class CountedLayer:
+    """What was counted of one layer's inputs, as a method wants it; `leader` is the layer that was watched."""
+
+    leader: str
+    sums: GramSum
+    shift: float = 0.0
+
+    @property
+    def stored_as(self) -> str:
+        """What layers with the same inputs have in common, and no count of other inputs has."""
+        return f"{self.leader} {id(self.sums)}"
+
+    @property
+    def rows(self) -> int:
+        """How many input rows were counted."""
+        return self.sums.rows
+
+    @property
+    def size(self) -> int:
+        """Inputs of the layer."""
+        return self.sums.size
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of x over the rows: [in], float64."""
+        return self.sums.total.cpu()
+
+    def gram(self) -> Tensor:
+        """The sum of x xᵀ over the rows: [in, in], float64, a new tensor at each call."""
+        return unpack(self.sums.packed(), self.size)
+
+
+def read_data(recipe: Recipe, experts: Sequence[ModelRef], token: str | None) -> list[DataAtHand]:
+    """The examples of every expert, cut into its tokens. Raises a `FuseHubError` where they cannot be used.
+
+    A recipe that a merge wrote says which data it was: it must be the same now.
+    """
+    recorded = (recipe.provenance or {}).get("data") or [None] * len(experts)
+    found = []
+    for ref, entry, before in zip(experts, recipe.models, recorded, strict=True):
+        examples = load_examples(
+            entry.data,
+            task_of(ref.config, ref.name).name,
+            limit=recipe.limit,
+            seed=recipe.seed,
+            text_column=entry.text_column,
+            token=token,
+            default_split="train",
+        )
+        if before is not None and before["revision"] != examples.revision:
+            raise Incompatible(
+                f"The data of {ref.name}, {entry.data}, is not what it was when this recipe was written.",
+                "Give the data of then, or delete `provenance` from the recipe to merge by what is there now.",
+            )
+        inputs = Inputs.of(ref, examples, max_length=recipe.max_length, seed=recipe.seed)
+        data = {"source": examples.source, "revision": examples.revision}
+        found.append(DataAtHand(inputs, {"data": data, "examples": len(inputs), "tokens": inputs.tokens}))
+    return found
+
+
+def require_data(recipe: Recipe, method: Method, experts: Sequence[ModelRef]) -> None:
+    """Raises `BadRecipe` where a method that runs the model lacks data, or one that does not is given some."""
+    pairs = list(zip(experts, recipe.models, strict=True))
+    if not method.needs_data:
+        given = [ref.name for ref, entry in pairs if entry.data is not None]
+        others = {"limit": recipe.limit, "max_length": recipe.max_length}
+        others["text_column"] = next((entry.text_column for _, entry in pairs if entry.text_column), None)
+        said = [name for name, value in others.items() if value is not None]
+        if given or said:
+            what = f"data of {', '.join(given)}" if given else " and ".join(said)
+            raise BadRecipe(
+                f"{method.title} runs no model while it merges, and the recipe gives {what}.",
+                "Leave that out. To merge by RegMean from data: `fusehub collect MODEL --data SOURCE` for each model, "
+                "or --method regmean_plus_plus.",
+            )
+        return
+    lacking = [ref.name for ref, entry in pairs if entry.data is None]
+    if lacking:
+        raise BadRecipe(
+            f"{method.title} runs the model over texts of each expert, and there are none of {', '.join(lacking)}.",
+            " ".join(f"--data {name}=SOURCE" for name in lacking)
+            + " (a file, a folder or user/dataset). Without data, merge by --method regmean.",
+        )
+    told = [ref.name for ref, entry in pairs if entry.statistics != "auto"]
+    if told:
+        raise BadRecipe(
+            f"{method.title} counts its statistics itself, and the recipe gives some of {', '.join(told)}.",
+            "Leave them out, or merge by --method regmean.",
+        )

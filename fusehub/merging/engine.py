@@ -1,0 +1,376 @@
+"""Carries out the plan of a merge: tensors stream from the experts' files into the merged model's.
+
+No model is ever held as a whole. Tensors that are combined element by element pass in pieces of a few megabytes;
+one that a method must see as a whole is held for itself, and a linear layer that is solved with its grams. Reading
+ahead, arithmetic and writing overlap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusehub.errors import Incompatible, NonFinite
+from fusehub.merging.data_at_hand import DataAtHand
+from fusehub.merging.elementwise import Work, combine, cut
+from fusehub.merging.layer_solver import LayerSolver
+from fusehub.merging.plan import MAX_SHARD_SIZE, Plan
+from fusehub.merging.planner import TensorPlan
+from fusehub.merging.questioning import question_statistics
+from fusehub.merging.settling import settled
+from fusehub.merging.update_grams import DataFree
+from fusehub.models.checkpoint import Checkpoint, Shard, ShardWriter, fetch_weights, index_of, plan_shards
+from fusehub.models.tensor_files import dtype_name, torch_dtype
+from fusehub.statistics.sources import FoundStatistics
+from fusehub.utils.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+_WORKERS = min(4, os.cpu_count() or 1)
+# Cosine of two models' weights below which they are strangers: experts of one base lie above 0.9, others near 0.
+_RELATED = 0.3
+
+
+@dataclass
+class MergeResult:
+    """A merge that was carried out: where it is, what it was made by, and what is worth knowing about it."""
+
+    folder: Path
+    plan: Plan
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+
+
+def carry_out(plan: Plan, folder: Path, progress: Progress) -> MergeResult:
+    """Writes the merged weights of `plan` into `folder`, which is there and empty."""
+    plan = replace(plan, notes=(*plan.notes, *question_statistics(plan)))
+    return _Engine(plan, folder, progress).run()
+
+
+class _Engine:
+    """One run: open files, the pieces on their way, and what was noted."""
+
+    def __init__(self, plan: Plan, folder: Path, progress: Progress) -> None:
+        # Where the model is run, some of what was planned to be solved may turn out to be given no input.
+        plan = replace(plan, tensors=dict(plan.tensors))
+        self.plan, self.folder, self.progress = plan, folder, progress
+        self.result = MergeResult(folder, plan)
+        self._files = contextlib.ExitStack()
+        self._weights_of_biases = _weights_of_biases(plan)
+        self._ahead = max((tensor.info.numel for tensor in plan.tensors.values()), default=0)
+        self._ready: dict[tuple[str, int], Tensor] = {}
+        """What was solved before its turn, with another or while the model was run: by name and first row."""
+
+    def run(self) -> MergeResult:
+        with self._files, _threads(None if any(map(self._is_solved, map(Work, self.plan.tensors.values()))) else 1):
+            fetch_weights([*self.plan.experts, *([self.plan.base] if self.plan.base else [])])
+            self.experts = [self._files.enter_context(Checkpoint(ref)) for ref in self.plan.experts]
+            self.base = self._files.enter_context(Checkpoint(self.plan.base)) if self.plan.base else None
+            for checkpoint, told in zip([*self.experts, *filter(None, [self.base])], self.plan.headers, strict=True):
+                checkpoint.require(told)
+            self.plan = self.result.plan = settled(self.plan, self.experts, self.base)
+            self.fishers = [
+                self._files.enter_context(contextlib.closing(found.open_fisher()))
+                for found in (self.plan.statistics if self.plan.method.needs_fisher else ())
+            ]
+            statistics = [] if self.fishers else [self._layers(found) for found in self.plan.statistics]
+            self._solver = LayerSolver(self.plan, statistics)
+            self.result.notes = self._solver.notes
+            if not self.plan.allowed.unrelated:
+                self._require_relatives()
+            if self.plan.method.needs_data:
+                self._solve_by_blocks(statistics)
+            self._total = sum(tensor.info.nbytes for tensor in self.plan.tensors.values())
+            self._done = 0
+            if self.plan.labels.policy == "keep":
+                self._write_kept()
+            else:
+                self._write(self.plan.shards, self.folder)
+        return self.result
+
+    def _layers(self, found: FoundStatistics | DataFree | DataAtHand) -> Mapping[str, Any] | None:
+        """An expert's statistics by layer; None where its update stands in for them, empty before they are counted."""
+        if isinstance(found, DataFree | DataAtHand):
+            return {} if isinstance(found, DataAtHand) else None
+        return self._files.enter_context(contextlib.closing(found.open())).layers
+
+    def _solve_by_blocks(self, statistics: Sequence[dict[str, Any]]) -> None:
+        """Solves all layers before anything is written, in the order of the model and not of the file."""
+        from fusehub.merging.blockwise import BlockByBlock
+
+        solved: dict[tuple[str, int], Tensor] = {}
+
+        def make(tensor: TensorPlan) -> Tensor:
+            merged = self._whole(tensor)
+            if self._is_solved(Work(tensor)):
+                for work in cut(self.plan, tensor):
+                    solved[tensor.name, work.start] = merged[work.start : work.stop] if merged.ndim else merged
+            return merged
+
+        BlockByBlock(self.plan, self.experts, statistics, make, self.progress).run()
+        self._ready |= solved
+
+    def _whole(self, tensor: TensorPlan) -> Tensor:
+        """A merged tensor, as it is stored."""
+        import torch
+
+        pieces = [self._make(work, self._read(work)) for work in cut(self.plan, tensor)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _write(self, shards: Sequence[Shard], folder: Path, expert: int | None = None) -> None:
+        """Writes `shards`; `expert` names the one whose own head is written."""
+        for shard in shards:
+            writer = ShardWriter(folder, shard)
+            try:
+                with ThreadPoolExecutor(1) as writing:
+                    pending: list[Future] = []
+                    for piece in self._pieces(shard, expert):
+                        pending.append(writing.submit(writer.append, piece))
+                        if len(pending) > 2:
+                            pending.pop(0).result()
+                        self._done += piece.nbytes
+                        self.progress(self._done, self._total, "bytes")
+                    for future in pending:
+                        future.result()
+                self.result.hashes[(folder / shard.filename).relative_to(self.folder).as_posix()] = writer.close()
+            finally:
+                writer.abandon()
+        if len(shards) > 1:
+            index = json.dumps(index_of(list(shards)), indent=2) + "\n"
+            (folder / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+
+    def _write_kept(self) -> None:
+        """One subfolder an expert: the merged body in the same shards (one file on disk), and its own head."""
+        body = {name: plan.info for name, plan in self.plan.tensors.items() if not plan.is_head}
+        shards = [Shard(f"body-{shard.filename}", shard.tensors) for shard in plan_shards(body, MAX_SHARD_SIZE)]
+        bodies = self.folder / self.plan.names[0]
+        bodies.mkdir()
+        self._write(shards, bodies)
+        for index, name in enumerate(self.plan.names):
+            folder = self.folder / name
+            folder.mkdir(exist_ok=True)
+            for shard in shards if folder != bodies else ():
+                _link(bodies / shard.filename, folder / shard.filename)
+                self.result.hashes[f"{name}/{shard.filename}"] = self.result.hashes[f"{bodies.name}/{shard.filename}"]
+            head = {kept: self.experts[index].tensors[kept] for kept in self.plan.kept[index]}
+            own = [Shard("head.safetensors", head)]
+            self._write(own, folder, expert=index)
+            index_file = folder / "model.safetensors.index.json"
+            index_file.write_text(json.dumps(index_of([*shards, *own]), indent=2) + "\n", encoding="utf-8")
+
+    def _pieces(self, shard: Shard, expert: int | None) -> Iterator[Tensor]:
+        """The bytes of the shard's tensors in order, in pieces, the next one read while one is worked on."""
+        if expert is not None:
+            for name, info in shard.tensors.items():
+                yield self.experts[expert].read(name).to(torch_dtype(info.dtype))
+            return
+        work = (item for name in shard.tensors for item in cut(self.plan, self.plan.tensors[name]))
+        with ThreadPoolExecutor(_WORKERS) as workers:
+            ahead: deque[tuple[Work, Future]] = deque()
+
+            def finished() -> Tensor:
+                done, future = ahead.popleft()
+                inputs = future.result()
+                return self._make(done, inputs) if isinstance(inputs, list) else inputs
+
+            for item in work:
+                # Whole tensors can be large: no more is read ahead than the largest of them would take.
+                while len(ahead) > _WORKERS or (ahead and sum(i.numel for i, _ in ahead) + item.numel > self._ahead):
+                    yield finished()
+                ahead.append((item, workers.submit(self._prepare, item)))
+            while ahead:
+                yield finished()
+
+    def _prepare(self, work: Work) -> Tensor | list[Tensor]:
+        """What can be done ahead: the finished piece, or only its inputs where layers depend on each other."""
+        inputs = self._read(work)
+        return inputs if self._is_solved(work) else self._make(work, inputs)
+
+    def _read(self, work: Work) -> list[Tensor]:
+        """The experts' tensors (only the first's where it is copied), and the base's last where it has it."""
+        tensor = work.tensor
+        sources = tensor.sources[:1] if tensor.action == "copy" else tensor.sources
+        files = zip(self.experts, sources, strict=False)
+        read = [file.read(name, work.start, work.stop) for index, (file, name) in enumerate(files) if work.has(index)]
+        if self._uses_base(work):
+            read.append(self.base.read(tensor.base, work.start, work.stop))
+        return read
+
+    def _uses_base(self, work: Work) -> bool:
+        tensor = work.tensor
+        if not work.has_base or tensor.action == "copy":
+            return False
+        # A mean that is not scaled has nothing to ask the base.
+        return tensor.action != "mean" or self.plan.recipe.scale != 1
+
+    def _make(self, work: Work, inputs: list[Tensor]) -> Tensor:
+        """The merged piece, in the dtype that it is stored in."""
+        tensor = work.tensor
+        if tensor.action == "copy":
+            return inputs[0]
+        if (tensor.name, work.start) in self._ready:
+            return self._ready.pop((tensor.name, work.start))
+        dtype = _arithmetic(tensor, inputs)
+        # One after the other, as a tensor can be large; copies, as methods may overwrite them.
+        values = []
+        while inputs:
+            values.append(inputs.pop(0).to(dtype, copy=True))
+        base = values.pop() if self._uses_base(work) else None
+        if self._is_solved(work):
+            merged = self._solve_layer(work, values, base)
+        else:
+            merged = combine(self.plan, work, values, base, self._read_fishers(work))
+        return self._finish(merged, base, work)
+
+    def _finish(self, merged: Tensor, base: Tensor | None, work: Work) -> Tensor:
+        scale = self.plan.recipe.scale
+        if scale != 1 and base is not None:
+            merged = base + scale * (merged - base)
+        dtype = work.tensor.info.dtype
+        stored = merged.to(torch_dtype(dtype))
+        # bfloat16 reaches as far as the arithmetic does, so the faster sum of the two tells the same.
+        self._require_finite(work, merged if dtype == "BF16" else stored)
+        return stored
+
+    def _read_fishers(self, work: Work) -> list[Tensor]:
+        """Each expert's Fisher values of the piece, for a method that takes them."""
+        if work.tensor.action != "combine":
+            return []
+        sources = enumerate(zip(self.fishers, work.tensor.sources, strict=False))
+        return [file.read(name, work.start, work.stop) for index, (file, name) in sources if work.has(index)]
+
+    def _is_solved(self, work: Work) -> bool:
+        """Whether the piece is of a weight that is solved, or of a bias that is solved together with one.
+
+        Rows of tokens that not all models have are not.
+        """
+        weight = self._weights_of_biases.get(work.tensor.parameter, work.tensor)
+        return self.plan.tensors[weight.name].action == "solve" and work.is_shared
+
+    def _solve_layer(self, work: Work, values: list[Tensor], base: Tensor | None) -> Tensor:
+        """The merged weight; in affine mode weight and bias at once, whichever comes first in the file."""
+        tensor = work.tensor
+        weight_plan = self._weights_of_biases.get(tensor.parameter, tensor)
+        affine = getattr(weight_plan.options, "affine", False)
+        by_parameter = {plan.parameter: plan for plan in self.plan.tensors.values()} if affine else {}
+        bias_plan = by_parameter.get(weight_plan.linear.bias)
+        if not affine or bias_plan is None:
+            return self._solver.solve(tensor, values, base, None, None).tensor
+        other = bias_plan if tensor is weight_plan else weight_plan
+        beside = replace(work, tensor=other)
+        others = [value.double() for value in self._read(beside)]
+        other_base = others.pop() if self._uses_base(beside) else None
+        if tensor is weight_plan:
+            merged = self._solver.solve(weight_plan, values, base, others, other_base)
+            mine, theirs = merged.tensor, merged.bias
+        else:
+            merged = self._solver.solve(weight_plan, others, other_base, values, base)
+            mine, theirs = merged.bias, merged.tensor
+        self._ready[other.name, work.start] = self._finish(theirs, other_base, beside)
+        return mine
+
+    def _require_finite(self, work: Work, merged: Tensor) -> None:
+        """NaN and infinity survive a sum, so one sum tells whether to look closer."""
+        import torch
+
+        if math.isfinite(merged.sum(dtype=torch.float32 if merged.dtype == torch.float16 else None)):
+            return
+        tensor = work.tensor
+        names = [ref.name for index, ref in enumerate(self.plan.experts) if work.has(index)]
+        names += [self.plan.base.name] if self.plan.base else []
+        for name, value in zip(names, self._read(work), strict=False):
+            if not bool(torch.isfinite(value).all()):
+                raise NonFinite(
+                    f"{name}: {tensor.name} holds NaN or infinity.", "Use a checkpoint that is not broken."
+                )
+        if not bool(torch.isfinite(merged).all()):
+            raise NonFinite(
+                f"{tensor.name}: the merged values do not fit into {dtype_name(merged.dtype)}.",
+                "Take smaller weights, or a smaller lambda or scale."
+                if merged.dtype == torch.float32
+                else "Store the result in a wider dtype: --dtype float32.",
+            )
+
+    def _require_relatives(self) -> None:
+        """Models of different bases give garbage even where all shapes agree; their weights tell them apart."""
+        body = [plan for plan in self.plan.tensors.values() if plan.is_body_matrix]
+        chosen = body[:: max(1, len(body) // 3)][:3]
+        first, *others = (
+            (ref.name, file, [tensor.sources[index] for tensor in chosen])
+            for index, (ref, file) in enumerate(zip(self.plan.experts, self.experts, strict=True))
+        )
+        if self.base is not None:
+            others.append((self.plan.base.name, self.base, [tensor.base for tensor in chosen]))
+        for name, file, sources in others:
+            cosines = {
+                tensor.name: _cosine(tensor, first[1], own, file, other)
+                for tensor, own, other in zip(chosen, first[2], sources, strict=True)
+                if other is not None
+            }
+            # A layer can have been started anew in one of them; that all were means another base.
+            if cosines and max(cosines.values()) < _RELATED:
+                closest, cosine = max(cosines.items(), key=lambda item: item[1])
+                raise Incompatible(
+                    f"{first[0]} and {name} have unrelated weights: the cosine of their {closest} is "
+                    f"{cosine:.2f}, where models of one base have more than 0.9.",
+                    "They were trained from different bases, and a merge of them is garbage. "
+                    "Choose models of one base, or say --allow-unrelated.",
+                )
+
+
+def _cosine(tensor: TensorPlan, one: Checkpoint, own: str, other: Checkpoint, theirs: str) -> float:
+    """Cosine of a tensor in two models, by at most a million of its elements."""
+    rows = max(1, 2**20 * tensor.info.shape[0] // max(1, tensor.info.numel))
+    counts = (*tensor.token_rows, tensor.base_rows or tensor.info.shape[0]) if tensor.token_axis == 0 else ()
+    rows = min(rows, *counts, tensor.info.shape[0])
+    a, b = (file.read(name, 0, rows).double().flatten() for file, name in ((one, own), (other, theirs)))
+    norms = float(a.norm() * b.norm())
+    return float(a @ b) / norms if norms else 1.0
+
+
+def _weights_of_biases(plan: Plan) -> dict[str, TensorPlan]:
+    """The biases that are solved together with a weight: the bias's parameter -> the plan of that weight."""
+    solved = (tensor for tensor in plan.tensors.values() if tensor.action == "solve")
+    return {t.linear.bias: t for t in solved if t.linear.bias and getattr(t.options, "affine", False)}
+
+
+def _arithmetic(tensor: TensorPlan, inputs: Sequence[Tensor]) -> torch.dtype:
+    """float64, or float32 where the inputs have at most 11 significant bits and nothing is solved."""
+    import torch
+
+    narrow = all(value.dtype in (torch.bfloat16, torch.float16) for value in inputs)
+    return torch.float32 if narrow and tensor.action != "solve" else torch.float64
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Has torch use `count` threads: pieces run beside each other, so each is best worked on by one."""
+    import torch
+
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name; a copy where the file system has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,125 @@
+"""Merges models into a folder: plans the recipe, carries out the plan, and lets the folder appear when it is complete.
+
+    merge(["user/expert-1", "user/expert-2"], "merged", parameters={"alpha": 0.9})
+    merge(Path("recipe.yaml"), "merged")
+
+Everything goes into a temporary folder beside the target, which takes the target's name at the end.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fusehub.checking.report import Allowed
+from fusehub.errors import BadRecipe, NoSpace, OtherHeader
+from fusehub.merging.as_adapter import write_adapter
+from fusehub.merging.engine import MergeResult, carry_out
+from fusehub.merging.plan import MAX_SHARD_SIZE, Plan, plan_merge
+from fusehub.merging.provenance import write_side_files
+from fusehub.merging.recipe import Recipe
+from fusehub.methods.plugins import load_plugins, require_plugins
+from fusehub.models.remote_headers import forget_headers
+from fusehub.utils.holding import empty
+from fusehub.utils.progress import Progress, silent
+from fusehub.utils.unfinished import output
+
+
+def merge(
+    models: Sequence[str] | Recipe | Plan | Path,
+    out: str | Path,
+    *,
+    method: str | None = None,
+    plugins: Sequence[str | Path] = (),
+    allow_unrelated: bool = False,
+    allow_other_weights: bool = False,
+    ignore: Sequence[str] = (),
+    max_shard_size: int = MAX_SHARD_SIZE,
+    token: str | None = None,
+    progress: Progress = silent,
+    **changes: Any,
+) -> MergeResult:
+    """Merges `models` (or what a recipe, a recipe's file or a plan says) into the folder `out`, new or empty.
+
+    `method` is one of `fusehub.METHODS`, RegMean unless said; `changes` are those of `Recipe.changed`: weights,
+    statistics, labels and data by model, parameters of the method, base_model, heads, scale, dtype, seed, as_adapter;
+    and for data its limit, max_length and text_column.
+    `plugins` are files with methods of your own, which are run.
+
+    `allow_unrelated` goes on where the weights are of different bases, `allow_other_weights` where statistics were
+    made for other weights, `ignore` has the codes of findings (`fusehub.checking.report.CODES`) that do not stop this merge.
+
+    The folder appears when it is complete: weights, config, tokenizer, the recipe with everything resolved, and a
+    report. Raises a `FuseHubError` and leaves nothing behind where it cannot be done.
+    """
+    target = Path(out)
+    if isinstance(models, Plan) and (method or changes or plugins):
+        raise BadRecipe("A plan is carried out as it is.", "Change the recipe, and plan it again.")
+    with output(target, last="config.json") as folder:
+        if isinstance(models, Plan):
+            plan = models
+        else:
+            recipe = recipe_of(models, method, plugins=plugins, **changes)
+            allowed = Allowed.of(unrelated=allow_unrelated, other_weights=allow_other_weights, ignore=ignore)
+            plan = plan_merge(recipe, allowed=allowed, max_shard_size=max_shard_size, token=token)
+        try:
+            result = _carried_out(plan, target, folder, progress)
+        except OtherHeader:
+            empty(folder)
+            result = _carried_out(_planned_anew(plan), target, folder, progress)
+    result.folder = target
+    return result
+
+
+def _planned_anew(plan: Plan) -> Plan:
+    """The plan of the same merge, by headers that are asked for again: those that it was made by were wrong."""
+    forget_headers()
+    again = plan_merge(
+        plan.recipe, allowed=plan.allowed, max_shard_size=plan.max_shard_size, token=plan.experts[0].token
+    )
+    return replace(again, tuning=plan.tuning)
+
+
+def _carried_out(plan: Plan, target: Path, folder: Path, progress: Progress) -> MergeResult:
+    """The merge that is planned, written into `folder`, which is to be `target`."""
+    _require_space(folder, plan, target)
+    if plan.recipe.as_adapter:
+        result = MergeResult(folder, plan, hashes=write_adapter(plan, folder))
+    else:
+        result = carry_out(plan, folder, progress)
+    write_side_files(result.plan, folder, result.notes, result.hashes)
+    return result
+
+
+def recipe_of(
+    models: Sequence[str] | Recipe | Path,
+    method: str | None = None,
+    *,
+    plugins: Sequence[str | Path] = (),
+    **changes: Any,
+) -> Recipe:
+    """The recipe that `models`, a recipe or a recipe's file mean, with `changes` (see `Recipe.changed`).
+
+    Runs `plugins`; a recipe that was made with some wants the same ones.
+    """
+    loaded = load_plugins(plugins)
+    if isinstance(models, str):
+        raise BadRecipe("One model is no merge.", "Give a list of two or more, or Path('recipe.yaml').")
+    if isinstance(models, Path):
+        models = Recipe.read(models)
+    if isinstance(models, Recipe):
+        require_plugins(models.merge_method, models.plugins, loaded)
+        return models.changed(merge_method=method, plugins=loaded, **changes)
+    return Recipe.of(models, method or "regmean", plugins=loaded, **changes)
+
+
+def _require_space(folder: Path, plan: Plan, target: Path) -> None:
+    needed, free = plan.cost["output_bytes"], shutil.disk_usage(folder).free
+    if needed > free:
+        raise NoSpace(
+            f"The merged model needs {needed / 1e9:.1f} GB and the disk of {target} has {free / 1e9:.1f} GB left.",
+            "Make room, or give an output folder on another disk.",
+        )

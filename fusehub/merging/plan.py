@@ -1,0 +1,361 @@
+"""The plan of a merge: what will be done with every tensor, why, and what it will cost, before weights are read.
+
+Made from headers, configs and the metadata of statistics alone. `engine.py` carries it out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from statistics import mode
+from typing import Any
+
+from fusehub.checking.check import check
+from fusehub.checking.heads import LabelPlan
+from fusehub.checking.report import NOTHING_ALLOWED, Allowed, Report
+from fusehub.collecting.passes import BATCH_TOKENS
+from fusehub.errors import BadRecipe, BadStatistics, Incompatible
+from fusehub.merging.data_at_hand import DataAtHand, read_data, require_data
+from fusehub.merging.donors import Donors, donors_of, require_tokenizer
+from fusehub.merging.planned_model import require_whole, vocabulary_size
+from fusehub.merging.planner import Planner, TensorPlan
+from fusehub.merging.preconditions import (
+    diagonal,
+    idle_base,
+    of_other_weights,
+    require_adding,
+    require_fisher,
+    require_layers,
+    require_provenance,
+    require_usable,
+    run_over,
+    without_data,
+)
+from fusehub.merging.recipe import ModelEntry, Recipe
+from fusehub.merging.update_grams import DATA_FREE, DataFree
+from fusehub.methods import Method, find_method
+from fusehub.methods.by_layer import Settings
+from fusehub.models.adapters import AdaptedRef, weights_file
+from fusehub.models.chat_templates import require_template
+from fusehub.models.checkpoint import Shard, plan_shards, weight_hashes
+from fusehub.models.layout import Layout, layout_of
+from fusehub.models.resolve import ModelRef, resolve, short_names
+from fusehub.models.tasks import load_config
+from fusehub.models.tensor_files import TensorInfo
+from fusehub.statistics.sources import FoundStatistics, find_statistics
+
+MAX_SHARD_SIZE = 5 * 10**9
+# What importing torch and transformers takes before any tensor is read; measured on Linux.
+_PROCESS_BYTES = 450 * 2**20
+# Tensors, of every token of a batch and as wide as the widest layer, that are there at once while a model is run.
+_FORWARD = 16
+# How methods count the base.
+_BESIDE = {
+    "needed": " beside the base",
+    "origin": " beside the base",
+    "end": " (the base is one of them, listed or not)",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A merge that is ready to be carried out."""
+
+    recipe: Recipe
+    method: Method
+    settings: Settings
+    experts: tuple[ModelRef, ...]
+    base: ModelRef | None
+    names: tuple[str, ...]
+    layout: Layout
+    labels: LabelPlan
+    tensors: dict[str, TensorPlan]
+    kept: tuple[tuple[str, ...], ...]
+    """For each expert the names in its file of what it keeps as it is, where heads are not merged."""
+    shards: tuple[Shard, ...]
+    headers: tuple[Mapping[str, TensorInfo], ...]
+    """The tensors of each expert, and of the base where there is one, as they were told when this was planned."""
+    statistics: tuple[FoundStatistics | DataFree | DataAtHand, ...]
+    hashes: tuple[dict[str, str], ...]
+    report: Report
+    allowed: Allowed = NOTHING_ALLOWED
+    notes: tuple[str, ...] = ()
+    donors: Donors | None = None
+    """Whose config, tokenizer and chat template the result has; None where each expert keeps its head and its own."""
+    cost: dict[str, int] = field(default_factory=dict)
+    max_shard_size: int = MAX_SHARD_SIZE
+    tuning: dict[str, Any] | None = None
+    """How parameters and weights were chosen, where validation data did that: see `fusehub.comparing.tuning`."""
+
+    @property
+    def weights(self) -> list[Any]:
+        """Each model's weight as the recipe says it: a number, or what it is by layer."""
+        common = self.settings.common.get("weight", 1.0)
+        return [said.get("weight", common) for said in self.settings.models]
+
+    @property
+    def model_options(self) -> list[dict[str, Any]]:
+        """What holds for each model, its weight among it, as the recipe says it or by default."""
+        fields = self.method.own_options.fields()
+        defaults = {name: option.default for name, option in fields.items()}
+        return [{**defaults, **self.settings.common, **said} for said in self.settings.models]
+
+    @property
+    def vocabulary_size(self) -> int | None:
+        """Rows of the merged embeddings where models know different numbers of tokens; None where they do not."""
+        return vocabulary_size(self.tensors)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain data, for `--json` and the report beside a merge."""
+        return {
+            "method": self.method.name,
+            "options": self.settings.written(),
+            "models": [ref.id for ref in self.experts],
+            "model_options": self.model_options,
+            "base": self.base.id if self.base else None,
+            "files": self.donors.described() if self.donors else None,
+            "heads": self.labels.policy,
+            "labels": list(self.labels.labels),
+            "findings": [
+                {"code": f.code, "level": f.level, "what": f.what, "fix": f.fix} for f in self.report.findings
+            ],
+            "notes": list(self.notes),
+            "statistics": [found.origin for found in self.statistics],
+            "data": [dict(found.metadata) for found in self.statistics if isinstance(found, DataAtHand)],
+            "tuning": self.tuning,
+            "cost": dict(self.cost),
+            "tensors": [
+                {
+                    "name": tensor.name,
+                    "shape": list(tensor.info.shape),
+                    "dtype": tensor.info.dtype,
+                    "action": tensor.action,
+                    "why": tensor.why,
+                }
+                for tensor in self.tensors.values()
+            ],
+        }
+
+
+def plan_merge(
+    recipe: Recipe,
+    *,
+    allowed: Allowed = NOTHING_ALLOWED,
+    max_shard_size: int = MAX_SHARD_SIZE,
+    token: str | None = None,
+) -> Plan:
+    """The plan of `recipe`. Raises a `FuseHubError` that lists all problems if it cannot be carried out.
+
+    `allowed` says what it goes on with although it is dangerous.
+    """
+    method = find_method(recipe.merge_method)
+    require_adding(recipe, method)
+    said = Settings.of(method, recipe.parameters, [entry.parameters for entry in recipe.models])
+    require_template(recipe.chat_template)
+    named = recipe
+    recipe, experts, base = _cast(recipe, method, token)
+    require_data(recipe, method, experts)
+    settings = Settings.of(method, recipe.parameters, [entry.parameters for entry in recipe.models])
+    given = {ref.name: list(entry.labels) for ref, entry in zip(experts, recipe.models, strict=True) if entry.labels}
+    with ThreadPoolExecutor() as pool:
+        hashing = [pool.submit(weight_hashes, ref) for ref in experts]
+        import torch  # noqa: F401  # takes a second, which hashing fills
+
+        report = check(experts, base=base, heads=recipe.heads, labels=given)
+    require_tokenizer(recipe, experts, base, report)
+    report.require_ok(allowed.ignored)
+    if report.labels is None:
+        report.require_ok()
+        raise Incompatible("The models' heads cannot be planned.", "Say --heads keep.")
+    hashes = tuple(future.result() for future in hashing)
+    require_provenance(recipe, experts, hashes)
+    statistics: list[FoundStatistics | DataFree | DataAtHand] = []
+    if method.needs_data:
+        statistics = list(read_data(recipe, experts, token))
+    elif method.needs_statistics or method.needs_fisher:
+        statistics = _find_all(
+            recipe, experts, hashes, allowed, data_free=method.data_free, fisher=method.needs_fisher
+        )
+    if method.needs_fisher:
+        require_fisher(experts, statistics)
+    layout = layout_of(load_config(experts[0]))
+    planner = Planner(recipe, method, experts, base, layout, report.labels, statistics, settings)
+    tensors = planner.tensors()
+    donors = donors_of(recipe, experts, base, report) if report.labels.policy == "merge" else None
+    require_usable(recipe, method, tensors.values(), statistics, experts, base)
+    kept = planner.kept(tensors)
+    require_whole(experts, base, donors, report, tensors, kept, allowed)
+    return Plan(
+        recipe=recipe,
+        method=method,
+        settings=settings,
+        experts=tuple(experts),
+        base=base,
+        names=tuple(short_names(experts)),
+        layout=layout,
+        labels=report.labels,
+        tensors=tensors,
+        kept=kept,
+        shards=tuple(plan_shards({name: plan.info for name, plan in tensors.items()}, max_shard_size)),
+        headers=(*planner.infos, *([planner.base_infos] if base else [])),
+        statistics=tuple(statistics),
+        hashes=hashes,
+        report=report,
+        allowed=allowed,
+        max_shard_size=max_shard_size,
+        notes=(
+            *recipe.notes,
+            *said.notes,
+            *idle_base(named, recipe, base),
+            *(donors.notes if donors else ()),
+            *of_other_weights(experts, statistics, hashes),
+            *without_data(experts, statistics, method),
+            *diagonal(experts, statistics),
+            *run_over(experts, statistics, method),
+            *planner.notes,
+        ),
+        donors=donors,
+        cost=_cost(recipe, tensors.values(), method, experts, statistics, report),
+    )
+
+
+def replan(plan: Plan, recipe: Recipe) -> Plan:
+    """The plan with other parameters, weights or scale, which `recipe` has; nothing else may differ, and nothing is
+    looked up anew. Raises `BadRecipe` where a value cannot be."""
+    settings = Settings.of(plan.method, recipe.parameters, [entry.parameters for entry in recipe.models])
+    tensors = {}
+    for name, tensor in plan.tensors.items():
+        options, own = settings.at(name, tensor.depth)
+        tensors[name] = replace(tensor, options=options, own=own)
+    require_usable(recipe, plan.method, tensors.values(), plan.statistics, plan.experts, plan.base)
+    return replace(plan, recipe=recipe, settings=settings, tensors=tensors)
+
+
+def _cast(recipe: Recipe, method: Method, token: str | None) -> tuple[Recipe, list[ModelRef], ModelRef | None]:
+    """Who plays which part: the models that are merged, and the base.
+
+    As in mergekit, the base may be listed among the models. A method that works on differences to it does not count
+    it then; one that begins at it (SLERP) has it as its first model, listed or not.
+    """
+    base = resolve(recipe.base_model, token=token) if recipe.base_model else None
+    cast = [(entry, resolve(entry.model, token=token)) for entry in recipe.models]
+    if base is None and method.base == "needed":
+        raise BadRecipe(
+            f"{method.title} adds differences to a base, and the recipe names none.",
+            "Say --base MODEL: the pretrained model that the experts share.",
+        )
+    if base is not None and method.base != "optional":
+        others = [(entry, ref) for entry, ref in cast if ref.id != base.id]
+        own = [(entry, ref) for entry, ref in cast if ref.id == base.id]
+        cast = others
+        if method.base == "end":
+            cast = [*(own[:1] or [(ModelEntry(model=recipe.base_model), base)]), *others]
+    fewest, most = method.models
+    if not fewest <= len(cast) <= (most or len(cast)):
+        wanted = f"exactly {fewest}" if fewest == most else f"at least {fewest}"
+        raise BadRecipe(
+            f"{method.title} merges {wanted} model{'s' if fewest > 1 else ''}"
+            f"{_BESIDE.get(method.base, '') if base else ''}, and the recipe has {len(cast)}.",
+            "Name more or fewer models, or choose another method: `fusehub methods`.",
+        )
+    recipe = recipe.model_copy(update={"models": tuple(entry for entry, _ in cast)})
+    require_layers(recipe, [ref for _, ref in cast])
+    return recipe, [ref for _, ref in cast], base
+
+
+def _find_all(
+    recipe: Recipe,
+    experts: Sequence[ModelRef],
+    hashes: Sequence[dict[str, str]],
+    allowed: Allowed,
+    *,
+    data_free: bool,
+    fisher: bool,
+) -> list[FoundStatistics | DataFree]:
+    """Statistics of every expert; the error names all experts that have none. `data_free`: the method wants none;
+    `fisher`: it wants Fisher diagonals."""
+    from fusehub.errors import NotFound
+
+    found, problems = [], []
+    for ref, entry, own in zip(experts, recipe.models, hashes, strict=True):
+        if data_free or entry.statistics == DATA_FREE:
+            found.append(DataFree())
+            continue
+        try:
+            found.append(
+                find_statistics(
+                    ref, entry.statistics, hashes=own, allow_other_weights=allowed.other_weights, fisher=fisher
+                )
+            )
+        except (NotFound, BadStatistics) as error:
+            problems.append(error)
+    if problems:
+        kind = type(problems[0])
+        raise kind("\n".join(error.what for error in problems), "\n     ".join(dict.fromkeys(e.fix for e in problems)))
+    return found
+
+
+def _cost(
+    recipe: Recipe,
+    tensors: Iterable[TensorPlan],
+    method: Method,
+    experts: Sequence[ModelRef],
+    statistics: Sequence[FoundStatistics | DataFree | DataAtHand],
+    report: Report,
+) -> dict[str, int]:
+    """Bytes to download, to write, and at the peak in memory; multiplications in units of 10^9."""
+    tensors = list(tensors)
+    output = sum(tensor.info.nbytes for tensor in tensors)
+    if recipe.as_adapter:
+        # The ranks of all together.
+        adapters = [ref.adapter for ref in experts if isinstance(ref, AdaptedRef)]
+        output = sum(adapter.files[weights_file(adapter)].size for adapter in adapters)
+    peak = flops = 0
+    for tensor in tensors:
+        if tensor.action == "combine" and method.whole_tensor:
+            # Everyone's in wide numbers, masks, sums, what was merged before and is not written: DELLA's, measured.
+            peak = max(peak, (len(experts) + 6) * tensor.info.numel * 8)
+        if tensor.action != "solve":
+            continue
+        size, numel = tensor.linear.in_features, tensor.info.numel
+        # Grams as stored, one unpacked, their sum and its factor; weights, their differences and the right side.
+        peak = max(peak, len(experts) * size * size * 2 + 4 * size * size * 8 + (2 * len(experts) + 4) * numel * 8)
+        # ΔᵀΔ is made for the sum, and again for the right side.
+        updates = 2 * sum(isinstance(found, DataFree) for found in statistics)
+        flops += (2 * len(experts) + 2 + updates) * numel * size + size**3 // 3
+    if method.needs_data:
+        memory, work = _cost_of_running(tensors, experts, statistics)
+        peak, flops = peak + memory, flops + work
+    return {
+        "download_bytes": report.download,
+        "output_bytes": output,
+        "memory_bytes": _PROCESS_BYTES + peak,
+        "gflop": flops // 10**9,
+    }
+
+
+def _cost_of_running(
+    tensors: Sequence[TensorPlan], experts: Sequence[ModelRef], statistics: Sequence[DataAtHand]
+) -> tuple[int, int]:
+    """Bytes and multiplications of a method that runs what it has merged, each block twice."""
+    solved = [tensor for tensor in tensors if tensor.action == "solve"]
+    if not solved:
+        return 0, 0
+    tokens = sum(found.metadata["tokens"] for found in statistics)
+    # The network, what was solved and is not written yet, and what the last block gave for every token, in float32.
+    architectures = len({ref.config["architectures"][0] for ref in experts})
+    memory = architectures * sum(tensor.info.numel * 4 for tensor in tensors if tensor.info.is_float)
+    memory += sum(tensor.info.nbytes for tensor in solved)
+    memory += tokens * mode(tensor.linear.in_features for tensor in solved) * 4
+    # What one forward makes on its way, and the libraries that run it; measured.
+    memory += _FORWARD * BATCH_TOKENS * max(tensor.linear.in_features for tensor in solved) * 4
+    # Triangles of the grams of one block.
+    grams: Counter[str] = Counter()
+    for tensor in solved:
+        block = re.match(r".*?\.\d+\.|", tensor.parameter)[0] or tensor.parameter
+        grams[block] += len(experts) * tensor.linear.in_features**2 * 2
+    memory += max(grams.values())
+    return memory, sum(tokens * (2 * t.info.numel + t.linear.in_features**2 // 2) for t in solved)

@@ -1,0 +1,96 @@
+"""What a merge will be as a model: its config, and whether transformers would load it whole; told before it is made.
+
+Models can be whole each by itself, and what is made of them not: this asks of the result what was asked of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fusehub.checking.heads import LabelPlan
+from fusehub.checking.report import Allowed, Finding, Report
+from fusehub.errors import Incompatible
+from fusehub.merging.donors import Donors, donors_alone
+from fusehub.merging.planner import TensorPlan, infos_of
+from fusehub.models.completeness import beyond_rows, shortcomings, without_rows
+from fusehub.models.layout import layout_of
+from fusehub.models.loading import load_tokenizer
+from fusehub.models.resolve import ModelRef
+from fusehub.models.tasks import config_like
+from fusehub.models.tensor_files import DTYPES, TensorInfo
+from fusehub.models.ties import config_with_ties
+
+
+def config_of_result(
+    donors: Donors, labels: LabelPlan, tensors: Mapping[str, TensorPlan], written: Iterable[str]
+) -> dict[str, Any]:
+    """The config.json of the merge: that of the `donors`, with the merged labels, rows of tokens and dtype, and with
+    what it ties as it is in a file of the tensors `written`."""
+    config = {
+        key: value
+        for key, value in donors.merged_config().items()
+        if key not in ("_name_or_path", "torch_dtype") and not (key == "quantization_config" and not value)
+    }
+    if labels.policy == "merge" and labels.labels:
+        config["id2label"] = {str(row): label for row, label in enumerate(labels.labels)}
+        config["label2id"] = {label: row for row, label in enumerate(labels.labels)}
+        for key in ("num_labels", "_num_labels"):
+            if key in config:
+                config[key] = len(labels.labels)
+    # A base may have other rows than the experts, whose number the result has.
+    size = vocabulary_size(tensors) or donors.tokenizer.config.get("vocab_size")
+    if size is not None and "vocab_size" in config:
+        config["vocab_size"] = size
+    stored = {tensor.info.dtype for tensor in tensors.values() if tensor.info.is_float}
+    if len(stored) == 1:
+        config["dtype"] = DTYPES[stored.pop()][0]
+    return config_with_ties(donors.config, config, written)
+
+
+def vocabulary_size(tensors: Mapping[str, TensorPlan]) -> int | None:
+    """Rows of the merged embeddings where models know different numbers of tokens; None where they do not."""
+    return max((max(tensor.token_rows) for tensor in tensors.values() if tensor.token_rows), default=None)
+
+
+def require_whole(
+    experts: Sequence[ModelRef],
+    base: ModelRef | None,
+    donors: Donors | None,
+    report: Report,
+    tensors: Mapping[str, TensorPlan],
+    kept: Sequence[Sequence[str]],
+    allowed: Allowed,
+) -> None:
+    """Raises `Incompatible` where a model that the merge would write could not be loaded whole, with the cause.
+
+    `tensors` are those of the merge, `kept` the names in each expert's file of what it keeps, where heads are kept;
+    then there are no `donors` for all.
+    """
+    merged = {name: tensor.info for name, tensor in tensors.items() if donors or not tensor.is_head}
+    made = [(donors, merged)] if donors else []
+    for ref, names in zip(experts, kept, strict=True) if donors is None else ():
+        infos = infos_of(ref)
+        made.append(
+            (donors_alone(ref, [*experts, *([base] if base else [])]), merged | {name: infos[name] for name in names})
+        )
+    found: dict[str, Finding] = {}
+    for own, infos in made:
+        for finding in _shortcomings(own, report, tensors, infos):
+            if finding.level == "error" and finding.code not in allowed.ignored:
+                found.setdefault(finding.what, finding)
+    if found:
+        raise Incompatible("\n".join(found), "\n     ".join(dict.fromkeys(f.fix for f in found.values())))
+
+
+def _shortcomings(
+    donors: Donors, report: Report, tensors: Mapping[str, TensorPlan], infos: Mapping[str, TensorInfo]
+) -> list[Finding]:
+    """What is wrong with the model that has the tensors `infos`, and config and tokenizer of the `donors`."""
+    layout = layout_of(config_like(donors.config, config_of_result(donors, report.labels, tensors, infos)))
+    found = shortcomings(f"What would be made with the config of {donors.config.name}", layout, infos)
+    if any(finding.code == "no-header" for finding in report.findings):
+        # Weights that had no header are seen for the first time.
+        beyond = without_rows(donors.tokenizer, layout, infos, load_tokenizer(donors.tokenizer).get_vocab())
+        found += [beyond_rows(donors.tokenizer.name, beyond)] if beyond else []
+    return found

@@ -1,0 +1,263 @@
+"""A merge as a YAML file, in mergekit's words, so that its users feel at home and simple recipes run unchanged.
+
+    merge_method: regmean
+    models:
+      - model: textattack/bert-base-uncased-imdb
+        parameters: {weight: 1.0}
+        statistics: auto                  # ours: where the grams come from; or data-free, without any
+        # data: reviews.csv               # ours: for methods that run the model over texts of each expert
+      - model: textattack/bert-base-uncased-rotten-tomatoes
+    parameters: {alpha: 0.9}              # one value, a list over the layers, or {filter, value}s
+    heads: auto                           # ours: merge (by label name), keep (one a model), auto
+
+Other forms of mergekit's are read by `fusehub.merging.mergekit_forms`. What is not known or not supported is refused by name,
+all of it at once. A merge writes the same recipe beside its weights with
+everything resolved; running that one again checks that it meets the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from fusehub.checking.heads import Heads
+from fusehub.errors import BadRecipe, FuseHubError, NotFound, together, unknown
+from fusehub.merging.mergekit_forms import Forms
+from fusehub.merging.report import Tuning
+from fusehub.methods.mergekit import MERGEKIT_OPTIONS
+from fusehub.utils.limits import YAML_BYTES, require_bytes
+from fusehub.utils.yaml_text import load_yaml
+
+FILENAME = "fusehub_recipe.yaml"
+
+_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelEntry(_Strict):
+    """One model of a recipe."""
+
+    model: str = Field(description="user/name, user/name@revision or a folder")
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="weight, and what else the method takes of each model, as density"
+    )
+    statistics: str = Field(
+        "auto", description="auto, a file, a folder, a repo that holds its statistics, or data-free"
+    )
+    labels: tuple[str, ...] | None = Field(
+        None, description="names of the rows of its head, where its config has none"
+    )
+    data: str | None = Field(
+        None, description="a file, a folder or user/dataset of its domain, for a method that runs the model over it"
+    )
+    text_column: str | None = Field(None, description="the column of its data that has the texts; guessed if not said")
+
+
+class Recipe(_Strict):
+    """All that determines a merge."""
+
+    merge_method: str = Field(description="the name of a method: see `fusehub methods`")
+    models: tuple[ModelEntry, ...] = Field(min_length=1, description="two models or more")
+    base_model: str | None = Field(None, description="the pretrained model that they share")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="options of the method")
+    dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = Field(
+        None, description="dtype of the result where out_dtype does not say; the arithmetic is never narrower"
+    )
+    out_dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = Field(
+        None, description="dtype of the result"
+    )
+    heads: Heads = Field("auto", description="merge, keep, or auto")
+    scale: float = Field(1.0, allow_inf_nan=False, description="how far to go from the base: W0 + scale * (W - W0)")
+    seed: int = Field(0, description="for methods that draw random numbers, and for which examples limit draws")
+    limit: int | None = Field(None, ge=1, description="how many examples of each model's data are taken, 1 or more")
+    max_length: int | None = Field(None, ge=1, description="where texts of the data are cut, in tokens")
+    as_adapter: bool = Field(False, description="true writes a merge of adapters over one base as an adapter")
+    tokenizer_source: str | None = Field(
+        None,
+        description="mergekit's union, base or a model: whose tokens the result has, where that makes no difference",
+    )
+    chat_template: str | None = Field(
+        None, description="auto (what most models have), alpaca, chatml, llama3, mistral, or the Jinja text of one"
+    )
+    layers: int | None = Field(
+        None, description="how many layers mergekit's `slices` took of each model: all that they have"
+    )
+    plugins: tuple[dict[str, str], ...] = Field(
+        (), description="written by FuseHub: file and sha256 of what --plugin named; nothing is loaded by it"
+    )
+    provenance: dict[str, Any] | None = Field(
+        None, description="written by FuseHub: hashes and versions of a merge made"
+    )
+
+    _notes: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was said and does nothing."""
+        return self._notes
+
+    @property
+    def stored_dtype(self) -> str | None:
+        """safetensors' name of the dtype that the result is stored in; None: like the first model."""
+        said = self.out_dtype or self.dtype
+        return _DTYPES[said] if said else None
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any]) -> Recipe:
+        """A recipe from plain data. Raises `BadRecipe` with all that is wrong: the key, the nearest known one, why."""
+        if not isinstance(content, Mapping):
+            raise BadRecipe("The recipe is not a mapping of keys to values.", "Begin with `merge_method: regmean`.")
+        forms = Forms(content)
+        content = {key: value for key, value in forms.content.items() if value is not None}
+        problems = [*forms.problems, *_unknown_keys(content)]
+        models = content.get("models", ())
+        few = isinstance(models, list | tuple) and len(models) + bool(models and content.get("base_model")) < 2
+        if few and not problems:
+            problems.append(
+                BadRecipe("A merge takes at least two models.", "Name two or more, or a recipe that does (.yaml).")
+            )
+        if problems:
+            raise together(problems)
+        try:
+            recipe = cls.model_validate(content)
+        except ValidationError as error:
+            raise together([_as_bad_recipe(one) for one in error.errors()]) from error
+        if recipe.provenance is not None:
+            _require_provenance(recipe.provenance, len(recipe.models))
+        recipe._notes = tuple(dict.fromkeys(forms.notes))
+        return recipe
+
+    @classmethod
+    def of(cls, models: Sequence[str], method: str = "regmean", **changes: Any) -> Recipe:
+        """The recipe that merges `models` by `method`; `changes` as in `changed`."""
+        content = {"merge_method": method, "models": [{"model": model} for model in models]}
+        return cls.parse(content).changed(**changes) if changes else cls.parse(content)
+
+    def changed(
+        self,
+        *,
+        weights: Mapping[str, float] | None = None,
+        statistics: Mapping[str, str] | None = None,
+        labels: Mapping[str, Sequence[str]] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        data: Mapping[str, str] | None = None,
+        text_column: str | None = None,
+        **keys: Any,
+    ) -> Recipe:
+        """This recipe with some things said anew: `weights`, `statistics`, `labels` and `data` by model, `parameters`
+        of the method, the `text_column` of all data, and any other key of a recipe (None leaves it). Raises
+        `BadRecipe` for a model that is not in it."""
+        content = self.model_dump(exclude_unset=True)
+        content["models"] = [dict(entry) for entry in content["models"]]
+        entries = {entry["model"]: entry for entry in content["models"]}
+
+        def entry(name: str) -> dict[str, Any]:
+            if name not in entries:
+                raise unknown("model in this merge", name, entries)
+            return entries[name]
+
+        for name, source in (statistics or {}).items():
+            entry(name)["statistics"] = source
+        for name, weight in (weights or {}).items():
+            entry(name)["parameters"] = {**entry(name).get("parameters", {}), "weight": weight}
+        for name, own in (labels or {}).items():
+            entry(name)["labels"] = list(own)
+        for name, source in (data or {}).items():
+            entry(name)["data"] = source
+        for own in content["models"] if text_column is not None else ():
+            own["text_column"] = text_column
+        if content.get("provenance") and (parameters or weights or keys.get("scale") is not None):
+            # What is said anew was chosen by nobody's data.
+            content["provenance"] = {key: value for key, value in content["provenance"].items() if key != "tuning"}
+        content["parameters"] = {**content.get("parameters", {}), **(parameters or {})}
+        changed = Recipe.parse(content | {key: value for key, value in keys.items() if value is not None})
+        changed._notes = tuple(dict.fromkeys((*self._notes, *changed._notes)))
+        return changed
+
+    @classmethod
+    def read(cls, path: str | Path) -> Recipe:
+        """A recipe from a YAML file. Folders of models in it are meant relative to where the command runs."""
+        path = Path(path)
+        if not path.is_file():
+            raise NotFound(f"There is no recipe {path}.", "Give a YAML file, or two or more models.")
+        require_bytes(path.stat().st_size, YAML_BYTES, str(path))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise BadRecipe(f"{path} is not YAML ({' '.join(str(error).split())}).", "Correct the file.") from error
+        return cls.parse(load_yaml(text, str(path)))
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML, everything stated, in the order of the fields."""
+        content = self.model_dump(mode="json", exclude_none=True)
+        for key in ("plugins", "as_adapter"):
+            if not content[key]:
+                del content[key]
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Provenance(BaseModel):
+    """What FuseHub writes into the recipe of a merge that was made."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    weights: list[dict[str, str]] | None = None
+    data: list[dict[str, Any]] | None = None
+    software: dict[str, str] | None = None
+    tuning: Tuning | None = None
+
+
+def _require_provenance(provenance: dict[str, Any], models: int) -> None:
+    """Raises `BadRecipe` where it is not of the kinds that FuseHub writes, or not of as many models."""
+    fix = "Delete `provenance` from the recipe: it is then planned anew."
+    try:
+        told = _Provenance.model_validate(provenance)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("provenance", *first["loc"])))
+        raise BadRecipe(f"Recipe, {where}: {first['msg']}.", fix) from error
+    for key, own in (("weights", told.weights), ("data", told.data)):
+        if own is not None and len(own) != models:
+            raise BadRecipe(f"Recipe, provenance.{key} is of {len(own)} models, and the recipe has {models}.", fix)
+
+
+def _unknown_keys(content: Mapping[str, Any]) -> list[FuseHubError]:
+    """The error for each key that a recipe or a model in it does not have."""
+    known = [key for key in Recipe.model_fields if key != "provenance"]
+    problems: list[FuseHubError] = [
+        unknown("key in a recipe", str(key), known) for key in content if key not in Recipe.model_fields
+    ]
+    models = content.get("models")
+    for number, entry in enumerate(models if isinstance(models, list | tuple) else ()):
+        if not isinstance(entry, Mapping):
+            problems.append(
+                BadRecipe(f"Recipe, models.{number}: {entry!r} is no mapping.", "Write `- model: user/name`.")
+            )
+            continue
+        for key in entry:
+            if key in MERGEKIT_OPTIONS:
+                problems.append(
+                    BadRecipe(
+                        f"There is no key of a model in a recipe '{key}': it is an option of the method.",
+                        f"Put it under the model's parameters: `parameters: {{{key}: {entry[key]}}}`.",
+                    )
+                )
+            elif key not in ModelEntry.model_fields:
+                problems.append(unknown("key of a model in a recipe", str(key), ModelEntry.model_fields))
+    return problems
+
+
+def _as_bad_recipe(error: Mapping[str, Any]) -> BadRecipe:
+    """What pydantic found, in words."""
+    where = ".".join(str(part) for part in error["loc"])
+    top = Recipe.model_fields.get(str(error["loc"][0])) if error["loc"] else None
+    return BadRecipe(
+        f"Recipe, {where}: {error['msg']}.", f"{error['loc'][0]}: {top.description}" if top else "Correct it."
+    )

@@ -1,0 +1,282 @@
+"""The weights of a model: read tensor by tensor from its files, written as a stream of shards.
+
+An adapter on a base is read as a whole model. Writing lays the header down first, since the plan knows every shape,
+then appends; the bytes equal those of `safetensors.torch.save_file`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusehub.errors import FuseHubError, NotFound, OtherHeader
+from fusehub.models.adapters import AdaptedRef, adapter_header, open_adapter
+from fusehub.models.lora import Updates
+from fusehub.models.ref import ModelRef
+from fusehub.models.remote_headers import remote_headers
+from fusehub.models.tensor_files import (
+    DTYPES,
+    PickleFile,
+    SafetensorsFile,
+    TensorInfo,
+    dtype_name,
+    open_tensors,
+    require_few,
+    sha256_of,
+)
+from fusehub.models.wrappers import Wrapping, wrapping_of
+
+if TYPE_CHECKING:
+    import torch
+
+_RANK = {dtype: rank for rank, dtype in enumerate(DTYPES)}
+
+
+class Tensors(dict[str, TensorInfo]):
+    """The tensors of a checkpoint by their names, in the order of these, and what was taken off the names."""
+
+    def __init__(self, tensors: Mapping[str, TensorInfo], wrapping: Wrapping) -> None:
+        super().__init__(sorted(tensors.items()))
+        self.wrapping = wrapping
+
+
+def headers(ref: ModelRef) -> Tensors | None:
+    """Names, shapes and dtypes of a model's tensors without downloading its weights (ranged reads).
+
+    None for a repo whose weights are a .bin that is not on this machine: it has no header to read.
+    """
+    if isinstance(ref, AdaptedRef):
+        known = headers(ref.base)
+        if known is None:
+            return None
+        added = Updates(ref, known, adapter_header(ref.adapter)).added
+        return Tensors({**known, **added}, known.wrapping)
+    if ref.folder is not None:
+        with Checkpoint(ref) as checkpoint:
+            return checkpoint.tensors
+    if not ref.weight_files()[0].endswith(".safetensors"):
+        return None
+    stored = remote_headers(ref, ref.weight_files())
+    wrapping = wrapping_of(ref, stored)
+    return Tensors({wrapping.of(name): info for name, info in stored.items()}, wrapping)
+
+
+class Checkpoint(Mapping):
+    """The weights of one model, open for reading: a mapping of tensor names to tensors, each read when asked for.
+
+    `tensors` has the shapes and dtypes of all, and names are without what wrappers put around them. Close it, or use
+    it as a context manager.
+    """
+
+    def __init__(self, ref: ModelRef) -> None:
+        self.name = ref.name
+        self.files = [ref.path(filename) for filename in ref.weight_files()]
+        self._open: list[SafetensorsFile | PickleFile] = []
+        try:
+            for path in self.files:
+                reader = open_tensors(path, ref.name)
+                self._open.append(reader)
+                require_few(sum(len(own.tensors) for own in self._open), ref.name)
+            stored = {name: reader for reader in self._open for name in reader.tensors}
+            wrapping = wrapping_of(ref, stored)
+        except FuseHubError:
+            self.close()
+            raise
+        # Each name -> its file, and its name there.
+        self._places = {wrapping.of(name): (reader, name) for name, reader in stored.items()}
+        infos = {name: reader.tensors[own] for name, (reader, own) in self._places.items()}
+        self._updates: Updates | None = None
+        if isinstance(ref, AdaptedRef):
+            try:
+                reader = open_adapter(ref.adapter)
+                self._open.append(reader)
+                self._updates = Updates(ref, infos, reader)
+                self._updates.require_apart(self._stored)
+            except FuseHubError:
+                self.close()
+                raise
+            infos |= self._updates.added
+        self.tensors = Tensors(infos, wrapping)
+
+    def require(self, told: Mapping[str, TensorInfo]) -> None:
+        """Raises `OtherHeader` where this holds other tensors than those that its header told from afar.
+
+        The file was held to its hash; what was read of it by ranges alone could not be.
+        """
+        differing = [name for name in sorted({*told, *self.tensors}) if told.get(name) != self.tensors.get(name)]
+        if differing:
+            raise OtherHeader(
+                f"{self.name}: {differing[0]} is not in the file what the header told before it was downloaded"
+                + (f" (nor are {len(differing) - 1} more)." if len(differing) > 1 else "."),
+                "The answer of the Hub came with wrong bytes: plan the merge again.",
+            )
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """The tensor called `name`, or its rows `start:stop` along the first axis. Raises `NotFound`."""
+        if self._updates is not None and name in self._updates:
+            return self._updates.read(name, self._stored, start, stop)
+        return self._stored(name, start, stop)
+
+    def _stored(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """As the file has it, without an adapter."""
+        if name not in self._places:
+            raise NotFound(f"{self.name} has no tensor {name}.", "Are the models of one architecture?")
+        reader, stored = self._places[name]
+        return reader.read(stored, start, stop)
+
+    def close(self) -> None:
+        """Closes the files."""
+        for reader in self._open:
+            reader.close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def fetch_weights(refs: Iterable[ModelRef]) -> None:
+    """Brings the weights of all models onto this machine, several files at a time, and holds them to their hashes.
+
+    Opening them does so too, one after the other. Raises what `ModelRef.path` raises.
+    """
+    wanted = [(ref, name) for ref in refs for name in ref.hashed_files()]
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        list(pool.map(lambda one: one[0].path(one[1]), wanted))
+
+
+def weight_hashes(ref: ModelRef) -> dict[str, str]:
+    """sha256 of each weight file: as the Hub tells it, computed only for files of a local folder."""
+    return {name: ref.files[name].sha256 or sha256_of(ref.path(name)) for name in ref.hashed_files()}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file to be written: its name, and its tensors in the order in which their bytes follow."""
+
+    filename: str
+    tensors: dict[str, TensorInfo]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(info.nbytes for info in self.tensors.values())
+
+
+def plan_shards(tensors: Mapping[str, TensorInfo], max_shard_size: int, prefix: str = "model") -> list[Shard]:
+    """How `tensors` are spread over files of at most `max_shard_size` bytes (a larger tensor gets its own)."""
+    ordered = sorted(tensors.items(), key=lambda item: (_RANK[item[1].dtype], item[0]))
+    groups: list[dict[str, TensorInfo]] = [{}]
+    size = 0
+    for name, info in ordered:
+        if groups[-1] and size + info.nbytes > max_shard_size:
+            groups.append({})
+            size = 0
+        groups[-1][name] = info
+        size += info.nbytes
+    if len(groups) == 1:
+        return [Shard(f"{prefix}.safetensors", groups[0])]
+    count = len(groups)
+    return [Shard(f"{prefix}-{i:05d}-of-{count:05d}.safetensors", group) for i, group in enumerate(groups, 1)]
+
+
+def index_of(shards: list[Shard]) -> dict:
+    """The `model.safetensors.index.json` of several shards."""
+    return {
+        "metadata": {
+            "total_parameters": sum(info.numel for shard in shards for info in shard.tensors.values()),
+            "total_size": sum(shard.nbytes for shard in shards),
+        },
+        "weight_map": {name: shard.filename for shard in shards for name in sorted(shard.tensors)},
+    }
+
+
+class ShardWriter:
+    """Writes the tensors of one shard in order, piece by piece, and hashes what it writes.
+
+    Give `append` the pieces of the first tensor, then of the second, and so on. `close` checks that all bytes
+    came and returns the sha256 of the file.
+    """
+
+    def __init__(self, folder: Path, shard: Shard, metadata: Mapping[str, str] | None = None) -> None:
+        import hashlib
+
+        self.shard = shard
+        self._file = (folder / shard.filename).open("wb")
+        self._hash = hashlib.sha256()
+        self._left = shard.nbytes
+        self._put(safetensors_header(shard, {"format": "pt", **(metadata or {})}))
+
+    def append(self, piece: torch.Tensor) -> None:
+        """Writes the next bytes: a whole tensor or its next rows."""
+        import torch
+
+        if piece.numel():
+            data = memoryview(piece.contiguous().reshape(-1).view(torch.uint8).numpy())
+            self._left -= len(data)
+            self._put(data)
+
+    def sync(self) -> None:
+        """Returns when what was written is on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> str:
+        """Ends the file; its sha256. Raises `ValueError` if bytes are missing or too many."""
+        if self._left:
+            self.abandon()
+            raise ValueError(f"{self.shard.filename}: {self._left} bytes were not written")
+        self._file.close()
+        return self._hash.hexdigest()
+
+    def abandon(self) -> None:
+        """Closes the file as it is."""
+        self._file.close()
+
+    def _put(self, data: bytes | memoryview) -> None:
+        self._hash.update(data)
+        self._file.write(data)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """One file of tensors, whole on the disk. What the disk says against it is an `OSError`, unlike of `save_file`."""
+    infos = {name: TensorInfo(dtype_name(value.dtype), tuple(value.shape)) for name, value in tensors.items()}
+    [shard] = plan_shards(infos, sum(info.nbytes for info in infos.values()))
+    writer = ShardWriter(path.parent, replace(shard, filename=path.name), metadata)
+    try:
+        for name in shard.tensors:
+            writer.append(tensors[name].detach().cpu())
+        writer.sync()
+        writer.close()
+    finally:
+        writer.abandon()
+
+
+def safetensors_header(shard: Shard, metadata: Mapping[str, str]) -> bytes:
+    """The safetensors header: length, JSON padded with spaces to a multiple of 8 bytes."""
+    entries: dict = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, info in shard.tensors.items():
+        entries[name] = {
+            "dtype": info.dtype,
+            "shape": list(info.shape),
+            "data_offsets": [offset, offset + info.nbytes],
+        }
+        offset += info.nbytes
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

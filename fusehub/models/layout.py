@@ -1,0 +1,414 @@
+"""The anatomy of a model, told from its config alone: which tensors are linear layers' weights, which way
+round they are stored, which rows belong to labels, and what a checkpoint's names mean.
+
+The model is built on the meta device, so this costs no memory and no download beyond the config.
+
+    layout = layout_of(config)
+    layout.linears["bert.encoder.layer.0.attention.self.query.weight"]   # Linear(in_features=768, ...)
+    layout.label_axes                                                     # {"classifier.weight": 0, ...}
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from fusehub.errors import Incompatible, first_line
+from fusehub.models.ref import ModelRef
+from fusehub.models.tasks import has_labels, load_config
+from fusehub.models.tensor_files import require_few
+from fusehub.utils.limits import BUFFER_BYTES, MODULES
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One linear layer, `x @ W.T + b`: its module, its parameters' names, and how the weight is stored."""
+
+    module: str
+    weight: str
+    bias: str | None
+    in_features: int
+    out_features: int
+    transposed: bool
+    """Stored as [in, out] (transformers' Conv1D, as in GPT-2) instead of [out, in]."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One expert's matrix of a mixture of experts, which checkpoints store by itself and the model fused with others.
+
+    It is `model.get_parameter(parameter)[expert, start:stop]`.
+    """
+
+    parameter: str
+    expert: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the parameters of one architecture are.
+
+    `shapes` has every parameter and persistent buffer; `label_axes` those that have one row (or element) a
+    label, with the axis along which labels run; `tied` maps a name to the one whose storage it shares. `parts` are
+    the matrices that are fused when transformers loads them, by the names that they have in checkpoints (but for
+    renamings); each is a linear layer among `linears`, whose module is the one that holds all of them.
+    """
+
+    architecture: str
+    shapes: dict[str, tuple[int, ...]]
+    linears: dict[str, Linear]
+    label_axes: dict[str, int]
+    tied: dict[str, str]
+    base_prefix: str
+    _model: PreTrainedModel
+    parts: dict[str, Part] = field(default_factory=dict)
+    token_axes: dict[str, int] = field(default_factory=dict)
+    """Which tensors have one row (or element) a token of the vocabulary, with the axis along which tokens run."""
+
+    def names(self, stored: Iterable[str]) -> dict[str, str]:
+        """For each name in a checkpoint, the model's parameter that transformers loads it into.
+
+        Follows transformers' own renamings (LayerNorm.gamma, missing or extra base prefix, ...). A tensor that is
+        fused with others or taken apart when it is loaded gets a name of its own, that of `parts` where it has one:
+        transformers only moves numbers around then, so it is merged as it is stored. Tensors that the model does not
+        have are left out.
+        """
+        return {name: parameter for name, (parameter, _) in self._places(stored).items()}
+
+    def _places(self, stored: Iterable[str]) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """For each name in a checkpoint that the model knows, what `names` says of it, and the parameters that
+        transformers makes of it: one, but for tensors that it takes apart."""
+        from transformers.core_model_loading import apply_renamings, rename_source_key
+
+        renamings, converters = _conversions(self._model)
+        by_source = {source: own for own in converters for source in own.source_patterns}
+        known = self._model.state_dict()
+        prefix = self._model.base_model_prefix
+        result: dict[str, tuple[str, tuple[str, ...]]] = {}
+        for name in stored:
+            target, converter = rename_source_key(name, renamings, converters, prefix, known)
+            if target not in known and name in known:
+                target, converter = name, None
+            if target not in known:
+                continue
+            if converter is None:
+                result[name] = target, (target,)
+                continue
+            first, *others = map(_plain, by_source[converter].target_patterns)
+            made = (target, *(target.replace(first, other) for other in others))
+            result[name] = _prefixed(apply_renamings(name, renamings), target, prefix), made
+        return result
+
+    def unknown(self, stored: Iterable[str]) -> list[str]:
+        """Names in a checkpoint that the model has nothing for, and that are not known to be left over."""
+        stored = list(stored)
+        known = self._places(stored)
+        return [name for name in stored if name not in known and not self._left_over.search(name)]
+
+    def missing(self, stored: Iterable[str]) -> list[str]:
+        """Parameters that transformers would fill with random numbers if a checkpoint has only the names `stored`."""
+        places = self._places(stored)
+        named = {parameter for parameter, _ in places.values()}
+        fused: dict[str, list[str]] = {}
+        for name, part in self.parts.items():
+            fused.setdefault(part.parameter, []).append(name)
+        made = {target for _, targets in places.values() for target in targets if target not in fused} | named
+        missing = []
+        for name in self.shapes:
+            if name in made or made.intersection(self.tied_with(name)) or self._computed.search(name):
+                continue
+            missing += [part for part in fused.get(name, [name]) if part not in named]
+        return missing
+
+    def shape_of(self, parameter: str) -> tuple[int, ...] | None:
+        """The shape of a parameter, or of a part, as a checkpoint has it; None where it is taken apart."""
+        if part := self.parts.get(parameter):
+            return part.stop - part.start, self.shapes[part.parameter][2]
+        return self.shapes.get(parameter)
+
+    def optional(self, stored: Iterable[str]) -> dict[str, str]:
+        """Of the names in a checkpoint those that it might lack, as the model has numbers to begin with for them, each
+        with the model's parameter."""
+        return {name: own for name, own in self.names(stored).items() if self._computed.search(own)}
+
+    @property
+    def _left_over(self) -> re.Pattern[str]:
+        """What checkpoints have and models compute by now, or have no use for, as transformers says it."""
+        patterns = self._model._keys_to_ignore_on_load_unexpected or ()
+        return re.compile("|".join(["position_ids$", r"rotary_emb\.inv_freq$", r"\.attn\.(masked_)?bias$", *patterns]))
+
+    @property
+    def _computed(self) -> re.Pattern[str]:
+        """What a checkpoint need not have."""
+        patterns = self._model._keys_to_ignore_on_load_missing or ()
+        return re.compile("|".join(["(position_ids|token_type_ids|num_batches_tracked)$", *patterns]))
+
+    @property
+    def embeddings(self) -> tuple[str, ...]:
+        """The parameter with one row a token of the input, by all names that it has; none for models of images."""
+        return self._names_of(self._model.get_input_embeddings)
+
+    @property
+    def output(self) -> tuple[str, ...]:
+        """The weight that tells tokens from what the model computed; none for models that tell something else."""
+        return self._names_of(self._model.get_output_embeddings)
+
+    def _names_of(self, get: Callable[[], Any]) -> tuple[str, ...]:
+        try:
+            weight = getattr(get(), "weight", None)
+        except (NotImplementedError, AttributeError):  # What transformers raises for a class that has none.
+            return ()
+        own = self._model.named_parameters(remove_duplicate=False)
+        return tuple(name for name, value in own if value is weight)
+
+    def ties_of(self, config: PretrainedConfig) -> dict[str, str]:
+        """`tied` as another config of this architecture has it."""
+        if _tie_flags(config) == _tie_flags(self._model.config):
+            return self.tied
+        return dict(meta_model(config).all_tied_weights_keys or {})
+
+    def tied_with(self, parameter: str) -> list[str]:
+        """The other names of what shares its storage with `parameter`."""
+        source = self.tied.get(parameter, parameter)
+        names = [source, *(name for name, own in self.tied.items() if own == source)]
+        return [name for name in names if name != parameter] if len(names) > 1 else []
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a task's head was put on a pretrained model that is found again in others. (T5 is all of it.)"""
+        return any(name.startswith(f"{self.base_prefix}.") for name in self.shapes)
+
+    def in_body(self, parameter: str) -> bool:
+        """Whether the parameter is of the pretrained model and not of the head that a task put on it."""
+        if self.has_body:
+            return parameter.startswith(f"{self.base_prefix}.")
+        return parameter not in self.label_axes
+
+
+def layout_of(config: PretrainedConfig) -> Layout:
+    """The layout of the architecture that `config` names; made once for all configs of the same shapes.
+
+    Raises `Incompatible` where transformers has no such class, or cannot build it.
+    """
+    said = {key: value for key, value in config.to_dict().items() if key not in _WITHOUT_SHAPE}
+    labels = getattr(config, "num_labels", None)
+    return _layout_of(_Key(json.dumps([said, labels], sort_keys=True, default=str), config))
+
+
+# What two configs may say differently of models that have the same parameters.
+_WITHOUT_SHAPE = ("id2label", "label2id", "dtype", "torch_dtype", "transformers_version", "_name_or_path")
+
+
+@dataclass(frozen=True)
+class _Key:
+    """A config that is compared by what it says."""
+
+    text: str
+    config: PretrainedConfig = field(compare=False, repr=False)
+
+
+@lru_cache(maxsize=16)
+def _layout_of(key: _Key) -> Layout:
+    config = key.config
+    model = meta_model(config)
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    parts = _parts(model, shapes)
+    return Layout(
+        architecture=config.architectures[0],
+        shapes=shapes,
+        linears=linears_of(model) | {name: _part_linear(name, part, shapes) for name, part in parts.items()},
+        label_axes=_axes_of(config, "num_labels", shapes) if has_labels(config.to_dict()) else {},
+        token_axes=_axes_of(config, "vocab_size", shapes),
+        tied=dict(getattr(model, "all_tied_weights_keys", None) or {}),
+        base_prefix=model.base_model_prefix,
+        _model=model,
+        parts=parts,
+    )
+
+
+def _tie_flags(config: PretrainedConfig) -> list[bool | None]:
+    """What the config and those inside it say of sharing."""
+    parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
+    return [getattr(part, "tie_word_embeddings", None) for part in parts]
+
+
+def layout_like(ref: ModelRef, layout: Layout) -> Layout:
+    """The layout of `ref`, which is `layout` itself where the architecture is the same."""
+    if ref.config.get("architectures") in ([layout.architecture], None):
+        return layout
+    return layout_of(load_config(ref))
+
+
+def meta_model(config: PretrainedConfig) -> PreTrainedModel:
+    """The model of `config.architectures[0]`, with parameters that have shapes but no data.
+
+    Raises `Incompatible` where transformers has no such class, or cannot build it.
+    """
+    import torch
+    import transformers
+
+    architecture = (config.architectures or [None])[0]
+    model_class = getattr(transformers, str(architecture), None)
+    if not hasattr(model_class, "_from_config"):
+        raise Incompatible(
+            f"transformers {transformers.__version__} has no class {architecture}.",
+            "Update transformers, or use a model of an architecture that it knows.",
+        )
+    try:
+        # _from_config writes into the config it is given.
+        with torch.device("meta"), _few_modules(architecture):
+            model = model_class._from_config(copy.deepcopy(config)).eval()
+    except Incompatible:
+        raise
+    except Exception as error:  # What a config with wrong values raises is whatever they lead to.
+        raise Incompatible(
+            f"transformers cannot make a {architecture} by its config ({first_line(error)}).",
+            "Correct config.json, or take it from the model's base.",
+        ) from error
+    if (nbytes := sum(buffer.nbytes for buffer in model.buffers())) > BUFFER_BYTES:
+        raise Incompatible(
+            f"The config of the {architecture} asks for {nbytes:,} bytes of masks and positions, and no more than "
+            f"{BUFFER_BYTES:,} are made.",
+            "Is its number of positions right?",
+        )
+    return model
+
+
+@contextmanager
+def _few_modules(architecture: str) -> Iterator[None]:
+    """Raises `Incompatible` as soon as more modules are made, in this thread, than any model has."""
+    from torch.nn.modules.module import register_module_module_registration_hook
+
+    thread, made = threading.get_ident(), 0
+
+    def count(*_: object) -> None:
+        nonlocal made
+        made += threading.get_ident() == thread
+        if made > MODULES:
+            raise Incompatible(
+                f"The config of the {architecture} describes a model of more than {MODULES:,} modules.",
+                "Correct config.json, or take it from the model's base.",
+            )
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def linears_of(model: PreTrainedModel, *, tied: bool = True) -> dict[str, Linear]:
+    """All linear layers of a model by the name of their weight. A weight used twice is listed once.
+
+    Without `tied`, not those whose weight is an embedding's in this model as it was loaded: its file has them once,
+    and what is merged is the embedding.
+    """
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    embeddings = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
+    found: dict[str, Linear] = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear | Conv1D):
+            continue
+        if not tied and any(module.weight is weight for weight in embeddings):
+            continue
+        transposed = isinstance(module, Conv1D)
+        rows, columns = module.weight.shape
+        found[f"{name}.weight"] = Linear(
+            module=name,
+            weight=f"{name}.weight",
+            bias=f"{name}.bias" if module.bias is not None else None,
+            in_features=rows if transposed else columns,
+            out_features=columns if transposed else rows,
+            transposed=transposed,
+        )
+    return found
+
+
+def _conversions(model: PreTrainedModel) -> tuple[list[WeightRenaming], list[WeightConverter]]:
+    """What transformers does to the tensors of a file when it loads this model."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+    rules = get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    return renamings, [rule for rule in rules if isinstance(rule, WeightConverter)]
+
+
+def _parts(model: PreTrainedModel, shapes: dict[str, tuple[int, ...]]) -> dict[str, Part]:
+    """The matrices that make up each fused weight [experts, rows, in]: stacked, after being put one below the other.
+
+    Weights that are made in any other way have no parts.
+    """
+    from transformers.core_model_loading import Concatenate, MergeModulelist
+
+    _, converters = _conversions(model)
+    parts: dict[str, Part] = {}
+    for converter in converters:
+        stacked = [type(operation) for operation in converter.operations]
+        sources, targets = converter.source_patterns, converter.target_patterns
+        joined = stacked == [MergeModulelist, Concatenate] and converter.operations[1].dim == 1
+        if len(targets) != 1 or not (joined or (stacked == [MergeModulelist] and len(sources) == 1)):
+            continue
+        ending = _plain(targets[0])
+        for parameter, shape in shapes.items():
+            if not parameter.endswith(ending) or len(shape) != 3 or shape[1] % len(sources):
+                continue
+            rows = shape[1] // len(sources)
+            require_few(len(parts) + shape[0] * len(sources), "The config")
+            for expert in range(shape[0]):
+                for place, source in enumerate(sources):
+                    own = _plain(source).replace("*", str(expert))
+                    name = parameter.removesuffix(ending) + own
+                    parts[name] = Part(parameter, expert, place * rows, (place + 1) * rows)
+    return parts
+
+
+def _plain(pattern: str) -> str:
+    """The end of a name that transformers writes as a regular expression."""
+    return pattern.replace("\\", "").strip("^$")
+
+
+def _part_linear(name: str, part: Part, shapes: dict[str, tuple[int, ...]]) -> Linear:
+    module = part.parameter.rpartition(".")[0]
+    return Linear(module, name, None, shapes[part.parameter][2], part.stop - part.start, transposed=False)
+
+
+def _prefixed(name: str, target: str, prefix: str) -> str:
+    """`name` with or without the base model's prefix, as its `target` has it."""
+    prefix = f"{prefix}."
+    if target.startswith(prefix) == name.startswith(prefix):
+        return name
+    return f"{prefix}{name}" if target.startswith(prefix) else name.removeprefix(prefix)
+
+
+def _axes_of(config: PretrainedConfig, key: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
+    """Which tensors grow when the config gets one label or token more, and along which axis.
+
+    Asking the architecture itself needs no list of what heads are called in each family.
+    """
+    count = getattr(config, key, None)
+    if not isinstance(count, int):
+        return {}
+    wider = copy.deepcopy(config)
+    setattr(wider, key, count + 1)
+    axes = {}
+    for name, shape in meta_model(wider).state_dict().items():
+        differing = [axis for axis, (a, b) in enumerate(zip(shape.shape, shapes[name], strict=True)) if a != b]
+        if differing:
+            axes[name] = differing[0]
+    return axes

@@ -1,0 +1,180 @@
+"""A model at one commit, or in a folder: its listing, its card, and where each of its files lies on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fusehub.errors import BadFile, NotFound
+from fusehub.hub.client import endpoint, hub_errors
+from fusehub.hub.verified import fetch, in_cache
+from fusehub.models.side_files import side_files
+from fusehub.utils.documents import check_adapter_config, check_config, read_object
+from fusehub.utils.limits import SHARDS
+
+# How the file begins that git keeps in the place of a large one.
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of a model: its size in bytes, and the hash that the Hub tells: sha256 of large files, else git's."""
+
+    size: int
+    sha256: str | None = None
+    git_oid: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model resolved to one commit of a repo, or to a local folder.
+
+    `name` is how tables call it; `card` the front matter of its card; `files` its listing (of `subfolder` alone,
+    where the model is one of several in a repo).
+    """
+
+    name: str
+    repo_id: str | None
+    commit: str | None
+    folder: Path | None
+    files: dict[str, RemoteFile]
+    card: dict[str, Any] = field(default_factory=dict)
+    gated: bool = False
+    private: bool = False
+    downloads: int | None = None
+    subfolder: str = ""
+    token: str | None = field(default=None, repr=False, compare=False)
+    card_trouble: str = ""
+    """Why the front matter of the card cannot be read, where it cannot."""
+
+    @property
+    def id(self) -> str:
+        """`user/model@commit`, or the folder: what names exactly these weights."""
+        if self.repo_id is None:
+            return str(self.folder)
+        return "/".join(filter(None, (self.repo_id, self.subfolder))) + f"@{self.commit}"
+
+    @property
+    def url(self) -> str | None:
+        """Address of the model's page at this commit; None for a folder."""
+        if self.repo_id is None:
+            return None
+        return "/".join(filter(None, (endpoint(), self.repo_id, "tree", self.commit, self.subfolder)))
+
+    def path(self, filename: str) -> Path:
+        """Where `filename` lies on this machine; downloads it at this ref's commit if it must.
+
+        Raises `NotFound` when the model has no such file, `BadFile` where its bytes are not those of the Hub.
+        """
+        if filename not in self.files:
+            raise NotFound(f"{self.name} has no file {filename}.", "Is it a complete model repo or folder?")
+        claim = self.files[filename].sha256 or self.files[filename].git_oid
+        if self.folder is not None:
+            path = in_cache(self.folder / filename, self.name, claim)
+            return _no_pointer(path, self.name, self.files[filename].size)
+        with hub_errors(self.name):
+            inside = self.inside(filename)
+            return fetch(self.repo_id, inside, revision=self.commit, token=self.token, name=self.name, claim=claim)
+
+    def inside(self, filename: str) -> str:
+        """Where `filename` lies in the repo."""
+        return f"{self.subfolder}/{filename}" if self.subfolder else filename
+
+    def json(self, filename: str) -> dict[str, Any]:
+        """The JSON object in a file of the model. Raises `BadFile` where there is none."""
+        return read_object(self.path(filename), self.name)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The model's config.json as a dict. Raises `BadFile` where a value in it is of a kind that it cannot have."""
+        return check_config(self.json("config.json"), self.name)
+
+    @property
+    def adapter_config(self) -> dict[str, Any]:
+        """What adapter_config.json says. Raises `BadFile` like `config`."""
+        return check_adapter_config(self.json("adapter_config.json"), self.name)
+
+    def owner(self, filename: str) -> ModelRef:
+        """The model that holds this file: itself, or for an adapter on a base, one of both."""
+        return self
+
+    def hashed_files(self) -> list[str]:
+        """The files whose sha256 together name these weights."""
+        return self.weight_files()
+
+    @property
+    def tokenizer_ref(self) -> ModelRef:
+        """Where the tokenizer is."""
+        return self
+
+    def weight_files(self) -> list[str]:
+        """The files that hold the weights: safetensors if there are any, else pytorch_model*.bin; sorted."""
+        for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+            single = index.removesuffix(".index.json")
+            if single in self.files:
+                return [single]
+            if index in self.files:
+                return self._shards(index)
+        raise NotFound(
+            f"{self.name} holds no weights (model.safetensors or pytorch_model.bin).",
+            why_no_weights(self.files),
+        )
+
+    def _shards(self, index: str) -> list[str]:
+        """The files that an index names. Raises `BadFile` where it is none, `NotFound` where one is not there."""
+        files = self.json(index).get("weight_map")
+        if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
+            raise BadFile(
+                f"{self.name}: {index} has no weight_map, which says what file each tensor is in.",
+                "Write it again with transformers' save_pretrained, or name a repo that is complete.",
+            )
+        shards = sorted(set(files.values()))
+        if len(shards) > SHARDS:
+            raise BadFile(
+                f"{self.name}: {index} names {len(shards):,} files, and no more than {SHARDS:,} are read.",
+                "Save the model in larger shards.",
+            )
+        if lacking := [name for name in shards if name not in self.files]:
+            raise NotFound(
+                f"{self.name} has no {lacking[0]}, which {index} names"
+                + (f" (nor {len(lacking) - 1} more)." if len(lacking) > 1 else "."),
+                "Is the upload or the download complete?",
+            )
+        return shards
+
+    def side_files(self) -> list[str]:
+        """Tokenizer, processor and generation files of this model, sorted: see `fusehub.models.side_files`."""
+        return side_files(self.files)
+
+    def download(self, *, weights: bool = True) -> Path:
+        """The folder on this machine that holds config, tokenizer and (unless told not to) the weights."""
+        wanted = [name for name in ("config.json", *self.side_files()) if name in self.files]
+        if weights:
+            wanted += self.weight_files()
+            wanted += [name for name in self.files if name.endswith(".index.json")]
+        paths = [self.path(name) for name in dict.fromkeys(wanted)]
+        return self.folder if self.folder is not None else paths[0].parent
+
+
+def _no_pointer(path: Path, name: str, size: int) -> Path:
+    """`path`, unless it holds what git leaves of a large file that was not fetched (their pointers are short)."""
+    if size < 1024 and path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise BadFile(
+                    f"{name}: {path.name} is a pointer of Git LFS, not the file itself.",
+                    "Fetch the large files: `git lfs pull` in that folder.",
+                )
+    return path
+
+
+def why_no_weights(files: Iterable[str]) -> str:
+    """What to do about a place that holds these files, and no model."""
+    names = list(files)
+    if "adapter_config.json" in names:
+        return "It is an adapter: name its base too, BASE+ADAPTER."
+    if any(name.endswith(".gguf") for name in names):
+        return "It holds GGUF files, which are quantised: use the repo with the original weights."
+    return "Give a repo or folder that `from_pretrained` can load."

@@ -1,0 +1,327 @@
+"""Models as people name them, resolved once to what they are at this moment.
+
+`resolve("user/model@rev")` asks the Hub for the commit that `rev` stands for; from then on every file of
+that model is read at that commit, and the commit is what recipes, statistics and cards record. A local
+folder is resolved to its path and listing.
+
+    ref = resolve("textattack/bert-base-uncased-imdb")
+    ref.id                      # "textattack/bert-base-uncased-imdb@<commit>"
+    ref.path("config.json")     # a file on this machine, downloaded where needed
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fusehub.errors import BadRecipe, NotFound, Offline
+from fusehub.hub.client import client, hub_errors, is_offline
+from fusehub.hub.names import may_be_repo, plain, readings
+from fusehub.hub.verified import claimed
+from fusehub.models.adapters import CONFIG, adapted, is_model_file
+from fusehub.models.ref import ModelRef, RemoteFile, why_no_weights
+from fusehub.models.side_files import CHAT_TEMPLATES
+from fusehub.utils.limits import YAML_BYTES
+from fusehub.utils.reach import is_path, local_path
+from fusehub.utils.yaml_text import load_yaml, split_front_matter
+
+
+def resolve(text: str, *, token: str | None = None) -> ModelRef:
+    """The model that `text` names: `user/model`, `user/model@revision`, a link, or a local folder.
+
+    `user/model/head` is the model in the subfolder `head` of a repo that holds several (see `fusehub.hub.names`).
+
+    `base+adapter` is a base with a LoRA adapter; an adapter alone is put on the base that its config names.
+
+    Raises `NotFound`, `AccessDenied`, `Offline`, or `Incompatible` for an adapter that cannot be read exactly.
+    """
+    name, text = _plain(text), text.strip()
+    folder = _folder(text)
+    if folder is not None:
+        return _require_model(_on_its_base(_resolve_folder(text, folder), token))
+    for plus in re.finditer(r"\+", text):
+        base, adapter = text[: plus.start()].strip(), text[plus.end() :].strip()
+        if _may_be_model(base) and _may_be_model(adapter):
+            found = _resolve_adapter(adapter, token)
+            return adapted(f"{_plain(base)}+{_plain(adapter)}", resolve(base, token=token), found)
+    return _require_model(_on_its_base(_resolve_place(name, token), token))
+
+
+def ref_of(model: str | os.PathLike[str] | ModelRef, *, token: str | None = None) -> ModelRef:
+    """What functions of the package take as a model: a name or a folder, which is resolved, or what was resolved.
+
+    Raises `NotFound` for anything else, and what `resolve` raises.
+    """
+    if isinstance(model, ModelRef):
+        return model
+    if not isinstance(model, str | os.PathLike):
+        raise NotFound(f"{model!r} names no model.", "Give user/name, a folder, or what `resolve` returned.")
+    return resolve(os.fspath(model), token=token)
+
+
+def resolve_all(text: str, *, token: str | None = None) -> dict[str, ModelRef]:
+    """The models in the subfolders of a repo or folder, by the subfolder's name: heads of one merge.
+
+    Raises `NotFound` where there are none, and what `resolve` raises.
+    """
+    name = _plain(text)
+    folder = _folder(name)
+    whole = _resolve_folder(name, folder) if folder is not None else _resolve_place(name, token)
+    if whole.subfolder:
+        raise NotFound(f"{name} names one model of several.", f"Give the repo alone: {whole.repo_id}.")
+    inside = _models_inside(whole)
+    if not inside:
+        raise NotFound(
+            f"{whole.name} has no models in subfolders.", "Give a merge in which each expert keeps its head."
+        )
+    return {part: in_subfolder(whole, part) for part in inside}
+
+
+def _resolve_place(name: str, token: str | None) -> ModelRef:
+    """What lies at the place at the Hub that `name` means: a repo, or a folder of one."""
+    if is_path(name):
+        raise NotFound(f"There is no folder {name}.", "Give a folder with config.json and weights, or user/model.")
+    places = readings(name)
+    if any(part in (".", "..") for place in places for part in place.subfolder.split("/")):
+        raise NotFound(f"{name} leads out of its repo.", "Write user/model/folder.")
+    for place in places:
+        try:
+            whole = _resolve_remote(place.repo_id, place.revision, token)
+        except (NotFound, Offline) as error:
+            # Which part of it is the revision is told by what there is.
+            missing = error
+            continue
+        return _inside(whole, place.subfolder, str(place)) if place.subfolder else whole
+    if places[0].subfolder and "@" not in name:
+        raise NotFound(f"There is no folder {name} here, and {missing.what}", missing.fix)
+    raise missing
+
+
+def _folder(name: str) -> Path | None:
+    """The folder of this machine that `name` means, if it means one."""
+    folder = local_path(name)
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def _may_be_model(text: str) -> bool:
+    return _folder(text) is not None or may_be_repo(text)
+
+
+def _resolve_adapter(name: str, token: str | None) -> ModelRef:
+    """The adapter that `name` names, by itself."""
+    folder = _folder(name)
+    found = _resolve_folder(name, folder) if folder is not None else _resolve_place(_plain(name), token)
+    if CONFIG not in found.files:
+        raise NotFound(f"{found.name} is no adapter: it has no adapter_config.json.", "Write BASE+ADAPTER.")
+    return found
+
+
+def _on_its_base(ref: ModelRef, token: str | None) -> ModelRef:
+    """`ref`, or where it is an adapter alone, the adapter on the base that its config names."""
+    if CONFIG not in ref.files or any(is_model_file(name) for name in ref.files if name != "config.json"):
+        return ref
+    said = ref.adapter_config
+    base = said.get("base_model_name_or_path")
+    if not base:
+        raise NotFound(f"{ref.name} is an adapter that does not name its base.", f"Say it: BASE+{ref.name}.")
+    try:
+        found = _resolve_named_base(ref, base, said.get("revision"), token)
+    except NotFound as error:
+        raise NotFound(
+            f"{ref.name} is an adapter on {base}, which cannot be found. {error.what}", f"Name it: BASE+{ref.name}."
+        ) from error
+    return adapted(ref.name, found, ref)
+
+
+def _resolve_named_base(adapter: ModelRef, base: str, revision: str | None, token: str | None) -> ModelRef:
+    """The base that an adapter's config names. What was downloaded is a stranger's word: it names no folder here."""
+    named = f"{base}@{revision}" if revision else base
+    if adapter.repo_id is None:
+        return resolve(named, token=token)
+    return _require_model(_on_its_base(_resolve_place(_plain(named), token), token))
+
+
+def short_names(refs: Iterable[ModelRef]) -> list[str]:
+    """One short name a model, for tables and subfolders: without the user where that stays unambiguous."""
+    refs = list(refs)
+    places = [ref.subfolder or ref.repo_id or ref.folder.resolve().name for ref in refs]
+    tails = [re.sub(r"[^\w.-]+", "-", place.rpartition("/")[2]) for place in places]
+    names = []
+    for ref, tail in zip(refs, tails, strict=True):
+        full = "--".join(filter(None, (ref.repo_id, ref.subfolder))).replace("/", "--") or tail
+        name = tail if tails.count(tail) == 1 else full
+        count = sum(other == name or other.startswith(f"{name}-") for other in names)
+        names.append(f"{name}-{count + 1}" if name in names else name)
+    return names
+
+
+def _plain(text: str) -> str:
+    name = plain(text)
+    if not name:
+        raise NotFound("A model has an empty name.", "Write user/name, user/name@revision or a local folder.")
+    return name
+
+
+def _resolve_folder(name: str, folder: Path) -> ModelRef:
+    card, trouble = _card_of(folder / "README.md")
+    return ModelRef(
+        name=name,
+        repo_id=None,
+        commit=None,
+        folder=folder,
+        files=_listed(folder),
+        card=card,
+        card_trouble=trouble,
+    )
+
+
+def _listed(folder: Path) -> dict[str, RemoteFile]:
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    paths += sorted((folder / CHAT_TEMPLATES).glob("*.jinja"))
+    return {path.relative_to(folder).as_posix(): RemoteFile(path.stat().st_size) for path in paths}
+
+
+def _resolve_remote(repo_id: str, revision: str, token: str | None) -> ModelRef:
+    """A repo as the Hub has it; in offline mode, as the cache does."""
+    return _resolve_cached(repo_id, revision) if is_offline() else _resolve_repo(repo_id, revision, token)
+
+
+def _resolve_repo(repo_id: str, revision: str, token: str | None) -> ModelRef:
+    name = f"{repo_id}@{revision}" if revision else repo_id
+    with hub_errors(name):
+        api = client(token)
+        info = api.model_info(repo_id, revision=revision or None, files_metadata=True)
+        if info.gated:
+            # Everyone may see that it is there; its files may lie in the cache since somebody else asked for them.
+            api.auth_check(info.id)
+    files = {
+        item.rfilename: RemoteFile(item.size or 0, item.lfs.sha256 if item.lfs else None, item.blob_id)
+        for item in info.siblings or []
+    }
+    return ModelRef(
+        name=name,
+        repo_id=info.id,
+        commit=info.sha,
+        folder=None,
+        files=files,
+        card=info.card_data.to_dict() if info.card_data else {},
+        gated=bool(info.gated),
+        private=bool(info.private),
+        downloads=info.downloads,
+        token=token,
+    )
+
+
+def _resolve_cached(repo_id: str, revision: str) -> ModelRef:
+    """In offline mode: the snapshot of that revision that lies in the cache; of no revision, the newest one."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    name = f"{repo_id}@{revision}" if revision else repo_id
+    with hub_errors(name):
+        try:
+            folder = Path(snapshot_download(repo_id, revision=revision or None, local_files_only=True))
+        except LocalEntryNotFoundError:
+            # What was downloaded by its commit alone, as we do, is no branch's in the cache.
+            newest = None if revision else _newest_snapshot(repo_id)
+            if newest is None:
+                raise
+            folder = newest
+    local = _resolve_folder(name, folder)
+    return replace(local, repo_id=repo_id, commit=folder.name, files=_cached(folder))
+
+
+def _cached(folder: Path) -> dict[str, RemoteFile]:
+    """What lies in a folder of the cache, which stores large files under their sha256: it is told without reading."""
+    files = _listed(folder)
+    claims = {name: claimed(folder / name) or "" for name in files}
+    return {
+        name: RemoteFile(file.size, claims[name] if len(claims[name]) == 64 else None) for name, file in files.items()
+    }
+
+
+def _newest_snapshot(repo_id: str) -> Path | None:
+    from huggingface_hub import constants
+
+    snapshots = Path(constants.HF_HUB_CACHE, f"models--{repo_id.replace('/', '--')}", "snapshots")
+    return max(snapshots.glob("*"), key=lambda folder: folder.stat().st_mtime_ns, default=None)
+
+
+def in_subfolder(whole: ModelRef, subfolder: str) -> ModelRef:
+    """One of the models of a repo or folder that holds several, each in a subfolder."""
+    found = _inside(whole, subfolder, f"{whole.name}/{subfolder}")
+    if "config.json" not in found.files:
+        raise NotFound(f"{whole.name} has no model in {subfolder}.", "Look into it for the names of its models.")
+    return found
+
+
+def _inside(whole: ModelRef, subfolder: str, name: str) -> ModelRef:
+    """The folder `subfolder` of a repo or folder, with whatever lies in it."""
+    if whole.folder is not None:
+        folder = whole.folder / subfolder
+        there = _cached if whole.repo_id else _listed
+        files = there(folder) if folder.is_dir() else {}
+        inside = replace(whole, folder=folder, files=files, subfolder=subfolder if whole.repo_id else "")
+    else:
+        prefix = f"{subfolder}/"
+        files = {path.removeprefix(prefix): file for path, file in whole.files.items() if path.startswith(prefix)}
+        inside = replace(whole, files=files, subfolder=subfolder)
+    if not files:
+        known = ", ".join(_models_inside(whole))
+        raise NotFound(
+            f"{whole.name} has nothing in {subfolder}" + (f"; it holds {known}." if known else "."),
+            "Look into it for the names of its models.",
+        )
+    return replace(inside, name=name)
+
+
+def _require_model(ref: ModelRef) -> ModelRef:
+    """`ref` if it has a config; else the error says what the place holds instead."""
+    if "config.json" in ref.files:
+        return ref
+    if inside := _models_inside(ref):
+        raise NotFound(
+            f"{ref.name} holds several models ({', '.join(inside)}).",
+            f"Name one: {_within(ref, inside[0])}",
+        )
+    raise NotFound(f"{ref.name} has no config.json.", why_no_weights(ref.files))
+
+
+def _within(ref: ModelRef, part: str) -> str:
+    """How the model in a folder of `ref` is named."""
+    if ref.repo_id is None:
+        return f"{ref.name}/{part}"
+    path, at, revision = ref.name.partition("@")
+    return f"{path}/{part}{at}{revision}"
+
+
+def _models_inside(ref: ModelRef) -> list[str]:
+    """The subfolders of a repo or folder that hold a model."""
+    if ref.folder is not None:
+        return sorted(path.parent.name for path in ref.folder.glob("*/config.json"))
+    return sorted(
+        name.rpartition("/")[0] for name in ref.files if name.count("/") == 1 and name.endswith("/config.json")
+    )
+
+
+def _card_of(readme: Path) -> tuple[dict[str, Any], str]:
+    """Front matter of a local card, empty where there is none; and why it cannot be read, where it cannot."""
+    if not readme.is_file():
+        return {}, ""
+    with readme.open(encoding="utf-8", errors="replace") as file:
+        text = file.read(YAML_BYTES)
+        cut = bool(file.read(1))
+    front, _ = split_front_matter(text)
+    if front is None and cut and text.removeprefix("\ufeff").startswith("---"):
+        return {}, f"The front matter of {readme} does not end within {YAML_BYTES:,} characters."
+    try:
+        front = load_yaml(front or "", f"The front matter of {readme}")
+    except BadRecipe as error:
+        return {}, error.what
+    if isinstance(front, dict | None):
+        return front or {}, ""
+    return {}, f"The front matter of {readme} is no table of keys."

@@ -1,0 +1,205 @@
+"""What a model is for, told from its config: the task, its transformers class, and its labels by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusehub.errors import Incompatible, UnsafeFile
+from fusehub.models.adapters import AdaptedRef
+from fusehub.models.label_names import read_labels
+from fusehub.models.ref import ModelRef
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+TEXTS, WORDS, QUESTIONS = "text-classification", "token-classification", "question-answering"
+MASKED, CAUSAL, SEQ2SEQ = "fill-mask", "text-generation", "text2text-generation"
+IMAGES = "image-classification"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of model: the Hub's `pipeline_tag`, how the names of its architectures end, transformers' auto class.
+
+    `table` is transformers' own list of its architectures, `MODEL_FOR_{table}_MAPPING_NAMES`. `labels` says whether
+    rows of its head mean labels, `data` what it is given, for a person.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    auto_class: str
+    table: str
+    data: str
+    labels: bool = False
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            TEXTS,
+            ("ForSequenceClassification",),
+            "AutoModelForSequenceClassification",
+            "SEQUENCE_CLASSIFICATION",
+            "texts or pairs of texts",
+            labels=True,
+        ),
+        Task(
+            WORDS,
+            ("ForTokenClassification",),
+            "AutoModelForTokenClassification",
+            "TOKEN_CLASSIFICATION",
+            "lists of words",
+            labels=True,
+        ),
+        Task(
+            QUESTIONS,
+            ("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
+            "AutoModelForQuestionAnswering",
+            "QUESTION_ANSWERING",
+            "pairs of a question and a text",
+        ),
+        Task(MASKED, ("ForMaskedLM",), "AutoModelForMaskedLM", "MASKED_LM", "texts"),
+        Task(CAUSAL, ("ForCausalLM",), "AutoModelForCausalLM", "CAUSAL_LM", "texts"),
+        Task(SEQ2SEQ, (), "AutoModelForSeq2SeqLM", "SEQ_TO_SEQ_CAUSAL_LM", "texts"),
+        Task(
+            IMAGES,
+            ("ForImageClassification", "ForImageClassificationWithTeacher"),
+            "AutoModelForImageClassification",
+            "IMAGE_CLASSIFICATION",
+            "images",
+            labels=True,
+        ),
+    )
+}
+# Speech and images go into a ForConditionalGeneration too, so its name is not enough.
+_AMBIGUOUS = "ForConditionalGeneration"
+_SUPPORTED = (
+    "*ForSequenceClassification, *ForTokenClassification, *ForQuestionAnswering, *ForMaskedLM, *ForCausalLM and "
+)
+_SUPPORTED += "*LMHeadModel, *ForConditionalGeneration of texts (T5, BART), *ForImageClassification"
+
+
+def task_of(config: dict[str, Any], name: str) -> Task:
+    """The task of the model called `name`, by the architecture that its config names.
+
+    Raises `Incompatible` where the config names no architecture or one of a task that is not supported.
+    """
+    architecture = architecture_of(config, name)
+    task = find_task(architecture, str(config.get("model_type")))
+    if task is None:
+        raise Incompatible(
+            f"{name} is a {architecture}, which FuseHub cannot use.", f"Supported architectures: {_SUPPORTED}."
+        )
+    return task
+
+
+def find_task(architecture: str, model_type: str) -> Task | None:
+    """The task of an architecture: by its name, or else by the lists that transformers keeps. None if it has none."""
+    for task in TASKS.values():
+        if architecture.endswith(task.suffixes):
+            return task
+    from transformers.models.auto import modeling_auto
+
+    # Models that fill masks and also generate (BART) are used for the latter.
+    order = (SEQ2SEQ, MASKED, CAUSAL)
+    for task in (TASKS[name] for name in order):
+        known = getattr(modeling_auto, f"MODEL_FOR_{task.table}_MAPPING_NAMES").get(model_type, ())
+        listed = architecture in ([known] if isinstance(known, str) else known)
+        if listed and (task.name == SEQ2SEQ or not architecture.endswith(_AMBIGUOUS)):
+            return task
+    return None
+
+
+def _architecture_task(config: Mapping[str, Any]) -> Task | None:
+    architectures = config.get("architectures") or []
+    return find_task(architectures[0], str(config.get("model_type"))) if len(architectures) == 1 else None
+
+
+def has_labels(config: Mapping[str, Any]) -> bool:
+    """Whether rows of the model's head mean labels: of classifiers; a language model or a reader of spans has none."""
+    task = _architecture_task(config)
+    return task is None or task.labels
+
+
+def architecture_of(config: dict[str, Any], name: str) -> str:
+    """The transformers class that the config names. Raises `UnsafeFile` if it needs code of the repo's own."""
+    if config.get("auto_map"):
+        raise UnsafeFile(
+            f"{name} needs code of its own (auto_map in config.json); FuseHub never runs code of a repo.",
+            "Use a model whose architecture transformers itself knows.",
+        )
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method", "unknown method")
+        raise Incompatible(
+            f"{name} is quantised ({method}); the sum of quantised weights is not a weight.",
+            "Use the repo with the original float weights.",
+        )
+    architectures = config.get("architectures") or []
+    if len(architectures) != 1:
+        raise Incompatible(
+            f"{name}: config.json names no single architecture (it says {architectures}).",
+            "Save the model once with transformers' save_pretrained, which writes it.",
+        )
+    return architectures[0]
+
+
+def labels_of(config: Mapping[str, Any], name: str) -> list[str]:
+    """Label names in the order of the head's rows; `LABEL_i` where the config has none; none without such a head.
+
+    As transformers reads it, `num_labels` counts only where `id2label` is not there. Raises `Incompatible` where the
+    config of the model called `name` does not tell for each row, counted from 0, what it means.
+    """
+    if not has_labels(config):
+        return []
+    return read_labels(config, name)
+
+
+def problem_type_of(config: Mapping[str, Any], name: str) -> str:
+    """`single_label_classification`, `multi_label_classification` or `regression`, as transformers reads it."""
+    said = config.get("problem_type")
+    if said:
+        return said
+    return "regression" if len(labels_of(config, name)) == 1 else "single_label_classification"
+
+
+def load_config(ref: ModelRef) -> PretrainedConfig:
+    """transformers' config object of the model."""
+    from transformers import AutoConfig
+
+    ref.path("config.json")
+    labels_of(ref.config, ref.name)
+    try:
+        if isinstance(ref, AdaptedRef):
+            config = AutoConfig.for_model(**ref.config)
+        else:
+            config = AutoConfig.from_pretrained(_folder(ref), trust_remote_code=False, local_files_only=True)
+        return _with_own_attention(config)
+    except Exception as error:  # A value of a wrong kind raises whatever the config's own code comes upon.
+        said = "; ".join(line.strip() for line in str(error)[:300].splitlines() if line.strip())
+        said = said or type(error).__name__
+        raise Incompatible(
+            f"{ref.name}: transformers cannot read its config ({said}).",
+            "Is its architecture known to the installed transformers, and is every value of the kind it should be?",
+        ) from error
+
+
+def config_like(ref: ModelRef, said: dict[str, Any]) -> PretrainedConfig:
+    """transformers' config object of a config.json that says `said`, of the kind that the model's own is."""
+    return _with_own_attention(type(load_config(ref)).from_dict(said))
+
+
+def _with_own_attention(config: PretrainedConfig) -> PretrainedConfig:
+    """What computes attention is this machine's affair; the config may name what its author's had."""
+    for part in [config, *(getattr(config, name, None) for name in config.sub_configs)]:
+        if part is not None and part._attn_implementation not in (None, "eager", "sdpa"):
+            part._attn_implementation = None
+    return config
+
+
+def _folder(ref: ModelRef) -> Path:
+    return ref.folder if ref.folder is not None else ref.path("config.json").parent

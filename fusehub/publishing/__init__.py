@@ -1,0 +1,1 @@
+"""Merges and statistics on the Hub, with the cards that they are given."""

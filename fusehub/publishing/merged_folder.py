@@ -1,0 +1,161 @@
+"""A finished merge on disk: what it wrote about itself, and the same without paths of this machine.
+
+    merge = read_merge("out/merged")
+    merge.sources[0]["repo_id"], merge.licence.licence, merge.public_recipe()
+
+The report and the recipe are written by `fusehub.merging.provenance`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusehub.errors import BadFile
+from fusehub.hub.licences import LicenceVerdict, reconcile
+from fusehub.merging.provenance import REPORT_FILENAME
+from fusehub.merging.recipe import FILENAME as RECIPE_FILENAME
+from fusehub.merging.recipe import Recipe
+from fusehub.merging.report import check_report
+from fusehub.merging.update_grams import DATA_FREE
+from fusehub.models.adapters import CONFIG as ADAPTER_CONFIG
+from fusehub.models.tasks import task_of
+from fusehub.utils.documents import check_adapter_config, check_config, read_object
+from fusehub.utils.markdown import without_paths
+
+if TYPE_CHECKING:
+    from fusehub.models.tasks import Task
+
+# user/name, or a folder in it, at a commit: what can be linked to.
+PINNED = re.compile(r"([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)@([0-9a-f]{40})")
+
+
+@dataclass(frozen=True)
+class MergedFolder:
+    """A finished merge: its report, its recipe, and the config of each model in it by subfolder ("" for the root).
+
+    `adapter` is its adapter_config.json, where it was written as an adapter.
+    """
+
+    path: Path
+    report: dict[str, Any]
+    recipe: Recipe
+    configs: dict[str, dict[str, Any]]
+    adapter: dict[str, Any] | None = None
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        return self.report["sources"]
+
+    @property
+    def keeps_heads(self) -> bool:
+        return self.report["heads"] == "keep"
+
+    @property
+    def tasks(self) -> list[Task]:
+        """What its models are for, each once: several where heads of different tasks share a body."""
+        tasks = [task_of(config, self.path.name) for config in self.configs.values()]
+        return list({task.name: task for task in tasks}.values())
+
+    @property
+    def adapter_base(self) -> tuple[str, str | None] | None:
+        """Name and commit of the base that the merge works on, where it was written as an adapter."""
+        if self.adapter is None:
+            return None
+        return self.public(self.adapter["base_model_name_or_path"]), self.adapter.get("revision")
+
+    @property
+    def origins(self) -> list[dict[str, Any]]:
+        """All whose terms the result is under: the experts, the bases that adapters are on, and the merge's base."""
+        experts = [{**source, "name": source["short_name"]} for source in self.sources]
+        bases = [source["adapter_base"] for source in self.sources if source.get("adapter_base")]
+        bases += [self.report["base_source"]] if self.report["base_source"] else []
+        return [*experts, *{base["name"]: base for base in bases}.values()]
+
+    @property
+    def tuning(self) -> dict[str, Any] | None:
+        """How options were chosen by validation data; without the trials where the recipe of such a merge was used."""
+        return self.report.get("tuning") or (self.recipe.provenance or {}).get("tuning")
+
+    @property
+    def licence(self) -> LicenceVerdict:
+        """Of what went in."""
+        return reconcile((origin["name"], origin["licence"]) for origin in self.origins)
+
+    @property
+    def local_folders(self) -> dict[str, str]:
+        """Folders of this machine that went in, as they were written -> the name that stands for them elsewhere."""
+        models = {source["name"]: source["short_name"] for source in self.sources if not source["repo_id"]}
+        models |= {str(Path(place).expanduser()): name for place, name in models.items()}
+        others = [entry.statistics for entry in self.recipe.models if entry.statistics not in ("auto", DATA_FREE)]
+        others += [entry.data for entry in self.recipe.models if entry.data]
+        others += [self.recipe.base_model] if self.recipe.base_model else []
+        bases = [source["adapter_base"] for source in self.sources if source.get("adapter_base")]
+        others += [base["folder"] for base in bases if base["folder"]]
+        # Statistics inside a model's own folder are named by that folder's name too.
+        inside = tuple(f"{place}/" for place in models)
+        return models | {
+            place: Path(place).name for place in others if is_local(place) and not place.startswith(inside)
+        }
+
+    def public_report(self) -> str:
+        """The report as it is published, without paths of this machine."""
+        report = {
+            key: value if key in ("labels", "options", "model_options") else _each_text(value, self.public)
+            for key, value in self.report.items()
+        }
+        return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+
+    def public_recipe(self) -> str:
+        """The recipe as it is published, without paths of this machine."""
+        content = self.recipe.model_dump(mode="json")
+        for entry in content["models"]:
+            entry |= {"model": self.public(entry["model"]), "statistics": self.public(entry["statistics"])}
+            entry["data"] = self.public(entry["data"]) if entry["data"] else None
+        content["base_model"] = self.public(content["base_model"]) if content["base_model"] else None
+        return Recipe.parse(content).to_yaml()
+
+    def public(self, text: str) -> str:
+        """`text` with folders of this machine named by their last part."""
+        for place, name in sorted(self.local_folders.items(), key=lambda item: -len(item[0])):
+            if place != name:
+                text = re.sub(rf"(?<![\w./-]){re.escape(place)}(?![\w-])", lambda _, name=name: name, text)
+        return without_paths(text)
+
+
+def read_merge(folder: str | Path) -> MergedFolder | None:
+    """The merge in `folder`; None for a folder that FuseHub did not write. Raises `BadFile` on a broken report."""
+    folder = Path(folder)
+    if not (folder / REPORT_FILENAME).is_file():
+        return None
+    owner, on_base = str(folder), folder / ADAPTER_CONFIG
+    try:
+        report = check_report(read_object(folder / REPORT_FILENAME, owner), owner)
+        parts = [source["short_name"] for source in report["sources"]] if report["heads"] == "keep" else [""]
+        configs = {part: check_config(read_object(folder / part / "config.json", owner), owner) for part in parts}
+        adapter = check_adapter_config(read_object(on_base, owner), owner) if on_base.is_file() else None
+    except BadFile as error:
+        raise BadFile(f"The merge in {folder} is not complete. {error.what}", "Merge again.") from error
+    if adapter is not None and not (adapter.get("peft_type") == "LORA" and adapter.get("base_model_name_or_path")):
+        raise BadFile(f"{folder / ADAPTER_CONFIG} is not that of a LoRA adapter on a base.", "Merge again.")
+    return MergedFolder(folder, report, Recipe.read(folder / RECIPE_FILENAME), configs, adapter)
+
+
+def is_local(place: str) -> bool:
+    """Whether statistics (or a base) came from this machine: anything that is not user/name, or that exists here."""
+    if PINNED.fullmatch(place):
+        return False
+    return not re.fullmatch(r"[\w.-]+(/[\w.-]+)+(@[\w./-]+)?", place) or Path(place).exists()
+
+
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """`value` with `change` applied to every text in it that is not a key."""
+    if isinstance(value, Mapping):
+        return {key: _each_text(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_each_text(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value

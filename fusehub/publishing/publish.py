@@ -1,0 +1,268 @@
+"""Pushes a merged model to the Hub, and reads back what lies there.
+
+    published = publish("out/merged", "user/merged", evaluation=evaluation)
+    published.url, published.commit
+
+The repo is made last: after the licences allow it, the model was loaded and has answered, and the Hub has accepted
+the card. Everything goes up in one commit, whose hashes are then compared with the files here. What this push did
+not make is never deleted. Folders of this machine are taken out of recipe, report and card.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusehub.errors import AccessDenied, BadData, BadFile, FuseHubError, NotFound, OutputExists
+from fusehub.hub.upload import CARD, Files, Published, Target
+from fusehub.merging.provenance import REPORT_FILENAME
+from fusehub.merging.recipe import FILENAME as RECIPE_FILENAME
+from fusehub.models.adapters import CONFIG as ADAPTER_CONFIG
+from fusehub.models.adapters import AdaptedRef
+from fusehub.models.resolve import ModelRef, ref_of, resolve
+from fusehub.models.side_files import legal_files
+from fusehub.models.tensor_files import sha256_of
+from fusehub.publishing.cards.merge_card import model_card
+from fusehub.publishing.cards.statistics_card import statistics_card
+from fusehub.publishing.loadable import require_loadable
+from fusehub.publishing.merged_folder import MergedFolder, is_local, read_merge
+from fusehub.statistics.file import METADATA_FILENAME, require_weights
+from fusehub.statistics.inspection import require_sound
+from fusehub.statistics.privacy import require_enough
+from fusehub.statistics.shards import is_part
+from fusehub.statistics.sources import FOLDER, TAG, has_statistics, open_statistics
+from fusehub.utils.documents import check_adapter_config, read_object
+from fusehub.utils.markdown import listed
+from fusehub.utils.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from fusehub.comparing.evaluate import Evaluation
+
+
+def publish(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    public: bool = False,
+    pull_request: bool = False,
+    exist_ok: bool = False,
+    evaluation: Evaluation | Mapping[str, Any] | None = None,
+    allow_licence: bool = False,
+    allow_restricted: bool = False,
+    allow_few_rows: bool = False,
+    allow_other_weights: bool = False,
+    token: str | None = None,
+    progress: Progress = silent,
+) -> Published:
+    """Pushes the model in `folder` to the repo `repo_id` (`user/name`, or `name` for one's own).
+
+    The repo is made, private unless `public`. One that is there is an error, unless `exist_ok` (files are added and
+    replaced, none deleted) or `pull_request` (proposed to its owner). A README.md in the folder is pushed as it is;
+    else a card is written, with the results of `evaluation`. What speaks against it is allowed one by one: a licence
+    that forbids it, or two that do not go together (`allow_licence`); an expert that is not for everyone, in public
+    (`allow_restricted`); statistics in the folder of few rows, or of other weights.
+    """
+    folder = Path(folder)
+    # What can be told without the Hub, and at once, comes before what cannot.
+    if not folder.is_dir() or folder.resolve().name.endswith(".partial"):
+        raise NotFound(f"There is no finished model in {folder}.", "Give the folder that `fusehub merge` wrote.")
+    _require_base_for_all(folder)
+    target = Target.of(repo_id, token, pull_request=pull_request, exist_ok=exist_ok, public=public)
+    progress(0, 3, "checking the model")
+    merge = _finished(folder)
+    if merge is not None:
+        if not allow_licence:
+            _require_licence(merge, target)
+        if not allow_restricted:
+            _require_for_everyone([origin["name"] for origin in merge.origins if origin["private"]], target.private)
+        for part in merge.configs:
+            require_loadable(folder / part)
+        files, experts = _merge_files(merge), [source["short_name"] for source in merge.sources]
+        message = f"Merge of {listed(experts)} by {merge.report['method']}"
+    else:
+        require_loadable(folder)
+        files = _model_files(folder, allow_few_rows, allow_other_weights)
+        message = "Upload an adapter" if ADAPTER_CONFIG in files else "Upload a model"
+    files[CARD] = _card_text(folder, target.repo_id, evaluation).encode()
+    return target.push(files, message, progress)
+
+
+def publish_statistics(
+    folder: str | Path,
+    repo_id: str | None = None,
+    *,
+    model: str | ModelRef,
+    public: bool = False,
+    pull_request: bool = False,
+    exist_ok: bool = True,
+    allow_restricted: bool = False,
+    allow_few_rows: bool = False,
+    allow_other_weights: bool = False,
+    token: str | None = None,
+    progress: Progress = silent,
+) -> Published:
+    """Pushes the statistics in `folder` into the repo of `model` under `fusehub/`, where merges find them.
+
+    With another `repo_id` they go into a companion repo with a card of its own, for models that one does not own.
+    Raises `BadStatistics` where they were made for other weights than the repo has now (unless `allow_other_weights`),
+    or of so few texts that they would tell what is in them (unless `allow_few_rows`), and `AccessDenied` where a gated
+    or private model's would be public (unless `allow_restricted`).
+    """
+    folder = Path(folder)
+    ref = ref_of(model, token=token)
+    if ref.repo_id is None or ref.subfolder:
+        raise NotFound(f"{ref.name} is not a model on the Hub with a repo of its own.", "Publish the model first.")
+    # Statistics belong to what the repo holds now, whatever commit `model` names.
+    ref = resolve(f"{ref.base.id}+{ref.repo_id}" if isinstance(ref, AdaptedRef) else ref.repo_id, token=token)
+    metadata = _checked_statistics(folder, ref, allow_few_rows, allow_other_weights)
+    files = _statistics_files(folder)
+    own = repo_id in (None, ref.repo_id)
+    target = Target.of(
+        repo_id or ref.repo_id, token, pull_request=pull_request, exist_ok=own or exist_ok, public=public
+    )
+    if not own:
+        _require_companion(target, ref)
+        if not allow_restricted:
+            _require_for_everyone([ref.name] if ref.private or ref.gated else [], not public)
+        files[CARD] = str(statistics_card(metadata, ref.repo_id, ref.commit, repo_id=target.repo_id)).encode()
+    return target.push(files, f"Statistics of {ref.repo_id}", progress, replaced=_replaced(target, files))
+
+
+def _require_base_for_all(folder: Path) -> None:
+    """Raises `NotFound` for an adapter whose base is a folder of this machine."""
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return
+    said = check_adapter_config(read_object(folder / ADAPTER_CONFIG, str(folder)), str(folder))
+    base = said.get("base_model_name_or_path")
+    if not base or is_local(base):
+        raise NotFound(
+            f"The adapter in {folder} is on a base that nobody else has: {base or 'it names none'}.",
+            "Publish the base first, and name it where you merge: USER/BASE+ADAPTER. Or publish a whole model: merge "
+            "without --as-adapter.",
+        )
+
+
+def _finished(folder: Path) -> MergedFolder | None:
+    """The merge in `folder`, complete and unchanged; None for another model's folder."""
+    merge = read_merge(folder)
+    for name, sha256 in (merge.report["sha256"] if merge else {}).items():
+        if not (folder / name).is_file():
+            raise NotFound(f"The merge in {folder} lacks {name}.", "Merge again.")
+        if sha256_of(folder / name) != sha256:
+            raise BadFile(
+                f"{folder / name} is not what the merge wrote: its sha256 differs from {REPORT_FILENAME}.",
+                f"Merge again; or, if you changed it on purpose, delete {REPORT_FILENAME} and write a README.md.",
+            )
+    return merge
+
+
+def _merge_files(merge: MergedFolder) -> Files:
+    """Everything in the folder, hidden and unfinished files left out, and nobody's paths in it."""
+    files: Files = {}
+    for path in sorted(merge.path.rglob("*")):
+        parts = path.relative_to(merge.path).parts
+        if path.is_file() and not any(part.startswith(".") or part.endswith(".partial") for part in parts):
+            files["/".join(parts)] = path
+    files[REPORT_FILENAME] = merge.public_report().encode()
+    files[RECIPE_FILENAME] = merge.public_recipe().encode()
+    return files
+
+
+def _model_files(folder: Path, few_rows: bool, other_weights: bool) -> Files:
+    """What makes up a model in a folder where training may have left more: optimizer, checkpoints, logs."""
+    ref = resolve(str(folder))
+    if isinstance(ref, AdaptedRef):
+        # The base has a repo of its own.
+        own = ref.adapter
+        wanted = [*(["config.json"] if "config.json" in own.files else []), *own.side_files(), *ref.adapter_files()]
+    else:
+        own = ref
+        wanted = ["config.json", *own.side_files(), *own.weight_files()]
+        wanted += [name for name in own.files if name.endswith(".index.json")]
+    wanted += legal_files(own.files)
+    files: Files = {name: folder / name for name in dict.fromkeys(wanted)}
+    if has_statistics(ref):
+        _checked_statistics(folder / FOLDER, ref, few_rows, other_weights)
+        files |= _statistics_files(folder / FOLDER)
+    return files
+
+
+def _statistics_files(folder: Path) -> Files:
+    return {f"{FOLDER}/{path.name}": path for path in sorted(folder.iterdir()) if is_part(path.name)}
+
+
+def _replaced(target: Target, files: Files) -> list[str]:
+    """What an earlier version left there and is not overwritten: its shards, or diagonals that this one lacks."""
+    there = [path for path in target.files if path.startswith(f"{FOLDER}/") and path not in files]
+    return [path for path in there if is_part(path.removeprefix(f"{FOLDER}/"))]
+
+
+def _card_text(folder: Path, repo_id: str, evaluation: Any) -> str:
+    """The README.md of the folder where somebody wrote one, else a card."""
+    if not (folder / CARD).is_file():
+        return str(model_card(folder, repo_id=repo_id, evaluation=evaluation))
+    if evaluation is not None:
+        raise BadData(
+            f"{folder} has a {CARD} of its own, which is pushed as it is: the results would be lost.",
+            f"Delete {CARD} to have the card written with them, or leave the results out.",
+        )
+    return (folder / CARD).read_text(encoding="utf-8")
+
+
+def _require_licence(merge: MergedFolder, target: Target) -> None:
+    """Raises where a licence forbids to share the merge, or two forbid to show it to everyone."""
+    verdict = merge.licence
+    if verdict.forbids_publishing:
+        raise FuseHubError(
+            f"This merge may not be published: {verdict.why}.",
+            "Keep it to yourself, or leave that model out. If its owner has allowed it to you: --allow-licence.",
+        )
+    if verdict.conflicts and not target.private:
+        raise FuseHubError(
+            f"This merge may not be shared: {'; '.join(verdict.conflicts)}.",
+            "Push to a private repo (leave --public out), or leave one of them out. "
+            "If an owner has allowed it to you: --allow-licence.",
+        )
+
+
+def _require_for_everyone(restricted: list[str], private: bool) -> None:
+    """Raises where a model that is gated or private goes into what is `private` no more."""
+    if restricted and not private:
+        are = "are" if len(restricted) > 1 else "is"
+        raise AccessDenied(
+            f"{listed(restricted)} {are} gated or private, and what is made of it would be open to everyone.",
+            "Push to a private repo (leave --public out). If the owner agrees: --allow-restricted.",
+        )
+
+
+def _checked_statistics(folder: Path, ref: ModelRef, few_rows: bool, other_weights: bool) -> dict[str, Any]:
+    """The metadata of the statistics in `folder`: of the weights of `ref`, unless `other_weights`, and of enough rows,
+    unless `few_rows`."""
+    from fusehub.models.checkpoint import weight_hashes
+
+    if not (folder / METADATA_FILENAME).is_file():
+        raise NotFound(
+            f"There is no {METADATA_FILENAME} in {folder}.", "Give the folder that `fusehub collect` wrote."
+        )
+    with contextlib.closing(open_statistics(str(folder))) as statistics:
+        metadata = statistics.metadata
+        if not other_weights:
+            require_weights(metadata, str(folder), ref.name, weight_hashes(ref))
+        if not few_rows:
+            require_enough(metadata, str(folder))
+        require_sound(statistics)
+    return metadata
+
+
+def _require_companion(target: Target, ref: ModelRef) -> None:
+    """Raises where the repo is there and is none of this model's statistics."""
+    if target.info is None:
+        return
+    tags = target.info.tags or []
+    if TAG not in tags or f"base_model:{ref.repo_id}" not in tags:
+        raise OutputExists(
+            f"{target.repo_id} exists already, and is not a repo of statistics of {ref.repo_id}.",
+            "Choose another name.",
+        )

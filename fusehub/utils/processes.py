@@ -1,0 +1,151 @@
+"""The processes that collect together: found, kept in step, and left in order.
+
+    processes = Processes.find()
+    with processes.together():
+        ...                                      # each does its part
+        said = processes.agree(my_part)          # what each said; raises in all of them if one has failed
+        processes.add_up(tensors)
+
+Started by `torchrun` or `accelerate launch`, on one host or several. Whatever goes wrong in one of them is said by
+all, at the next point where they agree, and none waits for one that is gone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from fusehub.errors import FuseHubError
+from fusehub.utils.devices import has_dtype
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import PartialState
+    from torch import Tensor
+
+# How long one may be busy with its part, a download included, while the others wait.
+PATIENCE = timedelta(hours=1)
+# Where launchers say how many they started: torchrun and accelerate, Open MPI, MPICH, and a step of Slurm.
+_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+_START = "Start them with `torchrun --nproc_per_node N -m fusehub collect ...`."
+
+
+class Processes:
+    """This process among those that were started together; one alone is a group of one."""
+
+    def __init__(self, state: PartialState) -> None:
+        self.count: int = state.num_processes
+        self.index: int = state.process_index
+        self.device: torch.device = state.device
+        self._failed = False
+
+    @classmethod
+    def find(cls) -> Processes:
+        """Joins the others. Raises `FuseHubError` where more were started than find each other."""
+        import torch
+        import torch.distributed as dist
+        from accelerate import PartialState
+
+        joined_before = dist.is_available() and dist.is_initialized()
+        started = max((int(os.environ[name]) for name in _SIZES if os.environ.get(name, "").isdecimal()), default=1)
+        try:
+            # Without cpu=True, processes on a machine without accelerators each believe that they are alone.
+            state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
+        except (ValueError, RuntimeError) as error:
+            raise FuseHubError(
+                f"{started} processes were started, but they cannot be joined: {error}.", _START
+            ) from error
+        if state.num_processes != started:
+            raise FuseHubError(f"{started} processes were started, but this one sees {state.num_processes}.", _START)
+        # What `accelerate launch` tells a process that it means to start several of, though it starts but one on CPUs.
+        if started == 1 and {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= os.environ.keys():
+            raise FuseHubError(
+                "`accelerate launch` was asked for several processes, but started one, as it does without an "
+                "accelerator.",
+                _START,
+            )
+        if state.num_processes > 1 and not joined_before:
+            # A process that leaves while threads of gloo still talk to the others is aborted by the C++ runtime.
+            atexit.register(_leave)
+        return cls(state)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one that writes and speaks."""
+        return self.index == 0
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Work in which a failure of this process is told to the others, where they next agree."""
+        try:
+            yield
+        except BaseException as error:
+            if self.count > 1 and not self._failed:
+                self._tell(error)
+            raise
+
+    def agree(self, said: Any = None) -> list[Any]:
+        """What all processes say, in their order. Raises `FuseHubError` if one has failed or is gone."""
+        if self.count == 1:
+            return [said]
+        answers = self._gather({"said": said})
+        failures = {index: answer["failed"] for index, answer in enumerate(answers) if "failed" in answer}
+        if failures:
+            self._failed = True
+            index, why = next(iter(failures.items()))
+            raise FuseHubError(f"Process {index} of {self.count} stopped: {why}", "Mend that, and start all again.")
+        return [answer["said"] for answer in answers]
+
+    def add_up(self, tensors: Iterable[Tensor]) -> None:
+        """Replaces each tensor by its sum over all processes, in place; all must give the same shapes."""
+        import torch.distributed as dist
+
+        if self.count == 1:
+            return
+        for tensor in tensors:
+            if not has_dtype(str(self.device), tensor.dtype):
+                tensor.copy_(sum(self.agree(tensor)))
+                continue
+            try:
+                if tensor.device.type == self.device.type:
+                    dist.all_reduce(tensor)
+                    continue
+                # The group's backend may know accelerators only.
+                there = tensor.to(self.device)
+                dist.all_reduce(there)
+            except RuntimeError as error:
+                raise self._gone(error) from error
+            tensor.copy_(there)
+
+    def _gather(self, answer: dict[str, Any]) -> list[dict[str, Any]]:
+        from accelerate.utils import gather_object
+
+        try:
+            return gather_object([answer])
+        except RuntimeError as error:
+            raise self._gone(error) from error
+
+    def _gone(self, error: RuntimeError) -> FuseHubError:
+        self._failed = True
+        return FuseHubError(
+            f"A process of {self.count} is gone ({str(error).splitlines()[0][:120]}).",
+            "See what it said last (was it out of memory?), and start all again.",
+        )
+
+    def _tell(self, error: BaseException) -> None:
+        what = error.what if isinstance(error, FuseHubError) else (str(error) or type(error).__name__)
+        try:
+            self._gather({"failed": what})
+        except FuseHubError:
+            pass  # The others are gone too, and the reason that counts is on its way up.
+
+
+def _leave() -> None:
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,1 @@
+"""What the app shows: HTML, tables and plots, from values."""

@@ -1,0 +1,200 @@
+"""Pieces of the page as HTML: cards, notices, tables, code, all text in them escaped. And numbers as people read them.
+
+Buttons and links carry what they do in `data-act` and `data-id`; `PRESS` is the script that tells the server.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fusehub.cli.console import size
+from fusehub.errors import FuseHubError
+from fusehub.utils.markdown import without_paths
+from fusehub.utils.reach import is_confined
+
+# One listener on the whole piece, as what is in it changes. A pressed button has the focus again when repainted.
+PRESS = """
+let last = null;
+element.addEventListener('click', (event) => {
+  const pressed = event.target.closest('button[data-act]');
+  if (!pressed || pressed.getAttribute('aria-disabled') === 'true') return;
+  if (pressed.dataset.act === 'copy') {
+    navigator.clipboard.writeText(pressed.closest('figure').querySelector('code').innerText);
+    pressed.innerText = 'Copied';
+    return;
+  }
+  last = {act: pressed.dataset.act, id: pressed.dataset.id || ''};
+  trigger('click', last);
+});
+watch('value', () => {
+  if (!last || (document.activeElement && document.activeElement !== document.body)) return;
+  const same = [...element.querySelectorAll('button[data-act]')];
+  const next = same.find((b) => b.dataset.act === last.act && b.dataset.id === last.id) || same[0];
+  if (next) next.focus();
+});
+"""
+
+
+def esc(text: Any) -> str:
+    return html.escape(str(text))
+
+
+def button(act: str, label: str, id_: str = "", *, kind: str = "", says: str | None = None) -> str:
+    """A button that the server hears of; `says` is what a screen reader reads where the label alone is too little."""
+    spoken = f' aria-label="{esc(says)}"' if says else ""
+    does = f'data-act="{act}" data-id="{esc(id_)}"{spoken}'
+    return f'<button type="button" class="fh-button {kind}" {does}>{esc(label)}</button>'
+
+
+def notice(text: str, kind: str = "note", fix: str = "") -> str:
+    """A message in the place that it is about. Errors are read out at once."""
+    role = "alert" if kind == "error" else "status"
+    mark = {"error": "Error: ", "warning": "Note: "}.get(kind, "")
+    said = f'<strong class="fh-mark">{mark}</strong>' if mark else ""
+    lines = "<br>".join(esc(line) for line in text.splitlines())
+    todo = "".join(f'<p class="fh-fix">{esc(line.strip())}</p>' for line in fix.splitlines() if line.strip())
+    return f'<div class="fh-notice fh-{kind}" role="{role}"><p>{said}{lines}</p>{todo}</div>'
+
+
+def told(error: FuseHubError) -> FuseHubError:
+    """`error` as a visitor may hear it: of a machine that strangers share, nobody is told where what lies."""
+    if not is_confined():
+        return error
+    return type(error)(without_paths(error.what), without_paths(error.fix))
+
+
+def problem(error: FuseHubError) -> str:
+    error = told(error)
+    return notice(error.what, "error", error.fix)
+
+
+def empty(text: str) -> str:
+    """What stands where nothing is yet: what to do."""
+    return f'<p class="fh-empty">{esc(text)}</p>'
+
+
+def tag(text: str, kind: str = "") -> str:
+    return f'<span class="fh-tag {kind}">{esc(text)}</span>'
+
+
+def facts(pairs: Mapping[str, str | None]) -> str:
+    """Facts in one flowing line: term and value."""
+    shown = "".join(
+        f"<div><dt>{esc(term)}</dt><dd>{esc(value)}</dd></div>" for term, value in pairs.items() if value is not None
+    )
+    return f'<dl class="fh-facts">{shown}</dl>'
+
+
+def cards(items: Iterable[str], label: str) -> str:
+    return f'<ul class="fh-cards" aria-label="{esc(label)}">{"".join(f"<li>{item}</li>" for item in items)}</ul>'
+
+
+def card(title: str, body: str, *, link: str | None = None, action: str = "", kind: str = "") -> str:
+    name = f'<a href="{esc(link)}" target="_blank" rel="noopener">{esc(title)}</a>' if link else esc(title)
+    return f'<article class="fh-card {kind}"><header><h3>{name}</h3>{action}</header>{body}</article>'
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str, numbers: Sequence[int] = ()) -> str:
+    """A table whose cells are HTML already; those in columns `numbers` stand to the right."""
+
+    def line(cells: Sequence[str], head: bool = False) -> str:
+        return "".join(
+            f'<th scope="col"{_right(place, numbers)}>{esc(cell)}</th>'
+            if head
+            else f'<th scope="row">{cell}</th>'
+            if place == 0
+            else f"<td{_right(place, numbers)}>{cell}</td>"
+            for place, cell in enumerate(cells)
+        )
+
+    body = "".join(f"<tr>{line(row)}</tr>" for row in rows)
+    return (
+        f'<div class="fh-scroll" tabindex="0" role="region" aria-label="{esc(caption)}"><table class="fh-table">'
+        f"<caption>{esc(caption)}</caption><thead><tr>{line(columns, True)}</tr></thead>"
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _right(place: int, numbers: Sequence[int]) -> str:
+    return ' class="fh-number"' if place in numbers else ""
+
+
+def code(text: str, label: str) -> str:
+    """Text to copy, with a button that does."""
+    copy = button("copy", "Copy", kind="fh-small", says="Copy: " + label)
+    return (
+        f'<figure class="fh-code"><figcaption><span>{esc(label)}</span>{copy}</figcaption>'
+        f'<pre tabindex="0" role="region" aria-label="{esc(label)}"><code>{esc(text)}</code></pre></figure>'
+    )
+
+
+def download(name: str, content: str, kind: str, label: str) -> str:
+    """A link that saves `content` as a file. It is in the page itself: nothing of it lies on the server."""
+    data = base64.b64encode(content.encode()).decode()
+    return f'<a class="fh-button" download="{esc(name)}" href="data:{kind};base64,{data}">{esc(label)}</a>'
+
+
+def files(paths: Mapping[str, str], label: str) -> str:
+    """Uploaded files, id -> path, each with a button that takes it away; nothing where there are none."""
+    rows = "".join(
+        f"<li>{esc(Path(path).name)} <small>{size(Path(path).stat().st_size)}</small> "
+        f"{button('drop', 'Remove', name, kind='fh-small', says='Remove ' + Path(path).name)}</li>"
+        for name, path in paths.items()
+    )
+    return f'<ul class="fh-files" aria-label="{esc(label)}">{rows}</ul>' if rows else ""
+
+
+def csv_of(rows: list[dict[str, Any]]) -> str:
+    """Rows as a CSV file, with a header."""
+    out = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(out, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return out.getvalue()
+
+
+def progress(done: int, total: int, label: str) -> str:
+    """A bar; without a total one that only says that something goes on."""
+    if not total:
+        return f'<progress class="fh-progress" aria-label="{esc(label)}"></progress>'
+    return f'<progress class="fh-progress" max="{total}" value="{done}" aria-label="{esc(label)}"></progress>'
+
+
+def seconds(value: float | None) -> str:
+    """A time as people say it: 12 s, 3 min."""
+    if value is None:
+        return "?"
+    if value < 10:
+        return f"{value:.1f} s" if value < 1 else f"{value:.0f} s"
+    if value < 120:
+        return f"{value:.0f} s"
+    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def number(value: float | None) -> str:
+    return "?" if value is None else f"{value:,.0f}"
+
+
+def percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.0f} %"
+
+
+def count(value: int, one: str, many: str | None = None) -> str:
+    return f"{value:,} {one if value == 1 else many or one + 's'}"
+
+
+def amount(value: int, unit: str) -> str:
+    """`value` with its unit; bytes as MB and GB."""
+    return size(value) if unit == "bytes" else f"{value:,} {unit}"
+
+
+def short(model: str) -> str:
+    """A model's name without its owner and its commit."""
+    return model.partition("@")[0].rstrip("/").rpartition("/")[2] or model

@@ -1,0 +1,107 @@
+"""How to do the same elsewhere: the commands and the Python lines that make one merge again, with all that was chosen.
+
+A merge is told by what the visit asked for (`asked`): models, method, parameters, weights, labels, base_model, and
+statistics by model, of which those that were made in the visit have to be made anew (`made`).
+"""
+
+from __future__ import annotations
+
+import json
+import pprint
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from ..steps.options import changed_options
+from . import html
+
+OUT = "merged"
+_TEXTS = "texts.txt"
+_WIDTH = 90
+
+
+def command_lines(asked: Mapping[str, Any]) -> str:
+    """The commands that make the merge: statistics that were made in the visit, then the merge."""
+    lines = []
+    for model, known in _collected(asked).items():
+        if known["dataset"] is None:
+            lines.append(f"# {_TEXTS}: {known['data']}, as in this visit")
+        parts = [["fusehub", "collect", model], ["--data", known["dataset"] or _TEXTS]]
+        parts += [["--limit", str(known["limit"])], *([["--fisher"]] if known["fisher"] else [])]
+        lines.append(_wrapped([*parts, ["--out", known["folder"]]]))
+    return "\n".join([*lines, _wrapped(_merge_parts(asked))])
+
+
+def merge_command(asked: Mapping[str, Any]) -> str:
+    """The command of the merge alone, in one line."""
+    return shlex.join(word for part in _merge_parts(asked) for word in part)
+
+
+def _merge_parts(asked: Mapping[str, Any]) -> list[list[str]]:
+    """The words of the merge's command, those of one option together."""
+    parts = [["fusehub", "merge", *asked["models"]], ["--method", asked["method"]]]
+    if asked["base_model"]:
+        parts.append(["--base", asked["base_model"]])
+    for name, value in _changed(asked).items():
+        parts.append(["--param", f"{name}={value if isinstance(value, str) else json.dumps(value)}"])
+    parts += [["--weight", f"{name}={weight:g}"] for name, weight in asked["weights"].items()]
+    parts += [["--labels", f"{name}={','.join(labels)}"] for name, labels in _labels(asked).items()]
+    parts += [["--statistics", f"{name}={source}"] for name, source in _sources(asked).items()]
+    return [*parts, ["--out", OUT]]
+
+
+def _wrapped(parts: list[list[str]]) -> str:
+    """A command that is easily read: in one line where it fits, else a line for each option."""
+    lines = [shlex.join(part) for part in parts]
+    return " ".join(lines) if len(" ".join(lines)) <= _WIDTH else " \\\n    ".join(lines)
+
+
+def publish_command(repo: str, *, public: bool, pull_request: bool) -> str:
+    options = [*(["--public"] if public else []), *(["--pull-request"] if pull_request else [])]
+    return shlex.join(["fusehub", "publish", OUT, repo, *options])
+
+
+def python_lines(asked: Mapping[str, Any], repo: str, *, public: bool, pull_request: bool) -> str:
+    """The same in Python, pushed to `repo`."""
+    lines = ["import fusehub", "", f"experts = {list(asked['models'])!r}"]
+    for model, known in _collected(asked).items():
+        note = f"  # {_TEXTS}: {known['data']}" if known["dataset"] is None else ""
+        source = known["dataset"] or _TEXTS
+        how = f"limit={known['limit']}" + (", fisher=True" if known["fisher"] else "")
+        lines.append(f"fusehub.collect({model!r}, {source!r}, {known['folder']!r}, {how}){note}")
+    said = {
+        "parameters": _changed(asked), "weights": dict(asked["weights"]), "labels": _labels(asked),
+        "statistics": _sources(asked), "base_model": asked["base_model"],
+    }  # fmt: skip
+    lines += ["fusehub.merge(", "    experts,", f"    {OUT!r},", f"    method={asked['method']!r},"]
+    for name, value in said.items():
+        if value:
+            lines.append(f"    {name}={pprint.pformat(value, width=10_000, sort_dicts=False)},")
+    options = "".join(f", {name}=True" for name, on in (("public", public), ("pull_request", pull_request)) if on)
+    return "\n".join([*lines, ")", f"fusehub.publish({OUT!r}, {repo!r}{options})"])
+
+
+def _changed(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that are not at their defaults."""
+    return changed_options(asked["method"], asked["parameters"])
+
+
+def _labels(asked: Mapping[str, Any]) -> dict[str, list[str]]:
+    return {name: list(labels) for name, labels in (asked["labels"] or {}).items()}
+
+
+def _collected(asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Model -> how its statistics were made in the visit, and the folder that they go to."""
+    return {
+        model: {**known, "folder": f"statistics/{html.short(model)}-{number}"}
+        for number, (model, known) in enumerate(asked["made"].items(), 1)
+    }
+
+
+def _sources(asked: Mapping[str, Any]) -> dict[str, str]:
+    """Model -> where its statistics are, elsewhere: no folder of the visit."""
+    collected = _collected(asked)
+    return {
+        model: collected[model]["folder"] if model in collected else source
+        for model, source in asked["statistics"].items()
+    }

@@ -1,0 +1,1 @@
+"""The steps of the app, one file each."""

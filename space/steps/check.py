@@ -1,0 +1,180 @@
+"""Step 2: can these models be merged, what speaks against it, and what will it cost? Before anything is downloaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from fusehub.cli.console import size
+from fusehub.errors import FuseHubError
+from fusehub.models.label_names import are_generic
+
+from ..access import require_all
+from ..frame import Step
+from ..render import html
+from ..render.reproduce import merge_command
+from ..visits import PICK, STATISTICS, Picked, Visit, statistics_of
+
+# What a laptop or a small Space does, for the estimate: bytes a second from the Hub and on the disk, 10^9 operations.
+_NETWORK, _DISK, _GFLOPS, _START = 30e6, 200e6, 20, 3
+
+
+class Check(Step):
+    """The report, and names for labels that have none."""
+
+    title = "Check that they fit"
+    intro = "Told from configurations, tokenizers and the headers of the weights. Nothing is downloaded for it."
+
+    def layout(self) -> None:
+        self.report = gr.HTML("", js_on_load=html.PRESS)
+        with gr.Group(visible=False) as self.naming:
+            gr.HTML(
+                "<h3>Name the labels</h3><p class='fh-intro'>These models number their labels. Say what they mean, in "
+                "order and with commas between them, so that labels can be matched by name.</p>"
+            )
+            self.labels = [
+                gr.Textbox(visible=False, label=f"Labels of model {place + 1}", placeholder="negative, positive")
+                for place in range(self.frame.setting.most_models)
+            ]
+        with gr.Accordion("Base model", open=False):
+            self.base = gr.Textbox(
+                label="The pretrained model that they share",
+                info="Only methods that work with the difference to the base need it. It is downloaded too.",
+                placeholder="google-bert/bert-base-uncased",
+                max_lines=1,
+                elem_id="base-model",
+            )
+        with gr.Row(elem_classes="fh-actions"):
+            self.again = gr.Button("Check again", elem_id="check")
+            self.lead("Go on to statistics", STATISTICS)
+        self.lead("Pick other models", PICK, primary=False)
+        self.painted = [self.report, self.naming, *self.labels]
+
+    def wire(self) -> None:
+        self.frame.on(
+            self.again.click, self, self._check, [self.base, *self.labels], paints=[self.report], concurrency_limit=10
+        )
+
+    def show(self, visit: Visit, token: str | None) -> list:
+        if len(visit.picks) < 2:
+            nothing = html.empty("A merge takes two models or more. Go back to step 1 and pick them.")
+            return [nothing, gr.Group(visible=False), *[gr.skip()] * len(self.labels)]
+        if visit.report is None:
+            check(self.frame, visit, token)
+        boxes, asks = [], False
+        for place in range(len(self.labels)):
+            pick = visit.picks[place] if place < len(visit.picks) else None
+            if pick is None or not are_generic(list(pick.labels)):
+                boxes.append(gr.Textbox(visible=False))
+            else:
+                asks = True
+                count = html.count(len(pick.labels), "label")
+                boxes.append(gr.Textbox(visible=True, label=f"{pick.name} ({count})"))
+        return [_report_html(visit) + self._room_html(visit), gr.Group(visible=asks), *boxes]
+
+    def _room_html(self, visit: Visit) -> str:
+        """Said here already, where this machine is too small for the merge."""
+        cost = (visit.report or {}).get("cost")
+        if not cost:
+            return ""
+        asked = {
+            "models": visit.names(), "method": "regmean", "base_model": visit.base, "labels": visit.labels,
+            "parameters": {}, "weights": {}, "statistics": {}, "made": {},
+        }  # fmt: skip
+        try:
+            needed = cost["download_bytes"] + cost["output_bytes"]
+            self.frame.setting.require_room(cost["memory_bytes"], needed, merge_command(asked))
+        except FuseHubError as error:
+            return html.notice(error.what, "warning", error.fix)
+        return ""
+
+    def _check(self, visit: Visit, token: str | None, data: Any, base: str, *labels: str) -> None:
+        named = {}
+        for pick, text in zip(visit.picks, labels, strict=False):
+            if text and are_generic(list(pick.labels)):
+                named[pick.name] = [label.strip() for label in text.split(",")]
+        visit.labels = named
+        visit.base = self.frame.setting.require_name(base) if base.strip() else ""
+        visit.report = None
+        check(self.frame, visit, token)
+
+
+def check(frame: Any, visit: Visit, token: str | None) -> dict[str, Any]:
+    """The report of the visit's models, asked for once."""
+    if len(visit.picks) < 2:
+        raise FuseHubError("A merge takes two models or more.", "Pick them in step 1.")
+    if visit.report is None:
+        require_all([*visit.names(), *([visit.base] if visit.base else [])], token)
+        visit.report = frame.worker.ask(
+            "check",
+            {
+                "models": visit.names(),
+                "base": visit.base or None,
+                "labels": visit.labels or None,
+                "statistics": dict(statistics_of(visit)) or None,
+            },
+            token,
+        )
+    return visit.report
+
+
+def seconds_of(cost: dict[str, int]) -> float:
+    """About how long a merge of that cost takes."""
+    return _START + cost["download_bytes"] / _NETWORK + 3 * cost["output_bytes"] / _DISK + cost["gflop"] / _GFLOPS
+
+
+def _report_html(visit: Visit) -> str:
+    report = visit.report or {}
+    findings = report["findings"]
+    errors = [finding for finding in findings if finding["level"] == "error"]
+    warnings = [finding for finding in findings if finding["level"] == "warning"]
+    notes = [finding for finding in findings if finding["level"] == "note"]
+    if errors:
+        parts = [html.notice(f"These models cannot be merged: {html.count(len(errors), 'problem')}.", "error")]
+    elif warnings:
+        parts = [html.notice(f"They can be merged. {html.count(len(warnings), 'thing')} to know first.", "done")]
+    else:
+        parts = [html.notice("They fit: nothing speaks against a merge.", "done")]
+    items = [(finding, "error") for finding in errors] + [(finding, "warning") for finding in warnings]
+    items += [(finding, "note") for finding in notes]
+    if items:
+        parts.append('<ul class="fh-findings">' + "".join(_finding_html(*item) for item in items) + "</ul>")
+    if report.get("cost"):
+        parts.append(_cost_html(report["cost"]))
+    parts.append(_models_html(visit.picks, report))
+    return "".join(parts)
+
+
+def _finding_html(finding: dict[str, str], kind: str) -> str:
+    word = {"error": "Problem", "warning": "To know", "note": "Fact"}[kind]
+    fix = f'<p class="fh-fix">{html.esc(finding["fix"])}</p>' if finding["fix"] else ""
+    return f'<li class="fh-{kind}"><p>{html.tag(word, "fh-" + kind)} {html.esc(finding["what"])}</p>{fix}</li>'
+
+
+def _cost_html(cost: dict[str, int]) -> str:
+    return "<h3>What a merge will take</h3>" + html.facts(
+        {
+            "Download": size(cost["download_bytes"]) if cost["download_bytes"] else "nothing, all is here",
+            "Memory": "about " + size(cost["memory_bytes"]),
+            "Disk": size(cost["output_bytes"]) + " for each result",
+            "Time": "about " + html.seconds(seconds_of(cost)) + " for each method",
+        }
+    )
+
+
+def _models_html(picks: list[Picked], report: dict[str, Any]) -> str:
+    rows = []
+    for model in report["models"]:
+        rows.append(
+            [
+                html.esc(model["name"]),
+                html.esc(model["architecture"] or "?"),
+                f"{model['parameters'] / 1e6:,.1f} M" if model["parameters"] else "?",
+                html.esc("/".join(model["dtypes"]) or "?"),
+                html.esc(", ".join(model["labels"][:6])),
+                html.esc(model["licence"] or "not said"),
+            ]
+        )
+    columns = ("Model", "Architecture", "Parameters", "Stored as", "Labels", "Licence")
+    return html.table(columns, rows, caption="The models", numbers=(2,))

@@ -1,0 +1,219 @@
+"""Step 5: experts, their ensemble and the merged models side by side, on texts that are typed and on labelled data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from fusehub.errors import BadData, FuseHubError
+from fusehub.models.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ, WORDS
+
+from ..access import require_all
+from ..frame import Step
+from ..render import html
+from ..render.answers import answers_html
+from ..render.scores import scores_html
+from ..setting import Setting
+from ..visits import PUSH, Visit
+
+_EXAMPLES = {
+    WORDS: "Anna Schmidt works for Siemens in Munich.\nThe Rolling Stones played in Buenos Aires.",
+    QUESTIONS: "Who wrote it? | The book was written by Anna Schmidt in 1987.",
+    MASKED: "The film was [MASK].\nParis is the capital of [MASK].",
+    CAUSAL: "Once upon a time\nThe best way to learn is",
+    SEQ2SEQ: "The committee met on Tuesday, and after a long debate it agreed to build the bridge.",
+    "": "Not bad at all.\nI waited three weeks, and then it broke.\nThe plot is thin, but the actors are wonderful.",
+}
+
+
+class Compare(Step):
+    """Texts and answers; labelled data and scores."""
+
+    title = "Compare"
+    intro = (
+        "What each expert says, what their ensemble says, and what the merged models say. Every text is asked of all."
+    )
+
+    def layout(self) -> None:
+        self.texts = gr.Textbox(label="Texts, one a line", lines=4, placeholder="Not bad at all.", elem_id="texts")
+        with gr.Row(elem_classes="fh-actions"):
+            self.go = gr.Button("Compare", variant="primary", elem_id="compare")
+            self.example = gr.Button("Fill in some texts", elem_id="example-texts")
+        self.only = gr.Checkbox(label="Only texts where the models disagree", elem_id="only-disagreeing")
+        self.answers = gr.HTML("")
+        gr.HTML(
+            "<h3>Scores on labelled data</h3><p class='fh-intro'>Each dataset or file is a kind of text of its own: a "
+            "column of the table.</p>"
+        )
+        self.datasets = gr.Textbox(
+            label="Datasets on the Hub, one a line", lines=2, placeholder="films=stanfordnlp/imdb/test",
+            info="name=user/dataset/split; the name is optional, the split is test unless said.", elem_id="datasets",
+        )  # fmt: skip
+        with gr.Row(elem_classes="fh-actions"):
+            self.upload = gr.UploadButton(
+                "Add files with texts and labels",
+                file_count="multiple",
+                file_types=[".csv", ".jsonl", ".parquet"],
+                elem_id="score-files",
+            )
+        self.uploads = gr.HTML("", js_on_load=html.PRESS)
+        self.limit = gr.Slider(
+            20, 2000, value=200, step=20, label="Examples of each at most", elem_id="score-limit",
+            info="The same examples for all models.",
+        )  # fmt: skip
+        with gr.Row(elem_classes="fh-actions"):
+            self.score = gr.Button("Score", variant="primary", elem_id="score")
+            self.lead("Push a result", PUSH, primary=False)
+        self.scores = gr.HTML("")
+        self.painted = [self.answers, self.uploads, self.scores]
+
+    def wire(self) -> None:
+        for event, change in ((self.go.click, self._compare), (self.only.change, self._filter)):
+            self.frame.on(event, self, change, [self.texts, self.only], paints=[self.answers], concurrency_limit=40)
+        self.frame.on(self.score.click, self, self._score, [self.datasets, self.limit])
+        self.frame.on(self.upload.upload, self, self._upload, [self.upload], show_progress="hidden")
+        self.frame.on(self.uploads.click, self, self._drop, show_progress="hidden")
+        self.example.click(
+            self._examples, self.frame.key, self.texts, show_progress="hidden", api_visibility="private"
+        )
+
+    def show(self, visit: Visit, token: str | None) -> list:
+        if not visit.picks:
+            return [html.empty("Pick models in step 1 first."), "", ""]
+        answers = (
+            answers_html(visit.comparison) if visit.comparison else html.empty("Type texts above and press Compare.")
+        )
+        scores = (
+            scores_html(visit.evaluation, visit)
+            if visit.evaluation
+            else html.empty("Name datasets or upload files above and press Score.")
+        )
+        return [answers, html.files(visit.uploads, "Files to score on") or self._files_wanted(), scores]
+
+    def _files_wanted(self) -> str:
+        most = self.frame.setting.upload_size
+        return f"<p class='fh-intro'>.csv, .jsonl or .parquet with texts and labels in columns; {most} each.</p>"
+
+    def _upload(self, visit: Visit, token: str | None, data: Any, files: Any) -> None:
+        most = self.frame.setting.most_files
+        room = most - len(visit.uploads)
+        taken = self.frame.take_uploads(visit, files)
+        for path in taken[:room]:
+            visit.uploads[_free(Path(path).stem, visit.uploads)] = path
+        for path in taken[room:]:
+            Path(path).unlink()
+        if len(taken) > room:
+            raise BadData(f"{most} files are as many as fit here.", "Remove one that you do not need.")
+
+    def _drop(self, visit: Visit, token: str | None, data: Any) -> None:
+        path = visit.uploads.pop(data.id, None)
+        if path:
+            Path(path).unlink(missing_ok=True)
+
+    def _examples(self, key: str) -> str:
+        visit = self.frame.visits.of(key)
+        task = visit.picks[0].task if visit.picks else ""
+        return _EXAMPLES.get(task or "", _EXAMPLES[""])
+
+    def _compare(self, visit: Visit, token: str | None, data: Any, texts: str, only: bool) -> None:
+        lines = [line.strip() for line in texts.splitlines() if line.strip()]
+        visit.comparison = compare_texts(self.frame, visit, lines, token) | {"only": only}
+
+    def _filter(self, visit: Visit, token: str | None, data: Any, texts: str, only: bool) -> None:
+        if visit.comparison:
+            visit.comparison["only"] = only
+
+    def _score(self, visit: Visit, token: str | None, data: Any, datasets: str, limit: float) -> None:
+        sources = named_datasets(datasets, self.frame.setting)
+        for name, path in visit.uploads.items():
+            sources[_free(name, sources)] = path
+        start_scores(self.frame, visit, sources, int(limit), token)
+
+
+def named_datasets(text: str, setting: Setting) -> dict[str, str]:
+    """Name -> dataset, of lines of `name=user/dataset` or `user/dataset`."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    require_few_datasets(len(lines), setting)
+    sources: dict[str, str] = {}
+    for line in lines:
+        name, separator, source = line.partition("=")
+        source = setting.require_dataset(source.strip() if separator else name)
+        sources[_free(name.strip() if separator else html.short(_without_split(source)), sources)] = source
+    return sources
+
+
+def require_few_datasets(count: int, setting: Setting) -> None:
+    """Raises `BadData` for more datasets than files could be uploaded."""
+    if count > setting.most_files:
+        raise BadData(f"{count} datasets are too many: {setting.most_files} fit here.", "Score on fewer at once.")
+
+
+def compare_texts(frame: Any, visit: Visit, texts: list[str], token: str | None) -> dict[str, Any]:
+    """The comparison of all models of the visit on `texts`, as plain data with the visit's names."""
+    require_texts(texts, frame.setting.most_texts)
+    require_readers((pick.task for pick in visit.picks), frame.setting)
+    models = models_to_ask(visit)
+    for name in visit.names():
+        # Tells whether the visitor may read it, still.
+        frame.recent.describe(name, token)
+    found = frame.worker.ask("compare", {"models": models, "texts": texts}, token)
+    return _renamed(found, models)
+
+
+def require_texts(texts: list[str], most: int) -> list[str]:
+    """`texts`, if there are some and not too many."""
+    if not texts:
+        raise BadData("There is no text.", "Type at least one, one a line.")
+    if len(texts) > most:
+        raise BadData(f"{len(texts)} texts are too many at once.", f"Take at most {most}; score a file for more.")
+    return texts
+
+
+def start_scores(frame: Any, visit: Visit, sources: dict[str, str], limit: int | None, token: str | None) -> None:
+    """Puts scoring of all models of the visit into the queue."""
+    if not sources:
+        raise BadData("There is no data to score on.", "Name a dataset of the Hub, or upload a file with labels.")
+    models = models_to_ask(visit)
+    require_all(visit.names(), token)
+
+    def keep(visit: Visit, scored: dict[str, Any]) -> None:
+        visit.evaluation = scored
+
+    arguments = {"models": models, "data": sources, "ensemble": True, "limit": limit}
+    frame.start(visit, "evaluate", "Scoring all models", arguments, token, keep)
+
+
+def models_to_ask(visit: Visit) -> dict[str, str]:
+    """Name -> model, of experts of the first one's task and all merges."""
+    if not visit.picks:
+        raise FuseHubError("There is no model yet.", "Pick models in step 1.")
+    return visit.all_models()
+
+
+def _renamed(found: dict[str, Any], models: dict[str, str]) -> dict[str, Any]:
+    """Short names that the package gave are kept; commits and folders never show."""
+    return found | {"source": None, "asked": list(models)}
+
+
+def _free(name: str, taken: dict[str, str]) -> str:
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}-{number}"
+    return free
+
+
+def _without_split(source: str) -> str:
+    parts = source.partition(":")[0].split("/")
+    return "/".join(parts[:2])
+
+
+def require_readers(tasks: Iterable[str | None], setting: Setting) -> None:
+    """Raises `BadData` for models of images where strangers come: their texts would name files of this machine."""
+    if setting.shared and IMAGES in tasks:
+        raise BadData(
+            "Models of images cannot be asked here.", "Score them on a dataset below, or use fusehub compare."
+        )

@@ -1,0 +1,213 @@
+"""Step 3: statistics of each expert: published ones, made now from texts, or none (its own update stands in)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from fusehub.errors import BadData, FuseHubError
+from fusehub.merging.update_grams import DATA_FREE
+
+from ..access import require_all
+from ..frame import Step
+from ..render import html
+from ..visits import MERGE, Visit
+from .check import check
+
+DATASET, FILE, TEXTS, NONE = "A dataset on the Hub", "A file", "Texts that I paste", "No texts at all"
+
+
+class StatisticsStep(Step):
+    """A card for each expert, and one form that makes what is missing."""
+
+    title = "Statistics"
+    intro = (
+        "RegMean weighs each layer by what the expert saw there. That is a file of sums, made once from texts of its "
+        "kind; often its owner has published it. Methods such as the mean do without."
+    )
+
+    def layout(self) -> None:
+        self.cards = gr.HTML("", js_on_load=html.PRESS)
+        gr.HTML("<h3>Make statistics</h3>")
+        self.model = gr.Dropdown([], label="For the model", elem_id="statistics-model")
+        self.source = gr.Radio([DATASET, FILE, TEXTS, NONE], value=DATASET, label="From", elem_id="statistics-source")
+        self.dataset = gr.Textbox(
+            label="Dataset",
+            info="user/dataset, user/dataset:config or user/dataset/split; texts like those the model was trained on.",
+            placeholder="stanfordnlp/imdb",
+            max_lines=1,
+            elem_id="statistics-dataset",
+        )
+        most = self.frame.setting.upload_size
+        with gr.Column(visible=False) as self.upload:
+            self.file = gr.File(
+                label=f"A .txt, .csv, .jsonl or .parquet file with texts (at most {most})", height=140,
+                file_types=[".txt", ".csv", ".jsonl", ".parquet"], elem_id="statistics-file",
+            )  # fmt: skip
+            self.uploaded = gr.HTML("", js_on_load=html.PRESS)
+        self.texts = gr.Textbox(
+            label="Texts, one a line", lines=5, visible=False, elem_id="statistics-texts",
+            info="A few hundred make good statistics.",
+        )  # fmt: skip
+        self.none = gr.HTML(
+            "<p class='fh-intro'>The model's difference to its base stands in for its statistics. That needs the base "
+            "model (step 2), and is not as good as texts.</p>",
+            visible=False,
+        )
+        self.limit = gr.Slider(
+            50, 5000, value=1000, step=50, label="Texts at most", info="More are better and slower.",
+            elem_id="statistics-limit",
+        )  # fmt: skip
+        self.fisher = gr.Checkbox(
+            label="Also for Fisher merging", elem_id="statistics-fisher",
+            info="The Fisher diagonals of all weights too. Takes about three times as long.",
+        )  # fmt: skip
+        with gr.Row(elem_classes="fh-actions"):
+            self.make = gr.Button("Make statistics", elem_id="make-statistics")
+            self.lead("Go on to merge", MERGE)
+        self.painted = [self.cards, self.model, self.file, self.uploaded]
+
+    def wire(self) -> None:
+        def shown(source: str) -> list[Any]:
+            return [
+                gr.Textbox(visible=source == DATASET),
+                gr.Column(visible=source == FILE),
+                gr.Textbox(visible=source == TEXTS),
+                gr.HTML(visible=source == NONE),
+                gr.Slider(visible=source != NONE),
+                gr.Checkbox(visible=source != NONE),
+                gr.Button("Use no texts" if source == NONE else "Make statistics"),
+            ]
+
+        self.source.change(
+            shown,
+            self.source,
+            [self.dataset, self.upload, self.texts, self.none, self.limit, self.fisher, self.make],
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        self.frame.on(
+            self.make.click,
+            self,
+            self._make,
+            [self.model, self.source, self.dataset, self.texts, self.limit, self.fisher],
+        )
+        self.frame.on(self.file.upload, self, self._upload, [self.file], show_progress="hidden")
+        self.frame.on(self.uploaded.click, self, self._drop, show_progress="hidden")
+        self.frame.on(self.cards.click, self, self._forget, show_progress="hidden")
+
+    def show(self, visit: Visit, token: str | None) -> list:
+        if len(visit.picks) < 2:
+            return [html.empty("Pick two models or more in step 1 first."), gr.skip(), gr.skip(), gr.skip()]
+        report = check(self.frame, visit, token)
+        lacking = [pick.name for pick in visit.picks if not _known(visit, report, pick.name)]
+        names = visit.names()
+        chosen = lacking[0] if lacking else names[0]
+        shown = [_card_html(visit, report, pick) for pick in visit.picks]
+        all_there = (
+            html.notice("All statistics are there. Nothing has to be made.", "done")
+            if not lacking
+            else html.notice(
+                f"{html.count(len(lacking), 'model has', 'models have')} no statistics yet. Make them below, or "
+                "merge by a method that needs none.",
+                "note",
+            )
+        )
+        files = {"": str(visit.texts)} if visit.texts else {}
+        # An upload is the visit's by now: the place to drop files is empty again.
+        return [all_there + html.cards(shown, "Statistics of each model"), gr.Dropdown(names, value=chosen),
+                None, html.files(files, "File with texts")]  # fmt: skip
+
+    def _upload(self, visit: Visit, token: str | None, data: Any, file: Any) -> None:
+        self._drop(visit, token, data)
+        visit.texts = Path(self.frame.take_uploads(visit, file)[0])
+
+    def _drop(self, visit: Visit, token: str | None, data: Any) -> None:
+        if visit.texts is not None and not (visit.job and visit.job.is_open):
+            visit.texts.unlink(missing_ok=True)
+        visit.texts = None
+
+    def _make(
+        self, visit: Visit, token: str | None, data: Any, model: str, source: str, dataset: str, texts: str,
+        limit: float, fisher: bool,
+    ) -> str | None:  # fmt: skip
+        if model not in visit.names():
+            raise FuseHubError("No model was chosen.", "Choose the model that the statistics are for.")
+        if source == NONE:
+            visit.statistics[model] = {"source": DATA_FREE, "free": True}
+            return None
+        require_all([model], token)
+        said, path = self._source(visit, source, dataset, texts)
+        dataset_ = path if source == DATASET else None
+        of = {"data": said, "dataset": dataset_, "limit": int(limit), "fisher": fisher}
+        out = visit.new_folder("statistics")
+        out.parent.mkdir(parents=True)
+
+        def keep(visit: Visit, made: dict[str, Any]) -> None:
+            visit.statistics[model] = {"source": str(out), **made, **of}
+
+        arguments = {"model": model, "data": path, "out": str(out), "limit": int(limit), "fisher": fisher}
+        self.frame.start(visit, "statistics", f"Statistics of {model}", arguments, token, keep)
+        return None
+
+    def _source(self, visit: Visit, source: str, dataset: str, texts: str) -> tuple[str, str]:
+        """What to call the data, and where it is."""
+        if source == DATASET:
+            name = self.frame.setting.require_dataset(dataset)
+            return name, name
+        if source == FILE:
+            if visit.texts is None:
+                raise BadData("No file was uploaded.", "Drop a .txt, .csv, .jsonl or .parquet file above.")
+            return f"the file {visit.texts.name}", str(visit.texts)
+        lines = [line.strip() for line in texts.splitlines() if line.strip()]
+        if not lines:
+            raise BadData("No text was pasted.", "Paste texts, one a line.")
+        target = visit.new_folder("texts.txt")
+        target.parent.mkdir(parents=True)
+        target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return f"{html.count(len(lines), 'pasted text')}", str(target)
+
+    def _forget(self, visit: Visit, token: str | None, data: Any) -> None:
+        visit.statistics.pop(data.id, None)
+
+
+def _known(visit: Visit, report: dict[str, Any], name: str) -> bool:
+    return name in visit.statistics or "origin" in (report["statistics"].get(name) or {})
+
+
+def _card_html(visit: Visit, report: dict[str, Any], pick: Any) -> str:
+    made, published = visit.statistics.get(pick.name), report["statistics"].get(pick.name) or {}
+    action = ""
+    if made:
+        action = html.button("forget", "Forget", pick.name, kind="fh-small", says=f"Forget statistics of {pick.name}")
+    if made and made.get("free"):
+        body = f"<p>{html.tag('without texts', 'fh-warning')}</p>" + html.facts(
+            {"In its place": "its difference to the base model"}
+        )
+    elif made:
+        body = f"<p>{html.tag('made in this visit', 'fh-good')}</p>" + _facts_html(made, None)
+    elif "origin" in published:
+        body = f"<p>{html.tag('published', 'fh-good')}</p>" + _facts_html(published, published["origin"])
+    elif "problem" in published:
+        body = f"<p>{html.tag('cannot be used', 'fh-error')}</p><p>{html.esc(published['problem'])}</p>"
+    else:
+        others = ", ".join(html.esc(name) for name in published.get("offered", ()))
+        said = f" Others have: {others}. They decide merged weights, and are not used here." if others else ""
+        body = f"<p>{html.tag('none')}</p><p>Its owner has published none. Make them below.{said}</p>"
+    return html.card(pick.name, body, link=pick.url, action=action)
+
+
+def _facts_html(known: dict[str, Any], origin: str | None) -> str:
+    place, _, commit = (origin or "").partition("@")
+    return html.facts(
+        {
+            "From": f"{place} at {commit[:8]}" if origin else None,
+            "When": known.get("when"),
+            "Texts": html.number(known["examples"]) if known.get("examples") else None,
+            "Tokens": html.number(known["tokens"]) if known.get("tokens") else None,
+            "Rows": f"{known['rows']:,} in the layer that saw most" if known.get("rows") else None,
+            "Made of": known.get("data"),
+        }
+    )

@@ -1,0 +1,1 @@
+"""What runs in other processes than the one that answers the browser."""

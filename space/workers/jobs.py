@@ -1,0 +1,259 @@
+"""Long work in processes of their own, in a queue: it can be waited for, looked at and cancelled.
+
+    job = jobs.submit("merge", "Merging", {...}, token, on_done=keep)
+    job.state, job.done, job.total           # "running", 12, 200
+    jobs.cancel(job)                          # its process is ended, and what was half-made goes
+
+The token goes to the process through a pipe, never into its arguments, its environment or a file.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+from fusehub.errors import FuseHubError
+
+from .tasks import bug, run
+
+WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
+_GRACE = 3.0
+# Seconds between two looks at work that says nothing, and for how long it may say nothing.
+_LOOK = 1.0
+_SILENT = 900.0
+# What a process of work needs, imported once by the server that all of them are forked from.
+_PRELOAD = ["space.workers.preload"]
+
+
+# What may stand after the temporary folder in the path of the socket by which processes are forked, and the longest
+# such path that every system takes (macOS 103 bytes, Linux 107).
+_SOCKET = "/pymp-12345678/listener-12345678"
+_LONGEST_SOCKET = 103
+
+
+def processes() -> Any:
+    """How processes are started: forked from one that has the libraries already, where the system can do that."""
+    can_fork = "forkserver" in multiprocessing.get_all_start_methods()
+    fits = len(os.fsencode(tempfile.gettempdir() + _SOCKET)) <= _LONGEST_SOCKET
+    method = "forkserver" if can_fork and fits else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(_PRELOAD)
+    return context
+
+
+@dataclass
+class Job:
+    """Work of one visit. `done` of `total` `unit`s of the present `step` are done."""
+
+    kind: str
+    title: str
+    state: str = WAITING
+    step: str = ""
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    error: FuseHubError | None = None
+    result: Any = None
+    started: float | None = None
+    ended: float | None = None
+    step_started: float | None = None
+    process: Any = field(default=None, repr=False)
+    cancelled: threading.Event = field(default_factory=threading.Event, repr=False)
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in (WAITING, RUNNING)
+
+    @property
+    def rate(self) -> float | None:
+        """Units a second in this step; None before there is anything to tell."""
+        if not self.done or self.step_started is None:
+            return None
+        return self.done / max(time.monotonic() - self.step_started, 1e-3)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long this step will still take, if it goes on as it did."""
+        rate = self.rate
+        return (self.total - self.done) / rate if rate and self.total else None
+
+    def heard(self, step: str, done: int, total: int, unit: str) -> None:
+        if step != self.step:
+            self.step, self.step_started = step, time.monotonic()
+        self.done, self.total, self.unit = done, total, unit
+
+
+class Jobs:
+    """The queue: `running` jobs at a time, the others wait their turn.
+
+    A job goes on for as long as it gives signs of life: a step done, or bytes read or written. After `silent` seconds
+    without any it is ended, so that the others do not wait for ever.
+    """
+
+    def __init__(self, running: int, waiting: int, silent: float = _SILENT) -> None:
+        self.running, self.waiting, self.silent = running, waiting, silent
+        self._open: list[Job] = []
+        self._turn = threading.Condition()
+        self.context = processes()
+
+    def submit(
+        self,
+        kind: str,
+        title: str,
+        arguments: Mapping[str, Any],
+        token: str | None,
+        on_done: Callable[[Job], None],
+    ) -> Job:
+        """Puts work into the queue. `on_done` is called when it succeeded, before the job is said to be done."""
+        job = Job(kind, title)
+        with self._turn:
+            if len(self._open) >= self.running + self.waiting:
+                raise FuseHubError(
+                    f"{len(self._open)} others have work going on here, and no more can wait.",
+                    "Try again in a few minutes, or run the app on your own machine: `fusehub app`.",
+                )
+            self._open.append(job)
+        threading.Thread(target=self._run, args=(job, dict(arguments), token, on_done), daemon=True).start()
+        return job
+
+    def before(self, job: Job) -> int:
+        """How many jobs have to end before this one begins."""
+        with self._turn:
+            return max(0, self._open.index(job) - self.running + 1) if job in self._open else 0
+
+    def cancel(self, job: Job) -> None:
+        """Ends the job's process, at once if it does not go by itself. Returns when it is gone."""
+        job.cancelled.set()
+        with self._turn:
+            self._turn.notify_all()
+        if job.process is not None:
+            _end(job.process)
+
+    def wait(self, job: Job, seconds: float) -> None:
+        """Returns when the job has ended, or after that time."""
+        end = time.monotonic() + seconds
+        with self._turn:
+            while job.is_open and (left := end - time.monotonic()) > 0:
+                self._turn.wait(left)
+
+    def close(self) -> None:
+        for job in list(self._open):
+            self.cancel(job)
+
+    def _run(self, job: Job, arguments: dict[str, Any], token: str | None, on_done: Callable[[Job], None]) -> None:
+        with self._turn:
+            while self._open.index(job) >= self.running and not job.cancelled.is_set():
+                self._turn.wait()
+        state = CANCELLED
+        try:
+            if not job.cancelled.is_set():
+                job.state, job.started = RUNNING, time.monotonic()
+                state = self._follow(job, self._events(job, arguments, token))
+                if state == DONE:
+                    on_done(job)
+        except Exception:
+            job.error, state = bug(), FAILED
+        finally:
+            job.process = None
+            with self._turn:
+                job.ended = time.monotonic()
+                job.state = CANCELLED if job.cancelled.is_set() and state != DONE else state
+                self._open.remove(job)
+                self._turn.notify_all()
+
+    def _events(self, job: Job, arguments: dict[str, Any], token: str | None) -> Iterable[tuple]:
+        from . import zero_gpu
+
+        if zero_gpu.is_lent_for(job.kind):
+            return zero_gpu.carry_out(job.kind, arguments, token)
+        return self._in_process(job, arguments, token)
+
+    def _in_process(self, job: Job, arguments: dict[str, Any], token: str | None) -> Iterator[tuple]:
+        mine, theirs = self.context.Pipe()
+        job.process = self.context.Process(target=run, args=(theirs,), name=f"fusehub-{job.kind}", daemon=True)
+        job.process.start()
+        theirs.close()
+        mine.send((job.kind, arguments, token))
+        life = _Life(job.process.pid)
+        try:
+            while True:
+                while not mine.poll(_LOOK):
+                    if life.seconds_silent() > self.silent:
+                        _end(job.process)
+                        yield "error", _stuck(job, self.silent)
+                yield mine.recv()
+                life.heard()
+        except (EOFError, ConnectionResetError):
+            job.process.join()
+        finally:
+            mine.close()
+
+    def _follow(self, job: Job, events: Iterable[tuple]) -> str:
+        """Takes in what the work tells until it ends, and says how it ended."""
+        for kind, *content in events:
+            if job.cancelled.is_set() and kind != "result":
+                continue
+            if kind == "progress":
+                job.heard(*content)
+            elif kind == "result":
+                job.result = content[0]
+                return DONE
+            elif kind == "error":
+                job.error = content[0]
+                return FAILED
+        if not job.cancelled.is_set():
+            job.error = FuseHubError(
+                "The work was ended from outside: most likely the machine had too little memory for it.",
+                "Take fewer or smaller models, or do it on a larger machine with the command line.",
+            )
+        return FAILED
+
+
+def _end(process: Any) -> None:
+    """Ends a process, at once if it does not go by itself. Returns when it is gone."""
+    if process.is_alive():
+        process.terminate()
+        process.join(_GRACE)
+    if process.is_alive():
+        process.kill()
+        process.join(_GRACE)
+
+
+class _Life:
+    """How long ago a process gave a sign of life. Where the system does not tell what it reads, it always does."""
+
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
+        self._moved = -1
+        self.heard()
+
+    def heard(self) -> None:
+        self._since = time.monotonic()
+
+    def seconds_silent(self) -> float:
+        try:
+            told = self._process.io_counters()
+            moved = told.read_chars + told.write_chars
+        except (psutil.Error, AttributeError):
+            moved = -1
+        if moved < 0 or moved != self._moved:
+            self._moved = moved
+            self.heard()
+        return time.monotonic() - self._since
+
+
+def _stuck(job: Job, seconds: float) -> FuseHubError:
+    at = f" at '{job.step}'" if job.step else ""
+    return FuseHubError(
+        f"{job.title} stood still{at} for {seconds / 60:.0f} minutes, and was ended.",
+        "Take smaller models or other texts, and leave out what you do not know: its files may be made to take long.",
+    )

@@ -1,0 +1,408 @@
+"""What runs in other processes: each piece of work is a few calls of the package, and tells how far it is.
+
+`carry_out` is long work (statistics, merges, scores, a push), a generator of events:
+
+    ("progress", step, done, total, unit)      ("result", content)      ("error", FuseHubError)
+
+`answer` is what takes a moment (a check, a comparison, a card). Everything that goes in and comes out is plain data.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from functools import cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import fusehub
+from fusehub.errors import FuseHubError
+from fusehub.hub.client import be_patient
+
+# Progress is told at most this often, in seconds.
+_EVERY = 0.15
+# Bytes of models that the process which answers keeps in memory.
+_KEEP = 2 * 10**9
+# Models by name and commit, as the process which answers knows them; no token is in them.
+_REFS: dict[str, Any] = {}
+_MOST_REFS = 200
+Tell = Callable[[str, int, int, str], None]
+
+
+def run(pipe: Any) -> None:
+    """The whole life of a process of work: what to do comes through the pipe, and the events go back."""
+    be_patient()
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _step_back()
+    try:
+        _perform(*pipe.recv(), pipe.send)
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass  # Cancelled: what was half-made is gone by now.
+    finally:
+        pipe.close()
+
+
+def serve(pipe: Any, meek: bool = False) -> None:
+    """The life of the process that answers: questions of several visitors side by side."""
+    be_patient()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if meek:
+        _step_back()
+    sending = threading.Lock()
+
+    def reply(number: int, kind: str, arguments: Mapping[str, Any], token: str | None) -> None:
+        with sending:
+            pipe.send((number, "begun", None))
+        try:
+            content, said = answer(kind, arguments, token), "result"
+        except BaseException as error:
+            content, said = _in_words(error), "error"
+        with sending:
+            pipe.send((number, said, content))
+
+    with ThreadPoolExecutor(8) as threads:
+        try:
+            while True:
+                threads.submit(reply, *pipe.recv())
+        except (EOFError, OSError):
+            os._exit(0)
+
+
+def carry_out(kind: str, arguments: Mapping[str, Any], token: str | None) -> Iterator[tuple]:
+    """The events of one piece of work; `result` or `error` is the last."""
+    events: queue.Queue[tuple] = queue.Queue()
+    threading.Thread(target=_perform, args=(kind, arguments, token, events.put), daemon=True).start()
+    while True:
+        event = events.get()
+        yield event
+        if event[0] != "progress":
+            return
+
+
+def _perform(kind: str, arguments: Mapping[str, Any], token: str | None, emit: Callable[[tuple], None]) -> None:
+    """Does one piece of work, here and now; an error ends it, and leaves nothing half-made."""
+    step, told = "", 0.0
+
+    def tell(now_step: str, done: int, total: int, unit: str) -> None:
+        nonlocal step, told
+        now = time.monotonic()
+        if now_step != step or done >= total or now - told > _EVERY:
+            step, told = now_step, now
+            emit(("progress", now_step, done, total, unit))
+
+    try:
+        emit(("result", _WORK[kind](tell, token, **arguments)))
+    except (BrokenPipeError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        emit(("error", _in_words(error)))
+
+
+def answer(kind: str, arguments: Mapping[str, Any], token: str | None) -> Any:
+    """The answer to one question, as plain data. Raises a `FuseHubError`."""
+    return _ANSWERS[kind](token, **arguments)
+
+
+# --- long work -----------------------------------------------------------------------------------------------------
+
+
+def _statistics(
+    tell: Tell, token: str | None, *, model: str, data: str, out: str, limit: int | None, fisher: bool
+) -> dict[str, Any]:
+    tell(f"Reading {model} and the texts", 0, 0, "")
+
+    def progress(done: int, total: int, unit: str) -> None:
+        tell(f"Counting what the layers of {model} see", done, total, unit)
+
+    made = fusehub.collect(model, data, out, limit=limit, fisher=fisher, token=token, progress=progress)
+    with closing(made) as statistics:
+        return _of_metadata(statistics.metadata)
+
+
+def _merge(
+    tell: Tell,
+    token: str | None,
+    *,
+    models: list[str],
+    recipes: list[dict[str, Any]],
+    room: tuple[int, str],
+) -> list[dict[str, Any]]:
+    from fusehub.models.resolve import resolve
+
+    memory, command = room
+    tell("Planning", 0, 0, "")
+    plans = [fusehub.plan_merge(_recipe(recipe), token=token) for recipe in recipes]
+    for plan in plans:
+        if plan.cost["memory_bytes"] > memory:
+            raise _too_large(plan.cost["memory_bytes"], memory, command)
+    refs = [resolve(model, token=token) for model in models]
+    for number, ref in enumerate(refs):
+        tell(f"Downloading {ref.name}", number, len(refs), "models")
+        ref.download()
+    return [_merge_one(tell, plan, recipe, len(plans), place) for place, (plan, recipe) in
+            enumerate(zip(plans, recipes, strict=True))]  # fmt: skip
+
+
+def _merge_one(tell: Tell, plan: Any, recipe: Mapping[str, Any], count: int, place: int) -> dict[str, Any]:
+    layers = [(name, tensor.info.nbytes) for name, tensor in plan.tensors.items()]
+    ends = list(accumulate(nbytes for _, nbytes in layers))
+    which = f" ({place + 1} of {count})" if count > 1 else ""
+
+    def progress(done: int, total: int, unit: str) -> None:
+        layer = layers[min(bisect_right(ends, done), len(layers) - 1)][0]
+        tell(f"{plan.method.title}{which}: {layer}", done, total, unit)
+
+    started = time.monotonic()
+    result = fusehub.merge(plan, recipe["out"], progress=progress)
+    notes = sorted({note for own in result.notes.values() for note in own} | set(plan.notes))
+    parts = list(plan.names) if plan.labels.policy == "keep" else []
+    written = (result.folder / "fusehub_recipe.yaml").read_text(encoding="utf-8")
+    return {
+        "name": recipe["name"],
+        "folder": str(result.folder),
+        "parts": parts,
+        "notes": notes[:8],
+        "seconds": time.monotonic() - started,
+        "recipe": written,
+    }
+
+
+def _recipe(asked: Mapping[str, Any]) -> Any:
+    return fusehub.Recipe.of(
+        asked["models"],
+        asked["method"],
+        parameters=asked["parameters"],
+        weights=asked["weights"],
+        statistics=asked["statistics"],
+        labels=asked["labels"],
+        base_model=asked["base_model"],
+    )
+
+
+def _too_large(needed: int, there: int, command: str) -> FuseHubError:
+    from fusehub.cli.console import size
+
+    return FuseHubError(
+        f"This merge needs about {size(needed)} of memory, and this machine has {size(there)}.",
+        f"Do it on a larger one: {command}",
+    )
+
+
+def _evaluate(
+    tell: Tell,
+    token: str | None,
+    *,
+    models: dict[str, str],
+    data: dict[str, str],
+    ensemble: bool,
+    limit: int | None,
+) -> dict[str, Any]:
+    tell("Reading the data", 0, 0, "")
+
+    def progress(done: int, total: int, unit: str) -> None:
+        tell(f"Asking {unit}", done, total, "texts")
+
+    scored = fusehub.evaluate(
+        list(models.values()), data, ensemble=ensemble, limit=limit, token=token, progress=progress
+    )
+    return scored.to_dict()
+
+
+def _push(
+    tell: Tell,
+    token: str | None,
+    *,
+    folder: str,
+    repo_id: str,
+    card: str,
+    public: bool,
+    pull_request: bool,
+) -> dict[str, Any]:
+    def progress(done: int, total: int, unit: str) -> None:
+        tell(f"Pushing: {unit}", done, total, "steps")
+
+    readme = Path(folder) / "README.md"
+    readme.write_text(card, encoding="utf-8")
+    try:
+        published = fusehub.publish(
+            folder, repo_id, public=public, pull_request=pull_request, token=token, progress=progress
+        )
+    finally:
+        readme.unlink(missing_ok=True)
+    return published.to_dict()
+
+
+_WORK = {"statistics": _statistics, "merge": _merge, "evaluate": _evaluate, "push": _push}
+
+
+# --- what takes a moment --------------------------------------------------------------------------------------------
+
+
+def _check(
+    token: str | None,
+    *,
+    models: list[str],
+    base: str | None = None,
+    labels: dict[str, list[str]] | None = None,
+    statistics: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """The report of `fusehub.check`, with what a merge would cost and where statistics are."""
+    report = fusehub.check(models, base=base, labels=labels, token=token)
+    found = report.to_dict() | {"statistics": {}, "cost": None}
+    for model in models:
+        found["statistics"][model] = _published(model, token)
+    if report.ok:
+        found["cost"] = _cost(models, base, labels, statistics, token)
+    return found
+
+
+def _cost(
+    models: list[str],
+    base: str | None,
+    labels: dict[str, list[str]] | None,
+    statistics: dict[str, str] | None,
+    token: str | None,
+) -> dict[str, int] | None:
+    """What RegMean would cost, or the mean where there are no statistics yet."""
+    for method, own in (("regmean", statistics), ("mean", None)):
+        try:
+            recipe = fusehub.Recipe.of(models, method, labels=labels, base_model=base, statistics=own)
+            return fusehub.plan_merge(recipe, token=token).cost
+        except FuseHubError:
+            continue
+    return None
+
+
+def _published(model: str, token: str | None) -> dict[str, Any] | None:
+    """Where the published statistics of a model's weights are, and what they are of; or whose else there are.
+
+    None where nobody has published any.
+    """
+    from fusehub.errors import BadStatistics, NotFound
+    from fusehub.models.checkpoint import weight_hashes
+    from fusehub.models.resolve import resolve
+    from fusehub.statistics.sources import find_statistics, offered_statistics
+
+    ref = resolve(model, token=token)
+    hashes = weight_hashes(ref)
+    try:
+        found = find_statistics(ref, hashes=hashes)
+    except NotFound:
+        offered = offered_statistics(ref, hashes)
+        return {"offered": [source.partition("@")[0] for source in offered]} if offered else None
+    except BadStatistics as error:
+        return {"problem": error.what}
+    return {"origin": found.origin, "when": _when(found.origin, token), **_of_metadata(found.metadata)}
+
+
+def _when(origin: str, token: str | None) -> str | None:
+    """The day of the commit that has published statistics."""
+    from fusehub.hub.client import client, hub_errors
+
+    repo, _, commit = origin.partition("@")
+    if not commit:
+        return None
+    with hub_errors(origin):
+        changed = client(token).model_info(repo, revision=commit).last_modified
+    return changed.date().isoformat() if changed else None
+
+
+def _of_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [layer["rows"] for layer in metadata["layers"].values()]
+    data = metadata.get("data") or {}
+    return {
+        "examples": metadata.get("examples"),
+        "tokens": metadata.get("tokens"),
+        "rows": max(rows, default=0),
+        "data": data.get("source"),
+    }
+
+
+def _compare(
+    token: str | None,
+    *,
+    models: dict[str, str],
+    texts: list[str],
+    ensemble: bool | list[str] = True,
+) -> dict[str, Any]:
+    refs = [_resolved(model, token) for model in models.values()]
+    return fusehub.compare(refs, texts, ensemble=ensemble, token=token, kept=_kept()).to_dict()
+
+
+def _resolved(model: str, token: str | None) -> Any:
+    """The model at its commit, which stays what it is: a public one is asked of the Hub once, whoever asks first."""
+    from fusehub.models.ref import ModelRef
+    from fusehub.models.resolve import resolve
+
+    ref = _REFS.get(model)
+    if ref is None:
+        ref = resolve(model, token=token)
+        # An adapter holds two models, each with the token. Folders cost nothing to look at again.
+        if type(ref) is ModelRef and ref.repo_id and ref.id == model and not (ref.gated or ref.private):
+            if len(_REFS) >= _MOST_REFS:
+                _REFS.clear()
+            _REFS[model] = replace(ref, token=None)
+    return ref
+
+
+@cache
+def _kept() -> Any:
+    """The models that this process keeps in memory; who may ask them is settled before (see `space.access`)."""
+    from fusehub.comparing.model_cache import KeptModels
+
+    return KeptModels(_KEEP)
+
+
+def _card(token: str | None, *, folder: str, repo_id: str | None, evaluation: dict[str, Any] | None) -> dict[str, Any]:
+    from fusehub.publishing.merged_folder import read_merge
+
+    merge = read_merge(folder)
+    licence = merge.licence if merge else None
+    return {
+        "text": str(fusehub.model_card(folder, repo_id=repo_id, evaluation=evaluation)),
+        "licence": licence and licence.licence,
+        "why": licence.why if licence else "",
+        "forbidden": bool(licence and licence.forbids_publishing),
+        "conflicts": list(licence.conflicts) if licence else [],
+        "warnings": list(licence.warnings) if licence else [],
+        "restricted": [source["short_name"] for source in merge.sources if source["private"]] if merge else [],
+    }
+
+
+_ANSWERS = {"check": _check, "compare": _compare, "card": _card}
+
+
+def _step_back() -> None:
+    """Lets what visitors wait for go first."""
+    if hasattr(os, "nice"):
+        os.nice(5)
+
+
+def _stop(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _in_words(error: BaseException) -> FuseHubError:
+    """What a visitor is told of what ended work: of a library in Rust that gives up too, which is no `Exception`."""
+    return error if isinstance(error, FuseHubError) else bug()
+
+
+def bug() -> FuseHubError:
+    """A bug of ours: its traceback is for whoever runs the app, the visitor gets words."""
+    traceback.print_exc(file=sys.stderr)
+    return FuseHubError(
+        "Something went wrong in FuseHub itself.",
+        "Try again; if it stays so, please report it on FuseHub's page with what you did.",
+    )
