@@ -88,7 +88,7 @@ class Setting:
             raise NotFound(
                 f"'{text[:40]}...' is too long to be the name of a {what}.", "Write user/name, or paste a link."
             )
-        # Words at once; whatever has such a form, `fusehub.utils.reach` keeps it from leading to a file of this machine.
+        # Words at once; whatever has such a form, `fusehub.utils.reach` keeps it from leading to a file here.
         if self.shared and (not _NAME.fullmatch(text) or ".." in text):
             raise NotFound(f"'{text}' is not the name of a {what} on the Hub.", "Write user/name, or paste a link.")
         return text
@@ -110,7 +110,7 @@ class Setting:
 
     def require_room(self, memory: int, disk: int, command: str) -> None:
         """Raises `FuseHubError` with the command that does it elsewhere, where this machine is too small."""
-        from fusehub.cli.console import size
+        from fusehub.utils.formats import size
 
         has, free = self.memory(), shutil.disk_usage(Path.home()).free
         for what, needed, there in (("memory", memory, has), ("disk", disk, free)):

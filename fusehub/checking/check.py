@@ -14,16 +14,17 @@ from typing import get_args
 from fusehub.checking.configs import base_of, config_findings, different_bases
 from fusehub.checking.heads import Heads, LabelPlan, plan_labels
 from fusehub.checking.preprocessing import Vocabularies, input_findings
-from fusehub.checking.report import Finding, Level, ModelFacts, Report
+from fusehub.checking.report import ModelFacts, Report
+from fusehub.checking.shapes import shape_findings
+from fusehub.checking.terms import terms_findings
 from fusehub.errors import BadRecipe, FuseHubError, Offline, unknown
-from fusehub.hub.licences import licence_of, reconcile
+from fusehub.hub.licences import licence_of
 from fusehub.models.adapters import AdaptedRef
 from fusehub.models.checkpoint import Tensors, headers
 from fusehub.models.completeness import (
     base_shortcomings,
     beyond_rows,
     shortcomings,
-    some,
     stored_by_some,
     without_rows,
 )
@@ -31,8 +32,8 @@ from fusehub.models.layout import Layout, layout_of
 from fusehub.models.resolve import ModelRef, ref_of
 from fusehub.models.side_documents import side_findings
 from fusehub.models.tasks import architecture_of, labels_of, load_config, task_of
-from fusehub.models.tensor_files import TensorInfo
 from fusehub.statistics.sources import has_statistics
+from fusehub.utils.findings import Finding, Level
 
 
 def check(
@@ -101,7 +102,7 @@ class _Check:
             base = self.base if self.base in understood else None
             self.findings += input_findings(experts, base, self.vocabularies)
         self._lineage()
-        self._licences()
+        self.findings += terms_findings(self.everyone)
         self._same_model_twice()
         largest = self.vocabularies.largest(self.refs, self.unfit)
         tokens = self.vocabularies.of(self.refs[largest])
@@ -243,54 +244,10 @@ class _Check:
         first = self.refs[0]
         for other in self.everyone[1:]:
             if first.id in named and other.id in named:
-                self._compare_shapes(first, other, layout, named[first.id], named[other.id])
-
-    def _compare_shapes(
-        self,
-        first: ModelRef,
-        other: ModelRef,
-        layout: Layout,
-        mine: Mapping[str, TensorInfo],
-        theirs: Mapping[str, TensorInfo],
-    ) -> None:
-        differing = [
-            f"{name} {list(mine[name].shape)} against {list(theirs[name].shape)}"
-            for name in mine
-            if name in theirs and mine[name].shape != theirs[name].shape and name not in layout.label_axes
-            if not (
-                self.vocabularies.fit(first, other) and _same_but(mine[name].shape, theirs[name].shape, layout, name)
-            )
-            if layout.in_body(name)
-            or self.configs[first.id]["architectures"] == self.configs[other.id]["architectures"]
-        ]
-        if differing:
-            vocabulary = self.configs[first.id].get("vocab_size") != self.configs[other.id].get("vocab_size")
-            self._find(
-                "shapes-differ",
-                "error",
-                f"{first.name} and {other.name} have tensors of different shapes: {some(differing)}.",
-                "Their vocabularies differ: merge models that use the same tokenizer."
-                if vocabulary
-                else "Merge models of one base.",
-            )
-        whole = [name for name in mine if name in theirs and mine[name].is_float != theirs[name].is_float]
-        if whole:
-            told = f"{mine[whole[0]].dtype} in {first.name} and {theirs[whole[0]].dtype} in {other.name}"
-            self._find(
-                "dtype-differs",
-                "error",
-                f"{some(whole)}: stored as {told}.",
-                "Save them in one dtype: real numbers are not averaged with whole ones.",
-            )
-            return
-        kinds = [{info.dtype for info in infos.values() if info.is_float} for infos in (mine, theirs)]
-        if kinds[0] != kinds[1]:
-            self._find(
-                "dtype-differs",
-                "note",
-                f"{first.name} is stored in {'/'.join(sorted(kinds[0]))}, {other.name} in "
-                f"{'/'.join(sorted(kinds[1]))}: the result is stored like {first.name} unless --dtype says otherwise.",
-            )
+                same_tokens = self.vocabularies.fit(first, other)
+                self.findings += shape_findings(
+                    (first, named[first.id]), (other, named[other.id]), layout, same_tokens=same_tokens
+                )
 
     def _labels(self) -> LabelPlan | None:
         given = {name: list(own) for name, own in (self.given or {}).items()}
@@ -341,46 +298,6 @@ class _Check:
                 "of their weights and refuses if they are strangers.",
             )  # fmt: skip
 
-    def _licences(self) -> None:
-        # What an adapter makes of its base is under the terms of both.
-        bases = [ref.base for ref in self.refs if isinstance(ref, AdaptedRef)]
-        named = {ref.name: licence_of(ref.card) for ref in (*self.everyone, *bases)}
-        verdict = reconcile(named.items())
-        for ref in (*self.everyone, *bases):
-            if ref.card_trouble:
-                self._find(
-                    "card-unreadable",
-                    "warning",
-                    f"{ref.card_trouble} What it says of licence and base is not known.",
-                    "Mend the YAML between the lines of three dashes.",
-                )
-        for warning in verdict.warnings:
-            self._find("licence-unclear", "warning", warning)
-        for conflict in verdict.conflicts:
-            self._find(
-                "licence-conflict",
-                "warning",
-                f"The result may not be shared: {conflict}.",
-                "Keep it to yourself, or leave one of them out.",
-            )
-        if verdict.forbids_publishing:
-            self._find(
-                "licence-forbids",
-                "warning",
-                f"The result may not be published: {verdict.why}.",
-                "Keep it to yourself.",
-            )
-        elif verdict.licence:
-            self._find("licence-result", "note", f"Licence of the result: {verdict.licence} ({verdict.why}).")
-        for ref in self.everyone:
-            if ref.gated or ref.private:
-                kind = "gated" if ref.gated else "private"
-                self._find(
-                    "restricted",
-                    "note",
-                    f"{ref.name} is {kind}: what is made of it is published as private by default.",
-                )
-
     def _same_model_twice(self) -> None:
         ids = [ref.id for ref in self.refs]
         for ref_id in {ref_id for ref_id in ids if ids.count(ref_id) > 1}:
@@ -427,9 +344,3 @@ def missing_bytes(ref: ModelRef) -> int:
         ):
             total += ref.files[name].size
     return total
-
-
-def _same_but(mine: Sequence[int], theirs: Sequence[int], layout: Layout, name: str) -> bool:
-    """Whether two shapes differ only in their number of tokens."""
-    axis = layout.token_axes.get(name)
-    return axis is not None and [*mine[:axis], *mine[axis + 1 :]] == [*theirs[:axis], *theirs[axis + 1 :]]

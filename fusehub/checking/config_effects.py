@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from fusehub.models.transformers_internals import tied_names
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
@@ -151,7 +153,7 @@ def _fingerprint(model: PreTrainedModel) -> dict[Any, Hashable]:
     """Everything of a built model that its forward pass can depend on, but for the numbers in its parameters."""
     attributes = _reads_of(model).attributes
     found: dict[Any, Hashable] = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found |= {("tied", name): source for name, source in (getattr(model, "all_tied_weights_keys", None) or {}).items()}
+    found |= {("tied", name): source for name, source in tied_names(model).items()}
     found |= {("buffer", name): _plain(value) for name, value in model.named_buffers()}
     for name, module in model.named_modules():
         activation = _activation(module)

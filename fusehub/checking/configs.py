@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fusehub.checking.config_effects import ABSENT, Effect, effects_of, flat
-from fusehub.checking.report import Finding
 from fusehub.errors import FuseHubError
 from fusehub.models.adapters import AdaptedRef
 from fusehub.models.resolve import ModelRef
 from fusehub.models.tasks import load_config
+from fusehub.utils.findings import Finding
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

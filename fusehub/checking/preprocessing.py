@@ -7,7 +7,6 @@ from collections.abc import Container, Iterator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from fusehub.checking.report import Finding, Level
 from fusehub.checking.tokenizers import differences
 from fusehub.errors import FuseHubError
 from fusehub.models.loading import load_processor, load_tokenizer
@@ -16,6 +15,7 @@ from fusehub.models.side_files import VOCABULARIES, has_vocabulary, tokenizer_fi
 from fusehub.models.tasks import CAUSAL, find_task
 from fusehub.models.tensor_files import sha256_of
 from fusehub.models.vocabularies import clash, is_free, known_to
+from fusehub.utils.findings import Finding, Level
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,6 +8,7 @@ import typer
 
 from fusehub.cli.console import command, say
 from fusehub.cli.program import app
+from fusehub.utils.extras import needs
 
 
 @app.command("app", epilog="Example: fusehub app textattack/bert-base-uncased-imdb textattack/bert-base-uncased-SST-2")
@@ -32,14 +33,8 @@ def open_app(
     models: list[str] | tuple[str, ...], *, port: int | None = None, host: str | None = None, browser: bool = True
 ) -> None:
     """Serves the app until interrupted. The Hub is that of HF_ENDPOINT."""
-    from fusehub.errors import FuseHubError
-
-    try:
-        from space import launch
-
-        say("The app is starting. Ctrl-C ends it.", "green")
-        launch(models, host=host, port=port, open_browser=browser)
-    except ImportError as error:
-        raise FuseHubError(
-            f"The app needs a package that is not installed ({error.name}).", "pip install 'fusehub[app]'"
-        ) from error
+    with needs("app", "The app"):
+        import gradio  # noqa: F401
+        from fusehub_space import launch
+    say("The app is starting. Ctrl-C ends it.", "green")
+    launch(models, host=host, port=port, open_browser=browser)

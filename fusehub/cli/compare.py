@@ -12,6 +12,7 @@ from fusehub.cli import console
 from fusehub.cli.console import bar, command, print_json, say, table
 from fusehub.cli.options import Device, Json, LabelColumn, Limit, MaxLength, Models, TextColumn
 from fusehub.cli.program import app
+from fusehub.utils.formats import label_text
 
 
 @app.command(epilog='Example: fusehub compare user/expert-1 user/expert-2 merged/ --ensemble --text "Not bad at all."')
@@ -50,10 +51,10 @@ def compare(
     for compared in comparison.texts:
         if differing and not compared.differs:
             continue
-        known = f"  [{console.label_text(compared.label)}]" if compared.label is not None else ""
+        known = f"  [{label_text(compared.label)}]" if compared.label is not None else ""
         console.out.print(f"{compared.text}{known}", style="bold", markup=False)
         rows = [
-            (a.model, a.marked, None) if a.label is None else (a.model, console.label_text(a.label), a.probability)
+            (a.model, a.marked, None) if a.label is None else (a.model, label_text(a.label), a.probability)
             for a in compared.answers
         ]
         if all(probability is None for *_, probability in rows):

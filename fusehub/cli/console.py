@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -77,18 +77,6 @@ def table(
     for row in rows:
         grid.add_row(*(_plain(cell) for cell in row))
     out.print(grid)
-
-
-def size(count: int | None) -> str:
-    """Bytes as people read them: 1.3 GB."""
-    if count is None:
-        return "?"
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
 
 
 @contextmanager
@@ -179,20 +167,6 @@ def parse_size(text: str, option: str) -> int:
     if not match or not float(match[1]):
         raise typer.BadParameter(f"'{text}' is not a size such as 5GB", param_hint=option)
     return int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " "))
-
-
-def describe(options: Mapping[str, Any]) -> str:
-    """Options in one line: `alpha 0.9, weighting mean`."""
-    return ", ".join(
-        f"{name} {str(value).lower() if isinstance(value, bool) else value}" for name, value in options.items()
-    )
-
-
-def label_text(label: Any) -> str:
-    """A label, several of them, or a number, as one text."""
-    if isinstance(label, list):
-        return ", ".join(label) or "none"
-    return f"{label:.4f}" if isinstance(label, float) else str(label)
 
 
 def _prepare(quiet: bool) -> None:

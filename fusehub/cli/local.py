@@ -10,6 +10,7 @@ import typer
 from fusehub.cli.console import command, print_json, say
 from fusehub.cli.options import Json
 from fusehub.cli.program import app
+from fusehub.utils.extras import needs
 
 
 @app.command(epilog="Example: fusehub hub ./my-hub --port 8730")
@@ -20,14 +21,9 @@ def hub(
     host: Annotated[str, typer.Option(help="Address to listen on; this machine alone if not said.")] = "127.0.0.1",
 ) -> None:
     """Serve a Hub on this machine: the real client works with it through HF_ENDPOINT, without an account."""
-    from fusehub.errors import FuseHubError
-
-    try:
+    with needs("hub", "The local Hub"):
         from fusehub.localhub import LocalHubError, serve
-    except ImportError as error:
-        raise FuseHubError(
-            f"The local Hub needs a package that is not installed ({error.name}).", "pip install 'fusehub[hub]'"
-        ) from error
+    from fusehub.errors import FuseHubError
 
     def ready(url: str) -> None:
         say(f"A Hub is running at {url} on the files in {folder}/. Ctrl-C ends it.", "green")

@@ -119,11 +119,11 @@ def merge(
 
     `fusehub merge RECIPE.yaml OUT` is read, too.
     """
-    from fusehub.checking.report import Allowed
     from fusehub.merging.merge import merge as merge_models
     from fusehub.merging.merge import recipe_of
     from fusehub.merging.plan import plan_merge
     from fusehub.merging.recipe import Recipe
+    from fusehub.utils.findings import Allowed
 
     is_recipe = models[0].endswith(_RECIPE)
     if is_recipe and len(models) == 2 and out is None and not models[1].endswith(_RECIPE):

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from fusehub.cli import console
-from fusehub.cli.console import command, print_json, say, size, table
+from fusehub.cli.console import command, print_json, say, table
 from fusehub.cli.options import Base, HeadsOption, Json, Labels, Models, labels_by_model
 from fusehub.cli.printing import print_report
 from fusehub.cli.program import app
+from fusehub.utils.formats import size
 
 
 @app.command(epilog="Example: fusehub find sentiment --base google-bert/bert-base-uncased --with-statistics")
@@ -59,7 +60,7 @@ def findings(
     """List what `check` and `merge` can find, by code, and which of it a merge may go on with."""
     from dataclasses import asdict
 
-    from fusehub.checking.report import CODES, document
+    from fusehub.utils.findings import CODES, document
 
     if markdown:
         console.out.print(document(), markup=False, highlight=False, soft_wrap=True, end="")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fusehub.cli.console import describe, say, size, table
+from fusehub.cli.console import say, table
 from fusehub.merging.data_at_hand import DataAtHand
 from fusehub.merging.update_grams import DataFree
+from fusehub.utils.formats import describe, size
 
 if TYPE_CHECKING:
     from fusehub.checking.report import Report

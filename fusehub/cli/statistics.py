@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fusehub.cli.console import bar, command, pairs, parse_size, print_json, say, size, table
+from fusehub.cli.console import bar, command, pairs, parse_size, print_json, say, table
 from fusehub.cli.options import AllowFewRows, AllowOtherWeights, Device, Json, Limit, MaxLength, TextColumn
 from fusehub.cli.program import app
+from fusehub.utils.formats import size
 
 
 @app.command(epilog="Example: fusehub collect user/expert --data user/texts --limit 1000 --out statistics")

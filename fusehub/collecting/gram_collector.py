@@ -9,7 +9,8 @@
 
 Three things are easy to get wrong, and are decided per call, not per layer:
 
-- *Which rows count.* Padding never does, and which mask tells it depends on the call: see `fusehub.collecting.call_kinds`.
+- *Which rows count.* Padding never does, and which mask tells it depends on the call: see
+  `fusehub.collecting.call_kinds`.
 - *Who shares an input.* q, k and v read the same tensor; its gram is computed once. Shared means the same live
   tensor object in every call of every forward: names and memory addresses both give false pairs.
 - *How often it counts.* An input without a batch dimension counts once an example, as if each ran alone, so that

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fusehub.data.trial import random_batch, vocabulary_of
 from fusehub.errors import BadData, FuseHubError
 from fusehub.statistics.grams import GramSum, pack, unpack
 
@@ -168,27 +169,6 @@ def _normal(count: int) -> Tensor:
     radius = np.sqrt(-2 * np.log((raw[0] + 1) * 2.0**-53))
     angle = 2 * np.pi * raw[1] * 2.0**-53
     return torch.from_numpy(np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count])
-
-
-def random_batch(batch: Mapping[str, Tensor], vocabulary: int, seed: int) -> dict[str, Tensor]:
-    """A batch of the shapes of `batch`, with random tokens and colours, that tells nothing of what was in it."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    made = {}
-    for name, value in batch.items():
-        if name.endswith("input_ids"):
-            made[name] = torch.randint(vocabulary, value.shape, generator=generator)
-        elif value.is_floating_point():
-            made[name] = torch.randn(value.shape, generator=generator).to(value.dtype)
-        else:
-            made[name] = torch.ones_like(value) if name.endswith("mask") else torch.zeros_like(value)
-    return made
-
-
-def vocabulary_of(model: nn.Module) -> int:
-    """How many tokens the model knows; 1 where it knows none."""
-    return getattr(model.config.get_text_config(), "vocab_size", 1)
 
 
 def row_bounds(

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from fusehub.collecting.finite import require_finite_pass, require_finite_sums
 from fusehub.collecting.fisher_collector import FisherCollector
 from fusehub.collecting.gram_collector import GramCollector, Misjudged, device_of
-from fusehub.collecting.noise import Noise, random_batch, row_bounds, vocabulary_of
+from fusehub.collecting.noise import Noise, row_bounds
 from fusehub.collecting.resume import Saved
+from fusehub.data.trial import random_batch, vocabulary_of
 from fusehub.errors import FuseHubError
 from fusehub.models.layout import Layout, linears_of
 from fusehub.utils.progress import Progress, silent

@@ -1,6 +1,7 @@
 """What models of other tasks than classification say: spans of a text, words for a mask, texts that go on.
 
-Each function runs a model over all texts and gives one answer a text; `fusehub.comparing.predictor` makes predictions of them.
+Each function runs a model over all texts and gives one answer a text; predictions are made of them in
+`fusehub.comparing.predictor`.
 """
 
 from __future__ import annotations

@@ -134,8 +134,8 @@ def compare(
 
     `ensemble` adds the mean of the experts' probabilities: of all models that are no merges, or of those named here.
     `max_length` cuts texts, in tokens; texts of `data` are drawn by `seed`. `kept` are models that stay in memory
-    between calls (see `fusehub.comparing.model_cache`). Raises `Incompatible` where the models are for different tasks, `BadData`
-    for texts that they do not take, `NonFinite` where one predicts NaN.
+    between calls (see `fusehub.comparing.model_cache`). Raises `Incompatible` where the models are for different
+    tasks, `BadData` for texts that they do not take, `NonFinite` where one predicts NaN.
     """
     refs = [ref_of(model, token=token) for model in models]
     task = check_one_task(refs)

@@ -2,7 +2,8 @@
 
     predict("user/expert-1", ["A fine film.", "Too long."]).answers()     # [("positive", 0.93), ("negative", 0.71)]
 
-The mean of several models' predictions is `fusehub.comparing.ensemble`, texts side by side `fusehub.comparing.compare`.
+The mean of several models' predictions is `fusehub.comparing.ensemble`, texts side by side are
+`fusehub.comparing.compare`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fusehub.checking.report import Allowed
 from fusehub.comparing.evaluate import LESS_IS_BETTER, evaluate
 from fusehub.comparing.predictor import check_one_task, known_labels
 from fusehub.data.examples import Examples, load_examples
@@ -30,6 +29,7 @@ from fusehub.merging.merge import merge, recipe_of
 from fusehub.merging.plan import Plan, plan_merge, replan
 from fusehub.merging.recipe import Recipe
 from fusehub.models.tasks import task_of
+from fusehub.utils.findings import Allowed
 from fusehub.utils.holding import scratch
 from fusehub.utils.progress import Progress, silent
 

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from fusehub.data.sources import open_table
 from fusehub.data.table_files import hash_of
 from fusehub.data.tables import Draw, Table, split_among
-from fusehub.errors import BadData, BadFile, FuseHubError, NotFound
+from fusehub.errors import BadData, BadFile, NotFound
 from fusehub.models.tensor_files import sha256_of
+from fusehub.utils.extras import needs
 from fusehub.utils.limits import IMAGE_PIXELS, IMAGE_RATIO
 from fusehub.utils.reach import is_confined, local_path
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-INSTALL = 'Install it with: pip install "fusehub[images]"'
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Picture:
 
     def open(self) -> Image:
         """The image in RGB. Raises `BadFile` where it is none."""
-        require_pillow()
         self._require_reachable()
-        from datasets import Image as Feature
-        from PIL import UnidentifiedImageError
+        with needs("images", "Images"):
+            from datasets import Image as Feature
+            from PIL import UnidentifiedImageError
         from PIL.Image import DecompressionBombError
 
         try:
@@ -91,14 +91,6 @@ class Picture:
             raise BadFile(f"{self.name} is not in the data itself.", "Put the images into the dataset.")
 
 
-def require_pillow() -> None:
-    """Raises a `FuseHubError` that names the extra where Pillow is not installed."""
-    from importlib.util import find_spec
-
-    if find_spec("PIL") is None:
-        raise FuseHubError("Images need Pillow, which is not installed.", INSTALL)
-
-
 def picture_of(value: Any, root: Path | None, place: str) -> Picture | None:
     """The picture that a value of a table means: a file's name, or what `datasets` keeps of an image.
 
@@ -143,9 +135,10 @@ def _images(folder: Path) -> Iterator[Path]:
 
 def _open_folder(folder: Path, asked: str | None, default: str) -> Table:
     """A folder of images as `datasets` reads it: labels from the folders' names, or from a metadata.csv."""
-    require_pillow()
-    import datasets
-    from datasets.exceptions import DatasetsError
+    with needs("images", "Images"):
+        import datasets
+        import PIL  # noqa: F401  # `datasets` wants it late, without words.
+        from datasets.exceptions import DatasetsError
 
     name = folder.resolve().name
     try:

@@ -21,8 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fusehub.cli.console import bar, out, say, size, table
+from fusehub.cli.console import bar, out, say, table
 from fusehub.errors import FuseHubError
+from fusehub.utils.extras import needs
+from fusehub.utils.formats import size
 
 YOU = "you"
 NAME = "minilm-sentiment-merged"
@@ -72,12 +74,8 @@ def run(folder: Path, *, seed: int = 0, quick: bool = False, quiet: bool = False
 
     What an earlier run made (trained experts, the Hub, scores of the same weights) is used again.
     """
-    try:
+    with needs("demo", "The demo"):
         from fusehub.localhub import running
-    except ImportError as error:
-        raise FuseHubError(
-            f"The demo needs a package that is not installed ({error.name}).", "pip install 'fusehub[demo]'"
-        ) from error
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with running(folder / "hub", _port()) as hub:

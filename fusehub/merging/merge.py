@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fusehub.checking.report import Allowed
 from fusehub.errors import BadRecipe, NoSpace, OtherHeader
 from fusehub.merging.as_adapter import write_adapter
 from fusehub.merging.engine import MergeResult, carry_out
@@ -23,6 +22,7 @@ from fusehub.merging.provenance import write_side_files
 from fusehub.merging.recipe import Recipe
 from fusehub.methods.plugins import load_plugins, require_plugins
 from fusehub.models.remote_headers import forget_headers
+from fusehub.utils.findings import Allowed
 from fusehub.utils.holding import empty
 from fusehub.utils.progress import Progress, silent
 from fusehub.utils.unfinished import output
@@ -50,7 +50,8 @@ def merge(
     `plugins` are files with methods of your own, which are run.
 
     `allow_unrelated` goes on where the weights are of different bases, `allow_other_weights` where statistics were
-    made for other weights, `ignore` has the codes of findings (`fusehub.checking.report.CODES`) that do not stop this merge.
+    made for other weights, `ignore` has the codes of findings (`fusehub.utils.findings.CODES`) that do not stop this
+    merge.
 
     The folder appears when it is complete: weights, config, tokenizer, the recipe with everything resolved, and a
     report. Raises a `FuseHubError` and leaves nothing behind where it cannot be done.

@@ -15,7 +15,7 @@ from typing import Any
 
 from fusehub.checking.check import check
 from fusehub.checking.heads import LabelPlan
-from fusehub.checking.report import NOTHING_ALLOWED, Allowed, Report
+from fusehub.checking.report import Report
 from fusehub.collecting.passes import BATCH_TOKENS
 from fusehub.errors import BadRecipe, BadStatistics, Incompatible
 from fusehub.merging.data_at_hand import DataAtHand, read_data, require_data
@@ -46,6 +46,7 @@ from fusehub.models.resolve import ModelRef, resolve, short_names
 from fusehub.models.tasks import load_config
 from fusehub.models.tensor_files import TensorInfo
 from fusehub.statistics.sources import FoundStatistics, find_statistics
+from fusehub.utils.findings import NOTHING_ALLOWED, Allowed
 
 MAX_SHARD_SIZE = 5 * 10**9
 # What importing torch and transformers takes before any tensor is read; measured on Linux.

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fusehub.checking.heads import LabelPlan
-from fusehub.checking.report import Allowed, Finding, Report
+from fusehub.checking.report import Report
 from fusehub.errors import Incompatible
 from fusehub.merging.donors import Donors, donors_alone
 from fusehub.merging.planner import TensorPlan, infos_of
@@ -20,6 +20,7 @@ from fusehub.models.resolve import ModelRef
 from fusehub.models.tasks import config_like
 from fusehub.models.tensor_files import DTYPES, TensorInfo
 from fusehub.models.ties import config_with_ties
+from fusehub.utils.findings import Allowed, Finding
 
 
 def config_of_result(

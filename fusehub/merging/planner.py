@@ -243,7 +243,8 @@ class Planner:
     ) -> tuple[int, tuple[int, ...], int | None]:
         """The axis along which tokens run, how many each expert has, and the base; no counts where all have the same.
 
-        Of tokens that only some have, the part that all have is merged as any tensor: see `fusehub.merging.elementwise`.
+        Of tokens that only some have, the part that all have is merged as any tensor: see
+        `fusehub.merging.elementwise`.
         """
         axis = self.layout.token_axes.get(parameter)
         if axis is None:

@@ -10,9 +10,9 @@
     parameters: {alpha: 0.9}              # one value, a list over the layers, or {filter, value}s
     heads: auto                           # ours: merge (by label name), keep (one a model), auto
 
-Other forms of mergekit's are read by `fusehub.merging.mergekit_forms`. What is not known or not supported is refused by name,
-all of it at once. A merge writes the same recipe beside its weights with
-everything resolved; running that one again checks that it meets the same weights.
+Other forms of mergekit's are read by `fusehub.merging.mergekit_forms`. What is not known or not supported is refused
+by name, all of it at once. A merge writes the same recipe beside its weights with everything resolved; running that
+one again checks that it meets the same weights.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from fusehub.models.ref import ModelRef
 from fusehub.models.remote_headers import remote_header
 from fusehub.models.side_files import has_vocabulary, side_files, tokenizer_files
 from fusehub.models.tensor_files import Header, PickleFile, SafetensorsFile, open_tensors
+from fusehub.models.transformers_internals import classes_of
 
 CONFIG = "adapter_config.json"
 TIED = "tie_word_embeddings"
@@ -183,9 +184,7 @@ def _architecture(said: Mapping[str, Any], config: Mapping[str, Any]) -> str | N
         # Without a type of task, peft notes the class instead; one without a head says nothing.
         kind = (said.get("auto_mapping") or {}).get("base_model_class")
         return kind if isinstance(kind, str) and re.search(r"For[A-Z]|LMHeadModel", kind) else None
-    from transformers.models.auto import modeling_auto
-
-    wanted = getattr(modeling_auto, table).get(config["model_type"])
+    wanted = classes_of(table).get(config["model_type"])
     return wanted if isinstance(wanted, str | None) else wanted[0]
 
 

@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from fusehub.checking.report import Finding
 from fusehub.errors import Incompatible
 from fusehub.models.layout import Layout, layout_of
 from fusehub.models.ref import ModelRef
@@ -19,6 +18,7 @@ from fusehub.models.tasks import load_config
 from fusehub.models.tensor_files import TensorInfo
 from fusehub.models.vocabularies import is_free
 from fusehub.models.wrappers import wrappers_in
+from fusehub.utils.findings import Finding
 
 # What quantisation stores beside or instead of a weight: GPTQ and AWQ, bitsandbytes, fp8.
 _QUANTISED = re.compile(r"\.(qweight|qzeros|absmax|quant_map|quant_state\S*|SCB|weight_format|weight_scale(_inv)?)$")

@@ -24,11 +24,19 @@ from fusehub.errors import Incompatible, first_line
 from fusehub.models.ref import ModelRef
 from fusehub.models.tasks import has_labels, load_config
 from fusehub.models.tensor_files import require_few
+from fusehub.models.transformers_internals import (
+    StoredName,
+    fused,
+    left_over,
+    may_be_missing,
+    model_class,
+    stored_names,
+    tied_names,
+)
 from fusehub.utils.limits import BUFFER_BYTES, MODULES
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
-    from transformers.core_model_loading import WeightConverter, WeightRenaming
 
 
 @dataclass(frozen=True)
@@ -88,29 +96,8 @@ class Layout:
         """
         return {name: parameter for name, (parameter, _) in self._places(stored).items()}
 
-    def _places(self, stored: Iterable[str]) -> dict[str, tuple[str, tuple[str, ...]]]:
-        """For each name in a checkpoint that the model knows, what `names` says of it, and the parameters that
-        transformers makes of it: one, but for tensors that it takes apart."""
-        from transformers.core_model_loading import apply_renamings, rename_source_key
-
-        renamings, converters = _conversions(self._model)
-        by_source = {source: own for own in converters for source in own.source_patterns}
-        known = self._model.state_dict()
-        prefix = self._model.base_model_prefix
-        result: dict[str, tuple[str, tuple[str, ...]]] = {}
-        for name in stored:
-            target, converter = rename_source_key(name, renamings, converters, prefix, known)
-            if target not in known and name in known:
-                target, converter = name, None
-            if target not in known:
-                continue
-            if converter is None:
-                result[name] = target, (target,)
-                continue
-            first, *others = map(_plain, by_source[converter].target_patterns)
-            made = (target, *(target.replace(first, other) for other in others))
-            result[name] = _prefixed(apply_renamings(name, renamings), target, prefix), made
-        return result
+    def _places(self, stored: Iterable[str]) -> dict[str, StoredName]:
+        return stored_names(self._model, stored)
 
     def unknown(self, stored: Iterable[str]) -> list[str]:
         """Names in a checkpoint that the model has nothing for, and that are not known to be left over."""
@@ -147,14 +134,14 @@ class Layout:
     @property
     def _left_over(self) -> re.Pattern[str]:
         """What checkpoints have and models compute by now, or have no use for, as transformers says it."""
-        patterns = self._model._keys_to_ignore_on_load_unexpected or ()
-        return re.compile("|".join(["position_ids$", r"rotary_emb\.inv_freq$", r"\.attn\.(masked_)?bias$", *patterns]))
+        always = ("position_ids$", r"rotary_emb\.inv_freq$", r"\.attn\.(masked_)?bias$")
+        return re.compile("|".join([*always, *left_over(self._model)]))
 
     @property
     def _computed(self) -> re.Pattern[str]:
         """What a checkpoint need not have."""
-        patterns = self._model._keys_to_ignore_on_load_missing or ()
-        return re.compile("|".join(["(position_ids|token_type_ids|num_batches_tracked)$", *patterns]))
+        always = "(position_ids|token_type_ids|num_batches_tracked)$"
+        return re.compile("|".join([always, *may_be_missing(self._model)]))
 
     @property
     def embeddings(self) -> tuple[str, ...]:
@@ -178,7 +165,7 @@ class Layout:
         """`tied` as another config of this architecture has it."""
         if _tie_flags(config) == _tie_flags(self._model.config):
             return self.tied
-        return dict(meta_model(config).all_tied_weights_keys or {})
+        return tied_names(meta_model(config))
 
     def tied_with(self, parameter: str) -> list[str]:
         """The other names of what shares its storage with `parameter`."""
@@ -232,7 +219,7 @@ def _layout_of(key: _Key) -> Layout:
         linears=linears_of(model) | {name: _part_linear(name, part, shapes) for name, part in parts.items()},
         label_axes=_axes_of(config, "num_labels", shapes) if has_labels(config.to_dict()) else {},
         token_axes=_axes_of(config, "vocab_size", shapes),
-        tied=dict(getattr(model, "all_tied_weights_keys", None) or {}),
+        tied=tied_names(model),
         base_prefix=model.base_model_prefix,
         _model=model,
         parts=parts,
@@ -261,16 +248,16 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
     import transformers
 
     architecture = (config.architectures or [None])[0]
-    model_class = getattr(transformers, str(architecture), None)
-    if not hasattr(model_class, "_from_config"):
+    make = model_class(str(architecture))
+    if make is None:
         raise Incompatible(
             f"transformers {transformers.__version__} has no class {architecture}.",
             "Update transformers, or use a model of an architecture that it knows.",
         )
     try:
-        # _from_config writes into the config it is given.
+        # The config that is given is written into.
         with torch.device("meta"), _few_modules(architecture):
-            model = model_class._from_config(copy.deepcopy(config)).eval()
+            model = make(copy.deepcopy(config)).eval()
     except Incompatible:
         raise
     except Exception as error:  # What a config with wrong values raises is whatever they lead to.
@@ -339,32 +326,10 @@ def linears_of(model: PreTrainedModel, *, tied: bool = True) -> dict[str, Linear
     return found
 
 
-def _conversions(model: PreTrainedModel) -> tuple[list[WeightRenaming], list[WeightConverter]]:
-    """What transformers does to the tensors of a file when it loads this model."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming
-
-    rules = get_model_conversion_mapping(model)
-    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-    return renamings, [rule for rule in rules if isinstance(rule, WeightConverter)]
-
-
 def _parts(model: PreTrainedModel, shapes: dict[str, tuple[int, ...]]) -> dict[str, Part]:
-    """The matrices that make up each fused weight [experts, rows, in]: stacked, after being put one below the other.
-
-    Weights that are made in any other way have no parts.
-    """
-    from transformers.core_model_loading import Concatenate, MergeModulelist
-
-    _, converters = _conversions(model)
+    """The matrices that make up each fused weight [experts, rows, in], by their names in files."""
     parts: dict[str, Part] = {}
-    for converter in converters:
-        stacked = [type(operation) for operation in converter.operations]
-        sources, targets = converter.source_patterns, converter.target_patterns
-        joined = stacked == [MergeModulelist, Concatenate] and converter.operations[1].dim == 1
-        if len(targets) != 1 or not (joined or (stacked == [MergeModulelist] and len(sources) == 1)):
-            continue
-        ending = _plain(targets[0])
+    for ending, sources in fused(model):
         for parameter, shape in shapes.items():
             if not parameter.endswith(ending) or len(shape) != 3 or shape[1] % len(sources):
                 continue
@@ -372,28 +337,14 @@ def _parts(model: PreTrainedModel, shapes: dict[str, tuple[int, ...]]) -> dict[s
             require_few(len(parts) + shape[0] * len(sources), "The config")
             for expert in range(shape[0]):
                 for place, source in enumerate(sources):
-                    own = _plain(source).replace("*", str(expert))
-                    name = parameter.removesuffix(ending) + own
+                    name = parameter.removesuffix(ending) + source.replace("*", str(expert))
                     parts[name] = Part(parameter, expert, place * rows, (place + 1) * rows)
     return parts
-
-
-def _plain(pattern: str) -> str:
-    """The end of a name that transformers writes as a regular expression."""
-    return pattern.replace("\\", "").strip("^$")
 
 
 def _part_linear(name: str, part: Part, shapes: dict[str, tuple[int, ...]]) -> Linear:
     module = part.parameter.rpartition(".")[0]
     return Linear(module, name, None, shapes[part.parameter][2], part.stop - part.start, transposed=False)
-
-
-def _prefixed(name: str, target: str, prefix: str) -> str:
-    """`name` with or without the base model's prefix, as its `target` has it."""
-    prefix = f"{prefix}."
-    if target.startswith(prefix) == name.startswith(prefix):
-        return name
-    return f"{prefix}{name}" if target.startswith(prefix) else name.removeprefix(prefix)
 
 
 def _axes_of(config: PretrainedConfig, key: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.data.images import require_pillow
 from fusehub.errors import BadFile, FuseHubError, Incompatible, NotFound, first_line, is_panic
 from fusehub.models.adapters import CONFIG as ADAPTER_CONFIG
 from fusehub.models.adapters import AdaptedRef
@@ -20,6 +19,7 @@ from fusehub.models.tasks import IMAGES, Task, load_config, task_of
 from fusehub.models.tensor_files import torch_dtype
 from fusehub.utils.devices import has_float64
 from fusehub.utils.documents import whole_numbers
+from fusehub.utils.extras import needs
 from fusehub.utils.limits import ADDED_TOKENS, IMAGE_SIDE, TOKENIZER_BYTES, require_bytes
 
 if TYPE_CHECKING:
@@ -233,8 +233,9 @@ def _no_tokenizer(ref: ModelRef, why: str) -> NotFound:
 
 def load_processor(ref: ModelRef) -> BaseImageProcessor:
     """What turns images into the model's numbers; the version that works on Pillow's images and needs no more."""
-    require_pillow()
-    from transformers import AutoImageProcessor
+    with needs("images", "Images"):
+        import PIL  # noqa: F401  # transformers wants it late, and says so in words of its own.
+        from transformers import AutoImageProcessor
 
     if "preprocessor_config.json" not in ref.files:
         raise NotFound(

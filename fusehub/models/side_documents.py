@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fusehub.checking.report import Finding
 from fusehub.errors import BadFile, FuseHubError, first_line
 from fusehub.models.chat_templates import template_of
 from fusehub.models.loading import quiet_transformers
 from fusehub.models.ref import ModelRef
 from fusehub.models.tasks import CAUSAL, SEQ2SEQ, find_task
 from fusehub.utils.documents import check_generation_config
+from fusehub.utils.findings import Finding
 
 GENERATION_CONFIG = "generation_config.json"
 

@@ -11,6 +11,7 @@ from fusehub.errors import Incompatible, UnsafeFile
 from fusehub.models.adapters import AdaptedRef
 from fusehub.models.label_names import read_labels
 from fusehub.models.ref import ModelRef
+from fusehub.models.transformers_internals import classes_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -103,12 +104,10 @@ def find_task(architecture: str, model_type: str) -> Task | None:
     for task in TASKS.values():
         if architecture.endswith(task.suffixes):
             return task
-    from transformers.models.auto import modeling_auto
-
     # Models that fill masks and also generate (BART) are used for the latter.
     order = (SEQ2SEQ, MASKED, CAUSAL)
     for task in (TASKS[name] for name in order):
-        known = getattr(modeling_auto, f"MODEL_FOR_{task.table}_MAPPING_NAMES").get(model_type, ())
+        known = classes_of(f"MODEL_FOR_{task.table}_MAPPING_NAMES").get(model_type, ())
         listed = architecture in ([known] if isinstance(known, str) else known)
         if listed and (task.name == SEQ2SEQ or not architecture.endswith(_AMBIGUOUS)):
             return task

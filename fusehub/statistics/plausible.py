@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from fusehub.collecting.noise import random_batch, vocabulary_of
 from fusehub.data.inputs import Inputs
-from fusehub.data.trial import one_example
+from fusehub.data.trial import one_example, random_batch, vocabulary_of
 from fusehub.errors import BadStatistics
 from fusehub.models.layout import layout_of, linears_of
 from fusehub.models.loading import load_model

@@ -4,8 +4,9 @@
         ...                                      # written into; then it is merged/
 
 A run that was killed leaves the hidden folder, which the next one of the same result clears. Two at once are told
-apart by a lock (see `fusehub.utils.holding`): the second is refused. A target that must stay what it is (a link, a disk of
-its own, a folder with other files) is filled file by file; a list of the moves says how to undo or to finish them.
+apart by a lock (see `fusehub.utils.holding`): the second is refused. A target that must stay what it is (a link, a
+disk of its own, a folder with other files) is filled file by file; a list of the moves says how to undo or to finish
+them.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusehub.cli.console import size
 from fusehub.errors import FuseHubError
+from fusehub.utils.formats import size
 from fusehub.utils.markdown import without_paths
 from fusehub.utils.reach import is_confined
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import gradio as gr
 
-from fusehub.cli.console import size
 from fusehub.errors import FuseHubError
 from fusehub.models.label_names import are_generic
+from fusehub.utils.formats import size
 
 from ..access import require_all
 from ..frame import Step

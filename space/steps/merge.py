@@ -253,7 +253,7 @@ def _free_name(visit: Visit, method: str, others: list[str]) -> str:
 
 
 def _options_text(recipe: dict[str, Any]) -> str:
-    from fusehub.cli.console import describe
+    from fusehub.utils.formats import describe
 
     said = changed_options(recipe["method"], recipe["parameters"])
     texts = [describe(said)] if said else []

@@ -30,7 +30,7 @@ _GRACE = 3.0
 _LOOK = 1.0
 _SILENT = 900.0
 # What a process of work needs, imported once by the server that all of them are forked from.
-_PRELOAD = ["space.workers.preload"]
+_PRELOAD = [f"{__package__}.preload"]
 
 
 # What may stand after the temporary folder in the path of the socket by which processes are forked, and the longest

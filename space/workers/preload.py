@@ -10,4 +10,4 @@ import torch  # noqa: F401
 import transformers
 import transformers.models.auto  # noqa: F401
 
-import space.workers.tasks  # noqa: F401
+from . import tasks  # noqa: F401

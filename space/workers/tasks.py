@@ -30,6 +30,8 @@ import fusehub
 from fusehub.errors import FuseHubError
 from fusehub.hub.client import be_patient
 
+from .published import of_metadata, published
+
 # Progress is told at most this often, in seconds.
 _EVERY = 0.15
 # Bytes of models that the process which answers keeps in memory.
@@ -128,7 +130,7 @@ def _statistics(
 
     made = fusehub.collect(model, data, out, limit=limit, fisher=fisher, token=token, progress=progress)
     with closing(made) as statistics:
-        return _of_metadata(statistics.metadata)
+        return of_metadata(statistics.metadata)
 
 
 def _merge(
@@ -192,7 +194,7 @@ def _recipe(asked: Mapping[str, Any]) -> Any:
 
 
 def _too_large(needed: int, there: int, command: str) -> FuseHubError:
-    from fusehub.cli.console import size
+    from fusehub.utils.formats import size
 
     return FuseHubError(
         f"This merge needs about {size(needed)} of memory, and this machine has {size(there)}.",
@@ -262,7 +264,7 @@ def _check(
     report = fusehub.check(models, base=base, labels=labels, token=token)
     found = report.to_dict() | {"statistics": {}, "cost": None}
     for model in models:
-        found["statistics"][model] = _published(model, token)
+        found["statistics"][model] = published(model, token)
     if report.ok:
         found["cost"] = _cost(models, base, labels, statistics, token)
     return found
@@ -283,51 +285,6 @@ def _cost(
         except FuseHubError:
             continue
     return None
-
-
-def _published(model: str, token: str | None) -> dict[str, Any] | None:
-    """Where the published statistics of a model's weights are, and what they are of; or whose else there are.
-
-    None where nobody has published any.
-    """
-    from fusehub.errors import BadStatistics, NotFound
-    from fusehub.models.checkpoint import weight_hashes
-    from fusehub.models.resolve import resolve
-    from fusehub.statistics.sources import find_statistics, offered_statistics
-
-    ref = resolve(model, token=token)
-    hashes = weight_hashes(ref)
-    try:
-        found = find_statistics(ref, hashes=hashes)
-    except NotFound:
-        offered = offered_statistics(ref, hashes)
-        return {"offered": [source.partition("@")[0] for source in offered]} if offered else None
-    except BadStatistics as error:
-        return {"problem": error.what}
-    return {"origin": found.origin, "when": _when(found.origin, token), **_of_metadata(found.metadata)}
-
-
-def _when(origin: str, token: str | None) -> str | None:
-    """The day of the commit that has published statistics."""
-    from fusehub.hub.client import client, hub_errors
-
-    repo, _, commit = origin.partition("@")
-    if not commit:
-        return None
-    with hub_errors(origin):
-        changed = client(token).model_info(repo, revision=commit).last_modified
-    return changed.date().isoformat() if changed else None
-
-
-def _of_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    rows = [layer["rows"] for layer in metadata["layers"].values()]
-    data = metadata.get("data") or {}
-    return {
-        "examples": metadata.get("examples"),
-        "tokens": metadata.get("tokens"),
-        "rows": max(rows, default=0),
-        "data": data.get("source"),
-    }
 
 
 def _compare(

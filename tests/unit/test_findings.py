@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from fusehub.checking.report import CODES, Allowed, Finding, Report, document
+from fusehub.checking.report import Report
 from fusehub.errors import BadRecipe
+from fusehub.utils.findings import CODES, Allowed, Finding, document
 
 
 def test_the_document_has_every_code():

@@ -158,7 +158,8 @@ def ann_url(run):
 
 
 def test_a_revision_with_slashes_is_one_wherever_the_folder_stands(repo, ann, folders):
-    code = "from fusehub.models.resolve import resolve\nfrom fusehub.models.checkpoint import Checkpoint, headers\nfor n in {names}:\n"
+    code = "from fusehub.models.resolve import resolve\nfrom fusehub.models.checkpoint import Checkpoint, headers\n"
+    code += "for n in {names}:\n"
     code += " r = resolve(n); c = Checkpoint(r)\n assert headers(r) == c.tensors\n"
     code += " print(r.id, float(c['classifier.weight'].double().sum()))"
     names = [f"{repo}/h0@feature/x", f"{repo}@feature/x/h0", f"https://huggingface.co/{repo}/tree/feature/x/h0"]
@@ -178,7 +179,8 @@ def test_adapters_in_folders_of_repos_are_put_on_bases_in_folders_of_repos(repo,
         f"{repo}/adapter",
         f"hf://{repo}/deep/base@main+hf://{repo}/adapter@main",
     ]
-    code = "from fusehub.models.resolve import resolve\nfrom fusehub.models.checkpoint import Checkpoint, headers\nfor n in {names}:\n"
+    code = "from fusehub.models.resolve import resolve\nfrom fusehub.models.checkpoint import Checkpoint, headers\n"
+    code += "for n in {names}:\n"
     code += " r = resolve(n); c = Checkpoint(r)\n assert headers(r) == c.tensors\n"
     code += " print(r.id, float(c['bert.encoder.layer.0.attention.self.query.weight'].double().sum()))"
     told = ann.python(code.format(names=names)).split("\n")[:-1]

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from fusehub.checking.report import CODES, Allowed
 from fusehub.errors import BadRecipe, FuseHubError, Incompatible
 from fusehub.merging.plan import plan_merge
+from fusehub.utils.findings import CODES, Allowed
 from tests.unit.experts import WEIGHTS, edit_json, recipe_of, relatives
 
 

@@ -1,16 +1,18 @@
 """The project itself: its code is clean, its public names are there, and what it says of itself is true."""
 
-import ast
 import graphlib
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import fusehub
+from tests.unit.floors import APART, FLOORS, climbing, imports
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "fusehub"
+MOST_LINES, MOST_FILES = 400, 23
 
 
 def test_the_code_is_clean() -> None:
@@ -46,59 +48,46 @@ def test_requirements_pin_what_the_package_needs() -> None:
     assert all("==" in line for line in lines)
 
 
-def imports() -> dict[str, set[str]]:
-    """The files of package and app -> those that each imports, anywhere in it; packages themselves are left out."""
-    paths = [path for place in (PACKAGE, ROOT / "space") for path in place.rglob("*.py") if path.name != "__init__.py"]
-    modules = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in paths}
-    found: dict[str, set[str]] = {}
-    for name, path in modules.items():
-        found[name] = set()
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom):
-                package = [*name.split(".")[: -node.level], node.module] if node.level else [node.module]
-                module = ".".join(filter(None, package))
-                found[name] |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
-            elif isinstance(node, ast.Import):
-                found[name] |= {alias.name for alias in node.names}
-        found[name] &= set(modules)
-    return found
-
-
 def test_no_modules_import_each_other() -> None:
     """Not even late, inside a function: whatever is imported can be read without what imports it."""
-    graphlib.TopologicalSorter(imports()).prepare()
+    packages = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in ROOT.rglob("__init__.py")}
+    modules = {name: others - packages for name, others in imports().items() if name not in packages}
+    graphlib.TopologicalSorter(modules).prepare()
 
 
-def test_lower_floors_do_not_import_higher_ones() -> None:
-    """A module imports only modules of floors below its own, or beside it."""
-    floors = [
-        "errors interrupts holding unfinished cached limits progress"
-        " documents reach places replies reports wire yaml_text",
-        "hub hub_names tensor_files licences label_names side_files verified devices",
-        "model_ref remote adapters refs chat_templates tables conll table_files hub_datasets data_sources pictures"
-        " vocabularies tokenizing tasks layers blocks wrappers",
-        "labels findings adapter_settings lora checkpoint ties completeness pretrained",
-        "literals rendering chats encoding questions language shared_body",
-        "methods statistics config_effects configs preprocessing side_documents compat recipe mergekit_forms"
-        " columns word_rows sampling data matching inputs trial",
-        "planner requirements donors planned_model plan settling questioning solving combining block_by_block engine"
-        " adapter_merging merging provenance",
-        "answering label_metrics text_metrics predict ensembling keeping comparison evaluation tuning loading finding",
-        "markdown merged results front_matter statistics_card usage card_tuning card push publishing",
-        "demo_data demo_train",
-        "console printing commands cli demo start __main__",
+def test_a_floor_imports_only_floors_below_it() -> None:
+    assert climbing() == []
+
+
+def test_every_folder_has_its_floor() -> None:
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.is_dir() or path.suffix == ".py"}
+    known = {name for names in FLOORS for name in names}
+    assert rooms - {"__init__", "__main__", "__pycache__", "py"} == known | {APART}
+
+
+def test_what_is_installed_is_every_package() -> None:
+    """The app by a name of its own: nothing called `space` is put among everybody's packages."""
+    installed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {
+        path.parent.relative_to(ROOT).as_posix().replace("/", ".")
+        for place in (PACKAGE, ROOT / "space")
+        for path in place.rglob("__init__.py")
+    }
+    assert {re.sub(r"^fusehub_space", "space", name) for name in installed} == folders
+
+
+def test_the_app_is_imported_by_any_name() -> None:
+    absolute = [
+        f"{path.name}: {line}"
+        for path in (ROOT / "space").rglob("*.py")
+        for line in path.read_text().splitlines()
+        if re.match(r"\s*(from|import) space\b", line) and "launch" not in line
     ]
-    floor = {name: number for number, names in enumerate(floors) for name in names.split()}
-    wrong = []
-    for path in sorted((ROOT / "fusehub").rglob("*.py")):
-        parts = path.relative_to(ROOT / "fusehub").with_suffix("").parts
-        if parts[0] in ("localhub", "__init__"):
-            continue
-        assert parts[0] in floor, f"{parts[0]} has no floor"
-        for line in path.read_text().splitlines():
-            words = line.split()
-            if len(words) > 1 and words[0] in ("from", "import") and words[1].startswith("fusehub."):
-                target = words[1].split(".")[1]
-                if target != "localhub" and floor[target] > floor[parts[0]]:
-                    wrong.append(f"{path.name}: {line.strip()}")
-    assert wrong == []
+    assert absolute == []
+
+
+def test_a_folder_can_be_looked_through_and_a_file_be_read() -> None:
+    for place in (PACKAGE, ROOT / "space"):
+        for path in place.rglob("*.py"):
+            assert len(path.read_text().splitlines()) <= MOST_LINES, path
+            assert len(list(path.parent.glob("*.py"))) <= MOST_FILES, path.parent

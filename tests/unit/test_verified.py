@@ -104,7 +104,10 @@ def test_a_bit_that_flipped_in_the_cache_is_healed(fresh, work, tmp_path):
 
 def test_a_model_that_answers_or_is_counted_is_healed_first(fresh, work, tmp_path):
     (tmp_path / "home" / "texts.txt").write_text("a good film\n" * 30)
-    answer = "from fusehub.comparing.predictor import predict; print(predict('ann/e0', ['a good film']).probabilities.tolist())"
+    answer = (
+        "from fusehub.comparing.predictor import predict\n"
+        "print(predict('ann/e0', ['a good film']).probabilities.tolist())"
+    )
 
     def collected(out: str) -> dict:
         fresh("collect", "ann/e0", "--data", "texts.txt", "--out", out)

@@ -11,7 +11,7 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
-from fusehub.errors import FuseHubError
+from fusehub.utils.extras import needs
 
 
 def answer_metrics(right: Sequence[Sequence[str]], said: Sequence[str]) -> dict[str, float]:
@@ -25,13 +25,8 @@ def answer_metrics(right: Sequence[Sequence[str]], said: Sequence[str]) -> dict[
 
 def written_metrics(right: Sequence[str], said: Sequence[str]) -> dict[str, float]:
     """chrF and BLEU over all texts, and the share of texts that are the very same."""
-    try:
+    with needs("generation", "Scores of written texts"):
         from sacrebleu import corpus_bleu, corpus_chrf
-    except ImportError as error:
-        raise FuseHubError(
-            "Scores of written texts need sacrebleu, which is not installed.",
-            'Install it with: pip install "fusehub[generation]"',
-        ) from error
     return {
         "chrf": corpus_chrf(list(said), [list(right)]).score / 100,
         "bleu": corpus_bleu(list(said), [list(right)]).score / 100,

@@ -11,7 +11,7 @@ from fusehub.utils.markdown import listed, md
 
 
 def tuning_facts(tuning: Mapping[str, Any]) -> dict[str, Any]:
-    """What the template says of a search: of the record that `fusehub.comparing.tuning` wrote, or of that without the trials."""
+    """What the template says of a search: of the record of `fusehub.comparing.tuning`, or of that without trials."""
     searched = [f"`{name}` ({', '.join(map(shown, values))})" for name, values in tuning["over"].items()]
     if tuning["weights"]:
         searched.append(f"each model's weight ({', '.join(f'{share:g}' for share in tuning['weights'])})")

@@ -17,9 +17,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.errors import BadFile, BadStatistics, FuseHubError
+from fusehub.errors import BadFile, BadStatistics
 from fusehub.models.layout import Linear
 from fusehub.statistics.importers.found import DiagonalSums, Imported
+from fusehub.utils.extras import needs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -174,11 +175,6 @@ def _names(*names: str) -> Iterable[str]:
 
 
 def _gguf() -> Any:
-    try:
+    with needs("import", "llama.cpp's statistics"):
         import gguf
-    except ImportError as error:
-        raise FuseHubError(
-            "Reading llama.cpp's files needs the gguf package, which is not installed.",
-            "pip install 'fusehub[import]'",
-        ) from error
     return gguf

@@ -1,0 +1,51 @@
+"""What the Hub has of a model's statistics, as plain data for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def published(model: str, token: str | None) -> dict[str, Any] | None:
+    """Where the published statistics of a model's weights are, and what they are of; or whose else there are.
+
+    None where nobody has published any.
+    """
+    from fusehub.errors import BadStatistics, NotFound
+    from fusehub.models.checkpoint import weight_hashes
+    from fusehub.models.resolve import resolve
+    from fusehub.statistics.sources import find_statistics, offered_statistics
+
+    ref = resolve(model, token=token)
+    hashes = weight_hashes(ref)
+    try:
+        found = find_statistics(ref, hashes=hashes)
+    except NotFound:
+        offered = offered_statistics(ref, hashes)
+        return {"offered": [source.partition("@")[0] for source in offered]} if offered else None
+    except BadStatistics as error:
+        return {"problem": error.what}
+    return {"origin": found.origin, "when": _when(found.origin, token), **of_metadata(found.metadata)}
+
+
+def _when(origin: str, token: str | None) -> str | None:
+    """The day of the commit that has published statistics."""
+    from fusehub.hub.client import client, hub_errors
+
+    repo, _, commit = origin.partition("@")
+    if not commit:
+        return None
+    with hub_errors(origin):
+        changed = client(token).model_info(repo, revision=commit).last_modified
+    return changed.date().isoformat() if changed else None
+
+
+def of_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [layer["rows"] for layer in metadata["layers"].values()]
+    data = metadata.get("data") or {}
+    return {
+        "examples": metadata.get("examples"),
+        "tokens": metadata.get("tokens"),
+        "rows": max(rows, default=0),
+        "data": data.get("source"),
+    }
