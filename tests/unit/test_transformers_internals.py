@@ -68,7 +68,7 @@ def test_names_that_are_left_over_or_may_be_missing() -> None:
     sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
     t5 = model("T5ForConditionalGeneration", **sizes)
     assert internals.left_over(t5) == ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
-    bart = model("BartForConditionalGeneration", d_model=8, encoder_layers=1, decoder_layers=1)
+    bart = model("BartForConditionalGeneration", d_model=8, encoder_attention_heads=2, decoder_attention_heads=2)
     assert internals.may_be_missing(bart) == ("final_logits_bias",)
     assert internals.may_be_missing(t5) == ()
 
