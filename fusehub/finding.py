@@ -17,7 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from fusehub.hub.client import client, hub_errors
-from fusehub.hub.licences import licence_of
+from fusehub.hub.licenses import license_of
 from fusehub.hub.names import plain, readings
 from fusehub.models.tasks import TASKS
 from fusehub.statistics.file import FILENAME, INDEX_FILENAME
@@ -45,7 +45,7 @@ class FoundModel:
     base: str | None
     downloads: int
     likes: int
-    licence: str | None
+    license: str | None
     gated: bool
     private: bool
     updated: datetime | None
@@ -153,7 +153,7 @@ def _model(info: ModelInfo, companions: dict[str, list[str]]) -> FoundModel:
         base=next(iter(_bases(info)), None),
         downloads=info.downloads or 0,
         likes=info.likes or 0,
-        licence=licence_of(info.card_data.to_dict() if info.card_data else {}),
+        license=license_of(info.card_data.to_dict() if info.card_data else {}),
         gated=bool(info.gated),
         private=bool(info.private),
         updated=info.last_modified,

@@ -35,7 +35,7 @@ class Picked:
     task: str | None
     base: str | None
     size: int | None
-    licence: str | None
+    license: str | None
     downloads: int | None
     labels: tuple[str, ...]
     gated: bool

@@ -18,7 +18,7 @@ from fusehub.checking.report import ModelFacts, Report
 from fusehub.checking.shapes import shape_findings
 from fusehub.checking.terms import terms_findings
 from fusehub.errors import BadRecipe, FuseHubError, Offline, unknown
-from fusehub.hub.licences import licence_of
+from fusehub.hub.licenses import license_of
 from fusehub.models.adapters import AdaptedRef
 from fusehub.models.checkpoint import Tensors, headers
 from fusehub.models.completeness import (
@@ -321,7 +321,7 @@ class _Check:
             dtypes=tuple(sorted({info.dtype for info in tensors.values() if info.is_float})) if tensors else (),
             size=sum(ref.files[name].size for name in ref.weight_files()) if tensors else 0,
             labels=labels,
-            licence=licence_of(ref.card),
+            license=license_of(ref.card),
             gated=ref.gated,
             base=base_of(ref, config),
             statistics=has_statistics(ref),

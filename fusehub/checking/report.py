@@ -23,7 +23,7 @@ class ModelFacts:
     dtypes: tuple[str, ...]
     size: int
     labels: tuple[str, ...]
-    licence: str | None
+    license: str | None
     gated: bool
     base: str | None
     statistics: bool

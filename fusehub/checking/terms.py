@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fusehub.hub.licences import licence_of, reconcile
+from fusehub.hub.licenses import license_of, reconcile
 from fusehub.models.adapters import AdaptedRef
 from fusehub.models.resolve import ModelRef
 from fusehub.utils.findings import Finding
@@ -14,7 +14,7 @@ def terms_findings(refs: Sequence[ModelRef]) -> Iterator[Finding]:
     """What the licences of the models and of their adapters' bases say of the result, and who may read them."""
     # What an adapter makes of its base is under the terms of both.
     everyone = [*refs, *(ref.base for ref in refs if isinstance(ref, AdaptedRef))]
-    verdict = reconcile({ref.name: licence_of(ref.card) for ref in everyone}.items())
+    verdict = reconcile({ref.name: license_of(ref.card) for ref in everyone}.items())
     for ref in everyone:
         if ref.card_trouble:
             yield Finding(
@@ -24,20 +24,20 @@ def terms_findings(refs: Sequence[ModelRef]) -> Iterator[Finding]:
                 "Mend the YAML between the lines of three dashes.",
             )
     for warning in verdict.warnings:
-        yield Finding("licence-unclear", "warning", warning)
+        yield Finding("license-unclear", "warning", warning)
     for conflict in verdict.conflicts:
         yield Finding(
-            "licence-conflict",
+            "license-conflict",
             "warning",
             f"The result may not be shared: {conflict}.",
             "Keep it to yourself, or leave one of them out.",
         )
     if verdict.forbids_publishing:
         yield Finding(
-            "licence-forbids", "warning", f"The result may not be published: {verdict.why}.", "Keep it to yourself."
+            "license-forbids", "warning", f"The result may not be published: {verdict.why}.", "Keep it to yourself."
         )
-    elif verdict.licence:
-        yield Finding("licence-result", "note", f"Licence of the result: {verdict.licence} ({verdict.why}).")
+    elif verdict.license:
+        yield Finding("license-result", "note", f"Licence of the result: {verdict.license} ({verdict.why}).")
     for ref in refs:
         if ref.gated or ref.private:
             kind = "gated" if ref.gated else "private"

@@ -37,8 +37,8 @@ def find(
     if as_json:
         print_json({"models": [model.to_dict() for model in found]})
         return
-    columns = ["model", "task", "base", "licence", "downloads", "statistics"]
-    rows = [(m.id, m.task, m.base, m.licence, m.downloads, m.statistics_at or _offered(m.offered_at)) for m in found]
+    columns = ["model", "task", "base", "license", "downloads", "statistics"]
+    rows = [(m.id, m.task, m.base, m.license, m.downloads, m.statistics_at or _offered(m.offered_at)) for m in found]
     table(None, columns, rows, numbers=["downloads"])
     if not found:
         say("Nothing found. Try fewer words, or leave out --base.")

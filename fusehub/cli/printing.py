@@ -28,7 +28,7 @@ def print_report(report: Report) -> None:
             "parameters": f"{model.parameters / 1e6:.1f} M" if model.parameters else None,
             "size": size(model.size),
             "labels": ", ".join(model.labels[:6]) + (" ..." if len(model.labels) > 6 else ""),
-            "licence": model.licence,
+            "license": model.license,
             "base": model.base,
             "statistics": "yes" if model.statistics else "no",
         }

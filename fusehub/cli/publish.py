@@ -28,8 +28,8 @@ def publish(
     results: Annotated[
         Path | None, typer.Option(help="Scores that `fusehub evaluate --out` wrote, for the card.")
     ] = None,
-    allow_licence: Annotated[
-        bool, typer.Option("--allow-licence", help="Push although licences of the experts forbid it.")
+    allow_license: Annotated[
+        bool, typer.Option("--allow-license", help="Push although licences of the experts forbid it.")
     ] = False,
     allow_restricted: Annotated[
         bool, typer.Option("--allow-restricted", help="With --public: push although an expert is gated or private.")
@@ -63,7 +63,7 @@ def publish(
         pull_request=pull_request,
         exist_ok=exist_ok,
         evaluation=evaluation,
-        allow_licence=allow_licence,
+        allow_license=allow_license,
         allow_restricted=allow_restricted,
         allow_few_rows=allow_few_rows,
         allow_other_weights=allow_other_weights,

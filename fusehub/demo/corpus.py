@@ -62,7 +62,7 @@ class Domain:
     name: str
     title: str
     source: str
-    licence: str
+    license: str
     labels: tuple[str, ...]
     train: list[Example]
     validation: list[Example]
@@ -223,7 +223,7 @@ def dataset_card(domain: Domain) -> str:
 pretty_name: {domain.title} with human-rated sentiment
 language:
   - en
-license: {domain.licence}
+license: {domain.license}
 task_categories:
   - text-classification
 task_ids:

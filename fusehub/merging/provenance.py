@@ -13,7 +13,7 @@ from typing import Any
 
 from fusehub.data.hub_datasets import pinned_data
 from fusehub.hub.client import software
-from fusehub.hub.licences import licence_of
+from fusehub.hub.licenses import license_of
 from fusehub.merging.data_at_hand import DataAtHand
 from fusehub.merging.donors import Donors, donors_alone
 from fusehub.merging.plan import Plan
@@ -148,7 +148,7 @@ def _source(plan: Plan, index: int) -> dict[str, Any]:
         "repo_id": ref.repo_id,
         "commit": ref.commit,
         "weight": plan.weights[index],
-        "licence": plan.report.models[index].licence,
+        "license": plan.report.models[index].license,
         "languages": ref.card.get("language"),
         "datasets": ref.card.get("datasets"),
         "base": plan.report.models[index].base,
@@ -176,6 +176,6 @@ def _origin(base: ModelRef) -> dict[str, Any]:
         "repo_id": base.repo_id,
         "commit": base.commit,
         "folder": None if base.repo_id else str(base.folder),
-        "licence": licence_of(base.card),
+        "license": license_of(base.card),
         "private": base.gated or base.private,
     }

@@ -29,7 +29,7 @@ class _Origin(_Told):
     name: str
     repo_id: _Text
     commit: _Text
-    licence: _Text
+    license: _Text
     private: bool
     folder: _Text = None
 
@@ -55,7 +55,7 @@ class _Source(_Told):
     repo_id: _Text
     commit: _Text
     weight: Any
-    licence: _Text
+    license: _Text
     private: bool
     languages: Any
     datasets: Any

@@ -1,7 +1,7 @@
 """A finished merge on disk: what it wrote about itself, and the same without paths of this machine.
 
     merge = read_merge("out/merged")
-    merge.sources[0]["repo_id"], merge.licence.licence, merge.public_recipe()
+    merge.sources[0]["repo_id"], merge.license.license, merge.public_recipe()
 
 The report and the recipe are written by `fusehub.merging.provenance`.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadFile
-from fusehub.hub.licences import LicenceVerdict, reconcile
+from fusehub.hub.licenses import LicenseVerdict, reconcile
 from fusehub.merging.provenance import REPORT_FILENAME
 from fusehub.merging.recipe import FILENAME as RECIPE_FILENAME
 from fusehub.merging.recipe import Recipe
@@ -82,9 +82,9 @@ class MergedFolder:
         return self.report.get("tuning") or (self.recipe.provenance or {}).get("tuning")
 
     @property
-    def licence(self) -> LicenceVerdict:
+    def license(self) -> LicenseVerdict:
         """Of what went in."""
-        return reconcile((origin["name"], origin["licence"]) for origin in self.origins)
+        return reconcile((origin["name"], origin["license"]) for origin in self.origins)
 
     @property
     def local_folders(self) -> dict[str, str]:

@@ -49,7 +49,7 @@ def publish(
     pull_request: bool = False,
     exist_ok: bool = False,
     evaluation: Evaluation | Mapping[str, Any] | None = None,
-    allow_licence: bool = False,
+    allow_license: bool = False,
     allow_restricted: bool = False,
     allow_few_rows: bool = False,
     allow_other_weights: bool = False,
@@ -61,7 +61,7 @@ def publish(
     The repo is made, private unless `public`. One that is there is an error, unless `exist_ok` (files are added and
     replaced, none deleted) or `pull_request` (proposed to its owner). A README.md in the folder is pushed as it is;
     else a card is written, with the results of `evaluation`. What speaks against it is allowed one by one: a licence
-    that forbids it, or two that do not go together (`allow_licence`); an expert that is not for everyone, in public
+    that forbids it, or two that do not go together (`allow_license`); an expert that is not for everyone, in public
     (`allow_restricted`); statistics in the folder of few rows, or of other weights.
     """
     folder = Path(folder)
@@ -73,8 +73,8 @@ def publish(
     progress(0, 3, "checking the model")
     merge = _finished(folder)
     if merge is not None:
-        if not allow_licence:
-            _require_licence(merge, target)
+        if not allow_license:
+            _require_license(merge, target)
         if not allow_restricted:
             _require_for_everyone([origin["name"] for origin in merge.origins if origin["private"]], target.private)
         for part in merge.configs:
@@ -211,19 +211,19 @@ def _card_text(folder: Path, repo_id: str, evaluation: Any) -> str:
     return (folder / CARD).read_text(encoding="utf-8")
 
 
-def _require_licence(merge: MergedFolder, target: Target) -> None:
+def _require_license(merge: MergedFolder, target: Target) -> None:
     """Raises where a licence forbids to share the merge, or two forbid to show it to everyone."""
-    verdict = merge.licence
+    verdict = merge.license
     if verdict.forbids_publishing:
         raise FuseHubError(
             f"This merge may not be published: {verdict.why}.",
-            "Keep it to yourself, or leave that model out. If its owner has allowed it to you: --allow-licence.",
+            "Keep it to yourself, or leave that model out. If its owner has allowed it to you: --allow-license.",
         )
     if verdict.conflicts and not target.private:
         raise FuseHubError(
             f"This merge may not be shared: {'; '.join(verdict.conflicts)}.",
             "Push to a private repo (leave --public out), or leave one of them out. "
-            "If an owner has allowed it to you: --allow-licence.",
+            "If an owner has allowed it to you: --allow-license.",
         )
 
 

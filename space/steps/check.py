@@ -173,7 +173,7 @@ def _models_html(picks: list[Picked], report: dict[str, Any]) -> str:
                 f"{model['parameters'] / 1e6:,.1f} M" if model["parameters"] else "?",
                 html.esc("/".join(model["dtypes"]) or "?"),
                 html.esc(", ".join(model["labels"][:6])),
-                html.esc(model["licence"] or "not said"),
+                html.esc(model["license"] or "not said"),
             ]
         )
     columns = ("Model", "Architecture", "Parameters", "Stored as", "Labels", "Licence")

@@ -172,7 +172,7 @@ class Pick(Step):
 def describe(name: str, token: str | None) -> Picked:
     """What the card of a model says. Raises a `FuseHubError` where the visitor may not read it."""
     from fusehub.checking.configs import base_of
-    from fusehub.hub.licences import licence_of
+    from fusehub.hub.licenses import license_of
     from fusehub.models.resolve import resolve
     from fusehub.models.tasks import labels_of, task_of
     from fusehub.statistics.sources import has_statistics
@@ -195,7 +195,7 @@ def describe(name: str, token: str | None) -> Picked:
         task=task,
         base=base_of(ref, config),
         size=weights,
-        licence=licence_of(ref.card),
+        license=license_of(ref.card),
         downloads=ref.downloads,
         labels=labels,
         gated=ref.gated or ref.private,
@@ -215,7 +215,7 @@ def _picked_html(visit: Visit) -> str:
                 "Task": pick.task.replace("-", " ") if pick.task else "unknown",
                 "Base": pick.base or "not said",
                 "Size": html.amount(pick.size, "bytes") if pick.size else "?",
-                "Licence": pick.licence or "not said",
+                "Licence": pick.license or "not said",
                 "Downloads": html.number(pick.downloads) if pick.downloads is not None else None,
                 "Labels": labels or None,
             }
@@ -243,7 +243,7 @@ def _found_html(visit: Visit) -> str:
                 "Task": (model.task or "unknown").replace("-", " "),
                 "Base": model.base or "not said",
                 "Size": f"{model.parameters / 1e6:,.1f} M parameters" if model.parameters else "?",
-                "Licence": model.licence or "not said",
+                "Licence": model.license or "not said",
                 "Downloads": html.number(model.downloads),
             }
         ) + _tags(model.statistics, model.gated or model.private)

@@ -39,7 +39,7 @@ class Push(Step):
             )
             self.kind = gr.Radio([NEW, PROPOSE], value=NEW, label="As", elem_id="push-kind")
         self.seen = gr.Radio([PRIVATE, PUBLIC], value=PRIVATE, label="Who can see it", elem_id="push-seen")
-        self.licence = gr.Textbox(label="Licence", max_lines=1, elem_id="push-licence")
+        self.license = gr.Textbox(label="Licence", max_lines=1, elem_id="push-license")
         self.why = gr.HTML("")
         with gr.Accordion("Model card", open=False, elem_id="card"), gr.Row():
             self.card = gr.Textbox(label="Card (Markdown)", lines=18, max_lines=30, elem_id="push-card")
@@ -49,7 +49,7 @@ class Push(Step):
         with gr.Row(elem_classes="fh-actions"):
             self.go = gr.Button("Push", variant="primary", elem_id="push")
         self.done = gr.HTML("", js_on_load=html.PRESS)
-        self.painted = [self.which, self.who, self.licence, self.why, self.card, self.preview, self.done, self.pasted]
+        self.painted = [self.which, self.who, self.license, self.why, self.card, self.preview, self.done, self.pasted]
 
     def wire(self) -> None:
         frame = self.frame
@@ -58,8 +58,8 @@ class Push(Step):
             lambda text: without_front_matter(text),
             self.card, self.preview, show_progress="hidden", api_visibility="private", trigger_mode="always_last",
         )  # fmt: skip
-        self.licence.input(
-            with_licence, [self.card, self.licence], self.card, show_progress="hidden", api_visibility="private",
+        self.license.input(
+            with_license, [self.card, self.license], self.card, show_progress="hidden", api_visibility="private",
             trigger_mode="always_last",
         )  # fmt: skip
         frame.on(
@@ -80,12 +80,12 @@ class Push(Step):
         fresh = facts.get("painted") != (made.name, bool(visit.evaluation))
         card = gr.skip() if not fresh else facts["text"]
         preview = gr.skip() if not fresh else without_front_matter(facts["text"])
-        licence = gr.skip() if not fresh else facts["licence"] or ""
+        license = gr.skip() if not fresh else facts["license"] or ""
         facts["painted"] = (made.name, bool(visit.evaluation))
         return [
             gr.Dropdown([(_called(visit.merges[name]), name) for name in names], value=made.name),
             _who_html(self.frame.setting),
-            licence,
+            license,
             _why_html(facts),
             card,
             preview,
@@ -142,13 +142,13 @@ def without_front_matter(text: str) -> str:
     return split_front_matter(text or "")[1]
 
 
-def with_licence(card: str, licence: str) -> str:
+def with_license(card: str, license: str) -> str:
     """The card with another licence in its front matter."""
     front, body = split_front_matter(card or "")
     if front is None:
         return card
     kept = [line for line in front.splitlines() if not line.startswith("license:")]
-    said = [f"license: {licence.strip()}"] if licence.strip() else []
+    said = [f"license: {license.strip()}"] if license.strip() else []
     return "---\n" + "\n".join([*said, *kept]) + "\n---\n" + body
 
 
@@ -171,8 +171,8 @@ def _why_html(facts: dict[str, Any]) -> str:
     if facts["forbidden"]:
         return html.notice(f"This merge may not be published: {facts['why']}.", "warning")
     parts = [html.notice(f"This merge may not be shared: {conflict}.", "warning") for conflict in facts["conflicts"]]
-    if facts["licence"]:
-        parts.append(html.notice(f"{facts['licence']}: {facts['why']}. This is no legal advice."))
+    if facts["license"]:
+        parts.append(html.notice(f"{facts['license']}: {facts['why']}. This is no legal advice."))
     elif not facts["conflicts"]:
         parts.append(html.notice("No model says what its licence is: ask their owners before you publish.", "warning"))
     parts += [html.notice(warning, "warning") for warning in facts["warnings"]]

@@ -326,14 +326,14 @@ def _card(token: str | None, *, folder: str, repo_id: str | None, evaluation: di
     from fusehub.publishing.merged_folder import read_merge
 
     merge = read_merge(folder)
-    licence = merge.licence if merge else None
+    license = merge.license if merge else None
     return {
         "text": str(fusehub.model_card(folder, repo_id=repo_id, evaluation=evaluation)),
-        "licence": licence and licence.licence,
-        "why": licence.why if licence else "",
-        "forbidden": bool(licence and licence.forbids_publishing),
-        "conflicts": list(licence.conflicts) if licence else [],
-        "warnings": list(licence.warnings) if licence else [],
+        "license": license and license.license,
+        "why": license.why if license else "",
+        "forbidden": bool(license and license.forbids_publishing),
+        "conflicts": list(license.conflicts) if license else [],
+        "warnings": list(license.warnings) if license else [],
         "restricted": [source["short_name"] for source in merge.sources if source["private"]] if merge else [],
     }
 

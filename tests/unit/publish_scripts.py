@@ -36,10 +36,10 @@ def exists(repo):
 
 EXPERTS = """
 # A stranger's two experts, one with its statistics beside it, the other with statistics published afterwards.
-for number, licence in enumerate(["mit", "apache-2.0"]):
+for number, license in enumerate(["mit", "apache-2.0"]):
     folder = work / f"expert-{number}"
     (folder / "README.md").write_text(
-        f"---\\nlicense: {licence}\\nlanguage: [en]\\ndatasets: [ann/texts-{number}]\\n---\\nHi\\n")
+        f"---\\nlicense: {license}\\nlanguage: [en]\\ndatasets: [ann/texts-{number}]\\n---\\nHi\\n")
     (folder / "optimizer.pt").write_bytes(b"x" * 1000)
     tell(f"expert-{number}", publish(folder, f"expert-{number}", public=True).to_dict())
 import shutil
@@ -169,19 +169,19 @@ tell("unfinished", broken("x.partial", lambda f: None))
 tell("bad card", broken("bad-card", lambda f: (f / "README.md").write_text("---\\nlicense: [1]\\n---\\n")))
 tell("no yaml", broken("no-yaml", lambda f: (f / "README.md").write_text("---\\n[: x\\n---\\n")))
 
-def licence(*licences, private=False):
+def license(*licenses, private=False):
     def change(folder):
-        edit(folder, lambda r: [s.update(licence=x, private=private) for s, x in zip(r["sources"], licences)])
+        edit(folder, lambda r: [s.update(license=x, private=private) for s, x in zip(r["sources"], licenses)])
     return change
 
-tell("no derivatives", broken("no-derivatives", licence("mit", "cc-by-nd-4.0")))
+tell("no derivatives", broken("no-derivatives", license("mit", "cc-by-nd-4.0")))
 work_nd = work / "no-derivatives"
 conflict = shutil.copytree(work / "local", work / "conflict")
-licence("gpl-3.0", "cc-by-nc-4.0")(conflict)
+license("gpl-3.0", "cc-by-nc-4.0")(conflict)
 tell("conflict, public", fails(lambda: publish(conflict, "conflict", public=True, allow_restricted=True)))
 gated = shutil.copytree(work / "local", work / "gated")
-licence("mit", "mit", private=True)(gated)
-tell("gated, public", fails(lambda: publish(gated, "gated", public=True, allow_licence=True)))
+license("mit", "mit", private=True)(gated)
+tell("gated, public", fails(lambda: publish(gated, "gated", public=True, allow_license=True)))
 api = HfApi()
 api.create_repo("cat/open")
 tell("gated, into public", fails(lambda: publish(gated, "open", exist_ok=True)))
@@ -191,11 +191,11 @@ tell("results lost", fails(lambda: publish(mine, "mine", evaluation={})))
 tell("repos", sorted(m.id for m in api.list_models(author="cat")))
 
 # What is not forbidden: by what the owner allows, into a private repo, with a card of one's own.
-tell("forced", publish(work_nd, "forced", allow_licence=True).to_dict())
+tell("forced", publish(work_nd, "forced", allow_license=True).to_dict())
 tell("gated, private", publish(gated, "gated").to_dict())
 tell("conflict, private", publish(conflict, "conflict").to_dict())
 tell("conflict, its card", Path(api.hf_hub_download("cat/conflict", "README.md")).read_text())
-tell("conflict, allowed", publish(conflict, "conflict-open", public=True, allow_licence=True).to_dict())
+tell("conflict, allowed", publish(conflict, "conflict-open", public=True, allow_license=True).to_dict())
 (mine / "README.md").write_text("---\\nlicense: mit\\n---\\nMy words.\\n")
 (mine / ".hidden").write_text("secret")
 (mine / "more").mkdir()

@@ -145,7 +145,7 @@ def fused(experts, tmp_path_factory):
 
 @pytest.fixture
 def sources(fused, tmp_path):
-    """`sources(0, licence="mit")`: a copy of the merge whose first expert says so."""
+    """`sources(0, license="mit")`: a copy of the merge whose first expert says so."""
     copy = shutil.copytree(fused, tmp_path / "fused")
 
     def change(number, **facts):
@@ -283,30 +283,30 @@ def test_a_recipe_with_backticks_stays_in_its_fence(fused, tmp_path):
 # --- licences and lineage --------------------------------------------------------------------------------------------
 
 
-def test_the_strictest_licence_wins(sources):
-    sources(0, licence="mit")
-    card = model_card(sources(1, licence="cc-by-nc-4.0"))
+def test_the_strictest_license_wins(sources):
+    sources(0, license="mit")
+    card = model_card(sources(1, license="cc-by-nc-4.0"))
     assert card.data.license == "cc-by-nc-4.0"
     assert "Licence: cc-by-nc-4.0, because expert-1 has the strictest licence." in card.text
     assert "| expert-0 | 1 | mit |" in card.text
 
 
 @pytest.mark.parametrize("nothing", [None, "unknown"])
-def test_a_licence_that_not_all_state_is_left_out(sources, nothing):
-    sources(0, licence="mit")
-    card = model_card(sources(1, licence=nothing))
+def test_a_license_that_not_all_state_is_left_out(sources, nothing):
+    sources(0, license="mit")
+    card = model_card(sources(1, license=nothing))
     assert card.data.license is None
     assert "No licence is stated by expert-1" in card.text
 
 
-def test_a_licence_that_the_hub_does_not_know_is_other(sources):
-    sources(0, licence="My Own Licence", repo_id="ann/expert", commit="0" * 40)
-    card = model_card(sources(1, licence="mit"))
+def test_a_license_that_the_hub_does_not_know_is_other(sources):
+    sources(0, license="My Own Licence", repo_id="ann/expert", commit="0" * 40)
+    card = model_card(sources(1, license="mit"))
     assert (card.data.license, card.data.license_name) == ("other", "my-own-licence")
     assert card.data.license_link.endswith("/ann/expert/tree/" + "0" * 40)
     assert "FuseHub does not know the licence of expert-0 (My Own Licence)" in card.text
-    sources(0, licence="etalab-2.0")
-    assert model_card(sources(1, licence="mit")).data.license == "etalab-2.0"
+    sources(0, license="etalab-2.0")
+    assert model_card(sources(1, license="mit")).data.license == "etalab-2.0"
 
 
 def test_the_card_names_experts_languages_and_data(sources):
@@ -321,18 +321,18 @@ def test_the_card_names_experts_languages_and_data(sources):
 
 
 def test_what_was_found_on_the_way_is_told_once(sources):
-    copy = sources(0, licence="mit")
-    copy = sources(1, licence=None)
+    copy = sources(0, license="mit")
+    copy = sources(1, license=None)
     report = json.loads((copy / "fusehub_report.json").read_text())
     report["findings"] = [
         {
-            "code": "licence-unclear",
+            "code": "license-unclear",
             "level": "warning",
             "what": "No licence is stated by expert-1: ask the owner",
             "fix": "",
         },
         {"code": "config-differs", "level": "error", "what": f"{report['sources'][0]['name']} is odd.", "fix": ""},
-        {"code": "licence-result", "level": "note", "what": "Licence of the result: mit (x).", "fix": ""},
+        {"code": "license-result", "level": "note", "what": "Licence of the result: mit (x).", "fix": ""},
     ]
     report["layer_notes"] = {
         "a.weight": ["inputs span 3 of 16 directions: the rest kept at the anchor"],

@@ -262,7 +262,7 @@ def test_the_base_is_read_from_what_the_config_was_loaded_from(experts, loaded, 
     assert base_of(resolve(str(experts()[0])), {"_name_or_path": loaded}) == expected
 
 
-def test_licences_are_reconciled(pair):
+def test_licenses_are_reconciled(pair):
     card(pair[0], license="mit")
     card(pair[1], license="cc-by-nc-4.0")
     assert any("Licence of the result: cc-by-nc-4.0" in note for note in said(pair, "note"))

@@ -100,7 +100,7 @@ def test_what_is_told_of_a_model(find):
         "base": "ann/base",
         "downloads": 2,
         "likes": 0,
-        "licence": "mit",
+        "license": "mit",
         "gated": False,
         "private": False,
         "parameters": None,

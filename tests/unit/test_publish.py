@@ -239,7 +239,7 @@ def test_what_is_allowed_is_pushed_and_private_is_no_trouble(cat):
     assert not cat["conflict, allowed"]["private"]
 
 
-def test_a_card_says_that_its_licences_do_not_go_together_and_claims_none(cat):
+def test_a_card_says_that_its_licenses_do_not_go_together_and_claims_none(cat):
     front, _, text = cat["conflict, its card"].removeprefix("---").partition("---")
     assert "license:" not in front
     assert "No licence allows to share this merge: expert-0 is under gpl-3.0 and expert-1 under cc-by-nc-4.0" in text

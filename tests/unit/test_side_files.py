@@ -110,7 +110,7 @@ def test_a_merge_has_the_files_and_says_nothing_of_how_its_experts_were_made(tmp
     assert "fusehub_report.json" not in resolve(str(first)).side_files()
 
 
-def test_a_licences_text_goes_with_the_result_where_it_is_that_of_all(tmp_path: Path) -> None:
+def test_a_licenses_text_goes_with_the_result_where_it_is_that_of_all(tmp_path: Path) -> None:
     experts = relatives(tmp_path, "bert", hidden=16)
     for path, text in zip(experts, ("for one", "for another"), strict=True):
         (path / "LICENSE").write_text("for all")

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fusehub.hub.client import endpoint
-from fusehub.hub.licences import reconcile
+from fusehub.hub.licenses import reconcile
 from fusehub.publishing.cards.results import Results
 from fusehub.publishing.merged_folder import MergedFolder
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
-# Licences that the Hub knows and `fusehub.hub.licences` does not order; any other is `other` with a name.
-_HUB_LICENCES = frozenset(
+# Licences that the Hub knows and `fusehub.hub.licenses` does not order; any other is `other` with a name.
+_HUB_LICENSES = frozenset(
     {"bsd-3-clause-clear", "c-uda", "cc", "cdla-permissive-1.0", "cdla-permissive-2.0", "etalab-2.0", "gfdl"}
     | {"lppl-1.3c", "postgresql", "ofl-1.1", "lgpl-lr", "deepfloyd-if-license"}
 )
@@ -33,7 +33,7 @@ def card_of(front_matter: Mapping[str, Any], body: str) -> ModelCard:
 def front_matter_of(merge: MergedFolder, title: str, results: Results | None) -> dict[str, Any]:
     """What the Hub reads of a merge; `results` are written as its `model-index`."""
     sources = merge.sources
-    data = licence_entries(merge)
+    data = license_entries(merge)
     data["library_name"] = "peft" if merge.adapter_base else "transformers"
     tasks = [task.name for task in merge.tasks]
     if len(tasks) == 1:
@@ -57,16 +57,16 @@ def front_matter_of(merge: MergedFolder, title: str, results: Results | None) ->
     return data
 
 
-def licence_entries(merge: MergedFolder) -> dict[str, Any]:
+def license_entries(merge: MergedFolder) -> dict[str, Any]:
     """`license`, and its name and address where the Hub does not know it; nothing where none covers all experts."""
-    licence = merge.licence.licence
-    if licence is None or any(origin["licence"] in (None, "unknown") for origin in merge.origins):
+    license = merge.license.license
+    if license is None or any(origin["license"] in (None, "unknown") for origin in merge.origins):
         return {}
-    # Without a warning, `fusehub.hub.licences` knows it, and those are all on the Hub's list.
-    if licence in _HUB_LICENCES or not reconcile([("", licence)]).warnings:
-        return {"license": licence}
-    origin = next(origin for origin in merge.origins if licence in origin["licence"].split(", "))
-    name = licence if licence != "other" else f"{origin['name'].rpartition('/')[2]}-license"
+    # Without a warning, `fusehub.hub.licenses` knows it, and those are all on the Hub's list.
+    if license in _HUB_LICENSES or not reconcile([("", license)]).warnings:
+        return {"license": license}
+    origin = next(origin for origin in merge.origins if license in origin["license"].split(", "))
+    name = license if license != "other" else f"{origin['name'].rpartition('/')[2]}-license"
     entries = {"license": "other", "license_name": re.sub(r"[^a-z0-9.-]+", "-", name.lower()).strip("-")}
     return entries | ({"license_link": page_of(origin)} if origin.get("repo_id") else {})
 

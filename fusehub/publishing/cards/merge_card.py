@@ -27,7 +27,7 @@ from fusehub.models.adapters import WEIGHTS as ADAPTER_WEIGHTS
 from fusehub.models.label_names import are_generic
 from fusehub.models.tasks import labels_of, task_of
 from fusehub.models.tensor_files import open_tensors
-from fusehub.publishing.cards.front_matter import card_of, front_matter_of, licence_entries, page_of
+from fusehub.publishing.cards.front_matter import card_of, front_matter_of, license_entries, page_of
 from fusehub.publishing.cards.results import Results
 from fusehub.publishing.cards.statistics_card import data_words
 from fusehub.publishing.cards.tuning import shown, tuning_facts
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from fusehub.comparing.evaluate import Evaluation
 
 # Findings that the card tells in its own words, or that were of no concern once it was merged.
-_LICENCE = ("licence-result", "licence-forbids", "licence-conflict", "licence-unclear")
-_SAID_ELSEWHERE = (*_LICENCE, "restricted", "no-header")
+_LICENSE = ("license-result", "license-forbids", "license-conflict", "license-unclear")
+_SAID_ELSEWHERE = (*_LICENSE, "restricted", "no-header")
 
 
 def model_card(
@@ -101,7 +101,7 @@ def _facts(merge: MergedFolder, repo_id: str | None, results: Results | None) ->
         "software": f" (made with {md(software)})" if software else "",
         "local_folders": listed(local) if local else "",
         "hashes": report["sha256"],
-        "licence": _licence_words(merge),
+        "license": _license_words(merge),
     }
 
 
@@ -149,7 +149,7 @@ def _source(merge: MergedFolder, source: Mapping[str, Any]) -> dict[str, str]:
     return {
         "link": link(source["repo_id"] or source["short_name"], page_of(source)) + on,
         "weight": f"{source['weight']:g}" if isinstance(source["weight"], int | float) else "by layer",
-        "licence": source["licence"] or "not stated",
+        "license": source["license"] or "not stated",
         "statistics": _statistics(merge, source) if source["statistics"] else "none",
     }
 
@@ -336,11 +336,11 @@ def _labels(labels: list[str]) -> str:
     return "" if are_generic(labels) else ", ".join(md(label) for label in labels)
 
 
-def _licence_words(merge: MergedFolder) -> str:
-    verdict, stated = merge.licence, licence_entries(merge)
+def _license_words(merge: MergedFolder) -> str:
+    verdict, stated = merge.license, license_entries(merge)
     words = []
     if stated:
-        words.append(f"Licence: {md(verdict.licence)}, because {md(verdict.why)}.")
+        words.append(f"Licence: {md(verdict.license)}, because {md(verdict.why)}.")
     words += [md(warning) for warning in verdict.warnings]
     if verdict.forbids_publishing:
         words.append(f"{md(verdict.why)}.")

@@ -298,7 +298,7 @@ def _merged(asked: Asked) -> None:
         asked.fail("a path of this machine", "card", card[:200])
     told = asked.step("read", lambda: read_merge(folder))
     if told is not None:
-        asked.step("publish", lambda: (told.public_report(), told.public_recipe(), told.licence, told.tasks))
+        asked.step("publish", lambda: (told.public_report(), told.public_recipe(), told.license, told.tasks))
     for config in sorted(folder.rglob("config.json")):
         asked.step("loadable", lambda config=config: require_loadable(config.parent))
     if asked.repo.name == "merged":

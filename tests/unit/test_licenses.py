@@ -2,15 +2,15 @@
 
 import pytest
 
-from fusehub.hub.licences import licence_of, reconcile
+from fusehub.hub.licenses import license_of, reconcile
 
 
-def verdict(*licences):
-    return reconcile([(f"m{i}", licence) for i, licence in enumerate(licences)])
+def verdict(*licenses):
+    return reconcile([(f"m{i}", license) for i, license in enumerate(licenses)])
 
 
 @pytest.mark.parametrize(
-    ("licences", "expected"),
+    ("licenses", "expected"),
     [
         (("mit", "mit"), "mit"),
         (("mit", "apache-2.0"), "mit"),
@@ -29,36 +29,36 @@ def verdict(*licences):
         (("cc-by-nc-4.0", "other"), "other"),
     ],
 )
-def test_the_strictest_licence_wins(licences, expected):
-    found = verdict(*licences)
-    assert found.licence == expected and not found.forbids_publishing
+def test_the_strictest_license_wins(licenses, expected):
+    found = verdict(*licenses)
+    assert found.license == expected and not found.forbids_publishing
 
 
-def test_a_licence_that_allows_no_derivatives_forbids_publishing():
-    for licences in (("mit", "cc-by-nd-4.0"), ("cc-by-nc-nd-4.0", "other")):
-        found = verdict(*licences)
-        assert found.forbids_publishing and "nd" in found.licence and "does not allow" in found.why
+def test_a_license_that_allows_no_derivatives_forbids_publishing():
+    for licenses in (("mit", "cc-by-nd-4.0"), ("cc-by-nc-nd-4.0", "other")):
+        found = verdict(*licenses)
+        assert found.forbids_publishing and "nd" in found.license and "does not allow" in found.why
 
 
-def test_a_missing_licence_is_said_and_none_at_all_gives_none():
+def test_a_missing_license_is_said_and_none_at_all_gives_none():
     found = verdict("mit", None)
-    assert found.licence == "mit" and "No licence is stated by m1" in found.warnings[0]
+    assert found.license == "mit" and "No licence is stated by m1" in found.warnings[0]
     nothing = verdict(None, None)
-    assert nothing.licence is None and not nothing.forbids_publishing and "m0, m1" in nothing.warnings[0]
+    assert nothing.license is None and not nothing.forbids_publishing and "m0, m1" in nothing.warnings[0]
 
 
-def test_an_unknown_licence_is_said():
+def test_an_unknown_license_is_said():
     assert "does not know the licence of m1 (my-own)" in verdict("mit", "my-own").warnings[0]
 
 
-def test_licences_of_one_strictness_but_different_terms_are_said():
+def test_licenses_of_one_strictness_but_different_terms_are_said():
     assert "eupl-1.1 and mpl-2.0 are of one strictness" in verdict("eupl-1.1", "mpl-2.0").warnings[0]
     for together in (("mit", "apache-2.0"), ("cc-by-sa-4.0", "gpl-3.0"), ("gpl-3.0", "agpl-3.0")):
         assert not verdict(*together).warnings
 
 
 @pytest.mark.parametrize(
-    "licences",
+    "licenses",
     [
         ("gpl-3.0", "cc-by-nc-sa-4.0"),
         ("cc-by-nc-4.0", "gpl"),
@@ -77,16 +77,16 @@ def test_licences_of_one_strictness_but_different_terms_are_said():
         ("apache-2.0, gpl-3.0", "cc-by-nc-4.0"),
     ],
 )
-def test_licences_that_cannot_hold_together_give_none_and_are_told_in_either_order(licences):
-    for order in (licences, licences[::-1]):
+def test_licenses_that_cannot_hold_together_give_none_and_are_told_in_either_order(licenses):
+    for order in (licenses, licenses[::-1]):
         found = verdict(*order, "mit")
-        assert found.licence is None and not found.forbids_publishing
+        assert found.license is None and not found.forbids_publishing
         (said,) = found.conflicts
         assert "m0 is under" in said and "m1 under" in said and "m2" not in said
 
 
 @pytest.mark.parametrize(
-    "licences",
+    "licenses",
     [
         ("gpl-3.0", "apache-2.0"),
         ("gpl-2.0", "mit", "lgpl-2.1", "mpl-2.0"),
@@ -99,11 +99,11 @@ def test_licences_that_cannot_hold_together_give_none_and_are_told_in_either_ord
         ("gpl-3.0", "other"),
     ],
 )
-def test_what_is_not_known_to_be_forbidden_is_not_said_to_be(licences):
-    assert verdict(*licences).conflicts == ()
+def test_what_is_not_known_to_be_forbidden_is_not_said_to_be(licenses):
+    assert verdict(*licenses).conflicts == ()
 
 
-def test_restrictions_that_hold_beside_a_stricter_licence_are_said():
+def test_restrictions_that_hold_beside_a_stricter_license_are_said():
     assert "What m1 (llama3) may be used for is restricted" in verdict("cc-by-nc-4.0", "llama3").warnings[0]
 
 
@@ -120,5 +120,5 @@ def test_restrictions_that_hold_beside_a_stricter_licence_are_said():
         ({}, None),
     ],
 )
-def test_the_licence_is_read_from_a_card(card, expected):
-    assert licence_of(card) == expected
+def test_the_license_is_read_from_a_card(card, expected):
+    assert license_of(card) == expected

@@ -77,8 +77,8 @@ _CONFLICTS: tuple[tuple[frozenset[str], frozenset[str], str], ...] = (
 # Of licences of one level, those whose works may be shared under another: gpl-3.0 section 13, the compatible licences
 # of CC BY-SA 4.0, "any version" where none is said, and later versions of the same Creative Commons licence.
 _ABSORBS: dict[str, frozenset[str]] = {
-    licence: frozenset(others.split())
-    for licence, others in {
+    license: frozenset(others.split())
+    for license, others in {
         "gpl-2.0": "gpl",
         "gpl-3.0": "gpl cc-by-sa-4.0",
         "agpl-3.0": "gpl gpl-3.0",
@@ -93,21 +93,21 @@ _ABSORBS: dict[str, frozenset[str]] = {
 
 
 @dataclass(frozen=True)
-class LicenceVerdict:
+class LicenseVerdict:
     """The merged model's licence, why, and what speaks against sharing it.
 
     None for a licence: nobody knows, or `conflicts` says which two do not go together. `forbids_publishing`: one of
     them alone does not allow to share what is made from it.
     """
 
-    licence: str | None
+    license: str | None
     why: str
     forbids_publishing: bool = False
     conflicts: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
-def licence_of(card: Mapping[str, Any]) -> str | None:
+def license_of(card: Mapping[str, Any]) -> str | None:
     """The licence that a card's front matter names, in lower case; None where it names none.
 
     Several are joined by commas, and all of them hold. One that the Hub does not know is called by its `license_name`.
@@ -120,61 +120,61 @@ def licence_of(card: Mapping[str, Any]) -> str | None:
     return ", ".join(dict.fromkeys(name for name in named if name and name != "unknown")) or None
 
 
-def reconcile(licences: Iterable[tuple[str, str | None]]) -> LicenceVerdict:
+def reconcile(licenses: Iterable[tuple[str, str | None]]) -> LicenseVerdict:
     """The licence of what is made of several models, given as (name, licence) pairs."""
-    licences = [(name, None if licence == "unknown" else licence) for name, licence in licences]
+    licenses = [(name, None if license == "unknown" else license) for name, license in licenses]
     warnings = []
-    nameless = [name for name, licence in licences if licence is None]
+    nameless = [name for name, license in licenses if license is None]
     if nameless:
         warnings.append(
             f"No licence is stated by {', '.join(nameless)}: ask the owner before you publish a merge of it."
         )
-    stated = [(name, part) for name, licence in licences if licence for part in licence.split(", ")]
-    odd = [f"{name} ({licence})" for name, licence in stated if _level(licence) is None]
+    stated = [(name, part) for name, license in licenses if license for part in license.split(", ")]
+    odd = [f"{name} ({license})" for name, license in stated if _level(license) is None]
     if odd:
         warnings.append(f"FuseHub does not know the licence of {', '.join(odd)}: read it before you publish.")
     if not stated:
-        return LicenceVerdict(None, "no model states a licence", warnings=tuple(warnings))
+        return LicenseVerdict(None, "no model states a licence", warnings=tuple(warnings))
     # An unknown licence is taken to be stricter than every known one except those that forbid derivatives.
-    rank = {licence: len(_LEVELS) - 1.5 if _level(licence) is None else _level(licence) for _, licence in stated}
+    rank = {license: len(_LEVELS) - 1.5 if _level(license) is None else _level(license) for _, license in stated}
     strictest = max(rank.values())
-    level = list(dict.fromkeys(licence for _, licence in stated if rank[licence] == strictest))
-    licence = next((it for it in level if {*level} - {it} <= _ABSORBS.get(it, frozenset())), level[0])
-    name = next(name for name, own in stated if own == licence)
+    level = list(dict.fromkeys(license for _, license in stated if rank[license] == strictest))
+    license = next((it for it in level if {*level} - {it} <= _ABSORBS.get(it, frozenset())), level[0])
+    name = next(name for name, own in stated if own == license)
     if strictest == len(_LEVELS) - 1:
-        why = f"{name} is under {licence}, which does not allow to share what is made from it"
-        return LicenceVerdict(licence, why, True, warnings=tuple(warnings))
+        why = f"{name} is under {license}, which does not allow to share what is made from it"
+        return LicenseVerdict(license, why, True, warnings=tuple(warnings))
     conflicts = _conflicts(stated)
     if conflicts:
         why = "two of the licences cannot hold together"
-        return LicenceVerdict(None, why, conflicts=conflicts, warnings=tuple(warnings))
-    others = {*level} - {licence} - _ABSORBS.get(licence, frozenset())
+        return LicenseVerdict(None, why, conflicts=conflicts, warnings=tuple(warnings))
+    others = {*level} - {license} - _ABSORBS.get(license, frozenset())
     if others and strictest >= 2:
-        warnings.append(f"{licence} and {', '.join(sorted(others))} are of one strictness but different terms.")
+        warnings.append(f"{license} and {', '.join(sorted(others))} are of one strictness but different terms.")
     beside = [f"{name} ({own})" for name, own in stated if own in _USE_RESTRICTED and rank[own] < strictest]
     if beside:
         warnings.append(f"What {', '.join(beside)} may be used for is restricted, and so is what the result may be.")
-    if licence == "other":
+    if license == "other":
         why = f"{name} has terms of its own"
     elif len(rank) == 1:
-        why = f"all models that state a licence have {licence}"
+        why = f"all models that state a licence have {license}"
     else:
         why = f"{name} has the strictest licence" if len({*rank.values()}) > 1 else "all licences are as strict"
-        if licence != level[0]:
-            why = f"works under {' and '.join(own for own in level if own != licence)} may be shared under it"
-    return LicenceVerdict(licence, why, warnings=tuple(warnings))
+        if license != level[0]:
+            why = f"works under {' and '.join(own for own in level if own != license)} may be shared under it"
+    return LicenseVerdict(license, why, warnings=tuple(warnings))
 
 
 def _conflicts(stated: list[tuple[str, str]]) -> tuple[str, ...]:
     """Which models cannot be shared as one, each pair of licences once, and why."""
     found: dict[tuple[str, str], str] = {}
-    for position, (name, licence) in enumerate(stated):
+    for position, (name, license) in enumerate(stated):
         for other, theirs in stated[position + 1 :]:
             for one, two, why in _CONFLICTS:
                 # Of several licences of one model, its owner may leave the choice.
-                if name != other and ((licence in one and theirs in two) or (licence in two and theirs in one)):
-                    said = f"{name} is under {licence} and {other} under {theirs}: {why}"
-                    found.setdefault((min(licence, theirs), max(licence, theirs)), said)
+                if name != other and ((license in one and theirs in two) or (license in two and theirs in one)):
+                    said = f"{name} is under {license} and {other} under {theirs}: {why}"
+                    found.setdefault((min(license, theirs), max(license, theirs)), said)
     return tuple(found.values())
 
 
@@ -182,5 +182,5 @@ def _spelt(name: str) -> str:
     return "-".join(name.strip().lower().split())
 
 
-def _level(licence: str) -> int | None:
-    return next((level for level, (_, names) in enumerate(_LEVELS) if licence in names), None)
+def _level(license: str) -> int | None:
+    return next((level for level, (_, names) in enumerate(_LEVELS) if license in names), None)
