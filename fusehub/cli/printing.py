@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fusehub.cli.console import say, table
-from fusehub.merging.data_at_hand import DataAtHand
-from fusehub.merging.update_grams import DataFree
 from fusehub.utils.formats import describe, size
 
 if TYPE_CHECKING:
     from fusehub.checking.report import Report
     from fusehub.comparing.tuning import Tuned
     from fusehub.merging.plan import Plan
-    from fusehub.statistics.sources import FoundStatistics
 
 
 def print_report(report: Report) -> None:
@@ -72,7 +69,7 @@ def print_plan(plan: Plan) -> None:
     for note in plan.notes:
         say(f"note: {note}")
     for ref, found in zip(plan.experts, plan.statistics, strict=False):
-        say(f"statistics of {ref.name}: {_statistics_words(found)}")
+        say(f"statistics of {ref.name}: {found.words()}")
     cost = plan.cost
     say(
         f"{describe_actions(plan)}. Download {size(cost['download_bytes'])}, write {size(cost['output_bytes'])}, "
@@ -94,16 +91,6 @@ def print_tuning(tuned: Tuned) -> None:
         row += [trial.mean] if len(names) > 1 else []
         rows.append([*row, "chosen" if place == tuned.chosen else ""])
     table(f"Tuning: {tuned.metric}", heads, rows, numbers=heads[:-1])
-
-
-def _statistics_words(found: FoundStatistics | DataFree | DataAtHand) -> str:
-    if isinstance(found, DataFree):
-        return "none; its difference to the base stands in for them (data-free)"
-    if isinstance(found, DataAtHand):
-        counts = f"{found.metadata['examples']:,} examples, {found.metadata['tokens']:,} tokens"
-        return f"counted while merging, from {counts} of {found.metadata['data']['source']}"
-    texts = found.metadata.get("examples")
-    return f"{found.origin}, {texts} texts" if texts else found.origin
 
 
 def describe_actions(plan: Plan) -> str:

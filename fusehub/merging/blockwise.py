@@ -22,9 +22,9 @@ from fusehub.collecting.probes import unpadded
 from fusehub.collecting.routing import FEWEST_ROWS, mixture_of, mixture_rows, shares_of
 from fusehub.errors import Incompatible
 from fusehub.merging.block_runner import Runner, blocks_of
-from fusehub.merging.data_at_hand import CountedLayer
 from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan
+from fusehub.merging.sources.data_at_hand import CountedLayer
 from fusehub.models.checkpoint import Checkpoint
 from fusehub.models.layout import linears_of
 from fusehub.models.placement import load_to_run

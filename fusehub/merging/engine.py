@@ -13,24 +13,20 @@ import math
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import Incompatible, NonFinite
-from fusehub.merging.data_at_hand import DataAtHand
 from fusehub.merging.elementwise import Work, combine, cut
 from fusehub.merging.layer_solver import LayerSolver
 from fusehub.merging.plan import MAX_SHARD_SIZE, Plan
 from fusehub.merging.planner import TensorPlan
-from fusehub.merging.questioning import question_statistics
 from fusehub.merging.settling import settled
-from fusehub.merging.update_grams import DataFree
 from fusehub.models.checkpoint import Checkpoint, Shard, ShardWriter, fetch_weights, index_of, plan_shards
 from fusehub.models.tensor_files import dtype_name, torch_dtype
-from fusehub.statistics.sources import FoundStatistics
 from fusehub.utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -55,8 +51,15 @@ class MergeResult:
 
 def carry_out(plan: Plan, folder: Path, progress: Progress) -> MergeResult:
     """Writes the merged weights of `plan` into `folder`, which is there and empty."""
-    plan = replace(plan, notes=(*plan.notes, *question_statistics(plan)))
+    plan = replace(plan, notes=(*plan.notes, *_questioned(plan)))
     return _Engine(plan, folder, progress).run()
+
+
+def _questioned(plan: Plan) -> Iterator[str]:
+    """What has to be said of statistics once they were held against the models. Raises `BadStatistics`."""
+    model_bytes = sum(tensor.info.numel * 4 for tensor in plan.tensors.values())
+    for ref, found in zip(plan.experts, () if plan.method.needs_fisher else plan.statistics, strict=False):
+        yield from found.question(ref, model_bytes)
 
 
 class _Engine:
@@ -85,7 +88,8 @@ class _Engine:
                 self._files.enter_context(contextlib.closing(found.open_fisher()))
                 for found in (self.plan.statistics if self.plan.method.needs_fisher else ())
             ]
-            statistics = [] if self.fishers else [self._layers(found) for found in self.plan.statistics]
+            sources = [] if self.fishers else self.plan.statistics
+            statistics = [self._files.enter_context(found.open()) for found in sources]
             self._solver = LayerSolver(self.plan, statistics)
             self.result.notes = self._solver.notes
             if not self.plan.allowed.unrelated:
@@ -99,12 +103,6 @@ class _Engine:
             else:
                 self._write(self.plan.shards, self.folder)
         return self.result
-
-    def _layers(self, found: FoundStatistics | DataFree | DataAtHand) -> Mapping[str, Any] | None:
-        """An expert's statistics by layer; None where its update stands in for them, empty before they are counted."""
-        if isinstance(found, DataFree | DataAtHand):
-            return {} if isinstance(found, DataAtHand) else None
-        return self._files.enter_context(contextlib.closing(found.open())).layers
 
     def _solve_by_blocks(self, statistics: Sequence[dict[str, Any]]) -> None:
         """Solves all layers before anything is written, in the order of the model and not of the file."""

@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 from fusehub.errors import Incompatible
 from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan
-from fusehub.merging.update_grams import UpdateGram
+from fusehub.merging.sources.data_free import UpdateGram
 from fusehub.methods.registry import Layer, Merged
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fusehub.statistics.file import StoredLayer
+    from fusehub.methods.registry import LayerStatistics
 
 
 class LayerSolver:
     """Solves the layers of a plan; `notes` says what was worth saying of each, by the weight's name.
 
-    `statistics` are those of each expert, None where its update stands in for them.
+    `statistics` are those of each expert; where its source stands by the update, nothing of them is asked for.
     """
 
-    def __init__(self, plan: Plan, statistics: Sequence[Mapping[str, StoredLayer] | None]) -> None:
+    def __init__(self, plan: Plan, statistics: Sequence[Mapping[str, LayerStatistics]]) -> None:
         self.plan, self.statistics = plan, statistics
         self.notes: dict[str, tuple[str, ...]] = {}
         self._cache_key: Any = None
@@ -95,7 +95,11 @@ class LayerSolver:
             used = [at for at, index in enumerate(experts) if tensor.shares[index]]
             experts, weights = [experts[at] for at in used], [weights[at] for at in used]
             biases = [biases[at] for at in used] if biases else biases
-        stored = {index: self.statistics[index][tensor.sources[index]] for index in experts if self.statistics[index]}
+        stored = {
+            index: self.statistics[index][tensor.sources[index]]
+            for index in experts
+            if not self.plan.statistics[index].stands_by_update
+        }
         coefficients = [tensor.coefficients[index] for index in experts]
         if not any(coefficients):
             coefficients = [1.0] * len(coefficients)

@@ -17,25 +17,23 @@ from fusehub.checking.check import check
 from fusehub.checking.heads import LabelPlan
 from fusehub.checking.report import Report
 from fusehub.collecting.passes import BATCH_TOKENS
-from fusehub.errors import BadRecipe, BadStatistics, Incompatible
-from fusehub.merging.data_at_hand import DataAtHand, read_data, require_data
+from fusehub.errors import BadRecipe, Incompatible
 from fusehub.merging.donors import Donors, donors_of, require_tokenizer
 from fusehub.merging.planned_model import require_whole, vocabulary_size
 from fusehub.merging.planner import Planner, TensorPlan
 from fusehub.merging.preconditions import (
-    diagonal,
     idle_base,
-    of_other_weights,
     require_adding,
     require_fisher,
     require_layers,
     require_provenance,
     require_usable,
     run_over,
-    without_data,
 )
 from fusehub.merging.recipe import ModelEntry, Recipe
-from fusehub.merging.update_grams import DATA_FREE, DataFree
+from fusehub.merging.sources import find_sources, wanted_of
+from fusehub.merging.sources.data_at_hand import require_data
+from fusehub.merging.sources.source import StatisticsSource
 from fusehub.methods import Method, find_method
 from fusehub.methods.by_layer import Settings
 from fusehub.models.adapters import AdaptedRef, weights_file
@@ -45,7 +43,6 @@ from fusehub.models.layout import Layout, layout_of
 from fusehub.models.resolve import ModelRef, resolve, short_names
 from fusehub.models.tasks import load_config
 from fusehub.models.tensor_files import TensorInfo
-from fusehub.statistics.sources import FoundStatistics, find_statistics
 from fusehub.utils.findings import NOTHING_ALLOWED, Allowed
 
 MAX_SHARD_SIZE = 5 * 10**9
@@ -79,7 +76,7 @@ class Plan:
     shards: tuple[Shard, ...]
     headers: tuple[Mapping[str, TensorInfo], ...]
     """The tensors of each expert, and of the base where there is one, as they were told when this was planned."""
-    statistics: tuple[FoundStatistics | DataFree | DataAtHand, ...]
+    statistics: tuple[StatisticsSource, ...]
     hashes: tuple[dict[str, str], ...]
     report: Report
     allowed: Allowed = NOTHING_ALLOWED
@@ -125,7 +122,7 @@ class Plan:
             ],
             "notes": list(self.notes),
             "statistics": [found.origin for found in self.statistics],
-            "data": [dict(found.metadata) for found in self.statistics if isinstance(found, DataAtHand)],
+            "data": [dict(found.metadata) for found in self.statistics] if self.method.needs_data else [],
             "tuning": self.tuning,
             "cost": dict(self.cost),
             "tensors": [
@@ -173,13 +170,8 @@ def plan_merge(
         raise Incompatible("The models' heads cannot be planned.", "Say --heads keep.")
     hashes = tuple(future.result() for future in hashing)
     require_provenance(recipe, experts, hashes)
-    statistics: list[FoundStatistics | DataFree | DataAtHand] = []
-    if method.needs_data:
-        statistics = list(read_data(recipe, experts, token))
-    elif method.needs_statistics or method.needs_fisher:
-        statistics = _find_all(
-            recipe, experts, hashes, allowed, data_free=method.data_free, fisher=method.needs_fisher
-        )
+    wanted = wanted_of(recipe, method, experts, hashes, allowed, token)
+    statistics = find_sources(wanted)
     if method.needs_fisher:
         require_fisher(experts, statistics)
     layout = layout_of(load_config(experts[0]))
@@ -212,9 +204,7 @@ def plan_merge(
             *said.notes,
             *idle_base(named, recipe, base),
             *(donors.notes if donors else ()),
-            *of_other_weights(experts, statistics, hashes),
-            *without_data(experts, statistics, method),
-            *diagonal(experts, statistics),
+            *(note for found, own in zip(statistics, wanted, strict=True) for note in found.notes(own)),
             *run_over(experts, statistics, method),
             *planner.notes,
         ),
@@ -267,44 +257,12 @@ def _cast(recipe: Recipe, method: Method, token: str | None) -> tuple[Recipe, li
     return recipe, [ref for _, ref in cast], base
 
 
-def _find_all(
-    recipe: Recipe,
-    experts: Sequence[ModelRef],
-    hashes: Sequence[dict[str, str]],
-    allowed: Allowed,
-    *,
-    data_free: bool,
-    fisher: bool,
-) -> list[FoundStatistics | DataFree]:
-    """Statistics of every expert; the error names all experts that have none. `data_free`: the method wants none;
-    `fisher`: it wants Fisher diagonals."""
-    from fusehub.errors import NotFound
-
-    found, problems = [], []
-    for ref, entry, own in zip(experts, recipe.models, hashes, strict=True):
-        if data_free or entry.statistics == DATA_FREE:
-            found.append(DataFree())
-            continue
-        try:
-            found.append(
-                find_statistics(
-                    ref, entry.statistics, hashes=own, allow_other_weights=allowed.other_weights, fisher=fisher
-                )
-            )
-        except (NotFound, BadStatistics) as error:
-            problems.append(error)
-    if problems:
-        kind = type(problems[0])
-        raise kind("\n".join(error.what for error in problems), "\n     ".join(dict.fromkeys(e.fix for e in problems)))
-    return found
-
-
 def _cost(
     recipe: Recipe,
     tensors: Iterable[TensorPlan],
     method: Method,
     experts: Sequence[ModelRef],
-    statistics: Sequence[FoundStatistics | DataFree | DataAtHand],
+    statistics: Sequence[StatisticsSource],
     report: Report,
 ) -> dict[str, int]:
     """Bytes to download, to write, and at the peak in memory; multiplications in units of 10^9."""
@@ -324,8 +282,7 @@ def _cost(
         size, numel = tensor.linear.in_features, tensor.info.numel
         # Grams as stored, one unpacked, their sum and its factor; weights, their differences and the right side.
         peak = max(peak, len(experts) * size * size * 2 + 4 * size * size * 8 + (2 * len(experts) + 4) * numel * 8)
-        # ΔᵀΔ is made for the sum, and again for the right side.
-        updates = 2 * sum(isinstance(found, DataFree) for found in statistics)
+        updates = sum(found.update_products for found in statistics)
         flops += (2 * len(experts) + 2 + updates) * numel * size + size**3 // 3
     if method.needs_data:
         memory, work = _cost_of_running(tensors, experts, statistics)
@@ -339,7 +296,7 @@ def _cost(
 
 
 def _cost_of_running(
-    tensors: Sequence[TensorPlan], experts: Sequence[ModelRef], statistics: Sequence[DataAtHand]
+    tensors: Sequence[TensorPlan], experts: Sequence[ModelRef], statistics: Sequence[StatisticsSource]
 ) -> tuple[int, int]:
     """Bytes and multiplications of a method that runs what it has merged, each block twice."""
     solved = [tensor for tensor in tensors if tensor.action == "solve"]

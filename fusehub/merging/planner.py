@@ -10,7 +10,7 @@ from fusehub.checking.heads import LabelPlan
 from fusehub.collecting.routing import FEWEST_ROWS, mixture_of, mixture_rows, shares_of
 from fusehub.errors import Incompatible
 from fusehub.merging.recipe import Recipe
-from fusehub.merging.update_grams import DataFree
+from fusehub.merging.sources.source import StatisticsSource
 from fusehub.methods import Method
 from fusehub.methods.by_layer import Settings, depths
 from fusehub.methods.registry import Options
@@ -20,7 +20,6 @@ from fusehub.models.layout import Layout, Linear, layout_like
 from fusehub.models.resolve import ModelRef
 from fusehub.models.tensor_files import TensorInfo
 from fusehub.models.ties import merged_parameters, stored_names, tie_notes
-from fusehub.statistics.sources import FoundStatistics
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Planner:
         base: ModelRef | None,
         layout: Layout,
         labels: LabelPlan,
-        statistics: Sequence[FoundStatistics | DataFree],
+        statistics: Sequence[StatisticsSource],
         settings: Settings,
     ) -> None:
         self.recipe, self.method, self.layout, self.labels = recipe, method, layout, labels
@@ -82,7 +81,7 @@ class Planner:
         self.mixtures = [mixture_rows(rows) for rows in self.rows]
         # The tensors whose Fisher values each expert's statistics have.
         self.fishers = [(found.metadata.get("fisher") or {}).get("exponents", {}) for found in statistics]
-        self.data_free = [isinstance(found, DataFree) for found in statistics]
+        self.data_free = [found.stands_by_update for found in statistics]
         self.infos = [infos_of(ref) for ref in experts]
         # Experts of different tasks have the body in common, and each its own head.
         self.layouts = [layout_like(ref, layout) for ref in experts]

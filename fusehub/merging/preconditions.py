@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from fusehub.errors import BadRecipe, Incompatible, NotFound
-from fusehub.merging.data_at_hand import DataAtHand
 from fusehub.merging.planner import TensorPlan
 from fusehub.merging.recipe import Recipe
-from fusehub.merging.update_grams import DataFree
+from fusehub.merging.sources.source import StatisticsSource
 from fusehub.methods import Method
 from fusehub.models.resolve import ModelRef
-from fusehub.statistics.sources import FoundStatistics
 
 
 def require_adding(recipe: Recipe, method: Method) -> None:
@@ -57,22 +55,18 @@ def require_usable(
     recipe: Recipe,
     method: Method,
     tensors: Iterable[TensorPlan],
-    statistics: Sequence[FoundStatistics | DataFree],
+    statistics: Sequence[StatisticsSource],
     experts: Sequence[ModelRef],
     base: ModelRef | None,
 ) -> None:
     """Raises `BadRecipe` where what is asked for needs more than there is."""
-    data_free = [ref.name for ref, found in zip(experts, statistics, strict=False) if isinstance(found, DataFree)]
-    if data_free and base is None:
+    by_update = [ref.name for ref, found in zip(experts, statistics, strict=False) if found.stands_by_update]
+    if by_update and base is None:
         raise BadRecipe(
-            f"Without data, what {', '.join(data_free)} learned is its difference to the base, and no base is said.",
+            f"Without data, what {', '.join(by_update)} learned is its difference to the base, and no base is said.",
             "Say --base MODEL: the pretrained model that the experts share.",
         )
-    blind = data_free + [
-        ref.name
-        for ref, found in zip(experts, statistics, strict=False)
-        if (found.metadata.get("imported") or {}).get("means") is False
-    ]
+    blind = [ref.name for ref, found in zip(experts, statistics, strict=False) if not found.knows_means]
     if base is None and recipe.scale != 1:
         raise BadRecipe("scale needs the base model that the experts share.", "Say --base MODEL.")
     for tensor in tensors:
@@ -86,19 +80,6 @@ def require_usable(
             )
 
 
-def of_other_weights(
-    experts: Sequence[ModelRef], statistics: Sequence[FoundStatistics | DataFree], hashes: Sequence[dict[str, str]]
-) -> list[str]:
-    """What has to be said of statistics that are used although they were made for other weights."""
-    return [
-        f"The statistics {found.origin} were made for other weights than those of {ref.name}: used as "
-        "--allow-other-weights was said."
-        for ref, found, own in zip(experts, statistics, hashes, strict=False)
-        if isinstance(found, FoundStatistics)
-        and sorted(found.metadata["model"]["weights"].values()) != sorted(own.values())
-    ]
-
-
 def idle_base(named: Recipe, cast: Recipe, base: ModelRef | None) -> list[str]:
     """What has to be said of a base that is listed among the models and is none of those that are merged."""
     said = [name for entry in named.models if entry not in cast.models for name in entry.parameters]
@@ -110,33 +91,7 @@ def idle_base(named: Recipe, cast: Recipe, base: ModelRef | None) -> list[str]:
     ]
 
 
-def without_data(
-    experts: Sequence[ModelRef], statistics: Sequence[FoundStatistics | DataFree], method: Method
-) -> list[str]:
-    """What has to be said of experts without statistics, where the method itself would take them."""
-    names = [ref.name for ref, found in zip(experts, statistics, strict=False) if isinstance(found, DataFree)]
-    if not names or method.data_free:
-        return []
-    return [f"Without statistics: {', '.join(names)}. The difference to the base stands in for them (data-free)."]
-
-
-def diagonal(experts: Sequence[ModelRef], statistics: Sequence[FoundStatistics | DataFree]) -> list[str]:
-    """What has to be said of statistics that are less than grams."""
-    notes = []
-    for ref, found in zip(experts, statistics, strict=False):
-        encodings = [layer.get("encoding") for layer in found.metadata.get("layers", {}).values()]
-        if "diagonal" in encodings:
-            kind = (found.metadata.get("imported") or {}).get("from", "sums of squares")
-            notes.append(
-                f"{ref.name}: {encodings.count('diagonal')} grams are known by their diagonal alone ({kind}): they "
-                "count input by input, whatever alpha."
-            )
-    return notes
-
-
-def run_over(
-    experts: Sequence[ModelRef], statistics: Sequence[FoundStatistics | DataFree | DataAtHand], method: Method
-) -> list[str]:
+def run_over(experts: Sequence[ModelRef], statistics: Sequence[StatisticsSource], method: Method) -> list[str]:
     """What has to be said of a method that is not content with files."""
     if not method.needs_data:
         return []
@@ -160,7 +115,7 @@ def require_provenance(recipe: Recipe, experts: Sequence[ModelRef], hashes: Sequ
             )
 
 
-def require_fisher(experts: Sequence[ModelRef], statistics: Sequence[FoundStatistics | DataFree]) -> None:
+def require_fisher(experts: Sequence[ModelRef], statistics: Sequence[StatisticsSource]) -> None:
     """Raises `NotFound` naming every expert whose statistics have no Fisher diagonals."""
     lacking = [
         (ref, found) for ref, found in zip(experts, statistics, strict=True) if not found.metadata.get("fisher")

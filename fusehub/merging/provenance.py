@@ -11,10 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusehub.data.hub_datasets import pinned_data
 from fusehub.hub.client import software
 from fusehub.hub.licenses import license_of
-from fusehub.merging.data_at_hand import DataAtHand
 from fusehub.merging.donors import Donors, donors_alone
 from fusehub.merging.plan import Plan
 from fusehub.merging.planned_model import config_of_result
@@ -26,6 +24,7 @@ from fusehub.models.ref import ModelRef
 from fusehub.models.side_documents import GENERATION_CONFIG
 from fusehub.models.side_files import legal_files
 from fusehub.models.tensor_files import sha256_of
+from fusehub.utils.frozen import thawed
 
 REPORT_FILENAME = "fusehub_report.json"
 
@@ -59,22 +58,12 @@ def resolved_recipe(plan: Plan) -> Recipe:
     entries = []
     for index, (entry, ref) in enumerate(zip(plan.recipe.models, plan.experts, strict=True)):
         found = plan.statistics[index] if plan.statistics else None
-        at_hand = isinstance(found, DataAtHand)
-        origin = entry.statistics if found is None or at_hand else found.origin
+        used = {"statistics": entry.statistics, "data": None} if found is None else found.recorded(entry)
         model = ref.id if ref.repo_id else entry.model
         said = dict(plan.settings.models[index])
         if "weight" in plan.method.own_options.fields():
             said = {"weight": plan.weights[index], **said}
-        entries.append(
-            entry.model_copy(
-                update={
-                    "model": model,
-                    "parameters": said,
-                    "statistics": origin,
-                    "data": pinned_data(entry.data, found.metadata["data"]["revision"]) if at_hand else None,
-                }
-            )
-        )
+        entries.append(entry.model_copy(update={"model": model, "parameters": said, **used}))
     provenance: dict[str, Any] = {"weights": [dict(own) for own in plan.hashes], "software": software("torch")}
     if plan.method.needs_data:
         provenance["data"] = [found.metadata["data"] for found in plan.statistics]
@@ -156,7 +145,7 @@ def _source(plan: Plan, index: int) -> dict[str, Any]:
         "adapter_base": _origin(ref.base) if isinstance(ref, AdaptedRef) else None,
         "statistics": {
             "origin": found.origin,
-            "data": found.metadata.get("data"),
+            "data": thawed(found.metadata.get("data")),
             "examples": found.metadata.get("examples"),
             "tokens": found.metadata.get("tokens"),
         }

@@ -21,7 +21,7 @@ from fusehub.merging.provenance import REPORT_FILENAME
 from fusehub.merging.recipe import FILENAME as RECIPE_FILENAME
 from fusehub.merging.recipe import Recipe
 from fusehub.merging.report import check_report
-from fusehub.merging.update_grams import DATA_FREE
+from fusehub.merging.sources import is_place
 from fusehub.models.adapters import CONFIG as ADAPTER_CONFIG
 from fusehub.models.tasks import task_of
 from fusehub.utils.documents import check_adapter_config, check_config, read_object
@@ -91,7 +91,7 @@ class MergedFolder:
         """Folders of this machine that went in, as they were written -> the name that stands for them elsewhere."""
         models = {source["name"]: source["short_name"] for source in self.sources if not source["repo_id"]}
         models |= {str(Path(place).expanduser()): name for place, name in models.items()}
-        others = [entry.statistics for entry in self.recipe.models if entry.statistics not in ("auto", DATA_FREE)]
+        others = [entry.statistics for entry in self.recipe.models if is_place(entry.statistics)]
         others += [entry.data for entry in self.recipe.models if entry.data]
         others += [self.recipe.base_model] if self.recipe.base_model else []
         bases = [source["adapter_base"] for source in self.sources if source.get("adapter_base")]

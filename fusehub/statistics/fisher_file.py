@@ -23,6 +23,7 @@ from fusehub.errors import BadFile, BadStatistics, NonFinite
 from fusehub.models.checkpoint import write_tensors
 from fusehub.models.tensor_files import SafetensorsFile
 from fusehub.utils.devices import wide
+from fusehub.utils.frozen import frozen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,7 +102,7 @@ class FisherFile:
                 f"{self._origin} is {known[0]} of version {known[1]}; this FuseHub reads {FORMAT} {VERSION}.",
                 "Update FuseHub.",
             )
-        if known[2] != dict(described):
+        if frozen(known[2]) != frozen(described):
             raise BadStatistics(f"{self._origin} does not belong to the statistics beside it.", REMAKE)
         self._exponents: dict[str, int] = known[2]["exponents"]
         self._roots = known[2]["encoding"] == "roots"

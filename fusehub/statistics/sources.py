@@ -33,6 +33,7 @@ from fusehub.statistics.file import (
 from fusehub.statistics.fisher_file import FISHER_FILENAME, FisherFile
 from fusehub.statistics.shards import shards_in
 from fusehub.utils.documents import read_object
+from fusehub.utils.frozen import frozen
 from fusehub.utils.reach import is_confined, local_path
 
 TAG = "fusehub-statistics"
@@ -48,8 +49,11 @@ class FoundStatistics:
     """Statistics that were found: their metadata at once, the file itself (maybe large) when it is opened."""
 
     origin: str
-    metadata: dict[str, Any]
+    metadata: Mapping[str, Any]
     _token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metadata", frozen(self.metadata))
 
     @property
     def rows(self) -> dict[str, int]:

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from fusehub.errors import BadRecipe, FuseHubError
-from fusehub.merging.update_grams import DATA_FREE
+from fusehub.merging.sources import source_said
 from fusehub.methods import METHODS, Method
 
 from ..access import require_all
@@ -192,8 +192,8 @@ def _takes_base(visit: Visit, method: Method, options: Mapping[str, Any]) -> boo
     """Whether the base is for this merge: the visitor named it once for all, and others would change what they do."""
     if method.base == "end":
         return visit.base in visit.names()
-    data_free = DATA_FREE in _sources(visit, method).values()
-    return method.base == "needed" or options.get("anchor") == "base" or data_free
+    by_update = any(source_said(said).stands_by_update for said in _sources(visit, method).values())
+    return method.base == "needed" or options.get("anchor") == "base" or by_update
 
 
 def _made_here(visit: Visit, method: Method) -> dict[str, dict[str, Any]]:

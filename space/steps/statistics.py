@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from fusehub.errors import BadData, FuseHubError
-from fusehub.merging.update_grams import DATA_FREE
+from fusehub.merging.sources.data_free import DATA_FREE
 
 from ..access import require_all
 from ..frame import Step

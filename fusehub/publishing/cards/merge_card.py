@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadData, Incompatible, NotFound
 from fusehub.hub.client import endpoint
-from fusehub.merging.data_at_hand import AT_HAND
 from fusehub.merging.recipe import FILENAME as RECIPE_FILENAME
-from fusehub.merging.update_grams import DATA_FREE
+from fusehub.merging.sources import source_of
 from fusehub.models.adapters import CONFIG as ADAPTER_CONFIG
 from fusehub.models.adapters import WEIGHTS as ADAPTER_WEIGHTS
 from fusehub.models.label_names import are_generic
@@ -156,23 +155,21 @@ def _source(merge: MergedFolder, source: Mapping[str, Any]) -> dict[str, str]:
 
 def _statistics(merge: MergedFolder, source: Mapping[str, Any]) -> str:
     statistics = source["statistics"]
-    if statistics["origin"] == DATA_FREE:
-        return "none: its difference to the base stands in for them"
-    if statistics["origin"] == AT_HAND:
-        return f"counted while merging: {_counted(statistics)}"
-    pinned = PINNED.fullmatch(statistics["origin"])
+    place, counted = _statistics_place(statistics["origin"], source), _counted(statistics)
+    return f"{place}: {counted}" if counted else place
+
+
+def _statistics_place(origin: str, source: Mapping[str, Any]) -> str:
+    if words := source_of(origin).place:
+        return words
+    pinned = PINNED.fullmatch(origin)
     if pinned:
         own = pinned[1] == source["repo_id"]
-        place = link(
+        return link(
             "its own repo" if own else pinned[1],
             f"{endpoint()}/{pinned[1]}/tree/{pinned[3]}{pinned[2]}/fusehub",
         )
-    elif is_local(statistics["origin"]):
-        place = "a local folder"
-    else:
-        place = md(statistics["origin"])
-    counted = _counted(statistics)
-    return f"{place}: {counted}" if counted else place
+    return "a local folder" if is_local(origin) else md(origin)
 
 
 def _counted(statistics: Mapping[str, Any]) -> str:

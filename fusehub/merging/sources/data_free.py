@@ -9,9 +9,14 @@ but the base W₀ must be known, and its scale means nothing: it is set to that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+from fusehub.merging.sources.source import StatisticsSource, Wanted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,16 +27,48 @@ DATA_FREE = "data-free"
 
 
 @dataclass(frozen=True)
-class DataFree:
-    """In the place of an expert's `FoundStatistics`: there are none, and its update is to stand in for them."""
+class DataFree(StatisticsSource):
+    """There are no statistics, and the expert's update is to stand in for them."""
 
-    origin: str = DATA_FREE
-    metadata: dict[str, Any] = field(default_factory=dict)
+    name = DATA_FREE
+    place = "none: its difference to the base stands in for them"
+    stands_by_update = True
+    # ΔᵀΔ is made for the sum, and again for the right side.
+    update_products = 2
+
+    @classmethod
+    def find(cls, wanted: Wanted) -> DataFree:
+        """Always there."""
+        return cls()
 
     @property
-    def rows(self) -> dict[str, int]:
-        """No input was counted."""
-        return {}
+    def origin(self) -> str:
+        """`data-free`"""
+        return DATA_FREE
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Nothing is known."""
+        return MappingProxyType({})
+
+    @property
+    def knows_means(self) -> bool:
+        """An update does not tell its inputs' mean."""
+        return False
+
+    def words(self) -> str:
+        """That there are none."""
+        return "none; its difference to the base stands in for them (data-free)"
+
+    def notes(self, wanted: Wanted) -> list[str]:
+        """That there are none, where the method itself would take some."""
+        if wanted.method.data_free:
+            return []
+        return [f"Without statistics: {wanted.ref.name}. The difference to the base stands in for them (data-free)."]
+
+    def open(self) -> AbstractContextManager[dict[str, LayerStatistics]]:
+        """Nothing is counted."""
+        return contextlib.nullcontext({})
 
 
 @dataclass(frozen=True)
