@@ -1,4 +1,4 @@
-"""Where statistics come from is one protocol: a source that nobody has heard of is used like those that are built in."""
+"""Where statistics come from is one protocol: a source that nobody has heard of is used like the built-in ones."""
 
 import contextlib
 import json
