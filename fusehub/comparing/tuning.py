@@ -18,8 +18,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fusehub.checking.heads import Heads
 from fusehub.comparing.evaluate import LESS_IS_BETTER, evaluate
 from fusehub.comparing.predictor import check_one_task, known_labels
 from fusehub.data.examples import Examples, load_examples
@@ -27,11 +28,14 @@ from fusehub.data.sources import split_named
 from fusehub.errors import BadData, BadRecipe, Incompatible, unknown
 from fusehub.merging.merge import merge, recipe_of
 from fusehub.merging.plan import Plan, plan_merge, replan
-from fusehub.merging.recipe import Recipe
+from fusehub.merging.recipe import DType, Recipe
 from fusehub.models.tasks import task_of
 from fusehub.utils.findings import Allowed
 from fusehub.utils.holding import scratch
 from fusehub.utils.progress import Progress, silent
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -103,13 +107,28 @@ def tune(
     data: Mapping[str, str] | Tuning,
     *,
     method: str | None = None,
+    base_model: str | None = None,
+    weights: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    statistics: Mapping[str, str] | None = None,
+    labels: Mapping[str, Sequence[str]] | None = None,
+    heads: Heads | None = None,
+    scale: float | None = None,
+    dtype: DType | torch.dtype | None = None,
+    out_dtype: DType | torch.dtype | None = None,
+    seed: int | None = None,
+    limit: int | None = None,
+    max_length: int | None = None,
+    text_column: str | None = None,
+    as_adapter: bool | None = None,
+    tokenizer_source: str | None = None,
+    chat_template: str | None = None,
     plugins: Sequence[str | Path] = (),
     allow_unrelated: bool = False,
     allow_other_weights: bool = False,
     ignore: Sequence[str] = (),
     token: str | None = None,
     progress: Progress = silent,
-    **changes: Any,
 ) -> Tuned:
     """Chooses the options of a merge of `models` by its scores on `data`; the arguments are those of `merge`.
 
@@ -120,7 +139,14 @@ def tune(
     plan = models
     if not isinstance(models, Plan):
         allowed = Allowed.of(unrelated=allow_unrelated, other_weights=allow_other_weights, ignore=ignore)
-        plan = plan_merge(recipe_of(models, method, plugins=plugins, **changes), allowed=allowed, token=token)
+        recipe = recipe_of(
+            models, method, plugins=plugins,
+            base_model=base_model, weights=weights, parameters=parameters, statistics=statistics, labels=labels,
+            heads=heads, scale=scale, dtype=dtype, out_dtype=out_dtype, seed=seed, limit=limit,
+            max_length=max_length, text_column=text_column, as_adapter=as_adapter, tokenizer_source=tokenizer_source,
+            chat_template=chat_template,
+        )  # fmt: skip
+        plan = plan_merge(recipe, allowed=allowed, token=token)
     search = Search(plan, data if isinstance(data, Tuning) else Tuning(data), token)
     return search.run(progress)
 

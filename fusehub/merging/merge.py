@@ -9,17 +9,18 @@ Everything goes into a temporary folder beside the target, which takes the targe
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
+from fusehub.checking.heads import Heads
 from fusehub.errors import BadRecipe, NoSpace, OtherHeader
 from fusehub.merging.as_adapter import write_adapter
 from fusehub.merging.engine import MergeResult, carry_out
 from fusehub.merging.plan import MAX_SHARD_SIZE, Plan, plan_merge
 from fusehub.merging.provenance import write_side_files
-from fusehub.merging.recipe import Recipe
+from fusehub.merging.recipe import Changes, DType, Recipe
 from fusehub.methods.plugins import load_plugins, require_plugins
 from fusehub.models.remote_headers import forget_headers
 from fusehub.utils.findings import Allowed
@@ -27,12 +28,32 @@ from fusehub.utils.holding import empty
 from fusehub.utils.progress import Progress, silent
 from fusehub.utils.unfinished import output
 
+if TYPE_CHECKING:
+    import torch
+
 
 def merge(
     models: Sequence[str] | Recipe | Plan | Path,
     out: str | Path,
     *,
     method: str | None = None,
+    base_model: str | None = None,
+    weights: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    statistics: Mapping[str, str] | None = None,
+    data: Mapping[str, str] | None = None,
+    labels: Mapping[str, Sequence[str]] | None = None,
+    heads: Heads | None = None,
+    scale: float | None = None,
+    dtype: DType | torch.dtype | None = None,
+    out_dtype: DType | torch.dtype | None = None,
+    seed: int | None = None,
+    limit: int | None = None,
+    max_length: int | None = None,
+    text_column: str | None = None,
+    as_adapter: bool | None = None,
+    tokenizer_source: str | None = None,
+    chat_template: str | None = None,
     plugins: Sequence[str | Path] = (),
     allow_unrelated: bool = False,
     allow_other_weights: bool = False,
@@ -40,14 +61,12 @@ def merge(
     max_shard_size: int = MAX_SHARD_SIZE,
     token: str | None = None,
     progress: Progress = silent,
-    **changes: Any,
 ) -> MergeResult:
     """Merges `models` (or what a recipe, a recipe's file or a plan says) into the folder `out`, new or empty.
 
-    `method` is one of `fusehub.METHODS`, RegMean unless said; `changes` are those of `Recipe.changed`: weights,
-    statistics, labels and data by model, parameters of the method, base_model, heads, scale, dtype, seed, as_adapter;
-    and for data its limit, max_length and text_column.
-    `plugins` are files with methods of your own, which are run.
+    `method` is one of `fusehub.METHODS`, RegMean unless said. `weights`, `statistics`, `data` and `labels` go by the
+    models' names; these, the `parameters` of the method and all from `base_model` to `chat_template` are what
+    `Recipe.changed` tells of. `plugins` are files with methods of your own, which are run.
 
     `allow_unrelated` goes on where the weights are of different bases, `allow_other_weights` where statistics were
     made for other weights, `ignore` has the codes of findings (`fusehub.utils.findings.CODES`) that do not stop this
@@ -56,8 +75,14 @@ def merge(
     The folder appears when it is complete: weights, config, tokenizer, the recipe with everything resolved, and a
     report. Raises a `FuseHubError` and leaves nothing behind where it cannot be done.
     """
+    changes = Changes(
+        base_model=base_model, weights=weights, parameters=parameters, statistics=statistics, data=data,
+        labels=labels, heads=heads, scale=scale, dtype=dtype, out_dtype=out_dtype, seed=seed, limit=limit,
+        max_length=max_length, text_column=text_column, as_adapter=as_adapter, tokenizer_source=tokenizer_source,
+        chat_template=chat_template,
+    )  # fmt: skip
     target = Path(out)
-    if isinstance(models, Plan) and (method or changes or plugins):
+    if isinstance(models, Plan) and (method or plugins or any(said is not None for said in changes.values())):
         raise BadRecipe("A plan is carried out as it is.", "Change the recipe, and plan it again.")
     with output(target, last="config.json") as folder:
         if isinstance(models, Plan):
@@ -100,7 +125,7 @@ def recipe_of(
     method: str | None = None,
     *,
     plugins: Sequence[str | Path] = (),
-    **changes: Any,
+    **changes: Unpack[Changes],
 ) -> Recipe:
     """The recipe that `models`, a recipe or a recipe's file mean, with `changes` (see `Recipe.changed`).
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
@@ -32,9 +32,36 @@ from fusehub.methods.mergekit import MERGEKIT_OPTIONS
 from fusehub.utils.limits import YAML_BYTES, require_bytes
 from fusehub.utils.yaml_text import load_yaml
 
+if TYPE_CHECKING:
+    import torch
+
 FILENAME = "fusehub_recipe.yaml"
 
+DType = Literal["float32", "float16", "bfloat16", "float64"]
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+
+
+class Changes(TypedDict, total=False):
+    """What `merge`, `tune` and `Recipe.of` can say of a merge, beside its models and its method: see
+    `Recipe.changed`."""
+
+    base_model: str | None
+    weights: Mapping[str, Any] | None
+    parameters: Mapping[str, Any] | None
+    statistics: Mapping[str, str] | None
+    data: Mapping[str, str] | None
+    labels: Mapping[str, Sequence[str]] | None
+    heads: Heads | None
+    scale: float | None
+    dtype: DType | torch.dtype | None
+    out_dtype: DType | torch.dtype | None
+    seed: int | None
+    limit: int | None
+    max_length: int | None
+    text_column: str | None
+    as_adapter: bool | None
+    tokenizer_source: str | None
+    chat_template: str | None
 
 
 class _Strict(BaseModel):
@@ -67,12 +94,10 @@ class Recipe(_Strict):
     models: tuple[ModelEntry, ...] = Field(min_length=1, description="two models or more")
     base_model: str | None = Field(None, description="the pretrained model that they share")
     parameters: dict[str, Any] = Field(default_factory=dict, description="options of the method")
-    dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = Field(
+    dtype: DType | None = Field(
         None, description="dtype of the result where out_dtype does not say; the arithmetic is never narrower"
     )
-    out_dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = Field(
-        None, description="dtype of the result"
-    )
+    out_dtype: DType | None = Field(None, description="dtype of the result")
     heads: Heads = Field("auto", description="merge, keep, or auto")
     scale: float = Field(1.0, allow_inf_nan=False, description="how far to go from the base: W0 + scale * (W - W0)")
     seed: int = Field(0, description="for methods that draw random numbers, and for which examples limit draws")
@@ -135,25 +160,89 @@ class Recipe(_Strict):
         return recipe
 
     @classmethod
-    def of(cls, models: Sequence[str], method: str = "regmean", **changes: Any) -> Recipe:
-        """The recipe that merges `models` by `method`; `changes` as in `changed`."""
+    def of(
+        cls,
+        models: Sequence[str],
+        method: str = "regmean",
+        *,
+        base_model: str | None = None,
+        weights: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        statistics: Mapping[str, str] | None = None,
+        data: Mapping[str, str] | None = None,
+        labels: Mapping[str, Sequence[str]] | None = None,
+        heads: Heads | None = None,
+        scale: float | None = None,
+        dtype: DType | torch.dtype | None = None,
+        out_dtype: DType | torch.dtype | None = None,
+        seed: int | None = None,
+        limit: int | None = None,
+        max_length: int | None = None,
+        text_column: str | None = None,
+        as_adapter: bool | None = None,
+        tokenizer_source: str | None = None,
+        chat_template: str | None = None,
+        plugins: Sequence[Mapping[str, str]] | None = None,
+    ) -> Recipe:
+        """The recipe that merges `models` by `method`; everything else is as in `changed`."""
         content = {"merge_method": method, "models": [{"model": model} for model in models]}
-        return cls.parse(content).changed(**changes) if changes else cls.parse(content)
+        return cls.parse(content).changed(
+            base_model=base_model, weights=weights, parameters=parameters, statistics=statistics, data=data,
+            labels=labels, heads=heads, scale=scale, dtype=dtype, out_dtype=out_dtype, seed=seed, limit=limit,
+            max_length=max_length, text_column=text_column, as_adapter=as_adapter, tokenizer_source=tokenizer_source,
+            chat_template=chat_template,
+            plugins=plugins,
+        )  # fmt: skip
 
     def changed(
         self,
         *,
-        weights: Mapping[str, float] | None = None,
-        statistics: Mapping[str, str] | None = None,
-        labels: Mapping[str, Sequence[str]] | None = None,
+        merge_method: str | None = None,
+        base_model: str | None = None,
+        weights: Mapping[str, Any] | None = None,
         parameters: Mapping[str, Any] | None = None,
+        statistics: Mapping[str, str] | None = None,
         data: Mapping[str, str] | None = None,
+        labels: Mapping[str, Sequence[str]] | None = None,
+        heads: Heads | None = None,
+        scale: float | None = None,
+        dtype: DType | torch.dtype | None = None,
+        out_dtype: DType | torch.dtype | None = None,
+        seed: int | None = None,
+        limit: int | None = None,
+        max_length: int | None = None,
         text_column: str | None = None,
-        **keys: Any,
+        as_adapter: bool | None = None,
+        tokenizer_source: str | None = None,
+        chat_template: str | None = None,
+        plugins: Sequence[Mapping[str, str]] | None = None,
     ) -> Recipe:
-        """This recipe with some things said anew: `weights`, `statistics`, `labels` and `data` by model, `parameters`
-        of the method, the `text_column` of all data, and any other key of a recipe (None leaves it). Raises
-        `BadRecipe` for a model that is not in it."""
+        """This recipe with some things said anew. None leaves what it says.
+
+        Args:
+            merge_method: One of `fusehub.METHODS`.
+            base_model: The pretrained model that the models share.
+            weights: Each model's share, by the model's name in the recipe: a number, or mergekit's forms by layer.
+            parameters: Options of the method, such as `{"alpha": 0.9}`.
+            statistics: Where each model's statistics are, by model: `auto`, a file, a folder, a repo, or `data-free`.
+            data: Texts of each model's domain, by model, for methods that run the models over them.
+            labels: Names of the rows of a model's head, by model, where its config has none.
+            heads: `merge` (by label name), `keep` (one a model) or `auto`.
+            scale: How far to go from the base: W0 + scale * (W - W0).
+            dtype: dtype of the result where `out_dtype` does not say, by its name or as torch has it.
+            out_dtype: dtype of the result.
+            seed: For methods that draw random numbers, and for which examples `limit` draws.
+            limit: How many examples of each model's data are taken.
+            max_length: Where texts of the data are cut, in tokens.
+            text_column: The column of all data that has the texts.
+            as_adapter: Whether a merge of adapters over one base is written as an adapter.
+            tokenizer_source: Whose tokens the result has, as mergekit says it: `union`, `base`, or a model.
+            chat_template: `auto`, the name of a template, or the Jinja text of one.
+            plugins: The files with methods of one's own that were loaded, each with its name and sha256.
+
+        Raises:
+            BadRecipe: A model is not in the recipe, or a value is none that its key can have.
+        """
         content = self.model_dump(exclude_unset=True)
         content["models"] = [dict(entry) for entry in content["models"]]
         entries = {entry["model"]: entry for entry in content["models"]}
@@ -173,11 +262,17 @@ class Recipe(_Strict):
             entry(name)["data"] = source
         for own in content["models"] if text_column is not None else ():
             own["text_column"] = text_column
-        if content.get("provenance") and (parameters or weights or keys.get("scale") is not None):
+        if content.get("provenance") and (parameters or weights or scale is not None):
             # What is said anew was chosen by nobody's data.
             content["provenance"] = {key: value for key, value in content["provenance"].items() if key != "tuning"}
         content["parameters"] = {**content.get("parameters", {}), **(parameters or {})}
-        changed = Recipe.parse(content | {key: value for key, value in keys.items() if value is not None})
+        said = {
+            "merge_method": merge_method, "base_model": base_model, "heads": heads, "scale": scale,
+            "dtype": _name_of(dtype), "out_dtype": _name_of(out_dtype), "seed": seed, "limit": limit,
+            "max_length": max_length, "as_adapter": as_adapter, "tokenizer_source": tokenizer_source,
+            "chat_template": chat_template, "plugins": plugins,
+        }  # fmt: skip
+        changed = Recipe.parse(content | {key: value for key, value in said.items() if value is not None})
         changed._notes = tuple(dict.fromkeys((*self._notes, *changed._notes)))
         return changed
 
@@ -226,6 +321,11 @@ def _require_provenance(provenance: dict[str, Any], models: int) -> None:
     for key, own in (("weights", told.weights), ("data", told.data)):
         if own is not None and len(own) != models:
             raise BadRecipe(f"Recipe, provenance.{key} is of {len(own)} models, and the recipe has {models}.", fix)
+
+
+def _name_of(dtype: str | torch.dtype | None) -> str | None:
+    """`torch.float32` -> `float32`."""
+    return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def _unknown_keys(content: Mapping[str, Any]) -> list[FuseHubError]:

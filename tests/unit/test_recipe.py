@@ -1,10 +1,16 @@
 """Recipes: mergekit's words, strictly."""
 
+from pathlib import Path
+
 import pytest
+import torch
 import yaml
 
-from fusehub.errors import BadRecipe, NotFound
-from fusehub.merging.recipe import Recipe
+from fusehub.comparing.tuning import tune
+from fusehub.errors import BadRecipe, FuseHubError, NotFound
+from fusehub.merging.merge import merge
+from fusehub.merging.plan import plan_merge
+from fusehub.merging.recipe import Changes, ModelEntry, Recipe
 
 TWO = [{"model": "a/x"}, {"model": "b/y"}]
 
@@ -111,3 +117,65 @@ def test_files_are_read(tmp_path):
     path.write_text("")
     with pytest.raises(BadRecipe):
         Recipe.read(path)
+
+
+# What each can say of a merge that cannot be, and that is told before any model is looked for.
+WRONG = {
+    "base_model": "./no-base",
+    "weights": {"nobody": 1},
+    "parameters": {"nope": 1},
+    "statistics": {"nobody": "auto"},
+    "data": {"nobody": "texts.txt"},
+    "labels": {"nobody": ["a"]},
+    "heads": "both",
+    "scale": float("nan"),
+    "dtype": torch.int8,
+    "out_dtype": "wide",
+    "seed": "seven",
+    "limit": 0,
+    "max_length": 0,
+    "text_column": 3,
+    "as_adapter": "perhaps",
+    "tokenizer_source": 3,
+    "chat_template": 3,
+}
+
+
+def as_recipe(models, **said):
+    plan_merge(Recipe.of(models, "mean", **said))
+
+
+def as_merge(models, **said):
+    merge(models, Path("never-written"), method="mean", **said)
+
+
+def as_tuning(models, **said):
+    tune(models, {"films": "films.csv"}, method="mean", **said)
+
+
+@pytest.mark.parametrize("key", WRONG)
+@pytest.mark.parametrize("call", [as_recipe, as_merge, as_tuning])
+def test_everything_that_can_be_said_of_a_merge_is_a_parameter_that_arrives(call, key, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if (call, key) == (as_tuning, "data"):
+        return  # There it is the data that decides.
+    with pytest.raises(FuseHubError) as error:
+        call(["./no-a", "./no-b"], **{key: WRONG[key]})
+    assert "There is no folder ./no-a" not in str(error.value)
+
+
+def test_what_a_recipe_can_hold_can_be_said_in_python():
+    resolved = {"merge_method", "models", "layers", "plugins", "provenance"}
+    of_models = {*ModelEntry.model_fields} - {"model", "parameters"}
+    assert {*WRONG} == {*Changes.__annotations__}
+    assert {*WRONG} == ({*Recipe.model_fields} - resolved) | of_models | {"weights"}
+
+
+def test_a_parameter_that_there_is_not_is_pythons_error():
+    for call in (as_recipe, as_merge, as_tuning, Recipe.of(["a/x", "b/y"]).changed):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'alpha'"):
+            call(["a/x", "b/y"], alpha=0.9) if call.__name__ != "changed" else call(alpha=0.9)
+
+
+def test_a_dtype_is_said_by_its_name_or_as_torch_has_it():
+    assert Recipe.of(["a/x", "b/y"], dtype=torch.bfloat16) == Recipe.of(["a/x", "b/y"], dtype="bfloat16")
