@@ -221,11 +221,10 @@ def methods(
     markdown: Annotated[bool, typer.Option("--markdown", help="As docs/methods.md has them.")] = False,
 ) -> None:
     """List the ways to merge: what they do, when to use them, and their options."""
+    from fusehub.cli.methods_document import document, facts
     from fusehub.methods import METHODS
 
     if markdown:
-        from fusehub.cli.methods_document import document
-
         console.out.print(document(), markup=False, highlight=False, soft_wrap=True, end="")
         return
     if as_json:
@@ -235,7 +234,15 @@ def methods(
                 "summary": method.summary,
                 "when": method.when,
                 "paper": method.paper,
+                "statistics": method.statistics,
                 "base": method.base,
+                "base_with": method.base_with,
+                "models": method.models,
+                "negative_weights": method.negative_weights,
+                "elementwise": method.is_elementwise,
+                "biases_with": method.biases_with,
+                "as_adapter": method.factors is not None,
+                "plugin": method.plugin,
                 "needs_statistics": method.needs_statistics and not method.needs_data,
                 "needs_data": method.needs_data,
                 "options": method.options.model_json_schema().get("properties", {}),
@@ -250,6 +257,8 @@ def methods(
         console.out.print(f"  {method.summary}", markup=False)
         if method.when:
             console.out.print(f"  When: {method.when}", markup=False)
+        told = "; ".join(f"{name}: {text.replace('`', '')}" for name, text in facts(method).items())
+        console.out.print(f"  {told}", markup=False)
         for prefix, kind in (("", method.options), ("each model's ", method.own_options)):
             for name, option in kind.fields().items():
                 default = str(option.default).lower() if isinstance(option.default, bool) else option.default

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from fusehub.methods.registry import ALIASES, METHODS, Method
+from fusehub.methods.base import Method, option_words, value_words
+from fusehub.methods.registry import ALIASES, METHODS
 
 _BASE = {"needed": "needed", "optional": "for `scale`", "origin": "optional", "end": "one of the two"}
+_STATISTICS = {
+    "nothing": "weights",
+    "updates": "weights",
+    "grams": "weights, statistics",
+    "texts": "weights, data",
+    "fisher": "weights, Fisher diagonals",
+}
 
 
 def document() -> str:
     """The methods that come with FuseHub, and all of their options."""
     methods = [method for method in METHODS.values() if method.plugin is None]
-    lines = ["| method | needs | base | weights |", "| --- | --- | --- | --- |"]
-    lines += [
-        f"| [`{method.name}`](#{method.name}) | {_needs(method)} | {_BASE[method.base]} | {_weights(method)} |"
-        for method in methods
-    ]
+    names = ["method", *facts(methods[0])]
+    lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
+    lines += [f"| [`{method.name}`](#{method.name}) | {' | '.join(facts(method).values())} |" for method in methods]
     for method in methods:
         lines += ["", *_section(method)]
     return "\n".join(lines) + "\n"
@@ -37,24 +42,39 @@ def _section(method: Method) -> Iterator[str]:
         yield "| --- | --- | --- | --- |"
     for whose, fields in (("the merge", options), ("each model", own)):
         for name, field in fields:
-            yield f"| `{name}` | {whose} | `{_text(field.default)}` | {field.description} |"
+            yield f"| `{name}` | {whose} | `{value_words(field.default)}` | {field.description} |"
 
 
-def _needs(method: Method) -> str:
-    if method.data_free:
-        return "weights"
-    if method.needs_fisher:
-        return "weights, Fisher diagonals"
-    if method.needs_data:
-        return "weights, data"
-    return "weights, statistics" if method.needs_statistics else "weights"
+def facts(method: Method) -> dict[str, str]:
+    """What a method needs and what it can, in a few words each."""
+    fewest, most = method.models
+    whole = "solved" if method.needs_statistics else "whole"
+    return {
+        "needs": _STATISTICS[method.statistics],
+        "base": _base(method),
+        "weights": _weights(method),
+        "models": str(fewest) if fewest == most else f"{fewest} or more" if most is None else f"{fewest} to {most}",
+        "tensors": "in pieces" if method.is_elementwise else whole,
+        "biases": _biases(method) if method.needs_statistics else "as weights",
+        "as an adapter": "yes" if method.factors else "no",
+    }
+
+
+def _base(method: Method) -> str:
+    if method.base_with is None:
+        return _BASE[method.base]
+    asked = option_words(method.base_with)
+    return f"{_BASE[method.base]}, needed with `{asked}`" if asked else _BASE["needed"]
+
+
+def _biases(method: Method) -> str:
+    if method.biases_with is None:
+        return "averaged"
+    asked = option_words(method.biases_with)
+    return f"averaged; solved with `{asked}`" if asked else "solved"
 
 
 def _weights(method: Method) -> str:
     if "weight" not in method.own_options.fields():
         return "none"
     return "any" if method.negative_weights else "not negative"
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -40,12 +40,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRIALS = 30
-# What is searched where nobody says: the first of these options that the method has.
-GRIDS: dict[str, tuple[float, ...]] = {
-    "alpha": (0.1, 0.3, 0.5, 0.7, 0.9, 1.0),
-    "t": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-    "weight": (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0),
-}
+# What is searched of methods that add updates, and have nothing else that is, where nobody says.
+WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 SHARES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 
 
@@ -351,11 +347,10 @@ class Search:
 def _default(plan: Plan) -> dict[str, Sequence[Any]]:
     """What is searched where nobody says."""
     method = plan.method
-    for name in ("alpha", "t"):
-        if name in method.options.fields():
-            return {name: GRIDS[name]}
+    if method.tune_over:
+        return method.tune_over
     if method.base == "needed" and "weight" in method.own_options.fields():
-        return {"weight": GRIDS["weight"]}
+        return {"weight": WEIGHTS}
     raise BadRecipe(
         f"{method.title} has no option that is searched unless you say which.",
         "Say --tune-over OPTION=VALUE,VALUE"
@@ -374,10 +369,10 @@ def _weights_of(plan: Plan) -> tuple[float, ...]:
 
 
 def _proportions(plan: Plan, weights: Sequence[float] | None) -> tuple[float, ...] | None:
-    """What of the weights counts: only their proportions, but for methods that add up differences to a base."""
+    """What of the weights counts: only their proportions, but where the method says that more does."""
     if weights is None:
         return None
-    absolute = plan.method.base == "needed" or plan.settings.written().get("normalize") is False
+    absolute = any(plan.method.has_absolute_weights(tensor.options) for tensor in plan.tensors.values())
     total = 1.0 if absolute else math.fsum(weights)
     return tuple(round(weight / total, 12) for weight in weights)
 

@@ -2,7 +2,7 @@
 
     Σ c_i s_i B_i A_i  =  [c_1 s_1 B_1, c_2 s_2 B_2, ...] · [A_1; A_2; ...]
 
-Possible for the methods that add updates up (the mean, task arithmetic); the others need the whole weights.
+Possible for methods that add updates up, whose `factors` are the c_i; the others need the whole weights.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from fusehub.errors import BadRecipe, Incompatible, NonFinite
 from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan
+from fusehub.methods.base import Layer
 from fusehub.methods.mean import weighted_mean
-from fusehub.methods.registry import Layer
 from fusehub.models.adapters import CONFIG, WEIGHTS, AdaptedRef, open_adapter
 from fusehub.models.checkpoint import Checkpoint, headers
 from fusehub.models.lora import Updates
@@ -57,7 +57,8 @@ def write_adapter(plan: Plan, folder: Path) -> dict[str, str]:
                 merged = _whole(plan, plan.tensors[name], checkpoints, own_base)
                 tensors[keys["whole"]] = merged.float().contiguous()
                 continue
-            a, b = _factors(updates, parts, _shares(plan, plan.tensors[name]))
+            shares = [plan.recipe.scale * factor for factor in _factors(plan, plan.tensors[name])]
+            a, b = _joined(updates, parts, shares)
             tensors[keys["A"]], tensors[keys["B"]] = a.float().contiguous(), b.float().contiguous()
             ranks[update.module(keys["A"])] = a.shape[0]
     _require_finite(tensors)
@@ -87,11 +88,12 @@ def _require_addable(plan: Plan) -> list[AdaptedRef]:
         raise Incompatible(f"The adapters do not share one base: {', '.join(bases)}.", _INSTEAD)
     if plan.labels.policy == "keep" or not plan.labels.is_identity:
         raise BadRecipe("The adapters' heads are not all the same, and an adapter has one.", _INSTEAD)
-    for tensor in plan.tensors.values():
-        if plan.method.name == "mean" and abs(sum(_shares(plan, tensor)) - 1) > 1e-9 and plan.recipe.scale == 1:
+    for tensor in plan.tensors.values() if plan.method.base != "needed" else ():
+        total = sum(_factors(plan, tensor))
+        if abs(total - 1) > 1e-9:
             raise BadRecipe(
-                f"The weights of {tensor.name} add up to {sum(_shares(plan, tensor)):g}: the base itself is scaled.",
-                "Say normalize=true, or leave out --as-adapter.",
+                f"The weights of {tensor.name} add up to {total:g}: the base itself is scaled.",
+                "Give weights that add up to 1 (normalize=true makes them so), or leave out --as-adapter.",
             )
     return experts
 
@@ -104,15 +106,13 @@ def _require_factors(name: str, parts: Sequence[Mapping[str, str]]) -> None:
         raise Incompatible(f"{name} is replaced by one adapter and updated by another.", _INSTEAD)
 
 
-def _shares(plan: Plan, tensor: TensorPlan) -> list[float]:
-    """What each expert's update is multiplied by in this tensor."""
-    weights, options = tensor.coefficients, tensor.options
-    total = sum(weights) if options.normalize else 1.0
-    factor = getattr(options, "lambda_", 1.0) * plan.recipe.scale
-    return [factor * weight / total for weight in weights]
+def _factors(plan: Plan, tensor: TensorPlan) -> list[float]:
+    """What each expert's update is multiplied by in this tensor, before `scale`."""
+    layer = Layer(tensor.name, (), tensor.coefficients, own=tensor.own, seed=plan.recipe.seed)
+    return list(plan.method.factors(layer, tensor.options))
 
 
-def _factors(
+def _joined(
     updates: Sequence[Updates], parts: Sequence[Mapping[str, str]], shares: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
     """`[A_1; A_2; ...]` and `[c_1 s_1 B_1, ...]` of those that have the tensor, in float64.

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan
+from fusehub.methods.base import Layer
 from fusehub.methods.mean import weighted_mean
-from fusehub.methods.registry import Layer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -71,7 +71,7 @@ class _Engine:
         self.plan, self.folder, self.progress = plan, folder, progress
         self.result = MergeResult(folder, plan)
         self._files = contextlib.ExitStack()
-        self._weights_of_biases = _weights_of_biases(plan)
+        self._weights = plan.weights_of_biases
         self._ahead = max((tensor.info.numel for tensor in plan.tensors.values()), default=0)
         self._ready: dict[tuple[str, int], Tensor] = {}
         """What was solved before its turn, with another or while the model was run: by name and first row."""
@@ -84,6 +84,7 @@ class _Engine:
             for checkpoint, told in zip([*self.experts, *filter(None, [self.base])], self.plan.headers, strict=True):
                 checkpoint.require(told)
             self.plan = self.result.plan = settled(self.plan, self.experts, self.base)
+            self._weights = self.plan.weights_of_biases
             self.fishers = [
                 self._files.enter_context(contextlib.closing(found.open_fisher()))
                 for found in (self.plan.statistics if self.plan.method.needs_fisher else ())
@@ -254,19 +255,17 @@ class _Engine:
 
         Rows of tokens that not all models have are not.
         """
-        weight = self._weights_of_biases.get(work.tensor.parameter, work.tensor)
-        return self.plan.tensors[weight.name].action == "solve" and work.is_shared
+        weight = self._weights.get(work.tensor.name, work.tensor.name)
+        return self.plan.tensors[weight].action == "solve" and work.is_shared
 
     def _solve_layer(self, work: Work, values: list[Tensor], base: Tensor | None) -> Tensor:
-        """The merged weight; in affine mode weight and bias at once, whichever comes first in the file."""
+        """The merged weight; where biases are solved too, both at once, whichever comes first in the file."""
         tensor = work.tensor
-        weight_plan = self._weights_of_biases.get(tensor.parameter, tensor)
-        affine = getattr(weight_plan.options, "affine", False)
-        by_parameter = {plan.parameter: plan for plan in self.plan.tensors.values()} if affine else {}
-        bias_plan = by_parameter.get(weight_plan.linear.bias)
-        if not affine or bias_plan is None:
+        weight_plan = self.plan.tensors[self._weights.get(tensor.name, tensor.name)]
+        bias = next((bias for bias, weight in self._weights.items() if weight == weight_plan.name), None)
+        if bias is None:
             return self._solver.solve(tensor, values, base, None, None).tensor
-        other = bias_plan if tensor is weight_plan else weight_plan
+        other = self.plan.tensors[bias] if tensor is weight_plan else weight_plan
         beside = replace(work, tensor=other)
         others = [value.double() for value in self._read(beside)]
         other_base = others.pop() if self._uses_base(beside) else None
@@ -336,12 +335,6 @@ def _cosine(tensor: TensorPlan, one: Checkpoint, own: str, other: Checkpoint, th
     a, b = (file.read(name, 0, rows).double().flatten() for file, name in ((one, own), (other, theirs)))
     norms = float(a.norm() * b.norm())
     return float(a @ b) / norms if norms else 1.0
-
-
-def _weights_of_biases(plan: Plan) -> dict[str, TensorPlan]:
-    """The biases that are solved together with a weight: the bias's parameter -> the plan of that weight."""
-    solved = (tensor for tensor in plan.tensors.values() if tensor.action == "solve")
-    return {t.linear.bias: t for t in solved if t.linear.bias and getattr(t.options, "affine", False)}
 
 
 def _arithmetic(tensor: TensorPlan, inputs: Sequence[Tensor]) -> torch.dtype:

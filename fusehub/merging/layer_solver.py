@@ -13,12 +13,12 @@ from fusehub.errors import Incompatible
 from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan
 from fusehub.merging.sources.data_free import UpdateGram
-from fusehub.methods.registry import Layer, Merged
+from fusehub.methods.base import Layer, Merged
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fusehub.methods.registry import LayerStatistics
+    from fusehub.methods.base import LayerStatistics
 
 
 class LayerSolver:

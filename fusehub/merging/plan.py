@@ -102,12 +102,23 @@ class Plan:
         return [{**defaults, **self.settings.common, **said} for said in self.settings.models]
 
     @property
+    def weights_of_biases(self) -> dict[str, str]:
+        """The biases that are solved together with their layer's weight: the name of each -> that of the weight."""
+        names = {tensor.parameter: name for name, tensor in self.tensors.items()}
+        return {
+            names[tensor.linear.bias]: name
+            for name, tensor in self.tensors.items()
+            if tensor.action == "solve" and tensor.linear.bias in names and self.method.solves_biases(tensor.options)
+        }
+
+    @property
     def vocabulary_size(self) -> int | None:
         """Rows of the merged embeddings where models know different numbers of tokens; None where they do not."""
         return vocabulary_size(self.tensors)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, for `--json` and the report beside a merge."""
+        weights = self.weights_of_biases
         return {
             "method": self.method.name,
             "options": self.settings.written(),
@@ -132,6 +143,7 @@ class Plan:
                     "dtype": tensor.info.dtype,
                     "action": tensor.action,
                     "why": tensor.why,
+                    "solved_with": weights.get(tensor.name),
                 }
                 for tensor in self.tensors.values()
             ],
@@ -274,16 +286,12 @@ def _cost(
         output = sum(adapter.files[weights_file(adapter)].size for adapter in adapters)
     peak = flops = 0
     for tensor in tensors:
-        if tensor.action == "combine" and method.whole_tensor:
-            # Everyone's in wide numbers, masks, sums, what was merged before and is not written: DELLA's, measured.
-            peak = max(peak, (len(experts) + 6) * tensor.info.numel * 8)
-        if tensor.action != "solve":
+        if tensor.action not in ("combine", "solve"):
             continue
-        size, numel = tensor.linear.in_features, tensor.info.numel
-        # Grams as stored, one unpacked, their sum and its factor; weights, their differences and the right side.
-        peak = max(peak, len(experts) * size * size * 2 + 4 * size * size * 8 + (2 * len(experts) + 4) * numel * 8)
+        inputs = tensor.linear.in_features if tensor.action == "solve" else 0
+        own = method.cost_of(len(experts), tensor.info.numel, inputs)
         updates = sum(found.update_products for found in statistics)
-        flops += (2 * len(experts) + 2 + updates) * numel * size + size**3 // 3
+        peak, flops = max(peak, own.memory), flops + own.multiplications + updates * tensor.info.numel * inputs
     if method.needs_data:
         memory, work = _cost_of_running(tensors, experts, statistics)
         peak, flops = peak + memory, flops + work

@@ -12,8 +12,8 @@ from fusehub.errors import Incompatible
 from fusehub.merging.recipe import Recipe
 from fusehub.merging.sources.source import StatisticsSource
 from fusehub.methods import Method
+from fusehub.methods.base import Options
 from fusehub.methods.by_layer import Settings, depths
-from fusehub.methods.registry import Options
 from fusehub.models.checkpoint import Checkpoint, headers
 from fusehub.models.completeness import stored_by_some
 from fusehub.models.layout import Layout, Linear, layout_like

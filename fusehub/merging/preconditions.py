@@ -8,16 +8,18 @@ from fusehub.errors import BadRecipe, Incompatible, NotFound
 from fusehub.merging.planner import TensorPlan
 from fusehub.merging.recipe import Recipe
 from fusehub.merging.sources.source import StatisticsSource
-from fusehub.methods import Method
+from fusehub.methods import METHODS, Method
+from fusehub.methods.base import option_words
 from fusehub.models.resolve import ModelRef
 
 
 def require_adding(recipe: Recipe, method: Method) -> None:
     """Raises `BadRecipe` where the merge is to be an adapter and the method's result is none."""
-    if recipe.as_adapter and method.name not in ("mean", "task_arithmetic"):
+    if recipe.as_adapter and method.factors is None:
+        adding = [f"--method {name}" for name, other in METHODS.items() if other.factors is not None]
         raise BadRecipe(
             f"{method.title} does not only add updates up, and its result is no product of small matrices.",
-            "Say --method mean or --method task_arithmetic, or leave out --as-adapter.",
+            f"Say {' or '.join(adding)}, or leave out --as-adapter.",
         )
 
 
@@ -71,12 +73,17 @@ def require_usable(
         raise BadRecipe("scale needs the base model that the experts share.", "Say --base MODEL.")
     for tensor in tensors:
         require_shares(method, tensor)
-        if base is None and getattr(tensor.options, "anchor", None) == "base":
-            raise BadRecipe("anchor=base needs the base model that the experts share.", "Say --base MODEL.")
-        if blind and getattr(tensor.options, "affine", False):
+        if base is None and method.needs_base(tensor.options):
+            asked = option_words(method.base_with or {}) or method.title
+            raise BadRecipe(f"{asked} needs the base model that the experts share.", "Say --base MODEL.")
+        if blind and method.solves_biases(tensor.options):
+            asked = option_words(method.biases_with or {})
             raise BadRecipe(
-                f"affine solves biases from the mean inputs, which are not known of {', '.join(blind)}.",
-                "Leave affine out, or give statistics that were collected with FuseHub.",
+                f"{asked or method.title} solves biases from the mean inputs, which are not known of "
+                f"{', '.join(blind)}.",
+                f"Leave {asked} out, or give statistics that were collected with FuseHub."
+                if asked
+                else "Give statistics that were collected with FuseHub.",
             )
 
 

@@ -7,20 +7,25 @@ there is one, and its own typed options. It returns one tensor. No method reads 
     merged = method.merge(layer, method.parse({"alpha": 0.9}))
 """
 
-from fusehub.methods.registry import (
-    METHODS,
-    Layer,
-    LayerStatistics,
-    Merged,
-    Method,
-    Options,
-    find_method,
-    merge_method,
-)
+from fusehub.methods.base import Layer, LayerStatistics, Merged, Method, NoShare, Options, Share
+from fusehub.methods.cost import Cost
+from fusehub.methods.registry import METHODS, find_method, merge_method
 
 # Importing a method's file registers it; the order is that of lists.
 from fusehub.methods import mean, regmean, regmean_plus_plus, fisher  # noqa: F401  # isort: skip
 from fusehub.methods import regmean_data_free  # noqa: F401  # isort: skip
 from fusehub.methods import task_arithmetic, ties, dare, breadcrumbs, della, sce, model_stock, slerp  # noqa: F401  # isort: skip
 
-__all__ = ["METHODS", "Layer", "LayerStatistics", "Merged", "Method", "Options", "find_method", "merge_method"]
+__all__ = [
+    "METHODS",
+    "Cost",
+    "Layer",
+    "LayerStatistics",
+    "Merged",
+    "Method",
+    "NoShare",
+    "Options",
+    "Share",
+    "find_method",
+    "merge_method",
+]

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fusehub.errors import BadRecipe, FuseHubError, together
+from fusehub.methods.base import Method, Options
 from fusehub.methods.mergekit import MERGEKIT_METHODS, MERGEKIT_OPTIONS, REQUIRED
-from fusehub.methods.registry import Method, Options
 
 _LAYER = re.compile(r"^(.*?)\.(\d+)(?:\.|$)")
 

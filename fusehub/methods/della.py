@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from fusehub.errors import BadRecipe
-from fusehub.methods.registry import Layer, Merged, merge_method
+from fusehub.methods.base import Layer, Merged
+from fusehub.methods.registry import merge_method
 from fusehub.methods.task_vectors import SparseShare, TaskOptions, add_up, differences, elect_and_add_up, rescale_to
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from fusehub.methods.registry import Layer, Merged, Options, merge_method
+from fusehub.methods.base import Layer, Merged, Options
+from fusehub.methods.registry import merge_method
 
 
 class FisherOptions(Options):
@@ -41,7 +42,7 @@ class FisherOptions(Options):
     "it covers every tensor and is elementwise. Where linear layers carry the difference, regmean keeps more.",
     paper="https://arxiv.org/abs/2111.09832",
     options=FisherOptions,
-    needs_fisher=True,
+    statistics="fisher",
 )
 def fisher(layer: Layer, options: FisherOptions) -> Merged:
     """Equation 5 of the paper; as a running mean, so that identical experts give themselves to the last bit."""

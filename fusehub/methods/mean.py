@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from fusehub.errors import BadRecipe
-from fusehub.methods.registry import Layer, Merged, Options, merge_method
+from fusehub.methods.base import Layer, Merged, Options
+from fusehub.methods.registry import merge_method
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,22 @@ class MeanOptions(Options):
     normalize: bool = Field(True, description="true divides by the sum of the coefficients; false does not.")
 
 
+def shares_of(layer: Layer) -> list[float]:
+    """The coefficients divided by their sum. Raises `BadRecipe` naming the tensor where that is not above zero."""
+    total = sum(layer.coefficients)
+    if total <= 0:
+        raise BadRecipe(
+            f"{layer.name}: the weights add up to {total:g}, which nothing can be divided by.",
+            "Say normalize=false, or give weights with a sum above zero.",
+        )
+    return [coefficient / total for coefficient in layer.coefficients]
+
+
+def factors_of(layer: Layer, options: MeanOptions) -> list[float]:
+    """What each tensor is multiplied by in their sum."""
+    return shares_of(layer) if options.normalize else list(layer.coefficients)
+
+
 @merge_method(
     "mean",
     title="Mean of the weights",
@@ -29,22 +46,19 @@ class MeanOptions(Options):
     "what another method is worth.",
     paper="https://arxiv.org/abs/2203.05482",
     options=MeanOptions,
+    factors=factors_of,
+    absolute_weights_with={"normalize": False},
     negative_weights=True,
     aliases=("linear",),
 )
 def mean(layer: Layer, options: MeanOptions) -> Merged:
     """`Σ c_i W_i / Σ c_i` (Wortsman et al. 2022, "Model soups"; the baseline of Jin et al. 2023)."""
-    share = sum(layer.coefficients)
-    if min(layer.coefficients) >= 0 and share > 0:
+    total = sum(layer.coefficients)
+    if min(layer.coefficients) >= 0 and total > 0:
         merged = weighted_mean(layer.tensors, layer.coefficients)
-        return Merged(merged if options.normalize else merged * share)
-    merged = sum(tensor * coefficient for tensor, coefficient in zip(layer.tensors, layer.coefficients, strict=True))
-    if options.normalize and share <= 0:
-        raise BadRecipe(
-            f"{layer.name}: the weights add up to {share:g}, which nothing can be divided by.",
-            "Say normalize=false, or give weights with a sum above zero.",
-        )
-    return Merged(merged / share if options.normalize else merged)
+        return Merged(merged if options.normalize else merged * total)
+    factors = factors_of(layer, options)
+    return Merged(sum(tensor * factor for tensor, factor in zip(layer.tensors, factors, strict=True)))
 
 
 def weighted_mean(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:

@@ -13,16 +13,20 @@ A file is run only when it is named in this call: a recipe records its name and 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from fusehub.errors import BadRecipe, FuseHubError, NotFound
-from fusehub.methods.registry import ALIASES, METHODS, Layer, Merged, Method
+from fusehub.methods.base import Layer, Merged, Method
+from fusehub.methods.cost import Cost
+from fusehub.methods.registry import ALIASES, METHODS, NameTaken
 
 
 def load_plugins(paths: Sequence[str | Path]) -> list[dict[str, str]]:
@@ -71,9 +75,7 @@ def _load(path: Path) -> dict[str, str]:
                 f"{path} registers no method.", "Decorate a function with fusehub.methods.merge_method(NAME, ...)."
             )
         for name in added:
-            METHODS[name] = replace(
-                METHODS[name], plugin=str(path.resolve()), merge=_guarded(METHODS[name], path.name)
-            )
+            METHODS[name] = _guarded(METHODS[name], path)
     except FuseHubError:
         for registry, was in zip((METHODS, ALIASES), before, strict=True):
             registry.clear()
@@ -89,39 +91,72 @@ def _run(path: Path, source: bytes) -> None:
         exec(compile(source, str(path), "exec"), module.__dict__)
     except SyntaxError as error:
         raise BadRecipe(f"{path}, line {error.lineno}: {error.msg}.", "Correct the file.") from error
+    except NameTaken as error:
+        raise BadRecipe(f"{path} cannot be loaded, as {error}.", "Choose another name for the method.") from error
     except Exception as error:  # Whatever the user's own code raises is theirs to see, with its line.
-        line = traceback.extract_tb(error.__traceback__)[-1]
-        raise BadRecipe(
-            f"{path} fails when it is loaded: {type(error).__name__}: {error} ({Path(line.filename).name}, "
-            f"line {line.lineno}).",
-            "Choose another name for the method." if "merge methods are called" in str(error) else "Correct the file.",
-        ) from error
+        raise BadRecipe(f"{path} fails when it is loaded: {_with_line(error)}", "Correct the file.") from error
 
 
-def _guarded(method: Method, filename: str) -> Any:
-    """The method's function, whose faults are told as the plugin's."""
+def _guarded(method: Method, path: Path) -> Method:
+    """The method, whose functions' faults are told as the plugin's."""
 
     def merge(layer: Layer, options: Any) -> Merged:
         import torch
 
-        try:
+        with _told(method, path, f"on {layer.name}"):
             merged = method.merge(layer, options)
-        except FuseHubError:
-            raise
-        except Exception as error:  # As above.
-            line = traceback.extract_tb(error.__traceback__)[-1]
-            raise BadRecipe(
-                f"{filename}: {method.name} fails on {layer.name}: {type(error).__name__}: {error} "
-                f"({Path(line.filename).name}, line {line.lineno}).",
-                "Correct the plugin.",
-            ) from error
         merged = Merged(merged) if isinstance(merged, torch.Tensor) else merged
         if not isinstance(merged, Merged) or merged.tensor.shape != layer.tensors[0].shape:
             made = list(merged.tensor.shape) if isinstance(merged, Merged) else type(merged).__name__
             raise BadRecipe(
-                f"{filename}: {method.name} makes {made} of {layer.name}, not {list(layer.tensors[0].shape)}.",
+                f"{path.name}: {method.name} makes {made} of {layer.name}, not {list(layer.tensors[0].shape)}.",
                 "Return a tensor of the shape of layer.tensors[0].",
+            )
+        if layer.biases and (merged.bias is None or merged.bias.shape != layer.biases[0].shape):
+            raise BadRecipe(
+                f"{path.name}: {method.name} is to solve the bias of {layer.name} too, and returns none of its shape.",
+                "Return Merged(tensor, bias), or correct what biases_with says.",
             )
         return merged
 
-    return merge
+    def factors(layer: Layer, options: Any) -> list[float]:
+        with _told(method, path, f"to give its factors of {layer.name}"):
+            found = [float(factor) for factor in method.factors(layer, options)]
+        if len(found) != len(layer.coefficients) or not all(map(math.isfinite, found)):
+            raise BadRecipe(
+                f"{path.name}: {method.name} gives the factors {found} of {layer.name}, whose models are "
+                f"{len(layer.coefficients)}.",
+                "Return one finite number for each of layer.coefficients.",
+            )
+        return found
+
+    def cost(models: int, numel: int, inputs: int) -> Cost:
+        with _told(method, path, "to tell its cost"):
+            found = method.cost(models, numel, inputs)
+            return Cost(int(found.memory), int(found.multiplications))
+
+    return replace(
+        method,
+        plugin=str(path.resolve()),
+        merge=merge,
+        factors=factors if method.factors else None,
+        cost=cost if method.cost else None,
+    )
+
+
+@contextlib.contextmanager
+def _told(method: Method, path: Path, when: str) -> Iterator[None]:
+    """Has whatever a plugin's function raises told as the plugin's fault, with its line."""
+    try:
+        yield
+    except FuseHubError:
+        raise
+    except Exception as error:  # As above.
+        raise BadRecipe(
+            f"{path.name}: {method.name} fails {when}: {_with_line(error)}", "Correct the plugin."
+        ) from error
+
+
+def _with_line(error: Exception) -> str:
+    line = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(line.filename).name}, line {line.lineno})."

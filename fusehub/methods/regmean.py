@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from fusehub.errors import BadStatistics
+from fusehub.methods.base import Layer, LayerStatistics, Merged, Options
 from fusehub.methods.mean import weighted_mean
-from fusehub.methods.registry import Layer, LayerStatistics, Merged, Options, merge_method
+from fusehub.methods.registry import merge_method
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +37,8 @@ _GRAM_EPS = 2.0**-23
 _NOT_SQUARES = 1e-3
 # Decoding grams takes longer than a small layer's solve: up to this many bytes in all are decoded once.
 _KEPT_BYTES = 64 * 2**20
+# What tuning tries.
+ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 
 class RegMeanOptions(Options):
@@ -73,7 +76,10 @@ class RegMeanOptions(Options):
     "first choice for classifiers, of one task or of several domains. alpha 0.9; lower it where statistics are few.",
     paper="https://arxiv.org/abs/2212.09849",
     options=RegMeanOptions,
-    needs_statistics=True,
+    statistics="grams",
+    base_with={"anchor": "base"},
+    biases_with={"affine": True},
+    tune_over={"alpha": ALPHAS},
 )
 def regmean(layer: Layer, options: RegMeanOptions) -> Merged:
     """Equation 2 of the paper in the form above; the bias is a mean unless `affine`."""

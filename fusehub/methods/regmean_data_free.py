@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from fusehub.methods.registry import Layer, Merged, Options, merge_method
-from fusehub.methods.regmean import RegMeanOptions, regmean
+from fusehub.methods.base import Layer, Merged, Options
+from fusehub.methods.registry import merge_method
+from fusehub.methods.regmean import ALPHAS, RegMeanOptions, regmean
 
 
 class DataFreeOptions(Options):
@@ -41,8 +42,9 @@ class DataFreeOptions(Options):
     "entities.",
     paper="https://arxiv.org/abs/2503.08099",
     options=DataFreeOptions,
-    needs_statistics=True,
-    data_free=True,
+    statistics="updates",
+    base_with={},
+    tune_over={"alpha": ALPHAS},
 )
 def data_free(layer: Layer, options: DataFreeOptions) -> Merged:
     """RegMean with `G_i = Δ_iᵀ Δ_i` (the closed form of Cheng et al. 2025, "Whoever started the interference")."""

@@ -12,8 +12,9 @@ runs what is in `fusehub.merging.blockwise`.
 
 from __future__ import annotations
 
-from fusehub.methods.registry import Layer, Merged, merge_method
-from fusehub.methods.regmean import RegMeanOptions, regmean
+from fusehub.methods.base import Layer, Merged
+from fusehub.methods.registry import merge_method
+from fusehub.methods.regmean import ALPHAS, RegMeanOptions, regmean
 
 
 class RegMeanPlusPlusOptions(RegMeanOptions):
@@ -30,8 +31,10 @@ class RegMeanPlusPlusOptions(RegMeanOptions):
     "regmean on named entities, and behind on sentiment. regmean needs no more than published statistics.",
     paper="https://arxiv.org/abs/2508.03121",
     options=RegMeanPlusPlusOptions,
-    needs_statistics=True,
-    needs_data=True,
+    statistics="texts",
+    base_with={"anchor": "base"},
+    biases_with={"affine": True},
+    tune_over={"alpha": ALPHAS},
 )
 def regmean_plus_plus(layer: Layer, options: RegMeanPlusPlusOptions) -> Merged:
     """RegMean's solve, with the statistics of inputs behind merged layers."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from fusehub.methods.registry import Layer, Merged, NoShare, Options, merge_method
+from fusehub.methods.base import Layer, Merged, NoShare, Options
+from fusehub.methods.registry import merge_method
 from fusehub.methods.task_vectors import differences, largest
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from fusehub.methods.registry import Layer, Merged, NoShare, Options, Share, merge_method
+from fusehub.methods.base import Layer, Merged, NoShare, Options, Share
+from fusehub.methods.registry import merge_method
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,7 @@ class SlerpOptions(Options):
     options=SlerpOptions,
     own_options=NoShare,
     base="end",
+    tune_over={"t": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)},
     whole_tensor=True,
     models=(2, 2),
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from fusehub.methods.registry import Layer, Merged, merge_method
-from fusehub.methods.task_vectors import TaskOptions, TaskShare, add_up, differences
+from fusehub.methods.base import Layer, Merged
+from fusehub.methods.registry import merge_method
+from fusehub.methods.task_vectors import TaskOptions, TaskShare, add_up, differences, factors_of
 
 
 class TaskArithmeticOptions(TaskOptions):
@@ -20,6 +21,7 @@ class TaskArithmeticOptions(TaskOptions):
     options=TaskArithmeticOptions,
     own_options=TaskShare,
     base="needed",
+    factors=factors_of,
     negative_weights=True,
     models=(1, None),
 )

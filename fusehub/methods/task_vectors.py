@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from fusehub.errors import BadRecipe
-from fusehub.methods.registry import Layer, Merged, Options, Share
+from fusehub.methods.base import Layer, Merged, Options, Share
+from fusehub.methods.mean import shares_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,18 +55,18 @@ def differences(layer: Layer) -> list[Tensor]:
 def add_up(layer: Layer, deltas: Sequence[Tensor], options: TaskOptions) -> Merged:
     """The weighted sum of task vectors on the base. Overwrites `deltas`."""
     total = None
-    for delta, weight in zip(deltas, layer.coefficients, strict=True):
-        delta.mul_(weight)
+    for delta, factor in zip(deltas, factors_of(layer, options), strict=True):
+        delta.mul_(factor)
         total = delta if total is None else total.add_(delta)
-    if options.normalize and any(layer.coefficients):
-        share = sum(layer.coefficients)
-        if share <= 0:
-            raise BadRecipe(
-                f"{layer.name}: the weights add up to {share:g}, which nothing can be divided by.",
-                "Say normalize=false, or give weights with a sum above zero.",
-            )
-        total.div_(share)
-    return Merged(total.mul_(options.lambda_).add_(layer.base))
+    return Merged(total.add_(layer.base))
+
+
+def factors_of(layer: Layer, options: TaskOptions) -> list[float]:
+    """What each task vector is multiplied by in their sum. Raises `BadRecipe` where weights cannot be normalised."""
+    weights = layer.coefficients
+    if options.normalize and any(weights):
+        weights = shares_of(layer)
+    return [options.lambda_ * weight for weight in weights]
 
 
 def elect_and_add_up(layer: Layer, deltas: Sequence[Tensor], options: TaskOptions) -> Merged:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from fusehub.methods.registry import Layer, Merged, merge_method
+from fusehub.methods.base import Layer, Merged
+from fusehub.methods.registry import merge_method
 from fusehub.methods.task_vectors import SparseShare, TaskOptions, differences, elect_and_add_up, largest, rescale_to
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -169,9 +168,8 @@ def offered() -> dict[str, Method]:
 
 
 def wants_more(method: Method) -> bool:
-    """Whether a method needs what the app cannot give it, as texts during the merge."""
-    needs = {field.name for field in fields(method) if field.name.startswith("needs_") and getattr(method, field.name)}
-    return bool(needs - {"needs_statistics", "needs_fisher"})
+    """Whether a method needs what the app cannot give it: texts, while it merges."""
+    return method.needs_data
 
 
 def require_offered(methods: Iterable[str]) -> None:
@@ -193,7 +191,8 @@ def _takes_base(visit: Visit, method: Method, options: Mapping[str, Any]) -> boo
     if method.base == "end":
         return visit.base in visit.names()
     by_update = any(source_said(said).stands_by_update for said in _sources(visit, method).values())
-    return method.base == "needed" or options.get("anchor") == "base" or by_update
+    own = {name: value for name, value in options.items() if name in method.options.fields()}
+    return by_update or method.needs_base(method.parse(own))
 
 
 def _made_here(visit: Visit, method: Method) -> dict[str, dict[str, Any]]:

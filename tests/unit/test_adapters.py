@@ -359,6 +359,12 @@ def test_what_is_no_adapter_any_more_is_not_written_as_one(tmp_path):
         ([plain, plain], {"method": "ties", "base_model": str(base)}, "TIES does not only add updates up"),
         ([plain, plain], {}, "RegMean does not only add updates up.*\n.*--method mean"),
         ([plain, plain], {"method": "mean", "parameters": {"normalize": False}}, "add up to 2: the base itself"),
+        (
+            [plain, plain],
+            {"method": "mean", "parameters": {"normalize": False}, "scale": 0.5, "base_model": str(base)},
+            "add up to 2: the base itself",
+        ),
+        ([plain, dora], {"method": "mean", "weights": {plain: 1, dora: -1}}, "add up to 0, which nothing can be div"),
     ):
         with pytest.raises(FuseHubError, match=said):
             merge(models, tmp_path / "out", as_adapter=True, **more)

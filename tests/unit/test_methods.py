@@ -8,8 +8,9 @@ import torch
 from fusehub.cli.methods_document import document
 from fusehub.errors import BadRecipe
 from fusehub.methods import METHODS, Layer, find_method
+from fusehub.methods.base import Options
 from fusehub.methods.mean import weighted_mean
-from fusehub.methods.registry import Options, merge_method
+from fusehub.methods.registry import merge_method
 
 
 def layer(tensors, coefficients=None, **more):

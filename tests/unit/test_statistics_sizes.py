@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from fusehub.errors import BadRecipe, BadStatistics
 from fusehub.localhub import running
-from fusehub.methods.registry import Layer
+from fusehub.methods.base import Layer
 from fusehub.methods.regmean import RegMeanOptions, regmean
 from fusehub.models.tensor_files import sha256_of
 from fusehub.statistics.encodings import SIZES, encoding_of

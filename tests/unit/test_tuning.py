@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import fusehub
 from fusehub.comparing.evaluate import evaluate
 from fusehub.comparing.predictor import predict
-from fusehub.comparing.tuning import GRIDS, SHARES, Search, Tuning, tune
+from fusehub.comparing.tuning import SHARES, Search, Tuning, tune
 from fusehub.errors import BadData, BadRecipe
 from fusehub.merging.merge import merge
 from fusehub.merging.plan import plan_merge
@@ -156,9 +156,9 @@ def test_each_method_has_something_to_search_or_asks_for_it(pair, right):
     def over(method, **changes):
         return Search(plan_merge(Recipe.of(pair, method, **changes)), Tuning({"films": right})).over
 
-    assert over("regmean") == {"alpha": GRIDS["alpha"]}
-    assert over("slerp") == {"t": GRIDS["t"]}
-    assert over("task_arithmetic", base_model=base) == {"weight": GRIDS["weight"]}
+    assert over("regmean") == {"alpha": (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)}
+    assert list(over("slerp")) == ["t"] and 0.5 in over("slerp")["t"]
+    assert list(over("task_arithmetic", base_model=base)) == ["weight"]
     with pytest.raises(BadRecipe, match="Mean of the weights has no option that is searched") as error:
         over("mean")
     assert "--tune-weights" in error.value.fix

@@ -17,7 +17,7 @@ from fusehub.data.inputs import Inputs
 from fusehub.errors import BadRecipe, Incompatible
 from fusehub.merging.recipe import ModelEntry, Recipe
 from fusehub.merging.sources.source import StatisticsSource, Wanted
-from fusehub.methods.registry import Method
+from fusehub.methods.base import Method
 from fusehub.models.resolve import ModelRef
 from fusehub.models.tasks import task_of
 from fusehub.statistics.grams import GramSum, unpack
@@ -25,7 +25,7 @@ from fusehub.statistics.grams import GramSum, unpack
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fusehub.methods.registry import LayerStatistics
+    from fusehub.methods.base import LayerStatistics
 
 AT_HAND = "data"
 

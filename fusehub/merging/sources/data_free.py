@@ -21,7 +21,7 @@ from fusehub.merging.sources.source import StatisticsSource, Wanted
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fusehub.methods.registry import LayerStatistics
+    from fusehub.methods.base import LayerStatistics
 
 DATA_FREE = "data-free"
 

@@ -13,7 +13,7 @@ from fusehub.models.resolve import ModelRef
 from fusehub.statistics.sources import FoundStatistics, find_statistics, is_of_others
 
 if TYPE_CHECKING:
-    from fusehub.methods.registry import LayerStatistics
+    from fusehub.methods.base import LayerStatistics
     from fusehub.statistics.fisher_file import FisherFile
 
 

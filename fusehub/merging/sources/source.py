@@ -19,7 +19,7 @@ from fusehub.utils.findings import Allowed
 
 if TYPE_CHECKING:
     from fusehub.data.inputs import Inputs
-    from fusehub.methods.registry import LayerStatistics
+    from fusehub.methods.base import LayerStatistics
     from fusehub.statistics.fisher_file import FisherFile
 
 

@@ -253,19 +253,12 @@ def _work(merge: MergedFolder) -> list[str]:
         return _adapter_work(merge)
     kept = _kept_names(merge)
     tensors = [tensor for tensor in merge.report["tensors"] if tensor["name"] not in kept]
-    solved = {tensor["name"] for tensor in tensors if tensor["action"] == "solve"}
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for tensor in tensors:
         action, why = tensor["action"], tensor["why"]
-        weight = re.sub(r"bias$", "weight", tensor["name"])
         if action == "solve":
             done = f"solved by {why}: the weights of linear layers"
-        elif (
-            merge.report["options"].get("affine")
-            and action == "mean"
-            and weight != tensor["name"]
-            and weight in solved
-        ):
+        elif tensor.get("solved_with"):
             done = "solved together with their layer's weight: biases"
         elif action == "combine":
             done = f"combined element by element: {why}"

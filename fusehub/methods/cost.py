@@ -1,0 +1,35 @@
+"""What merging one tensor costs, told from its size before anything is read: memory, and multiplications."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes at the peak, beside those of pieces that are a few megabytes, and multiplications."""
+
+    memory: int = 0
+    multiplications: int = 0
+
+
+def of_pieces(models: int, numel: int, inputs: int) -> Cost:
+    """Of a method that takes tensors in pieces: next to nothing."""
+    return Cost()
+
+
+def of_whole(models: int, numel: int, inputs: int) -> Cost:
+    """Of a method that sees a tensor as a whole.
+
+    Everyone's in wide numbers, masks, sums, what was merged before and is not written: DELLA's, measured.
+    """
+    return Cost((models + 6) * numel * 8)
+
+
+def of_solving(models: int, numel: int, inputs: int) -> Cost:
+    """Of a linear layer that is solved, with so many inputs.
+
+    Grams as stored, one unpacked, their sum and its factor; weights, their differences and the right side.
+    """
+    memory = models * inputs * inputs * 2 + 4 * inputs * inputs * 8 + (2 * models + 4) * numel * 8
+    return Cost(memory, (2 * models + 2) * numel * inputs + inputs**3 // 3)
