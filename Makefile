@@ -16,8 +16,8 @@ demo: install  ## the whole way on this machine alone
 test: install  ## lint, format and the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-all: install  ## the same with what takes long: the demo on all of its texts
-	DEMO=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test-all: install  ## the same with what takes long: the demo on all of its texts, the core in a fresh environment
+	DEMO=full FRESH=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Each writes its table into docs/reliability.md.
 soak: install  ## hours: kills, faults, broken files, tokens and load, far more of them than `make test` has time for

@@ -33,6 +33,7 @@ from fusehub.data.tokenizing import split_words
 from fusehub.errors import BadData
 from fusehub.models.resolve import ModelRef, ref_of, short_names
 from fusehub.models.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ
+from fusehub.utils.extras import needs
 from fusehub.utils.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -319,7 +320,8 @@ def find_entities(
 
     Tags without such a prefix (NOUN) mark each run of words that share one.
     """
-    from seqeval.metrics.sequence_labeling import get_entities
+    with needs("evaluate", "Entities"):
+        from seqeval.metrics.sequence_labeling import get_entities
 
     found = []
     for label, first, last in get_entities(with_prefixes(tags)):

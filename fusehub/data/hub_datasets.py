@@ -20,6 +20,7 @@ from fusehub.data.tables import GRAMMAR, Draw, Row, Table, label_names, split_am
 from fusehub.errors import BadData, NotFound
 from fusehub.hub.client import client, cut_token, endpoint, hub_errors
 from fusehub.hub.verified import fetch
+from fusehub.utils.extras import needs
 from fusehub.utils.reach import is_confined
 
 PARTS = 64
@@ -79,7 +80,8 @@ def open_dataset(
     with hub_errors(f"The dataset {wanted.repo_id}" + (f"@{wanted.revision}" if wanted.revision else "")):
         info = client(token).dataset_info(wanted.repo_id, revision=wanted.revision, files_metadata=True)
     _require_own_files(info)
-    import datasets
+    with needs("collect", "Datasets of the Hub"):
+        import datasets
 
     with _dataset_errors(wanted.repo_id):
         builder = datasets.load_dataset_builder(info.id, wanted.config, revision=info.sha, token=cut_token(token))

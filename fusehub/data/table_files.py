@@ -21,6 +21,7 @@ from fusehub.data.conll import are_words_with_tags, sentences
 from fusehub.data.tables import GRAMMAR, Row, label_names
 from fusehub.errors import BadData, BadFile, first_line
 from fusehub.models.tensor_files import sha256_of
+from fusehub.utils.extras import needs
 from fusehub.utils.limits import (
     CELL_CHARACTERS,
     COLUMNS,
@@ -273,8 +274,9 @@ def _as_row(value: Any, place: str) -> Row:
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    from pyarrow import ArrowInvalid
-    from pyarrow.parquet import ParquetFile
+    with needs("collect", "Parquet files"):
+        from pyarrow import ArrowInvalid
+        from pyarrow.parquet import ParquetFile
 
     try:
         with ParquetFile(path) as file:
@@ -302,8 +304,9 @@ def _require_small_groups(metadata: FileMetaData, path: Path) -> None:
 
 def parquet_names(path: Path) -> dict[str, list[str]]:
     """Label names that `datasets` wrote into the file."""
-    from datasets import Features
-    from pyarrow.parquet import read_schema
+    with needs("collect", "Parquet files"):
+        from datasets import Features
+        from pyarrow.parquet import read_schema
 
     schema = read_schema(path)
     if b"huggingface" not in (schema.metadata or {}):

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fusehub.utils.extras import needs
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -223,6 +225,6 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def _free_memory() -> int:
     """Bytes that programs can still have."""
-    import psutil
-
+    with needs("collect", "Counting block by block"):
+        import psutil
     return psutil.virtual_memory().available

@@ -22,10 +22,9 @@ def find_device(name: str | None = None) -> str:
     Raises `FuseHubError` for one that is not there.
     """
     import torch
-    from accelerate import PartialState
 
     if name in (None, "auto"):
-        return str(PartialState().device)
+        return _own_device()
     try:
         torch.zeros(1, device=name)
     # What is raised for a device that torch was not built for depends on the device.
@@ -35,6 +34,17 @@ def find_device(name: str | None = None) -> str:
             "Say cpu, cuda or mps, or auto for the one that is there.",
         ) from error
     return name
+
+
+def _own_device() -> str:
+    """Where accelerate runs this process, which may be one of several; without it, torch's first accelerator."""
+    try:
+        from accelerate import PartialState
+    except ImportError:
+        import torch
+
+        return str(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
+    return str(PartialState().device)
 
 
 @cache

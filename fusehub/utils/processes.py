@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import FuseHubError
 from fusehub.utils.devices import has_dtype
+from fusehub.utils.extras import needs
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +49,9 @@ class Processes:
         """Joins the others. Raises `FuseHubError` where more were started than find each other."""
         import torch
         import torch.distributed as dist
-        from accelerate import PartialState
+
+        with needs("collect", "Statistics"):
+            from accelerate import PartialState
 
         joined_before = dist.is_available() and dist.is_initialized()
         started = max((int(os.environ[name]) for name in _SIZES if os.environ.get(name, "").isdecimal()), default=1)

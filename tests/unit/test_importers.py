@@ -219,7 +219,7 @@ def test_without_the_package_it_says_which(llamas, inputs, tmp_path, monkeypatch
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
     with pytest.raises(FuseHubError) as caught:
         import_statistics(str(llamas[0]), write_legacy(tmp_path / "old.dat", inputs), tmp_path / "out")
-    assert caught.value.fix == "pip install 'fusehub[import]'"
+    assert caught.value.fix == 'Install it with: pip install "fusehub[import]"'
 
 
 def test_the_command_line_imports(llamas, inputs, tmp_path):

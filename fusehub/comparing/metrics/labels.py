@@ -17,6 +17,7 @@ from fusehub.data.examples import Examples
 from fusehub.data.label_matching import from_multi_hot, match_labels, one_a_text
 from fusehub.errors import BadData
 from fusehub.models.label_names import key_of
+from fusehub.utils.extras import needs
 
 logger = logging.getLogger(__name__)
 
@@ -54,15 +55,17 @@ def _class_metrics(prediction: Prediction, examples: Examples) -> dict[str, floa
 
 
 def _accuracy_and_f1(true: Sequence[str], said: Sequence[str]) -> dict[str, float]:
-    from sklearn.metrics import accuracy_score, f1_score
+    with needs("evaluate", "Scores"):
+        from sklearn.metrics import accuracy_score, f1_score
 
     macro = f1_score(true, said, labels=sorted(set(true)), average="macro", zero_division=0.0)
     return {"accuracy": accuracy_score(true, said), "f1_macro": macro}
 
 
 def _multi_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
-    from sklearn.metrics import accuracy_score, f1_score
-    from sklearn.preprocessing import MultiLabelBinarizer
+    with needs("evaluate", "Scores"):
+        from sklearn.metrics import accuracy_score, f1_score
+        from sklearn.preprocessing import MultiLabelBinarizer
 
     examples = from_multi_hot(examples, prediction.labels)
     named, meant = _common_names(prediction, examples)
@@ -83,8 +86,9 @@ def _multi_metrics(prediction: Prediction, examples: Examples) -> dict[str, floa
 
 
 def _regression_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
-    from scipy.stats import pearsonr, spearmanr
-    from sklearn.metrics import mean_squared_error
+    with needs("evaluate", "Scores"):
+        from scipy.stats import pearsonr, spearmanr
+        from sklearn.metrics import mean_squared_error
 
     true, said = _numbers(examples), [value for value, _ in prediction.answers()]
     constant = len(set(true)) < 2 or len(set(said)) < 2
@@ -122,7 +126,8 @@ def _token_metrics(prediction: Prediction, examples: Examples) -> dict[str, floa
     words = _accuracy_and_f1(flat_true, flat_said)
     if not any(re.match("[BIESLU]-", label) for label in (*flat_true, *prediction.labels)):
         return words
-    from seqeval.metrics import f1_score, precision_score, recall_score
+    with needs("evaluate", "Scores of entities"):
+        from seqeval.metrics import f1_score, precision_score, recall_score
 
     a, b = [with_prefixes(own) for own in true], [with_prefixes(own) for own in said]
     return {

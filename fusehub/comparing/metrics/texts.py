@@ -25,7 +25,7 @@ def answer_metrics(right: Sequence[Sequence[str]], said: Sequence[str]) -> dict[
 
 def written_metrics(right: Sequence[str], said: Sequence[str]) -> dict[str, float]:
     """chrF and BLEU over all texts, and the share of texts that are the very same."""
-    with needs("generation", "Scores of written texts"):
+    with needs("evaluate", "Scores of written texts"):
         from sacrebleu import corpus_bleu, corpus_chrf
     return {
         "chrf": corpus_chrf(list(said), [list(right)]).score / 100,
