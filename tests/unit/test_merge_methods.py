@@ -95,12 +95,15 @@ def test_mergekits_gradients_and_filters_hold_where_mergekit_has_them(models, tm
     """
     merged = run(tmp_path / "out", **yaml.safe_load(text))
     stored = [load_file(path / WEIGHTS) for path in (base, a)]
+    between = 0
     for name, value in merged.items():
         if "self_attn" in name and ".1." in name:
+            between += 1
             assert not torch.equal(value, stored[0][name]) and not torch.equal(value, stored[1][name])
         else:
             whose = 0 if "mlp" in name or ("self_attn" in name and ".0." in name) else 1
             assert rel(value, stored[whose][name]) < 1e-6, name
+    assert 0 < between < len(merged)
     written = yaml.safe_load((tmp_path / "out" / FILENAME).read_text())
     assert written["parameters"]["t"][0] == {"filter": "self_attn", "value": [0, 0.5, 1]}
     merge(Recipe.parse(written), tmp_path / "again")
