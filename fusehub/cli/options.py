@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
+from typer import CallbackParam
 
 from fusehub.cli import console
 
@@ -37,6 +38,29 @@ AllowFewRows = Annotated[
 AllowOtherWeights = Annotated[
     bool, typer.Option("--allow-other-weights", help="Use statistics that were made for other weights.")
 ]
+Private = Annotated[bool, typer.Option("--private/--no-private", help="Whether only its owner can see a new repo.")]
+CreatePR = Annotated[bool, typer.Option("--create-pr", help="As a pull request to a repo that is there.")]
+CommitMessage = Annotated[str | None, typer.Option(help="The commit's message, in the place of FuseHub's.")]
+CommitDescription = Annotated[str | None, typer.Option(help="The commit's description.")]
+Branch = Annotated[
+    str | None, typer.Option("--revision", metavar="BRANCH", help="The branch to push to; made where it is not there.")
+]
+
+
+def _renamed(new: str) -> Callable[[CallbackParam, bool], bool]:
+    """What an option that is called `new` now says where it is still called as it was."""
+
+    def say_so(option: CallbackParam, value: bool) -> bool:
+        if value:
+            console.say(f"{option.opts[0]} is called {new} now, and will be gone in the next version.", "yellow")
+        return value
+
+    return say_so
+
+
+OldPublic = Annotated[bool, typer.Option("--public", hidden=True, callback=_renamed("--no-private"))]
+OldPullRequest = Annotated[bool, typer.Option("--pull-request", hidden=True, callback=_renamed("--create-pr"))]
+OldAllowLicence = Annotated[bool, typer.Option("--allow-licence", hidden=True, callback=_renamed("--allow-license"))]
 HeadsOption = Annotated[
     str, typer.Option(help="merge heads by label name, keep each model's own, or auto: merge where labels agree.")
 ]

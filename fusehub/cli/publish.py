@@ -9,7 +9,19 @@ import typer
 
 from fusehub.cli import console
 from fusehub.cli.console import command, print_json, say
-from fusehub.cli.options import AllowFewRows, AllowOtherWeights, Json
+from fusehub.cli.options import (
+    AllowFewRows,
+    AllowOtherWeights,
+    Branch,
+    CommitDescription,
+    CommitMessage,
+    CreatePR,
+    Json,
+    OldAllowLicence,
+    OldPublic,
+    OldPullRequest,
+    Private,
+)
 from fusehub.cli.program import app
 
 
@@ -18,10 +30,11 @@ from fusehub.cli.program import app
 def publish(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a merged model.", show_default=False)],
     repo: Annotated[str, typer.Argument(metavar="REPO", help="user/name, or name for your own.", show_default=False)],
-    public: Annotated[bool, typer.Option("--public", help="Everyone can see it; private if not said.")] = False,
-    pull_request: Annotated[
-        bool, typer.Option("--pull-request", help="As a pull request to a repo that is there.")
-    ] = False,
+    private: Private = True,
+    create_pr: CreatePR = False,
+    commit_message: CommitMessage = None,
+    commit_description: CommitDescription = None,
+    revision: Branch = None,
     exist_ok: Annotated[
         bool, typer.Option("--exist-ok", help="Push into a repo that is there; deletes nothing.")
     ] = False,
@@ -32,12 +45,16 @@ def publish(
         bool, typer.Option("--allow-license", help="Push although licences of the experts forbid it.")
     ] = False,
     allow_restricted: Annotated[
-        bool, typer.Option("--allow-restricted", help="With --public: push although an expert is gated or private.")
+        bool,
+        typer.Option("--allow-restricted", help="With --no-private: push although an expert is gated or private."),
     ] = False,
     allow_few_rows: AllowFewRows = False,
     allow_other_weights: AllowOtherWeights = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the model card; push nothing.")] = False,
     as_json: Json = False,
+    public: OldPublic = False,
+    pull_request: OldPullRequest = False,
+    allow_licence: OldAllowLicence = False,
 ) -> None:
     """Push a merged model to the Hub with a card that says how it was made, and verify what arrived."""
     import json
@@ -59,11 +76,14 @@ def publish(
     published = publish_model(
         folder,
         repo,
-        public=public,
-        pull_request=pull_request,
+        private=private and not public,
+        create_pr=create_pr or pull_request,
+        commit_message=commit_message,
+        commit_description=commit_description,
+        revision=revision,
         exist_ok=exist_ok,
         evaluation=evaluation,
-        allow_license=allow_license,
+        allow_license=allow_license or allow_licence,
         allow_restricted=allow_restricted,
         allow_few_rows=allow_few_rows,
         allow_other_weights=allow_other_weights,

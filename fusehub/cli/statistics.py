@@ -9,7 +9,17 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fusehub.cli.console import bar, command, pairs, parse_size, print_json, say, table
-from fusehub.cli.options import AllowFewRows, AllowOtherWeights, Device, Json, Limit, MaxLength, TextColumn
+from fusehub.cli.options import (
+    AllowFewRows,
+    AllowOtherWeights,
+    CreatePR,
+    Device,
+    Json,
+    Limit,
+    MaxLength,
+    OldPullRequest,
+    TextColumn,
+)
 from fusehub.cli.program import app
 from fusehub.utils.formats import size
 
@@ -51,9 +61,7 @@ def collect(
     repo: Annotated[
         str | None, typer.Option("--repo", help="Push them into this companion repo instead (with --publish).")
     ] = None,
-    pull_request: Annotated[
-        bool, typer.Option("--pull-request", help="As a pull request, for a model that is not yours.")
-    ] = False,
+    create_pr: CreatePR = False,
     limit: Limit = None,
     max_length: MaxLength = None,
     seed: Annotated[int, typer.Option(help="Which examples --limit draws.")] = 0,
@@ -93,6 +101,7 @@ def collect(
         typer.Option(metavar="DEVICE=SIZE", help="With --device-map: the most on one, such as 0=20GB or cpu=8GB."),
     ] = None,
     as_json: Json = False,
+    pull_request: OldPullRequest = False,
 ) -> None:
     """Run a model over texts and write the statistics of its layers' inputs; the texts themselves are not kept."""
     from fusehub.collecting.collect import collect as collect_statistics
@@ -167,7 +176,7 @@ def collect(
                 folder,
                 repo,
                 model=model,
-                pull_request=pull_request,
+                create_pr=create_pr or pull_request,
                 allow_few_rows=allow_few_rows,
                 allow_other_weights=allow_other_weights,
             )

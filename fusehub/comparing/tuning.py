@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from fusehub.checking.heads import Heads
 from fusehub.comparing.evaluate import LESS_IS_BETTER, evaluate
@@ -26,6 +26,7 @@ from fusehub.comparing.predictor import check_one_task, known_labels
 from fusehub.data.examples import Examples, load_examples
 from fusehub.data.sources import split_named
 from fusehub.errors import BadData, BadRecipe, Incompatible, unknown
+from fusehub.hub.upload import ModelPushOptions, Published
 from fusehub.merging.merge import merge, recipe_of
 from fusehub.merging.plan import Plan, plan_merge, replan
 from fusehub.merging.recipe import DType, Recipe
@@ -96,6 +97,11 @@ class Tuned:
     def recipe(self) -> Recipe:
         """The recipe with the values that were chosen."""
         return self.plan.recipe
+
+    def push_to_hub(self, repo_id: str, **options: Unpack[ModelPushOptions]) -> Published:
+        """Merges by the plan into a folder of its own, and pushes that: see `MergeResult.push_to_hub`."""
+        with scratch() as folder:
+            return merge(self.plan, folder / "merged").push_to_hub(repo_id, **options)
 
 
 def tune(

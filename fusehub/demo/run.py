@@ -127,7 +127,9 @@ class _Demo:
                 self.say(f"{owner.model} is on the Hub already, with its statistics.")
                 continue
             self._command(
-                owner.user, f"publish {owner.domain}", ["publish", str(expert), owner.model, "--public", "--exist-ok"]
+                owner.user,
+                f"publish {owner.domain}",
+                ["publish", str(expert), owner.model, "--no-private", "--exist-ok"],
             )
             self._command(
                 owner.user,

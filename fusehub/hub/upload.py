@@ -1,6 +1,6 @@
 """One commit to a repo of the Hub that is made for it, or is there: all or nothing, read back, nothing else touched.
 
-target = Target.of("user/name", token, public=False, exist_ok=False, pull_request=False)
+target = Target.of("user/name", token)
 published = target.push({"config.json": Path("out/config.json"), "README.md": b"..."}, "Merge of a and b")
 """
 
@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from fusehub.errors import AccessDenied, BadData, BadFile, FuseHubError, NotFound, Offline, OutputExists
-from fusehub.hub.client import client, endpoint, fusehub_version, hub_errors
+from fusehub.hub.client import client, endpoint, hub_errors
 from fusehub.utils.interrupts import shielded
 from fusehub.utils.markdown import listed
 from fusehub.utils.progress import Progress
@@ -28,6 +29,29 @@ logger = logging.getLogger(__name__)
 CARD = "README.md"
 # Path in the repo -> a file here, or its content.
 Files = dict[str, Path | bytes]
+
+
+class PushOptions(TypedDict, total=False):
+    """What `push_to_hub` takes of `fusehub.publish_statistics`, and of `fusehub.publish`, which tell of each."""
+
+    private: bool
+    create_pr: bool
+    commit_message: str | None
+    commit_description: str | None
+    revision: str | None
+    exist_ok: bool
+    allow_restricted: bool
+    allow_few_rows: bool
+    allow_other_weights: bool
+    token: bool | str | None
+    progress: Progress
+
+
+class ModelPushOptions(PushOptions, total=False):
+    """What `push_to_hub` of a merge takes: all of `fusehub.publish`."""
+
+    evaluation: Any
+    allow_license: bool
 
 
 @dataclass(frozen=True)
@@ -53,14 +77,27 @@ class Target:
     repo_id: str
     info: ModelInfo | None
     private: bool
-    pull_request: bool
+    create_pr: bool
     is_empty: bool = False
     """Whether nothing was ever put into the repo, as when a push ended between making it and its commit."""
+    revision: str | None = None
+    """The branch that is pushed to, or that a pull request is for; None for the main one."""
+    has_revision: bool = True
+    """Whether the branch is there; else it is made, from the main one."""
 
     @classmethod
-    def of(cls, repo_id: str, token: str | None, *, pull_request: bool, exist_ok: bool, public: bool) -> Target:
+    def of(
+        cls,
+        repo_id: str,
+        token: str | None,
+        *,
+        create_pr: bool = False,
+        exist_ok: bool = False,
+        private: bool = True,
+        revision: str | None = None,
+    ) -> Target:
         """Raises where the token cannot write there, or the name is taken and nobody said that this is fine."""
-        from huggingface_hub.errors import RepositoryNotFoundError
+        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
         from huggingface_hub.utils import validate_repo_id
 
         api = client(token.strip() if token else None)
@@ -72,29 +109,51 @@ class Target:
                 info = api.model_info(repo_id, files_metadata=True)
             except RepositoryNotFoundError:
                 info = None
-        if info is None and pull_request:
+            has_revision = revision is None or info is not None
+            if info is not None and revision is not None:
+                try:
+                    info = api.model_info(repo_id, revision=revision, files_metadata=True)
+                except RevisionNotFoundError:
+                    has_revision = False
+        if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
+            raise NotFound(f"{revision} is a commit, which nothing can be added to.", "Name a branch.")
+        if info is None and create_pr:
             raise NotFound(
                 f"{repo_id} does not exist, or is private: there is nothing to propose a pull request to.",
-                "Check the spelling, or push without --pull-request, which makes the repo.",
+                "Check the spelling, or push without --create-pr, which makes the repo.",
             )
-        is_empty = info is not None and not (pull_request or exist_ok) and _is_empty(api, info)
-        if info is not None and not pull_request:
+        if create_pr and not has_revision:
+            raise NotFound(
+                f"{repo_id} has no branch {revision}: there is nothing to propose a pull request to.",
+                "Name a branch that is there, or none for the main one.",
+            )
+        is_empty = info is not None and not (create_pr or exist_ok) and _is_empty(api, info)
+        if info is not None and not create_pr:
             if not exist_ok and not is_empty:
                 raise OutputExists(
                     f"{repo_id} exists already on {endpoint()}.",
                     "Choose another name. To push into it all the same, say --exist-ok (nothing in it is deleted), "
-                    "or --pull-request.",
+                    "or --create-pr.",
                 )
             _require_write(api, repo_id, user)
-        private = bool(info.private) if info is not None and not is_empty else not public
-        return cls(api, info.id if info is not None else repo_id, info, private, pull_request, is_empty)
+        private = bool(info.private) if info is not None and not is_empty else private
+        name = info.id if info is not None else repo_id
+        return cls(api, name, info, private, create_pr, is_empty, revision, has_revision)
 
     @property
     def files(self) -> list[str]:
         """What lies there."""
         return [file.rfilename for file in self.info.siblings or []] if self.info else []
 
-    def push(self, files: Files, message: str, progress: Progress, *, replaced: Sequence[str] = ()) -> Published:
+    def push(
+        self,
+        files: Files,
+        message: str,
+        progress: Progress,
+        *,
+        description: str | None = None,
+        replaced: Sequence[str] = (),
+    ) -> Published:
         """All files in one commit, read back and compared; files that they replace are deleted in it."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -112,8 +171,10 @@ class Target:
                         is_made = True
                 elif self.is_empty and bool(self.info.private) != self.private:
                     self.api.update_repo_settings(self.repo_id, private=self.private)
+                if not self.has_revision:
+                    self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True)
                 deleted = [CommitOperationDelete(path) for path in replaced]
-                commit, pull_request = self._commit([*operations, *deleted], message)
+                commit, pull_request = self._commit([*operations, *deleted], message, description)
             except BaseException:
                 if is_made:
                     _delete_if_empty(self.api, self.repo_id)
@@ -128,7 +189,8 @@ class Target:
                     f"Look at {endpoint()}/{self.repo_id}, or push again with --exist-ok to have it compared.",
                 ) from error
         progress(3, 3, "done")
-        return Published(f"{endpoint()}/{self.repo_id}", commit, self.repo_id, self.private, pull_request)
+        place = f"{self.repo_id}/tree/{self.revision}" if self.revision else self.repo_id
+        return Published(f"{endpoint()}/{place}", commit, self.repo_id, self.private, pull_request)
 
     def _make(self) -> None:
         """Makes the repo. Where the answer is lost, what is there tells whether it was made."""
@@ -144,18 +206,20 @@ class Target:
             if not is_ours:
                 raise
 
-    def _commit(self, operations: list, message: str) -> tuple[str, str | None]:
+    def _commit(self, operations: list, message: str, description: str | None) -> tuple[str, str | None]:
         """The commit, and the address of the pull request where it is one."""
         from huggingface_hub.errors import HfHubHTTPError
 
-        head = self.info.sha if self.info is not None else self.api.model_info(self.repo_id).sha
+        head = self.info.sha if self.info is not None else self._head()
         try:
             with hub_errors(self.repo_id):
                 done = self.api.create_commit(
                     self.repo_id,
                     operations,
-                    commit_message=f"{message} (FuseHub {fusehub_version()})",
-                    create_pr=self.pull_request,
+                    commit_message=message,
+                    commit_description=description,
+                    revision=self.revision,
+                    create_pr=self.create_pr,
                     parent_commit=head,
                 )
                 return done.oid, done.pr_url
@@ -164,7 +228,7 @@ class Target:
             changed = isinstance(cause, HfHubHTTPError) and cause.response.status_code == 412
             if not changed and not isinstance(error, Offline):
                 raise
-            if self.pull_request and not changed:
+            if self.create_pr and not changed:
                 raise Offline(
                     f"Whether the pull request arrived is not known: {error.what}",
                     f"Look at {endpoint()}/{self.repo_id}/discussions before you push again.",
@@ -179,14 +243,18 @@ class Target:
                 ) from error
             raise
 
+    def _head(self) -> str:
+        """The newest commit of what is pushed to."""
+        return self.api.model_info(self.repo_id, revision=self.revision).sha
+
     def _arrived(self, operations: list, head: str) -> str | None:
         """The newest commit, if it is not `head` any more and has everything that was sent."""
         from huggingface_hub import CommitOperationAdd
 
         try:
             with hub_errors(self.repo_id):
-                newest = self.api.model_info(self.repo_id).sha
-                if self.pull_request or newest == head:
+                newest = self._head()
+                if self.create_pr or newest == head:
                     return None
                 self._verify([one for one in operations if isinstance(one, CommitOperationAdd)], newest)
         except FuseHubError:
@@ -258,7 +326,7 @@ def _require_write(api: HfApi, repo_id: str, user: str) -> None:
                 raise
             raise AccessDenied(
                 f"{user} may not write to {repo_id}.",
-                "Propose it to the owner with --pull-request, or choose a name of your own.",
+                "Propose it to the owner with --create-pr, or choose a name of your own.",
             ) from error
 
 

@@ -17,9 +17,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from fusehub.errors import Incompatible, NonFinite
+from fusehub.hub.upload import ModelPushOptions, Published
 from fusehub.merging.elementwise import Work, combine, cut
 from fusehub.merging.layer_solver import LayerSolver
 from fusehub.merging.plan import MAX_SHARD_SIZE, Plan
@@ -47,6 +48,12 @@ class MergeResult:
     plan: Plan
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
+
+    def push_to_hub(self, repo_id: str, **options: Unpack[ModelPushOptions]) -> Published:
+        """Pushes the merge to the Hub: `fusehub.publish` of its folder, with the same options."""
+        import fusehub  # As a user would: publishing is floors above.
+
+        return fusehub.publish(self.folder, repo_id, **options)
 
 
 def carry_out(plan: Plan, folder: Path, progress: Progress) -> MergeResult:

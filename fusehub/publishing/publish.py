@@ -11,11 +11,13 @@ not make is never deleted. Folders of this machine are taken out of recipe, repo
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import AccessDenied, BadData, BadFile, FuseHubError, NotFound, OutputExists
+from fusehub.hub.client import fusehub_version
 from fusehub.hub.upload import CARD, Files, Published, Target
 from fusehub.merging.provenance import REPORT_FILENAME
 from fusehub.merging.recipe import FILENAME as RECIPE_FILENAME
@@ -36,17 +38,24 @@ from fusehub.statistics.sources import FOLDER, TAG, has_statistics, open_statist
 from fusehub.utils.documents import check_adapter_config, read_object
 from fusehub.utils.markdown import listed
 from fusehub.utils.progress import Progress, silent
+from fusehub.utils.renamed import Renamed, renamed
 
 if TYPE_CHECKING:
     from fusehub.comparing.evaluate import Evaluation
 
+_OLD = {"public": Renamed("private", operator.not_), "pull_request": "create_pr"}
 
+
+@renamed(**_OLD, allow_licence="allow_license")
 def publish(
     folder: str | Path,
     repo_id: str,
     *,
-    public: bool = False,
-    pull_request: bool = False,
+    private: bool = True,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    revision: str | None = None,
     exist_ok: bool = False,
     evaluation: Evaluation | Mapping[str, Any] | None = None,
     allow_license: bool = False,
@@ -58,8 +67,10 @@ def publish(
 ) -> Published:
     """Pushes the model in `folder` to the repo `repo_id` (`user/name`, or `name` for one's own).
 
-    The repo is made, private unless `public`. One that is there is an error, unless `exist_ok` (files are added and
-    replaced, none deleted) or `pull_request` (proposed to its owner). A README.md in the folder is pushed as it is;
+    The repo is made, private unless said otherwise (`private=False`). One that is there is an error, unless `exist_ok`
+    (files are added and replaced, none deleted) or `create_pr` (proposed to its owner). `revision` is the branch that
+    is pushed to, which is made where it is not there; `commit_message` and `commit_description` are the commit's own
+    where FuseHub's is not wanted. A README.md in the folder is pushed as it is;
     else a card is written, with the results of `evaluation`. What speaks against it is allowed one by one: a licence
     that forbids it, or two that do not go together (`allow_license`); an expert that is not for everyone, in public
     (`allow_restricted`); statistics in the folder of few rows, or of other weights.
@@ -69,7 +80,7 @@ def publish(
     if not folder.is_dir() or folder.resolve().name.endswith(".partial"):
         raise NotFound(f"There is no finished model in {folder}.", "Give the folder that `fusehub merge` wrote.")
     _require_base_for_all(folder)
-    target = Target.of(repo_id, token, pull_request=pull_request, exist_ok=exist_ok, public=public)
+    target = Target.of(repo_id, token, create_pr=create_pr, exist_ok=exist_ok, private=private, revision=revision)
     progress(0, 3, "checking the model")
     merge = _finished(folder)
     if merge is not None:
@@ -86,16 +97,20 @@ def publish(
         files = _model_files(folder, allow_few_rows, allow_other_weights)
         message = "Upload an adapter" if ADAPTER_CONFIG in files else "Upload a model"
     files[CARD] = _card_text(folder, target.repo_id, evaluation).encode()
-    return target.push(files, message, progress)
+    return target.push(files, commit_message or _signed(message), progress, description=commit_description)
 
 
+@renamed(**_OLD)
 def publish_statistics(
     folder: str | Path,
     repo_id: str | None = None,
     *,
     model: str | ModelRef,
-    public: bool = False,
-    pull_request: bool = False,
+    private: bool = True,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    revision: str | None = None,
     exist_ok: bool = True,
     allow_restricted: bool = False,
     allow_few_rows: bool = False,
@@ -120,14 +135,22 @@ def publish_statistics(
     files = _statistics_files(folder)
     own = repo_id in (None, ref.repo_id)
     target = Target.of(
-        repo_id or ref.repo_id, token, pull_request=pull_request, exist_ok=own or exist_ok, public=public
-    )
+        repo_id or ref.repo_id, token, create_pr=create_pr, exist_ok=own or exist_ok, private=private,
+        revision=revision,
+    )  # fmt: skip
     if not own:
         _require_companion(target, ref)
         if not allow_restricted:
-            _require_for_everyone([ref.name] if ref.private or ref.gated else [], not public)
+            _require_for_everyone([ref.name] if ref.private or ref.gated else [], private)
         files[CARD] = str(statistics_card(metadata, ref.repo_id, ref.commit, repo_id=target.repo_id)).encode()
-    return target.push(files, f"Statistics of {ref.repo_id}", progress, replaced=_replaced(target, files))
+    return target.push(
+        files, commit_message or _signed(f"Statistics of {ref.repo_id}"), progress, description=commit_description,
+        replaced=_replaced(target, files),
+    )  # fmt: skip
+
+
+def _signed(message: str) -> str:
+    return f"{message} (FuseHub {fusehub_version()})"
 
 
 def _require_base_for_all(folder: Path) -> None:
@@ -222,7 +245,7 @@ def _require_license(merge: MergedFolder, target: Target) -> None:
     if verdict.conflicts and not target.private:
         raise FuseHubError(
             f"This merge may not be shared: {'; '.join(verdict.conflicts)}.",
-            "Push to a private repo (leave --public out), or leave one of them out. "
+            "Push to a private repo (leave --no-private out), or leave one of them out. "
             "If an owner has allowed it to you: --allow-license.",
         )
 
@@ -233,7 +256,7 @@ def _require_for_everyone(restricted: list[str], private: bool) -> None:
         are = "are" if len(restricted) > 1 else "is"
         raise AccessDenied(
             f"{listed(restricted)} {are} gated or private, and what is made of it would be open to everyone.",
-            "Push to a private repo (leave --public out). If the owner agrees: --allow-restricted.",
+            "Push to a private repo (leave --no-private out). If the owner agrees: --allow-restricted.",
         )
 
 

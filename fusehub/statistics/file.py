@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from fusehub.errors import BadStatistics
 from fusehub.models.tensor_files import TensorInfo
@@ -36,6 +36,9 @@ from fusehub.utils.unfinished import output
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fusehub.hub.upload import Published, PushOptions
+    from fusehub.models.ref import ModelRef
 
 __all__ = [
     "FILENAME",
@@ -229,6 +232,19 @@ class Statistics:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+    def push_to_hub(
+        self, repo_id: str | None = None, *, model: str | ModelRef | None = None, **options: Unpack[PushOptions]
+    ) -> Published:
+        """Pushes the folder that they lie in to the Hub: `fusehub.publish_statistics`, with the same options.
+
+        `model` is the one that they were made for, as they say, unless it is named.
+        """
+        import fusehub  # As a user would: publishing is floors above.
+
+        return fusehub.publish_statistics(
+            self.path.parent, repo_id, model=model or self.metadata["model"]["id"], **options
+        )
 
     def _layer(self, name: str) -> StoredLayer:
         told = self.metadata["layers"][name]

@@ -57,7 +57,7 @@ def _wrapped(parts: list[list[str]]) -> str:
 
 
 def publish_command(repo: str, *, public: bool, pull_request: bool) -> str:
-    options = [*(["--public"] if public else []), *(["--pull-request"] if pull_request else [])]
+    options = [*(["--no-private"] if public else []), *(["--create-pr"] if pull_request else [])]
     return shlex.join(["fusehub", "publish", OUT, repo, *options])
 
 
@@ -77,7 +77,7 @@ def python_lines(asked: Mapping[str, Any], repo: str, *, public: bool, pull_requ
     for name, value in said.items():
         if value:
             lines.append(f"    {name}={pprint.pformat(value, width=10_000, sort_dicts=False)},")
-    options = "".join(f", {name}=True" for name, on in (("public", public), ("pull_request", pull_request)) if on)
+    options = "".join(f", {word}" for word, on in (("private=False", public), ("create_pr=True", pull_request)) if on)
     return "\n".join([*lines, ")", f"fusehub.publish({OUT!r}, {repo!r}{options})"])
 
 

@@ -239,7 +239,7 @@ def _push(
     readme.write_text(card, encoding="utf-8")
     try:
         published = fusehub.publish(
-            folder, repo_id, public=public, pull_request=pull_request, token=token, progress=progress
+            folder, repo_id, private=not public, create_pr=pull_request, token=token, progress=progress
         )
     finally:
         readme.unlink(missing_ok=True)

@@ -118,7 +118,7 @@ COMMANDS: dict[str, Arguments] = {
     "evaluate": lambda name, out: ("evaluate", MODELS[0], "--data", "a=ann/texts/train", "--limit", 8, "--out", out),
     "publish": lambda name, out: ("publish", "merged", name),
     "publish, again": lambda name, out: ("publish", "merged", name, "--exist-ok"),
-    "publish, as a pull request": lambda name, out: ("publish", "merged", name, "--pull-request"),
+    "publish, as a pull request": lambda name, out: ("publish", "merged", name, "--create-pr"),
     "publish statistics": lambda name, out: (
         *("collect", MODELS[0], "--data", "ann/texts", "--limit", 8, "--out", out),
         *("--publish", "--repo", name, "--allow-few-rows"),

@@ -9,7 +9,7 @@ from huggingface_hub import HfApi
 
 # What every script begins with: `tell(name, value)` reports to the test, `fails(call)` the error that it must raise.
 PRELUDE = """
-import json, sys
+import contextlib, json, sys
 from pathlib import Path
 from huggingface_hub import HfApi
 from fusehub.errors import FuseHubError
@@ -41,9 +41,9 @@ for number, license in enumerate(["mit", "apache-2.0"]):
     (folder / "README.md").write_text(
         f"---\\nlicense: {license}\\nlanguage: [en]\\ndatasets: [ann/texts-{number}]\\n---\\nHi\\n")
     (folder / "optimizer.pt").write_bytes(b"x" * 1000)
-    tell(f"expert-{number}", publish(folder, f"expert-{number}", public=True).to_dict())
+    tell(f"expert-{number}", publish(folder, f"expert-{number}", private=False).to_dict())
 import shutil
-publish(shutil.copytree(work / "expert-1", work / "expert-2"), "expert-2", public=True)
+publish(shutil.copytree(work / "expert-1", work / "expert-2"), "expert-2", private=False)
 tell("own statistics", publish_statistics(work / "statistics-1", model="ann/expert-1").to_dict())
 tell("files 0", files("ann/expert-0"))
 tell("files 1", files("ann/expert-1"))
@@ -51,7 +51,7 @@ tell("card 1", Path(HfApi().hf_hub_download("ann/expert-1", "README.md")).read_t
 
 # An earlier version in shards is replaced as a whole, and other files beside it stay.
 from huggingface_hub import CommitOperationAdd
-publish(shutil.copytree(work / "expert-1", work / "sharded"), "sharded", public=True)
+publish(shutil.copytree(work / "expert-1", work / "sharded"), "sharded", private=False)
 old = ["statistics-00001-of-00002.safetensors", "statistics.safetensors.index.json", "fisher.safetensors", "notes.txt"]
 HfApi().create_commit(
     "ann/sharded", [CommitOperationAdd(f"fusehub/{name}", b"old") for name in old], commit_message="old")
@@ -111,17 +111,58 @@ tell("kept", Path(api.hf_hub_download("bob/mine", "notes.txt")).read_text())
 # A pull request to somebody else's repo, and a push that is not allowed there.
 tell("not mine", fails(lambda: publish(out, "ann/expert-0", exist_ok=True)))
 tell("not mine, new", fails(lambda: publish(out, "ann/new")))
-tell("no such repo", fails(lambda: publish(out, "ann/none", pull_request=True)))
+tell("no such repo", fails(lambda: publish(out, "ann/none", create_pr=True)))
 before = api.model_info("ann/expert-0").sha
-tell("request", publish(out, "ann/expert-0", pull_request=True).to_dict())
+tell("request", publish(out, "ann/expert-0", create_pr=True).to_dict())
 tell("request left main", api.model_info("ann/expert-0").sha == before)
 tell("request files", files("ann/expert-0", "refs/pr/1"))
-request = publish_statistics(work / "statistics-1", model="ann/expert-2", pull_request=True)
+request = publish_statistics(work / "statistics-1", model="ann/expert-2", create_pr=True)
 tell("statistics request", [request.pull_request_url, files("ann/expert-2"), files("ann/expert-2", "refs/pr/1")])
+
+# A branch that is made for it, and a commit in one's own words.
+before = api.model_info("bob/mine").sha
+said = {"commit_message": "By hand", "commit_description": "And why."}
+branch = publish(work / "local", "mine", exist_ok=True, revision="next", **said)
+tell("branch", branch.to_dict())
+(commit, *earlier) = api.list_repo_commits("bob/mine", revision="next")
+tell("branch commit", [commit.commit_id, commit.title, commit.message, earlier[0].commit_id == before])
+tell("branch left main", api.model_info("bob/mine").sha == before)
+tell("branch again", publish(work / "local", "mine", exist_ok=True, revision="next").url)
+tell("branch, new repo", publish(out, "branched", revision="first").url)
+tell("branch, new repo, files", [files("bob/branched"), files("bob/branched", "first")])
+tell("no such branch", fails(lambda: publish(out, "ann/expert-0", create_pr=True, revision="nowhere")))
+tell("a commit", fails(lambda: publish(out, "mine", exist_ok=True, revision=before)))
+
+# What parameters were called before.
+import warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    old = publish(out, "old-words", public=True)
+    tell("old request", publish(out, "ann/expert-0", pull_request=True).pull_request_url)
+tell("old words", [old.private, [[w.category.__name__, str(w.message), w.filename] for w in caught
+                                 if w.category is FutureWarning]])
+try:
+    publish(out, "old-words", public=True, private=False)
+except TypeError as error:
+    tell("both words", str(error))
+
+# Results are pushed as their folders are.
+from fusehub.collecting.collect import collect
+result = merge(Recipe.parse({"merge_method": "mean", "models": [{"model": m} for m in models]}), work / "pushed")
+tell("push", result.push_to_hub("pushed", private=False, commit_message="Mine").to_dict())
+tell("push files", files("bob/pushed"))
+from fusehub.comparing.tuning import Tuning, tune
+tuned = tune(models, Tuning({"mine": str(work / "d.jsonl")}, weights=True, trials=1), method="mean")
+tell("push tuned", [tuned.push_to_hub("tuned").private, files("bob/tuned") == files("bob/pushed")])
+from fusehub.statistics.file import Statistics
+from fusehub.statistics.sources import open_statistics
+with contextlib.closing(open_statistics(str(work / "statistics-1"))) as statistics:
+    tell("push statistics", statistics.push_to_hub("stats-2", model="ann/expert-1").to_dict())
+    tell("push statistics, own", fails(lambda: statistics.push_to_hub()))
 
 # A companion repo of statistics for a model that one does not own.
 tell("not my model", fails(lambda: publish_statistics(work / "statistics-1", model="ann/expert-1")))
-companion = publish_statistics(work / "statistics-1", "stats-1", model="ann/expert-1", public=True)
+companion = publish_statistics(work / "statistics-1", "stats-1", model="ann/expert-1", private=False)
 tell("companion", companion.to_dict())
 tell("companion files", files("bob/stats-1"))
 tell("companion card", Path(api.hf_hub_download("bob/stats-1", "README.md")).read_text())
@@ -178,10 +219,10 @@ tell("no derivatives", broken("no-derivatives", license("mit", "cc-by-nd-4.0")))
 work_nd = work / "no-derivatives"
 conflict = shutil.copytree(work / "local", work / "conflict")
 license("gpl-3.0", "cc-by-nc-4.0")(conflict)
-tell("conflict, public", fails(lambda: publish(conflict, "conflict", public=True, allow_restricted=True)))
+tell("conflict, public", fails(lambda: publish(conflict, "conflict", private=False, allow_restricted=True)))
 gated = shutil.copytree(work / "local", work / "gated")
 license("mit", "mit", private=True)(gated)
-tell("gated, public", fails(lambda: publish(gated, "gated", public=True, allow_license=True)))
+tell("gated, public", fails(lambda: publish(gated, "gated", private=False, allow_license=True)))
 api = HfApi()
 api.create_repo("cat/open")
 tell("gated, into public", fails(lambda: publish(gated, "open", exist_ok=True)))
@@ -195,7 +236,7 @@ tell("forced", publish(work_nd, "forced", allow_license=True).to_dict())
 tell("gated, private", publish(gated, "gated").to_dict())
 tell("conflict, private", publish(conflict, "conflict").to_dict())
 tell("conflict, its card", Path(api.hf_hub_download("cat/conflict", "README.md")).read_text())
-tell("conflict, allowed", publish(conflict, "conflict-open", public=True, allow_license=True).to_dict())
+tell("conflict, allowed", publish(conflict, "conflict-open", private=False, allow_license=True).to_dict())
 (mine / "README.md").write_text("---\\nlicense: mit\\n---\\nMy words.\\n")
 (mine / ".hidden").write_text("secret")
 (mine / "more").mkdir()
@@ -208,7 +249,7 @@ tell("recipe", Path(api.hf_hub_download("cat/mine", "fusehub_recipe.yaml")).read
 
 # Shards beside an old model.safetensors would never be loaded.
 shards = work / "shards"
-tell("shards", publish(shards, "shards", public=True).repo_id)
+tell("shards", publish(shards, "shards", private=False).repo_id)
 tell("shadowed", fails(lambda: publish(shards, "mine", exist_ok=True)))
 
 # Experts that keep their heads: every subfolder is loaded, and can be loaded from the Hub.

@@ -52,12 +52,12 @@ def work(tmp_path_factory):
 @pytest.fixture(scope="module")
 def published(ann, bob, work):
     """The base, two adapters, statistics of the one in its repo and of the other in a companion of bob's."""
-    what, fix = ann.fails("publish", work / "adapter-0", "adapter-0", "--public")
+    what, fix = ann.fails("publish", work / "adapter-0", "adapter-0", "--no-private")
     assert "on a base that nobody else has" in what and "Publish the base first" in fix
-    ann("publish", work / "base", "base", "--public")
+    ann("publish", work / "base", "base", "--no-private")
     for number in range(2):
         edit_json(work / f"adapter-{number}" / "adapter_config.json", base_model_name_or_path="ann/base")
-        ann("publish", work / f"adapter-{number}", f"adapter-{number}", "--public")
+        ann("publish", work / f"adapter-{number}", f"adapter-{number}", "--no-private")
     ann("collect", "ann/adapter-0", "--data", work / "texts-0.txt", "--publish")
     bob("collect", "ann/adapter-1", "--data", work / "texts-1.txt", "--publish", "--repo", "adapter-1-statistics")
     bob.python(
@@ -170,7 +170,7 @@ def test_what_is_changed_or_broken_afterwards_is_not_published(small, bob, work)
     ):
         copy = shutil.copytree(small, work / "changed")
         change(copy / name)
-        what, _ = bob.fails("publish", copy, "changed", "--public")
+        what, _ = bob.fails("publish", copy, "changed", "--no-private")
         assert said in what, what
         shutil.rmtree(copy)
     assert (
@@ -199,7 +199,7 @@ def test_a_whole_merge_of_adapters_is_under_the_terms_of_their_base(published, b
 
 def test_an_adapter_on_another_base_than_it_names_is_told(published, bob, ann, work):
     other = shutil.copytree(work / "base", work / "elsewhere")
-    ann("publish", other, "elsewhere", "--public")
+    ann("publish", other, "elsewhere", "--no-private")
     found = bob.json("check", "ann/elsewhere+ann/adapter-0", "ann/adapter-1")["findings"]
     said = [finding["what"] for finding in found if finding["level"] == "warning"]
     assert "ann/adapter-0 says that it was trained on ann/base, and is put on ann/elsewhere." in said

@@ -97,7 +97,7 @@ def test_broken_statistics_are_refused_by_every_command(case, ann, hub, copies, 
     what, _ = ann.fails("inspect", copies[1] / "fusehub")
     assert said in what, what
     before = repos(hub)
-    what, _ = ann.fails("publish", copies[1], "broken", "--public")
+    what, _ = ann.fails("publish", copies[1], "broken", "--no-private")
     assert said in what and repos(hub) == before, what
     assert sorted(path.name for path in tmp_path.iterdir()) == ["expert-0", "expert-1"], "and nothing is left behind"
 
@@ -118,7 +118,7 @@ def test_statistics_of_something_else_are_refused_with_both_names(case, ann, hub
     what, fix = ann.fails("merge", *copies, "--statistics", f"{copies[1]}={named}", "--out", tmp_path / "merged")
     assert f"were made for other weights ({of}) than those of {copies[1]}" in what and "--allow-other-weights" in fix
     before = repos(hub)
-    what, _ = ann.fails("publish", copies[1], "broken", "--public")
+    what, _ = ann.fails("publish", copies[1], "broken", "--no-private")
     assert f"made for other weights ({of})" in what and repos(hub) == before
     assert not (tmp_path / "merged").exists()
 
@@ -172,7 +172,7 @@ def test_data_whose_columns_do_not_fit_makes_no_statistics(case, ann, hub, tmp_p
 
 
 def test_data_that_does_not_fit_publishes_nothing(ann, hub, work, tmp_path):
-    ann("publish", work / "expert-0", "whole", "--public")
+    ann("publish", work / "expert-0", "whole", "--no-private")
     api = HfApi(hub.url, token=hub.token("ann"))
     before, commit = repos(hub), api.model_info("ann/whole").sha
     (tmp_path / "data.jsonl").write_text('{"stars": 4}\n')

@@ -288,3 +288,11 @@ def test_a_command_that_is_interrupted_says_so_and_leaves_nothing(experts: list[
         assert said.count(b"Interrupted. Nothing half-made was left behind.") == 1
         assert b"Traceback" not in said
         assert not (tmp_path / "out").exists()
+
+
+def test_options_work_by_their_old_names_and_say_what_they_are_called_now(experts: list[Path]) -> None:
+    for old, new in (("--public", "--no-private"), ("--pull-request", "--create-pr")):
+        code, _, said = run("publish", experts[0] / "nothing", "ann/none", old)
+        assert code == 1 and f"{old} is called {new} now" in said
+        assert old not in run("publish", "--help")[1]
+    assert "--pull-request is called --create-pr now" in run("collect", experts[0], "--pull-request", "--data", "x")[2]

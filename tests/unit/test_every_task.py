@@ -98,7 +98,7 @@ def test_every_task_goes_the_whole_way(kind: str, fusehub, hub, tmp_path: Path) 
     names = [f"ann/{kind}-{number}" for number in range(2)]
     for number, folder in enumerate(relatives(tmp_path, arch, task=task, labels=[labels, labels], **config)):
         (folder / "README.md").write_text("---\nlicense: mit\n---\n# An expert\n")
-        fusehub("publish", folder, names[number], "--public")
+        fusehub("publish", folder, names[number], "--no-private")
         data = data_of(kind, tmp_path, number)
         fusehub("collect", names[number], "--data", data, "--publish")
         assert_nothing_of_the_texts_is_told(hub, names[number], kind, data)
@@ -116,7 +116,7 @@ def test_every_task_goes_the_whole_way(kind: str, fusehub, hub, tmp_path: Path) 
         "evaluate", *names, merged, "--data", f"mine={data_of(kind, tmp_path, 2)}", "--limit", 20, "--out", scores
     )
     assert [list(score["metrics"]) for score in found["scores"]] == [metrics] * 3
-    published = fusehub.json("publish", merged, f"ann/{kind}", "--results", scores, "--public")
+    published = fusehub.json("publish", merged, f"ann/{kind}", "--results", scores, "--no-private")
     assert published["repo_id"] == f"ann/{kind}"
     there = fusehub.json("compare", f"ann/{kind}", "--text", text)
     assert said(there, kind) == said(here, f"{kind}-merged")
@@ -145,7 +145,7 @@ def test_heads_of_different_tasks_on_one_body_load_from_the_hub(fusehub, tmp_pat
     merged = tmp_path / "merged"
     fusehub("merge", *folders, "--out", merged)
     here = [said(fusehub.json("compare", merged / f.name, "--text", "Anna | lives"), f.name) for f in folders]
-    fusehub("publish", merged, "ann/three-tasks", "--public")
+    fusehub("publish", merged, "ann/three-tasks", "--no-private")
     # Each has headers of its own, and its body and head are still to download.
     report = fusehub.json("check", *(f"ann/three-tasks/{folder.name}" for folder in folders))
     sizes = [sum(path.stat().st_size for path in (merged / f.name).glob("*.safetensors")) for f in folders]

@@ -111,7 +111,7 @@ def test_statistics_that_are_of_other_weights_or_too_few_texts_are_refused(ann):
 
 
 def test_statistics_go_to_others_as_a_request_or_beside_the_model(bob, hub):
-    assert bob["not my model"][0] == "AccessDenied" and "--pull-request" in bob["not my model"][2]
+    assert bob["not my model"][0] == "AccessDenied" and "--create-pr" in bob["not my model"][2]
     url, main, request = bob["statistics request"]
     assert url == f"{hub.url}/ann/expert-2/discussions/1"
     assert set(request) - set(main) == {"fusehub/statistics.json", "fusehub/statistics.safetensors"}
@@ -192,9 +192,38 @@ def test_a_pull_request_leaves_the_repo_as_it_is(bob, hub):
     assert bob["no such repo"][0] == "NotFound" and "ann/none" in bob["no such repo"][1]
 
 
+def test_a_branch_is_made_where_it_is_not_there_and_the_main_one_stays(bob, hub):
+    commit, title, description, on_main = bob["branch commit"]
+    assert bob["branch"]["commit"] == commit and on_main and bob["branch left main"]
+    assert (title, description) == ("By hand", "And why.")
+    assert bob["branch"]["url"] == bob["branch again"] == f"{hub.url}/bob/mine/tree/next"
+    assert bob["branch, new repo"] == f"{hub.url}/bob/branched/tree/first"
+    main, branch = bob["branch, new repo, files"]
+    assert "model.safetensors" in branch and "model.safetensors" not in main
+    assert bob["no such branch"][0] == "NotFound" and "no branch nowhere" in bob["no such branch"][1]
+    assert bob["a commit"][0] == "NotFound" and "Name a branch" in bob["a commit"][2]
+
+
+def test_old_names_of_parameters_work_and_say_so(bob):
+    private, warned = bob["old words"]
+    assert private is False and bob["old request"]
+    assert [kind for kind, *_ in warned] == ["FutureWarning"] * 2
+    assert "private=False" in warned[0][1] and "create_pr=True" in warned[1][1]
+    assert {place for *_, place in warned} == {"<string>"}  # The line that says them.
+    assert "got public, which is called private now" in bob["both words"]
+
+
+def test_results_are_pushed_as_their_folders_are(bob, hub):
+    assert bob["push"]["url"] == f"{hub.url}/bob/pushed" and not bob["push"]["private"]
+    assert {"README.md", "model.safetensors", "fusehub_recipe.yaml"} <= set(bob["push files"])
+    assert bob["push tuned"] == [True, True]
+    assert bob["push statistics"]["repo_id"] == "bob/stats-2"
+    assert bob["push statistics, own"][0] in ("AccessDenied", "NotFound")
+
+
 def test_a_repo_of_somebody_else_is_refused(bob):
     assert bob["not mine"][0] == bob["not mine, new"][0] == "AccessDenied"
-    assert "--pull-request" in bob["not mine"][2]
+    assert "--create-pr" in bob["not mine"][2]
     assert bob["no such name"][0] == "NotFound" and "not the name of a repo" in bob["no such name"][1]
 
 
