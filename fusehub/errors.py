@@ -22,6 +22,7 @@ Any other exception is a bug of ours and keeps its traceback.
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 def is_panic(error: BaseException) -> bool:
@@ -52,16 +53,38 @@ def _shown(text: str) -> str:
     return re.sub(r"\S+", lambda found: found[0] if len(found[0]) <= _LONGEST else f"{found[0][:200]}...", escaped)
 
 
+LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN."
+"""How a user of the command line gets what only a token of the Hub opens."""
+
+
 class FuseHubError(Exception):
-    """Something that the user can cause or fix: `what` happened, and how to `fix` it."""
+    """Something that the user can cause or fix: `what` happened, and how to `fix` it.
 
-    def __init__(self, what: str, fix: str) -> None:
-        self.what, self.fix = _shown(what), _shown(fix)
-        super().__init__(f"{self.what}\n  -> {self.fix}")
+    `log_in` tells that a token of the Hub can be (a part of) the way out. How one logs in is said after `own_fix`: as
+    `LOG_IN` says it, or as `fix_by` is told where people sign in another way.
+    """
 
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        # Exceptions are pickled by their one joined text otherwise, and could not cross to another process.
-        return type(self), (self.what, self.fix)
+    def __init__(self, what: str, fix: str, *, log_in: bool = False) -> None:
+        self.what, self.own_fix, self.log_in = _shown(what), _shown(fix), log_in
+        # Exceptions are pickled by what they are given here and their attributes, and must cross to other processes.
+        super().__init__(self.what, self.own_fix)
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  -> {self.fix}"
+
+    @property
+    def fix(self) -> str:
+        """What to do, for a user of the command line or of Python."""
+        return self.fix_by(LOG_IN)
+
+    def fix_by(self, log_in: str) -> str:
+        """What to do, where one logs in as the sentence `log_in` says."""
+        return " ".join(filter(None, [self.own_fix, log_in if self.log_in else ""]))
+
+    def retold(self, what: str, fix: str | None = None, *, kind: "type[FuseHubError] | None" = None) -> "FuseHubError":
+        """The same in other words, and of another `kind` where one is given: with the same way out, `fix` unless
+        something else is said."""
+        return (kind or type(self))(what, self.own_fix if fix is None else fix, log_in=self.log_in)
 
 
 class NotFound(FuseHubError):
@@ -113,15 +136,21 @@ class OutputExists(FuseHubError):
 
 
 class NoSpace(FuseHubError):
-    """The disk has too little room."""
+    """The disk has too little room; `place` is what could not be written to it, where that is known."""
+
+    place: Path | None = None
 
 
 def together(errors: Sequence[FuseHubError]) -> FuseHubError:
     """All of them as one, of the first's kind, with each way out once."""
     told = list(dict.fromkeys(error.what for error in errors))
-    fixes = list(dict.fromkeys(error.fix for error in errors))
+    fixes = list(dict.fromkeys(error.own_fix for error in errors if error.own_fix))
     more = [f"And {len(told) - _MOST} more."] if len(told) > _MOST else []
-    return type(errors[0])("\n".join([*told[:_MOST], *more]), "\n     ".join(fixes[:_MOST]))
+    return type(errors[0])(
+        "\n".join([*told[:_MOST], *more]),
+        "\n     ".join(fixes[:_MOST]),
+        log_in=any(error.log_in for error in errors),
+    )
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadRecipe:

@@ -16,7 +16,7 @@ from typing import Any
 
 import gradio as gr
 
-from fusehub.errors import FuseHubError
+from fusehub.errors import LOG_IN, FuseHubError
 
 from .public_models import Recent
 from .render import html
@@ -128,11 +128,7 @@ class Frame:
 
     def _problem(self, error: FuseHubError) -> str:
         """An error as the page says it: where visitors sign in, they do not log in on a command line."""
-        if not self.setting.signs_in:
-            return html.problem(error)
-        error = html.told(error)
-        fix = error.fix.replace("Log in with `hf auth login`, or set HF_TOKEN", "Sign in with Hugging Face in step 6")
-        return html.notice(error.what, "error", fix.replace("log in with `hf auth login`", "sign in in step 6"))
+        return html.problem(error, LOG_IN if not self.setting.signs_in else "Sign in with Hugging Face in step 6.")
 
     def on(
         self,
@@ -210,7 +206,7 @@ class Frame:
             return ""
         if job.state in (CANCELLED, FAILED):
             if job.state == FAILED and job.error is not None:
-                return html.problem(job.error)
+                return self._problem(job.error)
             return html.notice(f"{job.title} was cancelled. Nothing half-made is left.", "warning")
         return _running_html(job, self.jobs.before(job))
 

@@ -244,7 +244,7 @@ def _check_labels(refs: Sequence[ModelRef], names: Sequence[str], sets: Mapping[
             try:
                 require_labels(examples, labels_of(ref.config, name), problem_type_of(ref.config, name))
             except BadData as error:
-                raise BadData(f"{name}: {error.what}", error.fix) from error
+                raise error.retold(f"{name}: {error.what}") from error
 
 
 def _score(prediction: Prediction, examples: Examples, name: str, model_id: str | None) -> Score:

@@ -209,7 +209,7 @@ def _dataset_errors(name: str) -> Iterator[None]:
         except (DatasetsError, FileNotFoundError) as error:
             raise BadData(f"{name} cannot be read as a dataset: {_first_line(error)}", fix) from error
         except RuntimeError as error:
-            if "scripts are no longer supported" not in str(error):
+            if not _is_about_a_script(error):
                 raise
             raise BadData(
                 f"{name} is a dataset with a loading script, and FuseHub never runs code of a repo.",
@@ -219,15 +219,25 @@ def _dataset_errors(name: str) -> Iterator[None]:
             raise _config_error(name, error) from error
 
 
+def _is_about_a_script(error: RuntimeError) -> bool:
+    """Whether `datasets` refuses a loading script, which it tells by no kind of its own."""
+    return "scripts are no longer supported" in str(error)
+
+
 def _config_error(name: str, error: ValueError) -> Exception:
     """A missing or unknown config, told with those there are."""
+    configs, is_missing = _configs_in(error)
+    if not configs:
+        return BadData(f"{name} cannot be read as a dataset: {_first_line(error)}", GRAMMAR)
+    what = "has several configs" if is_missing else "has no such config"
+    return NotFound(f"{name} {what}.", f"Name one of {', '.join(configs)}: write {name}:CONFIG.")
+
+
+def _configs_in(error: ValueError) -> tuple[list[str], bool]:
+    """The configs that `datasets` lists, and whether none was named: it tells both by the text alone."""
     said = str(error)
     listed = re.search(r"(?:available configs|Available)\s*:\s*\[([^\]]*)", said)
-    if not listed:
-        return BadData(f"{name} cannot be read as a dataset: {_first_line(error)}", GRAMMAR)
-    configs = ", ".join(re.findall(r"'([^']+)'", listed[1]))
-    what = "has several configs" if "missing" in said else "has no such config"
-    return NotFound(f"{name} {what}.", f"Name one of {configs}: write {name}:CONFIG.")
+    return re.findall(r"'([^']+)'", listed[1]) if listed else [], "missing" in said
 
 
 def _first_line(error: Exception) -> str:

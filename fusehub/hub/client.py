@@ -70,7 +70,8 @@ def _require_sound_login() -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise AccessDenied(
             f"The token that is stored on this machine cannot be read ({type(error).__name__}).",
-            "Log in anew with `hf auth login`, or set HF_TOKEN.",
+            "",
+            log_in=True,
         ) from None
 
 
@@ -126,24 +127,25 @@ def _translate(error: Exception, subject: str) -> FuseHubError | None:
     import httpx2
     from huggingface_hub import errors as hf
 
-    login = "Log in with `hf auth login`, or set HF_TOKEN."
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, hf.GatedRepoError):
         return AccessDenied(
             f"{subject} is gated: its owner decides who may download it.",
-            f"Ask for access on {endpoint()}/{subject.partition('@')[0]}, then log in with `hf auth login`.",
+            f"Ask for access on {endpoint()}/{subject.partition('@')[0]} first.",
+            log_in=True,
         )
     if isinstance(error, hf.RevisionNotFoundError):
         return NotFound(f"{subject}: there is no such revision.", "Give a branch, a tag or a commit of the repo.")
     if isinstance(error, hf.RepositoryNotFoundError):
-        if status == 401 and "invalid" in str(error).lower():
-            return AccessDenied("The Hub does not accept your token.", login)
+        if status == 401 and _is_about_the_token(error):
+            return AccessDenied("The Hub does not accept your token.", "", log_in=True)
         return NotFound(
             f"{subject} does not exist on {endpoint()}, or is private.",
-            f"Check the spelling. If it is private: {login}",
+            "Check the spelling. If it is private:",
+            log_in=True,
         )
     if isinstance(error, hf.LocalTokenNotFoundError):
-        return AccessDenied("This needs a Hub token, and there is none.", login)
+        return AccessDenied("This needs a Hub token, and there is none.", "", log_in=True)
     if isinstance(error, hf.OfflineModeIsEnabled):
         return Offline(
             f"{subject}: offline mode is on (HF_HUB_OFFLINE) and this needs the Hub.",
@@ -166,19 +168,30 @@ def _translate(error: Exception, subject: str) -> FuseHubError | None:
             f"{endpoint()} cannot be reached ({type(error).__name__}).", "Check the network and HF_ENDPOINT."
         )
     if isinstance(error, hf.HfHubHTTPError):
-        return _http_error(error, status, subject, login)
+        return _http_error(error, status, subject)
     strange = hf.FileMetadataError | httpx2.TooManyRedirects | httpx2.StreamError
     if isinstance(error, strange) or _is_about_an_answer(error):
         return Offline(
             f"{endpoint()} gave an answer that is none of the Hub's ({type(error).__name__}), asked for {subject}.",
             "Is there a page to sign in to this network, and is HF_ENDPOINT right? Then try again.",
         )
-    if isinstance(error, OSError) and "Consistency check failed" in str(error):
+    if _is_short_download(error):
         return Offline(f"{subject}: a download ended before its end.", "Try again: what is broken was not kept.")
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
         # An upload that failed: the client says of which file, and why is behind it.
         return error.__cause__ if isinstance(error.__cause__, FuseHubError) else _translate(error.__cause__, subject)
     return None
+
+
+def _is_about_the_token(error: Exception) -> bool:
+    """Whether a 401 is the token's fault: the client makes one kind of it and of a repo that is not there, and hands
+    on what the Hub says ("Invalid credentials in Authorization header", "Invalid username or password.")."""
+    return "invalid" in str(error).lower()
+
+
+def _is_short_download(error: Exception) -> bool:
+    """Whether a download ended before its end: a plain `OSError` of the client, told by its text alone."""
+    return isinstance(error, OSError) and "Consistency check failed" in str(error)
 
 
 def _is_about_an_answer(error: Exception) -> bool:
@@ -192,10 +205,10 @@ def _is_about_an_answer(error: Exception) -> bool:
     return module.partition(".")[0] in ("huggingface_hub", "httpx2", "json")
 
 
-def _http_error(error: Exception, status: int | None, subject: str, login: str) -> FuseHubError:
+def _http_error(error: Exception, status: int | None, subject: str) -> FuseHubError:
     said = getattr(error, "server_message", None) or str(error).splitlines()[0]
     if status == 401:
-        return AccessDenied(f"{subject}: the Hub does not accept your token.", login)
+        return AccessDenied(f"{subject}: the Hub does not accept your token.", "", log_in=True)
     if status == 403:
         return AccessDenied(
             f"{subject}: your token may not do this ({said}).",

@@ -310,7 +310,8 @@ def _writer(api: HfApi) -> str:
     if ((who.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
         raise AccessDenied(
             f"Your token can only read ({who['name']}).",
-            f"Make one that can write on {endpoint()}/settings/tokens, then `hf auth login`.",
+            f"Make one that can write on {endpoint()}/settings/tokens.",
+            log_in=True,
         )
     return who["name"]
 

@@ -97,7 +97,7 @@ def _resolve_place(name: str, token: str | None) -> ModelRef:
             continue
         return _inside(whole, place.subfolder, str(place)) if place.subfolder else whole
     if places[0].subfolder and "@" not in name:
-        raise NotFound(f"There is no folder {name} here, and {missing.what}", missing.fix)
+        raise missing.retold(f"There is no folder {name} here, and {missing.what}", kind=NotFound)
     raise missing
 
 

@@ -163,8 +163,6 @@ class PickleFile:
     """One pytorch_model*.bin, read with `weights_only=True`: plain tensors or nothing."""
 
     def __init__(self, path: Path, owner: str) -> None:
-        import pickle
-
         import torch
 
         try:
@@ -177,7 +175,7 @@ class PickleFile:
         except BadFile:
             raise
         except Exception as error:  # A damaged pickle raises whatever its bytes happen to lead to.
-            if isinstance(error, pickle.UnpicklingError) and "Unsupported operand" not in str(error):
+            if would_run_code(error):
                 raise UnsafeFile(
                     f"{owner}: {path.name} is a pickle with more than plain weights in it; reading it would run code.",
                     "Ask the owner for safetensors, or convert it yourself if you trust it.",
@@ -248,6 +246,16 @@ def _require_small_header(path: Path, owner: str) -> None:
             )
         # Each tensor is an object of its own.
         require_few(file.read(said).count(b"{"), f"{owner}: the header of {path.name}")
+
+
+def would_run_code(error: Exception) -> bool:
+    """Whether PyTorch refuses a pickle for what it would call, and not for bytes that are no pickle.
+
+    Both are of one kind, and told apart by their text alone.
+    """
+    import pickle
+
+    return isinstance(error, pickle.UnpicklingError) and "Unsupported operand" not in str(error)
 
 
 def require_small_pickle(path: Path, owner: str) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from fusehub.errors import NoSpace
 from fusehub.utils.interrupts import cleared
-from fusehub.utils.places import place_errors
+from fusehub.utils.places import is_within, place_errors
 
 try:
     import fcntl
@@ -124,9 +124,9 @@ def scratch() -> Iterator[Path]:
         try:
             yield folder
         except NoSpace as error:
-            if str(own.path) not in error.what:
+            if error.place is None or not is_within(error.place, own.path):
                 raise
-            raise NoSpace(error.what, fix) from error
+            raise error.retold(error.what, fix) from error
 
 
 def _new_scratch() -> Own:

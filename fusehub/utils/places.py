@@ -33,12 +33,14 @@ def described(
     The error says `called` for it, and how to `fix` it, where that is not to name another place.
     """
     # A file that is written to has no name in the error, one that could not even be opened has.
-    elsewhere = place is not None and error.filename is not None and not _is_within(str(error.filename), place)
+    elsewhere = place is not None and error.filename is not None and not is_within(str(error.filename), place)
     shown = error.filename if place is None or elsewhere else called or place
     if error.errno in _FULL:
         at = f"The disk of {shown}" if shown else "The disk"
         room = fix if fix and not elsewhere else "Make room there, or name a place on another disk."
-        return NoSpace(f"{at} takes no more ({error.strerror}).", room)
+        full = NoSpace(f"{at} takes no more ({error.strerror}).", room)
+        full.place = Path(shown) if shown else None
+        return full
     kinds = _OF_A_PATH if place is None else (*_OF_A_PATH, errno.ENOENT)
     if error.filename is None or elsewhere or error.errno not in kinds:
         return None
@@ -47,7 +49,8 @@ def described(
     return BadFile(f"{shown}: {said}.", fix or "Name a place that can be used.")
 
 
-def _is_within(path: str, place: Path) -> bool:
+def is_within(path: str | Path, place: Path) -> bool:
+    """Whether `path` is `place`, or lies in it."""
     return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(place))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusehub.errors import FuseHubError
+from fusehub.errors import LOG_IN, FuseHubError
 from fusehub.utils.formats import size
 from fusehub.utils.markdown import without_paths
 from fusehub.utils.reach import is_confined
@@ -66,12 +66,13 @@ def told(error: FuseHubError) -> FuseHubError:
     """`error` as a visitor may hear it: of a machine that strangers share, nobody is told where what lies."""
     if not is_confined():
         return error
-    return type(error)(without_paths(error.what), without_paths(error.fix))
+    return error.retold(without_paths(error.what), without_paths(error.own_fix))
 
 
-def problem(error: FuseHubError) -> str:
+def problem(error: FuseHubError, log_in: str = LOG_IN) -> str:
+    """An error in its place on the page; `log_in` says how the visitor logs in."""
     error = told(error)
-    return notice(error.what, "error", error.fix)
+    return notice(error.what, "error", error.fix_by(log_in))
 
 
 def empty(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from fusehub.errors import FuseHubError
+from fusehub.errors import FuseHubError, together
 
 from ..frame import Step
 from ..render import html
@@ -160,9 +160,7 @@ class Pick(Step):
             except FuseHubError as error:
                 problems.append(error)
         if problems:
-            raise FuseHubError(
-                "\n".join(error.what for error in problems), "\n".join(dict.fromkeys(error.fix for error in problems))
-            )
+            raise together(problems)
 
     def _remove(self, visit: Visit, token, data) -> None:
         visit.picks = [pick for pick in visit.picks if pick.id != data.id]

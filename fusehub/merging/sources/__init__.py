@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fusehub.errors import BadStatistics, FuseHubError, NotFound
+from fusehub.errors import BadStatistics, FuseHubError, NotFound, together
 from fusehub.merging.recipe import Recipe
 from fusehub.merging.sources.data_at_hand import DataAtHand
 from fusehub.merging.sources.data_free import DataFree
@@ -60,8 +60,7 @@ def find_sources(wanted: Sequence[Wanted]) -> list[StatisticsSource]:
         except (NotFound, BadStatistics) as error:
             problems.append(error)
     if problems:
-        kind = type(problems[0])
-        raise kind("\n".join(error.what for error in problems), "\n     ".join(dict.fromkeys(e.fix for e in problems)))
+        raise together(problems)
     return found
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadFile, BadStatistics, UnsafeFile
 from fusehub.models.layout import Linear
-from fusehub.models.tensor_files import require_small_pickle
+from fusehub.models.tensor_files import require_small_pickle, would_run_code
 from fusehub.statistics.importers.found import Imported
 
 if TYPE_CHECKING:
@@ -111,8 +111,6 @@ def _is_of(module: str, block: int, names: tuple[str, ...]) -> bool:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    import pickle
-
     import torch
 
     try:
@@ -121,7 +119,7 @@ def _load(path: Path) -> dict[str, Any]:
     except BadFile:
         raise
     except Exception as error:  # A damaged pickle raises whatever its bytes happen to lead to.
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+        if would_run_code(error):
             raise UnsafeFile(
                 f"{path} is a pickle with more than tensors in it; reading it would run code.", "Do not use it."
             ) from error
