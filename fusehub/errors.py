@@ -9,6 +9,7 @@
     |-- UnsafeFile            would run code: pickles that are not plain weights, remote code
     |-- NonFinite             NaN or infinity where numbers must be finite
     |-- Incompatible          models that cannot be merged with each other
+    |-- LicenseForbids        what a licence, or two of them, do not allow
     |-- BadStatistics         statistics that are broken, or not of these weights
     |-- BadData               texts or labels that cannot be used
     |-- BadRecipe             unknown or wrong method, option or recipe key
@@ -116,7 +117,14 @@ class NonFinite(FuseHubError):
 
 
 class Incompatible(FuseHubError):
-    """Models differ in something that must agree before they can be merged."""
+    """Models differ in something that must agree before they can be merged; `codes` are those of the findings that
+    say so, where a check found it."""
+
+    codes: tuple[str, ...] = ()
+
+
+class LicenseForbids(FuseHubError):
+    """A licence does not allow what is asked, or two of them cannot hold together."""
 
 
 class BadStatistics(FuseHubError):

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fusehub.checking.heads import LabelPlan
-from fusehub.errors import Incompatible
-from fusehub.utils.findings import CODES, Finding
+from fusehub.utils.findings import CODES, Finding, incompatible
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,8 @@ class Report:
         """Raises `Incompatible` with all errors at once, but for those whose code is `ignored`."""
         errors = [f for f in self.findings if f.level == "error" and f.code not in ignored]
         if errors:
-            fixes = [finding.fix for finding in errors if finding.fix]
-            if all(CODES[f.code].ignorable for f in errors):
-                fixes += [f"If you know better: --ignore {f.code}" for f in errors]
-            raise Incompatible("\n".join(f.what for f in errors), "\n     ".join(dict.fromkeys(fixes)))
+            can_be = all(CODES[f.code].ignorable for f in errors)
+            raise incompatible(errors, *(f"If you know better: --ignore {f.code}" for f in errors if can_be))
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data, for `--json`."""

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fusehub.errors import FuseHubError
+from fusehub.errors import FuseHubError, Incompatible
 from fusehub.utils import interrupts
 from fusehub.utils.places import place_errors
 from fusehub.utils.progress import Progress, silent
@@ -44,7 +44,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 function(*args, **options)
         except FuseHubError as error:
             if as_json:
-                print_json({"error": {"kind": type(error).__name__, "what": error.what, "fix": error.fix}})
+                told = {"kind": type(error).__name__, "what": error.what, "fix": error.fix}
+                print_json({"error": told | ({"codes": error.codes} if isinstance(error, Incompatible) else {})})
             else:
                 _print_error(error)
             raise typer.Exit(1) from None

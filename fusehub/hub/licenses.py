@@ -165,6 +165,11 @@ def reconcile(licenses: Iterable[tuple[str, str | None]]) -> LicenseVerdict:
     return LicenseVerdict(license, why, warnings=tuple(warnings))
 
 
+def is_ordered(license: str) -> bool:
+    """Whether it is known how strict the licence is, or each of several that are joined by commas."""
+    return all(_level(part) is not None for part in license.split(", "))
+
+
 def _conflicts(stated: list[tuple[str, str]]) -> tuple[str, ...]:
     """Which models cannot be shared as one, each pair of licences once, and why."""
     found: dict[tuple[str, str], str] = {}

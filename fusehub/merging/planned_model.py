@@ -10,7 +10,6 @@ from typing import Any
 
 from fusehub.checking.heads import LabelPlan
 from fusehub.checking.report import Report
-from fusehub.errors import Incompatible
 from fusehub.merging.donors import Donors, donors_alone
 from fusehub.merging.planner import TensorPlan, infos_of
 from fusehub.models.completeness import beyond_rows, shortcomings, without_rows
@@ -20,7 +19,7 @@ from fusehub.models.resolve import ModelRef
 from fusehub.models.tasks import config_like
 from fusehub.models.tensor_files import DTYPES, TensorInfo
 from fusehub.models.ties import config_with_ties
-from fusehub.utils.findings import Allowed, Finding
+from fusehub.utils.findings import Allowed, Finding, incompatible
 
 
 def config_of_result(
@@ -75,13 +74,14 @@ def require_whole(
         made.append(
             (donors_alone(ref, [*experts, *([base] if base else [])]), merged | {name: infos[name] for name in names})
         )
-    found: dict[str, Finding] = {}
-    for own, infos in made:
-        for finding in _shortcomings(own, report, tensors, infos):
-            if finding.level == "error" and finding.code not in allowed.ignored:
-                found.setdefault(finding.what, finding)
+    found = [
+        finding
+        for own, infos in made
+        for finding in _shortcomings(own, report, tensors, infos)
+        if finding.level == "error" and finding.code not in allowed.ignored
+    ]
     if found:
-        raise Incompatible("\n".join(found), "\n     ".join(dict.fromkeys(f.fix for f in found.values())))
+        raise incompatible(found)
 
 
 def _shortcomings(

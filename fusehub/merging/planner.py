@@ -20,6 +20,7 @@ from fusehub.models.layout import Layout, Linear, layout_like
 from fusehub.models.resolve import ModelRef
 from fusehub.models.tensor_files import TensorInfo
 from fusehub.models.ties import merged_parameters, stored_names, tie_notes
+from fusehub.utils.findings import incompatible
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,9 @@ class Planner:
     def tensors(self) -> dict[str, TensorPlan]:
         self.depths = depths(name for parameter, name in self.names.items() if self._in_body(parameter))
         plans = {}
-        if not self.tasks_differ:
-            for finding in stored_by_some(self.layout, [ref.name for ref in self.experts], self.infos):
-                raise Incompatible(finding.what, finding.fix)
+        names = [ref.name for ref in self.experts]
+        if not self.tasks_differ and (found := list(stored_by_some(self.layout, names, self.infos))):
+            raise incompatible(found)
         for parameter, name in self.names.items():
             lacking = [ref.name for ref, own in zip(self.experts, self.files, strict=True) if parameter not in own]
             if lacking and _is_computed(parameter):

@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from fusehub.errors import Incompatible
 from fusehub.models.layout import Layout, layout_of
 from fusehub.models.ref import ModelRef
 from fusehub.models.side_files import tokenizer_files
@@ -18,7 +17,7 @@ from fusehub.models.tasks import load_config
 from fusehub.models.tensor_files import TensorInfo
 from fusehub.models.vocabularies import is_free
 from fusehub.models.wrappers import wrappers_in
-from fusehub.utils.findings import Finding
+from fusehub.utils.findings import Finding, incompatible
 
 # What quantisation stores beside or instead of a weight: GPTQ and AWQ, bitsandbytes, fp8.
 _QUANTISED = re.compile(r"\.(qweight|qzeros|absmax|quant_map|quant_state\S*|SCB|weight_format|weight_scale(_inv)?)$")
@@ -28,7 +27,7 @@ def require_complete(ref: ModelRef, tensors: Mapping[str, TensorInfo]) -> None:
     """Raises `Incompatible` where the model cannot be loaded whole from these `tensors`, with the cause."""
     found = [f for f in shortcomings(ref.name, layout_of(load_config(ref)), tensors) if f.level == "error"]
     if found:
-        raise Incompatible("\n".join(f.what for f in found), "\n     ".join(dict.fromkeys(f.fix for f in found)))
+        raise incompatible(found)
 
 
 def shortcomings(name: str, layout: Layout, tensors: Mapping[str, TensorInfo]) -> list[Finding]:

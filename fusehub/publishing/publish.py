@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.errors import AccessDenied, BadData, BadFile, FuseHubError, NotFound, OutputExists
+from fusehub.errors import AccessDenied, BadData, BadFile, LicenseForbids, NotFound, OutputExists
 from fusehub.hub.client import fusehub_version
 from fusehub.hub.upload import CARD, Files, Published, Target
 from fusehub.merging.provenance import REPORT_FILENAME
@@ -238,12 +238,12 @@ def _require_license(merge: MergedFolder, target: Target) -> None:
     """Raises where a licence forbids to share the merge, or two forbid to show it to everyone."""
     verdict = merge.license
     if verdict.forbids_publishing:
-        raise FuseHubError(
+        raise LicenseForbids(
             f"This merge may not be published: {verdict.why}.",
             "Keep it to yourself, or leave that model out. If its owner has allowed it to you: --allow-license.",
         )
     if verdict.conflicts and not target.private:
-        raise FuseHubError(
+        raise LicenseForbids(
             f"This merge may not be shared: {'; '.join(verdict.conflicts)}.",
             "Push to a private repo (leave --no-private out), or leave one of them out. "
             "If an owner has allowed it to you: --allow-license.",

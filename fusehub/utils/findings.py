@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fusehub.errors import unknown
+from fusehub.errors import Incompatible, unknown
 
 Level = Literal["error", "warning", "note"]
 
@@ -88,6 +88,16 @@ class Finding:
     def __post_init__(self) -> None:
         if self.code not in CODES:
             raise ValueError(f"no kind of finding has the code {self.code}")
+
+
+def incompatible(findings: Sequence[Finding], *fixes: str) -> Incompatible:
+    """The error that tells these findings, each once, with what to do about them and `fixes` after that."""
+    error = Incompatible(
+        "\n".join(dict.fromkeys(finding.what for finding in findings)),
+        "\n     ".join(dict.fromkeys([*(finding.fix for finding in findings if finding.fix), *fixes])),
+    )
+    error.codes = tuple(dict.fromkeys(finding.code for finding in findings))
+    return error
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fusehub.hub.client import endpoint
-from fusehub.hub.licenses import reconcile
+from fusehub.hub.licenses import is_ordered
 from fusehub.publishing.cards.results import Results
 from fusehub.publishing.merged_folder import MergedFolder
 
@@ -62,8 +62,8 @@ def license_entries(merge: MergedFolder) -> dict[str, Any]:
     license = merge.license.license
     if license is None or any(origin["license"] in (None, "unknown") for origin in merge.origins):
         return {}
-    # Without a warning, `fusehub.hub.licenses` knows it, and those are all on the Hub's list.
-    if license in _HUB_LICENSES or not reconcile([("", license)]).warnings:
+    # Those that `fusehub.hub.licenses` orders are all on the Hub's list.
+    if license in _HUB_LICENSES or is_ordered(license):
         return {"license": license}
     origin = next(origin for origin in merge.origins if license in origin["license"].split(", "))
     name = license if license != "other" else f"{origin['name'].rpartition('/')[2]}-license"

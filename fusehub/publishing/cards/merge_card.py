@@ -253,7 +253,7 @@ def _work(merge: MergedFolder) -> list[str]:
         return _adapter_work(merge)
     kept = _kept_names(merge)
     tensors = [tensor for tensor in merge.report["tensors"] if tensor["name"] not in kept]
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[bool, str], list[Mapping[str, Any]]] = {}
     for tensor in tensors:
         action, why = tensor["action"], tensor["why"]
         if action == "solve":
@@ -264,9 +264,10 @@ def _work(merge: MergedFolder) -> list[str]:
             done = f"combined element by element: {why}"
         else:
             done = f"{'averaged' if action == 'mean' else 'copied from the first expert'}: {why}"
-        groups.setdefault(done, []).append(tensor)
+        is_solved = action == "solve" or bool(tensor.get("solved_with"))
+        groups.setdefault((is_solved, done), []).append(tensor)
     lines = []
-    for done, group in sorted(groups.items(), key=lambda item: not item[0].startswith("solved")):
+    for (_, done), group in sorted(groups.items(), key=lambda item: not item[0][0]):
         tensors_were = "1 tensor was" if len(group) == 1 else f"{len(group)} tensors were"
         numbers = sum(math.prod(tensor["shape"]) for tensor in group)
         lines.append(f"{tensors_were} {done} ({_human(numbers)} parameters)")
