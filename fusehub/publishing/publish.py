@@ -34,7 +34,7 @@ from fusehub.statistics.file import METADATA_FILENAME, require_weights
 from fusehub.statistics.inspection import require_sound
 from fusehub.statistics.privacy import require_enough
 from fusehub.statistics.shards import is_part
-from fusehub.statistics.sources import FOLDER, TAG, has_statistics, open_statistics
+from fusehub.statistics.sources import FOLDER, TAG, open_statistics
 from fusehub.utils.documents import check_adapter_config, read_object
 from fusehub.utils.markdown import listed
 from fusehub.utils.progress import Progress, silent
@@ -206,14 +206,15 @@ def _model_files(folder: Path, few_rows: bool, other_weights: bool) -> Files:
         wanted += [name for name in own.files if name.endswith(".index.json")]
     wanted += legal_files(own.files)
     files: Files = {name: folder / name for name in dict.fromkeys(wanted)}
-    if has_statistics(ref):
+    # Half of them are not left out in silence.
+    if statistics := _statistics_files(folder / FOLDER):
         _checked_statistics(folder / FOLDER, ref, few_rows, other_weights)
-        files |= _statistics_files(folder / FOLDER)
-    return files
+    return files | statistics
 
 
 def _statistics_files(folder: Path) -> Files:
-    return {f"{FOLDER}/{path.name}": path for path in sorted(folder.iterdir()) if is_part(path.name)}
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {f"{FOLDER}/{path.name}": path for path in there if is_part(path.name)}
 
 
 def _replaced(target: Target, files: Files) -> list[str]:

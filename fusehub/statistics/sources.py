@@ -152,10 +152,12 @@ def open_statistics(source: str, *, token: str | None = None) -> Statistics:
 
 
 def has_statistics(ref: ModelRef) -> bool:
-    """Whether the model's own repo or folder holds statistics (of whatever weights)."""
-    if ref.folder is not None:
-        return any((ref.folder / FOLDER / name).is_file() for name in (FILENAME, INDEX_FILENAME))
-    return any(f"{FOLDER}/{name}" in ref.files for name in (FILENAME, INDEX_FILENAME))
+    """Whether the model's own repo or folder holds statistics (of whatever weights), as a merge would find them."""
+
+    def is_there(name: str) -> bool:
+        return f"{FOLDER}/{name}" in ref.files if ref.folder is None else (ref.folder / FOLDER / name).is_file()
+
+    return is_there(METADATA_FILENAME) and any(map(is_there, (FILENAME, INDEX_FILENAME)))
 
 
 def _candidates(ref: ModelRef) -> Iterator[str]:

@@ -204,6 +204,8 @@ tell("nan", broken("nan", lambda f: rewrite(f, lambda t: t[HEAD].fill_(float("na
 tell("changed", broken("changed", lambda f: rewrite(f, lambda t: t[HEAD].zero_(), hashed=False)))
 tell("gone", broken("gone", lambda f: (f / "model.safetensors").unlink()))
 tell("cut", broken("cut", lambda f: (f / "model.safetensors").write_bytes(b"12345678"), "expert-0"))
+tell("half tensors", broken("a", lambda f: (f / "fusehub" / "statistics.json").unlink(), "expert-0"))
+tell("half metadata", broken("b", lambda f: (f / "fusehub" / "statistics.safetensors").unlink(), "expert-0"))
 tell("no tokenizer", broken("no-tokenizer", lambda f: [p.unlink() for p in f.glob("*token*")]))
 tell("empty", broken("empty", lambda f: [p.unlink() for p in f.iterdir() if p.is_file()]))
 tell("unfinished", broken("x.partial", lambda f: None))

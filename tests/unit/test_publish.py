@@ -240,6 +240,8 @@ def test_a_repo_of_somebody_else_is_refused(bob):
         ("changed", "BadFile", "not what the merge wrote"),
         ("gone", "NotFound", "lacks model.safetensors"),
         ("cut", "BadFile", "is truncated or corrupt"),
+        ("half tensors", "NotFound", "no statistics.json in"),
+        ("half metadata", "NotFound", "no statistics in"),
         ("no tokenizer", "NotFound", "no tokenizer"),
         ("empty", "NotFound", "no config.json"),
         ("unfinished", "NotFound", "no finished model"),

@@ -3,13 +3,17 @@
 import contextlib
 import json
 import math
+import shutil
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from fusehub.checking.check import check
 from fusehub.errors import BadStatistics, NotFound
+from fusehub.merging.plan import plan_merge
+from fusehub.merging.recipe import Recipe
 from fusehub.models.resolve import resolve
 from fusehub.models.tensor_files import sha256_of
 from fusehub.statistics.file import Statistics, require_weights, write_statistics
@@ -225,6 +229,15 @@ def test_a_model_finds_the_statistics_in_its_folder(experts):
         assert found.rows == {name: layer.rows for name, layer in statistics.layers.items()}
     with pytest.raises(BadStatistics, match=r"were made for other weights.*\n.*fusehub collect"):
         find_statistics(ref, hashes={"model.safetensors": "00" * 32})
+
+
+@pytest.mark.parametrize("gone", ["statistics.json", "statistics.safetensors"])
+def test_half_of_statistics_are_none_for_a_check_as_for_a_merge(experts, tmp_path, gone):
+    one, other = shutil.copytree(experts()[0], tmp_path / "stranger"), experts()[1]
+    (one / "fusehub" / gone).unlink()
+    assert [model.statistics for model in check([str(one), str(other)]).models] == [False, True]
+    with pytest.raises(NotFound, match=r"no (published )?statistics"):
+        plan_merge(Recipe.of([str(one), str(other)], "regmean"))
 
 
 @pytest.mark.parametrize("where", ["fusehub/statistics.safetensors", "fusehub", "."])
