@@ -105,7 +105,7 @@ class _Adapter(BaseModel):
 def read_text(path: Path, owner: str) -> str:
     """The text in a file of `owner`. Raises `BadFile` where it is none, or cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return _text_of(path)
     except (UnicodeDecodeError, OSError) as error:
         raise BadFile(f"{owner}: {path.name} is not UTF-8 text ({error}).", _AGAIN) from error
 
@@ -114,7 +114,7 @@ def read_object(path: Path, owner: str) -> dict[str, Any]:
     """The JSON object in a file of `owner`. Raises `BadFile` where it holds something else or cannot be read."""
     try:
         require_bytes(path.stat().st_size, JSON_BYTES, f"{owner}: {path.name}")
-        text = path.read_text(encoding="utf-8")
+        text = _text_of(path)
         content = json.loads(text)
         if re.search(r"\\u[dD][89A-Fa-f]", text):
             # Half of a character can be written as an escape, and as nothing else.
@@ -128,6 +128,13 @@ def read_object(path: Path, owner: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadFile(f"{owner}: {path.name} holds {_kind(content)}, and no JSON object.", _AGAIN)
     return content
+
+
+def _text_of(path: Path) -> str:
+    """All of a file; raises OSError for a pipe, for which whoever opens it would wait for ever."""
+    if path.is_fifo():
+        raise OSError("it is a pipe")
+    return path.read_text(encoding="utf-8")
 
 
 def _is_deep(content: Any) -> bool:

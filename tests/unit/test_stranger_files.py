@@ -1,6 +1,7 @@
 """Kinds of broken files that a thousand random ones found, each once and by itself: they are refused in words."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -252,6 +253,14 @@ def test_a_config_that_counts_many_positions_takes_no_memory(tmp_path) -> None:
     )
     grown, ok = told.stdout.split()[-2:]
     assert int(grown) < 400 and ok == "False", (told.stdout, told.stderr)
+
+
+def test_nobody_waits_for_a_pipe_in_the_place_of_a_file(merged) -> None:
+    (merged / "config.json").unlink()
+    os.mkfifo(merged / "config.json")
+    code = "import sys; from fusehub.card import model_card; model_card(sys.argv[1], repo_id='ann/merged')"
+    told = run_python(code, merged)
+    assert "BadFile" in told.stderr and "config.json is not JSON (it is a pipe)" in told.stderr
 
 
 def test_json_that_is_deeper_than_anything_can_follow_is_refused(merged) -> None:
