@@ -287,7 +287,11 @@ class Recipe(_Strict):
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise BadRecipe(f"{path} is not YAML ({' '.join(str(error).split())}).", "Correct the file.") from error
-        return cls.parse(load_yaml(text, str(path)))
+        content = load_yaml(text, str(path))
+        try:
+            return cls.parse(content)
+        except BadRecipe as error:
+            raise BadRecipe(f"{path}: {error.what}", error.fix) from error
 
     def to_yaml(self) -> str:
         """The recipe as YAML, everything stated, in the order of the fields."""
