@@ -10,7 +10,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.reliability.fuzzing.asking import Asked, Defect, ask
+from tests.reliability.fuzzing.answers import Asked, Defect
+from tests.reliability.fuzzing.asking import ask
 from tests.reliability.fuzzing.changes import change, copy_of
 from tests.reliability.fuzzing.watching import watched
 from tests.reliability.fuzzing.worlds import Repo, World
@@ -71,7 +72,7 @@ def _run(
         name = random.choice(list(repo.files))
         changes.append((name, change(random, folder, name, world.spares)))
     before = _listing(folder)
-    asked = Asked(world, repo, folder, random, method, thorough)
+    asked = Asked(world, repo, folder, random, changes, method, thorough)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with watched(place) as told:

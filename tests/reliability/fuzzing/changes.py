@@ -19,6 +19,8 @@ from tests.reliability.fuzzing.text_changes import change_front_matter, change_t
 
 KINDS = ("whole", "bytes", "values", "structure", "tensors")
 _JUNK = (b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\n", b"}", b"{", b'"', b"[", b"\xed\xa0\x80", b"<html>", b"\x80\x04.")
+# All that a file says, where it should say an object with keys.
+_JSON = ("null", "[]", "[1]", '"x"', "7", "true", "{}", "[" * 100_000 + "]" * 100_000)
 
 
 def change(random: Random, folder: Path, name: str, others: list[Path]) -> str:
@@ -62,7 +64,7 @@ def _ways(path: Path) -> list[tuple[str, Callable[[Random, Path], str]]]:
 def _whole(random: Random, path: Path, others: list[Path]) -> str:
     what = random.choice(
         ("gone", "a folder", "empty", "a link to nothing", "a link to itself", "a link to a folder", "another file",
-         "another file", "another file", "a pipe", "a link to another file", "zeros")
+         "another file", "another file", "a pipe", "a link to another file", "zeros", "JSON", "JSON")
     )  # fmt: skip
     other = random.choice([own for own in others if own != path] or [path])
     size = path.stat().st_size
@@ -88,6 +90,10 @@ def _whole(random: Random, path: Path, others: list[Path]) -> str:
         os.mkfifo(path)
     elif what == "zeros":
         path.write_bytes(bytes(size))
+    elif what == "JSON":
+        what = random.choice(_JSON)
+        path.write_text(what)
+        return f"JSON {what[:10]}"
     return what
 
 

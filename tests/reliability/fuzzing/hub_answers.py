@@ -22,7 +22,7 @@ from huggingface_hub import HfApi
 from fusehub.localhub import running
 from fusehub.localhub.faults import FILENAME
 from fusehub.merging.merge import merge
-from tests.reliability.fuzzing.asking import Defect
+from tests.reliability.fuzzing.answers import Defect
 from tests.reliability.fuzzing.cases import Verdict
 from tests.reliability.fuzzing.json_changes import change_content, change_json_text
 from tests.reliability.fuzzing.worlds import TEXTS

@@ -56,9 +56,12 @@ def says(model: Any) -> torch.Tensor:
 
 
 def mean_of(one: Any, other: Any, merged: Any) -> dict[str, torch.Tensor]:
-    """The mean of two models' parameters, float64, with rows of labels by their names as `merged` has them."""
+    """The mean of two models' parameters, float64, with rows of labels by their names as `merged` has them.
+
+    Raises ValueError where it has a row that is neither's.
+    """
     states = [dict(model.state_dict()) for model in (one, other)]
-    labels = [dict(model.config.id2label) for model in (one, other, merged)]
+    labels = [_names(model) for model in (one, other, merged)]
     expected = {}
     for name, value in merged.state_dict().items():
         own = [state[name].double() for state in states if name in state]
@@ -69,11 +72,18 @@ def mean_of(one: Any, other: Any, merged: Any) -> dict[str, torch.Tensor]:
             made = []
             for row in range(rows):
                 known = [table[labels[2][row]] for table in by_name if labels[2][row] in table]
-                made.append(torch.stack(known).mean(0) if known else torch.full_like(value[row], float("nan")))
+                if not known:
+                    raise ValueError(f"neither has a row of {labels[2][row]!r}")
+                made.append(torch.stack(known).mean(0))
             expected[name] = torch.stack(made)
         elif len(own) == 2 and own[0].shape == own[1].shape:
             expected[name] = own[0] if not value.is_floating_point() else (own[0] + own[1]) / 2
     return expected
+
+
+def _names(model: Any) -> dict[int, str]:
+    """What the rows of a head are called; numbers may be names, and neither case nor spaces around one matter."""
+    return {row: str(label).strip().casefold() for row, label in model.config.id2label.items()}
 
 
 def unlike(
@@ -102,4 +112,4 @@ def probabilities(model: Any, folder: Path, text: str = TEXTS[0]) -> dict[str, f
     problem = model.config.problem_type or ("regression" if len(logits) == 1 else "single_label_classification")
     kinds = {"regression": lambda x: x, "multi_label_classification": torch.sigmoid}
     values = kinds.get(problem, lambda x: x.softmax(-1))(logits)
-    return {model.config.id2label[row]: float(value) for row, value in enumerate(values)}
+    return {str(model.config.id2label[row]): float(value) for row, value in enumerate(values)}

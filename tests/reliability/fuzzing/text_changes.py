@@ -72,7 +72,9 @@ def _changed_yaml(random: Random, text: str) -> tuple[str, str]:
     content = yaml.safe_load(text)
     if random.random() < 0.5:
         said = change_content(random, content)
-        return yaml.safe_dump(content, sort_keys=False), said
+        # JSON is YAML.
+        text = yaml.safe_dump(content, sort_keys=False) if random.random() < 0.7 else json.dumps(content) + "\n"
+        return text, said
     lines = text.splitlines()
     at = random.randrange(len(lines))
     key, colon, _ = lines[at].partition(": ")

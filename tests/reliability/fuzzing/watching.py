@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -14,6 +15,8 @@ from huggingface_hub.constants import HF_HOME
 
 SECONDS = 20.0
 """The processor time that all the questions of a case may take; a sound repo's take a quarter of one."""
+PATIENCE = 200
+"""The seconds after which whatever waits for something that does not come is interrupted."""
 MEMORY, FACTOR = 2**28, 30
 """Bytes that a case may take beside so many times the size of its files: libraries are loaded, and work on copies."""
 _CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.link", "os.symlink", "os.chmod")
@@ -61,9 +64,13 @@ def watched(place: Path) -> Iterator[list[str]]:
     memory, started = _resident("VmRSS"), time.process_time()
     _outside.clear()
     _place = str(place.resolve())
+    handler = signal.signal(signal.SIGALRM, _interrupt)
+    signal.alarm(PATIENCE)
     try:
         yield told
     finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, handler)
         _place = None
         os.chdir(before)
         tempfile.tempdir = None
@@ -74,6 +81,10 @@ def watched(place: Path) -> Iterator[list[str]]:
         told.append(f"memory: {taken / 1e6:.0f} MB")
     told += [f"outside: {own}" for own in _outside]
     told += [f"left: {own.relative_to(place)}" for folder in (temporary, here) for own in folder.iterdir()]
+
+
+def _interrupt(*_: object) -> None:
+    raise TimeoutError("it hangs")
 
 
 def _size(folder: Path) -> int:
