@@ -258,8 +258,7 @@ def test_a_config_that_counts_many_positions_takes_no_memory(tmp_path) -> None:
 def test_nobody_waits_for_a_pipe_in_the_place_of_a_file(merged) -> None:
     (merged / "config.json").unlink()
     os.mkfifo(merged / "config.json")
-    code = "import sys; from fusehub.card import model_card; model_card(sys.argv[1], repo_id='ann/merged')"
-    told = run_python(code, merged)
+    told = run_python("import sys; from fusehub import model_card; model_card(sys.argv[1], repo_id='a/b')", merged)
     assert "BadFile" in told.stderr and "config.json is not JSON (it is a pipe)" in told.stderr
 
 
