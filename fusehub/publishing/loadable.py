@@ -73,7 +73,7 @@ def _load(ref: ModelRef, folder: Path) -> Any:
         ("mismatched_keys", "has in other shapes"),
         ("unexpected_keys", "has left over"),
     ):
-        if names := sorted(name if isinstance(name, str) else name[0] for name in loading[key]):
+        if names := sorted((name if isinstance(name, str) else name[0]) or '""' for name in loading[key]):
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise BadFile(
                 f"The model in {folder} {words} {', '.join(names[:3])}{more}.",

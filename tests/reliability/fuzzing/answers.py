@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 _LATE = (NonFinite, BadStatistics)
 _LATE_WORDS = ("unrelated weights",)
 _OF_A_RECIPE = ("recipe", "option", "model")
-_WORD = re.compile(r"[\w.-]{3,}")
+_WORD = re.compile(r'[\w.-]{3,}|""')
 
 
 @dataclass
@@ -98,7 +98,7 @@ class Asked:
         if isinstance(error, BadFile):
             return has(files) or (has([str(self.place)]) and has(inside))
         # The texts that a model is asked about may not fit another kind of model, as which a file can make it.
-        more = [*_OF_A_RECIPE, *inside] if self.repo.ask == "recipe" else [self.world.texts.name]
+        more = {"recipe": [*_OF_A_RECIPE, *inside], "merged": inside}.get(self.repo.ask, [self.world.texts.name])
         return has([*files, str(self.place), *more])
 
     def outcome(self) -> str:

@@ -128,7 +128,7 @@ def _change(random: Random, tensors: dict[str, torch.Tensor]) -> str:
     elif what == "more":
         new = random.choice(("extra", f"{name}.1", "bert.pooler.x", "lora_A.weight", "", "x" * 300))
         tensors[new] = value.clone()
-        what = f"once more as {new[:40]}"
+        what = "once more as " + (new[:40] or '""')
     elif what == "dtype":
         dtype = random.choice(DTYPES[:-2])
         tensors[name] = value.to(dtype)
