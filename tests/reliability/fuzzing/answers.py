@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 _LATE = (NonFinite, BadStatistics)
 _LATE_WORDS = ("unrelated weights",)
 _OF_A_RECIPE = ("recipe", "option", "model")
-_WORD = re.compile(r'[\w.-]{3,}|""')
+_WORD = re.compile(r'\w{3,}|""')
 
 
 @dataclass
@@ -91,15 +91,16 @@ class Asked:
         def has(names: Iterable[str]) -> bool:
             return any(name.casefold() in said for name in names)
 
+        owners = [str(self.place), self.folder.name]
         files = [name.rpartition("/")[2] for name, _ in self.changes]
         inside = {word for _, done in self.changes for word in _WORD.findall(done.partition(": ")[2])}
         if isinstance(error, BadStatistics):
             return has([*files, "statistics", str(self.folder / "fusehub")])
         if isinstance(error, BadFile):
-            return has(files) or (has([str(self.place)]) and has(inside))
+            return has(files) or (has(owners) and has(inside))
         # The texts that a model is asked about may not fit another kind of model, as which a file can make it.
         more = {"recipe": [*_OF_A_RECIPE, *inside], "merged": inside}.get(self.repo.ask, [self.world.texts.name])
-        return has([*files, str(self.place), *more])
+        return has([*files, *owners, *more])
 
     def outcome(self) -> str:
         return "failed" if self.defects else "refused" if self.refused else "noted" if self.noted else "right"
