@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from fusehub.collecting.noise import Noise
     from fusehub.comparing.compare import Comparison, compare
     from fusehub.comparing.evaluate import Evaluation, evaluate
-    from fusehub.comparing.tuning import Tuned, Tuning, tune
+    from fusehub.comparing.trials import Tuned, Tuning
+    from fusehub.comparing.tuning import tune
     from fusehub.errors import FuseHubError
     from fusehub.finding import FoundModel, find
     from fusehub.hub.client import fusehub_version
@@ -54,8 +55,8 @@ _MODULES = {
     "Report": "checking.report",
     "SharedBody": "models.multi_head",
     "Statistics": "statistics.file",
-    "Tuned": "comparing.tuning",
-    "Tuning": "comparing.tuning",
+    "Tuned": "comparing.trials",
+    "Tuning": "comparing.trials",
     "add_statistics": "statistics.adding",
     "check": "checking.check",
     "collect": "collecting.collect",

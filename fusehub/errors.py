@@ -59,10 +59,24 @@ LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN."
 
 
 class FuseHubError(Exception):
-    """Something that the user can cause or fix: `what` happened, and how to `fix` it.
+    """Something that the user can cause or fix.
 
-    `log_in` tells that a token of the Hub can be (a part of) the way out. How one logs in is said after `own_fix`: as
-    `LOG_IN` says it, or as `fix_by` is told where people sign in another way.
+    Args:
+        what: What happened.
+        fix: What to do about it.
+        log_in: Whether a token of the Hub can be (a part of) the way out. How one logs in is said after `own_fix`: as
+            `LOG_IN` says it, or as `fix_by` is told where people sign in another way.
+
+    Attributes:
+        what: What happened.
+        own_fix: What to do about it, but for how one logs in.
+
+    Examples:
+        >>> try:
+        ...     fusehub.check(["user/expert-1", "user/expert-7"])
+        ... except fusehub.FuseHubError as error:
+        ...     print(error.what)
+        user/expert-7 does not exist on ..., or is private.
     """
 
     def __init__(self, what: str, fix: str, *, log_in: bool = False) -> None:

@@ -35,9 +35,26 @@ _FIELDS += ["siblings", "tags"]
 
 @dataclass(frozen=True)
 class FoundModel:
-    """One model of the Hub. `statistics_at` is the repo that holds its statistics: its own, or its owner's companion.
+    """One model of the Hub.
 
-    `offered_at` are repos of others that say they hold some, which a merge uses only where they are named.
+    Attributes:
+        id: `user/name`.
+        task: The Hub's name of its task.
+        base: The model that its card says it was made from.
+        downloads: How often it was downloaded, as the Hub counts.
+        likes: How many like it.
+        license: The Hub's identifier of its license.
+        gated: Whether its owner must be asked first.
+        private: Whether only its owner sees it.
+        updated: When it was last changed.
+        parameters: How many numbers it has, where the Hub knows.
+        statistics_at: The repo that holds its statistics: its own, or its owner's companion.
+        offered_at: Repos of others that say they hold some, which a merge uses only where they are named.
+
+    Examples:
+        >>> found = fusehub.find("expert-1")[0]
+        >>> found.id, found.base, found.statistics_at
+        ('user/expert-1', 'user/base', 'user/expert-1')
     """
 
     id: str
@@ -76,8 +93,25 @@ def find(
 ) -> list[FoundModel]:
     """The `limit` most downloaded models that match all that is asked for.
 
-    `query` are words of the name; `base` the model that they were fine-tuned from (`NotFound` where there is none);
-    `task` one of the Hub's, `any` for all, and those that FuseHub can merge where it is not said.
+    Args:
+        query: Words of the name.
+        base: The model that they were fine-tuned from.
+        task: One of the Hub's, or `any` for all; those that FuseHub can merge where it is not said.
+        with_statistics: Only models whose owners have published statistics.
+        author: Whose models.
+        limit: How many at most.
+        token: The Hub's token; the one of `hf auth login` where none is given.
+
+    Returns:
+        The models, the most downloaded first.
+
+    Raises:
+        NotFound: There is no such base.
+        Offline: The Hub cannot be reached.
+
+    Examples:
+        >>> [model.id for model in fusehub.find(base="user/base", with_statistics=True)]
+        ['user/expert-1', 'user/expert-2']
     """
     api = client(token)
     tags = _base_tags(api, base) if base else [None]

@@ -46,8 +46,30 @@ def check(
 ) -> Report:
     """Everything that speaks against (or is worth knowing before) merging `models`, without reading weights.
 
-    A model that cannot be found at all raises; everything else is a finding of the report. `labels` names the rows
-    of a head anew, by the model's name as given.
+    A model that cannot be found at all raises; everything else is a finding of the report.
+
+    Args:
+        models: Two or more: `user/name`, `user/name@revision`, a folder, `BASE+ADAPTER`.
+        base: The pretrained model that they were fine-tuned from, for methods that work on differences to it.
+        heads: `merge` matches the rows of heads by label, `keep` leaves each expert its own, `auto` merges what can
+            be matched.
+        labels: Names of the rows of a head, by the model's name as given, where its config has none.
+        token: The Hub's token; the one of `hf auth login` where none is given.
+
+    Returns:
+        All findings, and how labels would be matched.
+
+    Raises:
+        NotFound: A model is not there.
+        AccessDenied: A model is gated or private.
+        BadRecipe: There are fewer than two models.
+
+    Examples:
+        >>> report = fusehub.check(["user/expert-1", "user/expert-2"])
+        >>> report.ok
+        True
+        >>> [finding.code for finding in report.findings]
+        ['license-result']
     """
     refs = [ref_of(model, token=token) for model in models]
     base_ref = None if base is None else ref_of(base, token=token)

@@ -30,17 +30,29 @@ class ModelFacts:
 
 @dataclass
 class Report:
-    """All findings about a set of models, and the plan for their labels where there is one."""
+    """All findings about a set of models, and the plan for their labels where there is one.
+
+    Attributes:
+        models: What is known of each model.
+        findings: Errors, warnings and notes, each with its code.
+        labels: How the rows of the heads are matched; None where they cannot be.
+        largest: Which model's tokenizer knows the tokens of all others; the first where they are the same.
+        knowing_all: The models, by id and the base among them, whose tokens are the same as the largest's.
+        download: Bytes of weights that are not on this machine yet.
+
+    Examples:
+        >>> report = fusehub.check(["user/expert-1", "user/expert-2"])
+        >>> report.labels.labels
+        ('negative', 'positive')
+        >>> report.require_ok()  # raises `Incompatible` with all errors where there are some
+    """
 
     models: list[ModelFacts]
     findings: list[Finding] = field(default_factory=list)
     labels: LabelPlan | None = None
     largest: int = 0
-    """Which model's tokenizer knows the tokens of all others; the first where they are the same."""
     knowing_all: frozenset[str] = frozenset()
-    """The models, by id and the base among them, whose tokens are the same as the largest's."""
     download: int = 0
-    """Bytes of weights that are not on this machine yet."""
 
     @property
     def ok(self) -> bool:

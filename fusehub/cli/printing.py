@@ -9,7 +9,7 @@ from fusehub.utils.formats import describe, size
 
 if TYPE_CHECKING:
     from fusehub.checking.report import Report
-    from fusehub.comparing.tuning import Tuned
+    from fusehub.comparing.trials import Tuned
     from fusehub.merging.plan import Plan
 
 

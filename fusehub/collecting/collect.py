@@ -71,27 +71,48 @@ def collect(
 ) -> Statistics | None:
     """Statistics of `model` on the examples of `data`, written into the folder `out` and opened for reading.
 
-    Of several processes that were started together, the main one writes and returns them; the others return None.
+    What has been counted is saved as it goes: the same call goes on there after it was stopped, with the same result.
 
-    `data` is a file, a folder or `user/dataset[:config][/split]`; labels are not used. `limit` takes that many
-    examples, chosen by `seed`; `max_length` cuts texts, in tokens. `description` replaces the name of the data in
-    the file, for owners who do not want to tell it. `size` is one of `encodings.SIZES`: how finely grams are stored.
-    `noise` makes them private for each example.
+    Args:
+        model: `user/name`, `user/name@revision`, a folder, or `BASE+ADAPTER`.
+        data: A file, a folder or `user/dataset[:config][/split]`; labels are not used.
+        out: A folder, new or empty.
+        limit: How many examples are taken, chosen by `seed`; all where it is not said.
+        max_length: Where texts are cut, in tokens.
+        seed: For the choice of examples, and for labels that are drawn.
+        text_column: The column that has the texts; guessed where it is not said.
+        description: Replaces the name of the data in the file, for owners who do not want to tell it.
+        size: How finely grams are stored: `full`, `half`, `compact` or `tiny`.
+        noise: Makes them private for each example.
+        fisher: Adds the Fisher diagonals of all tensors, from the same forwards, in a file beside: over all labels
+            where these are few, else over labels that are drawn by `seed`.
+        fisher_samples: How many labels are drawn for each example, instead of all.
+        batch_tokens: Tokens of a batch, padding included.
+        device: Where the model runs: `cpu`, `cuda`, `mps`; by itself an accelerator where there is one.
+        device_map: `auto` is for a model larger than its device: accelerate places its layers on all devices, in
+            memory and on the disk. It is chosen anyway where one process has an accelerator that the model does not
+            fit on.
+        max_memory: The most bytes on each device: `{"0": 20 * 10**9, "cpu": 10**9}`.
+        work: The folder of what has been counted; a hidden one beside `out` where it is not said.
+        save_every: Seconds after which that is saved.
+        token: The Hub's token; the one of `hf auth login` where none is given.
+        progress: Called with (done, total, what).
 
-    `fisher` adds the Fisher diagonals of all tensors, from the same forwards, in a file beside: over all labels where
-    these are few, else (or where `fisher_samples` says how many) over labels that are drawn by `seed`.
+    Returns:
+        The statistics, open. Of several processes that were started together, the main one writes and returns them;
+        the others return None.
 
-    `device` is where the model runs: `cpu`, `cuda`, `mps`, or by itself an accelerator where there is one.
-    `device_map="auto"` is for a model larger than its device: accelerate places its layers on all devices, in memory
-    and on the disk, with at most `max_memory` bytes on each (`{"0": 20 * 10**9, "cpu": 10**9}`). It is chosen anyway
-    where one process has an accelerator that the model does not fit on.
+    Raises:
+        NotFound: The model or the data is not there.
+        BadData: The data lacks what the model takes.
+        BadRecipe: Options do not go together.
+        NonFinite: The numbers or gradients of the model are not finite: then nothing is written.
 
-    What has been counted is saved every `save_every` seconds in the folder `work`, a hidden one beside `out` unless
-    said: the same call goes on there after it was stopped, with the same result.
-
-    Raises `NotFound` for a model or data that is not there, `BadData` for data without what the model takes,
-    `BadRecipe` for options that do not go together, `NonFinite` where the numbers or gradients of the model are not
-    finite: then nothing is written.
+    Examples:
+        >>> statistics = fusehub.collect("user/expert-1", "user/texts", "statistics", limit=20)
+        >>> layer = statistics.layers["bert.encoder.layer.0.output.dense.weight"]
+        >>> layer.size, layer.gram().shape  # of 32 inputs
+        (32, torch.Size([32, 32]))
     """
     check_size(size)
     require_place(Path(out))

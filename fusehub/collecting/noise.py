@@ -38,7 +38,21 @@ _RUNS = 16
 
 @dataclass(frozen=True)
 class Noise:
-    """How private: (`epsilon`, `delta`) for each example; `clip` scales the bounds on the length of rows."""
+    """How private statistics are to be: (`epsilon`, `delta`)-differentially, for each example.
+
+    Attributes:
+        epsilon: Less is more private; above 0, at most 100.
+        delta: The chance that the promise does not hold; above 0, at most 0.1.
+        clip: Scales the bounds on the length of rows; above 0, at most 100.
+
+    Raises:
+        BadData: A value is out of its range.
+
+    Examples:
+        >>> private = fusehub.collect("user/expert-1", "user/texts", "private", noise=fusehub.Noise(epsilon=8))
+        >>> private.metadata["noise"]["epsilon"]
+        8
+    """
 
     epsilon: float
     delta: float = 1e-6

@@ -87,7 +87,22 @@ class ComparedText:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Texts by models: `models` are the names in the order of each text's answers, the ensemble among them."""
+    """Texts by models: what each says of each text.
+
+    Attributes:
+        task: What the models are for.
+        models: Names in the order of each text's answers, the ensemble among them.
+        texts: The texts, each with the answers.
+        ensemble_of: Whose probabilities the ensemble is the mean of; empty where there is none.
+        source: Where the texts are from, where they were read from data.
+
+    Examples:
+        >>> comparison = fusehub.compare(["user/expert-1", "user/expert-2"], ["Not bad at all."])
+        >>> comparison.models
+        ['expert-1', 'expert-2', 'ensemble']
+        >>> [row["model"] for row in comparison.to_rows()]
+        ['expert-1', 'expert-2', 'ensemble']
+    """
 
     task: str
     models: list[str]
@@ -133,10 +148,35 @@ def compare(
 ) -> Comparison:
     """What each of `models` says about each of `texts`, or about `limit` texts of `data`.
 
-    `ensemble` adds the mean of the experts' probabilities: of all models that are no merges, or of those named here.
-    `max_length` cuts texts, in tokens; texts of `data` are drawn by `seed`. `kept` are models that stay in memory
-    between calls (see `fusehub.comparing.model_cache`). Raises `Incompatible` where the models are for different
-    tasks, `BadData` for texts that they do not take, `NonFinite` where one predicts NaN.
+    Args:
+        models: One or more, all for one task.
+        texts: What they are asked about.
+        data: A file, a folder or `user/dataset[:config][/split]`, in place of texts.
+        ensemble: Whether the mean of the experts' probabilities is added: of all models that are no merges, or of
+            those named here.
+        limit: How many texts of `data` are drawn.
+        seed: For that draw.
+        text_column: The column of `data` that has the texts; guessed where it is not said.
+        label_column: The column of `data` that has the labels; guessed where it is not said.
+        batch_size: How many texts a model is given at once.
+        max_length: Where texts are cut, in tokens.
+        device: Where the models run; by itself an accelerator where there is one.
+        token: The Hub's token; the one of `hf auth login` where none is given.
+        progress: Called with (done, total, what).
+        kept: Models that stay in memory between calls (see `fusehub.comparing.model_cache`).
+
+    Returns:
+        The answers, text by text, and whether they differ.
+
+    Raises:
+        Incompatible: The models are for different tasks.
+        BadData: The models do not take these texts.
+        NonFinite: A model predicts NaN.
+
+    Examples:
+        >>> comparison = fusehub.compare(["user/expert-1", "user/expert-2"], ["Not bad at all."])
+        >>> [answer.label for answer in comparison.texts[0].answers]
+        ['...', '...', '...']
     """
     refs = [ref_of(model, token=token) for model in models]
     task = check_one_task(refs)

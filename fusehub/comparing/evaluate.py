@@ -86,7 +86,20 @@ class Result:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of all models on all data sets, model by model."""
+    """Scores of all models on all data sets, model by model.
+
+    Attributes:
+        task: What the models are for.
+        models: Their names, the ensemble among them.
+        data: The names of the data sets.
+        scores: One for each model and data set.
+        ensemble_of: Whose probabilities the ensemble is the mean of; empty where there is none.
+
+    Examples:
+        >>> scores = fusehub.evaluate(["user/expert-1"], {"texts": "user/texts"}, limit=5)
+        >>> scores.rows()
+        [{'model': 'expert-1', 'texts': ...}]
+    """
 
     task: str
     models: list[str]
@@ -152,11 +165,37 @@ def evaluate(
     token: str | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Scores of `models` on `data`, which gives each SOURCE a name; its split is `test` unless the SOURCE names one.
-    Examples that were read before can stand for a SOURCE.
+    """Scores of `models` on `data`, read once; each model is loaded once.
 
-    `ensemble` adds the mean of the experts' probabilities (see `compare`). Data is read once, each model loaded once.
-    Raises `BadData` where labels are missing or are not those of the model.
+    Args:
+        models: One or more, all for one task.
+        data: Names of data sets -> a file, a folder or `user/dataset[:config][/split]`, whose split is `test` unless
+            it names one; or examples that were read before.
+        ensemble: Whether the mean of the experts' probabilities is added (see `compare`).
+        limit: How many examples of each data set are drawn; all where it is not said.
+        seed: For that draw.
+        text_column: The column that has the texts; guessed where it is not said.
+        label_column: The column that has the labels; guessed where it is not said.
+        batch_size: How many examples a model is given at once.
+        max_length: Where texts are cut, in tokens.
+        device: Where the models run; by itself an accelerator where there is one.
+        token: The Hub's token; the one of `hf auth login` where none is given.
+        progress: Called with (done, total, what).
+
+    Returns:
+        Every metric, in fractions of 1 (but for `mse` and `perplexity`, of which less is better).
+
+    Raises:
+        Incompatible: The models are for different tasks.
+        BadData: Labels are missing, or are not those of the model.
+
+    Examples:
+        >>> experts = ["user/expert-1", "user/expert-2"]
+        >>> scores = fusehub.evaluate(experts, {"texts": "user/texts"}, limit=5, ensemble=True)
+        >>> list(scores.mean())
+        ['expert-1', 'expert-2', 'ensemble']
+        >>> list(scores.scores[0].metrics)
+        ['accuracy', 'f1_macro']
     """
     refs = [ref_of(model, token=token) for model in models]
     task = check_one_task(refs)

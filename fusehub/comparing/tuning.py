@@ -16,17 +16,17 @@ import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 from fusehub.checking.heads import Heads
 from fusehub.comparing.evaluate import LESS_IS_BETTER, evaluate
 from fusehub.comparing.predictor import check_one_task, known_labels
+from fusehub.comparing.trials import Trial, Tuned, Tuning
 from fusehub.data.examples import Examples, load_examples
 from fusehub.data.sources import split_named
 from fusehub.errors import BadData, BadRecipe, Incompatible, unknown
-from fusehub.hub.upload import ModelPushOptions, Published
 from fusehub.merging.merge import merge, recipe_of
 from fusehub.merging.plan import Plan, plan_merge, replan
 from fusehub.merging.recipe import DType, Recipe
@@ -40,68 +40,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TRIALS = 30
 # What is searched of methods that add updates, and have nothing else that is, where nobody says.
 WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 SHARES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What is searched, and what decides. `data` gives each SOURCE a name; where every model keeps its head, the
-    names are those of the heads. `over` has the values to try by option (`scale` too); `weights` says that each
-    model's weight is searched. `trials` is the most merges that are made."""
-
-    data: Mapping[str, str]
-    over: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    weights: bool = False
-    trials: int = TRIALS
-    limit: int | None = None
-    seed: int = 0
-    text_column: str | None = None
-    label_column: str | None = None
-    max_length: int | None = None
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One merge that was tried: the values that were searched, each model's weight where these were, its scores."""
-
-    values: dict[str, Any]
-    weights: tuple[float, ...] | None
-    scores: dict[str, float]
-    mean: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data; a score that does not exist is null."""
-        scores = {name: value if math.isfinite(value) else None for name, value in self.scores.items()}
-        mean = self.mean if math.isfinite(self.mean) else None
-        return {"values": self.values, "weights": self.weights, "scores": scores, "mean": mean}
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """A search that is done. `plan` has the best values, and its report will tell of all trials."""
-
-    plan: Plan
-    trials: list[Trial]
-    chosen: int
-    metric: str
-
-    @property
-    def best(self) -> Trial:
-        """The trial whose values were taken."""
-        return self.trials[self.chosen]
-
-    @property
-    def recipe(self) -> Recipe:
-        """The recipe with the values that were chosen."""
-        return self.plan.recipe
-
-    def push_to_hub(self, repo_id: str, **options: Unpack[ModelPushOptions]) -> Published:
-        """Merges by the plan into a folder of its own, and pushes that: see `MergeResult.push_to_hub`."""
-        with scratch() as folder:
-            return merge(self.plan, folder / "merged").push_to_hub(repo_id, **options)
 
 
 def tune(
@@ -132,11 +73,26 @@ def tune(
     token: str | None = None,
     progress: Progress = silent,
 ) -> Tuned:
-    """Chooses the options of a merge of `models` by its scores on `data`; the arguments are those of `merge`.
+    """Chooses the options of a merge of `models` by its scores on `data`.
 
-    `data` gives each SOURCE of labelled validation data a name (its split is `validation` unless it names one), or is
-    a `Tuning`, which says more. Raises a `FuseHubError` before anything is merged where something cannot be tried;
-    `BadData` where only a test split would be left to tune on.
+    The other arguments are those of `merge`.
+
+    Args:
+        models: Two or more models, a recipe, a recipe's file or a plan.
+        data: Names of labelled validation data -> SOURCE (its split is `validation` unless it names one), or a
+            `Tuning`, which says more.
+
+    Returns:
+        All trials, and the plan of the best, for `merge`.
+
+    Raises:
+        FuseHubError: Something cannot be tried; said before anything is merged.
+        BadData: Only a test split would be left to tune on.
+
+    Examples:
+        >>> search = fusehub.Tuning({"texts": "user/texts"}, over={"alpha": [0.5]}, limit=5)
+        >>> tuned = fusehub.tune(["user/expert-1", "user/expert-2"], search)
+        >>> merged = fusehub.merge(tuned.plan, "tuned")
     """
     plan = models
     if not isinstance(models, Plan):

@@ -23,7 +23,15 @@ _patience: Literal["", "wanted", "there"] = ""
 
 @cache
 def fusehub_version() -> str:
-    """The installed version of this package, read from its metadata so that it is written down once."""
+    """The installed version of this package, read from its metadata so that it is written down once.
+
+    Returns:
+        The version; `0.0.0+source` in a checkout that nobody installed, as in a Space.
+
+    Examples:
+        >>> fusehub.fusehub_version() == fusehub.__version__
+        True
+    """
     try:
         return version("fusehub")
     except PackageNotFoundError:

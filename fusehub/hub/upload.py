@@ -56,7 +56,20 @@ class ModelPushOptions(PushOptions, total=False):
 
 @dataclass(frozen=True)
 class Published:
-    """What was pushed: the repo's page, the commit, and the pull request where it is one."""
+    """What was pushed.
+
+    Attributes:
+        url: The repo's page.
+        commit: The commit that has it.
+        repo_id: `user/name`.
+        private: Whether only its owner sees it.
+        pull_request_url: The pull request, where it is one.
+
+    Examples:
+        >>> merged = fusehub.merge(["user/expert-1", "user/expert-2"], "merged")
+        >>> fusehub.publish(merged.folder, "you/with-a-commit").commit
+        '...'
+    """
 
     url: str
     commit: str

@@ -42,7 +42,19 @@ _RELATED = 0.3
 
 @dataclass
 class MergeResult:
-    """A merge that was carried out: where it is, what it was made by, and what is worth knowing about it."""
+    """A merge that was carried out: where it is, what it was made by, and what is worth knowing about it.
+
+    Attributes:
+        folder: The folder with the model.
+        plan: What was carried out.
+        notes: Tensors whose making was not as planned -> why.
+        hashes: Files of weights -> their sha256.
+
+    Examples:
+        >>> result = fusehub.merge(["user/expert-1", "user/expert-2"], "merged", method="mean")
+        >>> result.plan.method.name, list(result.hashes)
+        ('mean', ['model.safetensors'])
+    """
 
     folder: Path
     plan: Plan

@@ -62,18 +62,39 @@ def merge(
     token: str | None = None,
     progress: Progress = silent,
 ) -> MergeResult:
-    """Merges `models` (or what a recipe, a recipe's file or a plan says) into the folder `out`, new or empty.
+    """Merges `models` into the folder `out`, which appears when it is complete.
 
-    `method` is one of `fusehub.METHODS`, RegMean unless said. `weights`, `statistics`, `data` and `labels` go by the
-    models' names; these, the `parameters` of the method and all from `base_model` to `chat_template` are what
-    `Recipe.changed` tells of. `plugins` are files with methods of your own, which are run.
+    It then has weights, config, tokenizer, the recipe with everything resolved, and a report. The other arguments are
+    those of `Recipe.changed`.
 
-    `allow_unrelated` goes on where the weights are of different bases, `allow_other_weights` where statistics were
-    made for other weights, `ignore` has the codes of findings (`fusehub.utils.findings.CODES`) that do not stop this
-    merge.
+    Args:
+        models: Two or more models, a recipe, a recipe's file or a plan.
+        out: A folder, new or empty.
+        method: One of `fusehub.METHODS`; RegMean where nothing is said.
+        plugins: Files with methods of your own, which are run.
+        allow_unrelated: Go on where the weights look as if they were of different bases.
+        allow_other_weights: Go on where statistics were made for other weights.
+        ignore: Codes of findings that do not stop this merge.
+        max_shard_size: The most bytes of one file of weights.
+        token: The Hub's token; the one of `hf auth login` where none is given.
+        progress: Called with (done, total, what).
 
-    The folder appears when it is complete: weights, config, tokenizer, the recipe with everything resolved, and a
-    report. Raises a `FuseHubError` and leaves nothing behind where it cannot be done.
+    Returns:
+        Where the merge is, the plan that it was made by, and what is worth knowing about it.
+
+    Raises:
+        FuseHubError: It cannot be done; then nothing is left behind.
+
+    Examples:
+        >>> result = fusehub.merge(["user/expert-1", "user/expert-2"], "merged", parameters={"alpha": 0.9})
+        >>> sorted(path.name for path in result.folder.glob("*.safetensors"))
+        ['model.safetensors']
+
+        A recipe says the same in a file, and gives the same bytes again:
+
+        >>> again = fusehub.merge(Path("merged/fusehub_recipe.yaml"), "again")
+        >>> again.hashes == result.hashes
+        True
     """
     changes = Changes(
         base_model=base_model, weights=weights, parameters=parameters, statistics=statistics, data=data,

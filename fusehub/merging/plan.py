@@ -60,7 +60,40 @@ _BESIDE = {
 
 @dataclass(frozen=True)
 class Plan:
-    """A merge that is ready to be carried out."""
+    """A merge that is ready to be carried out.
+
+    Attributes:
+        recipe: What was asked for, with every model at its commit.
+        method: How it is merged.
+        settings: The method's options, of the merge and of each model.
+        experts: The models, resolved.
+        base: The model that they were fine-tuned from, where there is one.
+        names: The experts' short names.
+        layout: The linear layers of the result.
+        labels: How the rows of the heads are matched.
+        tensors: What is done with each tensor, by name.
+        kept: For each expert the names in its file of what it keeps as it is, where heads are not merged.
+        shards: The files of weights that are written.
+        headers: The tensors of each expert, and of the base where there is one, as they were told when this was
+            planned.
+        statistics: Those of each expert, for a method that needs some.
+        hashes: For each expert its files of weights -> their sha256.
+        report: What was found about the models.
+        allowed: What it goes on with although it is dangerous.
+        notes: What is worth knowing.
+        donors: Whose config, tokenizer and chat template the result has; None where each expert keeps its head and its
+            own.
+        cost: Bytes that are downloaded, written and held in memory, and the work.
+        max_shard_size: The most bytes of one file of weights.
+        tuning: How parameters and weights were chosen, where validation data did that: see `fusehub.comparing.tuning`.
+
+    Examples:
+        >>> plan = fusehub.plan_merge(fusehub.Recipe.of(["user/expert-1", "user/expert-2"]))
+        >>> plan.names, plan.notes
+        (('expert-1', 'expert-2'), ())
+        >>> fusehub.merge(plan, "merged").folder
+        PosixPath('merged')
+    """
 
     recipe: Recipe
     method: Method
@@ -72,21 +105,17 @@ class Plan:
     labels: LabelPlan
     tensors: dict[str, TensorPlan]
     kept: tuple[tuple[str, ...], ...]
-    """For each expert the names in its file of what it keeps as it is, where heads are not merged."""
     shards: tuple[Shard, ...]
     headers: tuple[Mapping[str, TensorInfo], ...]
-    """The tensors of each expert, and of the base where there is one, as they were told when this was planned."""
     statistics: tuple[StatisticsSource, ...]
     hashes: tuple[dict[str, str], ...]
     report: Report
     allowed: Allowed = NOTHING_ALLOWED
     notes: tuple[str, ...] = ()
     donors: Donors | None = None
-    """Whose config, tokenizer and chat template the result has; None where each expert keeps its head and its own."""
     cost: dict[str, int] = field(default_factory=dict)
     max_shard_size: int = MAX_SHARD_SIZE
     tuning: dict[str, Any] | None = None
-    """How parameters and weights were chosen, where validation data did that: see `fusehub.comparing.tuning`."""
 
     @property
     def weights(self) -> list[Any]:
@@ -157,9 +186,26 @@ def plan_merge(
     max_shard_size: int = MAX_SHARD_SIZE,
     token: str | None = None,
 ) -> Plan:
-    """The plan of `recipe`. Raises a `FuseHubError` that lists all problems if it cannot be carried out.
+    """The plan of `recipe`: what would be done with every tensor, and what it costs. Nothing is merged.
 
-    `allowed` says what it goes on with although it is dangerous.
+    Args:
+        recipe: What is merged, and how.
+        allowed: What it goes on with although it is dangerous.
+        max_shard_size: The most bytes of one file of weights.
+        token: The Hub's token; the one of `hf auth login` where none is given.
+
+    Returns:
+        The plan, for `merge` or `tune`.
+
+    Raises:
+        FuseHubError: It cannot be carried out; all problems are listed.
+
+    Examples:
+        >>> plan = fusehub.plan_merge(fusehub.Recipe.of(["user/expert-1", "user/expert-2"]))
+        >>> plan.tensors["bert.encoder.layer.0.output.dense.weight"].action
+        'solve'
+        >>> plan.cost["output_bytes"] > 0
+        True
     """
     method = find_method(recipe.merge_method)
     require_adding(recipe, method)

@@ -88,7 +88,16 @@ class ModelEntry(_Strict):
 
 
 class Recipe(_Strict):
-    """All that determines a merge."""
+    """All that determines a merge. Its fields are the keys of a recipe's file, and say what they mean.
+
+    Examples:
+        >>> recipe = fusehub.Recipe.of(["user/expert-1", "user/expert-2"], parameters={"alpha": 0.5})
+        >>> print(recipe.changed(weights={"user/expert-2": 2.0}).to_yaml())
+        merge_method: regmean
+        models:
+        - model: user/expert-1
+        ...
+    """
 
     merge_method: str = Field(description="the name of a method: see `fusehub methods`")
     models: tuple[ModelEntry, ...] = Field(min_length=1, description="two models or more")

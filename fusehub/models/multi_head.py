@@ -37,10 +37,27 @@ def load_heads(
     device: str = "cpu",
     token: str | None = None,
 ) -> SharedBody:
-    """The models in the subfolders of a repo or folder (those named in `heads`, else all) over one body, in eval mode.
+    """The models in the subfolders of a repo or folder over one body, in eval mode.
 
-    `dtype` None keeps the one that they are stored in. Raises `NotFound` where there is no such head, and
-    `Incompatible` where the models have no body in common.
+    Args:
+        model: The repo or folder.
+        heads: Names of those that are wanted; all where none is named.
+        dtype: None keeps the one that they are stored in.
+        device: Where they are put.
+        token: The Hub's token; the one of `hf auth login` where none is given.
+
+    Returns:
+        A module that gives each head's output.
+
+    Raises:
+        NotFound: There is no such head.
+        Incompatible: The models have no body in common.
+
+    Examples:
+        >>> merged = fusehub.merge(["user/expert-1", "user/expert-2"], "merged", heads="keep")
+        >>> model = fusehub.load_heads("merged")
+        >>> list(model.heads)
+        ['expert-1', 'expert-2']
     """
     found = resolve_all(model, token=token)
     missing = [name for name in heads if name not in found]
@@ -56,6 +73,14 @@ class SharedBody(nn.Module):
     `forward` gives each head's output by its name, as transformers gives it. Where the whole body is the same, it runs
     once for all of them; where experts kept a part of it (their poolers), once for each that did. Gradients flow as
     through any module, and `heads[name].save_pretrained(...)` writes that model with the body.
+
+    Examples:
+        >>> merged = fusehub.merge(["user/expert-1", "user/expert-2"], "merged", heads="keep")
+        >>> model = fusehub.load_heads("merged")
+        >>> tokenizer = AutoTokenizer.from_pretrained("merged/expert-1")
+        >>> outputs = model(**tokenizer("not very funny", return_tensors="pt"))
+        >>> outputs["expert-1"].logits.shape
+        torch.Size([1, 2])
     """
 
     def __init__(self, heads: Iterable[tuple[str, PreTrainedModel]]) -> None:

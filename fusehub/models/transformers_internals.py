@@ -17,7 +17,7 @@ from fusehub.errors import Incompatible, first_line
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-KNOWN = ("5.20", "5.23")
+KNOWN = ("5.21", "5.23")
 """The oldest and the newest version that this was tried with."""
 
 _P = ParamSpec("_P")

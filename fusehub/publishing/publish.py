@@ -65,15 +65,41 @@ def publish(
     token: str | None = None,
     progress: Progress = silent,
 ) -> Published:
-    """Pushes the model in `folder` to the repo `repo_id` (`user/name`, or `name` for one's own).
+    """Pushes the model in `folder` to a repo, with a card, and looks at what arrived.
 
-    The repo is made, private unless said otherwise (`private=False`). One that is there is an error, unless `exist_ok`
-    (files are added and replaced, none deleted) or `create_pr` (proposed to its owner). `revision` is the branch that
-    is pushed to, which is made where it is not there; `commit_message` and `commit_description` are the commit's own
-    where FuseHub's is not wanted. A README.md in the folder is pushed as it is;
-    else a card is written, with the results of `evaluation`. What speaks against it is allowed one by one: a licence
-    that forbids it, or two that do not go together (`allow_license`); an expert that is not for everyone, in public
-    (`allow_restricted`); statistics in the folder of few rows, or of other weights.
+    The repo is made where it is not there. A README.md in the folder is pushed as it is; else a card is written.
+
+    Args:
+        folder: What `merge` wrote, or another model's folder.
+        repo_id: `user/name`, or `name` for one's own.
+        private: Whether only its owner sees a repo that is made.
+        create_pr: Propose it to the owner of a repo that is there.
+        commit_message: The commit's title, where FuseHub's is not wanted.
+        commit_description: The commit's text.
+        revision: The branch that is pushed to, which is made where it is not there.
+        exist_ok: Go on where the repo is there: files are added and replaced, none deleted.
+        evaluation: Results for the card.
+        allow_license: Go on where a license forbids it, or two do not go together.
+        allow_restricted: Go on where an expert is not for everyone, in public.
+        allow_few_rows: Go on where statistics in the folder are of few rows.
+        allow_other_weights: Go on where statistics in the folder are of other weights.
+        token: The Hub's token; the one of `hf auth login` where none is given.
+        progress: Called with (done, total, what).
+
+    Returns:
+        Where it is, and the commit.
+
+    Raises:
+        NotFound: There is no finished model in the folder.
+        OutputExists: The repo is there already.
+        AccessDenied: The token may not write there, or the result may not be shown to everyone.
+        Incompatible: A license speaks against it, or transformers cannot load the model.
+
+    Examples:
+        >>> merged = fusehub.merge(["user/expert-1", "user/expert-2"], "merged")
+        >>> published = fusehub.publish(merged.folder, "you/merged")
+        >>> published.repo_id, published.private
+        ('you/merged', True)
     """
     folder = Path(folder)
     # What can be told without the Hub, and at once, comes before what cannot.
@@ -120,10 +146,37 @@ def publish_statistics(
 ) -> Published:
     """Pushes the statistics in `folder` into the repo of `model` under `fusehub/`, where merges find them.
 
-    With another `repo_id` they go into a companion repo with a card of its own, for models that one does not own.
-    Raises `BadStatistics` where they were made for other weights than the repo has now (unless `allow_other_weights`),
-    or of so few texts that they would tell what is in them (unless `allow_few_rows`), and `AccessDenied` where a gated
-    or private model's would be public (unless `allow_restricted`).
+    Args:
+        folder: What `collect` wrote.
+        repo_id: Another repo, a companion with a card of its own, for models that one does not own.
+        model: The model on the Hub that they are of.
+        private: Whether only its owner sees a companion that is made.
+        create_pr: Propose them to the owner of the repo.
+        commit_message: The commit's title, where FuseHub's is not wanted.
+        commit_description: The commit's text.
+        revision: The branch that is pushed to, which is made where it is not there.
+        exist_ok: Go on where the companion is there.
+        allow_restricted: Go on where a gated or private model's would be public.
+        allow_few_rows: Go on where they are of so few texts that they would tell what is in them.
+        allow_other_weights: Go on where they were made for other weights than the repo has now.
+        token: The Hub's token; the one of `hf auth login` where none is given.
+        progress: Called with (done, total, what).
+
+    Returns:
+        Where they are, and the commit.
+
+    Raises:
+        NotFound: There are no statistics in the folder, or no such model on the Hub.
+        BadStatistics: They are of other weights, or of too few texts.
+        AccessDenied: The token may not write there, or a gated or private model's would be public.
+
+    Examples:
+        >>> statistics = fusehub.collect("user/expert-1", "user/texts", "statistics")
+        >>> published = fusehub.publish_statistics(
+        ...     "statistics", "you/expert-1-statistics", model="user/expert-1", allow_few_rows=True
+        ... )
+        >>> published.repo_id
+        'you/expert-1-statistics'
     """
     folder = Path(folder)
     ref = ref_of(model, token=token)

@@ -77,14 +77,31 @@ def add_statistics(
     disjoint: bool = False,
     token: str | None = None,
 ) -> Statistics:
-    """The sum of the statistics at `sources` (files, folders or repos), written into the folder `out` and opened.
+    """The sum of the statistics at `sources`, written into the folder `out` and opened.
 
-    `disjoint` says that they are of different people's texts, none of which is in two of them: noise then keeps the
-    weakest promise of them, where otherwise what each of them tells of a text adds up.
+    Of the same data and perhaps of other texts of it: a warning. A layer that only some of them counted has the rows
+    of those.
 
-    Raises `BadStatistics` where they are not of the same weights, with what differs, where they are the same
-    statistics or of the same texts twice, and where they are `disjoint` and name the same data. Of the same data and
-    perhaps of other texts of it: a warning. A layer that only some of them counted has the rows of those.
+    Args:
+        sources: Two or more files, folders or repos.
+        out: A folder, new or empty.
+        size: How finely grams are stored, never finer than the coarsest of the parts.
+        disjoint: Whether they are of different people's texts, none of which is in two of them: noise then keeps the
+            weakest promise of them, where otherwise what each of them tells of a text adds up.
+        token: The Hub's token; the one of `hf auth login` where none is given.
+
+    Returns:
+        The sum, open.
+
+    Raises:
+        BadStatistics: They are not of the same weights (it says what differs), are the same statistics or of the same
+            texts twice, or are `disjoint` and name the same data.
+
+    Examples:
+        >>> more = fusehub.collect("user/expert-1", "user/texts/test", "more", limit=10)
+        >>> both = fusehub.add_statistics(["user/expert-1", "more"], "both")
+        >>> both.metadata["examples"] - more.metadata["examples"]  # of those that are published
+        24
     """
     if len(sources) < 2:
         raise BadStatistics("One set of statistics cannot be added.", "Give two or more.")

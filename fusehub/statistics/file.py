@@ -191,7 +191,23 @@ class StoredLayer:
 class Statistics:
     """A statistics file or the index of its shards, open for reading: metadata at once, matrices when asked for.
 
-    Raises `BadStatistics` for a file that is truncated, is not statistics, or is of an unknown version.
+    Args:
+        path: The file or the index.
+        origin: What it is called in messages; its path where it is not said.
+
+    Attributes:
+        metadata: What the file tells of itself: see the format.
+        aliases: Layers that are given the same inputs as another -> the one whose matrices are stored.
+
+    Raises:
+        BadStatistics: The file is truncated, is not statistics, or is of an unknown version.
+
+    Examples:
+        >>> fusehub.collect("user/expert-1", "user/texts", "statistics", limit=20).close()
+        >>> statistics = fusehub.Statistics(Path("statistics/statistics.safetensors"))
+        >>> statistics.metadata["examples"], "classifier.weight" in statistics.layers
+        (20, True)
+        >>> statistics.close()
     """
 
     def __init__(self, path: Path, origin: str | None = None) -> None:

@@ -69,9 +69,25 @@ def inspect(
     token: str | None = None,
     progress: Callable[[int, int, str], None] = silent,
 ) -> StatisticsSummary:
-    """Reads every layer of the statistics at `source`. Raises `BadStatistics` naming the first that is not sound.
+    """Reads every layer of the statistics at `source`.
 
-    `against` is a model, which is run on random tokens: statistics that cannot be its are refused.
+    Args:
+        source: A file, a folder or a repo.
+        against: A model, which is run on random tokens: statistics that cannot be its are refused.
+        token: The Hub's token; the one of `hf auth login` where none is given.
+        progress: Called with (done, total, what).
+
+    Returns:
+        What they hold, layer by layer, and how large they are.
+
+    Raises:
+        NotFound: There are none.
+        BadStatistics: A layer is not sound; it is named.
+
+    Examples:
+        >>> summary = fusehub.inspect("user/expert-1")
+        >>> summary.layers[0].rank <= summary.layers[0].size
+        True
     """
     statistics = open_statistics(source, token=token)
     try:

@@ -25,9 +25,24 @@ _WRITTEN = ("format", "version", "size", "layers", "aliases")
 
 
 def resize_statistics(source: str, out: str | Path, *, size: str, token: str | None = None) -> Statistics:
-    """The statistics at `source` (a file, a folder or a repo) in `size`, written into the folder `out` and opened.
+    """The statistics at `source` in `size`, written into the folder `out` and opened.
 
-    Raises `BadStatistics` where they are not larger than that.
+    Args:
+        source: A file, a folder or a repo.
+        out: A folder, new or empty.
+        size: `half`, `compact` or `tiny`.
+        token: The Hub's token; the one of `hf auth login` where none is given.
+
+    Returns:
+        The smaller statistics, open.
+
+    Raises:
+        BadStatistics: They are not larger than that.
+
+    Examples:
+        >>> small = fusehub.resize_statistics("user/expert-1", "small", size="tiny")
+        >>> small.metadata["size"]
+        'tiny'
     """
     check_size(size)
     require_place(Path(out))

@@ -51,10 +51,26 @@ def model_card(
     repo_id: str | None = None,
     evaluation: Evaluation | Mapping[str, Any] | None = None,
 ) -> ModelCard:
-    """The card of the model in `folder`; `evaluation` adds its results. Files in the folder are left as they are.
+    """The card of the model in `folder`, whose files are left as they are.
 
-    A folder that no merge wrote gets a short card of what its config says. Raises `NotFound` where there is no
-    model, and `BadData` where the evaluation does not have this one among its models.
+    A folder that no merge wrote gets a short card of what its config says.
+
+    Args:
+        folder: What `merge` wrote, or another model's folder.
+        repo_id: The repo that it will be in, for the card's title and code.
+        evaluation: Results for the card.
+
+    Returns:
+        The card, whose text is `str(card)`.
+
+    Raises:
+        NotFound: There is no model in the folder.
+        BadData: The evaluation does not have this model among its own.
+
+    Examples:
+        >>> merged = fusehub.merge(["user/expert-1", "user/expert-2"], "merged")
+        >>> fusehub.model_card(merged.folder, repo_id="you/merged").data.base_model
+        ['user/expert-1', 'user/expert-2']
     """
     folder = Path(folder)
     merge = read_merge(folder)

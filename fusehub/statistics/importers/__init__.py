@@ -39,11 +39,29 @@ def import_statistics(
     size: str = DEFAULT_SIZE,
     token: str | None = None,
 ) -> Statistics:
-    """The statistics of `model` that the file or folder `source` holds, written into the folder `out` and opened.
+    """The statistics of `model` that another project's file holds, written into the folder `out` and opened.
 
-    `description` says what data they were made from, where the file's own word for it is not to be told. Layers
-    that the file lacks are listed as uncounted, and what it has beside them as `ignored`. Raises `BadStatistics`
-    where nothing in it is of a layer of this model, or of another size.
+    Layers that the file lacks are listed as uncounted, and what it has beside them as `ignored`.
+
+    Args:
+        model: The model that they were made with, which the file does not say.
+        source: An imatrix file of llama.cpp, or a folder of Hessians as QuIP# has them.
+        out: A folder, new or empty.
+        description: What data they were made from, where the file's own word for it is not to be told.
+        size: How finely grams are stored.
+        token: The Hub's token; the one of `hf auth login` where none is given.
+
+    Returns:
+        The statistics, open.
+
+    Raises:
+        NotFound: There is no such file, or no such model.
+        BadStatistics: Nothing in it is of a layer of this model, or is of another size.
+
+    Examples:
+        >>> statistics = fusehub.import_statistics("user/writer", "imatrix.gguf", "statistics")
+        >>> statistics.metadata["imported"]["from"]
+        'llama.cpp imatrix'
     """
     source = Path(source).expanduser()
     if not source.exists():
