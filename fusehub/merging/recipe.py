@@ -300,7 +300,7 @@ class Recipe(_Strict):
         try:
             return cls.parse(content)
         except BadRecipe as error:
-            raise BadRecipe(f"{path}: {error.what}", error.fix) from error
+            raise error.retold(f"{path}: {error.what}") from error
 
     def to_yaml(self) -> str:
         """The recipe as YAML, everything stated, in the order of the fields."""
