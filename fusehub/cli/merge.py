@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -184,10 +186,14 @@ def merge(
             print_tuning(tuned)
     with bar(f"Merging {len(plan.experts)} models", quiet=as_json) as progress:
         result = merge_models(plan, out, progress=progress)
+    notes = {name: [asdict(note) for note in own] for name, own in result.notes.items()}
     if as_json:
-        print_json({"folder": str(out), "notes": result.notes, "sha256": result.hashes, **summarise(plan)})
+        print_json({"folder": str(out), "notes": notes, "sha256": result.hashes, **summarise(plan)})
         return
-    for text in sorted({note for notes in result.notes.values() for note in notes})[:5]:
+    told: dict[str, str] = {}
+    for note in itertools.chain(*result.notes.values()):
+        told.setdefault(note.kind, note.text)
+    for text in told.values():
         say(f"note: {text}")
     say(f"Merged {len(plan.experts)} models by {plan.method.title}: {describe_actions(plan)} -> {out}/", "green")
     for number, line in enumerate([*_comparisons(plan, out), f"fusehub publish {shlex.quote(str(out))} USER/NAME"]):

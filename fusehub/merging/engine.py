@@ -26,6 +26,7 @@ from fusehub.merging.layer_solver import LayerSolver
 from fusehub.merging.plan import MAX_SHARD_SIZE, Plan
 from fusehub.merging.planner import TensorPlan
 from fusehub.merging.settling import settled
+from fusehub.methods import Note
 from fusehub.models.checkpoint import Checkpoint, Shard, ShardWriter, fetch_weights, index_of, plan_shards
 from fusehub.models.tensor_files import dtype_name, torch_dtype
 from fusehub.utils.progress import Progress
@@ -58,7 +59,8 @@ class MergeResult:
 
     folder: Path
     plan: Plan
-    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: dict[str, tuple[Note, ...]] = field(default_factory=dict)
+    """What methods had to say of layers, by the names of their weights."""
     hashes: dict[str, str] = field(default_factory=dict)
 
     def push_to_hub(self, repo_id: str, **options: Unpack[ModelPushOptions]) -> Published:

@@ -13,7 +13,7 @@ from fusehub.errors import Incompatible
 from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan
 from fusehub.merging.sources.data_free import UpdateGram
-from fusehub.methods.base import Layer, Merged
+from fusehub.methods.base import Layer, Merged, Note
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,7 @@ class LayerSolver:
 
     def __init__(self, plan: Plan, statistics: Sequence[Mapping[str, LayerStatistics]]) -> None:
         self.plan, self.statistics = plan, statistics
-        self.notes: dict[str, tuple[str, ...]] = {}
+        self.notes: dict[str, tuple[Note, ...]] = {}
         self._cache_key: Any = None
         self._cache: dict[Any, Any] = {}
 
@@ -64,7 +64,7 @@ class LayerSolver:
         labels = self.plan.labels
         weight = torch.empty(len(labels.labels), weights[0].shape[1], dtype=torch.float64)
         bias = torch.empty(len(labels.labels), dtype=torch.float64) if biases else None
-        notes: list[str] = []
+        notes: list[Note] = []
         for experts, rows in labels.groups():
             at = {index: [labels.rows[index][row] for row in rows] for index in experts}
             part = self._rows(

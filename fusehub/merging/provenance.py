@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fusehub.merging.donors import Donors, donors_alone
 from fusehub.merging.plan import Plan
 from fusehub.merging.planned_model import config_of_result
 from fusehub.merging.recipe import FILENAME, Recipe
+from fusehub.methods import Note
 from fusehub.models.adapters import AdaptedRef
 from fusehub.models.chat_templates import FILENAME as TEMPLATE
 from fusehub.models.chat_templates import template_of
@@ -30,7 +32,7 @@ REPORT_FILENAME = "fusehub_report.json"
 
 
 def write_side_files(
-    plan: Plan, folder: Path, notes: Mapping[str, tuple[str, ...]], hashes: Mapping[str, str]
+    plan: Plan, folder: Path, notes: Mapping[str, tuple[Note, ...]], hashes: Mapping[str, str]
 ) -> None:
     """Writes all files of a merge but the weights into `folder`, whose weight files have the sha256 `hashes`."""
     if plan.labels.policy == "keep":
@@ -44,7 +46,7 @@ def write_side_files(
     del planned["cost"]["download_bytes"]
     report = {
         **planned,
-        "layer_notes": {name: list(texts) for name, texts in notes.items()},
+        "layer_notes": {name: [asdict(note) for note in own] for name, own in notes.items()},
         "sha256": dict(sorted(hashes.items())),
         "sources": [_source(plan, index) for index in range(len(plan.experts))],
         "base_source": _base_source(plan),

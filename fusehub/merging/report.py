@@ -68,6 +68,14 @@ class _Tensor(_Told):
     shape: list[NonNegativeInt]
     action: str
     why: str
+    solved_with: _Text = None
+
+
+class _Note(_Told):
+    """What a method said of a layer."""
+
+    kind: str
+    text: str
 
 
 class _Finding(_Told):
@@ -110,7 +118,7 @@ class _Report(_Told):
     labels: list[str]
     findings: list[_Finding]
     notes: list[str]
-    layer_notes: dict[str, list[str]]
+    layer_notes: dict[str, list[_Note]]
     statistics: list[str]
     data: list[dict[str, Any]] = []
     tuning: Tuning | None = None

@@ -7,7 +7,7 @@ there is one, and its own typed options. It returns one tensor. No method reads 
     merged = method.merge(layer, method.parse({"alpha": 0.9}))
 """
 
-from fusehub.methods.base import Layer, LayerStatistics, Merged, Method, NoShare, Options, Share
+from fusehub.methods.base import Layer, LayerStatistics, Merged, Method, NoShare, Note, Options, Share
 from fusehub.methods.cost import Cost
 from fusehub.methods.registry import METHODS, find_method, merge_method
 
@@ -24,6 +24,7 @@ __all__ = [
     "Merged",
     "Method",
     "NoShare",
+    "Note",
     "Options",
     "Share",
     "find_method",

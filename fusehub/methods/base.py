@@ -112,12 +112,20 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What is worth saying of one layer. Notes of one `kind` are told once, of however many layers they are said."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Merged:
     """What a method makes of a layer: the tensor, the bias where it solved one too, and what is worth saying."""
 
     tensor: Tensor
     bias: Tensor | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 BaseRole = Literal["optional", "needed", "origin", "end"]

@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any
 
 from fusehub.errors import BadRecipe, FuseHubError, NotFound
-from fusehub.methods.base import Layer, Merged, Method
+from fusehub.methods.base import Layer, Merged, Method, Note
 from fusehub.methods.cost import Cost
 from fusehub.methods.registry import ALIASES, METHODS, NameTaken
 
@@ -111,6 +111,11 @@ def _guarded(method: Method, path: Path) -> Method:
             raise BadRecipe(
                 f"{path.name}: {method.name} makes {made} of {layer.name}, not {list(layer.tensors[0].shape)}.",
                 "Return a tensor of the shape of layer.tensors[0].",
+            )
+        if odd := [note for note in merged.notes if not isinstance(note, Note)]:
+            raise BadRecipe(
+                f"{path.name}: {method.name} notes {odd[0]!r} of {layer.name}, which is no Note.",
+                "Give notes as fusehub.methods.Note(KIND, TEXT).",
             )
         if layer.biases and (merged.bias is None or merged.bias.shape != layer.biases[0].shape):
             raise BadRecipe(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from fusehub.errors import BadStatistics
-from fusehub.methods.base import Layer, LayerStatistics, Merged, Options
+from fusehub.methods.base import Layer, LayerStatistics, Merged, Note, Options
 from fusehub.methods.mean import weighted_mean
 from fusehub.methods.registry import merge_method
 
@@ -124,7 +124,7 @@ class System:
     scale: torch.Tensor
     factor: torch.Tensor | None
     eigen: tuple[torch.Tensor, torch.Tensor] | None
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
     @classmethod
     def of(
@@ -158,7 +158,8 @@ class System:
         notes = []
         if dead.any():
             count = int(dead.sum())
-            notes.append(f"{count} of {len(diagonal)} input features never used: kept at the anchor")
+            told = f"{count} of {len(diagonal)} input features never used: kept at the anchor"
+            notes.append(Note("inputs-unused", told))
         scale = torch.where(dead, 0.0, diagonal.clamp_min(torch.finfo(torch.float64).tiny).rsqrt())
         factor = eigen = None
         if options.alpha > 0:
@@ -169,7 +170,8 @@ class System:
                 # Rounding of the means can do this to [x, 1]; to x only a broken file can.
                 eigen = _eigen(total, len(diagonal), None if affine else name)
                 rank = int((eigen[0] > 0).sum() - dead.sum())
-                notes.append(f"inputs span {rank} of {len(diagonal)} directions: the rest kept at the anchor")
+                told = f"inputs span {rank} of {len(diagonal)} directions: the rest kept at the anchor"
+                notes.append(Note("inputs-dependent", told))
         return cls(statistics, weights, grams, options.alpha, affine, scale, factor, eigen, tuple(notes))
 
     def solve(self, deltas: Sequence[Tensor]) -> Tensor:

@@ -335,9 +335,9 @@ def test_what_was_found_on_the_way_is_told_once(sources):
         {"code": "license-result", "level": "note", "what": "Licence of the result: mit (x).", "fix": ""},
     ]
     report["layer_notes"] = {
-        "a.weight": ["inputs span 3 of 16 directions: the rest kept at the anchor"],
-        "b.weight": ["inputs span 5 of 16 directions: the rest kept at the anchor"],
-        "c.weight": ["1 of 16 input features never used: kept at the anchor"],
+        "a.weight": [{"kind": "span", "text": "inputs span 3 of 16 directions: the rest kept at the anchor"}],
+        "b.weight": [{"kind": "span", "text": "five directions of 16 alone are known"}],
+        "c.weight": [{"kind": "unused", "text": "1 of 16 input features never used: kept at the anchor"}],
     }
     (copy / "fusehub_report.json").write_text(json.dumps(report))
     text = model_card(copy).text

@@ -178,7 +178,7 @@ def test_too_few_rows_are_noted_and_the_result_is_finite(tmp_path):
     for path in paths:
         collect(str(path), text_file(tmp_path, texts=["a"]), path / "fusehub").close()
     result = merge(recipe_of(paths, parameters={"alpha": 1.0}), tmp_path / "out")
-    assert "directions: the rest kept at the anchor" in result.notes["classifier.weight"][0]
+    assert "directions: the rest kept at the anchor" in result.notes["classifier.weight"][0].text
     assert all(torch.isfinite(value).all() for value in weights_of(tmp_path / "out").values())
     assert json.loads((tmp_path / "out" / "fusehub_report.json").read_text())["layer_notes"]["classifier.weight"]
 

@@ -259,3 +259,22 @@ def test_facts_that_no_method_can_have_are_told_when_the_file_is_loaded(tmp_path
     path = plugin(tmp_path, f"{head}{told})\n{rest[rest.index('def ') :]}", "mine.py")
     with pytest.raises(BadRecipe, match=said):
         load_plugins([path])
+
+
+def test_what_a_plugin_notes_of_layers_is_told_by_its_kind(tmp_path):
+    experts = with_statistics(relatives(tmp_path / "experts"))
+    head = SOLVING.partition("    return regmean")[0].replace("import Options", "import Merged, Note, Options")
+
+    def merged(name, note):
+        path = plugin(tmp_path, f"{head}    return Merged(layer.tensors[0], notes=({note},))\n", "noting.py")
+        load_plugins([path])
+        merge(recipe_of(experts, "solving"), tmp_path / name, plugins=[path])
+
+    merged("out", 'Note("size", layer.name * 2)')
+    notes = json.loads((tmp_path / "out" / "fusehub_report.json").read_text())["layer_notes"]
+    first = next(iter(notes))
+    assert len(notes) > 3 and notes[first] == [{"kind": "size", "text": first * 2}]
+    said = [line for line in str(model_card(tmp_path / "out")).splitlines() if first * 2 in line]
+    assert len(said) == 1 and f"and so in {len(notes) - 1} more layers" in said[0]
+    with pytest.raises(BadRecipe, match=r"noting\.py: solving notes 'words' of .*, which is no Note"):
+        merged("no", '"words"')

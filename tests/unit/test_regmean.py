@@ -231,7 +231,7 @@ def test_the_anchor_decides_what_the_inputs_do_not_say_and_nothing_else(anchor):
     # What each output is on inputs that were seen follows from least squares alone.
     expected = least_squares([s.x for s in statistics], weights, alpha=1.0)
     assert rel(merged.tensor @ seen, torch.tensor(expected) @ seen) < 1e-6
-    assert merged.notes == ("inputs span 7 of 12 directions: the rest kept at the anchor",)
+    assert [note.text for note in merged.notes] == ["inputs span 7 of 12 directions: the rest kept at the anchor"]
     # Scaled to the features' sizes, the step away from the anchor lies within what was seen.
     kept = base if anchor == "base" else weighted_mean(weights, [1.0, 1.0])
     total = sum(s.gram() / s.rows for s in statistics)
@@ -277,7 +277,7 @@ def test_a_feature_that_no_row_used_keeps_the_anchor_and_is_said(alpha, anchor):
     assert torch.equal(merged.tensor[:, dead], kept[:, dead])
     expected = least_squares([s.x[:, alive] for s in statistics], [w[:, alive] for w in weights], alpha=alpha)
     assert rel(merged.tensor[:, alive], expected) < 1e-8
-    assert merged.notes == ("2 of 12 input features never used: kept at the anchor",)
+    assert [note.text for note in merged.notes] == ["2 of 12 input features never used: kept at the anchor"]
 
 
 def test_a_feature_that_one_expert_never_used_is_the_others():
@@ -299,7 +299,9 @@ def test_too_few_rows_give_finite_weights_that_fit_them(alpha, rows):
         # As few rows as these can all be fitted at once.
         for weight, inputs in zip(weights, few, strict=True):
             assert rel(merged.tensor @ inputs.x.T, weight @ inputs.x.T) < 1e-5
-        assert merged.notes == (f"inputs span {2 * rows} of 12 directions: the rest kept at the anchor",)
+        assert [note.text for note in merged.notes] == [
+            f"inputs span {2 * rows} of 12 directions: the rest kept at the anchor"
+        ]
     elif alpha > 0:
         assert rel(merged.tensor, least_squares([s.x for s in few], weights, alpha=alpha)) < 1e-8
 

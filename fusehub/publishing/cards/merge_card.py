@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -314,9 +313,9 @@ def _notes(merge: MergedFolder) -> list[str]:
         if finding.get("code") not in _SAID_ELSEWHERE
     ]
     kinds: dict[str, list[tuple[str, str]]] = {}
-    for name, texts in report["layer_notes"].items():
-        for text in texts:
-            kinds.setdefault(re.sub(r"\d+", "n", text), []).append((name, text))
+    for name, told in report["layer_notes"].items():
+        for note in told:
+            kinds.setdefault(note["kind"], []).append((name, note["text"]))
     for examples in kinds.values():
         name, text = examples[0]
         found.append(f"{text} ({name}" + (f", and so in {len(examples) - 1} more layers)" if examples[1:] else ")"))
