@@ -1,12 +1,11 @@
 """The floors of the house are its folders: what each imports, read from the code itself.
 
-python -m tests.unit.floors            # the picture of docs/architecture.md, as a Mermaid graph
+python -m tests.unit.floors            # what stands between the marks of docs/architecture.md
 """
 
 from __future__ import annotations
 
 import ast
-from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +29,8 @@ APART = "localhub"
 """It imports nothing of the rest, and is imported by `ENTRY` alone."""
 ENTRY = ("demo", "cli")
 """Where one comes in: these may import everything, and each other."""
+APP = "space"
+"""The app, which is a package of its own above all floors but those where one comes in."""
 
 
 def imports() -> dict[str, set[str]]:
@@ -77,19 +78,53 @@ def climbing() -> list[str]:
 
 
 def picture() -> str:
-    """The floors as a Mermaid graph, the highest above, with how many imports go down from each to each."""
-    edges = Counter(
+    """The floors as a Mermaid graph, the highest above. An arrow that others already imply is left out."""
+    below = _imported()
+    drawn = {
         (own, theirs)
-        for name, imported in imports().items()
-        for other in imported
-        if (own := room(name)) and (theirs := room(other)) and own != theirs and "__main__" not in (own, theirs)
-    )
+        for own, others in below.items()
+        for theirs in others
+        if not any(theirs in below.get(other, ()) for other in others)
+    }
     lines = ["graph TD"]
-    for number, names in reversed(list(enumerate(FLOORS))):
-        lines += [f'  subgraph floor{number}[" "]', *(f"    {name}" for name in names), "  end"]
-    lines += [f"  {APART}"]
-    lines += [f"  {own} -->|{count}| {theirs}" for (own, theirs), count in sorted(edges.items())]
+    for number, names in reversed(list(enumerate(FLOORS, 1))):
+        beside = len(names) > 1
+        lines += [f'  subgraph floor{number}[" "]'] * beside + [f"  {name}" for name in names] + ["  end"] * beside
+    lines += [f"  {own} --> {theirs}" for own, theirs in sorted(drawn)]
     return "\n".join(lines) + "\n"
+
+
+def rooms() -> str:
+    """What each folder (or file) is for, in its own words, from the ground up: a table in Markdown."""
+    lines = ["| floor | folder | what it is for |", "| ---: | --- | --- |"]
+    paths = {path.stem: path for path in (ROOT / "fusehub").iterdir() if path.is_dir() or path.suffix == ".py"}
+    floors = [*enumerate(FLOORS, 1), ("apart", (APART,))]
+    for number, name in ((number, name) for number, names in floors for name in names):
+        path = paths[name]
+        code = (path / "__init__.py" if path.is_dir() else path).read_text()
+        said = " ".join(ast.get_docstring(ast.parse(code)).partition("\n\n")[0].split())
+        lines.append(f"| {number} | `{path.relative_to(ROOT).as_posix()}` | {said} |")
+    return "\n".join(lines) + "\n"
+
+
+def page() -> str:
+    """What docs/architecture.md has of this."""
+    return f"\n```mermaid\n{picture()}```\n\n{rooms()}\n"
+
+
+def _imported() -> dict[str, set[str]]:
+    """The rooms, and the app -> the rooms that each imports, itself or by others; of those where one comes in, which
+    import each other, the lower one as if it did not."""
+    floor = {name: number for number, names in enumerate(FLOORS) for name in names} | {APART: -1, APP: len(FLOORS)}
+    found: dict[str, set[str]] = {name: set() for name in floor}
+    for name, imported in imports().items():
+        own = APP if name.partition(".")[0] == APP else room(name)
+        found.get(own, set()).update(
+            theirs for other in imported if (theirs := room(other)) in floor and floor[theirs] < floor.get(own, 0)
+        )
+    for own in sorted(found, key=floor.__getitem__):
+        found[own] |= {far for near in found[own] for far in found[near]}
+    return found
 
 
 def _module(path: Path) -> str:
@@ -98,4 +133,4 @@ def _module(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    print(picture())
+    print(page(), end="")

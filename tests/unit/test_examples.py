@@ -14,13 +14,16 @@ import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 
 import fusehub
-from tests.unit.at_hub import session
+from tests.unit.at_hub import ROOT, session
 from tests.unit.experts import LABELS, relatives, texts_of, with_statistics
 from tests.unit.test_importers import write_gguf
 from tests.unit.tiny import tiny_model
 
 FUNCTIONS = [name for name in fusehub.__all__ if inspect.isroutine(getattr(fusehub, name))]
 CLASSES = [name for name in fusehub.__all__ if inspect.isclass(getattr(fusehub, name))]
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md") if ">>> " in path.read_text()
+)
 SPLITS = ("train", "validation", "test")
 RUN = """
 import doctest, os, tempfile
@@ -32,7 +35,11 @@ os.chdir(tempfile.mkdtemp(dir="."))
 Path("imatrix.gguf").symlink_to({imatrix!r})
 names = dict(fusehub=fusehub, Path=Path, AutoTokenizer=AutoTokenizer)
 runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-found = doctest.DocTestFinder().find(getattr(fusehub, {name!r}), {name!r}, globs=names)
+if {name!r}.endswith(".md"):
+    text = Path({root!r}, {name!r}).read_text().replace("```", "")
+    found = [doctest.DocTestParser().get_doctest(text, names, {name!r}, None, 0)]
+else:
+    found = doctest.DocTestFinder().find(getattr(fusehub, {name!r}), {name!r}, globs=names)
 for test in found:
     runner.run(test)
 assert runner.tries
@@ -102,8 +109,10 @@ def run(tmp_path_factory):
             yield opened.python
 
 
-@pytest.mark.parametrize("name", [*FUNCTIONS, *CLASSES])
+@pytest.mark.parametrize("name", [*FUNCTIONS, *CLASSES, *PAGES])
 def test_the_examples_give_what_they_say(run, name: str, tmp_path) -> None:
     imatrix = tmp_path / "imatrix.gguf"
     write_gguf(imatrix, {"model.layers.0.mlp.down_proj.weight": np.ones((10, 32))})
-    assert run(RUN.format(name=name, imatrix=str(imatrix))) == ""  # Nothing is said of those that are right.
+    assert (
+        run(RUN.format(root=str(ROOT), name=name, imatrix=str(imatrix))) == ""
+    )  # Nothing is said of those that are right.
