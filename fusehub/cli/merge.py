@@ -188,14 +188,18 @@ def merge(
         result = merge_models(plan, out, progress=progress)
     notes = {name: [asdict(note) for note in own] for name, own in result.notes.items()}
     if as_json:
-        print_json({"folder": str(out), "notes": notes, "sha256": result.hashes, **summarise(plan)})
+        told = {"folder": str(out), "notes": notes, "sha256": dict(result.hashes)}
+        print_json({**told, **summarise(plan)})
         return
     told: dict[str, str] = {}
     for note in itertools.chain(*result.notes.values()):
         told.setdefault(note.kind, note.text)
     for text in told.values():
         say(f"note: {text}")
-    say(f"Merged {len(plan.experts)} models by {plan.method.title}: {describe_actions(plan)} -> {out}/", "green")
+    say(
+        f"Merged {len(plan.experts)} models by {plan.method.title}: {describe_actions(result.tensors)} -> {out}/",
+        "green",
+    )
     for number, line in enumerate([*_comparisons(plan, out), f"fusehub publish {shlex.quote(str(out))} USER/NAME"]):
         say(f"{'' if number else 'next:':5} {line}")
 

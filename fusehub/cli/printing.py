@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fusehub.cli.console import say, table
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from fusehub.checking.report import Report
     from fusehub.comparing.trials import Tuned
     from fusehub.merging.plan import Plan
+    from fusehub.merging.planner import TensorPlan
 
 
 def print_report(report: Report) -> None:
@@ -72,7 +74,8 @@ def print_plan(plan: Plan) -> None:
         say(f"statistics of {ref.name}: {found.words()}")
     cost = plan.cost
     say(
-        f"{describe_actions(plan)}. Download {size(cost['download_bytes'])}, write {size(cost['output_bytes'])}, "
+        f"{describe_actions(plan.tensors)}. "
+        f"Download {size(cost['download_bytes'])}, write {size(cost['output_bytes'])}, "
         f"memory at most about {size(cost['memory_bytes'])}, {cost['gflop']} GFLOP."
     )
 
@@ -93,10 +96,10 @@ def print_tuning(tuned: Tuned) -> None:
     table(f"Tuning: {tuned.metric}", heads, rows, numbers=heads[:-1])
 
 
-def describe_actions(plan: Plan) -> str:
+def describe_actions(tensors: Mapping[str, TensorPlan]) -> str:
     """`38 tensors solved, 67 tensors averaged`."""
     words = {"solve": "solved", "combine": "combined", "mean": "averaged", "copy": "copied"}
-    counts = {action: sum(t.action == action for t in plan.tensors.values()) for action in words}
+    counts = {action: sum(t.action == action for t in tensors.values()) for action in words}
     return ", ".join(f"{count} tensors {words[action]}" for action, count in counts.items() if count)
 
 

@@ -42,22 +42,24 @@ if TYPE_CHECKING:
 class BlockByBlock:
     """One merge: `statistics` (one mapping an expert, by the weight's name in its file) are filled for each stage.
 
-    `make` gives a merged tensor as it is stored, solved with the statistics that are there. Tensors of which nothing
-    was counted are changed into means in `plan.tensors`.
+    `tensors` are those of the plan: of which nothing was counted, they are changed into means there. `make` gives a
+    merged tensor as it is stored, solved with the statistics that are there.
     """
 
     def __init__(
         self,
         plan: Plan,
+        tensors: dict[str, TensorPlan],
         experts: Sequence[Checkpoint],
         statistics: Sequence[dict[str, CountedLayer]],
         make: Callable[[TensorPlan], Tensor],
         progress: Progress,
     ) -> None:
-        self.plan, self.experts, self.statistics = plan, experts, statistics
+        self.plan, self.tensors, self.experts, self.statistics = plan, tensors, experts, statistics
         self.make, self.progress = make, progress
         self.inputs: list[Inputs] = [found.inputs for found in plan.statistics]
-        loaded = {index: _load(plan, index) for index in dict.fromkeys(_templates(plan))}
+        parameters = [tensor.parameter for tensor in tensors.values()]
+        loaded = {index: _load(plan, index, parameters) for index in dict.fromkeys(_templates(plan))}
         self.networks: list[PreTrainedModel] = [loaded[index] for index in _templates(plan)]
         self._slots = {index: _slots(network) for index, network in loaded.items()}
         self._verdicts: dict[str, str] = {}
@@ -72,7 +74,7 @@ class BlockByBlock:
                 self._verdicts[error.weight] = error.verdict
 
     def _run(self) -> None:
-        tensors = [tensor for tensor in self.plan.tensors.values() if not tensor.is_head]
+        tensors = [tensor for tensor in self.tensors.values() if not tensor.is_head]
         solved = [tensor for tensor in tensors if tensor.action == "solve"]
         modules = list(dict.fromkeys(tensor.linear.module for tensor in solved))
         blocks = blocks_of(self.networks[0], modules)
@@ -139,7 +141,7 @@ class BlockByBlock:
 
     def _merge(self, tensor: TensorPlan) -> None:
         """Makes a tensor, and puts it into every network."""
-        tensor = self.plan.tensors[tensor.name]
+        tensor = self.tensors[tensor.name]
         value = self.make(tensor)
         for index in self._slots:
             self._put(index, tensor, value)
@@ -161,14 +163,14 @@ class BlockByBlock:
         for tensor in tensors:
             if self._is_solved(tensor) and mixture_of(tensor.name):
                 shares = shares_of(tensor.sources, rows, totals)
-                self.plan.tensors[tensor.name] = replace(self.plan.tensors[tensor.name], shares=shares)
+                self.tensors[tensor.name] = replace(self.tensors[tensor.name], shares=shares)
 
     def _average(self, tensor: TensorPlan, why: str) -> None:
         if why and self._is_solved(tensor):
-            self.plan.tensors[tensor.name] = replace(tensor, action="mean", why=why)
+            self.tensors[tensor.name] = replace(tensor, action="mean", why=why)
 
     def _is_solved(self, tensor: TensorPlan) -> bool:
-        return self.plan.tensors[tensor.name].action == "solve"
+        return self.tensors[tensor.name].action == "solve"
 
     def _put(self, index: int, tensor: TensorPlan, value: Tensor) -> None:
         """Puts a tensor, as files have it, into the network of an expert."""
@@ -230,9 +232,9 @@ def _templates(plan: Plan) -> list[int]:
     return [chosen[ref.config["architectures"][0]] for ref in plan.experts]
 
 
-def _load(plan: Plan, index: int) -> PreTrainedModel:
+def _load(plan: Plan, index: int, parameters: Sequence[str]) -> PreTrainedModel:
     network = load_to_run(plan.experts[index])
-    untie(network, [tensor.parameter for tensor in plan.tensors.values()])
+    untie(network, parameters)
     # A block that is not run again adds nothing to a cache.
     if getattr(network.config, "use_cache", False):
         network.config.use_cache = False

@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from fusehub.hub.upload import ModelPushOptions, Published
 from fusehub.merging.elementwise import Work, combine, cut
 from fusehub.merging.layer_solver import LayerSolver
 from fusehub.merging.plan import MAX_SHARD_SIZE, Plan
-from fusehub.merging.planner import TensorPlan
+from fusehub.merging.planner import TensorPlan, weights_of_biases
 from fusehub.merging.settling import settled
 from fusehub.methods import Note
 from fusehub.models.checkpoint import Checkpoint, Shard, ShardWriter, fetch_weights, index_of, plan_shards
@@ -41,14 +41,18 @@ _WORKERS = min(4, os.cpu_count() or 1)
 _RELATED = 0.3
 
 
-@dataclass
+@dataclass(frozen=True)
 class MergeResult:
-    """A merge that was carried out: where it is, what it was made by, and what is worth knowing about it.
+    """A merge that was carried out: where it is, the plan that it was made by, and what came of it.
 
     Attributes:
         folder: The folder with the model.
-        plan: What was carried out.
-        notes: Tensors whose making was not as planned -> why.
+        plan: What was planned.
+        tensors: What became of each tensor: as planned, but for copies that only the weights tell, and for what was
+            given no input where the model was run.
+        kept: For each expert the names in its file of what it kept.
+        remarks: What is worth knowing of the merge: the notes of the plan, and what was seen on the way.
+        notes: What methods had to say of layers, by the names of their weights.
         hashes: Files of weights -> their sha256.
 
     Examples:
@@ -59,9 +63,11 @@ class MergeResult:
 
     folder: Path
     plan: Plan
-    notes: dict[str, tuple[Note, ...]] = field(default_factory=dict)
-    """What methods had to say of layers, by the names of their weights."""
-    hashes: dict[str, str] = field(default_factory=dict)
+    tensors: Mapping[str, TensorPlan]
+    kept: tuple[tuple[str, ...], ...]
+    remarks: tuple[str, ...]
+    notes: Mapping[str, tuple[Note, ...]] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
     def push_to_hub(self, repo_id: str, **options: Unpack[ModelPushOptions]) -> Published:
         """Pushes the merge to the Hub: `fusehub.publish` of its folder, with the same options."""
@@ -72,8 +78,8 @@ class MergeResult:
 
 def carry_out(plan: Plan, folder: Path, progress: Progress) -> MergeResult:
     """Writes the merged weights of `plan` into `folder`, which is there and empty."""
-    plan = replace(plan, notes=(*plan.notes, *_questioned(plan)))
-    return _Engine(plan, folder, progress).run()
+    remarks = (*plan.notes, *_questioned(plan))
+    return _Engine(plan, folder, progress).run(remarks)
 
 
 def _questioned(plan: Plan) -> Iterator[str]:
@@ -84,28 +90,28 @@ def _questioned(plan: Plan) -> Iterator[str]:
 
 
 class _Engine:
-    """One run: open files, the pieces on their way, and what was noted."""
+    """One run: open files, the pieces on their way, and what was found out."""
 
     def __init__(self, plan: Plan, folder: Path, progress: Progress) -> None:
-        # Where the model is run, some of what was planned to be solved may turn out to be given no input.
-        plan = replace(plan, tensors=dict(plan.tensors))
         self.plan, self.folder, self.progress = plan, folder, progress
-        self.result = MergeResult(folder, plan)
+        self.tensors = dict(plan.tensors)
+        self.hashes: dict[str, str] = {}
         self._files = contextlib.ExitStack()
-        self._weights = plan.weights_of_biases
+        self._weights = weights_of_biases(self.tensors, plan.method)
         self._ahead = max((tensor.info.numel for tensor in plan.tensors.values()), default=0)
         self._ready: dict[tuple[str, int], Tensor] = {}
         """What was solved before its turn, with another or while the model was run: by name and first row."""
 
-    def run(self) -> MergeResult:
-        with self._files, _threads(None if any(map(self._is_solved, map(Work, self.plan.tensors.values()))) else 1):
+    def run(self, remarks: tuple[str, ...]) -> MergeResult:
+        with self._files, _threads(None if any(map(self._is_solved, map(Work, self.tensors.values()))) else 1):
             fetch_weights([*self.plan.experts, *([self.plan.base] if self.plan.base else [])])
             self.experts = [self._files.enter_context(Checkpoint(ref)) for ref in self.plan.experts]
             self.base = self._files.enter_context(Checkpoint(self.plan.base)) if self.plan.base else None
             for checkpoint, told in zip([*self.experts, *filter(None, [self.base])], self.plan.headers, strict=True):
                 checkpoint.require(told)
-            self.plan = self.result.plan = settled(self.plan, self.experts, self.base)
-            self._weights = self.plan.weights_of_biases
+            settlement = settled(self.plan, self.experts, self.base)
+            self.tensors = dict(settlement.tensors)
+            self._weights = weights_of_biases(self.tensors, self.plan.method)
             self.fishers = [
                 self._files.enter_context(contextlib.closing(found.open_fisher()))
                 for found in (self.plan.statistics if self.plan.method.needs_fisher else ())
@@ -113,18 +119,19 @@ class _Engine:
             sources = [] if self.fishers else self.plan.statistics
             statistics = [self._files.enter_context(found.open()) for found in sources]
             self._solver = LayerSolver(self.plan, statistics)
-            self.result.notes = self._solver.notes
             if not self.plan.allowed.unrelated:
                 self._require_relatives()
             if self.plan.method.needs_data:
                 self._solve_by_blocks(statistics)
-            self._total = sum(tensor.info.nbytes for tensor in self.plan.tensors.values())
+            self._total = sum(tensor.info.nbytes for tensor in self.tensors.values())
             self._done = 0
             if self.plan.labels.policy == "keep":
-                self._write_kept()
+                self._write_kept(settlement.kept)
             else:
-                self._write(self.plan.shards, self.folder)
-        return self.result
+                self._write(settlement.shards, self.folder)
+        return MergeResult(
+            self.folder, self.plan, self.tensors, settlement.kept, remarks, self._solver.notes, self.hashes
+        )
 
     def _solve_by_blocks(self, statistics: Sequence[dict[str, Any]]) -> None:
         """Solves all layers before anything is written, in the order of the model and not of the file."""
@@ -139,7 +146,7 @@ class _Engine:
                     solved[tensor.name, work.start] = merged[work.start : work.stop] if merged.ndim else merged
             return merged
 
-        BlockByBlock(self.plan, self.experts, statistics, make, self.progress).run()
+        BlockByBlock(self.plan, self.tensors, self.experts, statistics, make, self.progress).run()
         self._ready |= solved
 
     def _whole(self, tensor: TensorPlan) -> Tensor:
@@ -164,16 +171,16 @@ class _Engine:
                         self.progress(self._done, self._total, "bytes")
                     for future in pending:
                         future.result()
-                self.result.hashes[(folder / shard.filename).relative_to(self.folder).as_posix()] = writer.close()
+                self.hashes[(folder / shard.filename).relative_to(self.folder).as_posix()] = writer.close()
             finally:
                 writer.abandon()
         if len(shards) > 1:
             index = json.dumps(index_of(list(shards)), indent=2) + "\n"
             (folder / "model.safetensors.index.json").write_text(index, encoding="utf-8")
 
-    def _write_kept(self) -> None:
+    def _write_kept(self, kept: Sequence[Sequence[str]]) -> None:
         """One subfolder an expert: the merged body in the same shards (one file on disk), and its own head."""
-        body = {name: plan.info for name, plan in self.plan.tensors.items() if not plan.is_head}
+        body = {name: plan.info for name, plan in self.tensors.items() if not plan.is_head}
         shards = [Shard(f"body-{shard.filename}", shard.tensors) for shard in plan_shards(body, MAX_SHARD_SIZE)]
         bodies = self.folder / self.plan.names[0]
         bodies.mkdir()
@@ -183,8 +190,8 @@ class _Engine:
             folder.mkdir(exist_ok=True)
             for shard in shards if folder != bodies else ():
                 _link(bodies / shard.filename, folder / shard.filename)
-                self.result.hashes[f"{name}/{shard.filename}"] = self.result.hashes[f"{bodies.name}/{shard.filename}"]
-            head = {kept: self.experts[index].tensors[kept] for kept in self.plan.kept[index]}
+                self.hashes[f"{name}/{shard.filename}"] = self.hashes[f"{bodies.name}/{shard.filename}"]
+            head = {own: self.experts[index].tensors[own] for own in kept[index]}
             own = [Shard("head.safetensors", head)]
             self._write(own, folder, expert=index)
             index_file = folder / "model.safetensors.index.json"
@@ -196,7 +203,7 @@ class _Engine:
             for name, info in shard.tensors.items():
                 yield self.experts[expert].read(name).to(torch_dtype(info.dtype))
             return
-        work = (item for name in shard.tensors for item in cut(self.plan, self.plan.tensors[name]))
+        work = (item for name in shard.tensors for item in cut(self.plan, self.tensors[name]))
         with ThreadPoolExecutor(_WORKERS) as workers:
             ahead: deque[tuple[Work, Future]] = deque()
 
@@ -277,16 +284,16 @@ class _Engine:
         Rows of tokens that not all models have are not.
         """
         weight = self._weights.get(work.tensor.name, work.tensor.name)
-        return self.plan.tensors[weight].action == "solve" and work.is_shared
+        return self.tensors[weight].action == "solve" and work.is_shared
 
     def _solve_layer(self, work: Work, values: list[Tensor], base: Tensor | None) -> Tensor:
         """The merged weight; where biases are solved too, both at once, whichever comes first in the file."""
         tensor = work.tensor
-        weight_plan = self.plan.tensors[self._weights.get(tensor.name, tensor.name)]
+        weight_plan = self.tensors[self._weights.get(tensor.name, tensor.name)]
         bias = next((bias for bias, weight in self._weights.items() if weight == weight_plan.name), None)
         if bias is None:
             return self._solver.solve(tensor, values, base, None, None).tensor
-        other = self.plan.tensors[bias] if tensor is weight_plan else weight_plan
+        other = self.tensors[bias] if tensor is weight_plan else weight_plan
         beside = replace(work, tensor=other)
         others = [value.double() for value in self._read(beside)]
         other_base = others.pop() if self._uses_base(beside) else None
@@ -323,7 +330,7 @@ class _Engine:
 
     def _require_relatives(self) -> None:
         """Models of different bases give garbage even where all shapes agree; their weights tell them apart."""
-        body = [plan for plan in self.plan.tensors.values() if plan.is_body_matrix]
+        body = [plan for plan in self.tensors.values() if plan.is_body_matrix]
         chosen = body[:: max(1, len(body) // 3)][:3]
         first, *others = (
             (ref.name, file, [tensor.sources[index] for tensor in chosen])

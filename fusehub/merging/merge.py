@@ -117,8 +117,7 @@ def merge(
         except OtherHeader:
             empty(folder)
             result = _carried_out(_planned_anew(plan), target, folder, progress)
-    result.folder = target
-    return result
+    return replace(result, folder=target)
 
 
 def _planned_anew(plan: Plan) -> Plan:
@@ -134,10 +133,11 @@ def _carried_out(plan: Plan, target: Path, folder: Path, progress: Progress) -> 
     """The merge that is planned, written into `folder`, which is to be `target`."""
     _require_space(folder, plan, target)
     if plan.recipe.as_adapter:
-        result = MergeResult(folder, plan, hashes=write_adapter(plan, folder))
+        hashes = write_adapter(plan, folder)
+        result = MergeResult(folder, plan, plan.tensors, plan.kept, plan.notes, hashes=hashes)
     else:
         result = carry_out(plan, folder, progress)
-    write_side_files(result.plan, folder, result.notes, result.hashes)
+    write_side_files(result)
     return result
 
 

@@ -19,8 +19,8 @@ from fusehub.checking.report import Report
 from fusehub.collecting.passes import BATCH_TOKENS
 from fusehub.errors import BadRecipe, Incompatible
 from fusehub.merging.donors import Donors, donors_of, require_tokenizer
-from fusehub.merging.planned_model import require_whole, vocabulary_size
-from fusehub.merging.planner import Planner, TensorPlan
+from fusehub.merging.planned_model import require_whole
+from fusehub.merging.planner import Planner, TensorPlan, described
 from fusehub.merging.preconditions import (
     idle_base,
     require_adding,
@@ -130,24 +130,8 @@ class Plan:
         defaults = {name: option.default for name, option in fields.items()}
         return [{**defaults, **self.settings.common, **said} for said in self.settings.models]
 
-    @property
-    def weights_of_biases(self) -> dict[str, str]:
-        """The biases that are solved together with their layer's weight: the name of each -> that of the weight."""
-        names = {tensor.parameter: name for name, tensor in self.tensors.items()}
-        return {
-            names[tensor.linear.bias]: name
-            for name, tensor in self.tensors.items()
-            if tensor.action == "solve" and tensor.linear.bias in names and self.method.solves_biases(tensor.options)
-        }
-
-    @property
-    def vocabulary_size(self) -> int | None:
-        """Rows of the merged embeddings where models know different numbers of tokens; None where they do not."""
-        return vocabulary_size(self.tensors)
-
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, for `--json` and the report beside a merge."""
-        weights = self.weights_of_biases
         return {
             "method": self.method.name,
             "options": self.settings.written(),
@@ -165,17 +149,7 @@ class Plan:
             "data": [dict(found.metadata) for found in self.statistics] if self.method.needs_data else [],
             "tuning": self.tuning,
             "cost": dict(self.cost),
-            "tensors": [
-                {
-                    "name": tensor.name,
-                    "shape": list(tensor.info.shape),
-                    "dtype": tensor.info.dtype,
-                    "action": tensor.action,
-                    "why": tensor.why,
-                    "solved_with": weights.get(tensor.name),
-                }
-                for tensor in self.tensors.values()
-            ],
+            "tensors": described(self.tensors, self.method),
         }
 
 

@@ -62,6 +62,32 @@ class TensorPlan:
         return [own.weight for own in self.own]
 
 
+def weights_of_biases(tensors: Mapping[str, TensorPlan], method: Method) -> dict[str, str]:
+    """The biases that are solved together with their layer's weight: the name of each -> that of the weight."""
+    names = {tensor.parameter: name for name, tensor in tensors.items()}
+    return {
+        names[tensor.linear.bias]: name
+        for name, tensor in tensors.items()
+        if tensor.action == "solve" and tensor.linear.bias in names and method.solves_biases(tensor.options)
+    }
+
+
+def described(tensors: Mapping[str, TensorPlan], method: Method) -> list[dict[str, Any]]:
+    """What a person wants to know of each tensor, as plain data."""
+    weights = weights_of_biases(tensors, method)
+    return [
+        {
+            "name": tensor.name,
+            "shape": list(tensor.info.shape),
+            "dtype": tensor.info.dtype,
+            "action": tensor.action,
+            "why": tensor.why,
+            "solved_with": weights.get(tensor.name),
+        }
+        for tensor in tensors.values()
+    ]
+
+
 class Planner:
     """Decides for each tensor, from what is known of the models."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 from fusehub.hub.client import software
 from fusehub.hub.licenses import license_of
 from fusehub.merging.donors import Donors, donors_alone
+from fusehub.merging.engine import MergeResult
 from fusehub.merging.plan import Plan
 from fusehub.merging.planned_model import config_of_result
+from fusehub.merging.planner import described
 from fusehub.merging.recipe import FILENAME, Recipe
-from fusehub.methods import Note
 from fusehub.models.adapters import AdaptedRef
 from fusehub.models.chat_templates import FILENAME as TEMPLATE
 from fusehub.models.chat_templates import template_of
@@ -31,23 +32,24 @@ from fusehub.utils.frozen import thawed
 REPORT_FILENAME = "fusehub_report.json"
 
 
-def write_side_files(
-    plan: Plan, folder: Path, notes: Mapping[str, tuple[Note, ...]], hashes: Mapping[str, str]
-) -> None:
-    """Writes all files of a merge but the weights into `folder`, whose weight files have the sha256 `hashes`."""
+def write_side_files(result: MergeResult) -> None:
+    """Writes all files of a merge but the weights into its folder."""
+    plan, folder = result.plan, result.folder
     if plan.labels.policy == "keep":
         for index, name in enumerate(plan.names):
-            _write_model_files(plan, folder / name, index)
+            _write_model_files(result, folder / name, index)
     else:
-        _write_model_files(plan, folder, plan.report.largest)
+        _write_model_files(result, folder, plan.report.largest)
     (folder / FILENAME).write_text(resolved_recipe(plan).to_yaml(), encoding="utf-8")
     planned = plan.to_dict()
     # What was still to be downloaded is told by the cache, not by the recipe.
     del planned["cost"]["download_bytes"]
     report = {
         **planned,
-        "layer_notes": {name: [asdict(note) for note in own] for name, own in notes.items()},
-        "sha256": dict(sorted(hashes.items())),
+        "notes": list(result.remarks),
+        "tensors": described(result.tensors, plan.method),
+        "layer_notes": {name: [asdict(note) for note in own] for name, own in result.notes.items()},
+        "sha256": dict(sorted(result.hashes.items())),
         "sources": [_source(plan, index) for index in range(len(plan.experts))],
         "base_source": _base_source(plan),
         "software": software("torch"),
@@ -85,16 +87,17 @@ def resolved_recipe(plan: Plan) -> Recipe:
     )
 
 
-def _write_model_files(plan: Plan, folder: Path, index: int) -> None:
+def _write_model_files(result: MergeResult, folder: Path, index: int) -> None:
     """Config, tokenizer and what else a model has beside its weights, with the merged labels and dtype.
 
     Of an expert that keeps its head they are its own, else those of the plan's donors.
     """
+    plan = result.plan
     everyone = [*plan.experts, *([plan.base] if plan.base else [])]
     keeps = plan.labels.policy == "keep"
     donors = donors_alone(plan.experts[index], everyone) if keeps else plan.donors
-    written = [name for name, tensor in plan.tensors.items() if not (keeps and tensor.is_head)]
-    config = config_of_result(donors, plan.labels, plan.tensors, [*written, *plan.kept[index]])
+    written = [name for name, tensor in result.tensors.items() if not (keeps and tensor.is_head)]
+    config = config_of_result(donors, plan.labels, result.tensors, [*written, *result.kept[index]])
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
     _write_side_files(donors, folder)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from fusehub.merging.plan import Plan
-from fusehub.models.checkpoint import Checkpoint, plan_shards
+from fusehub.merging.planner import TensorPlan
+from fusehub.models.checkpoint import Checkpoint, Shard, plan_shards
 from fusehub.models.layout import layout_like
 from fusehub.models.ties import StoredNames, is_copy_in, require_one, stored_names
 
 
-def settled(plan: Plan, experts: Sequence[Checkpoint], base: Checkpoint | None) -> Plan:
+@dataclass(frozen=True)
+class Settled:
+    """What of a plan is written: its tensors, the names of what each expert keeps, and the files."""
+
+    tensors: Mapping[str, TensorPlan]
+    kept: tuple[tuple[str, ...], ...]
+    shards: tuple[Shard, ...]
+
+
+def settled(plan: Plan, experts: Sequence[Checkpoint], base: Checkpoint | None) -> Settled:
     """`plan` without the tensors that are copies in every model: loading ties them again.
 
     Raises `Incompatible` where a model stores a parameter under two names, with different numbers.
@@ -30,10 +40,10 @@ def settled(plan: Plan, experts: Sequence[Checkpoint], base: Checkpoint | None) 
         for stored, file, own in zip(plan.kept, experts, names, strict=True)
     )
     if not copies and kept == plan.kept:
-        return plan
+        return Settled(plan.tensors, plan.kept, plan.shards)
     tensors = {name: tensor for name, tensor in plan.tensors.items() if name not in copies}
     shards = plan_shards({name: tensor.info for name, tensor in tensors.items()}, plan.max_shard_size)
-    return replace(plan, tensors=tensors, kept=kept, shards=tuple(shards))
+    return Settled(tensors, kept, tuple(shards))
 
 
 def _copies(plan: Plan, experts: Sequence[Checkpoint], names: Sequence[StoredNames]) -> list[str]:

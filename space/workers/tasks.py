@@ -168,7 +168,7 @@ def _merge_one(tell: Tell, plan: Any, recipe: Mapping[str, Any], count: int, pla
 
     started = time.monotonic()
     result = fusehub.merge(plan, recipe["out"], progress=progress)
-    notes = sorted({note for own in result.notes.values() for note in own} | set(plan.notes))
+    notes = sorted({note for own in result.notes.values() for note in own} | set(result.remarks))
     parts = list(plan.names) if plan.labels.policy == "keep" else []
     written = (result.folder / "fusehub_recipe.yaml").read_text(encoding="utf-8")
     return {

@@ -47,7 +47,7 @@ def test_every_token_counts_the_same_wherever_it_is_routed(mixtures, tmp_path):
     paths, inputs = mixtures
     result = merge(recipe_of(paths), tmp_path / "merged")
     merged, tensors = load_file(tmp_path / "merged" / WEIGHTS), [load_file(path / WEIGHTS) for path in paths]
-    solved = [n for n, t in result.plan.tensors.items() if t.action == "solve" and mixture_of(n)]
+    solved = [n for n, t in result.tensors.items() if t.action == "solve" and mixture_of(n)]
     uneven = 0
     for name in solved:
         rows = [own[name] for own in inputs]
@@ -64,7 +64,7 @@ def test_plain_layers_count_as_ever(mixtures, tmp_path):
     paths, inputs = mixtures
     result = merge(recipe_of(paths), tmp_path / "merged")
     merged, tensors = load_file(tmp_path / "merged" / WEIGHTS), [load_file(path / WEIGHTS) for path in paths]
-    for name in (n for n, t in result.plan.tensors.items() if t.action == "solve" and not mixture_of(n)):
+    for name in (n for n, t in result.tensors.items() if t.action == "solve" and not mixture_of(n)):
         expected = least_squares([own[name] for own in inputs], [own[name] for own in tensors])
         assert rel(merged[name], expected) < 1e-4, name
 
@@ -107,7 +107,7 @@ def test_a_matrix_that_one_model_never_used_is_the_others(mixtures, tmp_path):
     result = merge(recipe_of(paths, statistics=[lacking, paths[1] / "fusehub"]), tmp_path / "merged")
     merged, other = load_file(tmp_path / "merged" / WEIGHTS), load_file(paths[1] / WEIGHTS)
     for name in names:
-        assert result.plan.tensors[name].action == "solve"
+        assert result.tensors[name].action == "solve"
         assert torch.equal(merged[name], other[name]), name
 
 
@@ -121,7 +121,7 @@ def test_a_matrix_that_hardly_any_token_came_to_is_averaged_and_named(mixtures, 
         told(tmp_path, few[-1])
     result = merge(recipe_of(paths, statistics=few), tmp_path / "merged")
     merged, tensors = load_file(tmp_path / "merged" / WEIGHTS), [load_file(path / WEIGHTS) for path in paths]
-    leaders = [n for n in names if result.plan.tensors[n].action == "mean"]
+    leaders = [n for n in names if result.tensors[n].action == "mean"]
     assert leaders and all(rel(merged[n], (tensors[0][n] + tensors[1][n]) / 2) < 1e-6 for n in leaders)
     [note] = [note for note in result.plan.notes if "matrices of mixtures" in note]
     assert "fewer than 32 rows" in note and leaders[0] in note
@@ -143,9 +143,9 @@ def test_from_texts_at_hand_they_count_by_their_share_too(mixtures, tmp_path):
     result = merge(recipe, tmp_path / "merged")
     merged, tensors = load_file(tmp_path / "merged" / WEIGHTS), [load_file(path / WEIGHTS) for path in paths]
     seen = 0
-    for name, tensor in result.plan.tensors.items():
+    for name, tensor in result.tensors.items():
         if tensor.action == "solve" and mixture_of(name):
-            assert np.isclose(sum(tensor.shares[0] for tensor in result.plan.tensors.values() if tensor.shares
+            assert np.isclose(sum(tensor.shares[0] for tensor in result.tensors.values() if tensor.shares
                               and mixture_of(tensor.name) == mixture_of(name)), 1)  # fmt: skip
             seen += rel(merged[name], (tensors[0][name] + tensors[1][name]) / 2) > 1e-3
     assert seen

@@ -265,7 +265,7 @@ def test_every_kind_of_model_is_merged_and_loads_whole(arch, task, tmp_path):
         data[str(path)] = write(tmp_path / f"data-{number}.jsonl", rows)
     result = plus_plus(experts, tmp_path / "merged", data=data)
     require_loadable(result.folder)
-    tensors = result.plan.tensors
+    tensors = result.tensors
     linear = {name for name, tensor in tensors.items() if tensor.linear is not None}
     solved = {name for name in linear if tensors[name].action == "solve"}
     assert all(".experts." in name for name in linear - solved) and len(solved) >= 8
@@ -299,7 +299,7 @@ def test_experts_of_two_tasks_share_a_body(tmp_path):
     (tmp_path / "words.jsonl").write_text("\n".join(rows))
     data[str(other[1])] = str(tmp_path / "words.jsonl")
     result = plus_plus(experts, tmp_path / "merged", data=data, allow_unrelated=True)
-    assert sum(tensor.action == "solve" for tensor in result.plan.tensors.values()) == 12
+    assert sum(tensor.action == "solve" for tensor in result.tensors.values()) == 12
     for name in result.plan.names:
         require_loadable(result.folder / name)
 
