@@ -11,6 +11,7 @@ from fusehub.checking.check import check
 from fusehub.errors import Incompatible
 from fusehub.merging.merge import merge
 from fusehub.merging.plan import plan_merge
+from fusehub.merging.planned_model import vocabulary_size
 from fusehub.models.loading import quiet_transformers
 from fusehub.models.resolve import resolve
 from fusehub.models.vocabularies import clash
@@ -83,7 +84,7 @@ def test_regmean_and_kept_heads_have_the_added_rows_too(tmp_path: Path) -> None:
     with_statistics(experts)
     merged = merge(recipe_of(experts), tmp_path / "merged")
     require_loadable(merged.folder)
-    rows = merged.plan.vocabulary_size
+    rows = vocabulary_size(merged.tensors)
     assert rows == len(resolve_tokenizer(experts[1]))
     kept = merge(recipe_of(experts, heads="keep"), tmp_path / "kept").folder
     for path in experts:
