@@ -13,6 +13,7 @@
     |-- BadStatistics         statistics that are broken, or not of these weights
     |-- BadData               texts or labels that cannot be used
     |-- BadRecipe             unknown or wrong method, option or recipe key
+    |-- Outdated              a plan whose models or statistics have changed since
     |-- OutputExists          an output folder or repo that is already there
     `-- NoSpace               the disk is full
 
@@ -151,6 +152,10 @@ class BadData(FuseHubError):
 
 class BadRecipe(FuseHubError):
     """A method, an option or a key of a recipe is unknown or has a value that it cannot have."""
+
+
+class Outdated(FuseHubError):
+    """What a plan was made from has changed since: it would not be the merge that was planned."""
 
 
 class OutputExists(FuseHubError):

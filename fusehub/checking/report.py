@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fusehub.checking.heads import LabelPlan
 from fusehub.utils.findings import CODES, Finding, incompatible
+from fusehub.utils.frozen import freeze
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ModelFacts:
     statistics: bool
 
 
-@dataclass
+@dataclass(frozen=True)
 class Report:
     """All findings about a set of models, and the plan for their labels where there is one.
 
@@ -47,12 +48,15 @@ class Report:
         >>> report.require_ok()  # raises `Incompatible` with all errors where there are some
     """
 
-    models: list[ModelFacts]
-    findings: list[Finding] = field(default_factory=list)
+    models: Sequence[ModelFacts]
+    findings: Sequence[Finding] = ()
     labels: LabelPlan | None = None
     largest: int = 0
     knowing_all: frozenset[str] = frozenset()
     download: int = 0
+
+    def __post_init__(self) -> None:
+        freeze(self, "models", "findings")
 
     @property
     def ok(self) -> bool:

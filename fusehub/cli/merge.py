@@ -26,9 +26,12 @@ from fusehub.cli.printing import describe_actions, print_findings, print_plan, p
 from fusehub.cli.program import app
 
 if TYPE_CHECKING:
+    from fusehub.comparing.tuning import Search
     from fusehub.merging.plan import Plan
 
 _RECIPE = (".yaml", ".yml")
+_PLAN = ".json"
+_BESIDE_A_PLAN = ("models", "out", "plugin", "dry_run", "save_plan", "as_json")
 
 
 @app.command(
@@ -37,9 +40,14 @@ _RECIPE = (".yaml", ".yml")
 )
 @command
 def merge(
+    context: typer.Context,
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL | RECIPE.yaml", help="Two or more models, or one recipe.", show_default=False),
+        typer.Argument(
+            metavar="MODEL | RECIPE.yaml | PLAN.json",
+            help="Two or more models, one recipe, or one plan.",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path | None, typer.Option(help="New folder for the merged model.")] = None,
     method: Annotated[str | None, typer.Option(help="See `fusehub methods`. [dim]\\[default: regmean][/dim]")] = None,
@@ -107,6 +115,14 @@ def merge(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and what it will cost; merge nothing.")
     ] = False,
+    save_plan: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-plan",
+            metavar="PLAN.json",
+            help="Write the plan, and merge nothing: `fusehub merge PLAN.json --out DIR` does that later.",
+        ),
+    ] = None,
     allow_unrelated: Annotated[
         bool, typer.Option("--allow-unrelated", help="Go on where the weights look as if of different bases.")
     ] = False,
@@ -119,11 +135,10 @@ def merge(
 ) -> None:
     """Merge models into one. Nothing is downloaded before the plan stands; the result appears when it is complete.
 
-    `fusehub merge RECIPE.yaml OUT` is read, too.
+    `fusehub merge RECIPE.yaml OUT` is read, too. A plan is refused where what it was made from has changed since.
     """
-    from fusehub.merging.merge import merge as merge_models
     from fusehub.merging.merge import recipe_of
-    from fusehub.merging.plan import plan_merge
+    from fusehub.merging.plan import Plan, plan_merge
     from fusehub.merging.recipe import Recipe
     from fusehub.utils.findings import Allowed
 
@@ -132,8 +147,12 @@ def merge(
         out = Path(models.pop())  # As mergekit-yaml has it: the recipe, then the folder.
     if is_recipe and len(models) > 1:
         raise typer.BadParameter(f"{models[0]} is a recipe, which names all models", param_hint=" ".join(models[1:]))
-    if out is None and not dry_run:
+    if out is None and not dry_run and not save_plan:
         raise typer.BadParameter("say where the merged model goes", param_hint="--out")
+    if models[0].endswith(_PLAN) and len(models) == 1:
+        _require_as_it_is(context)
+        _merge(Plan.load(models[0], plugins=plugin or ()), out, None, dry_run, save_plan, as_json)
+        return
     source = Recipe.read(models[0]) if is_recipe else models
     names = [entry.model for entry in source.models] if is_recipe else models
     recipe = recipe_of(
@@ -169,10 +188,29 @@ def merge(
         search = Search(plan, tuning)
     elif tune_over or tune_weights or tune_limit or label_column:
         raise typer.BadParameter("name the data that decides", param_hint="--tune")
+    _merge(plan, out, search, dry_run, save_plan, as_json)
+
+
+def _require_as_it_is(context: typer.Context) -> None:
+    """A plan is carried out as it was made: what is said of a merge beside it is wrong usage."""
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name)
+        if source is not None and source.name == "COMMANDLINE" and param.name not in _BESIDE_A_PLAN:
+            raise typer.BadParameter("a plan is carried out as it is", param_hint=param.opts[0])
+
+
+def _merge(
+    plan: Plan, out: Path | None, search: Search | None, dry_run: bool, save_plan: Path | None, as_json: bool
+) -> None:
+    """Prints, saves or carries out a plan, or the best one that the search finds."""
+    from fusehub.merging.merge import merge as merge_models
+
     if dry_run:
         print_json(plan.to_dict()) if as_json else print_plan(plan)
         if search and not as_json:
             say(f"tuning: {search.described()}")
+        if save_plan:
+            plan.save(save_plan)
         return
     if not as_json:
         print_findings(plan.report)
@@ -184,6 +222,12 @@ def merge(
         plan = tuned.plan
         if not as_json:
             print_tuning(tuned)
+    if save_plan:
+        plan.save(save_plan)
+        if as_json:
+            print_json(summarise(plan))
+        say(f"next: fusehub merge {shlex.quote(str(save_plan))} --out DIR")
+        return
     with bar(f"Merging {len(plan.experts)} models", quiet=as_json) as progress:
         result = merge_models(plan, out, progress=progress)
     notes = {name: [asdict(note) for note in own] for name, own in result.notes.items()}

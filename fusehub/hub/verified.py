@@ -82,10 +82,19 @@ def holds(path: Path, claim: str | None = None) -> bool:
     return claim is None or not path.exists() or _hash_of(path, claim) == claim
 
 
+def file_hash(path: Path) -> str:
+    """sha256 of a file, in hexadecimal; remembered until it is written anew."""
+    return _hash_with(path, 64)
+
+
 def _hash_of(path: Path, claim: str) -> str:
     """The hash of a file, of the kind that `claim` is."""
+    return _hash_with(path, len(claim))
+
+
+def _hash_with(path: Path, digits: int) -> str:
     stat = path.stat()
-    return _hash(str(path.resolve()), len(claim), stat.st_size, (stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns))
+    return _hash(str(path.resolve()), digits, stat.st_size, (stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns))
 
 
 @lru_cache(maxsize=4096)

@@ -19,6 +19,7 @@ from fusehub.errors import BadRecipe, NoSpace, OtherHeader
 from fusehub.merging.as_adapter import write_adapter
 from fusehub.merging.engine import MergeResult, carry_out
 from fusehub.merging.plan import MAX_SHARD_SIZE, Plan, plan_merge
+from fusehub.merging.plan_file import require_unwritten
 from fusehub.merging.provenance import write_side_files
 from fusehub.merging.recipe import Changes, DType, Recipe
 from fusehub.methods.plugins import load_plugins, require_plugins
@@ -68,7 +69,7 @@ def merge(
     those of `Recipe.changed`.
 
     Args:
-        models: Two or more models, a recipe, a recipe's file or a plan.
+        models: Two or more models, a recipe, a recipe's file, a plan, or the file of one (.json).
         out: A folder, new or empty.
         method: One of `fusehub.METHODS`; RegMean where nothing is said.
         plugins: Files with methods of your own, which are run.
@@ -84,6 +85,7 @@ def merge(
 
     Raises:
         FuseHubError: It cannot be done; then nothing is left behind.
+        Outdated: What a plan was made from has changed since.
 
     Examples:
         >>> result = fusehub.merge(["user/expert-1", "user/expert-2"], "merged", parameters={"alpha": 0.9})
@@ -103,11 +105,14 @@ def merge(
         chat_template=chat_template,
     )  # fmt: skip
     target = Path(out)
-    if isinstance(models, Plan) and (method or plugins or any(said is not None for said in changes.values())):
+    is_saved = isinstance(models, Path) and models.suffix == ".json"
+    is_plan = is_saved or isinstance(models, Plan)
+    if is_plan and (method or (plugins and not is_saved) or any(said is not None for said in changes.values())):
         raise BadRecipe("A plan is carried out as it is.", "Change the recipe, and plan it again.")
     with output(target, last="config.json") as folder:
-        if isinstance(models, Plan):
-            plan = models
+        if is_plan:
+            plan = Plan.load(models, plugins=plugins, token=token) if is_saved else models
+            require_unwritten(plan.files)
         else:
             recipe = recipe_of(models, method, plugins=plugins, **changes)
             allowed = Allowed.of(unrelated=allow_unrelated, other_weights=allow_other_weights, ignore=ignore)
@@ -124,7 +129,11 @@ def _planned_anew(plan: Plan) -> Plan:
     """The plan of the same merge, by headers that are asked for again: those that it was made by were wrong."""
     forget_headers()
     again = plan_merge(
-        plan.recipe, allowed=plan.allowed, max_shard_size=plan.max_shard_size, token=plan.experts[0].token
+        plan.recipe,
+        allowed=plan.allowed,
+        max_shard_size=plan.max_shard_size,
+        token=plan.experts[0].token,
+        resolved=plan.refs,
     )
     return replace(again, tuning=plan.tuning)
 

@@ -5,9 +5,10 @@ Made from headers, configs and the metadata of statistics alone. `engine.py` car
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from fusehub.checking.check import check
@@ -16,6 +17,7 @@ from fusehub.checking.report import Report
 from fusehub.errors import BadRecipe, Incompatible
 from fusehub.merging.cost import cost_of
 from fusehub.merging.donors import Donors, donors_of, require_tokenizer
+from fusehub.merging.plan_file import LocalFile, PlanRecord, local_files
 from fusehub.merging.planned_model import require_whole
 from fusehub.merging.planner import Planner, TensorPlan, described
 from fusehub.merging.preconditions import (
@@ -33,6 +35,7 @@ from fusehub.merging.sources.data_at_hand import require_data
 from fusehub.merging.sources.source import StatisticsSource
 from fusehub.methods import Method, find_method
 from fusehub.methods.by_layer import Settings
+from fusehub.methods.plugins import load_plugins, require_plugins
 from fusehub.models.chat_templates import require_template
 from fusehub.models.checkpoint import Shard, plan_shards, weight_hashes
 from fusehub.models.layout import Layout, layout_of
@@ -40,6 +43,8 @@ from fusehub.models.resolve import ModelRef, resolve, short_names
 from fusehub.models.tasks import load_config
 from fusehub.models.tensor_files import TensorInfo
 from fusehub.utils.findings import NOTHING_ALLOWED, Allowed
+from fusehub.utils.formats import describe
+from fusehub.utils.frozen import freeze, thawed
 
 MAX_SHARD_SIZE = 5 * 10**9
 # How methods count the base.
@@ -78,6 +83,7 @@ class Plan:
         cost: Bytes that are downloaded, written and held in memory, and the work.
         max_shard_size: The most bytes of one file of weights.
         tuning: How parameters and weights were chosen, where validation data did that: see `fusehub.comparing.tuning`.
+        files: What lies in folders, as it was when this was planned.
 
     Examples:
         >>> plan = fusehub.plan_merge(fusehub.Recipe.of(["user/expert-1", "user/expert-2"]))
@@ -85,6 +91,12 @@ class Plan:
         (('expert-1', 'expert-2'), ())
         >>> fusehub.merge(plan, "merged").folder
         PosixPath('merged')
+
+        It can be kept, and carried out later:
+
+        >>> plan.save("plan.json")
+        >>> fusehub.merge(Path("plan.json"), "later").plan.to_dict() == plan.to_dict()
+        True
     """
 
     recipe: Recipe
@@ -95,32 +107,106 @@ class Plan:
     names: tuple[str, ...]
     layout: Layout
     labels: LabelPlan
-    tensors: dict[str, TensorPlan]
+    tensors: Mapping[str, TensorPlan]
     kept: tuple[tuple[str, ...], ...]
     shards: tuple[Shard, ...]
     headers: tuple[Mapping[str, TensorInfo], ...]
     statistics: tuple[StatisticsSource, ...]
-    hashes: tuple[dict[str, str], ...]
+    hashes: tuple[Mapping[str, str], ...]
     report: Report
     allowed: Allowed = NOTHING_ALLOWED
     notes: tuple[str, ...] = ()
     donors: Donors | None = None
-    cost: dict[str, int] = field(default_factory=dict)
+    cost: Mapping[str, int] = field(default_factory=dict)
     max_shard_size: int = MAX_SHARD_SIZE
-    tuning: dict[str, Any] | None = None
+    tuning: Mapping[str, Any] | None = None
+    files: tuple[LocalFile, ...] = ()
+
+    def __post_init__(self) -> None:
+        freeze(self, "tensors", "headers", "hashes", "cost", "tuning")
+
+    def __str__(self) -> str:
+        """What will be done, as text."""
+        lines = [f"{self.method.title}: {describe(self.settings.written())}".removesuffix(": ")]
+        for ref, own in zip(self.experts, self.model_options, strict=True):
+            lines.append(f"model: {ref.id}" + (f" ({describe(own)})" if own else ""))
+        lines += [f"base: {self.base.id}"] if self.base else []
+        together = zip(self.experts, self.statistics, strict=False)
+        lines += [f"statistics of {ref.name}: {found.words()}" for ref, found in together]
+        lines += [f"{f.level}: {f.what}" for f in self.report.findings]
+        lines += [f"note: {note}" for note in self.notes]
+        for tensor in self.tensors.values():
+            lines.append(f"{tensor.action} {tensor.name} {list(tensor.info.shape)} {tensor.info.dtype}: {tensor.why}")
+        return "\n".join(lines)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the plan as JSON, to be carried out later: `fusehub.merge(Path(path), out)`.
+
+        Args:
+            path: The file, `.json`.
+
+        Raises:
+            Outdated: What it was made from has changed already.
+        """
+        entries = self.recipe.models
+        if self.statistics:
+            found = zip(entries, self.statistics, strict=True)
+            entries = tuple(entry.model_copy(update=own.recorded(entry)) for entry, own in found)
+        allowed = {
+            "unrelated": self.allowed.unrelated,
+            "other_weights": self.allowed.other_weights,
+            "ignored": sorted(self.allowed.ignored),
+        }
+        recipe = self.recipe.model_copy(update={"models": entries}).to_dict()
+        PlanRecord.of(recipe, self.refs, allowed, self.max_shard_size, self.hashes, self.files, self.to_dict()).write(
+            Path(path)
+        )
+
+    @classmethod
+    def load(cls, path: str | Path, *, plugins: Sequence[str | Path] = (), token: str | None = None) -> Plan:
+        """The plan that `save` wrote, if everything that it was made from is there as it was.
+
+        Args:
+            path: The file.
+            plugins: Files with methods of your own, which are run: those that the plan was made with.
+            token: The Hub's token; the one of `hf auth login` where none is given.
+
+        Returns:
+            The plan, for `merge`.
+
+        Raises:
+            Outdated: A file of a folder or of statistics has changed, or something would be done otherwise.
+            NotFound: The file, or a repo, is gone.
+        """
+        record = PlanRecord.read(Path(path))
+        record.require_files()
+        recipe = Recipe.parse(record.recipe)
+        require_plugins(recipe.merge_method, recipe.plugins, load_plugins(plugins))
+        refs = {said: replace(resolve(own.id, token=token), name=own.name) for said, own in record.models.items()}
+        allowed = Allowed(record.allowed.unrelated, record.allowed.other_weights, frozenset(record.allowed.ignored))
+        plan = plan_merge(recipe, allowed=allowed, max_shard_size=record.max_shard_size, token=token, resolved=refs)
+        record.require_same(plan.to_dict(), plan.hashes)
+        tuning = record.planned.tuning
+        return replace(plan, notes=tuple(record.planned.notes), tuning=tuning.model_dump() if tuning else None)
+
+    @property
+    def refs(self) -> dict[str, ModelRef]:
+        """The models and the base, by their names in the recipe."""
+        named = {entry.model: ref for entry, ref in zip(self.recipe.models, self.experts, strict=True)}
+        return named | ({self.recipe.base_model: self.base} if self.base else {})
 
     @property
     def weights(self) -> list[Any]:
         """Each model's weight as the recipe says it: a number, or what it is by layer."""
         common = self.settings.common.get("weight", 1.0)
-        return [said.get("weight", common) for said in self.settings.models]
+        return [thawed(said.get("weight", common)) for said in self.settings.models]
 
     @property
     def model_options(self) -> list[dict[str, Any]]:
         """What holds for each model, its weight among it, as the recipe says it or by default."""
         fields = self.method.own_options.fields()
         defaults = {name: option.default for name, option in fields.items()}
-        return [{**defaults, **self.settings.common, **said} for said in self.settings.models]
+        return [thawed({**defaults, **self.settings.common, **said}) for said in self.settings.models]
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, for `--json` and the report beside a merge."""
@@ -138,8 +224,8 @@ class Plan:
             ],
             "notes": list(self.notes),
             "statistics": [found.origin for found in self.statistics],
-            "data": [dict(found.metadata) for found in self.statistics] if self.method.needs_data else [],
-            "tuning": self.tuning,
+            "data": [thawed(found.metadata) for found in self.statistics] if self.method.needs_data else [],
+            "tuning": thawed(self.tuning),
             "cost": dict(self.cost),
             "tensors": described(self.tensors, self.method),
         }
@@ -151,6 +237,7 @@ def plan_merge(
     allowed: Allowed = NOTHING_ALLOWED,
     max_shard_size: int = MAX_SHARD_SIZE,
     token: str | None = None,
+    resolved: Mapping[str, ModelRef] | None = None,
 ) -> Plan:
     """The plan of `recipe`: what would be done with every tensor, and what it costs. Nothing is merged.
 
@@ -159,6 +246,7 @@ def plan_merge(
         allowed: What it goes on with although it is dangerous.
         max_shard_size: The most bytes of one file of weights.
         token: The Hub's token; the one of `hf auth login` where none is given.
+        resolved: Models that are known already, by their names in the recipe.
 
     Returns:
         The plan, for `merge` or `tune`.
@@ -178,7 +266,7 @@ def plan_merge(
     said = Settings.of(method, recipe.parameters, [entry.parameters for entry in recipe.models])
     require_template(recipe.chat_template)
     named = recipe
-    recipe, experts, base = _cast(recipe, method, token)
+    recipe, experts, base = _cast(recipe, method, resolved or {}, token)
     require_data(recipe, method, experts)
     settings = Settings.of(method, recipe.parameters, [entry.parameters for entry in recipe.models])
     given = {ref.name: list(entry.labels) for ref, entry in zip(experts, recipe.models, strict=True) if entry.labels}
@@ -223,6 +311,7 @@ def plan_merge(
         report=report,
         allowed=allowed,
         max_shard_size=max_shard_size,
+        files=local_files([*experts, *([base] if base else [])], statistics),
         notes=(
             *recipe.notes,
             *said.notes,
@@ -249,14 +338,20 @@ def replan(plan: Plan, recipe: Recipe) -> Plan:
     return replace(plan, recipe=recipe, settings=settings, tensors=tensors)
 
 
-def _cast(recipe: Recipe, method: Method, token: str | None) -> tuple[Recipe, list[ModelRef], ModelRef | None]:
+def _cast(
+    recipe: Recipe, method: Method, resolved: Mapping[str, ModelRef], token: str | None
+) -> tuple[Recipe, list[ModelRef], ModelRef | None]:
     """Who plays which part: the models that are merged, and the base.
 
     As in mergekit, the base may be listed among the models. A method that works on differences to it does not count
     it then; one that begins at it (SLERP) has it as its first model, listed or not.
     """
-    base = resolve(recipe.base_model, token=token) if recipe.base_model else None
-    cast = [(entry, resolve(entry.model, token=token)) for entry in recipe.models]
+
+    def ref_of(name: str) -> ModelRef:
+        return resolved.get(name) or resolve(name, token=token)
+
+    base = ref_of(recipe.base_model) if recipe.base_model else None
+    cast = [(entry, ref_of(entry.model)) for entry in recipe.models]
     if base is None and method.base == "needed":
         raise BadRecipe(
             f"{method.title} adds differences to a base, and the recipe names none.",

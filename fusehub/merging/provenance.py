@@ -64,14 +64,14 @@ def resolved_recipe(plan: Plan) -> Recipe:
         found = plan.statistics[index] if plan.statistics else None
         used = {"statistics": entry.statistics, "data": None} if found is None else found.recorded(entry)
         model = ref.id if ref.repo_id else entry.model
-        said = dict(plan.settings.models[index])
+        said = thawed(plan.settings.models[index])
         if "weight" in plan.method.own_options.fields():
             said = {"weight": plan.weights[index], **said}
         entries.append(entry.model_copy(update={"model": model, "parameters": said, **used}))
     provenance: dict[str, Any] = {"weights": [dict(own) for own in plan.hashes], "software": software("torch")}
     if plan.method.needs_data:
         provenance["data"] = [found.metadata["data"] for found in plan.statistics]
-    if tuning := plan.tuning or (plan.recipe.provenance or {}).get("tuning"):
+    if tuning := thawed(plan.tuning) or (plan.recipe.provenance or {}).get("tuning"):
         # The trials are in the report.
         provenance["tuning"] = {key: value for key, value in tuning.items() if key not in ("trials", "chosen")}
     return plan.recipe.model_copy(

@@ -302,13 +302,17 @@ class Recipe(_Strict):
         except BadRecipe as error:
             raise error.retold(f"{path}: {error.what}") from error
 
-    def to_yaml(self) -> str:
-        """The recipe as YAML, everything stated, in the order of the fields."""
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain data, everything stated, in the order of the fields."""
         content = self.model_dump(mode="json", exclude_none=True)
         for key in ("plugins", "as_adapter"):
             if not content[key]:
                 del content[key]
-        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+        return content
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=110)
 
 
 class _Provenance(BaseModel):

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from fusehub.errors import BadRecipe, unknown
 from fusehub.methods.cost import Cost, of_pieces, of_solving, of_whole
+from fusehub.utils.frozen import freeze
 
 if TYPE_CHECKING:
     import torch
@@ -183,6 +184,7 @@ class Method:
     """The file that it comes from, where it is the user's own."""
 
     def __post_init__(self) -> None:
+        freeze(self, "base_with", "biases_with", "absolute_weights_with", "tune_over")
         for fact, value, known in (
             ("statistics", self.statistics, get_args(WantedStatistics)),
             ("base", self.base, get_args(BaseRole)),

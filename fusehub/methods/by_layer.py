@@ -21,6 +21,7 @@ from typing import Any
 from fusehub.errors import BadRecipe, FuseHubError, together
 from fusehub.methods.base import Method, Options
 from fusehub.methods.mergekit import MERGEKIT_METHODS, MERGEKIT_OPTIONS, REQUIRED
+from fusehub.utils.frozen import freeze, thawed
 
 _LAYER = re.compile(r"^(.*?)\.(\d+)(?:\.|$)")
 
@@ -37,6 +38,9 @@ class Settings:
     notes: tuple[str, ...] = ()
     """What is said and does nothing in this method."""
     _known: dict[Any, tuple[Options, tuple[Options, ...]]] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        freeze(self, "shared", "common", "models")
 
     @classmethod
     def of(cls, method: Method, parameters: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> Settings:
@@ -99,7 +103,7 @@ class Settings:
 
     def written(self) -> dict[str, Any]:
         """The recipe's parameters with the defaults filled in."""
-        return {**self.method.parse({}).model_dump(), **self.shared, **self.common}
+        return {**self.method.parse({}).model_dump(), **thawed(self.shared), **thawed(self.common)}
 
     def filters(self) -> list[str]:
         """The texts that tensors' names are asked for, each once."""
@@ -107,7 +111,7 @@ class Settings:
             str(case["filter"])
             for said in self._all()
             for value in said.values()
-            for case in (value if isinstance(value, list) else ())
+            for case in (value if isinstance(value, tuple) else ())
             if isinstance(case, Mapping) and not _always(case)
         ]
         return list(dict.fromkeys(found))
@@ -187,7 +191,7 @@ def _at(sources: Sequence[Mapping[str, Any]], name: str, depth: float) -> dict[s
 
 
 def _value(setting: Any, name: str, depth: float) -> Any:
-    if not isinstance(setting, list):
+    if not isinstance(setting, tuple):
         return setting
     if isinstance(setting[0], Mapping):
         case = next((case for case in setting if _always(case) or case["filter"] in name), None)

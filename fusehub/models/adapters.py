@@ -20,6 +20,7 @@ from fusehub.models.remote_headers import remote_header
 from fusehub.models.side_files import has_vocabulary, side_files, tokenizer_files
 from fusehub.models.tensor_files import Header, PickleFile, SafetensorsFile, open_tensors
 from fusehub.models.transformers_internals import classes_of
+from fusehub.utils.frozen import freeze, thawed
 
 CONFIG = "adapter_config.json"
 TIED = "tie_word_embeddings"
@@ -53,7 +54,11 @@ class AdaptedRef(ModelRef):
 
     base: ModelRef | None = None
     adapter: ModelRef | None = None
-    _config: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _config: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        freeze(self, "_config")
 
     @property
     def id(self) -> str:
@@ -69,7 +74,7 @@ class AdaptedRef(ModelRef):
 
     @property
     def config(self) -> dict[str, Any]:
-        return dict(self._config)
+        return thawed(self._config)
 
     def weight_files(self) -> list[str]:
         return self.base.weight_files()

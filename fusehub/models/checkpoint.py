@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusehub.errors import FuseHubError, NotFound, OtherHeader
+from fusehub.hub.verified import file_hash
 from fusehub.models.adapters import AdaptedRef, adapter_header, open_adapter
 from fusehub.models.lora import Updates
 from fusehub.models.ref import ModelRef
@@ -27,9 +28,9 @@ from fusehub.models.tensor_files import (
     dtype_name,
     open_tensors,
     require_few,
-    sha256_of,
 )
 from fusehub.models.wrappers import Wrapping, wrapping_of
+from fusehub.utils.frozen import freeze
 
 if TYPE_CHECKING:
     import torch
@@ -162,7 +163,7 @@ def fetch_weights(refs: Iterable[ModelRef]) -> None:
 
 def weight_hashes(ref: ModelRef) -> dict[str, str]:
     """sha256 of each weight file: as the Hub tells it, computed only for files of a local folder."""
-    return {name: ref.files[name].sha256 or sha256_of(ref.path(name)) for name in ref.hashed_files()}
+    return {name: ref.files[name].sha256 or file_hash(ref.path(name)) for name in ref.hashed_files()}
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,10 @@ class Shard:
     """One file to be written: its name, and its tensors in the order in which their bytes follow."""
 
     filename: str
-    tensors: dict[str, TensorInfo]
+    tensors: Mapping[str, TensorInfo]
+
+    def __post_init__(self) -> None:
+        freeze(self, "tensors")
 
     @property
     def nbytes(self) -> int:

@@ -14,7 +14,7 @@ import copy
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -33,6 +33,7 @@ from fusehub.models.transformers_internals import (
     stored_names,
     tied_names,
 )
+from fusehub.utils.frozen import freeze
 from fusehub.utils.limits import BUFFER_BYTES, MODULES
 
 if TYPE_CHECKING:
@@ -76,15 +77,18 @@ class Layout:
     """
 
     architecture: str
-    shapes: dict[str, tuple[int, ...]]
-    linears: dict[str, Linear]
-    label_axes: dict[str, int]
-    tied: dict[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+    linears: Mapping[str, Linear]
+    label_axes: Mapping[str, int]
+    tied: Mapping[str, str]
     base_prefix: str
     _model: PreTrainedModel
-    parts: dict[str, Part] = field(default_factory=dict)
-    token_axes: dict[str, int] = field(default_factory=dict)
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    token_axes: Mapping[str, int] = field(default_factory=dict)
     """Which tensors have one row (or element) a token of the vocabulary, with the axis along which tokens run."""
+
+    def __post_init__(self) -> None:
+        freeze(self, "shapes", "linears", "label_axes", "tied", "parts", "token_axes")
 
     def names(self, stored: Iterable[str]) -> dict[str, str]:
         """For each name in a checkpoint, the model's parameter that transformers loads it into.

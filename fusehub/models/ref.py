@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fusehub.errors import BadFile, NotFound
@@ -12,6 +13,7 @@ from fusehub.hub.client import endpoint, hub_errors
 from fusehub.hub.verified import fetch, in_cache
 from fusehub.models.side_files import side_files
 from fusehub.utils.documents import check_adapter_config, check_config, read_object
+from fusehub.utils.frozen import freeze
 from fusehub.utils.limits import SHARDS
 
 # How the file begins that git keeps in the place of a large one.
@@ -39,8 +41,8 @@ class ModelRef:
     repo_id: str | None
     commit: str | None
     folder: Path | None
-    files: dict[str, RemoteFile]
-    card: dict[str, Any] = field(default_factory=dict)
+    files: Mapping[str, RemoteFile]
+    card: Mapping[str, Any] = field(default_factory=dict)
     gated: bool = False
     private: bool = False
     downloads: int | None = None
@@ -48,6 +50,11 @@ class ModelRef:
     token: str | None = field(default=None, repr=False, compare=False)
     card_trouble: str = ""
     """Why the front matter of the card cannot be read, where it cannot."""
+
+    def __post_init__(self) -> None:
+        freeze(self, "files")
+        # Strangers write cards, of any depth: what stands in one is left as it is.
+        object.__setattr__(self, "card", MappingProxyType(self.card))
 
     @property
     def id(self) -> str:

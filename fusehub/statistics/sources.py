@@ -33,7 +33,7 @@ from fusehub.statistics.file import (
 from fusehub.statistics.fisher_file import FISHER_FILENAME, FisherFile
 from fusehub.statistics.shards import shards_in
 from fusehub.utils.documents import read_object
-from fusehub.utils.frozen import frozen
+from fusehub.utils.frozen import freeze
 from fusehub.utils.reach import is_confined, local_path
 
 TAG = "fusehub-statistics"
@@ -53,7 +53,7 @@ class FoundStatistics:
     _token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "metadata", frozen(self.metadata))
+        freeze(self, "metadata")
 
     @property
     def rows(self) -> dict[str, int]:
@@ -149,6 +149,17 @@ def _are_of(found: FoundStatistics, hashes: Mapping[str, str]) -> bool:
 def open_statistics(source: str, *, token: str | None = None) -> Statistics:
     """The statistics at `source` (a file, a folder or a repo), of whatever weights they are."""
     return Statistics(_locate_tensors(source, token), source)
+
+
+def local_files(source: str, *, fisher: bool) -> list[Path]:
+    """The files of this machine that the statistics at `source` are, with their Fisher diagonals; none of a repo."""
+    path = local_path(source)
+    if path is None or not path.exists():
+        return []
+    tensors = _locate_tensors(source, None)
+    shards = [tensors.parent / name for name in shards_in(tensors)] if tensors.name == INDEX_FILENAME else []
+    metadata = [] if path.is_file() else [_locate(source, METADATA_FILENAME, None)]
+    return [tensors, *shards, *metadata, *([locate_fisher(source)] if fisher else [])]
 
 
 def has_statistics(ref: ModelRef) -> bool:

@@ -21,3 +21,9 @@ def thawed(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: thawed(own) for key, own in value.items()}
     return list(map(thawed, value)) if isinstance(value, list | tuple) else value
+
+
+def freeze(owner: object, *names: str) -> None:
+    """Makes the fields `names` of a frozen dataclass data that nobody can change; for its `__post_init__`."""
+    for name in names:
+        object.__setattr__(owner, name, frozen(getattr(owner, name)))

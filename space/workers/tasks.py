@@ -168,7 +168,7 @@ def _merge_one(tell: Tell, plan: Any, recipe: Mapping[str, Any], count: int, pla
 
     started = time.monotonic()
     result = fusehub.merge(plan, recipe["out"], progress=progress)
-    notes = sorted({note for own in result.notes.values() for note in own} | set(result.remarks))
+    notes = sorted({note.text for own in result.notes.values() for note in own} | set(result.remarks))
     parts = list(plan.names) if plan.labels.policy == "keep" else []
     written = (result.folder / "fusehub_recipe.yaml").read_text(encoding="utf-8")
     return {
@@ -281,7 +281,7 @@ def _cost(
     for method, own in (("regmean", statistics), ("mean", None)):
         try:
             recipe = fusehub.Recipe.of(models, method, labels=labels, base_model=base, statistics=own)
-            return fusehub.plan_merge(recipe, token=token).cost
+            return dict(fusehub.plan_merge(recipe, token=token).cost)
         except FuseHubError:
             continue
     return None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.merging.sources.questioning import question
 from fusehub.merging.sources.source import StatisticsSource, Wanted
 from fusehub.models.resolve import ModelRef
-from fusehub.statistics.sources import FoundStatistics, find_statistics, is_of_others
+from fusehub.statistics.sources import FoundStatistics, find_statistics, is_of_others, local_files
 
 if TYPE_CHECKING:
     from fusehub.methods.base import LayerStatistics
@@ -76,6 +77,10 @@ class Published(StatisticsSource):
                 "they count input by input, whatever alpha."
             )
         return said
+
+    def files(self) -> list[Path]:
+        """Those of a folder, or the file."""
+        return local_files(self.origin, fisher=bool(self.metadata.get("fisher")))
 
     def question(self, ref: ModelRef, model_bytes: int) -> Iterator[str]:
         """Those of others than the model's owner are held against random tokens."""

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fusehub.merging.recipe import ModelEntry, Recipe
@@ -94,6 +95,10 @@ class StatisticsSource(ABC):
     def recorded(self, entry: ModelEntry) -> dict[str, Any]:
         """What the recipe of the merge says of them, so that it finds the same ones again."""
         return {"statistics": self.origin, "data": None}
+
+    def files(self) -> list[Path]:
+        """The files of this machine that they are; what a commit names is not among them."""
+        return []
 
     def question(self, ref: ModelRef, model_bytes: int) -> Iterator[str]:
         """What has to be said of them once they were held against the model, of `model_bytes` in float32.

@@ -1,0 +1,80 @@
+"""What a merge will cost, told from its plan: bytes to download, to write and at the peak in memory, and work."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from statistics import mode
+
+from fusehub.checking.report import Report
+from fusehub.collecting.passes import BATCH_TOKENS
+from fusehub.merging.planner import TensorPlan
+from fusehub.merging.recipe import Recipe
+from fusehub.merging.sources.source import StatisticsSource
+from fusehub.methods import Method
+from fusehub.models.adapters import AdaptedRef, weights_file
+from fusehub.models.resolve import ModelRef
+
+# What importing torch and transformers takes before any tensor is read; measured on Linux.
+_PROCESS_BYTES = 450 * 2**20
+# Tensors, of every token of a batch and as wide as the widest layer, that are there at once while a model is run.
+_FORWARD = 16
+
+
+def cost_of(
+    recipe: Recipe,
+    tensors: Iterable[TensorPlan],
+    method: Method,
+    experts: Sequence[ModelRef],
+    statistics: Sequence[StatisticsSource],
+    report: Report,
+) -> dict[str, int]:
+    """Bytes to download, to write, and at the peak in memory; multiplications in units of 10^9."""
+    tensors = list(tensors)
+    output = sum(tensor.info.nbytes for tensor in tensors)
+    if recipe.as_adapter:
+        # The ranks of all together.
+        adapters = [ref.adapter for ref in experts if isinstance(ref, AdaptedRef)]
+        output = sum(adapter.files[weights_file(adapter)].size for adapter in adapters)
+    peak = flops = 0
+    for tensor in tensors:
+        if tensor.action not in ("combine", "solve"):
+            continue
+        inputs = tensor.linear.in_features if tensor.action == "solve" else 0
+        own = method.cost_of(len(experts), tensor.info.numel, inputs)
+        updates = sum(found.update_products for found in statistics)
+        peak, flops = max(peak, own.memory), flops + own.multiplications + updates * tensor.info.numel * inputs
+    if method.needs_data:
+        memory, work = _of_running(tensors, experts, statistics)
+        peak, flops = peak + memory, flops + work
+    return {
+        "download_bytes": report.download,
+        "output_bytes": output,
+        "memory_bytes": _PROCESS_BYTES + peak,
+        "gflop": flops // 10**9,
+    }
+
+
+def _of_running(
+    tensors: Sequence[TensorPlan], experts: Sequence[ModelRef], statistics: Sequence[StatisticsSource]
+) -> tuple[int, int]:
+    """Bytes and multiplications of a method that runs what it has merged, each block twice."""
+    solved = [tensor for tensor in tensors if tensor.action == "solve"]
+    if not solved:
+        return 0, 0
+    tokens = sum(found.metadata["tokens"] for found in statistics)
+    # The network, what was solved and is not written yet, and what the last block gave for every token, in float32.
+    architectures = len({ref.config["architectures"][0] for ref in experts})
+    memory = architectures * sum(tensor.info.numel * 4 for tensor in tensors if tensor.info.is_float)
+    memory += sum(tensor.info.nbytes for tensor in solved)
+    memory += tokens * mode(tensor.linear.in_features for tensor in solved) * 4
+    # What one forward makes on its way, and the libraries that run it; measured.
+    memory += _FORWARD * BATCH_TOKENS * max(tensor.linear.in_features for tensor in solved) * 4
+    # Triangles of the grams of one block.
+    grams: Counter[str] = Counter()
+    for tensor in solved:
+        block = re.match(r".*?\.\d+\.|", tensor.parameter)[0] or tensor.parameter
+        grams[block] += len(experts) * tensor.linear.in_features**2 * 2
+    memory += max(grams.values())
+    return memory, sum(tokens * (2 * t.info.numel + t.linear.in_features**2 // 2) for t in solved)
