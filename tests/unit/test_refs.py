@@ -142,7 +142,7 @@ for name in sys.argv[1:]:
     try:
         ref = resolve(name)
         results.append({"id": ref.id, "files": sorted(ref.files), "private": ref.private, "gated": ref.gated,
-            "sha256": {n: f.sha256 for n, f in ref.files.items() if f.sha256}, "card": ref.card, "url": ref.url,
+            "sha256": {n: f.sha256 for n, f in ref.files.items() if f.sha256}, "card": dict(ref.card), "url": ref.url,
             "read": ref.path("config.json").is_file(), "weights": ref.weight_files()})
     except FuseHubError as error:
         results.append({"error": type(error).__name__, "what": error.what, "fix": error.fix})
