@@ -12,9 +12,8 @@ from typing import Any
 
 from fusehub.checking.preprocessing import tokenizer_for
 from fusehub.checking.report import Report
-from fusehub.errors import BadRecipe
 from fusehub.merging.recipe import Recipe
-from fusehub.models.chat_templates import most_common, named_template, require_template, template_of
+from fusehub.models.chat_templates import most_common, named_template, template_of
 from fusehub.models.ref import ModelRef
 from fusehub.models.side_documents import GENERATION_CONFIG
 
@@ -79,33 +78,6 @@ def donors_alone(ref: ModelRef, everyone: Sequence[ModelRef]) -> Donors:
     return Donors(ref, ref, tokenizer, generation, template_of(tokenizer), tokenizer.name)
 
 
-def require_tokenizer(recipe: Recipe, experts: Sequence[ModelRef], base: ModelRef | None, report: Report) -> None:
-    """Raises `BadRecipe` where mergekit's choice of tokens is another than that of the result."""
-    source = recipe.tokenizer_source
-    if source is None:
-        return
-    if source == "union":
-        if any(finding.code == "vocabulary-differs" for finding in report.findings):
-            raise BadRecipe(
-                "tokenizer_source: union puts the tokens of different vocabularies together, which FuseHub does not: "
-                "the models give one number to different tokens.",
-                "Merge models of which one has the tokens of all others, in the same places.",
-            )
-        return
-    named = next((ref for ref in (*experts, base) if ref is not None and source in (ref.name, ref.id)), None)
-    ref = base if source == "base" else named
-    if ref is None:
-        raise BadRecipe(
-            f"tokenizer_source: {source} is none of the merge's models.",
-            "Leave tokenizer_source out: the result has the tokenizer of the model that knows the most tokens.",
-        )
-    if ref.id not in report.knowing_all:
-        raise BadRecipe(
-            f"tokenizer_source: {source} would drop tokens that other models know, and FuseHub keeps all.",
-            "Leave tokenizer_source out: the result has the tokenizer of the model that knows the most tokens.",
-        )
-
-
 def _configs_differ(everyone: Sequence[ModelRef], report: Report) -> bool:
     """Whether it matters whose config or generation config the result has."""
     said = [ref.json(GENERATION_CONFIG) for ref in everyone if GENERATION_CONFIG in ref.files]
@@ -117,7 +89,6 @@ def _template(
     recipe: Recipe, experts: Sequence[ModelRef], base: ModelRef | None, speaking: ModelRef
 ) -> tuple[str | None, str, tuple[str, ...]]:
     """The chat template, whose it is, and what has to be said of it."""
-    require_template(recipe.chat_template)
     everyone = {ref.id: ref for ref in (*experts, *([base] if base else []))}.values()
     known = {ref.name: template for ref in everyone if (template := template_of(ref)) is not None}
     said = recipe.chat_template

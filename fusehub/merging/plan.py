@@ -6,38 +6,27 @@ Made from headers, configs and the metadata of statistics alone. `engine.py` car
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fusehub.checking.check import check
 from fusehub.checking.heads import LabelPlan
 from fusehub.checking.report import Report
-from fusehub.errors import BadRecipe, Incompatible
+from fusehub.merging.cast import cast_of
+from fusehub.merging.checked import checked
 from fusehub.merging.cost import cost_of
-from fusehub.merging.donors import Donors, donors_of, require_tokenizer
+from fusehub.merging.donors import Donors, donors_of
 from fusehub.merging.plan_file import LocalFile, PlanRecord, local_files
 from fusehub.merging.planned_model import require_whole
-from fusehub.merging.planner import Planner, TensorPlan, described
-from fusehub.merging.preconditions import (
-    idle_base,
-    require_adding,
-    require_fisher,
-    require_layers,
-    require_provenance,
-    require_usable,
-    run_over,
-)
-from fusehub.merging.recipe import ModelEntry, Recipe
-from fusehub.merging.sources import find_sources, wanted_of
-from fusehub.merging.sources.data_at_hand import require_data
+from fusehub.merging.planner import TensorPlan, described, planned
+from fusehub.merging.preconditions import require_usable
+from fusehub.merging.recipe import Recipe
+from fusehub.merging.sources import sources_of
 from fusehub.merging.sources.source import StatisticsSource
-from fusehub.methods import Method, find_method
+from fusehub.methods import Method
 from fusehub.methods.by_layer import Settings
 from fusehub.methods.plugins import load_plugins, require_plugins
-from fusehub.models.chat_templates import require_template
-from fusehub.models.checkpoint import Shard, plan_shards, weight_hashes
+from fusehub.models.checkpoint import Shard, plan_shards
 from fusehub.models.layout import Layout, layout_of
 from fusehub.models.resolve import ModelRef, resolve, short_names
 from fusehub.models.tasks import load_config
@@ -47,12 +36,6 @@ from fusehub.utils.formats import describe
 from fusehub.utils.frozen import freeze, thawed
 
 MAX_SHARD_SIZE = 5 * 10**9
-# How methods count the base.
-_BESIDE = {
-    "needed": " beside the base",
-    "origin": " beside the base",
-    "end": " (the base is one of them, listed or not)",
-}
 
 
 @dataclass(frozen=True)
@@ -261,68 +244,38 @@ def plan_merge(
         >>> plan.cost["output_bytes"] > 0
         True
     """
-    method = find_method(recipe.merge_method)
-    require_adding(recipe, method)
-    said = Settings.of(method, recipe.parameters, [entry.parameters for entry in recipe.models])
-    require_template(recipe.chat_template)
-    named = recipe
-    recipe, experts, base = _cast(recipe, method, resolved or {}, token)
-    require_data(recipe, method, experts)
-    settings = Settings.of(method, recipe.parameters, [entry.parameters for entry in recipe.models])
-    given = {ref.name: list(entry.labels) for ref, entry in zip(experts, recipe.models, strict=True) if entry.labels}
-    with ThreadPoolExecutor() as pool:
-        hashing = [pool.submit(weight_hashes, ref) for ref in experts]
-        import torch  # noqa: F401  # takes a second, which hashing fills
-
-        report = check(experts, base=base, heads=recipe.heads, labels=given)
-    require_tokenizer(recipe, experts, base, report)
-    report.require_ok(allowed.ignored)
-    if report.labels is None:
-        report.require_ok()
-        raise Incompatible("The models' heads cannot be planned.", "Say --heads keep.")
-    hashes = tuple(future.result() for future in hashing)
-    require_provenance(recipe, experts, hashes)
-    wanted = wanted_of(recipe, method, experts, hashes, allowed, token)
-    statistics = find_sources(wanted)
-    if method.needs_fisher:
-        require_fisher(experts, statistics)
+    cast = cast_of(recipe, resolved or {}, token)
+    recipe, method, experts, base = cast.recipe, cast.method, cast.experts, cast.base
+    found = checked(cast, allowed)
+    statistics, notes = sources_of(recipe, method, experts, found.hashes, allowed, token)
     layout = layout_of(load_config(experts[0]))
-    planner = Planner(recipe, method, experts, base, layout, report.labels, statistics, settings)
-    tensors = planner.tensors()
-    donors = donors_of(recipe, experts, base, report) if report.labels.policy == "merge" else None
-    require_usable(recipe, method, tensors.values(), statistics, experts, base)
-    kept = planner.kept(tensors)
-    require_whole(experts, base, donors, report, tensors, kept, allowed)
+    decided = planned(cast, layout, found.labels, statistics)
+    donors = donors_of(recipe, experts, base, found.report) if found.labels.policy == "merge" else None
+    require_usable(recipe, method, decided.tensors.values(), statistics, experts, base)
+    require_whole(experts, base, donors, found.report, decided.tensors, decided.kept, allowed)
+    infos = {name: tensor.info for name, tensor in decided.tensors.items()}
     return Plan(
         recipe=recipe,
         method=method,
-        settings=settings,
-        experts=tuple(experts),
+        settings=cast.settings,
+        experts=experts,
         base=base,
         names=tuple(short_names(experts)),
         layout=layout,
-        labels=report.labels,
-        tensors=tensors,
-        kept=kept,
-        shards=tuple(plan_shards({name: plan.info for name, plan in tensors.items()}, max_shard_size)),
-        headers=(*planner.infos, *([planner.base_infos] if base else [])),
-        statistics=tuple(statistics),
-        hashes=hashes,
-        report=report,
+        labels=found.labels,
+        tensors=decided.tensors,
+        kept=decided.kept,
+        shards=tuple(plan_shards(infos, max_shard_size)),
+        headers=decided.headers,
+        statistics=statistics,
+        hashes=found.hashes,
+        report=found.report,
         allowed=allowed,
         max_shard_size=max_shard_size,
-        files=local_files([*experts, *([base] if base else [])], statistics),
-        notes=(
-            *recipe.notes,
-            *said.notes,
-            *idle_base(named, recipe, base),
-            *(donors.notes if donors else ()),
-            *(note for found, own in zip(statistics, wanted, strict=True) for note in found.notes(own)),
-            *run_over(experts, statistics, method),
-            *planner.notes,
-        ),
+        files=local_files(cast.everyone, statistics),
+        notes=(*cast.notes, *(donors.notes if donors else ()), *notes, *decided.notes),
         donors=donors,
-        cost=cost_of(recipe, tensors.values(), method, experts, statistics, report),
+        cost=cost_of(recipe, decided.tensors.values(), method, experts, statistics, found.report),
     )
 
 
@@ -336,41 +289,3 @@ def replan(plan: Plan, recipe: Recipe) -> Plan:
         tensors[name] = replace(tensor, options=options, own=own)
     require_usable(recipe, plan.method, tensors.values(), plan.statistics, plan.experts, plan.base)
     return replace(plan, recipe=recipe, settings=settings, tensors=tensors)
-
-
-def _cast(
-    recipe: Recipe, method: Method, resolved: Mapping[str, ModelRef], token: str | None
-) -> tuple[Recipe, list[ModelRef], ModelRef | None]:
-    """Who plays which part: the models that are merged, and the base.
-
-    As in mergekit, the base may be listed among the models. A method that works on differences to it does not count
-    it then; one that begins at it (SLERP) has it as its first model, listed or not.
-    """
-
-    def ref_of(name: str) -> ModelRef:
-        return resolved.get(name) or resolve(name, token=token)
-
-    base = ref_of(recipe.base_model) if recipe.base_model else None
-    cast = [(entry, ref_of(entry.model)) for entry in recipe.models]
-    if base is None and method.base == "needed":
-        raise BadRecipe(
-            f"{method.title} adds differences to a base, and the recipe names none.",
-            "Say --base MODEL: the pretrained model that the experts share.",
-        )
-    if base is not None and method.base != "optional":
-        others = [(entry, ref) for entry, ref in cast if ref.id != base.id]
-        own = [(entry, ref) for entry, ref in cast if ref.id == base.id]
-        cast = others
-        if method.base == "end":
-            cast = [*(own[:1] or [(ModelEntry(model=recipe.base_model), base)]), *others]
-    fewest, most = method.models
-    if not fewest <= len(cast) <= (most or len(cast)):
-        wanted = f"exactly {fewest}" if fewest == most else f"at least {fewest}"
-        raise BadRecipe(
-            f"{method.title} merges {wanted} model{'s' if fewest > 1 else ''}"
-            f"{_BESIDE.get(method.base, '') if base else ''}, and the recipe has {len(cast)}.",
-            "Name more or fewer models, or choose another method: `fusehub methods`.",
-        )
-    recipe = recipe.model_copy(update={"models": tuple(entry for entry, _ in cast)})
-    require_layers(recipe, [ref for _, ref in cast])
-    return recipe, [ref for _, ref in cast], base

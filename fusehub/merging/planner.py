@@ -9,11 +9,11 @@ from typing import Any
 from fusehub.checking.heads import LabelPlan
 from fusehub.collecting.routing import FEWEST_ROWS, mixture_of, mixture_rows, shares_of
 from fusehub.errors import Incompatible
-from fusehub.merging.recipe import Recipe
+from fusehub.merging.cast import Cast
 from fusehub.merging.sources.source import StatisticsSource
 from fusehub.methods import Method
 from fusehub.methods.base import Options
-from fusehub.methods.by_layer import Settings, depths
+from fusehub.methods.by_layer import depths
 from fusehub.models.checkpoint import Checkpoint, headers
 from fusehub.models.completeness import stored_by_some
 from fusehub.models.layout import Layout, Linear, layout_like
@@ -88,22 +88,32 @@ def described(tensors: Mapping[str, TensorPlan], method: Method) -> list[dict[st
     ]
 
 
-class Planner:
+@dataclass(frozen=True)
+class Planned:
+    """What becomes of all tensors."""
+
+    tensors: dict[str, TensorPlan]
+    kept: tuple[tuple[str, ...], ...]
+    """For each expert the names in its file of what it keeps as it is: its head, and what no other one has."""
+    headers: tuple[Mapping[str, TensorInfo], ...]
+    """The tensors of each expert, and of the base where there is one."""
+    notes: tuple[str, ...]
+
+
+def planned(cast: Cast, layout: Layout, labels: LabelPlan, statistics: Sequence[StatisticsSource]) -> Planned:
+    """Decides for every tensor. Raises `Incompatible` naming one that cannot be merged."""
+    planner = _Planner(cast, layout, labels, statistics)
+    tensors = planner.tensors()
+    kept = planner.kept(tensors)
+    return Planned(tensors, kept, planner.headers, tuple(planner.notes))
+
+
+class _Planner:
     """Decides for each tensor, from what is known of the models."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        method: Method,
-        experts: Sequence[ModelRef],
-        base: ModelRef | None,
-        layout: Layout,
-        labels: LabelPlan,
-        statistics: Sequence[StatisticsSource],
-        settings: Settings,
-    ) -> None:
-        self.recipe, self.method, self.layout, self.labels = recipe, method, layout, labels
-        self.settings = settings
+    def __init__(self, cast: Cast, layout: Layout, labels: LabelPlan, statistics: Sequence[StatisticsSource]) -> None:
+        self.recipe, self.method, self.layout, self.labels = cast.recipe, cast.method, layout, labels
+        self.settings, experts, base = cast.settings, cast.experts, cast.base
         self.experts, self.rows = experts, [found.rows for found in statistics]
         self.mixtures = [mixture_rows(rows) for rows in self.rows]
         # The tensors whose Fisher values each expert's statistics have.
@@ -120,6 +130,7 @@ class Planner:
         self.names = merged_parameters(self.stored)
         self.base_infos = infos_of(base) if base else {}
         self.base_files = stored_names(base, layout, self.base_infos).at if base else {}
+        self.headers = (*self.infos, *([self.base_infos] if base else []))
         self.notes: list[str] = []
         self._uncounted: list[str] = []
         self._rows_differ: dict[str, tuple[int, ...]] = {}

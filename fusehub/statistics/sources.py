@@ -156,10 +156,11 @@ def local_files(source: str, *, fisher: bool) -> list[Path]:
     path = local_path(source)
     if path is None or not path.exists():
         return []
-    tensors = _locate_tensors(source, None)
-    shards = [tensors.parent / name for name in shards_in(tensors)] if tensors.name == INDEX_FILENAME else []
-    metadata = [] if path.is_file() else [_locate(source, METADATA_FILENAME, None)]
-    return [tensors, *shards, *metadata, *([locate_fisher(source)] if fisher else [])]
+    folder = path.parent if path.is_file() else path if (path / METADATA_FILENAME).is_file() else path / FOLDER
+    index = folder / INDEX_FILENAME
+    tensors = [index, *(folder / name for name in shards_in(index))] if index.is_file() else [folder / FILENAME]
+    named = [path] if path.is_file() else [*tensors, folder / METADATA_FILENAME]
+    return [*named, *([folder / FISHER_FILENAME] if fisher else [])]
 
 
 def has_statistics(ref: ModelRef) -> bool:

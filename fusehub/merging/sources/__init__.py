@@ -34,34 +34,57 @@ def is_place(said: str) -> bool:
     return said != AUTO and source_said(said).place is None
 
 
-def wanted_of(
+def sources_of(
     recipe: Recipe,
     method: Method,
     experts: Sequence[ModelRef],
     hashes: Sequence[Mapping[str, str]],
     allowed: Allowed,
     token: str | None,
-) -> list[Wanted]:
-    """What is wanted of each expert; nothing of any where the method takes no statistics."""
+) -> tuple[tuple[StatisticsSource, ...], tuple[str, ...]]:
+    """The source of each expert, and what has to be said of them; none where the method takes no statistics.
+
+    Raises an error that names all experts without one.
+    """
     if not (method.needs_statistics or method.needs_fisher or method.needs_data):
-        return []
+        return (), ()
     before = (recipe.provenance or {}).get("data") or [None] * len(experts)
-    together = zip(experts, recipe.models, hashes, before, strict=True)
-    return [Wanted(ref, entry, own, recipe, method, allowed, token, data) for ref, entry, own, data in together]
-
-
-def find_sources(wanted: Sequence[Wanted]) -> list[StatisticsSource]:
-    """The source of each expert. Raises an error that names all experts without one."""
     found: list[StatisticsSource] = []
+    notes: list[str] = []
     problems: list[FuseHubError] = []
-    for own in wanted:
+    for ref, entry, own, data in zip(experts, recipe.models, hashes, before, strict=True):
+        wanted = Wanted(ref, entry, own, recipe, method, allowed, token, data)
         try:
-            found.append(_kind(own).find(own))
+            found.append(_found(wanted))
+            notes += found[-1].notes(wanted)
         except (NotFound, BadStatistics) as error:
             problems.append(error)
     if problems:
         raise together(problems)
+    return tuple(found), (*notes, *_run_over(experts, found, method))
+
+
+def _found(wanted: Wanted) -> StatisticsSource:
+    found = _kind(wanted).find(wanted)
+    if wanted.method.needs_fisher and not found.metadata.get("fisher"):
+        name = wanted.ref.name
+        raise NotFound(
+            f"{name}: no Fisher diagonals in the statistics {found.origin}.",
+            f"Make them where the data is: `fusehub collect {name} --data DATA --fisher --out DIR`, then "
+            f"`--statistics {name}=DIR`.",
+        )
     return found
+
+
+def _run_over(experts: Sequence[ModelRef], statistics: Sequence[StatisticsSource], method: Method) -> list[str]:
+    """What has to be said of a method that is not content with files."""
+    if not method.needs_data:
+        return []
+    texts = ", ".join(
+        f"{found.metadata['examples']:,} examples of {ref.name}"
+        for ref, found in zip(experts, statistics, strict=True)
+    )
+    return [f"{method.title} loads the model and runs it, block by block, over {texts}."]
 
 
 def _kind(wanted: Wanted) -> type[StatisticsSource]:
