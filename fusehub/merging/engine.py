@@ -29,6 +29,7 @@ from fusehub.merging.settling import settled
 from fusehub.methods import Note
 from fusehub.models.checkpoint import Checkpoint, Shard, ShardWriter, fetch_weights, index_of, plan_shards
 from fusehub.models.tensor_files import dtype_name, torch_dtype
+from fusehub.utils.frozen import freeze
 from fusehub.utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ class MergeResult:
     remarks: tuple[str, ...]
     notes: Mapping[str, tuple[Note, ...]] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        freeze(self, "tensors", "notes", "hashes")
 
     def push_to_hub(self, repo_id: str, **options: Unpack[ModelPushOptions]) -> Published:
         """Pushes the merge to the Hub: `fusehub.publish` of its folder, with the same options."""
