@@ -6,7 +6,6 @@ READY := $(VENV)/.ready
 # Named entities for the battery: a folder of GENRE.train.jsonl, GENRE.val.jsonl and GENRE.test.jsonl.
 NER_DATA ?= $(wildcard ../shared/data/ner)
 
-OLDEST := .venv-oldest
 CAMPAIGNS ?= faults kills fuzz limits tokens load
 
 .PHONY: demo test test-all test-oldest docs soak audit install lint format bench battery clean
@@ -20,13 +19,13 @@ test: install  ## lint, format and the whole test suite
 test-all: install  ## the same with what takes long: the demo on all of its texts, the core in a fresh environment
 	DEMO=full FRESH=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# OLDEST_TORCH=2.13.0+cpu takes that torch; by default it is the lowest too, with whatever its build brings along.
+# OLDEST=torch==2.13.0+cpu takes that torch; by default it is the lowest too, with whatever its build brings along.
 test-oldest: install  ## the tests on the lowest versions that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[oldest]"
-	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(OLDEST)
-	echo "$(OLDEST_TORCH:%=torch==%)" | $(BIN)/uv pip install --python $(OLDEST) --resolution lowest-direct \
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(VENV)-oldest
+	$(BIN)/python .ci/oldest.py $(OLDEST) | $(BIN)/uv pip install --quiet --python $(VENV)-oldest \
 		--constraints - --editable ".[test]"
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 docs: install  ## the documents as a site, in build/site; a warning is an error
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
@@ -64,4 +63,4 @@ $(READY): pyproject.toml requirements.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build *.egg-info
+	rm -rf $(VENV) $(VENV)-oldest build *.egg-info

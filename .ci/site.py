@@ -36,14 +36,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     start = posixpath.dirname(uri)
 
     def target(to: str) -> str | None:
-        """The link on the site, None where there is no such page."""
+        """The link on the site, None for what is in the repository and no page."""
         if re.match(r"[a-z]+:|#", to):
             return to
         path, mark, anchor = to.partition("#")
         path = posixpath.normpath(posixpath.join(here, path))
         found = ROOT_PAGES.get(path, path.removeprefix("docs/"))
         if found not in files.src_uris:
-            return None
+            # What is nowhere stays as it is, and is warned of.
+            return None if (ROOT / path).exists() else to
         return posixpath.relpath(found, start or ".") + mark + anchor
 
     def link(found: re.Match[str]) -> str:
