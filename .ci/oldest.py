@@ -39,4 +39,4 @@ def requirements_of(project: Mapping[str, object]) -> list[str]:
 
 if __name__ == "__main__":
     told = lowest(requirements_of(tomllib.loads(PYPROJECT.read_text())["project"])) | lowest(sys.argv[1:])
-    print("\n".join(f"{name}=={version}" for name, version in sorted(told.items())))
+    sys.stdout.writelines(f"{name}=={version}\n" for name, version in sorted(told.items()))

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -74,6 +76,21 @@ def test_the_space_says_the_versions_that_are_pinned() -> None:
     assert str(PINS["gradio"].specifier) == f"=={space['sdk_version']}"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert Requirement(f"python{project['requires-python']}").specifier.contains(space["python_version"])
+
+
+def test_what_is_tried_as_the_oldest_is_what_is_declared() -> None:
+    command = [sys.executable, ROOT / ".ci" / "oldest.py", "torch==2.13.0+cpu"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    tried = {canonicalize_name(name): version for name, version in (line.split("==") for line in told)}
+    assert tried.pop("torch") == "2.13.0+cpu"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for wanted in map(Requirement, [*project["dependencies"], *extras["test"], *extras["collect"], *extras["hub"]]):
+        if canonicalize_name(wanted.name) in {"torch", "fusehub"}:
+            continue
+        version = tried[canonicalize_name(wanted.name)]
+        assert wanted.specifier.contains(version), wanted
+        assert {one.version for one in wanted.specifier if one.operator in (">=", "==")} == {version}, wanted
 
 
 @pytest.fixture
