@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from fusehub.merging.recipe import Recipe
     from fusehub.methods import METHODS
     from fusehub.models.multi_head import SharedBody, load_heads
+    from fusehub.models.ref import ModelRef
+    from fusehub.models.resolve import resolve
     from fusehub.publishing.cards.merge_card import model_card
     from fusehub.publishing.publish import Published, publish, publish_statistics
     from fusehub.statistics.adding import add_statistics
@@ -48,6 +50,7 @@ _MODULES = {
     "FoundModel": "finding",
     "FuseHubError": "errors",
     "MergeResult": "merging.engine",
+    "ModelRef": "models.ref",
     "Noise": "collecting.noise",
     "Plan": "merging.plan",
     "Published": "publishing.publish",
@@ -72,6 +75,7 @@ _MODULES = {
     "plan_merge": "merging.plan",
     "publish": "publishing.publish",
     "publish_statistics": "publishing.publish",
+    "resolve": "models.resolve",
     "resize_statistics": "statistics.resizing",
     "tune": "comparing.tuning",
 }
@@ -83,6 +87,7 @@ __all__ = [
     "FoundModel",
     "FuseHubError",
     "MergeResult",
+    "ModelRef",
     "Noise",
     "Plan",
     "Published",
@@ -108,6 +113,7 @@ __all__ = [
     "publish",
     "publish_statistics",
     "resize_statistics",
+    "resolve",
     "tune",
 ]
 

@@ -89,7 +89,7 @@ def find(
     with_statistics: bool = False,
     author: str | None = None,
     limit: int = 20,
-    token: str | None = None,
+    token: bool | str | None = None,
 ) -> list[FoundModel]:
     """The `limit` most downloaded models that match all that is asked for.
 
@@ -100,7 +100,8 @@ def find(
         with_statistics: Only models whose owners have published statistics.
         author: Whose models.
         limit: How many at most.
-        token: The Hub's token; the one of `hf auth login` where none is given.
+        token: The Hub's token; None for the one of `hf auth login` if there is one, True where there must be, False
+            for none.
 
     Returns:
         The models, the most downloaded first.

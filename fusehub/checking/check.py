@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 from fusehub.checking.configs import base_of, config_findings, different_bases
@@ -18,6 +19,7 @@ from fusehub.checking.report import ModelFacts, Report
 from fusehub.checking.shapes import shape_findings
 from fusehub.checking.terms import terms_findings
 from fusehub.errors import BadRecipe, FuseHubError, Offline, unknown
+from fusehub.hub.access import Access
 from fusehub.hub.licenses import license_of
 from fusehub.models.adapters import AdaptedRef
 from fusehub.models.checkpoint import Tensors, headers
@@ -42,7 +44,9 @@ def check(
     base: str | os.PathLike[str] | ModelRef | None = None,
     heads: Heads = "auto",
     labels: Mapping[str, Sequence[str]] | None = None,
-    token: str | None = None,
+    token: bool | str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
 ) -> Report:
     """Everything that speaks against (or is worth knowing before) merging `models`, without reading weights.
 
@@ -54,7 +58,10 @@ def check(
         heads: `merge` matches the rows of heads by label, `keep` leaves each expert its own, `auto` merges what can
             be matched.
         labels: Names of the rows of a head, by the model's name as given, where its config has none.
-        token: The Hub's token; the one of `hf auth login` where none is given.
+        token: The Hub's token; None for the one of `hf auth login` if there is one, True where there must be, False
+            for none.
+        cache_dir: Where downloads lie; the Hub's cache of this machine where nothing is said.
+        local_files_only: Read what is in the cache already, and ask the Hub for nothing.
 
     Returns:
         All findings, and how labels would be matched.
@@ -71,8 +78,9 @@ def check(
         >>> [finding.code for finding in report.findings]
         ['license-result']
     """
-    refs = [ref_of(model, token=token) for model in models]
-    base_ref = None if base is None else ref_of(base, token=token)
+    access = Access(token, cache_dir, local_files_only)
+    refs = [ref_of(model, access) for model in models]
+    base_ref = None if base is None else ref_of(base, access)
     if heads not in get_args(Heads):
         raise unknown("way to treat heads", str(heads), get_args(Heads))
     if len(refs) + (base_ref is not None) < 2:
@@ -362,7 +370,10 @@ def missing_bytes(ref: ModelRef) -> int:
     for name in names:
         owner = ref.owner(name)
         if owner.folder is None and not isinstance(
-            try_to_load_from_cache(owner.repo_id, owner.inside(name), revision=owner.commit), str
+            try_to_load_from_cache(
+                owner.repo_id, owner.inside(name), cache_dir=owner.access.cache, revision=owner.commit
+            ),
+            str,
         ):
             total += ref.files[name].size
     return total

@@ -23,6 +23,7 @@ from fusehub.collecting.same_data import digest_of
 from fusehub.data.examples import load_examples
 from fusehub.data.inputs import Inputs
 from fusehub.errors import BadData, BadRecipe, FuseHubError, OutputExists
+from fusehub.hub.access import Access
 from fusehub.hub.client import software
 from fusehub.models.checkpoint import weight_hashes
 from fusehub.models.layout import layout_of
@@ -66,7 +67,11 @@ def collect(
     max_memory: Mapping[str, int] | None = None,
     work: str | Path | None = None,
     save_every: float = EVERY,
-    token: str | None = None,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    token: bool | str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
     progress: Progress = silent,
 ) -> Statistics | None:
     """Statistics of `model` on the examples of `data`, written into the folder `out` and opened for reading.
@@ -95,7 +100,12 @@ def collect(
         max_memory: The most bytes on each device: `{"0": 20 * 10**9, "cpu": 10**9}`.
         work: The folder of what has been counted; a hidden one beside `out` where it is not said.
         save_every: Seconds after which that is saved.
-        token: The Hub's token; the one of `hf auth login` where none is given.
+        revision: A branch, a tag or a commit of the model's repo.
+        subfolder: The folder of the repo that the model is in.
+        token: The Hub's token; None for the one of `hf auth login` if there is one, True where there must be, False
+            for none.
+        cache_dir: Where downloads lie; the Hub's cache of this machine where nothing is said.
+        local_files_only: Read what is in the cache already, and ask the Hub for nothing.
         progress: Called with (done, total, what).
 
     Returns:
@@ -131,10 +141,11 @@ def collect(
     with contextlib.ExitStack() as within, processes.together():
         if processes.is_main:
             within.enter_context(_alone(work))
-        ref = ref_of(model, token=token)
+        access = Access(token, cache_dir, local_files_only)
+        ref = ref_of(model, access, revision=revision, subfolder=subfolder)
         task = task_of(ref.config, ref.name)
         examples = load_examples(
-            data, task.name, limit=limit, seed=seed, text_column=text_column, token=token, default_split="train"
+            data, task.name, limit=limit, seed=seed, text_column=text_column, access=access, default_split="train"
         )
         inputs = Inputs.of(ref, examples, max_length=max_length, seed=seed)
         _require_known_words(ref.name, inputs)

@@ -13,6 +13,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.comparing.answers import MASKS
@@ -31,6 +32,7 @@ from fusehub.data.examples import Examples, load_examples
 from fusehub.data.images import picture_of
 from fusehub.data.tokenizing import split_words
 from fusehub.errors import BadData
+from fusehub.hub.access import Access
 from fusehub.models.resolve import ModelRef, ref_of, short_names
 from fusehub.models.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ
 from fusehub.utils.extras import needs
@@ -142,7 +144,9 @@ def compare(
     batch_size: int = 32,
     max_length: int | None = None,
     device: str | None = None,
-    token: str | None = None,
+    token: bool | str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
     progress: Progress = silent,
     kept: KeptModels | None = None,
 ) -> Comparison:
@@ -161,7 +165,10 @@ def compare(
         batch_size: How many texts a model is given at once.
         max_length: Where texts are cut, in tokens.
         device: Where the models run; by itself an accelerator where there is one.
-        token: The Hub's token; the one of `hf auth login` where none is given.
+        token: The Hub's token; None for the one of `hf auth login` if there is one, True where there must be, False
+            for none.
+        cache_dir: Where downloads lie; the Hub's cache of this machine where nothing is said.
+        local_files_only: Read what is in the cache already, and ask the Hub for nothing.
         progress: Called with (done, total, what).
         kept: Models that stay in memory between calls (see `fusehub.comparing.model_cache`).
 
@@ -178,7 +185,8 @@ def compare(
         >>> [answer.label for answer in comparison.texts[0].answers]
         ['...', '...', '...']
     """
-    refs = [ref_of(model, token=token) for model in models]
+    access = Access(token, cache_dir, local_files_only)
+    refs = [ref_of(model, access) for model in models]
     task = check_one_task(refs)
     names = short_names(refs)
     if (texts is None) == (data is None):
@@ -196,7 +204,7 @@ def compare(
             text_column=text_column,
             label_column=label_column,
             default_split="test",
-            token=token,
+            access=access,
             labels=known_labels(refs),
         )
         if task == MASKED:

@@ -27,6 +27,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from fusehub.comparing.answers import perplexity
@@ -36,6 +37,7 @@ from fusehub.comparing.metrics.texts import answer_metrics, written_metrics
 from fusehub.comparing.predictor import Prediction, Predictor, check_one_task, known_labels, predict_all
 from fusehub.data.examples import Examples, load_examples
 from fusehub.errors import BadData, Incompatible
+from fusehub.hub.access import Access
 from fusehub.models.resolve import ModelRef, ref_of, short_names
 from fusehub.models.tasks import CAUSAL, MASKED, QUESTIONS, SEQ2SEQ, has_labels, labels_of, problem_type_of
 from fusehub.utils.progress import Progress, silent
@@ -162,7 +164,9 @@ def evaluate(
     batch_size: int = 32,
     max_length: int | None = None,
     device: str | None = None,
-    token: str | None = None,
+    token: bool | str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
     progress: Progress = silent,
 ) -> Evaluation:
     """Scores of `models` on `data`, read once; each model is loaded once.
@@ -179,7 +183,10 @@ def evaluate(
         batch_size: How many examples a model is given at once.
         max_length: Where texts are cut, in tokens.
         device: Where the models run; by itself an accelerator where there is one.
-        token: The Hub's token; the one of `hf auth login` where none is given.
+        token: The Hub's token; None for the one of `hf auth login` if there is one, True where there must be, False
+            for none.
+        cache_dir: Where downloads lie; the Hub's cache of this machine where nothing is said.
+        local_files_only: Read what is in the cache already, and ask the Hub for nothing.
         progress: Called with (done, total, what).
 
     Returns:
@@ -197,7 +204,8 @@ def evaluate(
         >>> list(scores.scores[0].metrics)
         ['accuracy', 'f1_macro']
     """
-    refs = [ref_of(model, token=token) for model in models]
+    access = Access(token, cache_dir, local_files_only)
+    refs = [ref_of(model, access) for model in models]
     task = check_one_task(refs)
     names = short_names(refs)
     members = experts_among(refs, names, ensemble)
@@ -215,7 +223,7 @@ def evaluate(
             label_column=label_column,
             need_labels=True,
             default_split="test",
-            token=token,
+            access=access,
             labels=known_labels(refs),
         )
         for name, source in data.items()

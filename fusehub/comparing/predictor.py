@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,11 @@ from fusehub.data.examples import Examples
 from fusehub.data.inputs import Inputs, require_kind
 from fusehub.data.tokenizing import Text, first_tokens
 from fusehub.errors import BadData, Incompatible, NonFinite
+from fusehub.hub.access import Access
 from fusehub.models.checkpoint import headers
 from fusehub.models.completeness import require_complete
 from fusehub.models.loading import load_model, load_tokenizer, running
-from fusehub.models.resolve import ModelRef, in_subfolder, ref_of, short_names
+from fusehub.models.resolve import ModelRef, ref_of, short_names
 from fusehub.models.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ, WORDS, labels_of, problem_type_of, task_of
 from fusehub.utils.devices import find_device
 from fusehub.utils.progress import Progress, silent
@@ -198,18 +200,19 @@ def predict(
     batch_size: int = 32,
     max_length: int | None = None,
     device: str | None = None,
+    revision: str | None = None,
     subfolder: str | None = None,
-    token: str | None = None,
+    token: bool | str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
     progress: Progress = silent,
 ) -> Prediction:
     """What `model` says about `texts`; it is loaded for this and freed afterwards.
 
     `subfolder` picks one of the heads of a merge that keeps each expert's.
     """
-    ref = ref_of(model, token=token)
+    ref = ref_of(model, Access(token, cache_dir, local_files_only), revision=revision, subfolder=subfolder)
     name = short_names([ref])[0]
-    if subfolder:
-        ref, name = in_subfolder(ref, subfolder), f"{name}/{subfolder}"
     with Predictor(ref, name=name, device=device) as predictor:
         return predictor(texts, batch_size=batch_size, max_length=max_length, progress=progress)
 

@@ -27,9 +27,11 @@ from fusehub.comparing.trials import Trial, Tuned, Tuning
 from fusehub.data.examples import Examples, load_examples
 from fusehub.data.sources import split_named
 from fusehub.errors import BadData, BadRecipe, Incompatible, unknown
-from fusehub.merging.merge import merge, recipe_of
-from fusehub.merging.plan import Plan, plan_merge, replan
+from fusehub.hub.access import STORED, Access
+from fusehub.merging.merge import merge, plan_of
+from fusehub.merging.plan import Plan, replan
 from fusehub.merging.recipe import DType, Recipe
+from fusehub.models.ref import ModelRef
 from fusehub.models.tasks import task_of
 from fusehub.utils.findings import Allowed
 from fusehub.utils.holding import scratch
@@ -46,11 +48,11 @@ SHARES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 def tune(
-    models: Sequence[str] | Recipe | Path | Plan,
+    models: Sequence[str | ModelRef] | Recipe | Path | Plan,
     data: Mapping[str, str] | Tuning,
     *,
     method: str | None = None,
-    base_model: str | None = None,
+    base_model: str | ModelRef | None = None,
     weights: Mapping[str, Any] | None = None,
     parameters: Mapping[str, Any] | None = None,
     statistics: Mapping[str, str] | None = None,
@@ -70,7 +72,9 @@ def tune(
     allow_unrelated: bool = False,
     allow_other_weights: bool = False,
     ignore: Sequence[str] = (),
-    token: str | None = None,
+    token: bool | str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
     progress: Progress = silent,
 ) -> Tuned:
     """Chooses the options of a merge of `models` by its scores on `data`.
@@ -94,25 +98,24 @@ def tune(
         >>> tuned = fusehub.tune(["user/expert-1", "user/expert-2"], search)
         >>> merged = fusehub.merge(tuned.plan, "tuned")
     """
-    plan = models
+    plan, access = models, Access(token, cache_dir, local_files_only)
     if not isinstance(models, Plan):
         allowed = Allowed.of(unrelated=allow_unrelated, other_weights=allow_other_weights, ignore=ignore)
-        recipe = recipe_of(
-            models, method, plugins=plugins,
+        plan = plan_of(
+            models, method, plugins, allowed, access,
             base_model=base_model, weights=weights, parameters=parameters, statistics=statistics, labels=labels,
             heads=heads, scale=scale, dtype=dtype, out_dtype=out_dtype, seed=seed, limit=limit,
             max_length=max_length, text_column=text_column, as_adapter=as_adapter, tokenizer_source=tokenizer_source,
             chat_template=chat_template,
         )  # fmt: skip
-        plan = plan_merge(recipe, allowed=allowed, token=token)
-    search = Search(plan, data if isinstance(data, Tuning) else Tuning(data), token)
+    search = Search(plan, data if isinstance(data, Tuning) else Tuning(data), access)
     return search.run(progress)
 
 
 class Search:
     """A search whose data was read and whose values were checked; `run` makes the trials."""
 
-    def __init__(self, plan: Plan, tuning: Tuning, token: str | None = None) -> None:
+    def __init__(self, plan: Plan, tuning: Tuning, access: Access = STORED) -> None:
         self.plan, self.tuning = plan, tuning
         if tuning.trials < 1:
             raise BadRecipe(f"{tuning.trials} trials try nothing.", "Give 1 or more.")
@@ -126,7 +129,7 @@ class Search:
             )
         # What cannot be is refused before the first merge.
         self.plans = [self._planned(values, self.weights) for values in self.grid]
-        self.sets = self._read(token)
+        self.sets = self._read(access)
 
     def run(self, progress: Progress = silent) -> Tuned:
         """Makes all trials."""
@@ -249,7 +252,7 @@ class Search:
             return -math.inf
         return -trial.mean if any(metric in LESS_IS_BETTER for metric in self._metrics.values()) else trial.mean
 
-    def _read(self, token: str | None) -> dict[str, Examples]:
+    def _read(self, access: Access) -> dict[str, Examples]:
         self._metrics: dict[str, str] = {}
         tuning, plan = self.tuning, self.plan
         if not tuning.data:
@@ -277,7 +280,7 @@ class Search:
                 label_column=tuning.label_column,
                 need_labels=True,
                 default_split="validation",
-                token=token,
+                access=access,
                 labels=known_labels([experts.get(name, plan.experts[0])]),
             )
             _require_no_test(name, source, sets[name])

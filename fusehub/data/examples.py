@@ -22,6 +22,7 @@ from fusehub.data.tables import Draw, Table
 from fusehub.data.tokenizing import Text
 from fusehub.data.word_rows import WordRows
 from fusehub.errors import BadData
+from fusehub.hub.access import STORED, Access
 from fusehub.models.tasks import CAUSAL, IMAGES, MASKED, TASKS, WORDS
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def load_examples(
     label_column: str | None = None,
     need_labels: bool = False,
     default_split: str = "train",
-    token: str | None = None,
+    access: Access = STORED,
     labels: Sequence[str] = (),
 ) -> Examples:
     """The examples that `source` names (see `fusehub.data.sources`), for a model of `task`.
@@ -81,7 +82,7 @@ def load_examples(
     source = os.fspath(source)
     opened = open_pictures if task == IMAGES else open_table
     draw = Draw(limit, seed) if limit else None
-    table = opened(source, default_split=default_split, token=token, draw=draw)
+    table = opened(source, default_split=default_split, access=access, draw=draw)
     if task in (MASKED, CAUSAL):
         if label_column:
             raise BadData(

@@ -1,7 +1,7 @@
 """Datasets on the Hub: their names as people write them, and their rows, streamed at one commit.
 
 parse_dataset("user/reviews:en/test@v2")     # DatasetName("user/reviews", "en", "test", "v2")
-open_dataset("user/reviews/test", "train", token=None)
+open_dataset("user/reviews/test", "train", Access())
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from fusehub.data.tables import GRAMMAR, Draw, Row, Table, label_names, split_among
-from fusehub.errors import BadData, NotFound
+from fusehub.errors import BadData, NotFound, Offline
+from fusehub.hub.access import Access
 from fusehub.hub.client import client, cut_token, endpoint, hub_errors
 from fusehub.hub.verified import fetch
 from fusehub.utils.extras import needs
@@ -69,7 +70,7 @@ def pinned_data(source: str, revision: str | None) -> str:
 
 
 def open_dataset(
-    text: str, default_split: str, token: str | None, *, images: bool = False, draw: Draw | None = None
+    text: str, default_split: str, access: Access, *, images: bool = False, draw: Draw | None = None
 ) -> Table:
     """A split of a dataset on the Hub at the commit of this moment.
 
@@ -77,18 +78,25 @@ def open_dataset(
     they are asked for, and of bytes that are a part of a file no hash is known.
     """
     wanted = parse_dataset(text)
+    if access.local_files_only:
+        raise Offline(
+            f"The dataset {wanted.repo_id} is on the Hub, and only what is on this machine may be read.",
+            "Give a file or a folder of it, or leave out local_files_only.",
+        )
     with hub_errors(f"The dataset {wanted.repo_id}" + (f"@{wanted.revision}" if wanted.revision else "")):
-        info = client(token).dataset_info(wanted.repo_id, revision=wanted.revision, files_metadata=True)
+        info = client(access.token).dataset_info(wanted.repo_id, revision=wanted.revision, files_metadata=True)
     _require_own_files(info)
     with needs("collect", "Datasets of the Hub"):
         import datasets
 
     with _dataset_errors(wanted.repo_id):
-        builder = datasets.load_dataset_builder(info.id, wanted.config, revision=info.sha, token=cut_token(token))
+        builder = datasets.load_dataset_builder(
+            info.id, wanted.config, revision=info.sha, token=cut_token(access.token)
+        )
         known = builder.config.data_files or builder.info.splits
     split = split_among(wanted.split, default_split, list(known), wanted.repo_id)
     with _dataset_errors(wanted.repo_id):
-        _bring_small_files(builder, split, info, token)
+        _bring_small_files(builder, split, info, access)
         stream = builder.as_streaming_dataset(split=split)
     rows = _stream(stream, wanted.repo_id, images, draw)
     first = next(rows, None)
@@ -99,7 +107,7 @@ def open_dataset(
     return Table(source, columns, chain([first], rows), info.sha, split, label_names(stream.features))
 
 
-def _bring_small_files(builder: Any, split: str, info: Any, token: str | None) -> None:
+def _bring_small_files(builder: Any, split: str, info: Any, access: Access) -> None:
     """Has `builder` read a split from files on this machine that were held to their hashes, where they are small."""
     from datasets.data_files import DataFilesList
 
@@ -116,7 +124,7 @@ def _bring_small_files(builder: Any, split: str, info: Any, token: str | None) -
         return
     paths = [
         fetch(
-            info.id, name, repo_type="dataset", revision=info.sha, token=token, name=f"The dataset {info.id}",
+            info.id, name, repo_type="dataset", revision=info.sha, access=access, name=f"The dataset {info.id}",
             claim=file.lfs.sha256 if file.lfs else file.blob_id,
         )
         for name, file in zip(names, files, strict=True)

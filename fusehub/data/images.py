@@ -18,6 +18,7 @@ from fusehub.data.sources import open_table
 from fusehub.data.table_files import hash_of
 from fusehub.data.tables import Draw, Table, split_among
 from fusehub.errors import BadData, BadFile, NotFound
+from fusehub.hub.access import STORED, Access
 from fusehub.models.tensor_files import sha256_of
 from fusehub.utils.extras import needs
 from fusehub.utils.limits import IMAGE_PIXELS, IMAGE_RATIO
@@ -116,17 +117,17 @@ def picture_of(value: Any, root: Path | None, place: str) -> Picture | None:
 
 
 def open_pictures(
-    source: str, *, default_split: str = "train", token: str | None = None, draw: Draw | None = None
+    source: str, *, default_split: str = "train", access: Access = STORED, draw: Draw | None = None
 ) -> Table:
     """Images with their labels: a folder of images, or any table with a column of images or of their names."""
     path = local_path(source.strip())
     if path is None:
-        return open_table(source, default_split=default_split, token=token, images=True, draw=draw)
+        return open_table(source, default_split=default_split, access=access, images=True, draw=draw)
     folder, asked = (path, None) if path.is_dir() else (path.parent, path.name)
     local = path.is_dir() or (not path.exists() and not path.suffix and folder.is_dir() and str(folder) != ".")
     if source.strip() and local and any(_images(folder)):
         return _open_folder(folder, asked, default_split)
-    return open_table(source, default_split=default_split, token=token, images=True, draw=draw)
+    return open_table(source, default_split=default_split, access=access, images=True, draw=draw)
 
 
 def _images(folder: Path) -> Iterator[Path]:

@@ -18,6 +18,7 @@ from fusehub.data.hub_datasets import open_dataset, parse_dataset
 from fusehub.data.table_files import SUFFIXES, hash_of, parquet_names, read_file
 from fusehub.data.tables import GRAMMAR, SPLITS, Draw, Table, split_among, split_of
 from fusehub.errors import BadData, NotFound
+from fusehub.hub.access import STORED, Access
 from fusehub.utils.reach import is_path, local_path
 
 
@@ -25,7 +26,7 @@ def open_table(
     source: str,
     *,
     default_split: str = "train",
-    token: str | None = None,
+    access: Access = STORED,
     images: bool = False,
     draw: Draw | None = None,
 ) -> Table:
@@ -46,7 +47,7 @@ def open_table(
         return _open_folder(path.parent, path.name, default_split)
     if Path(name).suffix.lower() in SUFFIXES or is_path(name):
         raise NotFound(f"There is no file or folder {name}.", GRAMMAR)
-    return open_dataset(name, default_split, token, images=images, draw=draw)
+    return open_dataset(name, default_split, access, images=images, draw=draw)
 
 
 def _open_folder(folder: Path, split: str | None, default: str) -> Table:

@@ -16,25 +16,22 @@ from fusehub.utils.places import place_errors
 
 
 @contextmanager
-def cache_errors() -> Iterator[None]:
+def cache_errors(cache: Path) -> Iterator[None]:
     """Turns what is wrong with the cache's disk into a `FuseHubError` that says so."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
     fix = "Make room there, or set HF_HOME to a folder on another disk that can be written."
-    with place_errors(Path(HF_HUB_CACHE), fix=fix):
+    with place_errors(cache, fix=fix):
         yield
 
 
-def remove_broken_off(repo_id: str, repo_type: str) -> None:
+def remove_broken_off(cache: Path, repo_id: str, repo_type: str) -> None:
     """Removes what killed downloads of a repo's files left, but nothing that a process is at work on."""
-    from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.file_download import repo_folder_name
 
     name = repo_folder_name(repo_id=repo_id, repo_type=repo_type)
-    for path in (Path(HF_HUB_CACHE) / name / "blobs").glob("*.incomplete"):
+    for path in (cache / name / "blobs").glob("*.incomplete"):
         lock = None
         with suppress(Held, OSError):
-            lock = try_lock(Path(HF_HUB_CACHE) / ".locks" / name / f"{path.name.partition('.')[0]}.lock")
+            lock = try_lock(cache / ".locks" / name / f"{path.name.partition('.')[0]}.lock")
             if lock is not None:
                 path.unlink(missing_ok=True)
         if lock is not None:

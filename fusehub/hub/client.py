@@ -50,11 +50,14 @@ def be_patient() -> None:
     _patience = "wanted"
 
 
-def cut_token(token: str | None) -> str | None:
-    """The token without the spaces and line ends that surround it in a file; None for an empty one.
+def cut_token(token: bool | str | None) -> bool | str | None:
+    """The token without the spaces and line ends that surround it in a file; None for an empty one. True and False,
+    which say whether the one that is stored is wanted, stay what they are.
 
     Raises `AccessDenied` for what can be no token: it says what is wrong with it, and nothing of it.
     """
+    if isinstance(token, bool):
+        return token
     own = (token or "").strip()
     if own.lower().startswith("bearer"):
         wrong = 'it begins with "Bearer", which belongs to the header that it is sent in'
@@ -83,8 +86,9 @@ def _require_sound_login() -> None:
         ) from None
 
 
-def client(token: str | None = None) -> HfApi:
-    """A Hub client with FuseHub's user agent; without a token, the one that the user is logged in with."""
+def client(token: bool | str | None = None) -> HfApi:
+    """A Hub client with FuseHub's user agent. `token` None stands for the one that the user is logged in with, if any;
+    True for that one, which there must be; False for none."""
     from huggingface_hub import HfApi, get_session
 
     from fusehub.hub import replies
@@ -96,7 +100,7 @@ def client(token: str | None = None) -> HfApi:
         wire.be_patient()
         _patience = "there"
     own = cut_token(token)
-    if own is None:
+    if own is None or own is True:
         _require_sound_login()
     replies.hold(get_session())
     return HfApi(token=own, library_name="fusehub", library_version=fusehub_version())

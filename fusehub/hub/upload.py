@@ -102,7 +102,7 @@ class Target:
     def of(
         cls,
         repo_id: str,
-        token: str | None,
+        token: bool | str | None,
         *,
         create_pr: bool = False,
         exist_ok: bool = False,
@@ -113,7 +113,7 @@ class Target:
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
         from huggingface_hub.utils import validate_repo_id
 
-        api = client(token.strip() if token else None)
+        api = client(token)
         user = _writer(api)
         repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
         with hub_errors(repo_id):

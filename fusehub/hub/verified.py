@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from fusehub.errors import BadFile
+from fusehub.hub.access import Access
 from fusehub.hub.cache import cache_errors, remove_broken_off
 from fusehub.hub.client import cut_token, is_offline
 
@@ -23,7 +24,7 @@ def fetch(
     filename: str,
     *,
     revision: str | None,
-    token: str | None,
+    access: Access,
     name: str,
     claim: str | None = None,
     repo_type: str = "model",
@@ -36,18 +37,21 @@ def fetch(
     from huggingface_hub import hf_hub_download
 
     def download() -> Path:
-        how = {"revision": revision or None, "token": cut_token(token), "library_name": "fusehub"}
-        how["repo_type"] = repo_type
-        with cache_errors():
-            path = Path(hf_hub_download(repo_id, filename, **how))
-            remove_broken_off(repo_id, repo_type)
+        with cache_errors(access.cache):
+            path = Path(
+                hf_hub_download(
+                    repo_id, filename, repo_type=repo_type, revision=revision or None, token=cut_token(access.token),
+                    cache_dir=access.cache_dir, local_files_only=access.local_files_only, library_name="fusehub",
+                )
+            )  # fmt: skip
+            remove_broken_off(access.cache, repo_id, repo_type)
             return path
 
     path = download()
     if holds(path, claim):
         return path
     error = _refused(path, claim, name, filename)
-    if path.is_symlink() or path.exists() or is_offline():
+    if path.is_symlink() or path.exists() or access.is_offline:
         raise error
     path = download()
     if holds(path, claim):

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fusehub.errors import BadRecipe
+from fusehub.hub.access import Access
 from fusehub.merging.recipe import ModelEntry, Recipe
 from fusehub.merging.sources.data_at_hand import require_data
 from fusehub.methods import METHODS, Method, find_method
 from fusehub.methods.by_layer import Settings
 from fusehub.models.chat_templates import require_template
-from fusehub.models.resolve import ModelRef, resolve
+from fusehub.models.resolve import ModelRef, ref_of
 
 # How methods count the base.
 _BESIDE = {
@@ -44,7 +45,7 @@ class Cast:
         return (*self.experts, *([self.base] if self.base else []))
 
 
-def cast_of(recipe: Recipe, resolved: Mapping[str, ModelRef], token: str | None) -> Cast:
+def cast_of(recipe: Recipe, resolved: Mapping[str, ModelRef], access: Access) -> Cast:
     """The cast of `recipe`; `resolved` has models that are known already, by their names in it.
 
     Raises `BadRecipe` where an option is wrong or the method cannot take these models, and what resolving raises.
@@ -55,11 +56,11 @@ def cast_of(recipe: Recipe, resolved: Mapping[str, ModelRef], token: str | None)
     settings = Settings.of(method, recipe.parameters, [entry.parameters for entry in recipe.models])
     require_template(recipe.chat_template)
 
-    def ref_of(name: str) -> ModelRef:
-        return resolved.get(name) or resolve(name, token=token)
+    def found(name: str) -> ModelRef:
+        return ref_of(resolved.get(name, name), access)
 
-    base = ref_of(recipe.base_model) if recipe.base_model else None
-    listed = [(entry, ref_of(entry.model), own) for entry, own in zip(recipe.models, settings.models, strict=True)]
+    base = found(recipe.base_model) if recipe.base_model else None
+    listed = [(entry, found(entry.model), own) for entry, own in zip(recipe.models, settings.models, strict=True)]
     if base is None and method.base == "needed":
         raise BadRecipe(
             f"{method.title} adds differences to a base, and the recipe names none.",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from fusehub.checking.heads import Heads
 from fusehub.errors import BadRecipe, NoSpace, OtherHeader
+from fusehub.hub.access import Access
 from fusehub.merging.as_adapter import write_adapter
 from fusehub.merging.engine import MergeResult, carry_out
 from fusehub.merging.plan import MAX_SHARD_SIZE, Plan, plan_merge
@@ -23,6 +24,7 @@ from fusehub.merging.plan_file import require_unwritten
 from fusehub.merging.provenance import write_side_files
 from fusehub.merging.recipe import Changes, DType, Recipe
 from fusehub.methods.plugins import load_plugins, require_plugins
+from fusehub.models.ref import ModelRef
 from fusehub.models.remote_headers import forget_headers
 from fusehub.utils.findings import Allowed
 from fusehub.utils.holding import empty
@@ -34,11 +36,11 @@ if TYPE_CHECKING:
 
 
 def merge(
-    models: Sequence[str] | Recipe | Plan | Path,
+    models: Sequence[str | ModelRef] | Recipe | Plan | Path,
     out: str | Path,
     *,
     method: str | None = None,
-    base_model: str | None = None,
+    base_model: str | ModelRef | None = None,
     weights: Mapping[str, Any] | None = None,
     parameters: Mapping[str, Any] | None = None,
     statistics: Mapping[str, str] | None = None,
@@ -60,7 +62,9 @@ def merge(
     allow_other_weights: bool = False,
     ignore: Sequence[str] = (),
     max_shard_size: int = MAX_SHARD_SIZE,
-    token: str | None = None,
+    token: bool | str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
     progress: Progress = silent,
 ) -> MergeResult:
     """Merges `models` into the folder `out`, which appears when it is complete.
@@ -69,7 +73,8 @@ def merge(
     those of `Recipe.changed`.
 
     Args:
-        models: Two or more models, a recipe, a recipe's file, a plan, or the file of one (.json).
+        models: Two or more models, a recipe, a recipe's file, a plan, or the file of one (.json). What
+            `fusehub.resolve` returned is a model at its commit, and goes by its `id` where models are named.
         out: A folder, new or empty.
         method: One of `fusehub.METHODS`; RegMean where nothing is said.
         plugins: Files with methods of your own, which are run.
@@ -77,7 +82,10 @@ def merge(
         allow_other_weights: Go on where statistics were made for other weights.
         ignore: Codes of findings that do not stop this merge.
         max_shard_size: The most bytes of one file of weights.
-        token: The Hub's token; the one of `hf auth login` where none is given.
+        token: The Hub's token; None for the one of `hf auth login` if there is one, True where there must be, False
+            for none.
+        cache_dir: Where downloads lie; the Hub's cache of this machine where nothing is said.
+        local_files_only: Read what is in the cache already, and ask the Hub for nothing.
         progress: Called with (done, total, what).
 
     Returns:
@@ -111,12 +119,16 @@ def merge(
         raise BadRecipe("A plan is carried out as it is.", "Change the recipe, and plan it again.")
     with output(target, last="config.json") as folder:
         if is_plan:
-            plan = Plan.load(models, plugins=plugins, token=token) if is_saved else models
+            plan = models
+            if is_saved:
+                plan = Plan.load(
+                    models, plugins=plugins, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+                )
             require_unwritten(plan.files)
         else:
-            recipe = recipe_of(models, method, plugins=plugins, **changes)
             allowed = Allowed.of(unrelated=allow_unrelated, other_weights=allow_other_weights, ignore=ignore)
-            plan = plan_merge(recipe, allowed=allowed, max_shard_size=max_shard_size, token=token)
+            access = Access(token, cache_dir, local_files_only)
+            plan = plan_of(models, method, plugins, allowed, access, max_shard_size, **changes)
         try:
             result = _carried_out(plan, target, folder, progress)
         except OtherHeader:
@@ -128,13 +140,11 @@ def merge(
 def _planned_anew(plan: Plan) -> Plan:
     """The plan of the same merge, by headers that are asked for again: those that it was made by were wrong."""
     forget_headers()
+    access = plan.experts[0].access
     again = plan_merge(
-        plan.recipe,
-        allowed=plan.allowed,
-        max_shard_size=plan.max_shard_size,
-        token=plan.experts[0].token,
-        resolved=plan.refs,
-    )
+        plan.recipe, allowed=plan.allowed, max_shard_size=plan.max_shard_size, token=access.token,
+        cache_dir=access.cache_dir, local_files_only=access.local_files_only, resolved=plan.refs,
+    )  # fmt: skip
     return replace(again, tuning=plan.tuning)
 
 
@@ -150,8 +160,27 @@ def _carried_out(plan: Plan, target: Path, folder: Path, progress: Progress) -> 
     return result
 
 
+def plan_of(
+    models: Sequence[str | ModelRef] | Recipe | Path,
+    method: str | None,
+    plugins: Sequence[str | Path],
+    allowed: Allowed,
+    access: Access,
+    max_shard_size: int = MAX_SHARD_SIZE,
+    **changes: Unpack[Changes],
+) -> Plan:
+    """The plan of what `models`, a recipe or a recipe's file mean: see `recipe_of`."""
+    named = [] if isinstance(models, Recipe | Path) else [*models]
+    refs = [ref for ref in (*named, changes.get("base_model")) if isinstance(ref, ModelRef)]
+    return plan_merge(
+        recipe_of(models, method, plugins=plugins, **changes),
+        allowed=allowed, max_shard_size=max_shard_size, token=access.token, cache_dir=access.cache_dir,
+        local_files_only=access.local_files_only, resolved={ref.id: ref for ref in refs},
+    )  # fmt: skip
+
+
 def recipe_of(
-    models: Sequence[str] | Recipe | Path,
+    models: Sequence[str | ModelRef] | Recipe | Path,
     method: str | None = None,
     *,
     plugins: Sequence[str | Path] = (),

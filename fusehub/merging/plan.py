@@ -12,6 +12,7 @@ from typing import Any
 
 from fusehub.checking.heads import LabelPlan
 from fusehub.checking.report import Report
+from fusehub.hub.access import Access
 from fusehub.merging.cast import cast_of
 from fusehub.merging.checked import checked
 from fusehub.merging.cost import cost_of
@@ -28,7 +29,7 @@ from fusehub.methods.by_layer import Settings
 from fusehub.methods.plugins import load_plugins, require_plugins
 from fusehub.models.checkpoint import Shard, plan_shards
 from fusehub.models.layout import Layout, layout_of
-from fusehub.models.resolve import ModelRef, resolve, short_names
+from fusehub.models.resolve import ModelRef, ref_of, short_names
 from fusehub.models.tasks import load_config
 from fusehub.models.tensor_files import TensorInfo
 from fusehub.utils.findings import NOTHING_ALLOWED, Allowed
@@ -146,13 +147,24 @@ class Plan:
         )
 
     @classmethod
-    def load(cls, path: str | Path, *, plugins: Sequence[str | Path] = (), token: str | None = None) -> Plan:
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        plugins: Sequence[str | Path] = (),
+        token: bool | str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> Plan:
         """The plan that `save` wrote, if everything that it was made from is there as it was.
 
         Args:
             path: The file.
             plugins: Files with methods of your own, which are run: those that the plan was made with.
-            token: The Hub's token; the one of `hf auth login` where none is given.
+            token: The Hub's token; None for the one of `hf auth login` if there is one, True where there must be, False
+                for none.
+            cache_dir: Where downloads lie; the Hub's cache of this machine where nothing is said.
+            local_files_only: Read what is in the cache already, and ask the Hub for nothing.
 
         Returns:
             The plan, for `merge`.
@@ -165,9 +177,18 @@ class Plan:
         record.require_files()
         recipe = Recipe.parse(record.recipe)
         require_plugins(recipe.merge_method, recipe.plugins, load_plugins(plugins))
-        refs = {said: replace(resolve(own.id, token=token), name=own.name) for said, own in record.models.items()}
+        access = Access(token, cache_dir, local_files_only)
+        refs = {said: replace(ref_of(own.id, access), name=own.name) for said, own in record.models.items()}
         allowed = Allowed(record.allowed.unrelated, record.allowed.other_weights, frozenset(record.allowed.ignored))
-        plan = plan_merge(recipe, allowed=allowed, max_shard_size=record.max_shard_size, token=token, resolved=refs)
+        plan = plan_merge(
+            recipe,
+            allowed=allowed,
+            max_shard_size=record.max_shard_size,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            resolved=refs,
+        )
         record.require_same(plan.to_dict(), plan.hashes)
         tuning = record.planned.tuning
         return replace(plan, notes=tuple(record.planned.notes), tuning=tuning.model_dump() if tuning else None)
@@ -219,7 +240,9 @@ def plan_merge(
     *,
     allowed: Allowed = NOTHING_ALLOWED,
     max_shard_size: int = MAX_SHARD_SIZE,
-    token: str | None = None,
+    token: bool | str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
     resolved: Mapping[str, ModelRef] | None = None,
 ) -> Plan:
     """The plan of `recipe`: what would be done with every tensor, and what it costs. Nothing is merged.
@@ -228,7 +251,10 @@ def plan_merge(
         recipe: What is merged, and how.
         allowed: What it goes on with although it is dangerous.
         max_shard_size: The most bytes of one file of weights.
-        token: The Hub's token; the one of `hf auth login` where none is given.
+        token: The Hub's token; None for the one of `hf auth login` if there is one, True where there must be, False
+            for none.
+        cache_dir: Where downloads lie; the Hub's cache of this machine where nothing is said.
+        local_files_only: Read what is in the cache already, and ask the Hub for nothing.
         resolved: Models that are known already, by their names in the recipe.
 
     Returns:
@@ -244,10 +270,11 @@ def plan_merge(
         >>> plan.cost["output_bytes"] > 0
         True
     """
-    cast = cast_of(recipe, resolved or {}, token)
+    access = Access(token, cache_dir, local_files_only)
+    cast = cast_of(recipe, resolved or {}, access)
     recipe, method, experts, base = cast.recipe, cast.method, cast.experts, cast.base
     found = checked(cast, allowed)
-    statistics, notes = sources_of(recipe, method, experts, found.hashes, allowed, token)
+    statistics, notes = sources_of(recipe, method, experts, found.hashes, allowed, access)
     layout = layout_of(load_config(experts[0]))
     decided = planned(cast, layout, found.labels, statistics)
     donors = donors_of(recipe, experts, base, found.report) if found.labels.policy == "merge" else None

@@ -29,6 +29,7 @@ from fusehub.errors import BadRecipe, FuseHubError, NotFound, together, unknown
 from fusehub.merging.mergekit_forms import Forms
 from fusehub.merging.report import Tuning
 from fusehub.methods.mergekit import MERGEKIT_OPTIONS
+from fusehub.models.ref import ModelRef
 from fusehub.utils.limits import YAML_BYTES, require_bytes
 from fusehub.utils.yaml_text import load_yaml
 
@@ -45,7 +46,7 @@ class Changes(TypedDict, total=False):
     """What `merge`, `tune` and `Recipe.of` can say of a merge, beside its models and its method: see
     `Recipe.changed`."""
 
-    base_model: str | None
+    base_model: str | ModelRef | None
     weights: Mapping[str, Any] | None
     parameters: Mapping[str, Any] | None
     statistics: Mapping[str, str] | None
@@ -171,10 +172,10 @@ class Recipe(_Strict):
     @classmethod
     def of(
         cls,
-        models: Sequence[str],
+        models: Sequence[str | ModelRef],
         method: str = "regmean",
         *,
-        base_model: str | None = None,
+        base_model: str | ModelRef | None = None,
         weights: Mapping[str, Any] | None = None,
         parameters: Mapping[str, Any] | None = None,
         statistics: Mapping[str, str] | None = None,
@@ -194,7 +195,7 @@ class Recipe(_Strict):
         plugins: Sequence[Mapping[str, str]] | None = None,
     ) -> Recipe:
         """The recipe that merges `models` by `method`; everything else is as in `changed`."""
-        content = {"merge_method": method, "models": [{"model": model} for model in models]}
+        content = {"merge_method": method, "models": [{"model": _name_of_model(model)} for model in models]}
         return cls.parse(content).changed(
             base_model=base_model, weights=weights, parameters=parameters, statistics=statistics, data=data,
             labels=labels, heads=heads, scale=scale, dtype=dtype, out_dtype=out_dtype, seed=seed, limit=limit,
@@ -207,7 +208,7 @@ class Recipe(_Strict):
         self,
         *,
         merge_method: str | None = None,
-        base_model: str | None = None,
+        base_model: str | ModelRef | None = None,
         weights: Mapping[str, Any] | None = None,
         parameters: Mapping[str, Any] | None = None,
         statistics: Mapping[str, str] | None = None,
@@ -276,7 +277,7 @@ class Recipe(_Strict):
             content["provenance"] = {key: value for key, value in content["provenance"].items() if key != "tuning"}
         content["parameters"] = {**content.get("parameters", {}), **(parameters or {})}
         said = {
-            "merge_method": merge_method, "base_model": base_model, "heads": heads, "scale": scale,
+            "merge_method": merge_method, "base_model": _name_of_model(base_model), "heads": heads, "scale": scale,
             "dtype": _name_of(dtype), "out_dtype": _name_of(out_dtype), "seed": seed, "limit": limit,
             "max_length": max_length, "as_adapter": as_adapter, "tokenizer_source": tokenizer_source,
             "chat_template": chat_template, "plugins": plugins,
@@ -338,6 +339,10 @@ def _require_provenance(provenance: dict[str, Any], models: int) -> None:
     for key, own in (("weights", told.weights), ("data", told.data)):
         if own is not None and len(own) != models:
             raise BadRecipe(f"Recipe, provenance.{key} is of {len(own)} models, and the recipe has {models}.", fix)
+
+
+def _name_of_model(model: str | ModelRef | None) -> str | None:
+    return model.id if isinstance(model, ModelRef) else model
 
 
 def _name_of(dtype: str | torch.dtype | None) -> str | None:

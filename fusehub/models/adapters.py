@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fusehub.errors import Incompatible, NotFound
+from fusehub.hub.access import Access
 from fusehub.models.label_names import read_labels, require_few_labels
 from fusehub.models.ref import ModelRef
 from fusehub.models.remote_headers import remote_header
@@ -59,6 +60,11 @@ class AdaptedRef(ModelRef):
     def __post_init__(self) -> None:
         super().__post_init__()
         freeze(self, "_config")
+
+    def asked_by(self, access: Access) -> ModelRef:
+        return replace(
+            super().asked_by(access), base=self.base.asked_by(access), adapter=self.adapter.asked_by(access)
+        )
 
     @property
     def id(self) -> str:
@@ -123,7 +129,7 @@ def adapted(name: str, base: ModelRef, adapter: ModelRef) -> AdaptedRef:
     ref = AdaptedRef(
         **{
             key: getattr(adapter, key)
-            for key in ("repo_id", "commit", "folder", "card", "card_trouble", "downloads", "subfolder", "token")
+            for key in ("repo_id", "commit", "folder", "card", "card_trouble", "downloads", "subfolder", "access")
         },
         name=name,
         files={**kept, **{n: file for n, file in adapter.files.items() if not is_model_file(n)}},

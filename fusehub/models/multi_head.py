@@ -12,12 +12,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from fusehub.errors import Incompatible, NotFound
+from fusehub.hub.access import Access
 from fusehub.models.loading import load_model
 from fusehub.models.resolve import resolve_all
 
@@ -35,7 +37,11 @@ def load_heads(
     *,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
-    token: str | None = None,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    token: bool | str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
 ) -> SharedBody:
     """The models in the subfolders of a repo or folder over one body, in eval mode.
 
@@ -44,7 +50,12 @@ def load_heads(
         heads: Names of those that are wanted; all where none is named.
         dtype: None keeps the one that they are stored in.
         device: Where they are put.
-        token: The Hub's token; the one of `hf auth login` where none is given.
+        revision: A branch, a tag or a commit of the model's repo.
+        subfolder: The folder of the repo that the model is in.
+        token: The Hub's token; None for the one of `hf auth login` if there is one, True where there must be, False
+            for none.
+        cache_dir: Where downloads lie; the Hub's cache of this machine where nothing is said.
+        local_files_only: Read what is in the cache already, and ask the Hub for nothing.
 
     Returns:
         A module that gives each head's output.
@@ -59,7 +70,7 @@ def load_heads(
         >>> list(model.heads)
         ['expert-1', 'expert-2']
     """
-    found = resolve_all(model, token=token)
+    found = resolve_all(model, Access(token, cache_dir, local_files_only), revision=revision, subfolder=subfolder)
     missing = [name for name in heads if name not in found]
     if missing:
         raise NotFound(f"{model} has no head {', '.join(missing)}.", f"It has {', '.join(found)}.")

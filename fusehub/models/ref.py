@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from fusehub.errors import BadFile, NotFound
+from fusehub.hub.access import STORED, Access
 from fusehub.hub.client import endpoint, hub_errors
 from fusehub.hub.verified import fetch, in_cache
 from fusehub.models.side_files import side_files
@@ -47,7 +48,8 @@ class ModelRef:
     private: bool = False
     downloads: int | None = None
     subfolder: str = ""
-    token: str | None = field(default=None, repr=False, compare=False)
+    access: Access = field(default=STORED, repr=False, compare=False)
+    """How its files are asked of the Hub."""
     card_trouble: str = ""
     """Why the front matter of the card cannot be read, where it cannot."""
 
@@ -55,6 +57,13 @@ class ModelRef:
         freeze(self, "files")
         # Strangers write cards, of any depth: what stands in one is left as it is.
         object.__setattr__(self, "card", MappingProxyType(self.card))
+
+    def asked_by(self, access: Access) -> ModelRef:
+        """This model, with its files where `access` says, and only those that are there if it says so; by its own
+        token."""
+        own = self.access
+        is_local = own.local_files_only or access.local_files_only
+        return replace(self, access=Access(own.token, access.cache_dir or own.cache_dir, is_local))
 
     @property
     def id(self) -> str:
@@ -83,7 +92,7 @@ class ModelRef:
             return _no_pointer(path, self.name, self.files[filename].size)
         with hub_errors(self.name):
             inside = self.inside(filename)
-            return fetch(self.repo_id, inside, revision=self.commit, token=self.token, name=self.name, claim=claim)
+            return fetch(self.repo_id, inside, revision=self.commit, access=self.access, name=self.name, claim=claim)
 
     def inside(self, filename: str) -> str:
         """Where `filename` lies in the repo."""

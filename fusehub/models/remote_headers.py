@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -9,7 +10,7 @@ from functools import lru_cache
 from fusehub.errors import BadFile, NotFound
 from fusehub.hub.client import client, hub_errors
 from fusehub.models.ref import ModelRef
-from fusehub.models.tensor_files import DTYPES, TensorInfo, require_few, require_room
+from fusehub.models.tensor_files import DTYPES, SafetensorsFile, TensorInfo, require_few, require_room
 
 # Headers that are asked for at once, of a model in shards.
 _READERS = 8
@@ -22,11 +23,15 @@ def remote_header(ref: ModelRef, filename: str) -> dict[str, TensorInfo]:
     """
     if filename not in ref.files:
         raise NotFound(f"{ref.name} has no file {filename}.", "Is the upload complete?")
+    if ref.access.is_offline:
+        with contextlib.closing(SafetensorsFile(ref.path(filename), ref.name)) as file:
+            return dict(file.tensors)
     from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
 
     try:
         with hub_errors(ref.name):
-            return dict(_header(ref.repo_id, ref.inside(filename), ref.commit, ref.token, ref.files[filename].size))
+            size = ref.files[filename].size
+            return dict(_header(ref.repo_id, ref.inside(filename), ref.commit, ref.access.token, size))
     except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
         raise BadFile(
             f"{ref.name}: the header of {filename} is broken ({error}).", "Is the upload complete?"
@@ -43,7 +48,9 @@ def remote_headers(ref: ModelRef, filenames: Sequence[str]) -> dict[str, TensorI
 
 # A file at a commit never changes, and a plan asks several times.
 @lru_cache(maxsize=512)
-def _header(repo_id: str, path: str, commit: str, token: str | None, size: int) -> tuple[tuple[str, TensorInfo], ...]:
+def _header(
+    repo_id: str, path: str, commit: str, token: bool | str | None, size: int
+) -> tuple[tuple[str, TensorInfo], ...]:
     from huggingface_hub.errors import SafetensorsParsingError
 
     found = client(token).parse_safetensors_file_metadata(repo_id, path, revision=commit)

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from fusehub.errors import BadRecipe, NotFound, Offline
-from fusehub.hub.client import client, hub_errors, is_offline
-from fusehub.hub.names import may_be_repo, plain, readings
+from fusehub.hub.access import STORED, Access
+from fusehub.hub.client import client, hub_errors
+from fusehub.hub.names import Place, may_be_repo, plain, readings
 from fusehub.hub.verified import claimed
 from fusehub.models.adapters import CONFIG, adapted, is_model_file
 from fusehub.models.ref import ModelRef, RemoteFile, why_no_weights
@@ -30,47 +31,92 @@ from fusehub.utils.reach import is_path, local_path
 from fusehub.utils.yaml_text import load_yaml, split_front_matter
 
 
-def resolve(text: str, *, token: str | None = None) -> ModelRef:
-    """The model that `text` names: `user/model`, `user/model@revision`, a link, or a local folder.
+def resolve(
+    model: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    token: bool | str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> ModelRef:
+    """The model that `model` names: `user/model`, `user/model@revision`, a link, or a local folder.
 
     `user/model/head` is the model in the subfolder `head` of a repo that holds several (see `fusehub.hub.names`).
+    `revision` and `subfolder` say the same beside the name.
 
     `base+adapter` is a base with a LoRA adapter; an adapter alone is put on the base that its config names.
 
+    `token`, `cache_dir` and `local_files_only` are those of the Hub's client: see `fusehub.hub.access.Access`.
+
     Raises `NotFound`, `AccessDenied`, `Offline`, or `Incompatible` for an adapter that cannot be read exactly.
     """
-    name, text = _plain(text), text.strip()
-    folder = _folder(text)
-    if folder is not None:
-        return _require_model(_on_its_base(_resolve_folder(text, folder), token))
-    for plus in re.finditer(r"\+", text):
-        base, adapter = text[: plus.start()].strip(), text[plus.end() :].strip()
-        if _may_be_model(base) and _may_be_model(adapter):
-            found = _resolve_adapter(adapter, token)
-            return adapted(f"{_plain(base)}+{_plain(adapter)}", resolve(base, token=token), found)
-    return _require_model(_on_its_base(_resolve_place(name, token), token))
+    access = Access(token, cache_dir, local_files_only)
+    return ref_of(model, access, revision=revision, subfolder=subfolder)
 
 
-def ref_of(model: str | os.PathLike[str] | ModelRef, *, token: str | None = None) -> ModelRef:
+def ref_of(
+    model: str | os.PathLike[str] | ModelRef,
+    access: Access = STORED,
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+) -> ModelRef:
     """What functions of the package take as a model: a name or a folder, which is resolved, or what was resolved.
 
     Raises `NotFound` for anything else, and what `resolve` raises.
     """
     if isinstance(model, ModelRef):
-        return model
+        if revision or subfolder:
+            raise NotFound(f"{model.id} is resolved already.", "Say revision and subfolder where it is resolved.")
+        return model.asked_by(access)
     if not isinstance(model, str | os.PathLike):
         raise NotFound(f"{model!r} names no model.", "Give user/name, a folder, or what `resolve` returned.")
-    return resolve(os.fspath(model), token=token)
+    return _resolve(os.fspath(model), access, revision, subfolder)
 
 
-def resolve_all(text: str, *, token: str | None = None) -> dict[str, ModelRef]:
-    """The models in the subfolders of a repo or folder, by the subfolder's name: heads of one merge.
+def _resolve(text: str, access: Access, revision: str | None = None, subfolder: str | None = None) -> ModelRef:
+    name, text = _plain(text), text.strip()
+    folder = _folder(text)
+    if folder is not None:
+        if revision:
+            raise NotFound(f"{text} is a folder of this machine, which has no revisions.", "Leave out the revision.")
+        whole = _resolve_folder(text, folder, access)
+        return _require_model(_on_its_base(_inside(whole, subfolder, f"{text}/{subfolder}") if subfolder else whole))
+    for plus in re.finditer(r"\+", text):
+        base, adapter = text[: plus.start()].strip(), text[plus.end() :].strip()
+        if _may_be_model(base) and _may_be_model(adapter):
+            if revision or subfolder:
+                raise NotFound(
+                    f"{text} names two models: which of them is at {revision or subfolder}?",
+                    "Say it in their names: BASE@REVISION+ADAPTER@REVISION.",
+                )
+            found = _resolve_adapter(adapter, access)
+            return adapted(f"{_plain(base)}+{_plain(adapter)}", _resolve(base, access), found)
+    return _require_model(_on_its_base(_resolve_place(name, access, revision, subfolder)))
+
+
+def resolve_all(
+    model: str | os.PathLike[str],
+    access: Access = STORED,
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+) -> dict[str, ModelRef]:
+    """The models in the subfolders of a repo or folder (or of a `subfolder` of it), by the subfolder's name: heads of
+    one merge.
 
     Raises `NotFound` where there are none, and what `resolve` raises.
     """
-    name = _plain(text)
+    name = _plain(os.fspath(model))
     folder = _folder(name)
-    whole = _resolve_folder(name, folder) if folder is not None else _resolve_place(name, token)
+    if folder is not None and revision:
+        raise NotFound(f"{name} is a folder of this machine, which has no revisions.", "Leave out the revision.")
+    if folder is not None:
+        whole = _resolve_folder(name, folder, access)
+        whole = _inside(whole, subfolder, f"{name}/{subfolder}") if subfolder else whole
+    else:
+        whole = _resolve_place(name, access, revision)
     if whole.subfolder:
         raise NotFound(f"{name} names one model of several.", f"Give the repo alone: {whole.repo_id}.")
     inside = _models_inside(whole)
@@ -81,22 +127,36 @@ def resolve_all(text: str, *, token: str | None = None) -> dict[str, ModelRef]:
     return {part: in_subfolder(whole, part) for part in inside}
 
 
-def _resolve_place(name: str, token: str | None) -> ModelRef:
+def _places(name: str, revision: str | None, subfolder: str | None) -> list[Place]:
+    """Every place that a name, and what was said beside it, may mean."""
+    places = readings(name)
+    if not revision and not subfolder:
+        return places
+    at = next((place for place in places if not place.subfolder), places[0])
+    if (revision and at.revision) or (subfolder and at.subfolder):
+        raise NotFound(
+            f"{name} says itself which {'revision' if revision and at.revision else 'folder'} is meant.",
+            "Say it once: in the name, or beside it.",
+        )
+    return [replace(at, revision=revision or at.revision, subfolder=(subfolder or at.subfolder).strip("/"))]
+
+
+def _resolve_place(name: str, access: Access, revision: str | None = None, subfolder: str | None = None) -> ModelRef:
     """What lies at the place at the Hub that `name` means: a repo, or a folder of one."""
     if is_path(name):
         raise NotFound(f"There is no folder {name}.", "Give a folder with config.json and weights, or user/model.")
-    places = readings(name)
+    places = _places(name, revision, subfolder)
     if any(part in (".", "..") for place in places for part in place.subfolder.split("/")):
         raise NotFound(f"{name} leads out of its repo.", "Write user/model/folder.")
     for place in places:
         try:
-            whole = _resolve_remote(place.repo_id, place.revision, token)
+            whole = _resolve_remote(place.repo_id, place.revision, access)
         except (NotFound, Offline) as error:
             # Which part of it is the revision is told by what there is.
             missing = error
             continue
         return _inside(whole, place.subfolder, str(place)) if place.subfolder else whole
-    if places[0].subfolder and "@" not in name:
+    if places[0].subfolder and "@" not in name and not subfolder:
         raise missing.retold(f"There is no folder {name} here, and {missing.what}", kind=NotFound)
     raise missing
 
@@ -111,16 +171,16 @@ def _may_be_model(text: str) -> bool:
     return _folder(text) is not None or may_be_repo(text)
 
 
-def _resolve_adapter(name: str, token: str | None) -> ModelRef:
+def _resolve_adapter(name: str, access: Access) -> ModelRef:
     """The adapter that `name` names, by itself."""
     folder = _folder(name)
-    found = _resolve_folder(name, folder) if folder is not None else _resolve_place(_plain(name), token)
+    found = _resolve_folder(name, folder, access) if folder is not None else _resolve_place(_plain(name), access)
     if CONFIG not in found.files:
         raise NotFound(f"{found.name} is no adapter: it has no adapter_config.json.", "Write BASE+ADAPTER.")
     return found
 
 
-def _on_its_base(ref: ModelRef, token: str | None) -> ModelRef:
+def _on_its_base(ref: ModelRef) -> ModelRef:
     """`ref`, or where it is an adapter alone, the adapter on the base that its config names."""
     if CONFIG not in ref.files or any(is_model_file(name) for name in ref.files if name != "config.json"):
         return ref
@@ -129,7 +189,7 @@ def _on_its_base(ref: ModelRef, token: str | None) -> ModelRef:
     if not base:
         raise NotFound(f"{ref.name} is an adapter that does not name its base.", f"Say it: BASE+{ref.name}.")
     try:
-        found = _resolve_named_base(ref, base, said.get("revision"), token)
+        found = _resolve_named_base(ref, base, said.get("revision"))
     except NotFound as error:
         raise NotFound(
             f"{ref.name} is an adapter on {base}, which cannot be found. {error.what}", f"Name it: BASE+{ref.name}."
@@ -137,12 +197,12 @@ def _on_its_base(ref: ModelRef, token: str | None) -> ModelRef:
     return adapted(ref.name, found, ref)
 
 
-def _resolve_named_base(adapter: ModelRef, base: str, revision: str | None, token: str | None) -> ModelRef:
+def _resolve_named_base(adapter: ModelRef, base: str, revision: str | None) -> ModelRef:
     """The base that an adapter's config names. What was downloaded is a stranger's word: it names no folder here."""
     named = f"{base}@{revision}" if revision else base
     if adapter.repo_id is None:
-        return resolve(named, token=token)
-    return _require_model(_on_its_base(_resolve_place(_plain(named), token), token))
+        return _resolve(named, adapter.access)
+    return _require_model(_on_its_base(_resolve_place(_plain(named), adapter.access)))
 
 
 def short_names(refs: Iterable[ModelRef]) -> list[str]:
@@ -166,7 +226,7 @@ def _plain(text: str) -> str:
     return name
 
 
-def _resolve_folder(name: str, folder: Path) -> ModelRef:
+def _resolve_folder(name: str, folder: Path, access: Access = STORED) -> ModelRef:
     card, trouble = _card_of(folder / "README.md")
     return ModelRef(
         name=name,
@@ -176,6 +236,7 @@ def _resolve_folder(name: str, folder: Path) -> ModelRef:
         files=_listed(folder),
         card=card,
         card_trouble=trouble,
+        access=access,
     )
 
 
@@ -185,15 +246,15 @@ def _listed(folder: Path) -> dict[str, RemoteFile]:
     return {path.relative_to(folder).as_posix(): RemoteFile(path.stat().st_size) for path in paths}
 
 
-def _resolve_remote(repo_id: str, revision: str, token: str | None) -> ModelRef:
-    """A repo as the Hub has it; in offline mode, as the cache does."""
-    return _resolve_cached(repo_id, revision) if is_offline() else _resolve_repo(repo_id, revision, token)
+def _resolve_remote(repo_id: str, revision: str, access: Access) -> ModelRef:
+    """A repo as the Hub has it; where it may not be asked, as the cache does."""
+    return (_resolve_cached if access.is_offline else _resolve_repo)(repo_id, revision, access)
 
 
-def _resolve_repo(repo_id: str, revision: str, token: str | None) -> ModelRef:
+def _resolve_repo(repo_id: str, revision: str, access: Access) -> ModelRef:
     name = f"{repo_id}@{revision}" if revision else repo_id
     with hub_errors(name):
-        api = client(token)
+        api = client(access.token)
         info = api.model_info(repo_id, revision=revision or None, files_metadata=True)
         if info.gated:
             # Everyone may see that it is there; its files may lie in the cache since somebody else asked for them.
@@ -212,27 +273,34 @@ def _resolve_repo(repo_id: str, revision: str, token: str | None) -> ModelRef:
         gated=bool(info.gated),
         private=bool(info.private),
         downloads=info.downloads,
-        token=token,
+        access=access,
     )
 
 
-def _resolve_cached(repo_id: str, revision: str) -> ModelRef:
-    """In offline mode: the snapshot of that revision that lies in the cache; of no revision, the newest one."""
+def _resolve_cached(repo_id: str, revision: str, access: Access) -> ModelRef:
+    """Without the Hub: the snapshot of that revision that lies in the cache; of no revision, the newest one."""
+    name = f"{repo_id}@{revision}" if revision else repo_id
+    folder = snapshot_of(repo_id, revision, access)
+    local = _resolve_folder(name, folder, access)
+    return replace(local, repo_id=repo_id, commit=folder.name, files=_cached(folder))
+
+
+def snapshot_of(repo_id: str, revision: str, access: Access) -> Path:
+    """The folder of the cache that has a repo at that revision; of no revision, the newest one. Raises `Offline`."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    name = f"{repo_id}@{revision}" if revision else repo_id
-    with hub_errors(name):
+    with hub_errors(f"{repo_id}@{revision}" if revision else repo_id):
         try:
-            folder = Path(snapshot_download(repo_id, revision=revision or None, local_files_only=True))
+            return Path(
+                snapshot_download(repo_id, revision=revision or None, cache_dir=access.cache, local_files_only=True)
+            )
         except LocalEntryNotFoundError:
             # What was downloaded by its commit alone, as we do, is no branch's in the cache.
-            newest = None if revision else _newest_snapshot(repo_id)
+            newest = None if revision else _newest_snapshot(repo_id, access)
             if newest is None:
                 raise
-            folder = newest
-    local = _resolve_folder(name, folder)
-    return replace(local, repo_id=repo_id, commit=folder.name, files=_cached(folder))
+            return newest
 
 
 def _cached(folder: Path) -> dict[str, RemoteFile]:
@@ -244,10 +312,8 @@ def _cached(folder: Path) -> dict[str, RemoteFile]:
     }
 
 
-def _newest_snapshot(repo_id: str) -> Path | None:
-    from huggingface_hub import constants
-
-    snapshots = Path(constants.HF_HUB_CACHE, f"models--{repo_id.replace('/', '--')}", "snapshots")
+def _newest_snapshot(repo_id: str, access: Access) -> Path | None:
+    snapshots = Path(access.cache, f"models--{repo_id.replace('/', '--')}", "snapshots")
     return max(snapshots.glob("*"), key=lambda folder: folder.stat().st_mtime_ns, default=None)
 
 

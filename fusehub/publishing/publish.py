@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import AccessDenied, BadData, BadFile, LicenseForbids, NotFound, OutputExists
+from fusehub.hub.access import Access
 from fusehub.hub.client import fusehub_version
 from fusehub.hub.upload import CARD, Files, Published, Target
 from fusehub.merging.provenance import REPORT_FILENAME
@@ -62,7 +63,7 @@ def publish(
     allow_restricted: bool = False,
     allow_few_rows: bool = False,
     allow_other_weights: bool = False,
-    token: str | None = None,
+    token: bool | str | None = None,
     progress: Progress = silent,
 ) -> Published:
     """Pushes the model in `folder` to a repo, with a card, and looks at what arrived.
@@ -83,7 +84,8 @@ def publish(
         allow_restricted: Go on where an expert is not for everyone, in public.
         allow_few_rows: Go on where statistics in the folder are of few rows.
         allow_other_weights: Go on where statistics in the folder are of other weights.
-        token: The Hub's token; the one of `hf auth login` where none is given.
+        token: The Hub's token; None for the one of `hf auth login` if there is one, True where there must be, False
+            for none.
         progress: Called with (done, total, what).
 
     Returns:
@@ -141,7 +143,7 @@ def publish_statistics(
     allow_restricted: bool = False,
     allow_few_rows: bool = False,
     allow_other_weights: bool = False,
-    token: str | None = None,
+    token: bool | str | None = None,
     progress: Progress = silent,
 ) -> Published:
     """Pushes the statistics in `folder` into the repo of `model` under `fusehub/`, where merges find them.
@@ -159,7 +161,8 @@ def publish_statistics(
         allow_restricted: Go on where a gated or private model's would be public.
         allow_few_rows: Go on where they are of so few texts that they would tell what is in them.
         allow_other_weights: Go on where they were made for other weights than the repo has now.
-        token: The Hub's token; the one of `hf auth login` where none is given.
+        token: The Hub's token; None for the one of `hf auth login` if there is one, True where there must be, False
+            for none.
         progress: Called with (done, total, what).
 
     Returns:
@@ -179,7 +182,7 @@ def publish_statistics(
         'you/expert-1-statistics'
     """
     folder = Path(folder)
-    ref = ref_of(model, token=token)
+    ref = ref_of(model, Access(token))
     if ref.repo_id is None or ref.subfolder:
         raise NotFound(f"{ref.name} is not a model on the Hub with a repo of its own.", "Publish the model first.")
     # Statistics belong to what the repo holds now, whatever commit `model` names.

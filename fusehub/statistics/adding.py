@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadStatistics
+from fusehub.hub.access import Access
 from fusehub.hub.client import software
 from fusehub.statistics.encodings import DEFAULT_SIZE, coarsest
 from fusehub.statistics.file import Statistics, write_statistics
@@ -75,7 +76,9 @@ def add_statistics(
     *,
     size: str = DEFAULT_SIZE,
     disjoint: bool = False,
-    token: str | None = None,
+    token: bool | str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
 ) -> Statistics:
     """The sum of the statistics at `sources`, written into the folder `out` and opened.
 
@@ -88,7 +91,10 @@ def add_statistics(
         size: How finely grams are stored, never finer than the coarsest of the parts.
         disjoint: Whether they are of different people's texts, none of which is in two of them: noise then keeps the
             weakest promise of them, where otherwise what each of them tells of a text adds up.
-        token: The Hub's token; the one of `hf auth login` where none is given.
+        token: The Hub's token; None for the one of `hf auth login` if there is one, True where there must be, False
+            for none.
+        cache_dir: Where downloads lie; the Hub's cache of this machine where nothing is said.
+        local_files_only: Read what is in the cache already, and ask the Hub for nothing.
 
     Returns:
         The sum, open.
@@ -107,7 +113,8 @@ def add_statistics(
         raise BadStatistics("One set of statistics cannot be added.", "Give two or more.")
     require_place(Path(out))
     with contextlib.ExitStack() as opened:
-        parts = [opened.enter_context(contextlib.closing(open_statistics(source, token=token))) for source in sources]
+        access = Access(token, cache_dir, local_files_only)
+        parts = [opened.enter_context(contextlib.closing(open_statistics(source, access))) for source in sources]
         for part in parts[1:]:
             _require_same_model(parts[0], part)
         _require_different(parts)
@@ -118,7 +125,7 @@ def add_statistics(
         metadata = _metadata(parts, {*sums, *aliases}, disjoint)
         beside = None
         if all(part.metadata.get("fisher") for part in parts):
-            means, described = _added_fisher(sources, parts, token)
+            means, described = _added_fisher(sources, parts, access)
             stored, metadata["fisher"] = encode_fisher(means, described, size)
             beside = functools.partial(
                 write_fisher, stored=stored, described=metadata["fisher"], model=metadata["model"]
@@ -145,14 +152,14 @@ def _added(parts: Sequence[Statistics]) -> tuple[dict[str, AddedLayer], dict[str
 
 
 def _added_fisher(
-    sources: Sequence[str], parts: Sequence[Statistics], token: str | None
+    sources: Sequence[str], parts: Sequence[Statistics], access: Access
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The Fisher diagonals over the examples of all parts, and what is said of them."""
     facts = [part.metadata["fisher"] for part in parts]
     examples = [fact["examples"] for fact in facts]
     means: dict[str, Tensor] = {}
     for source, part, fact in zip(sources, parts, facts, strict=True):
-        with contextlib.closing(FoundStatistics(source, part.metadata, token).open_fisher()) as file:
+        with contextlib.closing(FoundStatistics(source, part.metadata, access).open_fisher()) as file:
             for name in fact["exponents"]:
                 share = file.read(name).mul_(fact["examples"] / sum(examples))
                 means[name] = means[name].add_(share) if name in means else share

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadFile, BadStatistics
+from fusehub.hub.access import Access
 from fusehub.models.resolve import ModelRef, ref_of
 from fusehub.statistics.encodings import SIZES, encoding_of
 from fusehub.statistics.file import METADATA_FILENAME, REMAKE, Statistics, StoredLayer, stored_bytes
@@ -66,7 +68,9 @@ def inspect(
     source: str,
     *,
     against: str | ModelRef | None = None,
-    token: str | None = None,
+    token: bool | str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
     progress: Callable[[int, int, str], None] = silent,
 ) -> StatisticsSummary:
     """Reads every layer of the statistics at `source`.
@@ -74,7 +78,10 @@ def inspect(
     Args:
         source: A file, a folder or a repo.
         against: A model, which is run on random tokens: statistics that cannot be its are refused.
-        token: The Hub's token; the one of `hf auth login` where none is given.
+        token: The Hub's token; None for the one of `hf auth login` if there is one, True where there must be, False
+            for none.
+        cache_dir: Where downloads lie; the Hub's cache of this machine where nothing is said.
+        local_files_only: Read what is in the cache already, and ask the Hub for nothing.
         progress: Called with (done, total, what).
 
     Returns:
@@ -89,7 +96,8 @@ def inspect(
         >>> summary.layers[0].rank <= summary.layers[0].size
         True
     """
-    statistics = open_statistics(source, token=token)
+    access = Access(token, cache_dir, local_files_only)
+    statistics = open_statistics(source, access)
     try:
         _check_beside(statistics)
         stored = [layer for layer in statistics.layers.values() if layer.name == layer.stored_as]
@@ -110,14 +118,14 @@ def inspect(
             },
             told,
             summaries,
-            _held_against(statistics, against, token) if against else None,
+            _held_against(statistics, against, access) if against else None,
         )
     finally:
         statistics.close()
 
 
-def _held_against(statistics: Statistics, model: str | ModelRef, token: str | None) -> Likeness:
-    ref = ref_of(model, token=token)
+def _held_against(statistics: Statistics, model: str | ModelRef, access: Access) -> Likeness:
+    ref = ref_of(model, access)
     likeness = compare_with_random(statistics, ref)
     likeness.require_possible(statistics.origin, ref.name)
     return likeness

@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 from fusehub.errors import BadStatistics
+from fusehub.hub.access import Access
 from fusehub.statistics.encodings import SIZES, check_size
 from fusehub.statistics.file import Statistics, write_statistics
 from fusehub.statistics.fisher_file import FISHER_FILENAME
@@ -24,14 +25,25 @@ from fusehub.utils.places import require_place
 _WRITTEN = ("format", "version", "size", "layers", "aliases")
 
 
-def resize_statistics(source: str, out: str | Path, *, size: str, token: str | None = None) -> Statistics:
+def resize_statistics(
+    source: str,
+    out: str | Path,
+    *,
+    size: str,
+    token: bool | str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Statistics:
     """The statistics at `source` in `size`, written into the folder `out` and opened.
 
     Args:
         source: A file, a folder or a repo.
         out: A folder, new or empty.
         size: `half`, `compact` or `tiny`.
-        token: The Hub's token; the one of `hf auth login` where none is given.
+        token: The Hub's token; None for the one of `hf auth login` if there is one, True where there must be, False
+            for none.
+        cache_dir: Where downloads lie; the Hub's cache of this machine where nothing is said.
+        local_files_only: Read what is in the cache already, and ask the Hub for nothing.
 
     Returns:
         The smaller statistics, open.
@@ -46,7 +58,8 @@ def resize_statistics(source: str, out: str | Path, *, size: str, token: str | N
     """
     check_size(size)
     require_place(Path(out))
-    with contextlib.closing(open_statistics(source, token=token)) as statistics:
+    access = Access(token, cache_dir, local_files_only)
+    with contextlib.closing(open_statistics(source, access)) as statistics:
         metadata = statistics.metadata
         if SIZES.index(size) <= SIZES.index(metadata["size"]):
             raise BadStatistics(
@@ -57,7 +70,7 @@ def resize_statistics(source: str, out: str | Path, *, size: str, token: str | N
         kept = {key: value for key, value in metadata.items() if key not in _WRITTEN}
         beside = None
         if metadata.get("fisher"):
-            fisher = locate_fisher(source, token)
+            fisher = locate_fisher(source, access)
             beside = functools.partial(_copied, fisher)
         path = write_statistics(Path(out), stored, statistics.aliases, kept, size=size, beside=beside)
     return Statistics(path)

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from fusehub.errors import AccessDenied, BadFile, BadStatistics, NotFound
-from fusehub.hub.client import client, hub_errors, is_offline
+from fusehub.hub.access import STORED, Access
+from fusehub.hub.client import client, hub_errors
 from fusehub.hub.verified import fetch, in_cache
-from fusehub.models.resolve import ModelRef
+from fusehub.models.resolve import ModelRef, snapshot_of
 from fusehub.statistics.file import (
     FILENAME,
     INDEX_FILENAME,
@@ -50,7 +51,7 @@ class FoundStatistics:
 
     origin: str
     metadata: Mapping[str, Any]
-    _token: str | None = field(default=None, repr=False)
+    _access: Access = field(default=STORED, repr=False)
 
     def __post_init__(self) -> None:
         freeze(self, "metadata")
@@ -64,11 +65,11 @@ class FoundStatistics:
 
     def open_fisher(self) -> FisherFile:
         """The Fisher diagonals beside them, which the metadata tells of, downloaded where they must be."""
-        return FisherFile(locate_fisher(self.origin, self._token), self.origin, self.metadata["fisher"])
+        return FisherFile(locate_fisher(self.origin, self._access), self.origin, self.metadata["fisher"])
 
     def open(self) -> Statistics:
         """The file, downloaded where it must be."""
-        return open_statistics(self.origin, token=self._token)
+        return open_statistics(self.origin, self._access)
 
 
 def find_statistics(
@@ -86,15 +87,15 @@ def find_statistics(
     `BadStatistics` where those there are were made for other weights (unless `allow_other_weights`).
     """
     if source != "auto":
-        source = _pinned(source, ref.token)
-        found = FoundStatistics(source, _metadata(source, ref.token), ref.token)
+        source = _pinned(source, ref.access)
+        found = FoundStatistics(source, _metadata(source, ref.access), ref.access)
         if not allow_other_weights:
             require_weights(found.metadata, source, ref.name, hashes)
         return found
     others, problems = [], []
     for candidate in _candidates(ref):
         try:
-            found = FoundStatistics(candidate, _metadata(candidate, ref.token), ref.token)
+            found = FoundStatistics(candidate, _metadata(candidate, ref.access), ref.access)
         except BadStatistics as error:
             # Those that cannot be read must not hide the others.
             problems.append(error.what)
@@ -128,13 +129,13 @@ def find_statistics(
 
 def offered_statistics(ref: ModelRef, hashes: Mapping[str, str]) -> list[str]:
     """Repos of others that say that they hold statistics of these very weights, at their newest commit."""
-    if ref.repo_id is None or is_offline():
+    if ref.repo_id is None or ref.access.is_offline:
         return []
     offered = []
     for source in _companions(ref, own=False):
         try:
-            if _has_metadata(source, ref.token) and _are_of(
-                FoundStatistics(source, _metadata(source, ref.token)), hashes
+            if _has_metadata(source, ref.access) and _are_of(
+                FoundStatistics(source, _metadata(source, ref.access)), hashes
             ):
                 offered.append(source)
         except (BadStatistics, BadFile):
@@ -146,9 +147,9 @@ def _are_of(found: FoundStatistics, hashes: Mapping[str, str]) -> bool:
     return sorted(found.metadata["model"]["weights"].values()) == sorted(hashes.values())
 
 
-def open_statistics(source: str, *, token: str | None = None) -> Statistics:
+def open_statistics(source: str, access: Access = STORED) -> Statistics:
     """The statistics at `source` (a file, a folder or a repo), of whatever weights they are."""
-    return Statistics(_locate_tensors(source, token), source)
+    return Statistics(_locate_tensors(source, access), source)
 
 
 def local_files(source: str, *, fisher: bool) -> list[Path]:
@@ -176,43 +177,43 @@ def _candidates(ref: ModelRef) -> Iterator[str]:
     """Sources that may hold statistics of `ref` by those whose model it is, the nearest first."""
     if ref.folder is not None and (ref.folder / FOLDER / METADATA_FILENAME).is_file():
         yield str(ref.folder / FOLDER)
-    if ref.repo_id is None or is_offline():
+    if ref.repo_id is None or ref.access.is_offline:
         return
     seen = set()
     for source in itertools.chain(_own_commits(ref), _companions(ref, own=True)):
-        if source not in seen and _has_metadata(source, ref.token):
+        if source not in seen and _has_metadata(source, ref.access):
             yield source
         seen.add(source)
 
 
-def _has_metadata(source: str, token: str | None) -> bool:
+def _has_metadata(source: str, access: Access) -> bool:
     try:
-        return _download(source, METADATA_FILENAME, token) is not None
+        return _download(source, METADATA_FILENAME, access) is not None
     except AccessDenied:
         return False  # A gated companion, whose owner has not let us in.
 
 
-def _pinned(source: str, token: str | None) -> str:
+def _pinned(source: str, access: Access) -> str:
     """`source` with the commit that it stands for now, where it is a repo: all its files are read at that one."""
     path = local_path(source)
-    if (path is not None and path.exists()) or not _may_be_repo(source) or is_offline():
+    if (path is not None and path.exists()) or not _may_be_repo(source) or access.is_offline:
         return source
     repo_id, _, revision = source.partition("@")
     with hub_errors(source):
-        return f"{repo_id}@{client(token).model_info(repo_id, revision=revision or None).sha}"
+        return f"{repo_id}@{client(access.token).model_info(repo_id, revision=revision or None).sha}"
 
 
 def _own_commits(ref: ModelRef) -> Iterator[str]:
     """The model's repo at its commit, then at its newest one: statistics may have come later."""
     yield f"{ref.repo_id}@{ref.commit}"
     with hub_errors(ref.name):
-        newest = client(ref.token).model_info(ref.repo_id).sha
+        newest = client(ref.access.token).model_info(ref.repo_id).sha
     yield f"{ref.repo_id}@{newest}"
 
 
 def _companions(ref: ModelRef, *, own: bool) -> Iterator[str]:
     """Repos that say they hold statistics of `ref`: those of its user or organisation, or only those of others."""
-    api = client(ref.token)
+    api = client(ref.access.token)
     with hub_errors(ref.name):
         tagged = api.list_models(
             filter=[TAG, f"base_model:{ref.repo_id}"], sort="downloads", author=owner_of(ref.repo_id) if own else None
@@ -245,14 +246,14 @@ def is_same_owner(one: str, other: str) -> bool:
     return owner_of(one).casefold() == owner_of(other).casefold()
 
 
-def _metadata(source: str, token: str | None) -> dict[str, Any]:
+def _metadata(source: str, access: Access) -> dict[str, Any]:
     """The metadata of the statistics at `source`: the JSON beside the file, or in its header."""
-    path = local_path(source)
+    path = _where(source, access)
     if path is not None and path.is_file():
-        statistics = open_statistics(source, token=token)
+        statistics = open_statistics(source, access)
         statistics.close()
         return statistics.metadata
-    located = _locate(source, METADATA_FILENAME, token)
+    located = _locate(source, METADATA_FILENAME, access)
     if (
         path is not None
         and path.is_dir()
@@ -265,9 +266,9 @@ def _metadata(source: str, token: str | None) -> dict[str, Any]:
         raise BadStatistics(error.what, REMAKE) from error
 
 
-def _locate(source: str, filename: str, token: str | None) -> Path:
+def _locate(source: str, filename: str, access: Access) -> Path:
     """`filename` of the statistics at `source` (a file, a folder or a repo), on this machine."""
-    path = local_path(source)
+    path = _where(source, access)
     if path is not None and path.is_file():
         return in_cache(path, source)
     for folder in (path, path / FOLDER) if path is not None else ():
@@ -275,7 +276,7 @@ def _locate(source: str, filename: str, token: str | None) -> Path:
             return in_cache(folder / filename, source)
     if (path is not None and path.is_dir()) or not _may_be_repo(source):
         raise NotFound(f"There are no statistics in {source}.", f"A folder of statistics holds {FILENAME}.")
-    found = _download(source, filename, token)
+    found = _download(source, filename, access)
     if found is None:
         raise NotFound(
             f"{source} holds no statistics ({FOLDER}/{filename}).", "Give a file, a folder or a repo that does."
@@ -283,16 +284,16 @@ def _locate(source: str, filename: str, token: str | None) -> Path:
     return found
 
 
-def locate_fisher(source: str, token: str | None = None) -> Path:
+def locate_fisher(source: str, access: Access = STORED) -> Path:
     """The file of Fisher diagonals beside the statistics at `source`, on this machine."""
     path = local_path(source)
     # A file of statistics that was named itself has its Fisher diagonals beside it.
-    return _locate(str(path.parent) if path is not None and path.is_file() else source, FISHER_FILENAME, token)
+    return _locate(str(path.parent) if path is not None and path.is_file() else source, FISHER_FILENAME, access)
 
 
-def _locate_tensors(source: str, token: str | None) -> Path:
+def _locate_tensors(source: str, access: Access) -> Path:
     """What `Statistics` opens at `source`, on this machine: the file, or the index of shards that lie beside it."""
-    path = local_path(source)
+    path = _where(source, access)
     if path is not None and path.is_file():
         return in_cache(path, source)
     for index in (path / INDEX_FILENAME, path / FOLDER / INDEX_FILENAME) if path is not None else ():
@@ -304,21 +305,31 @@ def _locate_tensors(source: str, token: str | None) -> Path:
     index = (
         None
         if (path is not None and path.exists()) or not _may_be_repo(source)
-        else _download(source, INDEX_FILENAME, token)
+        else _download(source, INDEX_FILENAME, access)
     )
     if index is None:
-        return _locate(source, FILENAME, token)
+        return _locate(source, FILENAME, access)
     for shard in shards_in(index):
-        if _download(source, shard, token) is None:
+        if _download(source, shard, access) is None:
             raise BadStatistics(f"{source}: {shard} is missing.", "Ask their owner to publish them again.")
     return index
+
+
+def _where(source: str, access: Access) -> Path | None:
+    """The file or folder of this machine that `source` means: of a repo, where no request may be made, the one of the
+    cache."""
+    path = local_path(source)
+    if not access.is_offline or (path is not None and path.exists()) or not _may_be_repo(source):
+        return path
+    repo_id, _, revision = source.partition("@")
+    return snapshot_of(repo_id, revision, access)
 
 
 def _may_be_repo(source: str) -> bool:
     return "/" in source and not source.startswith(("/", ".", "~")) and not source.endswith(".safetensors")
 
 
-def _download(source: str, filename: str, token: str | None) -> Path | None:
+def _download(source: str, filename: str, access: Access) -> Path | None:
     """`fusehub/<filename>` of a repo, on this machine; None where the repo has no such file."""
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
@@ -326,8 +337,8 @@ def _download(source: str, filename: str, token: str | None) -> Path | None:
     with hub_errors(source):
         if is_confined():
             # A commit's file that somebody else's token brought into the cache is taken from there unasked.
-            client(token).auth_check(repo_id)
+            client(access.token).auth_check(repo_id)
         try:
-            return fetch(repo_id, f"{FOLDER}/{filename}", revision=revision, token=token, name=source)
+            return fetch(repo_id, f"{FOLDER}/{filename}", revision=revision, access=access, name=source)
         except RemoteEntryNotFoundError:
             return None

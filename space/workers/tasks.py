@@ -28,6 +28,7 @@ from typing import Any
 
 import fusehub
 from fusehub.errors import FuseHubError
+from fusehub.hub.access import STORED
 from fusehub.hub.client import be_patient
 
 from .published import of_metadata, published
@@ -310,7 +311,7 @@ def _resolved(model: str, token: str | None) -> Any:
         if type(ref) is ModelRef and ref.repo_id and ref.id == model and not (ref.gated or ref.private):
             if len(_REFS) >= _MOST_REFS:
                 _REFS.clear()
-            _REFS[model] = replace(ref, token=None)
+            _REFS[model] = replace(ref, access=STORED)
     return ref
 
 

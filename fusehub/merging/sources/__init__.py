@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fusehub.errors import BadStatistics, FuseHubError, NotFound, together
+from fusehub.hub.access import Access
 from fusehub.merging.recipe import Recipe
 from fusehub.merging.sources.data_at_hand import DataAtHand
 from fusehub.merging.sources.data_free import DataFree
@@ -40,7 +41,7 @@ def sources_of(
     experts: Sequence[ModelRef],
     hashes: Sequence[Mapping[str, str]],
     allowed: Allowed,
-    token: str | None,
+    access: Access,
 ) -> tuple[tuple[StatisticsSource, ...], tuple[str, ...]]:
     """The source of each expert, and what has to be said of them; none where the method takes no statistics.
 
@@ -53,7 +54,7 @@ def sources_of(
     notes: list[str] = []
     problems: list[FuseHubError] = []
     for ref, entry, own, data in zip(experts, recipe.models, hashes, before, strict=True):
-        wanted = Wanted(ref, entry, own, recipe, method, allowed, token, data)
+        wanted = Wanted(ref, entry, own, recipe, method, allowed, access, data)
         try:
             found.append(_found(wanted))
             notes += found[-1].notes(wanted)

@@ -56,7 +56,7 @@ class DataAtHand(StatisticsSource):
             limit=recipe.limit,
             seed=recipe.seed,
             text_column=entry.text_column,
-            token=wanted.token,
+            access=wanted.access,
             default_split="train",
         )
         if wanted.data_before is not None and wanted.data_before["revision"] != examples.revision:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fusehub.hub.access import Access
 from fusehub.merging.recipe import ModelEntry, Recipe
 from fusehub.methods import Method
 from fusehub.models.resolve import ModelRef
@@ -35,7 +36,7 @@ class Wanted:
     recipe: Recipe
     method: Method
     allowed: Allowed
-    token: str | None
+    access: Access
     data_before: Mapping[str, Any] | None = None
     """The data that a merge of this recipe was made with before, where the recipe says so."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusehub.errors import BadStatistics, NotFound
+from fusehub.hub.access import Access
 from fusehub.hub.client import software
 from fusehub.models.checkpoint import Checkpoint, headers
 from fusehub.models.layout import Linear, layout_of
@@ -37,7 +38,11 @@ def import_statistics(
     *,
     description: str | None = None,
     size: str = DEFAULT_SIZE,
-    token: str | None = None,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    token: bool | str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
 ) -> Statistics:
     """The statistics of `model` that another project's file holds, written into the folder `out` and opened.
 
@@ -49,7 +54,12 @@ def import_statistics(
         out: A folder, new or empty.
         description: What data they were made from, where the file's own word for it is not to be told.
         size: How finely grams are stored.
-        token: The Hub's token; the one of `hf auth login` where none is given.
+        revision: A branch, a tag or a commit of the model's repo.
+        subfolder: The folder of the repo that the model is in.
+        token: The Hub's token; None for the one of `hf auth login` if there is one, True where there must be, False
+            for none.
+        cache_dir: Where downloads lie; the Hub's cache of this machine where nothing is said.
+        local_files_only: Read what is in the cache already, and ask the Hub for nothing.
 
     Returns:
         The statistics, open.
@@ -67,7 +77,8 @@ def import_statistics(
     if not source.exists():
         raise NotFound(f"There is no file or folder {source}.", "Give an imatrix file, or a folder of Hessians.")
     require_place(Path(out))
-    ref = ref_of(model, token=token)
+    access = Access(token, cache_dir, local_files_only)
+    ref = ref_of(model, access, revision=revision, subfolder=subfolder)
     config = load_config(ref)
     linears = _linears(ref, config)
     found = (read_hessians if source.is_dir() else read_imatrix)(source, linears, config)
