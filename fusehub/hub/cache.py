@@ -11,8 +11,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from fusehub.hub.access import Access
+from fusehub.hub.client import hub_errors
 from fusehub.utils.holding import Held, try_lock
 from fusehub.utils.places import place_errors
+
+
+def snapshot_of(repo_id: str, revision: str, access: Access) -> Path:
+    """The folder of the cache that has a repo at that revision; of no revision, the newest one. Raises `Offline`."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    with hub_errors(f"{repo_id}@{revision}" if revision else repo_id):
+        try:
+            return Path(
+                snapshot_download(repo_id, revision=revision or None, cache_dir=access.cache, local_files_only=True)
+            )
+        except LocalEntryNotFoundError:
+            # What was downloaded by its commit alone, as we do, is no branch's in the cache.
+            newest = None if revision else _newest_snapshot(repo_id, access)
+            if newest is None:
+                raise
+            return newest
+
+
+def _newest_snapshot(repo_id: str, access: Access) -> Path | None:
+    snapshots = Path(access.cache, f"models--{repo_id.replace('/', '--')}", "snapshots")
+    return max(snapshots.glob("*"), key=lambda folder: folder.stat().st_mtime_ns, default=None)
 
 
 @contextmanager

@@ -32,10 +32,26 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model resolved to one commit of a repo, or to a local folder.
+    """A model resolved to one commit of a repo, or to a local folder: see `fusehub.resolve`.
 
-    `name` is how tables call it; `card` the front matter of its card; `files` its listing (of `subfolder` alone,
-    where the model is one of several in a repo).
+    Attributes:
+        name: How tables call it.
+        repo_id: The repo, `user/model`; None for a folder.
+        commit: The repo's commit.
+        folder: Where it is, if on this machine as a whole.
+        files: Its listing, of `subfolder` alone where the model is one of several in a repo.
+        card: The front matter of its card.
+        gated: Whether its owner decides who may read it.
+        private: Whether only its owner sees it.
+        downloads: How often it was downloaded, as the Hub counts.
+        subfolder: The folder of the repo that it is in.
+        access: How its files are asked of the Hub.
+        card_trouble: Why the front matter of the card cannot be read, where it cannot.
+
+    Examples:
+        >>> model = fusehub.resolve("user/expert-1")
+        >>> model.config["model_type"], model.path("config.json").name
+        ('bert', 'config.json')
     """
 
     name: str
@@ -49,9 +65,7 @@ class ModelRef:
     downloads: int | None = None
     subfolder: str = ""
     access: Access = field(default=STORED, repr=False, compare=False)
-    """How its files are asked of the Hub."""
     card_trouble: str = ""
-    """Why the front matter of the card cannot be read, where it cannot."""
 
     def __post_init__(self) -> None:
         freeze(self, "files")

@@ -20,6 +20,7 @@ from typing import Any
 
 from fusehub.errors import BadRecipe, NotFound, Offline
 from fusehub.hub.access import STORED, Access
+from fusehub.hub.cache import snapshot_of
 from fusehub.hub.client import client, hub_errors
 from fusehub.hub.names import Place, may_be_repo, plain, readings
 from fusehub.hub.verified import claimed
@@ -40,16 +41,31 @@ def resolve(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> ModelRef:
-    """The model that `model` names: `user/model`, `user/model@revision`, a link, or a local folder.
+    """The model that `model` names, at the commit of this moment.
 
-    `user/model/head` is the model in the subfolder `head` of a repo that holds several (see `fusehub.hub.names`).
-    `revision` and `subfolder` say the same beside the name.
+    Args:
+        model: `user/model`, `user/model@revision`, a link, or a local folder. `user/model/head` is the model in a
+            folder of a repo that holds several. `base+adapter` is a base with a LoRA adapter; an adapter alone is put
+            on the base that its config names.
+        revision: A branch, a tag or a commit, where the name does not say it.
+        subfolder: The folder of the repo that the model is in, where the name does not say it.
+        token: The Hub's token; None for the one of `hf auth login` if there is one, True where there must be, False
+            for none.
+        cache_dir: Where downloads lie; the Hub's cache of this machine where nothing is said.
+        local_files_only: Read what is in the cache already, and ask the Hub for nothing.
 
-    `base+adapter` is a base with a LoRA adapter; an adapter alone is put on the base that its config names.
+    Returns:
+        The model, which every function takes in the place of a name.
 
-    `token`, `cache_dir` and `local_files_only` are those of the Hub's client: see `fusehub.hub.access.Access`.
+    Raises:
+        NotFound: There is no such model.
+        AccessDenied: It is not for everyone, and the token is not of somebody who may read it.
+        Offline: The Hub does not answer, or may not be asked and the cache does not have it.
+        Incompatible: An adapter cannot be read exactly.
 
-    Raises `NotFound`, `AccessDenied`, `Offline`, or `Incompatible` for an adapter that cannot be read exactly.
+    Examples:
+        >>> fusehub.resolve("user/expert-1", revision="main").repo_id
+        'user/expert-1'
     """
     access = Access(token, cache_dir, local_files_only)
     return ref_of(model, access, revision=revision, subfolder=subfolder)
@@ -285,24 +301,6 @@ def _resolve_cached(repo_id: str, revision: str, access: Access) -> ModelRef:
     return replace(local, repo_id=repo_id, commit=folder.name, files=_cached(folder))
 
 
-def snapshot_of(repo_id: str, revision: str, access: Access) -> Path:
-    """The folder of the cache that has a repo at that revision; of no revision, the newest one. Raises `Offline`."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    with hub_errors(f"{repo_id}@{revision}" if revision else repo_id):
-        try:
-            return Path(
-                snapshot_download(repo_id, revision=revision or None, cache_dir=access.cache, local_files_only=True)
-            )
-        except LocalEntryNotFoundError:
-            # What was downloaded by its commit alone, as we do, is no branch's in the cache.
-            newest = None if revision else _newest_snapshot(repo_id, access)
-            if newest is None:
-                raise
-            return newest
-
-
 def _cached(folder: Path) -> dict[str, RemoteFile]:
     """What lies in a folder of the cache, which stores large files under their sha256: it is told without reading."""
     files = _listed(folder)
@@ -310,11 +308,6 @@ def _cached(folder: Path) -> dict[str, RemoteFile]:
     return {
         name: RemoteFile(file.size, claims[name] if len(claims[name]) == 64 else None) for name, file in files.items()
     }
-
-
-def _newest_snapshot(repo_id: str, access: Access) -> Path | None:
-    snapshots = Path(access.cache, f"models--{repo_id.replace('/', '--')}", "snapshots")
-    return max(snapshots.glob("*"), key=lambda folder: folder.stat().st_mtime_ns, default=None)
 
 
 def in_subfolder(whole: ModelRef, subfolder: str) -> ModelRef:

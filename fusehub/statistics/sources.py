@@ -19,9 +19,10 @@ from typing import Any
 
 from fusehub.errors import AccessDenied, BadFile, BadStatistics, NotFound
 from fusehub.hub.access import STORED, Access
+from fusehub.hub.cache import snapshot_of
 from fusehub.hub.client import client, hub_errors
 from fusehub.hub.verified import fetch, in_cache
-from fusehub.models.resolve import ModelRef, snapshot_of
+from fusehub.models.resolve import ModelRef
 from fusehub.statistics.file import (
     FILENAME,
     INDEX_FILENAME,
