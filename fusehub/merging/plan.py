@@ -161,8 +161,8 @@ class Plan:
         Args:
             path: The file.
             plugins: Files with methods of your own, which are run: those that the plan was made with.
-            token: The Hub's token; None for the one of `hf auth login` if there is one, True where there must be, False
-                for none.
+            token: The Hub's token; None for the one of `hf auth login` if there is one, True where there must be,
+                False for none.
             cache_dir: Where downloads lie; the Hub's cache of this machine where nothing is said.
             local_files_only: Read what is in the cache already, and ask the Hub for nothing.
 
