@@ -29,7 +29,7 @@ test-oldest: install  ## the tests on the lowest versions that pyproject.toml al
 
 docs: install  ## the documents as a site, in build/site; a warning is an error
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Each writes its table into docs/reliability.md.
 soak: install  ## hours: kills, faults, broken files, tokens and load, far more of them than `make test` has time for

@@ -67,8 +67,9 @@ class Published:
 
     Examples:
         >>> merged = fusehub.merge(["user/expert-1", "user/expert-2"], "merged")
-        >>> fusehub.publish(merged.folder, "you/with-a-commit").commit
-        '...'
+        >>> published = fusehub.publish(merged.folder, "you/with-a-commit")
+        >>> len(published.commit), published.private
+        (40, True)
     """
 
     url: str
