@@ -190,8 +190,7 @@ class Plan:
             resolved=refs,
         )
         record.require_same(plan.to_dict(), plan.hashes)
-        tuning = record.planned.tuning
-        return replace(plan, notes=tuple(record.planned.notes), tuning=tuning.model_dump() if tuning else None)
+        return replace(plan, notes=tuple(record.planned.notes), tuning=record.planned.tuning)
 
     @property
     def refs(self) -> dict[str, ModelRef]:

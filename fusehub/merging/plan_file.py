@@ -14,9 +14,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from fusehub.errors import BadFile, NotFound, Outdated
 from fusehub.hub.client import fusehub_version
@@ -105,11 +105,17 @@ class _Tensor(BaseModel):
     action: str
 
 
+def _tuning(said: dict[str, Any]) -> dict[str, Any]:
+    """What a report says of a search, checked, and as it stands: in the same order."""
+    Tuning.model_validate(said)
+    return said
+
+
 class _Planned(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     notes: list[str]
-    tuning: Tuning | None
+    tuning: Annotated[dict[str, Any], AfterValidator(_tuning)] | None
     tensors: list[_Tensor]
 
 

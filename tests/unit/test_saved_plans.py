@@ -131,6 +131,22 @@ def test_a_file_that_was_copied_is_the_same_file(pair, tmp_path):
     merge(tmp_path / "plan.json", tmp_path / "out")
 
 
+def test_how_a_plan_was_tuned_is_kept(pair, tmp_path):
+    data = {"name": "films", "source": "films.csv", "split": None, "revision": "1a2b", "examples": 3}
+    trial = {"values": {"scale": 0.5}, "weights": None, "scores": {"films": 0.5}, "mean": 0.5}
+    searched = {"over": {"scale": [0.5]}, "weights": None, "most_trials": 3, "complete": True}
+    tuning = {"data": [data], "metric": "accuracy", **searched, "trials": [trial], "chosen": 0}
+    plan = dataclasses.replace(plan_merge(recipe_of(pair, "mean")), tuning=tuning)
+    plan.save(tmp_path / "plan.json")
+    # In the same order, too: the report is the same to the byte.
+    assert json.dumps(Plan.load(tmp_path / "plan.json").to_dict()) == json.dumps(plan.to_dict())
+    record = json.loads((tmp_path / "plan.json").read_text())
+    record["planned"]["tuning"]["trials"] = "many"
+    (tmp_path / "plan.json").write_text(json.dumps(record))
+    with pytest.raises(BadFile, match=r"planned\.tuning.*trials"):
+        Plan.load(tmp_path / "plan.json")
+
+
 def test_what_would_be_done_otherwise_is_named(pair, tmp_path):
     plan_merge(recipe_of(pair, "mean")).save(tmp_path / "plan.json")
     record = json.loads((tmp_path / "plan.json").read_text())
