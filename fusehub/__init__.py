@@ -14,6 +14,8 @@ Nothing heavy is imported before it is used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fusehub.utils import logging as logging  # What FUSEHUB_VERBOSITY says holds from the beginning.
+
 if TYPE_CHECKING:
     from fusehub.checking.check import check
     from fusehub.checking.report import Report

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from fusehub.errors import FuseHubError, Incompatible
 from fusehub.utils import interrupts
+from fusehub.utils.logging import speak
 from fusehub.utils.places import place_errors
 from fusehub.utils.progress import Progress, silent
 
@@ -177,11 +178,7 @@ def _prepare(quiet: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if quiet or not err.is_terminal:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    logger = logging.getLogger("fusehub")
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.ERROR if quiet else logging.WARNING)
+    speak(logging.ERROR if quiet else logging.WARNING)
 
 
 def _print_error(error: FuseHubError) -> None:
