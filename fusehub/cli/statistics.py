@@ -62,6 +62,7 @@ def collect(
         str | None, typer.Option("--repo", help="Push them into this companion repo instead (with --publish).")
     ] = None,
     create_pr: CreatePR = False,
+    revision: Annotated[str | None, typer.Option(help="A branch, a tag or a commit of MODEL's repo.")] = None,
     limit: Limit = None,
     max_length: MaxLength = None,
     seed: Annotated[int, typer.Option(help="Which examples --limit draws.")] = 0,
@@ -125,6 +126,8 @@ def collect(
     if disjoint and not add:
         raise typer.BadParameter("goes with --add", param_hint="--disjoint")
     _require_one_way(models, data=data, add=add, imported=imported, larger=larger, epsilon=epsilon)
+    if revision and (add or larger):
+        raise typer.BadParameter("goes with MODEL", param_hint="--revision")
     if fisher and data is None:
         raise typer.BadParameter("gradients are taken where the texts are read", param_hint="--fisher")
     if fisher_samples is not None and not fisher:
@@ -136,10 +139,12 @@ def collect(
         elif larger:
             made = resize_statistics(larger, folder, size=size_name)
         elif imported:
-            made = import_statistics(models[0], imported, folder, description=description, size=size_name)
+            made = import_statistics(
+                models[0], imported, folder, revision=revision, description=description, size=size_name
+            )
         else:
             made = collect_statistics(
-                resolve(models[0]),
+                resolve(models[0], revision=revision),
                 data,
                 folder,
                 limit=limit,
@@ -154,7 +159,7 @@ def collect(
                 device=device,
                 device_map=device_map,
                 max_memory={name: parse_size(own, "--max-memory") for name, own in limits.items()},
-                work=None if out else kept_work(models[0]),
+                work=None if out else kept_work(f"{models[0]}@{revision}" if revision else models[0]),
                 progress=progress,
             )
         if made is None:

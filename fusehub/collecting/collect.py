@@ -36,6 +36,7 @@ from fusehub.statistics.encodings import DEFAULT_SIZE, check_size
 from fusehub.statistics.file import Statistics, write_statistics
 from fusehub.statistics.fisher_file import encode_fisher, write_fisher
 from fusehub.statistics.privacy import count_labels
+from fusehub.utils.devices import Device
 from fusehub.utils.holding import Held, held, scratch
 from fusehub.utils.places import made_folder, require_place
 from fusehub.utils.processes import Processes
@@ -62,7 +63,7 @@ def collect(
     fisher: bool = False,
     fisher_samples: int | None = None,
     batch_tokens: int | None = None,
-    device: str | None = None,
+    device: Device | None = None,
     device_map: Literal["auto"] | None = None,
     max_memory: Mapping[str, int] | None = None,
     work: str | Path | None = None,
@@ -132,7 +133,7 @@ def collect(
         raise BadRecipe(
             f"{fisher_samples} labels cannot be drawn for Fisher diagonals.", "Give 1 or more, together with --fisher."
         )
-    if device not in (None, "auto") and device_map:
+    if device is not None and str(device) != "auto" and device_map:
         raise BadRecipe("A model runs on one device or is spread over all.", "Leave out --device or --device-map.")
     batch_tokens = batch_tokens or (FISHER_BATCH_TOKENS if fisher else BATCH_TOKENS)
     processes = Processes.find()

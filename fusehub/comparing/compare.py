@@ -35,6 +35,7 @@ from fusehub.errors import BadData
 from fusehub.hub.access import Access
 from fusehub.models.resolve import ModelRef, ref_of, short_names
 from fusehub.models.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ
+from fusehub.utils.devices import Device
 from fusehub.utils.extras import needs
 from fusehub.utils.progress import Progress, silent
 
@@ -143,7 +144,7 @@ def compare(
     label_column: str | None = None,
     batch_size: int = 32,
     max_length: int | None = None,
-    device: str | None = None,
+    device: Device | None = None,
     token: bool | str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,

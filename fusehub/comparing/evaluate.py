@@ -40,6 +40,7 @@ from fusehub.errors import BadData, Incompatible
 from fusehub.hub.access import Access
 from fusehub.models.resolve import ModelRef, ref_of, short_names
 from fusehub.models.tasks import CAUSAL, MASKED, QUESTIONS, SEQ2SEQ, has_labels, labels_of, problem_type_of
+from fusehub.utils.devices import Device
 from fusehub.utils.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ def evaluate(
     label_column: str | None = None,
     batch_size: int = 32,
     max_length: int | None = None,
-    device: str | None = None,
+    device: Device | None = None,
     token: bool | str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
@@ -330,7 +331,7 @@ def _perplexities(
     batch_size: int,
     max_length: int | None,
     seed: int,
-    device: str | None,
+    device: Device | None,
     progress: Progress,
 ) -> Evaluation:
     """Scores of language models, which predict no labels; they have no ensemble here."""

@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 
 from fusehub.comparing.predictor import Predictor
 from fusehub.models.resolve import ModelRef
+from fusehub.utils.devices import Device
 
 
 class _Turn:
@@ -41,7 +42,7 @@ class KeptModels:
         self._kept: OrderedDict[str, Predictor] = OrderedDict()
 
     @contextmanager
-    def predictor(self, ref: ModelRef, name: str, device: str | None = None) -> Iterator[Predictor]:
+    def predictor(self, ref: ModelRef, name: str, device: Device | None = None) -> Iterator[Predictor]:
         """The model, ready to be asked under `name`; loaded where it is not kept."""
         with self._lock:
             own = self._turns.setdefault(ref.id, _Turn())

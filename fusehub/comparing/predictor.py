@@ -27,7 +27,7 @@ from fusehub.models.completeness import require_complete
 from fusehub.models.loading import load_model, load_tokenizer, running
 from fusehub.models.resolve import ModelRef, ref_of, short_names
 from fusehub.models.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ, WORDS, labels_of, problem_type_of, task_of
-from fusehub.utils.devices import find_device
+from fusehub.utils.devices import Device, find_device
 from fusehub.utils.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Prediction:
 class Predictor:
     """A model in memory, for as long as its `with` block lasts."""
 
-    def __init__(self, ref: ModelRef, *, name: str | None = None, device: str | None = None) -> None:
+    def __init__(self, ref: ModelRef, *, name: str | None = None, device: Device | None = None) -> None:
         self.ref = ref
         self.name = name or ref.name
         self.device = find_device(device)
@@ -199,7 +199,7 @@ def predict(
     *,
     batch_size: int = 32,
     max_length: int | None = None,
-    device: str | None = None,
+    device: Device | None = None,
     revision: str | None = None,
     subfolder: str | None = None,
     token: bool | str | None = None,
@@ -224,7 +224,7 @@ def predict_all(
     *,
     batch_size: int,
     max_length: int | None,
-    device: str | None,
+    device: Device | None,
     progress: Progress,
     load: Callable[..., AbstractContextManager[Predictor]] = Predictor,
 ) -> list[list[Prediction]]:

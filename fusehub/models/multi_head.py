@@ -22,6 +22,7 @@ from fusehub.errors import Incompatible, NotFound
 from fusehub.hub.access import Access
 from fusehub.models.loading import load_model
 from fusehub.models.resolve import resolve_all
+from fusehub.utils.devices import Device, find_device, find_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,8 +36,8 @@ def load_heads(
     model: str,
     heads: Sequence[str] = (),
     *,
-    dtype: torch.dtype | None = None,
-    device: str = "cpu",
+    dtype: str | torch.dtype | None = None,
+    device: Device | None = "cpu",
     revision: str | None = None,
     subfolder: str | None = None,
     token: bool | str | None = None,
@@ -75,7 +76,8 @@ def load_heads(
     if missing:
         raise NotFound(f"{model} has no head {', '.join(missing)}.", f"It has {', '.join(found)}.")
     chosen = {name: found[name] for name in heads or found}
-    return SharedBody((name, load_model(ref, dtype=dtype, device=device)) for name, ref in chosen.items())
+    own, place = find_dtype(dtype), find_device(device)
+    return SharedBody((name, load_model(ref, dtype=own, device=place)) for name, ref in chosen.items())
 
 
 class SharedBody(nn.Module):

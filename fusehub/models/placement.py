@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fusehub.errors import FuseHubError
 from fusehub.models.loading import Spread, load_model
-from fusehub.utils.devices import find_device, has_dtype
+from fusehub.utils.devices import Device, find_device, has_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ def load_for_counting(
     processes: Processes,
     folder: Path,
     *,
-    device: str | None = None,
+    device: Device | None = None,
     dtype: torch.dtype | None = None,
     device_map: Literal["auto"] | None = None,
     max_memory: Mapping[str, int] | None = None,
@@ -66,12 +66,12 @@ def load_to_run(ref: ModelRef) -> PreTrainedModel:
     return load_model(ref, dtype=dtype, device=place)
 
 
-def own_device(processes: Processes, name: str | None) -> str:
+def own_device(processes: Processes, name: Device | None) -> str:
     """The device of this process: the one of that name, each process with its own where there are several of it.
 
     Raises `FuseHubError` for one that is not there.
     """
-    own = processes.device
+    own, name = processes.device, None if name is None else str(name)
     return str(own) if name in (None, "auto", own.type) else find_device(name)
 
 

@@ -7,7 +7,7 @@ total = wide(tensor).sum()          # in float64, on the device or, where that h
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from fusehub.errors import FuseHubError
 
@@ -15,14 +15,18 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+Device: TypeAlias = "str | torch.device"
+"""A device by its name, `auto` among them, or as torch has it."""
 
-def find_device(name: str | None = None) -> str:
+
+def find_device(name: Device | None = None) -> str:
     """The device of that name as torch has it; for None and `auto` an accelerator where there is one, else the CPU.
 
     Raises `FuseHubError` for one that is not there.
     """
     import torch
 
+    name = None if name is None else str(name)
     if name in (None, "auto"):
         return _own_device()
     try:
@@ -45,6 +49,18 @@ def _own_device() -> str:
 
         return str(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
     return str(PartialState().device)
+
+
+def find_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
+    """The dtype of that name (`bfloat16`) as torch has it. Raises `FuseHubError` for one that is not there."""
+    import torch
+
+    if name is None or isinstance(name, torch.dtype):
+        return name
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise FuseHubError(f"There is no dtype {name}.", "Say float32, float16 or bfloat16.")
+    return found
 
 
 @cache

@@ -296,3 +296,11 @@ def test_options_work_by_their_old_names_and_say_what_they_are_called_now(expert
         assert code == 1 and f"{old} is called {new} now" in said
         assert old not in run("publish", "--help")[1]
     assert "--pull-request is called --create-pr now" in run("collect", experts[0], "--pull-request", "--data", "x")[2]
+
+
+def test_a_revision_is_said_where_one_model_is_meant(experts: list[Path], tmp_path: Path) -> None:
+    collect = ("collect", experts[0], "--revision", "v1", "--out", tmp_path / "out")
+    code, _, said = run(*collect, "--data", "texts.csv")
+    assert code == 1 and "has no revisions" in said
+    assert run(*collect, "--import", experts[0])[0] == 1
+    assert run(*collect, experts[1], "--add")[0] == 2

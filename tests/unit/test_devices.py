@@ -1,14 +1,16 @@
 """Devices that lack float64, as Apple's: everything that runs a model gives what it gives on the CPU."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import fusehub
 from fusehub.comparing.compare import compare
 from fusehub.errors import FuseHubError
-from fusehub.utils.devices import find_device, has_float64, wide
+from fusehub.utils.devices import find_device, find_dtype, has_float64, wide
 from tests.unit.experts import WEIGHTS, relatives, run_python, text_file, texts_of
 
 # argv: where to write, the device, the two experts and a file of texts for each.
@@ -87,3 +89,18 @@ def test_a_device_that_is_not_there_is_refused_in_words(experts) -> None:
     for name in ("cuda:7", "mps", "gpu"):
         with pytest.raises(FuseHubError, match=f"no device {name} here"):
             compare([str(path) for path in experts()], ["fine"], device=name)
+
+
+def test_a_device_and_a_dtype_are_said_by_name_or_as_torch_has_them() -> None:
+    assert find_device(torch.device("cpu")) == find_device("cpu") == "cpu"
+    assert find_dtype("bfloat16") is find_dtype(torch.bfloat16) is torch.bfloat16 and find_dtype(None) is None
+    for name in ("bfloat", "nn"):
+        with pytest.raises(FuseHubError, match=f"no dtype {name}"):
+            find_dtype(name)
+
+
+def test_devices_and_dtypes_are_said_alike_everywhere() -> None:
+    for name in ("collect", "compare", "evaluate", "load_heads"):
+        assert inspect.signature(getattr(fusehub, name)).parameters["device"].annotation == "Device | None"
+    for name in ("merge", "tune", "load_heads"):
+        assert "torch.dtype | None" in inspect.signature(getattr(fusehub, name)).parameters["dtype"].annotation
