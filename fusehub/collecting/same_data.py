@@ -10,7 +10,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from fusehub.data.images import Picture
-from fusehub.models.tasks import IMAGES
 
 if TYPE_CHECKING:
     from fusehub.data.examples import Examples
@@ -22,7 +21,7 @@ def digest_of(inputs: Inputs, examples: Examples, *, seed: int) -> str:
     the data's revision and what was chosen of it; the same on every machine."""
     digest = hashlib.sha256()
     said = [examples.revision, examples.split, examples.labels, examples.names, seed, inputs.max_length]
-    if inputs.task == IMAGES:
+    if inputs.of_images:
         said.append(inputs.processor.to_dict())
     digest.update(json.dumps(said, default=str).encode())
     for encoding in inputs.encodings:

@@ -34,7 +34,7 @@ from fusehub.data.tokenizing import split_words
 from fusehub.errors import BadData
 from fusehub.hub.access import Access
 from fusehub.models.resolve import ModelRef, ref_of, short_names
-from fusehub.models.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ
+from fusehub.models.tasks import MASKED, QUESTIONS, TASKS
 from fusehub.utils.devices import Device
 from fusehub.utils.extras import needs
 from fusehub.utils.progress import Progress, silent
@@ -193,7 +193,7 @@ def compare(
     if (texts is None) == (data is None):
         raise BadData("Give either texts or data to compare on.", "Say --text TEXT or --data SOURCE.")
     members = experts_among(refs, names, ensemble)
-    if members and task in (CAUSAL, SEQ2SEQ) and ensemble is True:
+    if members and TASKS[task].writes and ensemble is True:
         logger.warning("Texts that models write have no mean: no ensemble is shown.")
         members = []
     if data is not None:
@@ -248,7 +248,7 @@ def _from_texts(texts: list[str], task: str) -> tuple[Examples, list[str], list[
                 'Write both, with a bar between: --text "Who? | Text."',
             )
         return Examples(task, pairs, None, "", None), texts, [[] for _ in texts]
-    if task == IMAGES:
+    if TASKS[task].of_images:
         pictures = [picture_of(text, None, "--text") for text in texts]
         return Examples(task, pictures, None, "", None), texts, [[] for _ in texts]
     if task != TOKENS:

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fusehub.comparing.predictor import REGRESSION, SINGLE, TOKENS, WRITERS, Prediction
+from fusehub.comparing.predictor import REGRESSION, SINGLE, TOKENS, Prediction
 from fusehub.errors import Incompatible, NotFound
 from fusehub.models.label_names import key_of
 from fusehub.models.resolve import ModelRef
-from fusehub.models.tasks import MASKED, QUESTIONS
+from fusehub.models.tasks import MASKED, QUESTIONS, TASKS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +66,7 @@ def ensemble(predictions: Sequence[Prediction], *, name: str = ENSEMBLE) -> Pred
             )
         if len(other) != len(first):
             raise ValueError(f"{other.model} has {len(other)} texts, {first.model} has {len(first)}.")
-    if first.task in WRITERS:
+    if TASKS[first.task].writes:
         raise Incompatible(
             f"{first.model} and the others write texts, which have no mean.", "Compare them without an ensemble."
         )

@@ -39,7 +39,7 @@ from fusehub.data.examples import Examples, load_examples
 from fusehub.errors import BadData, Incompatible
 from fusehub.hub.access import Access
 from fusehub.models.resolve import ModelRef, ref_of, short_names
-from fusehub.models.tasks import CAUSAL, MASKED, QUESTIONS, SEQ2SEQ, has_labels, labels_of, problem_type_of
+from fusehub.models.tasks import QUESTIONS, SEQ2SEQ, TASKS, has_labels, labels_of, problem_type_of
 from fusehub.utils.devices import Device
 from fusehub.utils.progress import Progress, silent
 
@@ -231,7 +231,7 @@ def evaluate(
     }
     for ref, name in zip(refs, names, strict=True):
         _warn_of_tuning(ref, name, sets)
-    if task in (CAUSAL, MASKED):
+    if TASKS[task].unlabelled:
         return _perplexities(refs, names, sets, members, batch_size, max_length, seed, device, progress)
     _check_labels(refs, names, sets)
     if task == SEQ2SEQ:

@@ -26,7 +26,7 @@ from fusehub.models.checkpoint import headers
 from fusehub.models.completeness import require_complete
 from fusehub.models.loading import load_model, load_tokenizer, running
 from fusehub.models.resolve import ModelRef, ref_of, short_names
-from fusehub.models.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ, WORDS, labels_of, problem_type_of, task_of
+from fusehub.models.tasks import MASKED, QUESTIONS, TASKS, WORDS, labels_of, problem_type_of, task_of
 from fusehub.utils.devices import Device, find_device
 from fusehub.utils.progress import Progress, silent
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 TOKENS = WORDS
-# Models whose answers are texts, each by itself: they have no mean.
-WRITERS = (CAUSAL, SEQ2SEQ)
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ class Predictor:
         self.task = task_of(self.ref.config, self.ref.name).name
         self.problem = SINGLE if self.task == TOKENS else problem_type_of(self.ref.config, self.ref.name)
         self.labels = labels_of(self.ref.config, self.ref.name)
-        self.tokenizer = None if self.task == IMAGES else load_tokenizer(self.ref)
+        self.tokenizer = None if TASKS[self.task].of_images else load_tokenizer(self.ref)
         if self.task == MASKED:
             self.labels = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
         # Half precision is slow on a CPU, and not every operation has it there.
@@ -148,7 +146,7 @@ class Predictor:
         progress(0, len(texts), self.name)
         how = {"max_length": max_length, "batch_size": batch_size, "progress": progress}
         written, found = None, []
-        if self.task in WRITERS:
+        if TASKS[self.task].writes:
             written = write_texts(self.network, self.tokenizer, self.task, texts, name=self.name, **how)
         elif self.task == MASKED:
             found = fill_masks(self.network, self.tokenizer, texts, name=self.name, **how)

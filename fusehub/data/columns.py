@@ -131,7 +131,7 @@ def choose_columns(
 
 def read_inputs(row: Row, columns: Columns, table: Table, place: str) -> Text | None:
     """What a model is given of a row; None where there is nothing. Raises `BadData` where it holds something else."""
-    if columns.task == IMAGES:
+    if TASKS[columns.task].of_images:
         return picture_of(value_of(row, columns.texts[0]), table.root, f"{place}: the column {columns.described}")
     text = _words(row, columns, place) if columns.task == WORDS else _text(row, columns, place)
     _require_characters(text, columns.described, place)

@@ -23,7 +23,7 @@ from fusehub.data.tokenizing import Text
 from fusehub.data.word_rows import WordRows
 from fusehub.errors import BadData
 from fusehub.hub.access import STORED, Access
-from fusehub.models.tasks import CAUSAL, IMAGES, MASKED, TASKS, WORDS
+from fusehub.models.tasks import TASKS, WORDS
 
 logger = logging.getLogger(__name__)
 
@@ -80,10 +80,10 @@ def load_examples(
     if limit is not None and limit < 1:
         raise BadData(f"{limit} examples are no data.", "Give a limit of 1 or more, or none.")
     source = os.fspath(source)
-    opened = open_pictures if task == IMAGES else open_table
+    opened = open_pictures if TASKS[task].of_images else open_table
     draw = Draw(limit, seed) if limit else None
     table = opened(source, default_split=default_split, access=access, draw=draw)
-    if task in (MASKED, CAUSAL):
+    if TASKS[task].unlabelled:
         if label_column:
             raise BadData(
                 "A language model learns from the text alone: it has no labels.", "Leave out --label-column."
@@ -101,7 +101,7 @@ def load_examples(
         taken = sample(seen.passing(usable), draw)
         seen.warn_of_missing([label for _, label in taken], table.source)
     if not taken:
-        kind = "image" if task == IMAGES else "text"
+        kind = "image" if TASKS[task].of_images else "text"
         missing = f"{kind} with a label" if need_labels else kind
         raise BadData(f"{table.source} holds no {missing}.", f"Look into its column {columns.described}.")
     given = [label for _, label in taken]
@@ -137,7 +137,7 @@ def _usable(table: Table, columns: Columns, need_labels: bool) -> Iterator[tuple
         yield text, label
     if watched:
         watched.require_sentences()
-    kind = {IMAGES: "an image"}.get(columns.task, "text")
+    kind = "an image" if TASKS[columns.task].of_images else "text"
     if empty:
         logger.warning("%s: %d rows without %s are left out.", table.source, empty, kind)
     if unlabelled:

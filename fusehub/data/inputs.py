@@ -68,7 +68,7 @@ class Inputs:
         """
         require_kind(examples.task, examples.texts)
         config = load_config(ref)
-        if examples.task == IMAGES:
+        if TASKS[examples.task].of_images:
             encodings = [{"picture": picture} for picture in examples.texts]
             return cls(examples.task, None, encodings, load_processor(ref), _patches(config))
         if tokenizer is None:
@@ -84,9 +84,14 @@ class Inputs:
         return len(self.encodings)
 
     @property
+    def of_images(self) -> bool:
+        """Whether the model is given images, and not texts."""
+        return TASKS[self.task].of_images
+
+    @property
     def tokens(self) -> int:
         """Real tokens in all rows, the decoder's too, padding not among them; for images what they become."""
-        if self.task == IMAGES:
+        if self.of_images:
             return len(self) * self.patches
         return sum(
             len(encoding["input_ids"]) + len(encoding.get("decoder_input_ids", ())) for encoding in self.encodings
@@ -99,7 +104,7 @@ class Inputs:
 
         A batch has at most `batch_size` rows and `batch_tokens` tokens, padding included; 32 rows unless said.
         """
-        if self.task != IMAGES:
+        if not self.of_images:
             yield from batches(self.encodings, self.processor, batch_size=batch_size, batch_tokens=batch_tokens)
             return
         for group in groups([(self.patches,)] * len(self), batch_size=batch_size, batch_tokens=batch_tokens):
@@ -113,7 +118,7 @@ class Inputs:
         import torch
 
         first = self.encodings[0]
-        if self.task == IMAGES:
+        if self.of_images:
             return self._look_at([first["picture"]] * PROBE_BATCH)
         made = {}
         for side, length in (("", PROBE_LENGTH), ("decoder_", PROBE_DECODER_LENGTH)):

@@ -28,7 +28,6 @@ from fusehub.merging.sources.data_at_hand import CountedLayer
 from fusehub.models.checkpoint import Checkpoint
 from fusehub.models.layout import linears_of
 from fusehub.models.placement import load_to_run
-from fusehub.models.tasks import IMAGES
 from fusehub.models.ties import untie
 from fusehub.utils.progress import Progress
 
@@ -119,7 +118,7 @@ class BlockByBlock:
         """Fills `statistics` with what each expert's own weights of a stage are given behind merged ones."""
         wanted = {tensor.parameter for tensor in tensors if self._is_solved(tensor)}
         examples = [len(inputs) for inputs in self.inputs]
-        done, unit = place * sum(examples), "images" if self.inputs[0].task == IMAGES else "texts"
+        done, unit = place * sum(examples), "images" if self.inputs[0].of_images else "texts"
         for index, (inputs, network) in enumerate(zip(self.inputs, self.networks, strict=True)):
             for tensor in tensors:
                 self._put(index, tensor, self.experts[index].read(tensor.sources[index]))

@@ -15,7 +15,7 @@ from fusehub.models.checkpoint import Checkpoint
 from fusehub.models.completeness import require_complete
 from fusehub.models.ref import ModelRef
 from fusehub.models.side_files import has_vocabulary, tokenizer_files
-from fusehub.models.tasks import IMAGES, Task, load_config, task_of
+from fusehub.models.tasks import Task, load_config, task_of
 from fusehub.models.tensor_files import torch_dtype
 from fusehub.utils.devices import has_float64
 from fusehub.utils.documents import whole_numbers
@@ -67,7 +67,7 @@ def load_model(
             "random numbers.",
             "Does config.json name the architecture of these weights?",
         )
-    if task.name != IMAGES and model.config.pad_token_id is None:
+    if not task.of_images and model.config.pad_token_id is None:
         # GPT-2 and Llama classify the last token that is not padding, and refuse batches if they do not know it.
         model.config.pad_token_id = load_tokenizer(ref).pad_token_id
     if spread:

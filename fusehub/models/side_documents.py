@@ -12,7 +12,7 @@ from fusehub.errors import BadFile, FuseHubError, first_line
 from fusehub.models.chat_templates import template_of
 from fusehub.models.loading import quiet_transformers
 from fusehub.models.ref import ModelRef
-from fusehub.models.tasks import CAUSAL, SEQ2SEQ, find_task
+from fusehub.models.tasks import SEQ2SEQ, find_task
 from fusehub.utils.documents import check_generation_config
 from fusehub.utils.findings import Finding
 
@@ -66,4 +66,4 @@ def _writes(ref: ModelRef) -> str | None:
     """The task of a model that writes texts; None of one that does not."""
     architecture = str((ref.config.get("architectures") or [""])[0])
     task = find_task(architecture, str(ref.config.get("model_type")))
-    return task.name if task is not None and task.name in (CAUSAL, SEQ2SEQ) else None
+    return task.name if task is not None and task.writes else None

@@ -26,8 +26,8 @@ IMAGES = "image-classification"
 class Task:
     """One kind of model: the Hub's `pipeline_tag`, how the names of its architectures end, transformers' auto class.
 
-    `table` is transformers' own list of its architectures, `MODEL_FOR_{table}_MAPPING_NAMES`. `labels` says whether
-    rows of its head mean labels, `data` what it is given, for a person.
+    `table` is transformers' own list of its architectures, `MODEL_FOR_{table}_MAPPING_NAMES`. `data` says what it is
+    given, for a person.
     """
 
     name: str
@@ -36,6 +36,13 @@ class Task:
     table: str
     data: str
     labels: bool = False
+    """Rows of its head mean labels."""
+    of_images: bool = False
+    """It is given images, and not texts."""
+    unlabelled: bool = False
+    """What it is to say is in the text itself: its data needs no labels, and it is scored by perplexity."""
+    writes: bool = False
+    """It answers with texts of its own, which have no probability and no mean."""
 
 
 TASKS = {
@@ -64,9 +71,9 @@ TASKS = {
             "QUESTION_ANSWERING",
             "pairs of a question and a text",
         ),
-        Task(MASKED, ("ForMaskedLM",), "AutoModelForMaskedLM", "MASKED_LM", "texts"),
-        Task(CAUSAL, ("ForCausalLM",), "AutoModelForCausalLM", "CAUSAL_LM", "texts"),
-        Task(SEQ2SEQ, (), "AutoModelForSeq2SeqLM", "SEQ_TO_SEQ_CAUSAL_LM", "texts"),
+        Task(MASKED, ("ForMaskedLM",), "AutoModelForMaskedLM", "MASKED_LM", "texts", unlabelled=True),
+        Task(CAUSAL, ("ForCausalLM",), "AutoModelForCausalLM", "CAUSAL_LM", "texts", unlabelled=True, writes=True),
+        Task(SEQ2SEQ, (), "AutoModelForSeq2SeqLM", "SEQ_TO_SEQ_CAUSAL_LM", "texts", writes=True),
         Task(
             IMAGES,
             ("ForImageClassification", "ForImageClassificationWithTeacher"),
@@ -74,6 +81,7 @@ TASKS = {
             "IMAGE_CLASSIFICATION",
             "images",
             labels=True,
+            of_images=True,
         ),
     )
 }

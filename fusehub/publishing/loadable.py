@@ -12,7 +12,7 @@ from fusehub.models.adapters import AdaptedRef
 from fusehub.models.checkpoint import Checkpoint
 from fusehub.models.loading import is_of_files, load_model, load_tokenizer, quiet_transformers, running
 from fusehub.models.resolve import ModelRef, resolve
-from fusehub.models.tasks import IMAGES, TEXTS, architecture_of, find_task, load_config
+from fusehub.models.tasks import TEXTS, architecture_of, find_task, load_config
 
 
 def require_loadable(folder: Path) -> None:
@@ -22,7 +22,7 @@ def require_loadable(folder: Path) -> None:
 
     ref = resolve(str(folder))
     task = find_task(architecture_of(ref.config, ref.name), str(ref.config.get("model_type")))
-    if task is None or task.name != IMAGES:
+    if task is None or not task.of_images:
         load_tokenizer(ref)  # Raises where there is none, before the weights are read.
     network = _load(ref, folder)
     inputs = Inputs.of(ref, one_example(TEXTS if task is None else task.name))

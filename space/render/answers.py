@@ -7,7 +7,7 @@ from collections import Counter
 from textwrap import shorten
 from typing import Any
 
-from fusehub.models.tasks import CAUSAL, SEQ2SEQ
+from fusehub.models.tasks import TASKS
 
 from . import html, plots
 
@@ -24,7 +24,7 @@ def answers_html(found: dict[str, Any]) -> str:
         f'<p class="fh-summary">{html.count(len(found["texts"]), "text")}; the models disagree on {differing}.</p>',
         plots.legend(colours) if labels else "",
     ]
-    if texts and found["task"] not in (CAUSAL, SEQ2SEQ):
+    if texts and not TASKS[found["task"]].writes:
         parts.append(_overview_html(found["models"], texts))
     parts += [_text_html(text, colours) for text in texts]
     if not texts:

@@ -23,7 +23,7 @@ from tests.unit.experts import LABELS, files_of, relatives, texts_of, with_stati
 MODELS = ["ann/expert-0", "ann/expert-1"]
 # Pauses are a hundredth of the real ones; answers are waited for as long as a busy machine may need.
 HURRIED = (
-    "from fusehub import wire; "
+    "from fusehub.hub import wire; "
     "wire.patience = wire.Patience(pauses=(0.01, 0.02, 0.04), connect=2.0, answer=2.0, commit=4.0)"
 )
 TIMEOUTS = {"HF_HUB_DOWNLOAD_TIMEOUT": "2", "HF_HUB_ETAG_TIMEOUT": "2"}
@@ -94,7 +94,7 @@ def world(hub: Running, folder: Path) -> Iterator[World]:
             run.warm(*COMMANDS[command]("warm", folder / "warm"))
             _tidy(at, "warm", folder / "warm")
         # What is remembered of files and headers must be asked for again.
-        run.warm_python("from fusehub import remote; remote._header.cache_clear()")
+        run.warm_python("from fusehub.models.remote_headers import forget_headers; forget_headers()")
         run.warm_python(HURRIED)
         yield at
 

@@ -18,7 +18,7 @@ from tests.unit.experts import relatives, texts_of, with_statistics
 
 API, FILES = "/api/models.*", "/.*/resolve/.*"
 # The pauses of a person's patience would make the tests wait as long.
-HURRY = "from fusehub import wire; wire.patience = wire.Patience({})"
+HURRY = "from fusehub.hub import wire; wire.patience = wire.Patience({})"
 
 
 @pytest.fixture(scope="module")

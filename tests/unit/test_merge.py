@@ -378,6 +378,6 @@ def test_a_plan_is_not_changed_by_options_beside_it(tmp_path):
     plan = plan_merge(recipe_of(two, "mean"))
     with pytest.raises(BadRecipe, match="as it is"):
         merge(plan, tmp_path / "out", scale=2.0)
-    with pytest.raises(BadRecipe, match="scael"):
+    with pytest.raises(TypeError, match="scael"):
         merge([str(path) for path in two], tmp_path / "out", method="mean", scael=2.0)
     assert not (tmp_path / "out").exists()

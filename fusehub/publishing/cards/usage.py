@@ -15,7 +15,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fusehub.models.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ, TEXTS, WORDS, problem_type_of, task_of
+from fusehub.models.tasks import (
+    CAUSAL,
+    IMAGES,
+    MASKED,
+    QUESTIONS,
+    SEQ2SEQ,
+    TASKS,
+    TEXTS,
+    WORDS,
+    problem_type_of,
+    task_of,
+)
 
 _SENTENCE = "This is better than I thought."
 _NAMES = "Anna Schmidt lives in Paris."
@@ -54,7 +65,7 @@ class _Asking:
     @property
     def processor(self) -> tuple[str, str]:
         """(transformers' class, what a pipeline calls it)."""
-        if self.task == IMAGES:
+        if TASKS[self.task].of_images:
             return "AutoImageProcessor", "image_processor"
         return "AutoTokenizer", "tokenizer"
 
@@ -118,7 +129,7 @@ def heads_code(configs: Mapping[str, Mapping[str, Any]], repo: str) -> str:
 def _on_base(one: _Asking, repo: str, base: str, revision: str | None) -> str:
     """An adapter: its own config says what labels there are, and its head takes the place of the base's."""
     place = json.dumps(base) + (f", revision={json.dumps(revision)}" if revision else "")
-    sizes = ", ignore_mismatched_sizes=True" if one.task in (TEXTS, WORDS, IMAGES) else ""
+    sizes = ", ignore_mismatched_sizes=True" if TASKS[one.task].labels else ""
     model = (
         "config = AutoConfig.from_pretrained(repo)\n"
         f"model = {one.auto_class}.from_pretrained({place}, config=config{sizes})\n"
