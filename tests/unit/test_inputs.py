@@ -1,6 +1,7 @@
 """Examples of each task as models take them: what is in a batch, how it is padded, and what a probe looks like."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -175,10 +176,7 @@ def test_images_that_are_none_or_not_there_are_named(models, tmp_path: Path, mon
     ref = models("vit", "image-classification")
     with pytest.raises(BadFile, match=r"cat/0\.png is no image"):
         list(Inputs.of(ref, load_examples(str(table), "image-classification")).batches())
-    import importlib.util
-
-    known = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "PIL" else known(name, *rest))
+    monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(Exception, match=r"pip install \"fusehub\[images\]\""):
         load_examples(str(folder), "image-classification")
 
