@@ -40,9 +40,10 @@ audit: install  ## known vulnerabilities of everything that is installed for the
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[audit]"
 	$(BIN)/python .ci/audit.py
 
-lint: install
+lint: install  ## style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from fusehub.errors import FuseHubError
     from fusehub.finding import FoundModel, find
     from fusehub.hub.client import fusehub_version
-    from fusehub.merging.engine import MergeResult
     from fusehub.merging.merge import merge
     from fusehub.merging.plan import Plan, plan_merge
     from fusehub.merging.recipe import Recipe
+    from fusehub.merging.result import MergeResult
     from fusehub.methods import METHODS
     from fusehub.models.multi_head import SharedBody, load_heads
     from fusehub.models.ref import ModelRef
@@ -51,7 +51,7 @@ _MODULES = {
     "Evaluation": "comparing.evaluate",
     "FoundModel": "finding",
     "FuseHubError": "errors",
-    "MergeResult": "merging.engine",
+    "MergeResult": "merging.result",
     "ModelRef": "models.ref",
     "Noise": "collecting.noise",
     "Plan": "merging.plan",

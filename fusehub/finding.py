@@ -10,7 +10,7 @@ these very weights is checked when they are used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import islice
@@ -25,12 +25,15 @@ from fusehub.statistics.sources import FOLDER, TAG, is_same_owner
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, ModelInfo
+    from huggingface_hub.hf_api import ExpandModelProperty_T
 
 ANY_TASK = "any"
 # Where few models have statistics, most that are listed are passed over; this bounds how many are looked at.
 _MOST = 1000
-_FIELDS = ["cardData", "downloads", "gated", "lastModified", "likes", "pipeline_tag", "private", "safetensors"]
-_FIELDS += ["siblings", "tags"]
+_FIELDS: list[ExpandModelProperty_T] = [
+    *("cardData", "downloads", "gated", "lastModified", "likes", "pipeline_tag", "private", "safetensors"),
+    *("siblings", "tags"),
+]
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,8 @@ def find(
         ['user/expert-1', 'user/expert-2']
     """
     api = client(token)
-    tags = _base_tags(api, base) if base else [None]
-    tasks = [None] if task == ANY_TASK else [task] if task else list(TASKS)
+    tags: Sequence[str | None] = _base_tags(api, base) if base else [None]
+    tasks: Sequence[str | None] = [None] if task == ANY_TASK else [task] if task else list(TASKS)
     with hub_errors("the list of models"):
         companions = _companions(api)
         found: dict[str, FoundModel] = {}
@@ -158,8 +161,8 @@ def _of_companions(
     known: Iterable[str],
     query: str | None,
     author: str | None,
-    tags: list[str | None],
-    tasks: list[str | None],
+    tags: Sequence[str | None],
+    tasks: Sequence[str | None],
 ) -> Iterator[FoundModel]:
     """Models whose owner has a companion repo and that match, however far down the list of all models they are."""
     from huggingface_hub.errors import RepositoryNotFoundError

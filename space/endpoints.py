@@ -53,6 +53,7 @@ def endpoints(frame: Frame) -> None:
 
     def finished(visit: Visit) -> None:
         job = visit.job
+        assert job is not None  # It was started before.
         frame.jobs.wait(job, _PATIENCE)
         if job.error is not None:
             raise job.error
@@ -197,10 +198,9 @@ def _told(function: Callable[..., Any]) -> Callable[..., Any]:
             # gradio makes text of it for MCP, as Python writes it.
             return json.dumps(result) if request.headers.get("x-gradio-user") == "mcp" else result
         except FuseHubError as error:
-            error = html.told(error)
-            raise gr.Error(f"{error.what} -> {error.fix}", print_exception=False) from None
+            told = html.told(error)
         except Exception:
-            error = bug()
-            raise gr.Error(f"{error.what} -> {error.fix}", print_exception=False) from None
+            told = bug()
+        raise gr.Error(f"{told.what} -> {told.fix}", print_exception=False)
 
     return run

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import gradio as gr
 
@@ -34,6 +34,13 @@ _TICK = 0.6
 def token_of(oauth: gr.OAuthToken | None) -> str | None:
     """The visitor's own token; None: nobody's on a shared machine, the one stored for its user on a laptop."""
     return None if oauth is None or oauth.token == MOCK else oauth.token
+
+
+class _Hidden(TypedDict):
+    """What an event does that shows no progress and is no endpoint."""
+
+    show_progress: Literal["hidden"]
+    api_visibility: Literal["private"]
 
 
 @dataclass
@@ -71,7 +78,7 @@ class Frame:
         def go(oauth: gr.OAuthToken | None, data: gr.EventData, key: str) -> list[Any]:
             return self._at(key, min(max(int(data.id), 0), len(self.steps) - 1), oauth)
 
-        hidden = {"show_progress": "hidden", "api_visibility": "private"}
+        hidden: _Hidden = {"show_progress": "hidden", "api_visibility": "private"}
         self.nav.click(_shown(go), [self.key], everything, **hidden)
         for step in self.steps:
             for place, press in step.leads:
@@ -274,11 +281,10 @@ def _shown(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args)
         except FuseHubError as error:
-            error = html.told(error)
-            raise gr.Error(f"{error.what} {error.fix}", duration=10, print_exception=False) from None
+            shown = html.told(error)
         except Exception:
-            error = bug()
-            raise gr.Error(f"{error.what} {error.fix}", duration=10, print_exception=False) from None
+            shown = bug()
+        raise gr.Error(f"{shown.what} {shown.fix}", duration=10, print_exception=False)
 
     return run
 
@@ -291,6 +297,8 @@ class Step(ABC):
 
     title = ""
     intro = ""
+    painted: list[Any]
+    """What the step shows of a visit, besides its message; `layout` makes it."""
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame

@@ -15,7 +15,7 @@ from fusehub.hub.client import be_patient
 from fusehub.utils.reach import confine
 
 from . import endpoints
-from .frame import STEPS, Frame, token_of
+from .frame import STEPS, Frame, Step, token_of
 from .public_models import Recent
 from .sessions import forget_idle
 from .setting import Setting
@@ -100,9 +100,8 @@ def build(frame: Frame) -> gr.Blocks:
             "</p></header>"
         )
         frame.layout()
-        for place, (name, kind) in enumerate(
-            zip(STEPS, (Pick, Check, StatisticsStep, Merge, Compare, Push), strict=True)
-        ):
+        kinds: tuple[type[Step], ...] = (Pick, Check, StatisticsStep, Merge, Compare, Push)
+        for place, (name, kind) in enumerate(zip(STEPS, kinds, strict=True)):
             with gr.Column(visible=place == 0, elem_id=f"step-{name.lower()}", elem_classes="fh-column") as column:
                 frame.steps.append(kind(frame))
             frame.columns.append(column)
@@ -118,7 +117,8 @@ def build(frame: Frame) -> gr.Blocks:
             return [visit.key, visit.key, *frame.paint_all(visit, token)]
 
         def leave(request: gr.Request) -> None:
-            frame.visits.leave(request.session_hash)
+            if request.session_hash is not None:
+                frame.visits.leave(request.session_hash)
 
         page.load(
             enter, [recalled], [frame.key, recalled, *frame.everything], js=_RECALL, show_progress="hidden",

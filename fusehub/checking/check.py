@@ -127,7 +127,7 @@ class _Check:
             self._stored_by_some()
             # Which rows a head has is not known before it is whole.
             plan = None if self.incomplete else self._labels()
-        self._tokens_without_rows(plan and plan.policy)
+        self._tokens_without_rows(plan.policy if plan else None)
         if experts := [ref for ref in self.refs if ref in understood]:
             base = self.base if self.base in understood else None
             self.findings += input_findings(experts, base, self.vocabularies)
@@ -369,7 +369,7 @@ def missing_bytes(ref: ModelRef) -> int:
     total = 0
     for name in names:
         owner = ref.owner(name)
-        if owner.folder is None and not isinstance(
+        if owner.repo_id is not None and not isinstance(
             try_to_load_from_cache(
                 owner.repo_id, owner.inside(name), cache_dir=owner.access.cache, revision=owner.commit
             ),

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from fusehub.models.tasks import class_name_of
 from fusehub.models.transformers_internals import tied_names
 
 if TYPE_CHECKING:
@@ -94,9 +95,11 @@ def _is_token(key: str) -> bool:
 
 def _names_of(config: PretrainedConfig, key: str) -> set[str]:
     """What a key is called where it is read: by itself or its alias; of a dictionary's entry, the dictionary."""
+    from transformers import PretrainedConfig
+
     for part in key.split(".")[:-1]:
         inner = getattr(config, part, None)
-        if not hasattr(inner, "attribute_map"):
+        if not isinstance(inner, PretrainedConfig):
             key = part
             break
         config, key = inner, key.partition(".")[2]
@@ -199,7 +202,7 @@ def _build(config: PretrainedConfig) -> PreTrainedModel:
                 return first  # Filling them takes far longer than building the model, and fills nothing.
             return function(*args, **kwargs)
 
-    model_class = getattr(transformers, config.architectures[0])
+    model_class = getattr(transformers, class_name_of(config))
     with torch.random.fork_rng(devices=[]), OnlyWeightsOnMeta():
         return model_class._from_config(copy.deepcopy(config)).eval()
 
@@ -312,7 +315,8 @@ def _is_training(test: ast.expr) -> bool:
 
 
 def _reads_of(model: PreTrainedModel) -> _Reads:
-    return _reads_of_classes(frozenset(_classes_of(model)), type(model.config))
+    config_class: type = type(model.config)
+    return _reads_of_classes(frozenset(_classes_of(model)), config_class)
 
 
 def _classes_of(model: PreTrainedModel) -> Iterable[type]:
@@ -328,7 +332,7 @@ def _reads_of_classes(classes: frozenset[type], config_class: type) -> _Reads:
     """What is read from `forward` on, by following the names of functions through the sources of `classes`."""
     import importlib
 
-    functions: dict[str, list[ast.AST]] = {}
+    functions: dict[str, list[ast.FunctionDef]] = {}
     files = {kind.__module__ for kind in classes}
     for name in _SHARED:
         files.add(importlib.import_module(f"transformers.{name}").__name__)

@@ -16,7 +16,7 @@ from fusehub.errors import FuseHubError
 from fusehub.models.adapters import AdaptedRef
 from fusehub.models.resolve import ModelRef
 from fusehub.models.tasks import load_config
-from fusehub.utils.findings import Finding
+from fusehub.utils.findings import Finding, Level
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -73,9 +73,9 @@ def config_differences(first: ModelRef, other: ModelRef) -> list[Difference]:
     except FuseHubError:
         # Who cannot read them cannot tell.
         differing, effects = said, effects_by_key(None, {key: theirs for key, (_, theirs) in said.items()})
-    kinds = [ref.config.get("model_type") for ref in (first, other)]
-    own = [] if kinds[0] == kinds[1] else [Difference("model_type", *kinds, "computes")]
-    return [*own, *(Difference(key, *values, effects[key]) for key, values in differing.items())]
+    kind, their_kind = (ref.config.get("model_type") for ref in (first, other))
+    own = [] if kind == their_kind else [Difference("model_type", kind, their_kind, "computes")]
+    return [*own, *(Difference(key, mine, theirs, effects[key]) for key, (mine, theirs) in differing.items())]
 
 
 def config_findings(first: ModelRef, other: ModelRef, *, is_base: bool, same_tokens: bool) -> list[Finding]:
@@ -88,7 +88,7 @@ def config_findings(first: ModelRef, other: ModelRef, *, is_base: bool, same_tok
             continue
         if it.effect == "computes":
             fix = "Models that compute differently cannot share weights: merge models of one base."
-            level = "warning" if is_base else "error"
+            level: Level = "warning" if is_base else "error"
             found.append(Finding("config-differs", level, f"config {it.key}: {values}.", "" if is_base else fix))
         elif it.effect == "reads tokens":
             found.append(Finding("config-differs", "warning", f"config {it.key}: {values}."))

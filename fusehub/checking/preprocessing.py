@@ -27,7 +27,8 @@ class Vocabularies:
     def __init__(self) -> None:
         self._files: dict[str, dict[str, str]] = {}
         self._keys: dict[str, tuple[str, ...]] = {}
-        self._loaded: dict[tuple[str, ...], PreTrainedTokenizerBase | FuseHubError] = {}
+        self._loaded: dict[tuple[str, ...], PreTrainedTokenizerBase] = {}
+        self._failed: dict[tuple[str, ...], FuseHubError] = {}
         self._tokens: dict[tuple[str, ...], dict[str, int]] = {}
 
     def read(self, ref: ModelRef) -> list[Finding]:
@@ -45,17 +46,22 @@ class Vocabularies:
         kind = (str(ref.config.get("model_type")), str(ref.config.get("tokenizer_class")))
         key = self._keys[ref.id] = (*kind, *(f"{name} {sha256}" for name, sha256 in hashes.items()))
         self._files[ref.id] = hashes
-        if key not in self._loaded:
+        if key not in self._loaded and key not in self._failed:
             try:
-                self._loaded[key] = load_tokenizer(ref)
-                self._tokens[key] = dict(self._loaded[key].get_vocab())
+                tokenizer = load_tokenizer(ref)
+                self._tokens[key] = dict(tokenizer.get_vocab())
+                self._loaded[key] = tokenizer
             except FuseHubError as error:
-                self._loaded[key] = error
+                self._failed[key] = error
         return []
 
-    def loaded(self, ref: ModelRef) -> PreTrainedTokenizerBase | FuseHubError | None:
-        """The model's tokenizer, or why there is none; None where nothing was read."""
+    def loaded(self, ref: ModelRef) -> PreTrainedTokenizerBase | None:
+        """The model's tokenizer; None where there is none that can be loaded."""
         return self._loaded.get(self._keys.get(ref.id, ()))
+
+    def failure(self, ref: ModelRef) -> FuseHubError | None:
+        """Why the model's tokenizer cannot be loaded; None where it can, or nothing was read."""
+        return self._failed.get(self._keys.get(ref.id, ()))
 
     def of(self, ref: ModelRef) -> dict[str, int] | None:
         """Token -> id, added tokens included; None where there is no tokenizer that can be loaded."""
@@ -106,7 +112,7 @@ def input_findings(refs: Sequence[ModelRef], base: ModelRef | None, vocabularies
         return
     everyone = [*refs, *([base] if base else [])]
     for ref in refs:
-        if isinstance(error := vocabularies.loaded(ref), FuseHubError):
+        if (error := vocabularies.failure(ref)) is not None:
             other = tokenizer_for(ref, everyone)
             fix = f"The result has that of {other.name}: was {ref.name} trained with it?"
             fix = error.fix if other is ref else fix
@@ -125,10 +131,10 @@ def _tokenizers(first: ModelRef, other: ModelRef, vocabularies: Vocabularies, *,
             "The same number must mean the same token in all models: merge models of one tokenizer.",
         )
         return
-    if vocabularies.of(first) is None or vocabularies.of(other) is None or vocabularies.same_files(first, other):
+    mine, theirs = vocabularies.loaded(first), vocabularies.loaded(other)
+    if mine is None or theirs is None or vocabularies.same_files(first, other):
         return
     yield from _added(first, other, vocabularies)
-    mine, theirs = vocabularies.loaded(first), vocabularies.loaded(other)
     for found in differences(mine, theirs, (first.name, other.name)):
         # A chat template has the special tokens in it, so that what is put around other texts matters less.
         grave = not is_base and (found.grave or (found.is_around and not _generates(first)))
@@ -147,7 +153,7 @@ def _tokenizers(first: ModelRef, other: ModelRef, vocabularies: Vocabularies, *,
 
 def _added(first: ModelRef, other: ModelRef, vocabularies: Vocabularies) -> Iterator[Finding]:
     """The tokens that only one of both has."""
-    known = {ref.name: vocabularies.of(ref) for ref in (first, other)}
+    known = {ref.name: vocabularies.of(ref) or {} for ref in (first, other)}
     for mine, theirs in ((first, other), (other, first)):
         only = [token for token in known_to(known[mine.name]) if token not in known[theirs.name]]
         if only:
@@ -185,6 +191,7 @@ def _image_processors(refs: Sequence[ModelRef]) -> Iterator[Finding]:
     """Images that are scaled in another way are other inputs to the same weights."""
     name = "preprocessor_config.json"
     said = [ref.json(name) if name in ref.files else None for ref in refs]
+    first = said[0]
     for ref, own in zip(refs, said, strict=True):
         if own is not None and find_spec("PIL") is not None:
             try:
@@ -192,7 +199,7 @@ def _image_processors(refs: Sequence[ModelRef]) -> Iterator[Finding]:
             except FuseHubError as error:
                 yield Finding("unreadable", "error", error.what, error.fix)
                 continue
-        differing = [key for key in own or {} if said[0] and own[key] != said[0].get(key)]
+        differing = [key for key, value in own.items() if value != first.get(key)] if own and first else []
         if own is None:
             yield Finding(
                 "image-processor-missing",

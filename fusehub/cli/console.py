@@ -120,7 +120,7 @@ def bar(what: str, *, quiet: bool = False) -> Iterator[Progress]:
         if "bars" not in state:
             if time.monotonic() - started < _BAR_AFTER_SECONDS:
                 return
-            counts = (DownloadColumn(), TransferSpeedColumn())
+            counts: tuple[ProgressColumn, ...] = (DownloadColumn(), TransferSpeedColumn())
             if unit != "bytes":
                 counts = (MofNCompleteColumn(), Speed(unit)) if unit in _WITH_SPEED else (MofNCompleteColumn(),)
             columns = (TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn())

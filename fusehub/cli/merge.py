@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -99,9 +98,13 @@ def merge(
         typer.Option("--plugin", metavar="FILE", help="A Python file with a method of your own, which is run."),
     ] = None,
     labels: Labels = None,
-    heads: Annotated[str | None, typer.Option(help="merge, keep or auto (see `fusehub check --help`).")] = None,
+    heads: Annotated[
+        Literal["auto", "merge", "keep"] | None, typer.Option(help="merge, keep or auto (see `fusehub check --help`).")
+    ] = None,
     scale: Annotated[float | None, typer.Option(help="How far to go from the base; needs --base.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16 for the result.")] = None,
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16", "float64"] | None, typer.Option(help="For the result.")
+    ] = None,
     as_adapter: Annotated[
         bool, typer.Option("--as-adapter", help="Write a merge of LoRA adapters over one base as an adapter.")
     ] = False,
@@ -153,8 +156,8 @@ def merge(
         _require_as_it_is(context)
         _merge(Plan.load(models[0], plugins=plugin or ()), out, None, dry_run, save_plan, as_json)
         return
-    source = Recipe.read(models[0]) if is_recipe else models
-    names = [entry.model for entry in source.models] if is_recipe else models
+    source: Recipe | list[str] = Recipe.read(models[0]) if is_recipe else models
+    names = [entry.model for entry in source.models] if isinstance(source, Recipe) else models
     recipe = recipe_of(
         source,
         method,
@@ -212,6 +215,7 @@ def _merge(
         if save_plan:
             plan.save(save_plan)
         return
+    assert out is not None  # It may be left out with --dry-run alone.
     if not as_json:
         print_findings(plan.report)
         for note in plan.notes:
@@ -235,10 +239,7 @@ def _merge(
         told = {"folder": str(out), "notes": notes, "sha256": dict(result.hashes)}
         print_json({**told, **summarise(plan)})
         return
-    told: dict[str, str] = {}
-    for note in itertools.chain(*result.notes.values()):
-        told.setdefault(note.kind, note.text)
-    for text in told.values():
+    for text in result.told:
         say(f"note: {text}")
     say(
         f"Merged {len(plan.experts)} models by {plan.method.title}: {describe_actions(result.tensors)} -> {out}/",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from typer import CallbackParam
@@ -62,7 +62,8 @@ OldPublic = Annotated[bool, typer.Option("--public", hidden=True, callback=_rena
 OldPullRequest = Annotated[bool, typer.Option("--pull-request", hidden=True, callback=_renamed("--create-pr"))]
 OldAllowLicence = Annotated[bool, typer.Option("--allow-licence", hidden=True, callback=_renamed("--allow-license"))]
 HeadsOption = Annotated[
-    str, typer.Option(help="merge heads by label name, keep each model's own, or auto: merge where labels agree.")
+    Literal["auto", "merge", "keep"],
+    typer.Option(help="merge heads by label name, keep each model's own, or auto: merge where labels agree."),
 ]
 
 

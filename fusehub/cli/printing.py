@@ -20,7 +20,7 @@ def print_report(report: Report) -> None:
     kinds = {(model.task, model.architecture) for model in report.models}
     rows = []
     for model in report.models:
-        facts = {"model": model.name}
+        facts: dict[str, str | None] = {"model": model.name}
         if len(kinds) > 1:
             facts |= {"task": model.task, "architecture": model.architecture}
         facts |= {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +22,9 @@ from fusehub.cli.options import (
 )
 from fusehub.cli.program import app
 from fusehub.utils.formats import size
+
+if TYPE_CHECKING:
+    from fusehub.statistics.file import Statistics
 
 
 @app.command(epilog="Example: fusehub collect user/expert --data user/texts --limit 1000 --out statistics")
@@ -134,6 +137,7 @@ def collect(
         raise typer.BadParameter("goes with --fisher", param_hint="--fisher-samples")
     with scratch() as temporary, bar("Reading texts", quiet=as_json) as progress:
         folder = out or temporary
+        made: Statistics | None
         if add:
             made = add_statistics(models, folder, size=size_name, disjoint=disjoint)
         elif larger:
@@ -143,6 +147,7 @@ def collect(
                 models[0], imported, folder, revision=revision, description=description, size=size_name
             )
         else:
+            assert data is not None  # One of the ways was required, and it is none of the others.
             made = collect_statistics(
                 resolve(models[0], revision=revision),
                 data,
@@ -273,7 +278,7 @@ def inspect(
     of_weights = f", {summary.of_weights:.3f} of the model's weights" if summary.of_weights else ""
     smaller = ", ".join(f"{name} {size(nbytes)}" for name, nbytes in summary.smaller.items())
     say(f"{facts['size']}: {size(summary.nbytes)}{of_weights}" + (f" (smaller: {smaller})" if smaller else ""))
-    if summary.likeness:
+    if summary.likeness and against:
         say(summary.likeness.question(statistics, against) or f"held against {against}: {summary.likeness}")
     numbers = ["inputs", "rows", "rank", "condition", "bytes", "shared by"]
     rows = [

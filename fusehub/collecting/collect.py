@@ -32,7 +32,7 @@ from fusehub.models.placement import load_for_counting
 from fusehub.models.resolve import ModelRef, ref_of
 from fusehub.models.tasks import MASKED, TASKS, load_config, task_of
 from fusehub.statistics.describing import describe_model, describe_tokenizer
-from fusehub.statistics.encodings import DEFAULT_SIZE, check_size
+from fusehub.statistics.encodings import DEFAULT_SIZE, LayerSums, check_size
 from fusehub.statistics.file import Statistics, write_statistics
 from fusehub.statistics.fisher_file import encode_fisher, write_fisher
 from fusehub.statistics.privacy import count_labels
@@ -212,7 +212,9 @@ def _alone(work: Path) -> Iterator[None]:
 def _require_known_words(name: str, inputs: Inputs) -> None:
     """Raises `BadData` where the tokenizer knows none of the texts' words, and warns where it knows few: statistics
     of [UNK] alone say nothing of the model."""
-    tokenizer = inputs.processor
+    if inputs.of_images:
+        return
+    tokenizer = inputs.tokenizer
     unknown = getattr(tokenizer, "unk_token_id", None)
     if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
         return  # Nothing is unknown to it, and the name stands for something else.
@@ -246,10 +248,9 @@ def _write(
     stored = layout.names(_names(ref))
     # The model's parameter -> the name in the file, which is what the statistics are called by.
     file_names = {parameter: name for name, parameter in stored.items()}
-    sums, aliases = collector.sums, collector.aliases
-    if noise is not None:
-        sums = with_noise(sums, noise)
-    metadata = {
+    aliases = collector.aliases
+    sums: Mapping[str, LayerSums] = collector.sums if noise is None else with_noise(collector.sums, noise)
+    metadata: dict[str, Any] = {
         "model": describe_model(ref),
         "task": inputs.task,
         "tokenizer": describe_tokenizer(ref),

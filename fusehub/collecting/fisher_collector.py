@@ -174,24 +174,26 @@ class FisherCollector:
 
     def add(self, indices: Sequence[int]) -> None:
         """The backward passes of the last forward; `indices` are its examples' numbers in the whole data."""
+        watch = self._watch
+        strange = watch.strange if watch is not None else None
         try:
-            if self._watch is not None and self._watch.strange is None:
-                self._add_together(indices)
+            if watch is not None and strange is None:
+                self._add_together(watch, indices)
             else:
-                if self._watch is not None and self._watch.strange not in self.one_by_one:
-                    self.one_by_one.append(self._watch.strange)
+                if strange is not None and strange not in self.one_by_one:
+                    self.one_by_one.append(strange)
                 self._add_one_by_one(self._batch, indices)
             self.examples += len(indices)
         finally:
             self._forget()
 
-    def _add_together(self, indices: Sequence[int]) -> None:
+    def _add_together(self, watch: Watch, indices: Sequence[int]) -> None:
         import torch
 
         with _gradients():
             for outputs, vectors, more in self._scores.vectors(self._outputs, self._batch, indices):
-                torch.autograd.grad(outputs, self._watch.leaves, vectors, retain_graph=more, allow_unused=True)
-                self._watch.flush()
+                torch.autograd.grad(outputs, watch.leaves, vectors, retain_graph=more, allow_unused=True)
+                watch.flush()
 
     def _add_one_by_one(self, batch: Mapping[str, Tensor], indices: Sequence[int]) -> None:
         import torch

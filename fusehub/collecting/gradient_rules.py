@@ -56,8 +56,9 @@ def add_squares(sums: Tensor, pieces: Sequence[Piece]) -> None:
     products = [piece for piece in pieces if isinstance(piece, Product)]
     rows = [piece for piece in pieces if isinstance(piece, Rows)]
     direct = [piece for piece in pieces if isinstance(piece, Direct)]
-    values = sum(piece.values.to(sums.dtype) for piece in direct) if direct else None
-    if not products and not rows:
+    # A tensor of its own, which can be squared in place.
+    values = sum((piece.values.to(sums.dtype) for piece in direct), sums.new_zeros(())) if direct else None
+    if values is not None and not products and not rows:
         sums.add_(values.square_().sum(0).reshape(sums.shape))
     elif not products and not direct:
         _add_rows(sums, rows)
@@ -82,10 +83,9 @@ def _add_rows(sums: Tensor, pieces: Sequence[Rows]) -> None:
 def _add_products(sums: Tensor, products: Sequence[Product], rows: Sequence[Rows], direct: Tensor | None) -> None:
     import torch
 
-    left = right = None
-    if products:
-        left = torch.cat([piece.left for piece in products], dim=1).to(sums.dtype)
-        right = torch.cat([piece.right for piece in products], dim=1).to(sums.dtype)
+    left = torch.cat([piece.left for piece in products], dim=1).to(sums.dtype) if products else None
+    right = torch.cat([piece.right for piece in products], dim=1).to(sums.dtype) if products else None
+    if left is not None and right is not None:
         flat = sums.view(left.shape[-1], right.shape[-1])
         if left.shape[1] == 1 and not rows and direct is None:
             # One row an example: the square of the product is the product of the squares.
@@ -93,12 +93,14 @@ def _add_products(sums: Tensor, products: Sequence[Product], rows: Sequence[Rows
             return
     else:
         flat = sums.view(len(sums), -1)
-    count = len(left if left is not None else direct)
+    first = left if left is not None else direct
+    assert first is not None  # Rows alone are added where they stand.
+    count = len(first)
     budget = _BUFFER if sums.device.type == "cpu" else _BUFFER_ACCELERATOR
     step = max(1, budget // sums.numel())
     for start in range(0, count, step):
         part = slice(start, min(start + step, count))
-        if left is not None:
+        if left is not None and right is not None:
             gradients = torch.bmm(left[part].transpose(1, 2), right[part])
         else:
             gradients = flat.new_zeros(part.stop - start, *flat.shape)
@@ -234,7 +236,7 @@ def _multiply(count: int, out: Tensor, input: Tensor, other: Any) -> Uses:
     if not isinstance(input, torch.Tensor) or not isinstance(other, torch.Tensor):
         return []
     return [
-        (own, lambda gradient, own=own, by=by: _reduced(gradient * by, own, count))
+        (own, _reducing(own, count, by))
         for own, by in ((input, other.detach()), (other, input.detach()))
         if _same_for_all(own, out)
     ]
@@ -246,11 +248,16 @@ def _add(count: int, out: Tensor, input: Tensor, other: Any, alpha: float = 1) -
     if alpha != 1:
         return []
     operands = [own for own in (input, other) if isinstance(own, torch.Tensor) and _same_for_all(own, out)]
-    return [(own, lambda gradient, own=own: _reduced(gradient, own, count)) for own in operands]
+    return [(own, _reducing(own, count)) for own in operands]
 
 
 def _expand(count: int, out: Tensor, input: Tensor, *sizes: Any) -> Uses:
-    return [(input, lambda gradient: _reduced(gradient, input, count))] if _same_for_all(input, out) else []
+    return [(input, _reducing(input, count))] if _same_for_all(input, out) else []
+
+
+def _reducing(own: Tensor, count: int, by: Tensor | None = None) -> Callable[[Tensor], Piece]:
+    """The piece of a gradient, times `by`, for a parameter that was broadcast."""
+    return lambda gradient: _reduced(gradient if by is None else gradient * by, own, count)
 
 
 def _same_for_all(own: Tensor, out: Tensor) -> bool:

@@ -57,12 +57,14 @@ def learn(
     again, _ = _record(model, names, three)
     if [(call.function, call.used) for call in seen] != [(call.function, call.used) for call in again]:
         raise Unruly(["a forward that differs with the number of examples"])
-    calls, reasons = [], []
+    calls: list[Call] = []
+    reasons: list[str] = []
     for one, other in zip(seen, again, strict=True):
         call = _classified(one, other, two) if one.function in rules() else None
-        calls.append(call)
         if call is None:
             reasons.append(described(one.function, one.used, names))
+        else:
+            calls.append(call)
     if reasons:
         raise Unruly(reasons)
     return calls, frozenset(idle - {call.function for call in calls})

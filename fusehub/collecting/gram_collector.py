@@ -238,7 +238,7 @@ class GramCollector:
             if self._recording is not None:
                 self._recording.append((watched, given[0]))
             elif watched.experts is not None:
-                self._count_experts(watched, module, given[0], given[1])
+                self._count_experts(watched, watched.experts, module, given[0], given[1])
             else:
                 self._count(watched, given[0])
 
@@ -250,7 +250,8 @@ class GramCollector:
 
         batch = {name: value.to(self.device) for name, value in batch.items()}
         axes = Axes.of(batch)
-        self._recording = recorded = []
+        recorded: list[tuple[_Watched, Tensor]] = []
+        self._recording = recorded
         try:
             with torch.inference_mode(), running("The model"):
                 self._model(**batch)
@@ -304,12 +305,17 @@ class GramCollector:
             return
         watched.sums.add(rows, times=times)
 
+    def _mask(self, side: str) -> Tensor:
+        """Which tokens of the batch that is being counted are real: [batch, length]."""
+        assert self._masks is not None
+        return self._masks[side]
+
     def _owners(self, watched: _Watched, call: Call, device: torch.device) -> Tensor | None:
         """Which example each counted row is of; None where all rows are every example's."""
         import torch
 
         if call.kind in ("encoder", "decoder"):
-            return self._masks[call.kind].nonzero()[:, 0].to(device)
+            return self._mask(call.kind).nonzero()[:, 0].to(device)
         if call.kind == "example":
             return torch.arange(self._axes.batch, device=device).repeat_interleave(call.rows)
         if call.kind in ("constant", "by length"):
@@ -319,7 +325,9 @@ class GramCollector:
             "Leave out --noise.",
         )
 
-    def _count_experts(self, watched: _Watched, module: nn.Module, hidden: Tensor, chosen: Tensor) -> None:
+    def _count_experts(
+        self, watched: _Watched, experts: FusedExperts, module: nn.Module, hidden: Tensor, chosen: Tensor
+    ) -> None:
         if self._bounds is not None:
             raise FuseHubError(
                 f"{watched.weight} sends words to different experts: what a text adds cannot be bounded.",
@@ -332,9 +340,9 @@ class GramCollector:
         if call.kind not in ("encoder", "decoder"):
             raise Misjudged(watched.weight, "uncounted")
         self._rows(watched, call, hidden)  # Raises where it is no grid.
-        counted = None if self._full[call.kind] else self._masks[call.kind].reshape(-1).to(hidden.device)
+        counted = None if self._full[call.kind] else self._mask(call.kind).reshape(-1).to(hidden.device)
         hidden = hidden.detach().reshape(-1, hidden.shape[-1])
-        for weight, rows in watched.experts.inputs(module, hidden, chosen.reshape(len(hidden), -1), counted):
+        for weight, rows in experts.inputs(module, hidden, chosen.reshape(len(hidden), -1), counted):
             self.sums_of(weight, rows.shape[-1], rows.device).add(rows)
 
     def _call(self, watched: _Watched, index: int) -> Call:
@@ -357,7 +365,7 @@ class GramCollector:
         if call.kind in ("encoder", "decoder"):
             if not is_grid(x, axes.batch, getattr(axes, call.kind)):
                 raise Misjudged(watched.weight, "rows")
-            return rows if self._full[call.kind] else rows[self._masks[call.kind].reshape(-1).to(x.device)]
+            return rows if self._full[call.kind] else rows[self._mask(call.kind).reshape(-1).to(x.device)]
         if (call.kind == "example" and count != call.rows * axes.batch) or (
             call.kind == "constant" and count != call.rows
         ):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -92,8 +92,9 @@ def _is_known(module: nn.Module) -> bool:
     return plain and (gated or hasattr(module, "act_fn"))
 
 
-def _between(module: nn.Module, rows: Tensor, expert: int) -> Tensor:
-    """What the last matrix of an expert is given, for the `rows` that its first are given."""
+def _between(module: Any, rows: Tensor, expert: int) -> Tensor:
+    """What the last matrix of an expert is given, for the `rows` that its first are given; of a module that
+    `_is_known`."""
     from torch.nn.functional import linear
 
     if getattr(module, "has_gate", True):

@@ -29,6 +29,7 @@ from fusehub.statistics.grams import GramSum, pack, unpack
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
     from fusehub.models.layout import Linear
 
@@ -124,7 +125,7 @@ class NoisySums:
         return pack(self.matrix).float()
 
 
-def with_noise(sums: Mapping[str, BoundedSum], noise: Noise) -> dict[str, NoisySums]:
+def with_noise(sums: Mapping[str, GramSum], noise: Noise) -> dict[str, NoisySums]:
     """The sums of all layers as they may be published: one release, however many layers there are."""
     deviation = gaussian_deviation(noise.epsilon, noise.delta, math.sqrt(3 * len(sums)))
     return {name: _release(own, deviation) for name, own in sums.items()}
@@ -152,9 +153,10 @@ def gaussian_deviation(epsilon: float, delta: float, sensitivity: float) -> floa
     return high * sensitivity
 
 
-def _release(sums: BoundedSum, deviation: float) -> NoisySums:
+def _release(sums: GramSum, deviation: float) -> NoisySums:
     import torch
 
+    assert isinstance(sums, BoundedSum)  # Of sums without a bound nothing may be released.
     step = deviation * sums.bound**2
     packed = sums.packed().double()
     gram = unpack(packed + step * _normal(len(packed)), sums.size)
@@ -186,7 +188,7 @@ def _normal(count: int) -> Tensor:
 
 
 def row_bounds(
-    model: nn.Module,
+    model: PreTrainedModel,
     linears: Mapping[str, Linear],
     batch: Mapping[str, Tensor],
     clip: float,

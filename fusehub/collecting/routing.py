@@ -48,7 +48,7 @@ def shares_of(
     if mixture_of(sources[0]) is None:
         return ()
     found = [
-        own.get(source, 0) / (total.get(mixture_of(source), 0) or 1)
+        own.get(source, 0) / (total.get(mixture_of(source) or "", 0) or 1)
         for source, own, total in zip(sources, rows, totals, strict=True)
     ]
     blind = list(blind) or [False] * len(found)

@@ -20,7 +20,7 @@ def digest_of(inputs: Inputs, examples: Examples, *, seed: int) -> str:
     """A hash of the rows by their content (tokens, or the bytes of images and how they are scaled), their labels,
     the data's revision and what was chosen of it; the same on every machine."""
     digest = hashlib.sha256()
-    said = [examples.revision, examples.split, examples.labels, examples.names, seed, inputs.max_length]
+    said: list[Any] = [examples.revision, examples.split, examples.labels, examples.names, seed, inputs.max_length]
     if inputs.of_images:
         said.append(inputs.processor.to_dict())
     digest.update(json.dumps(said, default=str).encode())

@@ -15,7 +15,7 @@ from fusehub.data.examples import Examples
 from fusehub.data.inputs import Inputs
 from fusehub.data.language_models import IGNORED, require_mask
 from fusehub.data.questions import best_spans, spans_of
-from fusehub.data.tokenizing import batches, encode, max_length_of, positions_of, require_rows
+from fusehub.data.tokenizing import Text, batches, encode, max_length_of, positions_of, require_rows
 from fusehub.errors import BadData, NonFinite
 from fusehub.models.loading import quiet_transformers, running, strange_files
 from fusehub.models.tasks import CAUSAL, MASKED, QUESTIONS
@@ -93,7 +93,7 @@ def fill_masks(
         own.append(text)
     length = max_length_of(tokenizer, network.config, max_length)
     encodings = encode(own, tokenizer, max_length=length)
-    require_rows(name, network.get_input_embeddings().num_embeddings, encodings, tokenizer)
+    require_rows(name, _embedded(network), encodings, tokenizer)
     for text, encoding in zip(texts, encodings, strict=True):
         if tokenizer.mask_token_id not in encoding["input_ids"]:
             raise BadData(f"There is no mask in '{text[:60]}'.", "Write [MASK] where a word is to be found.")
@@ -114,7 +114,7 @@ def write_texts(
     network: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     task: str,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     *,
     name: str,
     max_length: int | None,
@@ -123,7 +123,9 @@ def write_texts(
 ) -> list[str]:
     """What the model writes after each text, or for each source: greedily, at most 40 tokens (`NEW_TOKENS`)."""
     import torch
+    from transformers import GenerationMixin
 
+    assert isinstance(network, GenerationMixin)  # Its task is one of those that write.
     positions = positions_of(network.config)
     new = NEW_TOKENS if positions is None else min(NEW_TOKENS, positions // 2)
     length = max_length_of(tokenizer, network.config, max_length)
@@ -134,7 +136,7 @@ def write_texts(
         tokenizer.truncation_side = "left"
         length = min(length, positions - new) if positions else length
     encodings = encode(texts, tokenizer, max_length=length, reply=task == CAUSAL)
-    require_rows(name, network.get_input_embeddings().num_embeddings, encodings, tokenizer)
+    require_rows(name, _embedded(network), encodings, tokenizer)
     for encoding in encodings:
         ids = encoding["input_ids"]
         if task == CAUSAL and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
@@ -144,7 +146,7 @@ def write_texts(
     for indices, batch in batches(encodings, tokenizer, batch_size=batch_size, padding_side=side):
         given = {key: batch[key] for key in ("input_ids", "attention_mask")}
         with torch.inference_mode(), quiet_transformers(), strange_files(name, "its generation_config.json"):
-            written = network.generate(
+            written: Any = network.generate(  # type: ignore[misc]  # Its protocol asks for what no class declares.
                 **_on(network, given),
                 do_sample=False,
                 num_beams=1,
@@ -200,6 +202,12 @@ def perplexity(
     if not count:
         raise BadData(f"{examples.source} holds no text of more than one token.", "Give longer texts.")
     return math.exp(min(math.fsum(losses) / count, 700.0))
+
+
+def _embedded(network: PreTrainedModel) -> int:
+    """How many tokens the model has a row for."""
+    embeddings: Any = network.get_input_embeddings()  # Some classes of transformers' own are no nn.Embedding.
+    return embeddings.num_embeddings
 
 
 def _on(network: PreTrainedModel, batch: dict[str, Any]) -> dict[str, Any]:

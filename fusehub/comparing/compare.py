@@ -30,7 +30,7 @@ from fusehub.comparing.predictor import (
 from fusehub.data.columns import name_of
 from fusehub.data.examples import Examples, load_examples
 from fusehub.data.images import picture_of
-from fusehub.data.tokenizing import split_words
+from fusehub.data.tokenizing import are_texts, split_words
 from fusehub.errors import BadData
 from fusehub.hub.access import Access
 from fusehub.models.resolve import ModelRef, ref_of, short_names
@@ -241,15 +241,15 @@ def _from_texts(texts: list[str], task: str) -> tuple[Examples, list[str], list[
     if not texts or not all(text.strip() for text in texts):
         raise BadData("A text is empty.", "Give texts with at least one word.")
     if task == QUESTIONS:
-        pairs = [tuple(part.strip() for part in text.split("|", 1)) for text in texts]
-        if any(len(pair) < 2 or not all(pair) for pair in pairs):
+        pairs = [(one.strip(), other.strip()) for one, _, other in (text.partition("|") for text in texts)]
+        if not all(one and other for one, other in pairs):
             raise BadData(
                 "A question needs the text that holds its answer.",
                 'Write both, with a bar between: --text "Who? | Text."',
             )
         return Examples(task, pairs, None, "", None), texts, [[] for _ in texts]
     if TASKS[task].of_images:
-        pictures = [picture_of(text, None, "--text") for text in texts]
+        pictures = [picture for text in texts if (picture := picture_of(text, None, "--text")) is not None]
         return Examples(task, pictures, None, "", None), texts, [[] for _ in texts]
     if task != TOKENS:
         return Examples(task, list(texts), None, "", None), texts, [[] for _ in texts]
@@ -288,7 +288,7 @@ def _rows(
         ]
         true = examples.labels[index] if examples.labels else None
         entities = None
-        if examples.task == TOKENS and true is not None:
+        if examples.task == TOKENS and isinstance(true, list):
             entities, true = find_entities(text, spans[index], true, [1.0] * len(true)), None
         elif isinstance(true, float) and predictions[0].problem != REGRESSION:
             true = name_of(true)
@@ -307,11 +307,8 @@ def _answer(prediction: Prediction, index: int, given: Any, text: str, spans: li
         likeliest = [] if prediction.written is not None else list(prediction.spans(index).items())[:_LIKELIEST]
         return Answer(prediction.model, label, probability, dict(likeliest), [], text)
     row = prediction.probabilities[index]
-    probabilities = (
-        {}
-        if prediction.problem == REGRESSION
-        else {name: float(value) for name, value in zip(prediction.labels, row, strict=True)}
-    )
+    named = zip(prediction.labels, row, strict=True)
+    probabilities = {} if prediction.problem == REGRESSION else {name: float(value) for name, value in named}
     return Answer(prediction.model, label, probability, probabilities, [], text)
 
 
@@ -336,6 +333,7 @@ def clean_token(token: str) -> str:
 
 def mask_a_word(examples: Examples, seed: int) -> Examples:
     """The texts with one word each masked, drawn by `seed`; the words are the labels. Texts with a mask stay."""
+    assert are_texts(examples.texts)
     texts, words = [], []
     for text in examples.texts:
         spans = [] if any(mask in text for mask in MASKS) else [s for s in split_words(text) if text[s[0]].isalnum()]
@@ -355,7 +353,7 @@ def _differ(answers: Sequence[Answer], problem: str) -> bool:
         str(
             [(entity.start, entity.end, entity.label) for entity in answer.entities]
             if answer.label is None
-            else sorted([answer.label] if isinstance(answer.label, str) else answer.label)
+            else sorted(answer.label if isinstance(answer.label, list) else [str(answer.label)])
         ).casefold()
         for answer in answers
     }

@@ -36,6 +36,7 @@ from fusehub.comparing.metrics.labels import label_metrics, require_labels
 from fusehub.comparing.metrics.texts import answer_metrics, written_metrics
 from fusehub.comparing.predictor import Prediction, Predictor, check_one_task, known_labels, predict_all
 from fusehub.data.examples import Examples, load_examples
+from fusehub.data.tokenizing import are_texts, are_word_lists
 from fusehub.errors import BadData, Incompatible
 from fusehub.hub.access import Access
 from fusehub.models.resolve import ModelRef, ref_of, short_names
@@ -296,12 +297,16 @@ def _check_labels(refs: Sequence[ModelRef], names: Sequence[str], sets: Mapping[
 
 
 def _score(prediction: Prediction, examples: Examples, name: str, model_id: str | None) -> Score:
+    labels = examples.labels
+    assert labels is not None  # What is scored was read for its labels.
     if prediction.task == QUESTIONS:
+        assert are_word_lists(labels)
         # Data of which every question has an answer asks for one.
-        prediction = replace(prediction, may_be_none=not all(examples.labels))
-        metrics = answer_metrics(examples.labels, [answer for answer, _ in prediction.answers()])
+        prediction = replace(prediction, may_be_none=not all(labels))
+        metrics = answer_metrics(labels, [answer for answer, _ in prediction.answers()])
     elif prediction.written is not None:
-        metrics = written_metrics(examples.labels, prediction.written)
+        assert are_texts(labels)
+        metrics = written_metrics(labels, prediction.written)
     else:
         metrics = label_metrics(prediction, examples)
     return _scored(prediction.model, model_id, name, examples, prediction.seconds, metrics)

@@ -14,12 +14,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from fusehub.comparing.answers import fill_masks, find_spans, write_texts
 from fusehub.data.examples import Examples
 from fusehub.data.inputs import Inputs, require_kind
-from fusehub.data.tokenizing import Text, first_tokens
+from fusehub.data.tokenizing import Text, are_pairs, are_texts, first_tokens
 from fusehub.errors import BadData, Incompatible, NonFinite
 from fusehub.hub.access import Access
 from fusehub.models.checkpoint import headers
@@ -96,6 +96,14 @@ class Prediction:
         return (None, None) if row[best] != row[best] else (self.labels[best], float(row[best]))
 
 
+class _How(TypedDict):
+    """How any model is run over texts."""
+
+    max_length: int | None
+    batch_size: int
+    progress: Progress
+
+
 class Predictor:
     """A model in memory, for as long as its `with` block lasts."""
 
@@ -110,9 +118,10 @@ class Predictor:
         self.task = task_of(self.ref.config, self.ref.name).name
         self.problem = SINGLE if self.task == TOKENS else problem_type_of(self.ref.config, self.ref.name)
         self.labels = labels_of(self.ref.config, self.ref.name)
-        self.tokenizer = None if TASKS[self.task].of_images else load_tokenizer(self.ref)
-        if self.task == MASKED:
-            self.labels = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
+        tokenizer = None if TASKS[self.task].of_images else load_tokenizer(self.ref)
+        self.tokenizer = tokenizer
+        if self.task == MASKED and tokenizer is not None:
+            self.labels = list(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
         # Half precision is slow on a CPU, and not every operation has it there.
         dtype = torch.float32 if self.device.startswith(("cpu", "mps")) else None
         self.network = load_model(self.ref, dtype=dtype, device=self.device)
@@ -144,16 +153,19 @@ class Predictor:
         require_kind(self.task, texts)
         start = time.perf_counter()
         progress(0, len(texts), self.name)
-        how = {"max_length": max_length, "batch_size": batch_size, "progress": progress}
-        written, found = None, []
-        if TASKS[self.task].writes:
+        how: _How = {"max_length": max_length, "batch_size": batch_size, "progress": progress}
+        written: list[str] | None = None
+        found: Any = []
+        if self.tokenizer is None or not (TASKS[self.task].writes or self.task in (MASKED, QUESTIONS)):
+            found = self._classify(texts, **how)
+        elif TASKS[self.task].writes:
             written = write_texts(self.network, self.tokenizer, self.task, texts, name=self.name, **how)
         elif self.task == MASKED:
+            assert are_texts(texts)
             found = fill_masks(self.network, self.tokenizer, texts, name=self.name, **how)
-        elif self.task == QUESTIONS:
-            found = find_spans(self.ref, self.network, self.tokenizer, texts, **how)
         else:
-            found = self._classify(texts, **how)
+            assert are_pairs(texts)
+            found = find_spans(self.ref, self.network, self.tokenizer, texts, **how)
         seconds = time.perf_counter() - start
         return Prediction(self.name, self.task, self.problem, self.labels, found, seconds, written)
 
@@ -167,8 +179,9 @@ class Predictor:
         done = 0
         for indices, batch in inputs.batches(batch_size=batch_size):
             for index, rows in zip(indices, self._run(batch), strict=True):
-                words = self.task == TOKENS
-                found[index] = _of_words(rows, inputs.encodings[index], texts[index]) if words else rows
+                text = texts[index]
+                # Only of token classification are they words.
+                found[index] = _of_words(rows, inputs.encodings[index], text) if isinstance(text, list) else rows
             done += len(indices)
             progress(done, len(texts), self.name)
         return found if self.task == TOKENS else np.stack(found)

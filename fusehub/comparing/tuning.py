@@ -98,8 +98,10 @@ def tune(
         >>> tuned = fusehub.tune(["user/expert-1", "user/expert-2"], search)
         >>> merged = fusehub.merge(tuned.plan, "tuned")
     """
-    plan, access = models, Access(token, cache_dir, local_files_only)
-    if not isinstance(models, Plan):
+    access = Access(token, cache_dir, local_files_only)
+    if isinstance(models, Plan):
+        plan = models
+    else:
         allowed = Allowed.of(unrelated=allow_unrelated, other_weights=allow_other_weights, ignore=ignore)
         plan = plan_of(
             models, method, plugins, allowed, access,
@@ -173,10 +175,11 @@ class Search:
         """Changes one weight after the other for as long as that makes it better; False where trials ran out."""
         while True:
             start = best
-            for model in range(len(self.weights)):
-                found = best
+            for model in range(len(self.plan.experts)):
+                found, before = best, best.weights
+                assert before is not None  # Where weights are searched, every trial has some.
                 for share in SHARES:
-                    weights = tuple(share if at == model else own for at, own in enumerate(best.weights))
+                    weights = tuple(share if at == model else own for at, own in enumerate(before))
                     if not any(weights):
                         continue
                     trial = tried(best.values, weights)
@@ -313,7 +316,7 @@ def _default(plan: Plan) -> dict[str, Sequence[Any]]:
     """What is searched where nobody says."""
     method = plan.method
     if method.tune_over:
-        return method.tune_over
+        return dict(method.tune_over)
     if method.base == "needed" and "weight" in method.own_options.fields():
         return {"weight": WEIGHTS}
     raise BadRecipe(

@@ -79,7 +79,7 @@ def _answer(asked: Mapping[str, Any]) -> dict[str, Any]:
     words: list[str] = []
     for number, chat in enumerate(asked["chats"], 1):
         try:
-            made, _ = render_jinja_template(
+            made, _ = render_jinja_template(  # type: ignore[str-unpack]  # It is said to give a text, and gives two lists.
                 conversations=[chat],
                 chat_template=asked["template"],
                 add_generation_prompt=asked["reply"],

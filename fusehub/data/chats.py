@@ -48,7 +48,7 @@ def is_chat(value: Any) -> bool:
 def read_chat(value: Any, place: str) -> Chat:
     """The conversation that a value of a table is. Raises `BadData` for a turn that is no text."""
     turns = []
-    for number, turn in enumerate(read_list(value) if isinstance(value, str) else value, 1):
+    for number, turn in enumerate((read_list(value) or ()) if isinstance(value, str) else value, 1):
         said = turn if isinstance(turn, Mapping) else {}
         role, content = said.get("role", said.get("from")), said.get("content", said.get("value"))
         if isinstance(content, list) and all(isinstance(part, Mapping) and "text" in part for part in content):

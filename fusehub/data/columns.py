@@ -170,6 +170,7 @@ def _read_label(row: Row, columns: Columns, table: Table, text: Text, place: str
         return value.strip() or None if value else None
     label = _label(value, names)
     if columns.task == WORDS and label is not None:
+        assert isinstance(text, list)
         label = _tags(value, label, names, columns, text, place if needed else None)
     return label
 
@@ -199,8 +200,8 @@ def _bit_columns(table: Table, task: str, label_column: str | None, labels: Sequ
             return ()
     elif len(names) < 2:
         return ()
-    found = [_find(table, [name]) for name in names]
-    if None in found:
+    found = [column for name in names if (column := _find(table, [name])) is not None]
+    if len(found) < len(names):
         return ()
     # A row may say nothing of its labels; the first that says something tells what the columns hold.
     first = table.first(lambda row: any(_label(row.get(column), None) is not None for column in found)) or {}
@@ -264,9 +265,9 @@ def _guess_texts(table: Table, guesses: _Guesses, task: str) -> tuple[str, ...]:
     if task == CAUSAL and chats and is_chat((table.peek() or {}).get(chats)):
         return (chats,)
     for first, second in guesses.pairs:
-        found = _find(table, [first]), _find(table, [second])
-        if all(found):
-            return found
+        one, other = _find(table, [first]), _find(table, [second])
+        if one is not None and other is not None:
+            return one, other
     guess = _find(table, guesses.texts)
     if guess is None and guesses.least == 1:
         aside = (*_LABEL_COLUMNS, *_TAG_COLUMNS, *guesses.targets, "id", "idx")
@@ -327,7 +328,7 @@ def _words(row: Row, columns: Columns, place: str) -> list[str] | None:
 
 
 def _tags(
-    raw: Any, label: Label, names: Sequence[str] | None, columns: Columns, words: Text, place: str | None
+    raw: Any, label: Label, names: Sequence[str] | None, columns: Columns, words: list[str], place: str | None
 ) -> list[str] | None:
     """One label a word. Where they are not, raises `BadData`; without a `place`, where none is needed, gives None."""
     if isinstance(raw, str):
@@ -379,8 +380,8 @@ def _label(value: Any, names: Sequence[str] | None) -> Label | None:
         if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.0*|\.\d+(e-?\d+)?)", value):
             value = float(value) if float(value).is_integer() or repr(float(value)) == value else value
     if isinstance(value, list):
-        inner = [_label(item, names) for item in value]
-        return None if any(item is None for item in inner) else [name_of(item) for item in inner]
+        inner = [name_of(label) for item in value if (label := _label(item, names)) is not None]
+        return inner if len(inner) == len(value) else None
     if value is None or value == "" or _is_nan(value):
         return None
     if names is not None and (isinstance(value, int) or (isinstance(value, float) and value.is_integer())):
@@ -388,6 +389,6 @@ def _label(value: Any, names: Sequence[str] | None) -> Label | None:
     return value if isinstance(value, str | float) else str(value)
 
 
-def name_of(label: str | float) -> str:
+def name_of(label: Label) -> str:
     """A label as text: 1.0 is the label 1, which a column with gaps turned into a number with a fraction."""
     return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)

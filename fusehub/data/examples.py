@@ -43,8 +43,8 @@ class Examples:
     """
 
     task: str
-    texts: list[Text]
-    labels: list[Label] | None
+    texts: Sequence[Text]
+    labels: Sequence[Label] | None
     source: str
     revision: str | None
     split: str | None = None
@@ -104,11 +104,11 @@ def load_examples(
         kind = "image" if TASKS[task].of_images else "text"
         missing = f"{kind} with a label" if need_labels else kind
         raise BadData(f"{table.source} holds no {missing}.", f"Look into its column {columns.described}.")
-    given = [label for _, label in taken]
+    given = [label for _, label in taken if label is not None]
     return Examples(
         task=task,
         texts=[text for text, _ in taken],
-        labels=None if any(label is None for label in given) else given,
+        labels=given if len(given) == len(taken) else None,
         source=table.source,
         revision=table.revision,
         split=table.split,

@@ -116,9 +116,9 @@ def _bring_small_files(builder: Any, split: str, info: Any, access: Access) -> N
     place = f"hf://datasets/{info.id}@{info.sha}/"
     addresses = (builder.config.data_files or {}).get(split, [])
     names = [unquote(address.removeprefix(place)) for address in addresses]
-    files = [known.get(name) for name in names]
+    files = [known[name] for name in names if name in known]
     # Of pictures in folders, the way there says what they are.
-    if type(builder).__module__.rpartition(".")[2] not in _TABLES or None in files:
+    if type(builder).__module__.rpartition(".")[2] not in _TABLES or len(files) < len(names):
         return
     if sum(file.size or HELD + 1 for file in files) > HELD:
         return

@@ -64,9 +64,14 @@ class Picture:
         """
         from PIL.Image import open as open_head
 
-        if self.data is None and not (self.path and Path(self.path).is_file()):
+        source: io.BytesIO | str
+        if self.data is not None:
+            source = io.BytesIO(self.data)
+        elif self.path and Path(self.path).is_file():
+            source = self.path
+        else:
             return
-        with open_head(io.BytesIO(self.data) if self.data is not None else self.path) as image:
+        with open_head(source) as image:
             short, long = sorted(image.size)
         if short * long > IMAGE_PIXELS or long > IMAGE_RATIO * short:
             raise BadFile(
@@ -80,6 +85,7 @@ class Picture:
         self._require_reachable()
         if self.data is not None:
             return hashlib.sha256(self.data).hexdigest()
+        assert self.path is not None  # One of both is there.
         path = Path(self.path)
         return sha256_of(path) if path.is_file() else self.path
 

@@ -19,7 +19,7 @@ from fusehub.data.chats import Chat
 from fusehub.data.images import Picture
 from fusehub.data.language_models import encode_masked, encode_targets
 from fusehub.data.questions import encode_questions
-from fusehub.data.tokenizing import batches, encode, groups, max_length_of, require_rows
+from fusehub.data.tokenizing import are_pairs, are_texts, batches, encode, groups, max_length_of, require_rows
 from fusehub.errors import BadData
 from fusehub.models.layout import layout_of
 from fusehub.models.loading import load_processor, load_tokenizer, strange_files
@@ -80,6 +80,14 @@ class Inputs:
             require_rows(ref.name, layout.shapes[parameter][0], encodings, tokenizer)
         return cls(examples.task, length, encodings, tokenizer)
 
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The processor of any model but one of images."""
+        from transformers import PreTrainedTokenizerBase
+
+        assert isinstance(self.processor, PreTrainedTokenizerBase)
+        return self.processor
+
     def __len__(self) -> int:
         return len(self.encodings)
 
@@ -105,7 +113,7 @@ class Inputs:
         A batch has at most `batch_size` rows and `batch_tokens` tokens, padding included; 32 rows unless said.
         """
         if not self.of_images:
-            yield from batches(self.encodings, self.processor, batch_size=batch_size, batch_tokens=batch_tokens)
+            yield from batches(self.encodings, self.tokenizer, batch_size=batch_size, batch_tokens=batch_tokens)
             return
         for group in groups([(self.patches,)] * len(self), batch_size=batch_size, batch_tokens=batch_tokens):
             yield group, self._look_at([self.encodings[index]["picture"] for index in group])
@@ -120,7 +128,7 @@ class Inputs:
         first = self.encodings[0]
         if self.of_images:
             return self._look_at([first["picture"]] * PROBE_BATCH)
-        made = {}
+        made: dict[str, Tensor] = {}
         for side, length in (("", PROBE_LENGTH), ("decoder_", PROBE_DECODER_LENGTH)):
             if ids := first.get(f"{side}input_ids"):
                 rows = torch.tensor(_of_length(ids, length)).repeat(PROBE_BATCH, 1)
@@ -162,18 +170,22 @@ def _kind_of(value: Any) -> str:
 def _encode(
     examples: Examples, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, length: int, seed: int
 ) -> list[dict[str, Any]]:
+    texts = examples.texts
     if examples.task == QUESTIONS:
-        return encode_questions(examples.texts, tokenizer, max_length=length)
+        assert are_pairs(texts)
+        return encode_questions(texts, tokenizer, max_length=length)
     if examples.task == MASKED:
-        return encode_masked(examples.texts, tokenizer, max_length=length, seed=seed)
+        assert are_texts(texts)
+        return encode_masked(texts, tokenizer, max_length=length, seed=seed)
     if examples.task == SEQ2SEQ:
         if examples.labels is None:
             raise BadData(
                 f"{examples.source} has no target texts, or not for every source.",
                 "Name both columns: --text-column SOURCE,TARGET",
             )
-        return encode_targets(examples.texts, examples.labels, tokenizer, config, max_length=length)
-    return encode(examples.texts, tokenizer, max_length=length)
+        assert are_texts(texts) and are_texts(examples.labels)
+        return encode_targets(texts, examples.labels, tokenizer, config, max_length=length)
+    return encode(texts, tokenizer, max_length=length)
 
 
 def _patches(config: PretrainedConfig) -> int:

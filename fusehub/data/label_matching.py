@@ -75,7 +75,7 @@ def labels_as_ids(examples: Examples, labels: Sequence[str]) -> list[Any]:
         )
     return [
         [matched[name] for name in label] if isinstance(label, list) else matched[name_of(label)]
-        for label in examples.labels
+        for label in examples.labels or ()
     ]
 
 
@@ -100,11 +100,13 @@ def one_a_text(examples: Examples, labels: Sequence[str]) -> Examples:
     Of two labels the one is the other's opposite, so that one column is enough. Examples with none or several of the
     labels that were told stay as they are.
     """
+    if not examples.told or examples.labels is None:
+        return examples
     told = {key_of(label) for label in examples.told}
     others = [label for label in labels if key_of(label) not in told]
     rest = others if len(labels) == 2 and len(told) == 1 else []
     given = [label if len(label) == 1 else [*label, *rest] for label in examples.labels if isinstance(label, list)]
-    if not told or len(given) != len(examples.labels) or any(len(label) != 1 for label in given):
+    if len(given) != len(examples.labels) or any(len(label) != 1 for label in given):
         return examples
     if others and not rest:
         return examples
@@ -136,8 +138,8 @@ def _by_number(examples: Examples, every: Sequence[str], labels: Sequence[str]) 
 
 def _counted(labels: Sequence[str]) -> tuple[str, list[int]] | None:
     """The word that all labels share, in the singular, and the number that each of them has; None if not so."""
-    found = [re.fullmatch(r"(\D*)(\d+)(\D*)", name_of(label)) for label in labels]
-    if not all(found):
+    found = [match for label in labels if (match := re.fullmatch(r"(\D*)(\d+)(\D*)", name_of(label)))]
+    if len(found) < len(labels):
         return None
     words = {re.sub(r"[\W_]+", "", f"{match[1]}{match[3]}").casefold().removesuffix("s") for match in found}
     numbers = [int(match[2]) for match in found]

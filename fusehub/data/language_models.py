@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.data.tokenizing import encode, numbers_of
 from fusehub.errors import Incompatible
+from fusehub.models.tasks import class_name_of
 from fusehub.utils.limits import TOKEN_CHARACTERS
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _shift(config: PretrainedConfig) -> Callable[[list[int]], list[int]]:
     rule = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if rule is None:
         raise Incompatible(
-            f"{config.architectures[0]} does not say how targets become inputs of its decoder.",
+            f"{class_name_of(config)} does not say how targets become inputs of its decoder.",
             "Use a model such as T5, BART, Pegasus or Marian.",
         )
     try:

@@ -113,7 +113,7 @@ def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.List | ast.Tuple):
         return [_value(item) for item in node.elts]
     if isinstance(node, ast.Dict) and None not in node.keys:
-        return {_value(key): _value(item) for key, item in zip(node.keys, node.values, strict=True)}
+        return {_value(key): _value(item) for key, item in zip(node.keys, node.values, strict=True) if key}
     if isinstance(node, ast.Name) and node.id in ("nan", "inf"):
         return float(node.id)
     if isinstance(node, ast.Attribute) and node.attr in ("True_", "False_"):

@@ -58,7 +58,7 @@ def encode_questions(
         question = question.strip()[: room * TOKEN_CHARACTERS]
         ids = numbers_of(tokenizer, question, add_special_tokens=False)["input_ids"]
         if len(ids) > room // 2:
-            question = tokenizer.decode(ids[: room // 2], skip_special_tokens=True)
+            question = str(tokenizer.decode(ids[: room // 2], skip_special_tokens=True))
             ids = tokenizer(question, add_special_tokens=False)["input_ids"]
         encoded = numbers_of(
             tokenizer,

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from fusehub.data.conll import are_words_with_tags, sentences
 from fusehub.data.tables import GRAMMAR, Row, label_names
@@ -34,6 +34,8 @@ from fusehub.utils.limits import (
 
 if TYPE_CHECKING:
     from pyarrow.parquet import FileMetaData
+
+    _Quoting = Literal[0, 3]  # csv.QUOTE_MINIMAL and csv.QUOTE_NONE.
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 # How a text file of words with their tags is told from one of texts: by its first lines.
@@ -143,7 +145,7 @@ def _require_few_columns(count: int, name: str) -> None:
         raise BadFile(f"{name} has {count:,} columns, and no more than {COLUMNS:,} are read.", "Keep those of use.")
 
 
-def _quoting_of_tabs(path: Path) -> int:
+def _quoting_of_tabs(path: Path) -> _Quoting:
     """Whether quotes in a file with tabs are put around fields, or are characters of the texts.
 
     Many write tabs without quoting anything: a text that begins with a quote would then take the tab, the label and
@@ -153,7 +155,7 @@ def _quoting_of_tabs(path: Path) -> int:
     """
     import csv
 
-    def widths(quoting: int) -> set[int] | None:
+    def widths(quoting: _Quoting) -> set[int] | None:
         with path.open(encoding=_encoding(path), newline="") as file:
             try:
                 lines = _lines(file, path.name)

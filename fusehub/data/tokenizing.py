@@ -13,7 +13,7 @@ import copy
 import logging
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from fusehub.data.chats import Chat, put_into_words
 from fusehub.data.images import Picture
@@ -38,6 +38,22 @@ OFFSET_POSITIONS = (
 Text = str | tuple[str, str] | list[str] | Picture | Chat
 
 
+def are_texts(values: Sequence[Any]) -> TypeGuard[Sequence[str]]:
+    return all(isinstance(value, str) for value in values)
+
+
+def are_pairs(values: Sequence[Any]) -> TypeGuard[Sequence[tuple[str, str]]]:
+    return all(isinstance(value, tuple) for value in values)
+
+
+def are_word_lists(values: Sequence[Any]) -> TypeGuard[Sequence[list[str]]]:
+    return all(isinstance(value, list) for value in values)
+
+
+def are_chats(values: Sequence[Any]) -> TypeGuard[Sequence[Chat]]:
+    return all(isinstance(value, Chat) for value in values)
+
+
 def max_length_of(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, wanted: int | None = None) -> int:
     """How many tokens a text may have: `wanted`, or what the model can take, but not over 512.
 
@@ -55,7 +71,7 @@ def max_length_of(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, 
         return wanted
     limits = [DEFAULT_MAX_LENGTH, positions, tokenizer.model_max_length]
     # The tokenizer has what its file says, whatever that is.
-    return min(limit for limit in limits if isinstance(limit, int | float) and special < limit < NO_LIMIT)
+    return min(int(limit) for limit in limits if isinstance(limit, int | float) and special < limit < NO_LIMIT)
 
 
 def positions_of(config: PretrainedConfig) -> int | None:
@@ -87,7 +103,7 @@ def encode(
     if split:
         tokenizer = _for_words(tokenizer)
     pairs, chats = isinstance(texts[0], tuple), isinstance(texts[0], Chat)
-    if chats:
+    if are_chats(texts):
         texts = put_into_words(texts, tokenizer, reply=reply)
     encodings: list[dict[str, Any]] = [{}] * len(texts)
     waiting, room = list(range(len(texts))), max_length * TOKEN_CHARACTERS
@@ -114,20 +130,25 @@ def encode(
             if is_short and part != texts[index]
         ]
         room *= 4
-    if split:
+    if are_word_lists(texts):
         _report_lost(texts, encodings, max_length)
     return encodings
 
 
-def _cut(text: Text, room: int, side: str) -> Text:
+def _cut(text: Text, room: int, side: str) -> str | tuple[str, str] | list[str]:
     """The `room` characters of a text, of both of a pair, or as many words and characters of each, that are left when
     the other `side` is cut."""
     if isinstance(text, str):
-        return text[-room:] if side == "left" else text[:room]
+        return _cut_text(text, room, side)
     if isinstance(text, tuple):
-        return _cut(text[0], room, side), _cut(text[1], room, side)
+        return _cut_text(text[0], room, side), _cut_text(text[1], room, side)
+    assert isinstance(text, list)  # Conversations were put into words, and pictures refused.
     # Words are called by their numbers, which those at the end keep.
-    return [_cut(word, room, side) for word in (text if side == "left" else text[:room])]
+    return [_cut_text(word, room, side) for word in (text if side == "left" else text[:room])]
+
+
+def _cut_text(text: str, room: int, side: str) -> str:
+    return text[-room:] if side == "left" else text[:room]
 
 
 def numbers_of(tokenizer: PreTrainedTokenizerBase, *texts: Any, **options: Any) -> BatchEncoding:
@@ -288,7 +309,7 @@ def _for_words(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _report_lost(texts: Sequence[Text], encodings: Sequence[dict[str, Any]], max_length: int) -> None:
+def _report_lost(texts: Sequence[list[str]], encodings: Sequence[dict[str, Any]], max_length: int) -> None:
     lost = [len(words) - len(first_tokens(encoding)) for words, encoding in zip(texts, encodings, strict=True)]
     if any(lost):
         logger.warning(

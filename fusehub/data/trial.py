@@ -11,7 +11,8 @@ from fusehub.models.tasks import IMAGES, QUESTIONS, SEQ2SEQ, WORDS
 from fusehub.utils.extras import needs
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 SENTENCE = "This is one sentence, to see that the model answers."
 
@@ -48,6 +49,6 @@ def random_batch(batch: Mapping[str, Tensor], vocabulary: int, seed: int) -> dic
     return made
 
 
-def vocabulary_of(model: nn.Module) -> int:
+def vocabulary_of(model: PreTrainedModel) -> int:
     """How many tokens the model knows; 1 where it knows none."""
     return getattr(model.config.get_text_config(), "vocab_size", 1)

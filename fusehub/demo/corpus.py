@@ -122,7 +122,9 @@ def sentiment(cache: Path) -> dict[str, Domain]:
     with tarfile.open(fileobj=io.BytesIO(_archive(cache)), mode="r:gz") as archive:
         for name, (file, title, source) in _SOURCES.items():
             # Only read, never unpacked: no name in the archive becomes a path on this machine.
-            rows = parse_ratings(archive.extractfile(f"hutto_ICWSM_2014/{file}").read(), seen)
+            content = archive.extractfile(f"hutto_ICWSM_2014/{file}")
+            assert content is not None  # The archive is known by its hash, and this is no folder in it.
+            rows = parse_ratings(content.read(), seen)
             domains[name] = Domain(
                 name,
                 title,

@@ -19,14 +19,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fusehub.demo.corpus import Domain, Example
 from fusehub.errors import OutputExists
-from fusehub.models.loading import quiet_transformers
+from fusehub.models.loading import moved, quiet_transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 HEAD_SEED = 0
 # One size for every domain, so that no expert gets its strength from more data, and the three are trained in
@@ -96,7 +99,7 @@ def _train_expert(
 
     started = time.perf_counter()
     tokenizer = AutoTokenizer.from_pretrained(encoder)
-    model = new_model(encoder, domain.labels).to(device)
+    model = moved(new_model(encoder, domain.labels), device)
     train = domain.train[:texts]
     fit(
         model,
@@ -127,7 +130,7 @@ def _train_expert(
 
 def new_model(
     encoder: Path, labels: Sequence[str], auto_class: str = "AutoModelForSequenceClassification"
-) -> torch.nn.Module:
+) -> PreTrainedModel:
     """The encoder with a classification head on top, the same head for every expert of the same labels."""
     import transformers
 
@@ -160,7 +163,7 @@ def accuracy(model: Any, tokenizer: Any, examples: list[Example], labels: tuple[
 
 
 def fit(
-    model: torch.nn.Module,
+    model: PreTrainedModel,
     rows: Sequence[Row],
     settings: Settings,
     *,

@@ -135,8 +135,7 @@ def reconcile(licenses: Iterable[tuple[str, str | None]]) -> LicenseVerdict:
         warnings.append(f"FuseHub does not know the licence of {', '.join(odd)}: read it before you publish.")
     if not stated:
         return LicenseVerdict(None, "no model states a licence", warnings=tuple(warnings))
-    # An unknown licence is taken to be stricter than every known one except those that forbid derivatives.
-    rank = {license: len(_LEVELS) - 1.5 if _level(license) is None else _level(license) for _, license in stated}
+    rank = {license: _rank(license) for _, license in stated}
     strictest = max(rank.values())
     level = list(dict.fromkeys(license for _, license in stated if rank[license] == strictest))
     license = next((it for it in level if {*level} - {it} <= _ABSORBS.get(it, frozenset())), level[0])
@@ -185,6 +184,12 @@ def _conflicts(stated: list[tuple[str, str]]) -> tuple[str, ...]:
 
 def _spelt(name: str) -> str:
     return "-".join(name.strip().lower().split())
+
+
+def _rank(license: str) -> float:
+    """How strict a licence is: an unknown one is taken to be stricter than all but those that forbid derivatives."""
+    level = _level(license)
+    return len(_LEVELS) - 1.5 if level is None else level
 
 
 def _level(license: str) -> int | None:

@@ -22,7 +22,8 @@ from fusehub.utils.markdown import listed
 from fusehub.utils.progress import Progress
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi, ModelInfo
+    from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo
+    from huggingface_hub.hf_api import CommitOperation
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class PushOptions(TypedDict, total=False):
     allow_restricted: bool
     allow_few_rows: bool
     allow_other_weights: bool
-    token: bool | str | None
+    token: str | None
     progress: Progress
 
 
@@ -173,7 +174,8 @@ class Target:
 
         _require_not_shadowed(self, files)
         if CARD in files:
-            self._require_card(files[CARD].decode())
+            card = files[CARD]
+            self._require_card((card.read_bytes() if isinstance(card, Path) else card).decode())
         progress(1, 3, "uploading")
         operations = [CommitOperationAdd(path, content) for path, content in sorted(files.items())]
         is_made = False
@@ -185,7 +187,7 @@ class Target:
                         is_made = True
                 elif self.is_empty and bool(self.info.private) != self.private:
                     self.api.update_repo_settings(self.repo_id, private=self.private)
-                if not self.has_revision:
+                if self.revision is not None and not self.has_revision:
                     self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True)
                 deleted = [CommitOperationDelete(path) for path in replaced]
                 commit, pull_request = self._commit([*operations, *deleted], message, description)
@@ -220,7 +222,9 @@ class Target:
             if not is_ours:
                 raise
 
-    def _commit(self, operations: list, message: str, description: str | None) -> tuple[str, str | None]:
+    def _commit(
+        self, operations: Sequence[CommitOperation], message: str, description: str | None
+    ) -> tuple[str, str | None]:
         """The commit, and the address of the pull request where it is one."""
         from huggingface_hub.errors import HfHubHTTPError
 
@@ -257,31 +261,35 @@ class Target:
                 ) from error
             raise
 
-    def _head(self) -> str:
+    def _head(self) -> str | None:
         """The newest commit of what is pushed to."""
         return self.api.model_info(self.repo_id, revision=self.revision).sha
 
-    def _arrived(self, operations: list, head: str) -> str | None:
+    def _arrived(self, operations: Sequence[CommitOperation], head: str | None) -> str | None:
         """The newest commit, if it is not `head` any more and has everything that was sent."""
         from huggingface_hub import CommitOperationAdd
 
         try:
             with hub_errors(self.repo_id):
                 newest = self._head()
-                if self.create_pr or newest == head:
+                if self.create_pr or newest is None or newest == head:
                     return None
                 self._verify([one for one in operations if isinstance(one, CommitOperationAdd)], newest)
         except FuseHubError:
             return None
         return newest
 
-    def _verify(self, operations: list, commit: str) -> None:
+    def _verify(self, operations: Sequence[CommitOperationAdd], commit: str) -> None:
         """Raises `BadFile` unless the commit has every file, with the sha256 (or git hash) of what was sent."""
+        from huggingface_hub.hf_api import RepoFile
+
         paths = [operation.path_in_repo for operation in operations]
-        there = {}
+        there: dict[str, tuple[str, int]] = {}
         for start in range(0, len(paths), 200):
             found = self.api.get_paths_info(self.repo_id, paths[start : start + 200], revision=commit)
-            there |= {item.path: (item.lfs.sha256 if item.lfs else item.blob_id, item.size) for item in found}
+            for item in found:
+                if isinstance(item, RepoFile):
+                    there[item.path] = (item.lfs.sha256 if item.lfs else item.blob_id, item.size)
         wrong = [
             operation.path_in_repo
             for operation in operations

@@ -114,6 +114,7 @@ def _hash(path: str, digits: int, size: int, written: tuple[int, int, int]) -> s
 def _refused(path: Path, claim: str | None, name: str, filename: str) -> BadFile:
     """The error for a file that has not the bytes of its `claim`, which is thrown out of the cache."""
     claim = claim or claimed(path)
+    assert claim is not None  # What nothing is claimed of is not refused.
     found = _hash_of(path, claim)
     if not _throw_out(path):
         fix = "It lies in a cache that cannot be written: have it removed there, or set HF_HOME to a folder of yours."

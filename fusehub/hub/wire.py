@@ -94,6 +94,7 @@ class PatientClient(httpx2.Client):
                 continue
             if response.status_code not in _PASSING:
                 if options.get("stream"):
+                    assert isinstance(response.stream, httpx2.SyncByteStream)  # This client is no asynchronous one.
                     response.stream = _Stoppable(response.stream)
                 return response
             asked = _asked_pause(response)

@@ -82,7 +82,9 @@ class Users:
 
     def caller(self, name: str, role: str, created_at: str = "") -> Caller | None:
         user = self.user(name)
-        return user and Caller(name, user["fullname"], role, self.orgs_of(name), created_at or now())
+        if user is None:
+            return None
+        return Caller(name, user["fullname"], role, self.orgs_of(name), created_at or now())
 
 
 @contextmanager
@@ -183,7 +185,7 @@ def check(caller: Caller | None, repo: Repo, need: str) -> None:
         check_gate(caller, repo)
     if need in ("write", "propose"):
         check_role(caller)
-    if need == "write" and not caller.owns(repo.namespace):
+    if need == "write" and not (caller and caller.owns(repo.namespace)):
         raise forbidden(f"You don't have the rights to write to {repo.id}: it belongs to {repo.namespace}")
     if need == "propose" and repo.state["gated"]:
         check_gate(caller, repo)

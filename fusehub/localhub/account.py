@@ -23,12 +23,10 @@ def _id(name: str) -> str:
 
 
 def whoami(call: Call):
-    caller = call.caller
-    if caller is None:
-        raise unauthorized()
-    orgs = []
+    caller = call.user
+    orgs, known = [], call.hub.users.data()["orgs"]
     for name, role in caller.orgs.items():
-        org = {"type": "org", "id": _id(name), "name": name, "fullname": call.hub.users.org(name)["fullname"]}
+        org = {"type": "org", "id": _id(name), "name": name, "fullname": known[name]["fullname"]}
         orgs.append(org | {"avatarUrl": avatar_url(call, name), "roleInOrg": role, "isEnterprise": False})
     token = {"displayName": f"{caller.name}-{caller.role}", "role": caller.role, "createdAt": caller.created_at}
     return {

@@ -7,6 +7,7 @@ everything else                                 pages for people
 """
 
 import re
+from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import unquote
@@ -232,7 +233,12 @@ def create_app(
         yield
         lock.close()
 
-    handlers = {HubError: _refuse, HTTPException: _http_error, ClientDisconnect: _gone, Exception: _crash}
+    handlers: dict[type[Exception], Callable[..., Awaitable[Response]]] = {
+        HubError: _refuse,
+        HTTPException: _http_error,
+        ClientDisconnect: _gone,
+        Exception: _crash,
+    }
     app = Starlette(routes=_routes(), exception_handlers=handlers, lifespan=lifespan)
     app.add_middleware(EncodedSlashes)
     app.add_middleware(Faults, root=root)

@@ -118,6 +118,7 @@ def apply(files: dict[str, dict], change: Change, kind: str, repo: Repo) -> dict
             above = next((p for n in range(1, len(parts)) if (p := "/".join(parts[:n])) in files), None)
             if inside or above:
                 raise bad_request(f"{path}: a file and a folder cannot have the same name ({above or path})")
+            assert entry is not None  # What is put has one.
             files[path] = entry
             if path == "README.md":
                 _check_readme(repo, entry, kind)

@@ -195,13 +195,13 @@ def diff(repo: Repo, before: str, after: str) -> str:
     """A unified diff of what changed; LFS files as their pointers, long or binary ones by name only."""
     old, new, parts, size = repo.files(before), repo.files(after), [], 0
     for path in sorted(changed(old, new)):
-        lines = [_lines(repo, files.get(path)) for files in (old, new)]
+        ours, theirs = _lines(repo, old.get(path)), _lines(repo, new.get(path))
         part = f"diff --git a/{path} b/{path}\n"
-        if None in lines or size > MAX_DIFF:
+        if ours is None or theirs is None or size > MAX_DIFF:
             part += "Binary or large files differ\n"
         else:
             names = (f"a/{path}" if path in old else "/dev/null", f"b/{path}" if path in new else "/dev/null")
-            part += "".join(line.rstrip("\n") + "\n" for line in difflib.unified_diff(*lines, *names))
+            part += "".join(line.rstrip("\n") + "\n" for line in difflib.unified_diff(ours, theirs, *names))
         parts.append(part)
         size += len(part)
     return "".join(parts)

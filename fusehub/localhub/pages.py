@@ -173,7 +173,7 @@ def _markdown(item, text: str) -> str:
         for child in token.children or []:
             key = {"image": "src", "link_open": "href"}.get(child.type)
             target = str(child.attrs.get(key, "")) if key else ""
-            if target and not re.match(r"[a-z][a-z0-9+.-]*:|[/#]", target, re.IGNORECASE):
+            if key and target and not re.match(r"[a-z][a-z0-9+.-]*:|[/#]", target, re.IGNORECASE):
                 page = "resolve" if key == "src" else "blob"
                 child.attrs[key] = f"{_root(item)}/{page}/main/{target.removeprefix('./')}"
     return parser.renderer.render(tokens, parser.options, {})

@@ -47,8 +47,10 @@ def _url(host: str, sock: socket.socket) -> str:
     return f"http://{shown}:{sock.getsockname()[1]}"
 
 
-class _Protocol(AutoHTTPProtocol):
+class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # uvicorn keeps the class in a variable.
     """HTTP whose connections the application can end: see `faults`."""
+
+    app_state: dict[str, Any]
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -156,24 +158,24 @@ def running(root: Path, port: int = 0, *options: str) -> Iterator[Running]:
     package_parent = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "fusehub.localhub", str(root), "--port", str(port), "--with-parent", *options]
-    with open(root / "server.log", "ab") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env={**os.environ, "PYTHONPATH": path}
-        )
-    try:
-        hub = Running(root, _read_url(process, root), process)
-        yield hub
-        hub.stop()
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        process.stdin.close()
-        process.stdout.close()
+    env = {**os.environ, "PYTHONPATH": path}
+    pipe = subprocess.PIPE
+    with (
+        open(root / "server.log", "ab") as log,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, env=env) as process,
+    ):
+        try:
+            hub = Running(root, _read_url(process, root), process)
+            yield hub
+            hub.stop()
+        finally:
+            if process.poll() is None:
+                process.kill()
 
 
 def _read_url(process: subprocess.Popen, root: Path) -> str:
     """The first line the child prints, which it does once it answers."""
+    assert process.stdout is not None  # It is a pipe.
     ready, _, _ = select.select([process.stdout], [], [], START_TIMEOUT)
     line = process.stdout.readline().decode().strip() if ready else ""
     if not line.startswith("http"):

@@ -7,6 +7,7 @@ memory; what moves (likes, visibility, downloads) is read each time.
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from .cards import card_tags, read_metadata, relation, strings
 from .store import Repo, Store, lfs_pointer
@@ -170,7 +171,7 @@ def siblings(repo: Repo, sha: str, blobs: bool) -> list[dict]:
     """The flat list of files of `model_info`; with `blobs`, their sizes and hashes."""
     result = []
     for path, entry in repo.files(sha).items():
-        item = {"rfilename": path}
+        item: dict[str, Any] = {"rfilename": path}
         if blobs:
             item |= {"size": entry["size"], "blobId": entry["oid"]}
             if "lfs" in entry:

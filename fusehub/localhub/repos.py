@@ -24,14 +24,14 @@ def _named(call: Call) -> tuple[str, str]:
     name, namespace = call.body.get("name"), call.body.get("organization")
     if kind not in KINDS or not isinstance(name, str):
         raise bad_request("A repository is named by name, organization and type (model, dataset or space)")
-    return kind, f"{namespace or call.caller.name}/{name}"
+    return kind, f"{namespace or call.user.name}/{name}"
 
 
 def create(call: Call):
     access.check_role(call.caller)
     kind, repo_id = _named(call)
     namespace = repo_id.split("/")[0]
-    if not call.caller.owns(namespace):
+    if not call.user.owns(namespace):
         raise forbidden(f"You don't have the rights to create a {kind} under the namespace {namespace!r}")
     private = call.body.get("visibility") == "private" or call.body.get("private") is True
     files, settings = {".gitattributes": ATTRIBUTES}, {"private": private}
@@ -44,7 +44,7 @@ def create(call: Call):
         files["README.md"] = f"---\ntitle: {title!r}\nsdk: {sdk}\n---\n".encode()
     url = f"{call.base}/{'' if kind == 'model' else kind + 's/'}{repo_id}"
     try:
-        repo = call.hub.store.create(kind, repo_id, call.caller.name, files, **settings)
+        repo = call.hub.store.create(kind, repo_id, call.user.name, files, **settings)
     except store.HubError as error:
         if error.status == 409:
             raise conflict(error.message, url=url) from None
@@ -65,7 +65,7 @@ def move(call: Call):
     kind, source, target = (call.body.get("type") or "model", call.body.get("fromRepo"), call.body.get("toRepo"))
     repo = find_repo(call.hub, kind, str(source), call.caller)
     access.check(call.caller, repo, "write")
-    if not call.caller.owns(str(target).split("/")[0]):
+    if not call.user.owns(str(target).split("/")[0]):
         raise forbidden(f"You don't have the rights to create {target}")
     call.hub.store.move(repo, str(target))
     return {"success": True}
@@ -114,8 +114,8 @@ def auth_check(call: Call):
 def like(call: Call):
     access.check_role(call.caller)
     with call.repo.changing() as state:
-        others = [name for name in state["likes"] if name != call.caller.name]
-        state["likes"] = others + ([call.caller.name] if call.request.method == "POST" else [])
+        others = [name for name in state["likes"] if name != call.user.name]
+        state["likes"] = others + ([call.user.name] if call.request.method == "POST" else [])
     return {"likes": len(call.repo.state["likes"])}
 
 
@@ -194,17 +194,16 @@ def commit(call: Call):
     repo, revision = call.repo, decode(call.params["rev"])
     new_request = is_true(call.query.get("create_pr"))
     if revision.startswith("refs/pr/") and not new_request:
-        number = revision.removeprefix("refs/pr/")
         repo.resolve(revision)
-        discussions.check_open(repo, int(number), call.caller)
+        discussions.check_open(repo, int(revision.removeprefix("refs/pr/")), call.user)
     elif not new_request:
         access.check(call.caller, repo, "write")
     change = read_change(repo, call.body)
     if new_request:
-        number, sha = discussions.propose(repo, revision, change, call.caller.name)
+        number, sha = discussions.propose(repo, revision, change, call.user.name)
         extra = {"pullRequestUrl": f"{call.repo_url()}/discussions/{number}"}
     else:
-        sha, extra = commit_to(repo, revision, change, call.caller.name), {}
+        sha, extra = commit_to(repo, revision, change, call.user.name), {}
     return {"success": True, "commitOid": sha, "commitUrl": f"{call.repo_url()}/commit/{sha}", **extra}
 
 
@@ -280,7 +279,7 @@ def discussion_list(call: Call):
 
 
 def discussion_new(call: Call):
-    number = discussions.open_new(call.repo, call.body, call.caller.name)
+    number = discussions.open_new(call.repo, call.body, call.user.name)
     return {"num": number, "url": f"{call.repo_url()}/discussions/{number}"}
 
 
@@ -291,7 +290,7 @@ def discussion_details(call: Call):
 
 
 def discussion_change(call: Call):
-    return discussions.change(call.repo, int(call.params["num"]), call.params["resource"], call.body, call.caller)
+    return discussions.change(call.repo, int(call.params["num"]), call.params["resource"], call.body, call.user)
 
 
 # -- gated access
@@ -299,16 +298,15 @@ def discussion_change(call: Call):
 
 def ask_access(call: Call):
     """What the form of a gated repository does on the Hub: `auto` lets in at once, `manual` waits for the owner."""
-    if call.caller is None:
-        raise access.unauthorized()
+    name = call.user.name
     with call.repo.changing() as state:
         if not state["gated"]:
             raise bad_request(f"{call.repo.id} is not gated")
-        known = state["access"].get(call.caller.name)
+        known = state["access"].get(name)
         if not known or known["status"] == "cancelled":
             status = "accepted" if state["gated"] == "auto" else "pending"
-            state["access"][call.caller.name] = {"status": status, "timestamp": store.now()}
-    return {"status": call.repo.state["access"][call.caller.name]["status"]}
+            state["access"][name] = {"status": status, "timestamp": store.now()}
+    return {"status": call.repo.state["access"][name]["status"]}
 
 
 def access_requests(call: Call):

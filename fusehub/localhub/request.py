@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from .access import Caller, Tickets, Users, check, identify
-from .errors import HubError, bad_request, repo_not_found
+from .errors import HubError, bad_request, repo_not_found, unauthorized
 from .lfs import Uploads, spool
 from .names import split_revision
 from .store import Repo, Store
@@ -47,8 +47,21 @@ class Call:
     caller: Caller | None
     params: dict[str, str]
     kind: str = "model"
-    repo: Repo | None = None
+    found: Repo | None = None
     body: Any = None
+
+    @property
+    def repo(self) -> Repo:
+        """The repository of the address, for an endpoint that needs one."""
+        assert self.found is not None
+        return self.found
+
+    @property
+    def user(self) -> Caller:
+        """Who asks. Raises 401 for someone unknown."""
+        if self.caller is None:
+            raise unauthorized()
+        return self.caller
 
     @property
     def base(self) -> str:
@@ -145,8 +158,8 @@ def _prepare(call: Call, need: str | None) -> None:
     if need is None:
         return
     repo_id = f"{call.params.get('ns', '')}/{call.params.get('name', '')}"
-    call.repo = find_repo(call.hub, call.kind, repo_id, call.caller)
-    check(call.caller, call.repo, need)
+    call.found = find_repo(call.hub, call.kind, repo_id, call.caller)
+    check(call.caller, call.found, need)
 
 
 def find_repo(hub: Hub, kind: str, repo_id: str, caller: Caller | None) -> Repo:

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from . import disk
 from .errors import HubError, bad_request, conflict, repo_not_found, revision_not_found
@@ -189,8 +190,17 @@ class Store:
         draft = self.temp / f"new-{secrets.token_hex(8)}"
         for sub in ("commits", "blobs", "discussions"):
             (draft / sub).mkdir(parents=True)
-        state = {"_id": secrets.token_hex(12), "createdAt": now(), "private": False, "gated": False, "access": {}}
-        state |= {"likes": [], "discussions": 0, "heads": {}, "tags": {}, "prs": {}, "merged": {}, **settings}
+        state: dict[str, Any] = {"_id": secrets.token_hex(12), "createdAt": now(), "private": False, "gated": False}
+        state |= {
+            "access": {},
+            "likes": [],
+            "discussions": 0,
+            "heads": {},
+            "tags": {},
+            "prs": {},
+            "merged": {},
+            **settings,
+        }
         repo = Repo(draft, kind, repo_id, self.temp, threading.RLock(), state)
         entries = {path: repo.put_regular(content) for path, content in files.items()}
         state["heads"]["main"] = repo.write_commit(entries, [], author, "initial commit")

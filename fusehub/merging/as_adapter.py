@@ -108,6 +108,7 @@ def _require_factors(name: str, parts: Sequence[Mapping[str, str]]) -> None:
 
 def _factors(plan: Plan, tensor: TensorPlan) -> list[float]:
     """What each expert's update is multiplied by in this tensor, before `scale`."""
+    assert plan.method.factors is not None  # A method without is refused before.
     layer = Layer(tensor.name, (), tensor.coefficients, own=tensor.own, seed=plan.recipe.seed)
     return list(plan.method.factors(layer, tensor.options))
 

@@ -34,11 +34,11 @@ def blocks_of(model: nn.Module, holding: Sequence[str]) -> list[str]:
     """Names of the repeated blocks that hold the modules `holding`: the children of the outermost lists of modules."""
     from torch import nn
 
-    lists: list[str] = []
+    lists: dict[str, int] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in lists):
-            lists.append(name)
-    blocks = [f"{name}.{number}" for name in lists for number in range(len(model.get_submodule(name)))]
+            lists[name] = len(module)
+    blocks = [f"{name}.{number}" for name, length in lists.items() for number in range(length)]
     return [block for block in blocks if any(f"{name}.".startswith(f"{block}.") for name in holding)]
 
 

@@ -75,7 +75,7 @@ class BlockByBlock:
     def _run(self) -> None:
         tensors = [tensor for tensor in self.tensors.values() if not tensor.is_head]
         solved = [tensor for tensor in tensors if tensor.action == "solve"]
-        modules = list(dict.fromkeys(tensor.linear.module for tensor in solved))
+        modules = list(dict.fromkeys(tensor.layer.module for tensor in solved))
         blocks = blocks_of(self.networks[0], modules)
         alone = [name for name in modules if not any(f"{name}.".startswith(f"{block}.") for block in blocks)]
         self._split = any(self._must_split(index) for index in range(len(self.experts)))

@@ -41,7 +41,7 @@ def cost_of(
     for tensor in tensors:
         if tensor.action not in ("combine", "solve"):
             continue
-        inputs = tensor.linear.in_features if tensor.action == "solve" else 0
+        inputs = tensor.layer.in_features if tensor.action == "solve" else 0
         own = method.cost_of(len(experts), tensor.info.numel, inputs)
         updates = sum(found.update_products for found in statistics)
         peak, flops = max(peak, own.memory), flops + own.multiplications + updates * tensor.info.numel * inputs
@@ -68,13 +68,14 @@ def _of_running(
     architectures = len({ref.config["architectures"][0] for ref in experts})
     memory = architectures * sum(tensor.info.numel * 4 for tensor in tensors if tensor.info.is_float)
     memory += sum(tensor.info.nbytes for tensor in solved)
-    memory += tokens * mode(tensor.linear.in_features for tensor in solved) * 4
+    memory += tokens * mode(tensor.layer.in_features for tensor in solved) * 4
     # What one forward makes on its way, and the libraries that run it; measured.
-    memory += _FORWARD * BATCH_TOKENS * max(tensor.linear.in_features for tensor in solved) * 4
+    memory += _FORWARD * BATCH_TOKENS * max(tensor.layer.in_features for tensor in solved) * 4
     # Triangles of the grams of one block.
     grams: Counter[str] = Counter()
     for tensor in solved:
-        block = re.match(r".*?\.\d+\.|", tensor.parameter)[0] or tensor.parameter
-        grams[block] += len(experts) * tensor.linear.in_features**2 * 2
+        within = re.match(r".*?\.\d+\.", tensor.parameter)
+        block = within[0] if within else tensor.parameter
+        grams[block] += len(experts) * tensor.layer.in_features**2 * 2
     memory += max(grams.values())
-    return memory, sum(tokens * (2 * t.info.numel + t.linear.in_features**2 // 2) for t in solved)
+    return memory, sum(tokens * (2 * t.info.numel + t.layer.in_features**2 // 2) for t in solved)

@@ -59,9 +59,9 @@ def donors_of(recipe: Recipe, experts: Sequence[ModelRef], base: ModelRef | None
     """The donors of a merge into one model. Raises `BadRecipe` for a chat template that there is not."""
     knowing = experts[report.largest]
     tokenizer = tokenizer_for(knowing, [*experts, *([base] if base else [])])
-    alike = base is not None and base.config.get("architectures") == knowing.config.get("architectures")
-    config = base if alike else knowing
-    added = alike and base.id not in report.knowing_all
+    is_alike = base is not None and base.config.get("architectures") == knowing.config.get("architectures")
+    config = base if base is not None and is_alike else knowing
+    added = is_alike and config.id not in report.knowing_all
     speaking = tokenizer if added else config
     generation = next((ref for ref in (speaking, tokenizer) if GENERATION_CONFIG in ref.files), None)
     template, whose, notes = _template(recipe, experts, base, speaking)

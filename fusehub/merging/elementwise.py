@@ -90,7 +90,7 @@ def combine(plan: Plan, work: Work, values: list[Tensor], base: Tensor | None, f
     if tensor.token_rows:
         return _by_token(plan, work, values, base, fishers)
     if tensor.label_axis is not None and not plan.labels.is_identity:
-        return _by_label(plan, tensor, values, base, fishers)
+        return _by_label(plan, tensor, tensor.label_axis, values, base, fishers)
     return _rows(plan, tensor, values, range(len(plan.experts)), base, fishers)
 
 
@@ -108,7 +108,9 @@ def _by_token(plan: Plan, work: Work, values: list[Tensor], base: Tensor | None,
         known = [index for index in everyone if tensor.token_rows[index] >= last]
         own = [values[index].narrow(axis, first, last - first) for index in known]
         theirs = [fishers[index].narrow(axis, first, last - first) for index in known] if fishers else []
-        start = base.narrow(axis, first, last - first) if base is not None and tensor.base_rows >= last else None
+        start = (
+            base.narrow(axis, first, last - first) if base is not None and (tensor.base_rows or 0) >= last else None
+        )
         parts.append(_tokens(plan, tensor, own, known, start, theirs))
     return torch.cat(parts, axis)
 
@@ -143,12 +145,12 @@ def _tokens(
 
 
 def _by_label(
-    plan: Plan, tensor: TensorPlan, values: list[Tensor], base: Tensor | None, fishers: list[Tensor]
+    plan: Plan, tensor: TensorPlan, axis: int, values: list[Tensor], base: Tensor | None, fishers: list[Tensor]
 ) -> Tensor:
-    """The rows of each group of labels that the same experts know, over those."""
+    """The rows of each group of labels that the same experts know, over those; labels run along `axis`."""
     import torch
 
-    axis, labels = tensor.label_axis, plan.labels
+    labels = plan.labels
     merged = torch.empty(tensor.info.shape, dtype=values[0].dtype)
     for experts, rows in labels.groups():
         at = {i: torch.tensor([labels.rows[i][row] for row in rows]) for i in experts}

@@ -13,23 +13,21 @@ import math
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import Incompatible, NonFinite
-from fusehub.hub.upload import ModelPushOptions, Published
 from fusehub.merging.elementwise import Work, combine, cut
 from fusehub.merging.layer_solver import LayerSolver
 from fusehub.merging.plan import MAX_SHARD_SIZE, Plan
 from fusehub.merging.planner import TensorPlan, weights_of_biases
+from fusehub.merging.result import MergeResult
 from fusehub.merging.settling import settled
-from fusehub.methods import Note
 from fusehub.models.checkpoint import Checkpoint, Shard, ShardWriter, fetch_weights, index_of, plan_shards
 from fusehub.models.tensor_files import dtype_name, torch_dtype
-from fusehub.utils.frozen import freeze
 from fusehub.utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -40,44 +38,6 @@ if TYPE_CHECKING:
 _WORKERS = min(4, os.cpu_count() or 1)
 # Cosine of two models' weights below which they are strangers: experts of one base lie above 0.9, others near 0.
 _RELATED = 0.3
-
-
-@dataclass(frozen=True)
-class MergeResult:
-    """A merge that was carried out: where it is, the plan that it was made by, and what came of it.
-
-    Attributes:
-        folder: The folder with the model.
-        plan: What was planned.
-        tensors: What became of each tensor: as planned, but for copies that only the weights tell, and for what was
-            given no input where the model was run.
-        kept: For each expert the names in its file of what it kept.
-        remarks: What is worth knowing of the merge: the notes of the plan, and what was seen on the way.
-        notes: What methods had to say of layers, by the names of their weights.
-        hashes: Files of weights -> their sha256.
-
-    Examples:
-        >>> result = fusehub.merge(["user/expert-1", "user/expert-2"], "merged", method="mean")
-        >>> result.plan.method.name, list(result.hashes)
-        ('mean', ['model.safetensors'])
-    """
-
-    folder: Path
-    plan: Plan
-    tensors: Mapping[str, TensorPlan]
-    kept: tuple[tuple[str, ...], ...]
-    remarks: tuple[str, ...]
-    notes: Mapping[str, tuple[Note, ...]] = field(default_factory=dict)
-    hashes: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        freeze(self, "tensors", "notes", "hashes")
-
-    def push_to_hub(self, repo_id: str, **options: Unpack[ModelPushOptions]) -> Published:
-        """Pushes the merge to the Hub: `fusehub.publish` of its folder, with the same options."""
-        import fusehub  # As a user would: publishing is floors above.
-
-        return fusehub.publish(self.folder, repo_id, **options)
 
 
 def carry_out(plan: Plan, folder: Path, progress: Progress) -> MergeResult:
@@ -236,6 +196,7 @@ class _Engine:
         files = zip(self.experts, sources, strict=False)
         read = [file.read(name, work.start, work.stop) for index, (file, name) in enumerate(files) if work.has(index)]
         if self._uses_base(work):
+            assert self.base is not None and tensor.base is not None  # As `has_base` says.
             read.append(self.base.read(tensor.base, work.start, work.stop))
         return read
 
@@ -301,12 +262,13 @@ class _Engine:
         beside = replace(work, tensor=other)
         others = [value.double() for value in self._read(beside)]
         other_base = others.pop() if self._uses_base(beside) else None
-        if tensor is weight_plan:
+        is_weight = tensor is weight_plan
+        if is_weight:
             merged = self._solver.solve(weight_plan, values, base, others, other_base)
-            mine, theirs = merged.tensor, merged.bias
         else:
             merged = self._solver.solve(weight_plan, others, other_base, values, base)
-            mine, theirs = merged.bias, merged.tensor
+        assert merged.bias is not None  # It was asked for.
+        mine, theirs = (merged.tensor, merged.bias) if is_weight else (merged.bias, merged.tensor)
         self._ready[other.name, work.start] = self._finish(theirs, other_base, beside)
         return mine
 
@@ -336,17 +298,18 @@ class _Engine:
         """Models of different bases give garbage even where all shapes agree; their weights tell them apart."""
         body = [plan for plan in self.tensors.values() if plan.is_body_matrix]
         chosen = body[:: max(1, len(body) // 3)][:3]
-        first, *others = (
+        models: list[tuple[str, Checkpoint, list[str | None]]] = [
             (ref.name, file, [tensor.sources[index] for tensor in chosen])
             for index, (ref, file) in enumerate(zip(self.plan.experts, self.experts, strict=True))
-        )
-        if self.base is not None:
-            others.append((self.plan.base.name, self.base, [tensor.base for tensor in chosen]))
+        ]
+        if self.base is not None and self.plan.base is not None:
+            models.append((self.plan.base.name, self.base, [tensor.base for tensor in chosen]))
+        first, *others = models
         for name, file, sources in others:
             cosines = {
                 tensor.name: _cosine(tensor, first[1], own, file, other)
                 for tensor, own, other in zip(chosen, first[2], sources, strict=True)
-                if other is not None
+                if own is not None and other is not None
             }
             # A layer can have been started anew in one of them; that all were means another base.
             if cosines and max(cosines.values()) < _RELATED:

@@ -18,6 +18,7 @@ from fusehub.methods.base import Layer, Merged, Note
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fusehub.merging.sources.source import SourceLayer
     from fusehub.methods.base import LayerStatistics
 
 
@@ -27,7 +28,7 @@ class LayerSolver:
     `statistics` are those of each expert; where its source stands by the update, nothing of them is asked for.
     """
 
-    def __init__(self, plan: Plan, statistics: Sequence[Mapping[str, LayerStatistics]]) -> None:
+    def __init__(self, plan: Plan, statistics: Sequence[Mapping[str, SourceLayer]]) -> None:
         self.plan, self.statistics = plan, statistics
         self.notes: dict[str, tuple[Note, ...]] = {}
         self._cache_key: Any = None
@@ -45,7 +46,7 @@ class LayerSolver:
 
         `weights` and `base` are as they are stored, in float64; `biases` only for a method that solves them too.
         """
-        turned = tensor.linear.transposed
+        turned = tensor.layer.transposed
         weights = [weight.T if turned else weight for weight in weights]
         base = base.T if base is not None and turned else base
         labels = self.plan.labels
@@ -77,6 +78,7 @@ class LayerSolver:
             )
             weight[list(rows)] = part.tensor
             if bias is not None:
+                assert part.bias is not None  # It was asked for.
                 bias[list(rows)] = part.bias
             notes += part.notes
         return Merged(weight, bias, tuple(notes))
@@ -104,9 +106,9 @@ class LayerSolver:
         if not any(coefficients):
             coefficients = [1.0] * len(coefficients)
         for index, layer in stored.items():
-            if layer.size != tensor.linear.in_features:
+            if layer.size != tensor.layer.in_features:
                 raise Incompatible(
-                    f"{tensor.name} has {tensor.linear.in_features} inputs, the statistics of "
+                    f"{tensor.name} has {tensor.layer.in_features} inputs, the statistics of "
                     f"{self.plan.experts[index].name} say {layer.size}.",
                     "Give the statistics of these weights.",
                 )
@@ -121,11 +123,14 @@ class LayerSolver:
         if key != self._cache_key:
             self._cache_key, self._cache = key, {}
         others = list(stored.values())
-        statistics = [
-            stored[index] if index in stored else UpdateGram.of(weight - base, others)
-            for index, weight in zip(experts, weights, strict=True)
-        ]
-        layer = Layer(
+        statistics: list[LayerStatistics] = []
+        for index, weight in zip(experts, weights, strict=True):
+            if index in stored:
+                statistics.append(stored[index])
+            else:
+                assert base is not None  # What stands by updates was planned with a base.
+                statistics.append(UpdateGram.of(weight - base, others))
+        whole = Layer(
             tensor.name,
             weights,
             coefficients,
@@ -136,4 +141,4 @@ class LayerSolver:
             shares=[tensor.shares[index] for index in experts] if tensor.shares else None,
             cache=self._cache,
         )
-        return self.plan.method.merge(layer, tensor.options)
+        return self.plan.method.merge(whole, tensor.options)

@@ -18,11 +18,12 @@ from fusehub.checking.heads import Heads
 from fusehub.errors import BadRecipe, NoSpace, OtherHeader
 from fusehub.hub.access import Access
 from fusehub.merging.as_adapter import write_adapter
-from fusehub.merging.engine import MergeResult, carry_out
+from fusehub.merging.engine import carry_out
 from fusehub.merging.plan import MAX_SHARD_SIZE, Plan, plan_merge
 from fusehub.merging.plan_file import require_unwritten
 from fusehub.merging.provenance import write_side_files
 from fusehub.merging.recipe import Changes, DType, Recipe
+from fusehub.merging.result import MergeResult
 from fusehub.methods.plugins import load_plugins, require_plugins
 from fusehub.models.ref import ModelRef
 from fusehub.models.remote_headers import forget_headers
@@ -113,22 +114,23 @@ def merge(
         chat_template=chat_template,
     )  # fmt: skip
     target = Path(out)
-    is_saved = isinstance(models, Path) and models.suffix == ".json"
-    is_plan = is_saved or isinstance(models, Plan)
-    if is_plan and (method or (plugins and not is_saved) or any(said is not None for said in changes.values())):
+    saved = models if isinstance(models, Path) and models.suffix == ".json" else None
+    is_plan = saved is not None or isinstance(models, Plan)
+    if is_plan and (method or (plugins and saved is None) or any(said is not None for said in changes.values())):
         raise BadRecipe("A plan is carried out as it is.", "Change the recipe, and plan it again.")
     with output(target, last="config.json") as folder:
-        if is_plan:
+        if saved is not None:
+            plan = Plan.load(
+                saved, plugins=plugins, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+            )
+        elif isinstance(models, Plan):
             plan = models
-            if is_saved:
-                plan = Plan.load(
-                    models, plugins=plugins, token=token, cache_dir=cache_dir, local_files_only=local_files_only
-                )
-            require_unwritten(plan.files)
         else:
             allowed = Allowed.of(unrelated=allow_unrelated, other_weights=allow_other_weights, ignore=ignore)
             access = Access(token, cache_dir, local_files_only)
             plan = plan_of(models, method, plugins, allowed, access, max_shard_size, **changes)
+        if is_plan:
+            require_unwritten(plan.files)
         try:
             result = _carried_out(plan, target, folder, progress)
         except OtherHeader:

@@ -86,13 +86,12 @@ class Forms:
             return  # Told as what it is, by its name.
         if not self._are_slices(slices):
             return
-        ends = [_range(source) for own in slices for source in own["sources"]]
-        if None in ends:
+        spans = [[span for source in own["sources"] if (span := _range(source)) is not None] for own in slices]
+        if any(len(found) < len(own["sources"]) for found, own in zip(spans, slices, strict=True)):
             self._problem("A source of a slice has no layer_range [FIRST, END].", "Write `layer_range: [0, 32]`.")
             return
         expected = 0
-        for own in slices:
-            ranges = {_range(source) for source in own["sources"]}
+        for ranges in map(set, spans):
             if len(ranges) > 1 or next(iter(ranges))[0] != expected:
                 self._problem(
                     "The slices take other layers of one model than of another, or some twice or not at all.",

@@ -196,7 +196,7 @@ class Plan:
     def refs(self) -> dict[str, ModelRef]:
         """The models and the base, by their names in the recipe."""
         named = {entry.model: ref for entry, ref in zip(self.recipe.models, self.experts, strict=True)}
-        return named | ({self.recipe.base_model: self.base} if self.base else {})
+        return named | ({self.recipe.base_model: self.base} if self.base and self.recipe.base_model else {})
 
     @property
     def weights(self) -> list[Any]:

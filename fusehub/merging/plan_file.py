@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt, ValidationError
 
@@ -29,7 +29,8 @@ from fusehub.models.side_files import legal_files
 from fusehub.utils.documents import read_object
 from fusehub.utils.places import write_text
 
-FORMAT, VERSION = "fusehub-plan", 1
+FORMAT: Final = "fusehub-plan"
+VERSION: Final = 1
 _AGAIN = "Plan the merge again."
 # What must come out as it was planned; findings, notes and the cost may be told otherwise.
 _HELD = ("method", "options", "model_options", "models", "base", "files", "heads", "labels", "statistics")
@@ -66,6 +67,7 @@ def _files_of(ref: ModelRef) -> list[Path]:
 def _inside(ref: ModelRef, weights: Sequence[str]) -> list[Path]:
     if ref.repo_id is not None:
         return []
+    assert ref.folder is not None  # What is in no repo is in a folder.
     wanted = {"config.json", "README.md", *weights, *ref.side_files(), *legal_files(ref.files)}
     return [ref.folder / name for name in ref.files if name in wanted or name.endswith(".index.json")]
 

@@ -88,6 +88,7 @@ def _shortcomings(
     donors: Donors, report: Report, tensors: Mapping[str, TensorPlan], infos: Mapping[str, TensorInfo]
 ) -> list[Finding]:
     """What is wrong with the model that has the tensors `infos`, and config and tokenizer of the `donors`."""
+    assert report.labels is not None  # Without, nothing is planned.
     layout = layout_of(config_like(donors.config, config_of_result(donors, report.labels, tensors, infos)))
     found = shortcomings(f"What would be made with the config of {donors.config.name}", layout, infos)
     if any(finding.code == "no-header" for finding in report.findings):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fusehub.checking.heads import LabelPlan
@@ -45,7 +45,7 @@ class TensorPlan:
     """A matrix of the part that experts of one base share: what tells relatives from strangers."""
     depth: float = 0.0
     """How deep in the model it lies, 0 to 1, which options may depend on."""
-    options: Options | None = None
+    options: Options = field(default_factory=Options)
     own: tuple[Any, ...] = ()
     """The method's options for this tensor, and those of each model."""
     token_axis: int = 0
@@ -57,6 +57,12 @@ class TensorPlan:
     """Of a mixture's matrix that is solved: the share of each model's tokens that were routed to it."""
 
     @property
+    def layer(self) -> Linear:
+        """The linear layer whose weight this is, of a tensor that is solved."""
+        assert self.linear is not None
+        return self.linear
+
+    @property
     def coefficients(self) -> list[float]:
         """The weight of each model in this tensor."""
         return [own.weight for own in self.own]
@@ -66,9 +72,9 @@ def weights_of_biases(tensors: Mapping[str, TensorPlan], method: Method) -> dict
     """The biases that are solved together with their layer's weight: the name of each -> that of the weight."""
     names = {tensor.parameter: name for name, tensor in tensors.items()}
     return {
-        names[tensor.linear.bias]: name
+        names[bias]: name
         for name, tensor in tensors.items()
-        if tensor.action == "solve" and tensor.linear.bias in names and method.solves_biases(tensor.options)
+        if tensor.action == "solve" and (bias := tensor.layer.bias) in names and method.solves_biases(tensor.options)
     }
 
 
@@ -246,8 +252,8 @@ class _Planner:
         if self.method.base == "needed" and not self._has_update(parameter, infos):
             return "mean", "the base has no such tensor"
         if self.method.needs_fisher:
-            known = zip(self.experts, self.fishers, sources, strict=True)
-            if lacking := [ref.name for ref, names, source in known if source not in names]:
+            told = zip(self.experts, self.fishers, sources, strict=True)
+            if lacking := [ref.name for ref, names, source in told if source not in names]:
                 return "mean", f"no Fisher values in the statistics of {', '.join(lacking)}"
         if not self.method.needs_statistics:
             return "combine", self.method.title
@@ -258,7 +264,7 @@ class _Planner:
         known = zip(self.experts, self.rows, self.mixtures, self.data_free, sources, strict=True)
         counted = [
             # An expert of a mixture that no token came to is known to be of no use there.
-            (ref.name, rows.get(source, 0), rows.get(source) or mixtures.get(mixture_of(source)))
+            (ref.name, rows.get(source, 0), rows.get(source) or mixtures.get(mixture_of(source) or ""))
             for ref, rows, mixtures, data_free, source in known
             if not data_free
         ]
@@ -288,10 +294,11 @@ class _Planner:
             return 0, (), None
         counts = tuple(info.shape[axis] for info in infos)
         base_rows = self.base_infos[base].shape[axis] if base else None
-        if len({*counts, *([base_rows] if base else [])}) == 1:
+        every = counts if base_rows is None else (*counts, base_rows)
+        if len(set(every)) == 1:
             return axis, (), None
         if not axis:
-            self._rows_differ[parameter] = (*counts, *([base_rows] if base else []))
+            self._rows_differ[parameter] = every
         return axis, counts, base_rows
 
     def _shares(self, sources: Sequence[str]) -> tuple[float, ...]:

@@ -15,11 +15,11 @@ from typing import Any
 from fusehub.hub.client import software
 from fusehub.hub.licenses import license_of
 from fusehub.merging.donors import Donors, donors_alone
-from fusehub.merging.engine import MergeResult
 from fusehub.merging.plan import Plan
 from fusehub.merging.planned_model import config_of_result
 from fusehub.merging.planner import described
 from fusehub.merging.recipe import FILENAME, Recipe
+from fusehub.merging.result import MergeResult
 from fusehub.models.adapters import AdaptedRef
 from fusehub.models.chat_templates import FILENAME as TEMPLATE
 from fusehub.models.chat_templates import template_of
@@ -96,6 +96,7 @@ def _write_model_files(result: MergeResult, folder: Path, index: int) -> None:
     everyone = [*plan.experts, *([plan.base] if plan.base else [])]
     keeps = plan.labels.policy == "keep"
     donors = donors_alone(plan.experts[index], everyone) if keeps else plan.donors
+    assert donors is not None  # Where heads are merged, there are some for all.
     written = [name for name, tensor in result.tensors.items() if not (keeps and tensor.is_head)]
     config = config_of_result(donors, plan.labels, result.tensors, [*written, *result.kept[index]])
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
@@ -166,7 +167,7 @@ def _base_source(plan: Plan) -> dict[str, Any] | None:
 
 def _origin(base: ModelRef) -> dict[str, Any]:
     return {
-        "name": base.name if base.repo_id else base.folder.resolve().name,
+        "name": base.name if base.repo_id else base.own_name,
         "repo_id": base.repo_id,
         "commit": base.commit,
         "folder": None if base.repo_id else str(base.folder),

@@ -32,7 +32,7 @@ def settled(plan: Plan, experts: Sequence[Checkpoint], base: Checkpoint | None) 
     ]
     for file, own in zip(experts, names, strict=True):
         require_one(file, own)
-    if base is not None:
+    if base is not None and plan.base is not None:
         require_one(base, stored_names(plan.base, plan.layout, base.tensors))
     copies = set(_copies(plan, experts, names))
     kept = tuple(

@@ -63,12 +63,17 @@ class NoShare(Options):
 class LayerStatistics(Protocol):
     """One expert's statistics of one linear layer's inputs, read when they are needed."""
 
-    rows: int
-    """How many input rows were counted."""
-    total: Tensor
-    """`s`, the sum of x over the rows: [in], float64."""
-    shift: float
-    """What the diagonal of `S` must grow by, relative to itself, for `S` to be positive semidefinite; mostly 0."""
+    @property
+    def rows(self) -> int:
+        """How many input rows were counted."""
+
+    @property
+    def total(self) -> Tensor:
+        """`s`, the sum of x over the rows: [in], float64."""
+
+    @property
+    def shift(self) -> float:
+        """What the diagonal of `S` must grow by, relative to itself, for `S` to be positive semidefinite; mostly 0."""
 
     def gram(self) -> Tensor:
         """`S`, the sum of x xᵀ over the rows: [in, in], float64."""
@@ -101,6 +106,12 @@ class Layer:
     seed: int = 0
     cache: dict[Any, Any] = field(default_factory=dict)
     """Kept by the caller between layers that have the same statistics (shared inputs, as q, k and v)."""
+
+    @property
+    def needed_base(self) -> Tensor:
+        """The base's tensor, for a method that needs a base."""
+        assert self.base is not None
+        return self.base
 
     def random(self, index: int) -> torch.Generator:
         """Random numbers that depend on the recipe's seed, the tensor's name and the model's place alone."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fusehub.errors import BadRecipe, FuseHubError, together
@@ -56,7 +57,7 @@ class Settings:
         shared = {name: value for name, value in parameters.items() if name not in own and name not in idle}
         common = {name: value for name, value in parameters.items() if name in own}
         notes = [f"{name} does nothing in {method.title}." for name in parameters if name in idle]
-        kept = []
+        kept: list[dict[str, Any]] = []
         for said in models:
             kept.append({})
             for name, value in said.items():
@@ -149,7 +150,7 @@ def _checked(
     checked = {}
     for name, value in said.items():
         try:
-            checked[name] = _mapped(name, value, lambda leaf, name=name: one(name, leaf))
+            checked[name] = _mapped(name, value, partial(one, name))
         except BadRecipe as error:
             problems.append(error)
     return checked

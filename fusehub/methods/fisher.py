@@ -49,14 +49,16 @@ def fisher(layer: Layer, options: FisherOptions) -> Merged:
     sizes = [size or 1.0 for size in layer.fisher_sizes]
     if options.normalize == "none":
         sizes = [sum(sizes) / len(sizes)] * len(sizes)
+    assert layer.fishers is not None
     merged = total = None
     for tensor, values, size, coefficient in zip(layer.tensors, layer.fishers, sizes, layer.coefficients, strict=True):
         if not coefficient:
             continue
         weight = (values.to(tensor.dtype) / size).clamp_min_(options.floor).mul_(coefficient)
-        if merged is None:
+        if merged is None or total is None:
             merged, total = tensor.clone(), weight
         else:
             total += weight
             merged += (tensor - merged).mul_(weight.div_(total))
+    assert merged is not None  # The coefficients have a sum above zero.
     return Merged(merged)

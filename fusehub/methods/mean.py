@@ -53,12 +53,15 @@ def factors_of(layer: Layer, options: MeanOptions) -> list[float]:
 )
 def mean(layer: Layer, options: MeanOptions) -> Merged:
     """`Σ c_i W_i / Σ c_i` (Wortsman et al. 2022, "Model soups"; the baseline of Jin et al. 2023)."""
+    import torch
+
     total = sum(layer.coefficients)
     if min(layer.coefficients) >= 0 and total > 0:
         merged = weighted_mean(layer.tensors, layer.coefficients)
         return Merged(merged if options.normalize else merged * total)
     factors = factors_of(layer, options)
-    return Merged(sum(tensor * factor for tensor, factor in zip(layer.tensors, factors, strict=True)))
+    parts = (tensor * factor for tensor, factor in zip(layer.tensors, factors, strict=True))
+    return Merged(sum(parts, torch.zeros(())))
 
 
 def weighted_mean(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
@@ -66,9 +69,12 @@ def weighted_mean(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> T
     tensors give themselves to the last bit whatever the coefficients. Same shape and dtype as the tensors."""
     merged, total = None, 0.0
     for tensor, coefficient in zip(tensors, coefficients, strict=True):
+        if not coefficient:
+            continue
         total += coefficient
-        if merged is None and coefficient:
+        if merged is None:
             merged = tensor.clone()
-        elif coefficient:
+        else:
             merged.lerp_(tensor, coefficient / total)
+    assert merged is not None  # The coefficients have a sum above zero.
     return merged

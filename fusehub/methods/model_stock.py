@@ -34,9 +34,9 @@ def model_stock(layer: Layer, options: ModelStockOptions) -> Merged:
     """
     import torch
 
-    deltas = differences(layer)
+    base, deltas = layer.needed_base, differences(layer)
     count = len(deltas)
-    rows = layer.base.shape[0] if options.filter_wise and layer.base.ndim > 1 else 1
+    rows = base.shape[0] if options.filter_wise and base.ndim > 1 else 1
     flat = [delta.reshape(rows, -1) for delta in deltas]
     cosines = [
         torch.nn.functional.cosine_similarity(a, b, dim=1, eps=1e-12)
@@ -48,4 +48,4 @@ def model_stock(layer: Layer, options: ModelStockOptions) -> Merged:
     # Task vectors that cancel each other have no mean to go to.
     t = torch.where(below.abs() < 1e-6, 0.0, count * cosine / torch.where(below.abs() < 1e-6, 1.0, below))
     mean = sum(flat) / count
-    return Merged((t[:, None] * mean).reshape(layer.base.shape).add_(layer.base))
+    return Merged((t[:, None] * mean).reshape(base.shape).add_(base))

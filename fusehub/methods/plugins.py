@@ -61,7 +61,7 @@ def _load(path: Path) -> dict[str, str]:
         raise NotFound(f"There is no plugin {path}.", "Give a Python file on this machine.")
     source = path.read_bytes()
     digest = hashlib.sha256(source).hexdigest()
-    before = dict(METHODS), dict(ALIASES)
+    methods, aliases = dict(METHODS), dict(ALIASES)
     for name in [name for name, method in METHODS.items() if method.plugin == str(path.resolve())]:
         del METHODS[name]
         for alias in [alias for alias, target in ALIASES.items() if target == name]:
@@ -77,9 +77,10 @@ def _load(path: Path) -> dict[str, str]:
         for name in added:
             METHODS[name] = _guarded(METHODS[name], path)
     except FuseHubError:
-        for registry, was in zip((METHODS, ALIASES), before, strict=True):
-            registry.clear()
-            registry.update(was)
+        METHODS.clear()
+        METHODS.update(methods)
+        ALIASES.clear()
+        ALIASES.update(aliases)
         raise
     return {"file": path.name, "sha256": digest}
 
@@ -125,6 +126,7 @@ def _guarded(method: Method, path: Path) -> Method:
         return merged
 
     def factors(layer: Layer, options: Any) -> list[float]:
+        assert method.factors is not None
         with _told(method, path, f"to give its factors of {layer.name}"):
             found = [float(factor) for factor in method.factors(layer, options)]
         if len(found) != len(layer.coefficients) or not all(map(math.isfinite, found)):
@@ -136,6 +138,7 @@ def _guarded(method: Method, path: Path) -> Method:
         return found
 
     def cost(models: int, numel: int, inputs: int) -> Cost:
+        assert method.cost is not None
         with _told(method, path, "to tell its cost"):
             found = method.cost(models, numel, inputs)
             return Cost(int(found.memory), int(found.multiplications))

@@ -85,14 +85,16 @@ def regmean(layer: Layer, options: RegMeanOptions) -> Merged:
     """Equation 2 of the paper in the form above; the bias is a mean unless `affine`."""
     import torch
 
-    affine = options.affine and layer.biases is not None
+    assert layer.statistics is not None
+    biases = layer.biases if options.affine else None
+    affine = biases is not None
     weights = list(layer.tensors)
     coefficients = layer.coefficients
     if layer.shares and options.weighting == "mean":
         coefficients = [own * share for own, share in zip(coefficients, layer.shares, strict=True)]
     base = layer.base
-    if affine:
-        weights = [torch.cat([w, b[:, None]], dim=1) for w, b in zip(weights, layer.biases, strict=True)]
+    if biases is not None:
+        weights = [torch.cat([w, b[:, None]], dim=1) for w, b in zip(weights, biases, strict=True)]
         if base is not None and layer.base_bias is not None:
             base = torch.cat([base, layer.base_bias[:, None]], dim=1)
     system = layer.cache.get(affine)
@@ -152,6 +154,7 @@ class System:
                 total.add_(gram)
             else:
                 total = gram.clone() if grams is not None else gram
+        assert total is not None  # There are experts.
         total.diagonal().add_(options.ridge)
         diagonal = total.diagonal().clone()
         dead = diagonal <= 0

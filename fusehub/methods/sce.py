@@ -48,10 +48,10 @@ def sce(layer: Layer, options: SceOptions) -> Merged:
             delta.mul_(chosen)
     sizes = [float(delta.square().sum(dtype=torch.float64)) for delta in deltas]
     shares = [size / sum(sizes) for size in sizes] if sum(sizes) else [1 / len(sizes)] * len(sizes)
-    positive = sum(deltas) >= 0
+    positive = sum(deltas, torch.zeros(())) >= 0
     total, share = torch.zeros_like(deltas[0]), torch.zeros_like(deltas[0])
     for delta, own in zip(deltas, shares, strict=True):
         agrees = torch.where(positive, delta > 0, delta < 0)
         total.add_(delta.mul_(agrees), alpha=own)
         share.add_(agrees, alpha=own)
-    return Merged(total.div_(share.masked_fill_(share == 0, 1)).add_(layer.base))
+    return Merged(total.div_(share.masked_fill_(share == 0, 1)).add_(layer.needed_base))

@@ -49,16 +49,17 @@ class SparseShare(TaskShare):
 
 def differences(layer: Layer) -> list[Tensor]:
     """`δ_i`. Overwrites the layer's tensors, which can be the largest of a model."""
-    return [tensor.sub_(layer.base) for tensor in layer.tensors]
+    return [tensor.sub_(layer.needed_base) for tensor in layer.tensors]
 
 
 def add_up(layer: Layer, deltas: Sequence[Tensor], options: TaskOptions) -> Merged:
     """The weighted sum of task vectors on the base. Overwrites `deltas`."""
-    total = None
     for delta, factor in zip(deltas, factors_of(layer, options), strict=True):
         delta.mul_(factor)
-        total = delta if total is None else total.add_(delta)
-    return Merged(total.add_(layer.base))
+    total, *others = deltas
+    for delta in others:
+        total.add_(delta)
+    return Merged(total.add_(layer.needed_base))
 
 
 def factors_of(layer: Layer, options: TaskOptions) -> list[float]:
@@ -73,10 +74,11 @@ def elect_and_add_up(layer: Layer, deltas: Sequence[Tensor], options: TaskOption
     """The same of those elements alone whose sign is that of the sum: TIES' election. Overwrites `deltas`."""
     import torch
 
-    majority = None
     for delta, weight in zip(deltas, layer.coefficients, strict=True):
         delta.mul_(weight)
-        majority = delta.clone() if majority is None else majority.add_(delta)
+    majority = deltas[0].clone()
+    for delta in deltas[1:]:
+        majority.add_(delta)
     positive = majority.ge_(0).bool()
     total, share = majority.zero_(), torch.zeros_like(majority)
     for delta, weight in zip(deltas, layer.coefficients, strict=True):
@@ -85,7 +87,7 @@ def elect_and_add_up(layer: Layer, deltas: Sequence[Tensor], options: TaskOption
         share.add_(agrees, alpha=weight)
     if options.normalize:
         total.div_(share.masked_fill_(share == 0, 1))
-    return Merged(total.mul_(options.lambda_).add_(layer.base))
+    return Merged(total.mul_(options.lambda_).add_(layer.needed_base))
 
 
 def largest(values: Tensor, count: int) -> Tensor:

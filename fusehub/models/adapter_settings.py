@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from fusehub.errors import Incompatible
 from fusehub.utils.limits import PATTERN_CHARACTERS, PATTERN_REPEATS, PATTERN_SECONDS
 
+_Number = TypeVar("_Number", int, float)
 _RANK = 8  # peft's default.
 # Modules that peft saves for a kind of task without being told.
 _HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
@@ -64,7 +65,7 @@ class AdapterSettings:
         """The α of the update of `module`."""
         return self._by_pattern("alpha_pattern", module, self._said.get("lora_alpha", default))
 
-    def _by_pattern(self, setting: str, module: str, default: float) -> float:
+    def _by_pattern(self, setting: str, module: str, default: _Number) -> _Number:
         for pattern, own in (self._said.get(setting) or {}).items():
             if self._fits(rf"(.*\.)?({pattern})$", module, setting, pattern):
                 return own

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fusehub.errors import Incompatible, NotFound
 from fusehub.hub.access import Access
@@ -53,15 +53,15 @@ _LABELLED = ("ForSequenceClassification", "ForTokenClassification", "ForImageCla
 class AdaptedRef(ModelRef):
     """A base with an adapter: config and weights of the base, everything else (card, statistics) the adapter's."""
 
-    base: ModelRef | None = None
-    adapter: ModelRef | None = None
+    base: ModelRef = field(kw_only=True)
+    adapter: ModelRef = field(kw_only=True)
     _config: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         freeze(self, "_config")
 
-    def asked_by(self, access: Access) -> ModelRef:
+    def asked_by(self, access: Access) -> Self:
         return replace(
             super().asked_by(access), base=self.base.asked_by(access), adapter=self.adapter.asked_by(access)
         )
@@ -100,7 +100,7 @@ class AdaptedRef(ModelRef):
         # A folder of somebody's machine says nothing.
         if not isinstance(named, str) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", named):
             return None
-        own = self.base.repo_id or self.base.folder.resolve().name
+        own = self.base.own_name
         return None if named.rpartition("/")[2].casefold() == own.rpartition("/")[2].casefold() else named
 
     @property

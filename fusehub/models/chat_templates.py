@@ -64,7 +64,7 @@ def template_of(ref: ModelRef) -> str | None:
 
 def require_template(said: str | None) -> None:
     """Raises `BadRecipe` where a recipe's `chat_template` names none that there is, and is none."""
-    if said in (None, "auto", *_NAMED):
+    if said is None or said in ("auto", *_NAMED):
         return
     if "{" in said and len(said) >= 20:
         _require_jinja(said)
@@ -95,4 +95,4 @@ def named_template(said: str) -> str:
 def most_common(templates: Iterable[str]) -> str | None:
     """The template that most models have, by their texts alone; of several the first."""
     counts = Counter(template.strip() for template in templates)
-    return max(counts, key=counts.get, default=None)
+    return max(counts, key=counts.__getitem__, default=None)

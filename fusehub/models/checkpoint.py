@@ -230,7 +230,7 @@ class ShardWriter:
         import torch
 
         if piece.numel():
-            data = memoryview(piece.contiguous().reshape(-1).view(torch.uint8).numpy())
+            data = piece.contiguous().reshape(-1).view(torch.uint8).numpy().data
             self._left -= len(data)
             self._put(data)
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import Incompatible, first_line
 from fusehub.models.ref import ModelRef
-from fusehub.models.tasks import has_labels, load_config
+from fusehub.models.tasks import class_name_of, has_labels, load_config
 from fusehub.models.tensor_files import require_few
 from fusehub.models.transformers_internals import (
     StoredName,
@@ -165,7 +165,7 @@ class Layout:
         own = self._model.named_parameters(remove_duplicate=False)
         return tuple(name for name, value in own if value is weight)
 
-    def ties_of(self, config: PretrainedConfig) -> dict[str, str]:
+    def ties_of(self, config: PretrainedConfig) -> Mapping[str, str]:
         """`tied` as another config of this architecture has it."""
         if _tie_flags(config) == _tie_flags(self._model.config):
             return self.tied
@@ -218,7 +218,7 @@ def _layout_of(key: _Key) -> Layout:
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     parts = _parts(model, shapes)
     return Layout(
-        architecture=config.architectures[0],
+        architecture=class_name_of(config),
         shapes=shapes,
         linears=linears_of(model) | {name: _part_linear(name, part, shapes) for name, part in parts.items()},
         label_axes=_axes_of(config, "num_labels", shapes) if has_labels(config.to_dict()) else {},
@@ -251,8 +251,8 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
     import torch
     import transformers
 
-    architecture = (config.architectures or [None])[0]
-    make = model_class(str(architecture))
+    architecture = class_name_of(config)
+    make = model_class(architecture)
     if make is None:
         raise Incompatible(
             f"transformers {transformers.__version__} has no class {architecture}.",

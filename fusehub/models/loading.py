@@ -15,7 +15,7 @@ from fusehub.models.checkpoint import Checkpoint
 from fusehub.models.completeness import require_complete
 from fusehub.models.ref import ModelRef
 from fusehub.models.side_files import has_vocabulary, tokenizer_files
-from fusehub.models.tasks import Task, load_config, task_of
+from fusehub.models.tasks import Task, class_name_of, load_config, task_of
 from fusehub.models.tensor_files import torch_dtype
 from fusehub.utils.devices import has_float64
 from fusehub.utils.documents import whole_numbers
@@ -76,7 +76,13 @@ def load_model(
         for parameter in [*model.parameters(), *model.buffers()]:
             if parameter.dtype == torch.float64:
                 parameter.data = parameter.data.float()
-    return model.to(device).eval()
+    return moved(model, device).eval()
+
+
+def moved(model: PreTrainedModel, device: str | torch.device) -> PreTrainedModel:
+    """The model, on the device."""
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` as a function, not as a method.
+    return model
 
 
 def _is_plain(ref: ModelRef, checkpoint: Checkpoint) -> bool:
@@ -116,7 +122,7 @@ def _load_tensors(
     config = load_config(ref)
     weights = {name: checkpoint[name].to(torch_dtype(info.dtype)) for name, info in checkpoint.tensors.items()}
     stored = next(value.dtype for value in weights.values() if value.is_floating_point())
-    return getattr(transformers, config.architectures[0]).from_pretrained(
+    return getattr(transformers, class_name_of(config)).from_pretrained(
         None,
         config=config,
         state_dict=weights,

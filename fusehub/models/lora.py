@@ -74,6 +74,12 @@ class Updates:
     def __contains__(self, name: str) -> bool:
         return name in self.changes or name in self._copies
 
+    @property
+    def _numbers(self) -> SafetensorsFile | PickleFile:
+        """The adapter's file, where more than its header is there."""
+        assert not isinstance(self.reader, Header)
+        return self.reader
+
     def read(self, name: str, base: ReadTensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Rows `start:stop` of the tensor `name` with its update, in float32 or wider; `base` reads the base's."""
         if name in self._copies:
@@ -82,7 +88,7 @@ class Updates:
         if "magnitude" in parts:  # Its norms may run over rows.
             whole = self._with_update(parts, base(name, 0, None), 0, None)
             return whole[start:stop]
-        weight = self.reader.read(parts["whole"], start, stop) if "whole" in parts else base(name, start, stop)
+        weight = self._numbers.read(parts["whole"], start, stop) if "whole" in parts else base(name, start, stop)
         if set(parts) == {"whole"}:
             return weight
         return self._with_update(parts, weight, start, stop)
@@ -91,10 +97,10 @@ class Updates:
         """Raises `Incompatible` where what is updated is only a second copy of numbers that another tensor has, or
         what the base has once comes as two."""
         for name, other in self._apart:
-            if is_copy(lambda a, b, name=name: base(name, a, b), lambda a, b, other=other: base(other, a, b)):
+            if is_copy(partial(base, name), partial(base, other)):
                 raise self._shared(name, other)
         for key, other in self._together:
-            if not is_copy(partial(self.reader.read, key), partial(self.reader.read, other)):
+            if not is_copy(partial(self._numbers.read, key), partial(self._numbers.read, other)):
                 raise Incompatible(
                     f"{self._name}: {key} and {other} share their numbers in the base and differ in the adapter.",
                     "Name their modules in modules_to_save of adapter_config.json if they were trained apart, or take "
@@ -121,7 +127,7 @@ class Updates:
         """One matrix of the adapter's file, in float64. Raises `NonFinite` where it holds NaN or infinity."""
         import torch
 
-        value = self.reader.read(key, 0, None).double()
+        value = self._numbers.read(key, 0, None).double()
         if not bool(torch.isfinite(value).all()):
             raise NonFinite(f"{self._name}: {key} holds NaN or infinity.", "Use an adapter that is not broken.")
         return value
@@ -285,14 +291,13 @@ class Updates:
         shapes = {part: self.reader.tensors[key].shape for part, key in parts.items()}
         whole = shapes.get("whole")
         parameter = self._target(next(iter(parts.values())))[0]
-        expected = self._infos[name].shape if name in self._infos else whole
-        if whole is not None and name not in self._infos:
-            expected = self._layout.shapes[parameter]
-        if whole is not None and whole != expected and parameter not in self._layout.label_axes:
-            raise Incompatible(
-                f"{self._name}: the adapter brings {name} as {list(whole)}, and the base has {list(expected)}.",
-                "Resize the base's vocabulary to the adapter's first, and give the folder of that.",
-            )
+        if whole is not None:
+            expected = self._infos[name].shape if name in self._infos else self._layout.shapes[parameter]
+            if whole != expected and parameter not in self._layout.label_axes:
+                raise Incompatible(
+                    f"{self._name}: the adapter brings {name} as {list(whole)}, and the base has {list(expected)}.",
+                    "Resize the base's vocabulary to the adapter's first, and give the folder of that.",
+                )
         if "A" in parts or "B" in parts or "magnitude" in parts:
             if any(len(shapes.get(part, ())) != 2 or not shapes[part][0] for part in "AB"):
                 raise Incompatible(

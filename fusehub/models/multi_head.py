@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -130,7 +130,8 @@ class SharedBody(nn.Module):
     @property
     def heads(self) -> dict[str, PreTrainedModel]:
         """Each head on the body: what `from_pretrained(..., subfolder=NAME)` gives, without weights of its own."""
-        return dict(zip(self._names, self._heads, strict=True))
+        # A ModuleList does not say of what it is one.
+        return dict(zip(self._names, cast("Iterable[PreTrainedModel]", self._heads), strict=True))
 
     def forward(self, **inputs: Any) -> dict[str, Any]:
         """Each head's output for the same inputs, by its name."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 from fusehub.errors import BadFile, NotFound
 from fusehub.hub.access import STORED, Access
@@ -72,7 +72,7 @@ class ModelRef:
         # Strangers write cards, of any depth: what stands in one is left as it is.
         object.__setattr__(self, "card", MappingProxyType(self.card))
 
-    def asked_by(self, access: Access) -> ModelRef:
+    def asked_by(self, access: Access) -> Self:
         """This model, with its files where `access` says, and only those that are there if it says so; by its own
         token."""
         own = self.access
@@ -85,6 +85,14 @@ class ModelRef:
         if self.repo_id is None:
             return str(self.folder)
         return "/".join(filter(None, (self.repo_id, self.subfolder))) + f"@{self.commit}"
+
+    @property
+    def own_name(self) -> str:
+        """`user/model`, or what the folder is called, whatever way it was named."""
+        if self.repo_id is not None:
+            return self.repo_id
+        assert self.folder is not None  # What is in no repo is in a folder.
+        return self.folder.resolve().name
 
     @property
     def url(self) -> str | None:
@@ -104,6 +112,7 @@ class ModelRef:
         if self.folder is not None:
             path = in_cache(self.folder / filename, self.name, claim)
             return _no_pointer(path, self.name, self.files[filename].size)
+        assert self.repo_id is not None  # What is in no folder is in a repo.
         with hub_errors(self.name):
             inside = self.inside(filename)
             return fetch(self.repo_id, inside, revision=self.commit, access=self.access, name=self.name, claim=claim)

@@ -224,9 +224,9 @@ def _resolve_named_base(adapter: ModelRef, base: str, revision: str | None) -> M
 def short_names(refs: Iterable[ModelRef]) -> list[str]:
     """One short name a model, for tables and subfolders: without the user where that stays unambiguous."""
     refs = list(refs)
-    places = [ref.subfolder or ref.repo_id or ref.folder.resolve().name for ref in refs]
+    places = [ref.subfolder or ref.own_name for ref in refs]
     tails = [re.sub(r"[^\w.-]+", "-", place.rpartition("/")[2]) for place in places]
-    names = []
+    names: list[str] = []
     for ref, tail in zip(refs, tails, strict=True):
         full = "--".join(filter(None, (ref.repo_id, ref.subfolder))).replace("/", "--") or tail
         name = tail if tails.count(tail) == 1 else full

@@ -58,7 +58,8 @@ _LEGAL = re.compile(r"(licen[sc]e|notice|copying|use_policy)", re.IGNORECASE)
 
 
 class _Sized(Protocol):
-    size: int
+    @property
+    def size(self) -> int: ...
 
 
 def side_files(files: Mapping[str, _Sized]) -> list[str]:

@@ -174,6 +174,11 @@ def problem_type_of(config: Mapping[str, Any], name: str) -> str:
     return "regression" if len(labels_of(config, name)) == 1 else "single_label_classification"
 
 
+def class_name_of(config: PretrainedConfig) -> str:
+    """The class of transformers that a config names; `None`, which is the name of none, where it names none."""
+    return config.architectures[0] if config.architectures else "None"
+
+
 def load_config(ref: ModelRef) -> PretrainedConfig:
     """transformers' config object of the model."""
     from transformers import AutoConfig

@@ -138,7 +138,7 @@ class SafetensorsFile:
         size = math.prod(shape) * DTYPES[info.dtype][1]
         raw = torch.empty(size, dtype=torch.uint8)
         if size:
-            view = memoryview(raw.numpy())
+            view = raw.numpy().data
             position = self._offsets[name] + start * info.row_bytes
             while view:
                 got = self._read_at(position, view)
@@ -290,6 +290,7 @@ def _require_small_old(path: Path, owner: str) -> None:
             start = file.tell()
             try:
                 for _, _, position in pickletools.genops(file):
+                    assert position is not None  # A file tells where it is.
                     _require_short(position - start, path, owner)
             except (ValueError, IndexError, EOFError):
                 return  # Broken, which torch says better.

@@ -35,7 +35,7 @@ class StoredNames:
 
     at: dict[str, str]
     own: dict[str, str]
-    tied: dict[str, str]
+    tied: Mapping[str, str]
     unsure: dict[str, str] = field(default_factory=dict)
     twice: tuple[tuple[str, str], ...] = ()
 
@@ -55,7 +55,8 @@ def stored_names(ref: ModelRef, layout: Layout, infos: Mapping[str, TensorInfo])
             raise two_names(ref.name, other, name)
         twice.append((other, name))
     tied = layout.ties_of(load_config(ref))
-    at, unsure = dict(own), {}
+    at = dict(own)
+    unsure: dict[str, str] = {}
     for source in dict.fromkeys(tied.values()):
         group = [source, *(name for name, other in tied.items() if other == source)]
         stored = [name for name in group if name in own]

@@ -42,7 +42,7 @@ def _load(ref: ModelRef, folder: Path) -> Any:
     if kind is None:
         raise Incompatible(f"transformers {transformers.__version__} has no {architecture}.", "Install a newer one.")
     # Half precision lacks operations on a CPU.
-    dtype = torch.float32 if ref.config.get("dtype") == "float16" else "auto"
+    dtype = torch.float32 if ref.config.get("dtype") == "float16" else None
     with Checkpoint(ref) as checkpoint:
         if cause := checkpoint.tensors.wrapping.cause:
             raise BadFile(
@@ -51,14 +51,14 @@ def _load(ref: ModelRef, folder: Path) -> Any:
             )
     try:
         if isinstance(ref, AdaptedRef):  # Asks for the same, and puts the adapter on its base.
-            return load_model(ref, dtype=None if dtype == "auto" else dtype)
+            return load_model(ref, dtype=dtype)
         with quiet_transformers():
             network, loading = kind.from_pretrained(
                 folder,
                 config=load_config(ref),
                 local_files_only=True,
                 weights_only=True,
-                dtype=dtype,
+                dtype=dtype or "auto",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )

@@ -123,7 +123,7 @@ class MergedFolder:
         """`text` with folders of this machine named by their last part."""
         for place, name in sorted(self.local_folders.items(), key=lambda item: -len(item[0])):
             if place != name:
-                text = re.sub(rf"(?<![\w./-]){re.escape(place)}(?![\w-])", lambda _, name=name: name, text)
+                text = re.sub(rf"(?<![\w./-]){re.escape(place)}(?![\w-])", name.replace("\\", r"\\"), text)
         return without_paths(text)
 
 

@@ -44,7 +44,7 @@ from fusehub.utils.renamed import Renamed, renamed
 if TYPE_CHECKING:
     from fusehub.comparing.evaluate import Evaluation
 
-_OLD = {"public": Renamed("private", operator.not_), "pull_request": "create_pr"}
+_OLD: dict[str, str | Renamed] = {"public": Renamed("private", operator.not_), "pull_request": "create_pr"}
 
 
 @renamed(**_OLD, allow_licence="allow_license")
@@ -187,6 +187,7 @@ def publish_statistics(
         raise NotFound(f"{ref.name} is not a model on the Hub with a repo of its own.", "Publish the model first.")
     # Statistics belong to what the repo holds now, whatever commit `model` names.
     ref = resolve(f"{ref.base.id}+{ref.repo_id}" if isinstance(ref, AdaptedRef) else ref.repo_id, token=token)
+    assert ref.repo_id is not None and ref.commit is not None
     metadata = _checked_statistics(folder, ref, allow_few_rows, allow_other_weights)
     files = _statistics_files(folder)
     own = repo_id in (None, ref.repo_id)

@@ -14,6 +14,7 @@ import functools
 import itertools
 import logging
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ class AddedLayer:
     @property
     def total(self) -> Tensor:
         """`s` of all parts: [in], float64."""
-        return sum(layer.total for layer in self.layers)
+        return functools.reduce(operator.add, (layer.total for layer in self.layers))
 
     @property
     def is_diagonal(self) -> bool:
@@ -67,7 +68,7 @@ class AddedLayer:
 
     def packed(self) -> Tensor:
         """The upper triangle of `S` of all parts: [in * (in + 1) / 2], float32, summed in float64."""
-        return sum(layer.packed().double() for layer in self.layers).float()
+        return functools.reduce(operator.add, (layer.packed().double() for layer in self.layers)).float()
 
 
 def add_statistics(
@@ -291,8 +292,8 @@ def _noise(every: Sequence[Mapping[str, Any]], disjoint: bool) -> dict[str, Any]
     Releases of the same text add up: ε and δ each (Dwork and Roth, "The Algorithmic Foundations of Differential
     Privacy", theorem 3.16). A text in one of them alone has that one's: of disjoint parts the largest holds for all.
     """
-    noises = [metadata.get("noise") for metadata in every]
-    if not all(noises):
+    noises = [noise for metadata in every if (noise := metadata.get("noise"))]
+    if len(noises) < len(every):
         return None
     whole = max if disjoint else math.fsum
     promised = {key: whole([noise[key] for noise in noises]) for key in ("epsilon", "delta")}

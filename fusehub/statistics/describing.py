@@ -15,7 +15,7 @@ def describe_model(ref: ModelRef) -> dict[str, Any]:
     said = ref.card.get("base_model")
     is_known = isinstance(said, str) or (isinstance(said, list) and all(isinstance(name, str) for name in said))
     return {
-        "id": ref.repo_id or ref.folder.resolve().name,
+        "id": ref.own_name,
         "commit": ref.commit,
         "architecture": ref.config["architectures"][0],
         "weights": weight_hashes(ref),

@@ -43,12 +43,17 @@ _OVERSAMPLING, _ITERATIONS = 16, 3
 class LayerSums(Protocol):
     """The statistics of one layer's inputs, whether they are still being summed or were read from a file."""
 
-    size: int
-    """How many inputs the layer has."""
-    rows: int
-    """How many input rows were counted."""
-    total: Tensor
-    """`s`, the sum of x over the rows: [in]."""
+    @property
+    def size(self) -> int:
+        """How many inputs the layer has."""
+
+    @property
+    def rows(self) -> int:
+        """How many input rows were counted."""
+
+    @property
+    def total(self) -> Tensor:
+        """`s`, the sum of x over the rows: [in]."""
 
     def packed(self) -> Tensor:
         """The upper triangle of `S`, row after row: [in * (in + 1) / 2], float32, on the CPU."""
@@ -72,6 +77,7 @@ class Encoding:
             return {"C": TensorInfo(dtype, triangle), "e": TensorInfo("F32", ())} | diagonal
         if self.name == "diagonal":
             return diagonal
+        assert self.rank is not None  # A factor has one.
         return {"U": TensorInfo("I8", (size, self.rank)), "u": TensorInfo("F32", (self.rank,))} | diagonal
 
     def told(self) -> dict[str, str | int]:
@@ -120,8 +126,10 @@ def encode(sums: LayerSums, encoding: Encoding) -> dict[str, Tensor]:
         return {"d": packed[packed_diagonal(sums.size)]}
     correlations, diagonal = _correlations(packed, sums.size)
     if encoding.name == "correlations":
+        assert encoding.bits is not None
         stored = _rounded(pack(correlations), encoding.bits)
         return {"C": stored, "d": diagonal, "e": _shift(_correlation_matrix(stored, sums.size))}
+    assert encoding.rank is not None
     return {**_factor(correlations, encoding.rank), "d": diagonal}
 
 

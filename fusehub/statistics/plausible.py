@@ -22,10 +22,11 @@ from fusehub.errors import BadStatistics
 from fusehub.models.layout import layout_of, linears_of
 from fusehub.models.loading import load_model
 from fusehub.models.resolve import ModelRef
-from fusehub.models.tasks import TEXTS, find_task, load_config
+from fusehub.models.tasks import TEXTS, class_name_of, find_task, load_config
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
     from fusehub.statistics.file import Statistics
 
@@ -119,11 +120,11 @@ def compare_with_random(statistics: Statistics, ref: ModelRef) -> Likeness:
     return Likeness(found)
 
 
-def _squares_on_random(network: nn.Module, ref: ModelRef) -> dict[str, tuple[Tensor, int]]:
+def _squares_on_random(network: PreTrainedModel, ref: ModelRef) -> dict[str, tuple[Tensor, int]]:
     """For each linear layer by its weight: the sum of squares of its inputs by feature ([in], float64), and rows."""
     import torch
 
-    task = find_task(network.config.architectures[0], str(network.config.model_type))
+    task = find_task(class_name_of(network.config), str(network.config.model_type))
     inputs = Inputs.of(ref, one_example(TEXTS if task is None else task.name))
     probe, special = inputs.probe(), getattr(inputs.processor, "all_special_ids", [])
     seen: dict[str, tuple[Tensor, int]] = {}

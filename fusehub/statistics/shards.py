@@ -169,4 +169,4 @@ def _put(file, tensors: Mapping[str, Tensor], shard: Shard, places: Mapping[str,
         if len(data) != shard.tensors[name].nbytes:
             raise ValueError(f"{name} has {len(data)} bytes, {shard.tensors[name].nbytes} were planned")
         file.seek(places[name])
-        file.write(memoryview(data))
+        file.write(data.data)

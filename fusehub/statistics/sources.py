@@ -206,6 +206,7 @@ def _pinned(source: str, access: Access) -> str:
 
 def _own_commits(ref: ModelRef) -> Iterator[str]:
     """The model's repo at its commit, then at its newest one: statistics may have come later."""
+    assert ref.repo_id is not None
     yield f"{ref.repo_id}@{ref.commit}"
     with hub_errors(ref.name):
         newest = client(ref.access.token).model_info(ref.repo_id).sha
@@ -214,6 +215,7 @@ def _own_commits(ref: ModelRef) -> Iterator[str]:
 
 def _companions(ref: ModelRef, *, own: bool) -> Iterator[str]:
     """Repos that say they hold statistics of `ref`: those of its user or organisation, or only those of others."""
+    assert ref.repo_id is not None
     api = client(ref.access.token)
     with hub_errors(ref.name):
         tagged = api.list_models(
@@ -297,11 +299,11 @@ def _locate_tensors(source: str, access: Access) -> Path:
     path = _where(source, access)
     if path is not None and path.is_file():
         return in_cache(path, source)
-    for index in (path / INDEX_FILENAME, path / FOLDER / INDEX_FILENAME) if path is not None else ():
-        if index.is_file():
-            for shard in shards_in(index):
-                in_cache(index.parent / shard, source)
-            return in_cache(index, source)
+    for here in (path / INDEX_FILENAME, path / FOLDER / INDEX_FILENAME) if path is not None else ():
+        if here.is_file():
+            for shard in shards_in(here):
+                in_cache(here.parent / shard, source)
+            return in_cache(here, source)
     # Anything that is certainly not a repo is looked for as a folder, which says what is missing.
     index = (
         None

@@ -13,6 +13,7 @@ have no such lock: there nobody is kept out, and nothing that is found is remove
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import shutil
 import stat
@@ -25,11 +26,6 @@ from pathlib import Path
 from fusehub.errors import NoSpace
 from fusehub.utils.interrupts import cleared
 from fusehub.utils.places import is_within, place_errors
-
-try:
-    import fcntl
-except ImportError:
-    fcntl = None
 
 SCRATCH = "fusehub-scratch-"
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF, errno.EINVAL)
@@ -157,7 +153,7 @@ def _sweep(home: Path) -> None:
 def try_lock(path: Path) -> int | None:
     """The descriptor of a folder or file that is locked until it is closed; None where the file system has no locks
     that others heed. Raises `Held` where another has it."""
-    if fcntl is None:
+    if importlib.util.find_spec("fcntl") is None:  # As on Windows.
         return None
     first = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
@@ -185,6 +181,8 @@ def try_lock(path: Path) -> int | None:
 
 def _flock(descriptor: int) -> bool:
     """Whether the lock was free."""
+    import fcntl
+
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -37,7 +37,7 @@ class _State:
         """Whether the process is there for one command, and ends with it."""
         self.at_once = at_once
         """Whether a signal finds nothing to be unwound: the program is starting, or its command is done."""
-        self.number: int | None = None
+        self.number: signal.Signals | None = None
         self.shields = 0
         self.is_waiting = False
         self.is_raised = False
@@ -140,7 +140,7 @@ def _told(number: int, frame: Any) -> None:
     is_second = _state.is_raised
     if _state.number is None and not _state.at_once:
         _later(GRACE, end_now)
-    _state.number = number
+    _state.number = signal.Signals(number)
     if _state.shields:
         _state.is_waiting = True
     elif _state.at_once or is_second:

@@ -6,7 +6,7 @@ whatever Python raises for a date that there is not or for a thousand brackets.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -17,10 +17,11 @@ from fusehub.utils.limits import YAML_BYTES, YAML_VALUES
 class _Plain(yaml.SafeLoader):
     """Plain data alone: a date stays the text that was written, and what JSON has no kind for is none."""
 
-    yaml_implicit_resolvers: ClassVar = {
-        first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
-        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+
+_Plain.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def _refuse(loader: _Plain, node: yaml.Node) -> None:
@@ -40,9 +41,11 @@ def load_yaml(text: str, what: str) -> Any:
         )
     try:
         loader = _Loader(text, what)
-        nodes = []
+        nodes: list[yaml.Node] = []
         while loader.check_node():
-            nodes.append(loader.get_node())
+            node = loader.get_node()
+            assert node is not None  # It was said to be there.
+            nodes.append(node)
         if len(nodes) > 1:
             raise BadRecipe(
                 f"{what} holds {len(nodes)} recipes, one after the other (as mergekit-multi reads them).",

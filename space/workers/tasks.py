@@ -50,7 +50,8 @@ def run(pipe: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _step_back()
     try:
-        _perform(*pipe.recv(), pipe.send)
+        kind, arguments, token = pipe.recv()
+        _perform(kind, arguments, token, pipe.send)
     except (KeyboardInterrupt, BrokenPipeError):
         pass  # Cancelled: what was half-made is gone by now.
     finally:
@@ -130,6 +131,7 @@ def _statistics(
         tell(f"Counting what the layers of {model} see", done, total, unit)
 
     made = fusehub.collect(model, data, out, limit=limit, fisher=fisher, token=token, progress=progress)
+    assert made is not None  # There is one process of it.
     with closing(made) as statistics:
         return of_metadata(statistics.metadata)
 
@@ -169,7 +171,7 @@ def _merge_one(tell: Tell, plan: Any, recipe: Mapping[str, Any], count: int, pla
 
     started = time.monotonic()
     result = fusehub.merge(plan, recipe["out"], progress=progress)
-    notes = sorted({note.text for own in result.notes.values() for note in own} | set(result.remarks))
+    notes = sorted({*result.told, *result.remarks})
     parts = list(plan.names) if plan.labels.policy == "keep" else []
     written = (result.folder / "fusehub_recipe.yaml").read_text(encoding="utf-8")
     return {
@@ -247,7 +249,12 @@ def _push(
     return published.to_dict()
 
 
-_WORK = {"statistics": _statistics, "merge": _merge, "evaluate": _evaluate, "push": _push}
+_WORK: dict[str, Callable[..., Any]] = {
+    "statistics": _statistics,
+    "merge": _merge,
+    "evaluate": _evaluate,
+    "push": _push,
+}
 
 
 # --- what takes a moment --------------------------------------------------------------------------------------------
@@ -339,7 +346,7 @@ def _card(token: str | None, *, folder: str, repo_id: str | None, evaluation: di
     }
 
 
-_ANSWERS = {"check": _check, "compare": _compare, "card": _card}
+_ANSWERS: dict[str, Callable[..., Any]] = {"check": _check, "compare": _compare, "card": _card}
 
 
 def _step_back() -> None:

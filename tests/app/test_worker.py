@@ -13,10 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fusehub.collecting.collect import collect
 from fusehub.errors import FuseHubError
 from space.workers.jobs import DONE, FAILED, Jobs
+from space.workers.tasks import carry_out
 from space.workers.worker import Worker
-from tests.unit.experts import edit_json
+from tests.unit.experts import edit_json, relatives, text_file
 from tests.unit.tiny import tiny_model
 
 # Each such word takes the expression below a fair part of a second, and no word alone too long for the library.
@@ -162,3 +164,15 @@ def test_work_that_stands_still_is_ended_and_the_next_in_the_queue_is_done(stran
     assert (first.state, stuck.state, after.state) == (DONE, FAILED, DONE)
     assert "stood still at" in stuck.error.what
     assert not list(tmp_path.glob("*partial*")) and not (tmp_path / "out-1").exists()
+
+
+def test_what_is_noted_of_layers_is_told_once(tmp_path: Path) -> None:
+    models = relatives(tmp_path, layers=1)
+    for path in models:
+        collect(str(path), text_file(tmp_path, texts=["a"]), path / "fusehub").close()
+    names = [str(path) for path in models]
+    recipe = {"name": "one", "out": str(tmp_path / "out"), "models": names, "method": "regmean", "base_model": None}
+    recipe |= {"parameters": {"alpha": 1.0}, "weights": {}, "statistics": {}, "labels": None}
+    asked = {"models": names, "recipes": [recipe], "room": (2**40, "fusehub merge")}
+    *_, (said, made) = carry_out("merge", asked, None)
+    assert said == "result" and sum("kept at the anchor" in note for note in made[0]["notes"]) == 1, made

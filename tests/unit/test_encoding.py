@@ -22,6 +22,8 @@ def test_the_longest_text_a_model_takes(tmp_path, arch):
     # RoBERTa has 66 positions, of which two are never used; DeBERTa has no limit.
     assert max_length_of(tokenizer, config) == (512 if arch == "deberta-v2" else 64)
     assert max_length_of(tokenizer, config, 20) == 20
+    tokenizer.model_max_length = 16.0  # As some tokenizer_config.json write it.
+    assert len(encode(tiny_texts(1), tokenizer, max_length=max_length_of(tokenizer, config))[0]["input_ids"]) <= 16
     if arch != "deberta-v2":
         with pytest.raises(BadData, match="up to 64"):
             max_length_of(tokenizer, config, 65)

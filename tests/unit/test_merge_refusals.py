@@ -179,6 +179,8 @@ def test_too_few_rows_are_noted_and_the_result_is_finite(tmp_path):
         collect(str(path), text_file(tmp_path, texts=["a"]), path / "fusehub").close()
     result = merge(recipe_of(paths, parameters={"alpha": 1.0}), tmp_path / "out")
     assert "directions: the rest kept at the anchor" in result.notes["classifier.weight"][0].text
+    kinds = {note.kind for own in result.notes.values() for note in own}
+    assert len(result.told) == len(kinds) < len(result.notes)
     assert all(torch.isfinite(value).all() for value in weights_of(tmp_path / "out").values())
     assert json.loads((tmp_path / "out" / "fusehub_report.json").read_text())["layer_notes"]["classifier.weight"]
 

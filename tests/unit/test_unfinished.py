@@ -1,5 +1,6 @@
 """Hidden folders that results are made in: who has one, what killed runs left, how a folder with files is filled."""
 
+import fcntl
 import json
 import shutil
 import tempfile
@@ -155,7 +156,7 @@ def test_where_nothing_can_be_locked_nobody_is_taken_for_dead(tmp_path, monkeypa
         raise OSError(holding.errno.ENOLCK, "No locks available")
 
     for flock in (refused, lambda descriptor, how: None):
-        monkeypatch.setattr(holding.fcntl, "flock", flock)
+        monkeypatch.setattr(fcntl, "flock", flock)
         (tmp_path / f"{SCRATCH}alive").mkdir()
         (tmp_path / ".out.partial").mkdir()
         (tmp_path / ".out.partial" / "weights").write_text("")

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 from fusehub.comparing.compare import with_prefixes
 from fusehub.comparing.predictor import MULTI, REGRESSION, TOKENS, Prediction
-from fusehub.data.columns import name_of
+from fusehub.data.columns import Label, name_of
 from fusehub.data.examples import Examples
 from fusehub.data.label_matching import from_multi_hot, match_labels, one_a_text
+from fusehub.data.tokenizing import are_word_lists
 from fusehub.errors import BadData
 from fusehub.models.label_names import key_of
 from fusehub.utils.extras import needs
@@ -31,6 +32,11 @@ def require_labels(examples: Examples, labels: Sequence[str], problem: str) -> N
         _matched(from_multi_hot(examples, labels), labels)
 
 
+def _labels(examples: Examples) -> Sequence[Label]:
+    assert examples.labels is not None  # What is scored was read for its labels.
+    return examples.labels
+
+
 def label_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
     """The metrics of a model that predicts labels or numbers, the main one first."""
     if prediction.task == TOKENS:
@@ -44,13 +50,14 @@ def label_metrics(prediction: Prediction, examples: Examples) -> dict[str, float
 
 def _class_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
     examples = one_a_text(examples, prediction.labels)
-    if any(isinstance(label, list) for label in examples.labels):
+    labels = _labels(examples)
+    if any(isinstance(label, list) for label in labels):
         raise BadData(
             f"{examples.source} has several labels a text, and {prediction.model} gives one.",
             "Name the right column with --label-column.",
         )
     named, meant = _common_names(prediction, examples)
-    true = [meant[name_of(label)] for label in examples.labels]
+    true = [meant[name_of(label)] for label in labels]
     return _accuracy_and_f1(true, [named[label] for label, _ in prediction.answers()])
 
 
@@ -69,7 +76,7 @@ def _multi_metrics(prediction: Prediction, examples: Examples) -> dict[str, floa
 
     examples = from_multi_hot(examples, prediction.labels)
     named, meant = _common_names(prediction, examples)
-    lists = [label if isinstance(label, list) else [name_of(label)] for label in examples.labels]
+    lists = [label if isinstance(label, list) else [name_of(label)] for label in _labels(examples)]
     true = [[meant[label] for label in own] for own in lists]
     # What the data says nothing of is neither right nor wrong.
     told = {key_of(label) for label in examples.told or prediction.labels}
@@ -100,14 +107,15 @@ def _regression_metrics(prediction: Prediction, examples: Examples) -> dict[str,
 
 
 def _numbers(examples: Examples) -> list[float]:
+    labels = _labels(examples)
     try:
-        numbers = [float(label) for label in examples.labels]
-    except (TypeError, ValueError) as error:
+        numbers = [float(name_of(label)) for label in labels]
+    except ValueError as error:
         raise BadData(
             f"{examples.source}: a regression model needs numbers as labels ({error}).",
             "Name the column with the numbers: --label-column NAME",
         ) from error
-    for label, number in zip(examples.labels, numbers, strict=True):
+    for label, number in zip(labels, numbers, strict=True):
         if not math.isfinite(number):
             raise BadData(
                 f"{examples.source}: a regression model needs finite numbers as labels, and one is {str(label)[:20]}.",
@@ -119,7 +127,9 @@ def _numbers(examples: Examples) -> list[float]:
 def _token_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
     """Whole entities, and words. Words that the model did not see, because their text was cut, count as O."""
     named, meant = _common_names(prediction, examples)
-    true = [[meant[label] for label in own] for own in examples.labels]
+    labels = _labels(examples)
+    assert are_word_lists(labels)
+    true = [[meant[label] for label in own] for own in labels]
     said = [["O" if label is None else named[label] for label, _ in words] for words in prediction.answers()]
     flat_true = [label for own in true for label in own]
     flat_said = [label for own in said for label in own]

@@ -16,7 +16,7 @@ from fusehub.data.hub_datasets import pinned_data
 from fusehub.data.inputs import Inputs
 from fusehub.errors import BadRecipe, Incompatible
 from fusehub.merging.recipe import ModelEntry, Recipe
-from fusehub.merging.sources.source import StatisticsSource, Wanted
+from fusehub.merging.sources.source import SourceLayer, StatisticsSource, Wanted
 from fusehub.methods.base import Method
 from fusehub.models.resolve import ModelRef
 from fusehub.models.tasks import task_of
@@ -25,7 +25,6 @@ from fusehub.statistics.grams import GramSum, unpack
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fusehub.methods.base import LayerStatistics
 
 AT_HAND = "data"
 
@@ -39,7 +38,7 @@ class DataAtHand(StatisticsSource):
     place = "counted while merging"
 
     examples: Inputs
-    revision: str
+    revision: str | None
     """The commit of the data, or its sha256."""
     source: str
 
@@ -50,6 +49,7 @@ class DataAtHand(StatisticsSource):
         A recipe that a merge wrote says which data it was: it must be the same now.
         """
         ref, entry, recipe = wanted.ref, wanted.entry, wanted.recipe
+        assert entry.data is not None  # See `require_data`.
         examples = load_examples(
             entry.data,
             task_of(ref.config, ref.name).name,
@@ -93,9 +93,10 @@ class DataAtHand(StatisticsSource):
 
     def recorded(self, entry: ModelEntry) -> dict[str, Any]:
         """The data at its commit."""
+        assert entry.data is not None
         return {"statistics": entry.statistics, "data": pinned_data(entry.data, self.revision)}
 
-    def open(self) -> AbstractContextManager[dict[str, LayerStatistics]]:
+    def open(self) -> AbstractContextManager[dict[str, SourceLayer]]:
         """To be filled while the model is run."""
         return contextlib.nullcontext({})
 
@@ -138,8 +139,8 @@ def require_data(recipe: Recipe, method: Method, experts: Sequence[ModelRef]) ->
     pairs = list(zip(experts, recipe.models, strict=True))
     if not method.needs_data:
         given = [ref.name for ref, entry in pairs if entry.data is not None]
-        others = {"limit": recipe.limit, "max_length": recipe.max_length}
-        others["text_column"] = next((entry.text_column for _, entry in pairs if entry.text_column), None)
+        text_column = next((entry.text_column for _, entry in pairs if entry.text_column), None)
+        others = {"limit": recipe.limit, "max_length": recipe.max_length, "text_column": text_column}
         said = [name for name, value in others.items() if value is not None]
         if given or said:
             what = f"data of {', '.join(given)}" if given else " and ".join(said)

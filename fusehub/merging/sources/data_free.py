@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from fusehub.merging.sources.source import StatisticsSource, Wanted
+from fusehub.merging.sources.source import SourceLayer, StatisticsSource, Wanted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +66,7 @@ class DataFree(StatisticsSource):
             return []
         return [f"Without statistics: {wanted.ref.name}. The difference to the base stands in for them (data-free)."]
 
-    def open(self) -> AbstractContextManager[dict[str, LayerStatistics]]:
+    def open(self) -> AbstractContextManager[dict[str, SourceLayer]]:
         """Nothing is counted."""
         return contextlib.nullcontext({})
 

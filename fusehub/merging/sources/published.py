@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.merging.sources.questioning import question
-from fusehub.merging.sources.source import StatisticsSource, Wanted
+from fusehub.merging.sources.source import SourceLayer, StatisticsSource, Wanted
 from fusehub.models.resolve import ModelRef
 from fusehub.statistics.sources import FoundStatistics, find_statistics, is_of_others, local_files
 
 if TYPE_CHECKING:
-    from fusehub.methods.base import LayerStatistics
     from fusehub.statistics.fisher_file import FisherFile
 
 
@@ -88,10 +87,10 @@ class Published(StatisticsSource):
             yield question(self.found, ref, model_bytes)
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[dict[str, LayerStatistics]]:
+    def open(self) -> Iterator[dict[str, SourceLayer]]:
         """The layers of the file, downloaded where it must be."""
         with contextlib.closing(self.found.open()) as statistics:
-            yield statistics.layers
+            yield dict(statistics.layers)
 
     def open_fisher(self) -> FisherFile:
         """The file of Fisher diagonals beside them."""

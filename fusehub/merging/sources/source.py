@@ -11,17 +11,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from fusehub.hub.access import Access
 from fusehub.merging.recipe import ModelEntry, Recipe
 from fusehub.methods import Method
+from fusehub.methods.base import LayerStatistics
 from fusehub.models.resolve import ModelRef
 from fusehub.utils.findings import Allowed
 
 if TYPE_CHECKING:
     from fusehub.data.inputs import Inputs
-    from fusehub.methods.base import LayerStatistics
     from fusehub.statistics.fisher_file import FisherFile
 
 
@@ -39,6 +39,18 @@ class Wanted:
     access: Access
     data_before: Mapping[str, Any] | None = None
     """The data that a merge of this recipe was made with before, where the recipe says so."""
+
+
+class SourceLayer(LayerStatistics, Protocol):
+    """One layer's statistics, as a source opens them."""
+
+    @property
+    def size(self) -> int:
+        """How many inputs the layer has."""
+
+    @property
+    def stored_as(self) -> str:
+        """What layers with the same inputs have in common, and no statistics of other inputs have."""
 
 
 class StatisticsSource(ABC):
@@ -109,7 +121,7 @@ class StatisticsSource(ABC):
         yield from ()
 
     @abstractmethod
-    def open(self) -> AbstractContextManager[dict[str, LayerStatistics]]:
+    def open(self) -> AbstractContextManager[dict[str, SourceLayer]]:
         """The statistics of each layer, by the weight's name in the checkpoint."""
 
     def open_fisher(self) -> FisherFile:

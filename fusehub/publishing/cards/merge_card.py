@@ -252,11 +252,11 @@ def _options(report: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def _adapter_work(merge: MergedFolder) -> list[str]:
+def _adapter_work(merge: MergedFolder, adapter: Mapping[str, Any]) -> list[str]:
     """What an adapter is made of: the updates of all experts beside each other, and what is stored as a whole."""
     names = _names_in(merge, merge.path / ADAPTER_WEIGHTS)
     updated, whole = sum("lora_A" in n or "lora_embedding_A" in n for n in names), sum("lora_" not in n for n in names)
-    lines = [f"The updates of {updated} layers were joined, exactly: rank {merge.adapter['r']} at most"]
+    lines = [f"The updates of {updated} layers were joined, exactly: rank {adapter['r']} at most"]
     if whole:
         lines.append(f"{whole} tensors, of the head or biases, are stored as a whole")
     return lines
@@ -265,7 +265,7 @@ def _adapter_work(merge: MergedFolder) -> list[str]:
 def _work(merge: MergedFolder) -> list[str]:
     """What was done with how many tensors, one line each kind."""
     if merge.adapter:
-        return _adapter_work(merge)
+        return _adapter_work(merge, merge.adapter)
     kept = _kept_names(merge)
     tensors = [tensor for tensor in merge.report["tensors"] if tensor["name"] not in kept]
     groups: dict[tuple[bool, str], list[Mapping[str, Any]]] = {}

@@ -141,8 +141,8 @@ class Results:
 
     def mean(self, model: str) -> float | None:
         """Mean of the main metric over the data sets; None where a number is missing."""
-        values = [self._main.get((model, data.name)) for data in self.data]
-        return None if None in values else sum(values) / len(values)
+        values = [value for data in self.data if (value := self._main.get((model, data.name))) is not None]
+        return sum(values) / len(values) if len(values) == len(self.data) else None
 
     def entries(self) -> list[EvalResult]:
         """Every metric of this model on every data set, for `model-index`."""

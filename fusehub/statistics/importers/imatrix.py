@@ -126,7 +126,8 @@ def _read_legacy(path: Path) -> tuple[_Entries, dict[str, Any]]:
             position += 4 * count
             entries[name] = squares.reshape(1, -1), np.array([calls])
         trailer = position < len(content)
-        chunks, data = (number(), text()) if trailer else (None, None)
+        if trailer:
+            chunks, data = number(), text()
     except (struct.error, ValueError) as error:
         raise BadFile(
             f"{path} is neither an importance matrix of llama.cpp nor GGUF, or it is truncated.", _AGAIN
