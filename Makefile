@@ -23,8 +23,8 @@ test-all: install  ## the same with what takes long: the demo on all of its text
 test-oldest: install  ## the tests on the lowest versions that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[oldest]"
 	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(VENV)-oldest
-	$(BIN)/python .ci/oldest.py $(OLDEST) | $(BIN)/uv pip install --quiet --python $(VENV)-oldest \
-		--constraints - --editable ".[test]"
+	$(BIN)/python .ci/oldest.py $(OLDEST) > $(VENV)-oldest/lowest.txt
+	$(BIN)/uv pip install --quiet --python $(VENV)-oldest --constraints $(VENV)-oldest/lowest.txt --editable ".[test]"
 	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 docs: install  ## the documents as a site, in build/site; a warning is an error
