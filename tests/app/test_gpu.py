@@ -58,7 +58,7 @@ def test_a_gpu_is_lent_for_what_runs_models_and_for_nothing_else(hub, tmp_path_f
 
 def test_without_spaces_the_functions_are_as_they_were() -> None:
     code = (
-        "import sys; sys.modules['spaces'] = None; from space import gpu; "
+        "import sys; sys.modules['spaces'] = None; from space.workers import zero_gpu as gpu; "
         "print(gpu.marked(len) is len, gpu.is_lent_for('compare'))"
     )
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
