@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import urllib.request
@@ -40,5 +39,5 @@ def test_the_command_opens_it(hub, tmp_path) -> None:
             with urllib.request.urlopen(found[0], timeout=60) as page:
                 assert b"FuseHub" in page.read()
         finally:
-            app.send_signal(signal.SIGINT)
-        assert app.wait(60) == 130
+            app.terminate()
+        assert app.wait(60) == 143
