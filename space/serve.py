@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.state_holder import StateHolder
 
 from fusehub.errors import FuseHubError
 from fusehub.hub.client import be_patient
@@ -70,7 +69,7 @@ def serve(setting: Setting, *, host: str | None, port: int | None, open_browser:
         raise FuseHubError(f"The app cannot be served ({error}).", "Choose another port with --port.") from error
     # Only now: the page is there, and what is heavy can come.
     frame.worker.start()
-    threading.Thread(target=_sweeping, args=(frame.visits, page.state_holder, setting), daemon=True).start()
+    threading.Thread(target=_sweeping, args=(frame.visits, page, setting), daemon=True).start()
     if block:
         try:
             page.block_thread()
@@ -129,11 +128,11 @@ def build(frame: Frame) -> gr.Blocks:
     return page
 
 
-def _sweeping(visits: Visits, sessions: StateHolder, setting: Setting) -> None:
+def _sweeping(visits: Visits, page: gr.Blocks, setting: Setting) -> None:
     while True:
         time.sleep(setting.sweep)
         visits.sweep()
-        forget_idle(sessions, setting.idle)
+        forget_idle(page, setting.idle)
 
 
 def _has_mcp() -> bool:

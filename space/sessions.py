@@ -1,21 +1,29 @@
 """What gradio keeps of each page and each program that came: half a megabyte, of up to 10,000 of them, for ever.
 
-A page finds its visit by it, so it is kept for as long as a visit that nobody touches.
+A page finds its visit by it, so it is kept for as long as a visit that nobody touches. What was still to be told to a
+page that was closed amid work (each message is a whole page) would be kept for the last 2,000 of them.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from gradio.state_holder import StateHolder
+import gradio as gr
 
 
-def forget_idle(holder: StateHolder, idle: float) -> int:
+def forget_idle(page: gr.Blocks, idle: float) -> int:
     """Forgets the sessions that nobody used for `idle` seconds, and says how many they were."""
+    holder, queue = page.state_holder, page._queue
     since = datetime.now() - timedelta(seconds=idle)
     with holder.lock:
         over = [session for session, used in holder.time_last_used.items() if used < since]
         for session in over:
             holder.session_data.pop(session, None)
             del holder.time_last_used[session]
+        known = set(holder.time_last_used)
+    for session in set(queue.pending_messages_per_session) - known:
+        # One that has just come is not known yet, but asks for something.
+        if not queue.pending_event_ids_session.get(session) or session in over:
+            queue.pending_messages_per_session.pop(session, None)
+            queue.pending_event_ids_session.pop(session, None)
     return len(over)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import httpx
 import pytest
-from gradio.state_holder import StateHolder
 from gradio_client import Client
 
 from fusehub.errors import BadData, FuseHubError, NotFound
@@ -151,12 +151,18 @@ def test_sessions_that_nobody_uses_are_forgotten() -> None:
     """Of the app as it is built, half a megabyte each."""
     frame = new_frame(Setting(shared=True))
     page = build(frame)
-    holder = StateHolder()
+    holder, queue = page.state_holder, page._queue
     holder.set_blocks(page)
     assert holder["one"] is holder["one"] and holder["two"]
+    # What is still to be told to each, and to one that was forgotten amid its work, and to one that has just come.
+    for session in ("one", "two", "gone", "new"):
+        queue.pending_messages_per_session[session] = asyncio.Queue()
+    queue.pending_event_ids_session |= {"one": {"a"}, "new": {"b"}}
     holder.time_last_used["one"] -= timedelta(seconds=frame.setting.idle + 1)
-    assert forget_idle(holder, frame.setting.idle) == 1
+    assert forget_idle(page, frame.setting.idle) == 1
     assert list(holder.session_data) == list(holder.time_last_used) == ["two"]
+    assert set(queue.pending_messages_per_session) == {"two", "new"}
+    assert queue.pending_event_ids_session == {"new": {"b"}}
     close(frame)
 
 
