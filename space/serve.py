@@ -93,7 +93,10 @@ def new_frame(setting: Setting) -> Frame:
 def build(frame: Frame) -> gr.Blocks:
     """The page, all six steps of it."""
     # What gradio itself keeps of uploads goes after an hour; the app moves them into the visit's folder at once.
-    with gr.Blocks(title="FuseHub", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    # Files that gradio took in and no visit took over go when a visit would that nobody touches.
+    idle = frame.setting.idle
+    kept = (max(1, round(idle / 6)), max(1, round(idle)))
+    with gr.Blocks(title="FuseHub", analytics_enabled=False, delete_cache=kept) as page:
         gr.HTML(
             "<header class='fh-top'><h1>FuseHub</h1><p>Merge fine-tuned models into one, without their training data."
             "</p></header>"
