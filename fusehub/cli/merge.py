@@ -215,7 +215,6 @@ def _merge(
         if save_plan:
             plan.save(save_plan)
         return
-    assert out is not None  # It may be left out with --dry-run alone.
     if not as_json:
         print_findings(plan.report)
         for note in plan.notes:
@@ -232,6 +231,7 @@ def _merge(
             print_json(summarise(plan))
         say(f"next: fusehub merge {shlex.quote(str(save_plan))} --out DIR")
         return
+    assert out is not None  # It may be left out with --dry-run and --save-plan alone.
     with bar(f"Merging {len(plan.experts)} models", quiet=as_json) as progress:
         result = merge_models(plan, out, progress=progress)
     notes = {name: [asdict(note) for note in own] for name, own in result.notes.items()}

@@ -11,10 +11,11 @@ HUB_TEST = """
 import json, sys
 from fusehub.data.examples import load_examples
 from fusehub.errors import FuseHubError
+from fusehub.hub.access import Access
 
-def show(source, task="text-classification", **options):
+def show(source, task="text-classification", token=None, **options):
     try:
-        found = load_examples(source, task, **options)
+        found = load_examples(source, task, access=Access(token=token), **options)
         print(json.dumps(vars(found)))
     except FuseHubError as error:
         print(json.dumps({"error": type(error).__name__, "message": str(error)}))

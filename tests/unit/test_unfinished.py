@@ -134,7 +134,9 @@ def test_scratch_folders_of_killed_processes_are_removed_and_no_others(tmp_path,
         assert alive.is_dir() and not second.exists()
     assert leftovers(tmp_path) == ["others"]
     with pytest.raises(NoSpace, match="TMPDIR") as told, scratch() as folder:
-        raise NoSpace(f"The disk of {folder / 'merged'} takes no more.", "Name another place.")
+        full = NoSpace("The disk takes no more.", "Name another place.")
+        full.place = folder / "merged"
+        raise full
     assert "Name another place" not in str(told.value)
 
 
