@@ -96,18 +96,34 @@ def spans(subject: Subject) -> tuple[float, float]:
     return now - started, now - (wrote or now)
 
 
-def disturb(
-    subject: Subject, act: Callable[[], None], process: Process, rng: random.Random, span: tuple[float, float]
-) -> None:
-    """Calls `act` at a random moment: of all, or of those in which the result is being written."""
-    if rng.random() < 0.5:
-        time.sleep(rng.uniform(0, span[0]))
-    else:
-        while not subject.is_written() and process.is_running():
-            time.sleep(0.002)
-        # More of these come early: the window is short, and it takes a while to see it.
-        time.sleep(rng.random() ** 3 * span[1])
-    act()
+@dataclass
+class Aim:
+    """Draws the moments: of all that the command takes, or of those in which its result is being written.
+
+    `span` is how long both are (seconds, undisturbed). The second can be so short that most that is meant for it comes
+    afterwards: after a miss the next comes earlier, after a hit later, so that the whole window is met.
+    """
+
+    rng: random.Random
+    span: tuple[float, float]
+    reach: float = 1.0
+    meant: bool = False
+
+    def disturb(self, subject: Subject, act: Callable[[], None], process: Process) -> None:
+        """Calls `act` at the next moment."""
+        self.meant = self.rng.random() < 0.5
+        if self.meant:
+            while not subject.is_written() and process.is_running():
+                time.sleep(0.002)
+            time.sleep(self.rng.random() * self.span[1] * self.reach)
+        else:
+            time.sleep(self.rng.uniform(0, self.span[0]))
+        act()
+
+    def learn(self, moment: str) -> None:
+        """Tells the moment that it was, as it is named by what was on the disk then."""
+        if self.meant:
+            self.reach = max(0.01, self.reach * 0.7) if moment == AFTER else min(1.0, self.reach * 1.3)
 
 
 def check(subject: Subject, found: Found, moment: str) -> None:
@@ -139,13 +155,16 @@ def turns(times: int) -> Iterator[int]:
 
 def kill(subject: Subject, times: int, seed: int = 0) -> Found:
     """Kills the command itself."""
-    rng, found, span = random.Random(seed), Found(), spans(subject)
+    rng, found = random.Random(seed), Found()
+    aim = Aim(rng, spans(subject))
     for _ in turns(times):
         # Downloads are a part of every second run.
         subject.clear() if rng.random() < 0.5 else subject.remove_result()
         process = subject.run()
-        disturb(subject, process.kill, process, rng, span)
-        check(subject, found, subject.moment())
+        aim.disturb(subject, process.kill, process)
+        moment = subject.moment()
+        aim.learn(moment)
+        check(subject, found, moment)
     subject.clear()
     return found
 
@@ -155,13 +174,14 @@ def kill_hub(
 ) -> Found:
     """Kills the Hub under commands, and starts it again on the same folder."""
     rng, found = random.Random(seed), Found()
-    span = {subject.name: spans(subject) for subject in subjects}
+    aims = {subject.name: Aim(rng, spans(subject)) for subject in subjects}
     for number in turns(times):
         subject = subjects[number % len(subjects)]
         subject.clear()
         process = subject.run()
-        disturb(subject, hubs[-1].kill, process, rng, span[subject.name])
+        aims[subject.name].disturb(subject, hubs[-1].kill, process)
         moment = subject.moment()
+        aims[subject.name].learn(moment)
         hubs[-1] = warm.serve(root)
         code, said = process.end()
         if code not in (0, 1) or "Traceback" in said:
@@ -176,15 +196,17 @@ def kill_hub(
 
 def interrupt(subject: Subject, times: int, seed: int = 0) -> Found:
     """Sends SIGINT or SIGTERM: one line, 130 or 143, and nothing left."""
-    rng, found, span = random.Random(seed), Found(), spans(subject)
+    rng, found = random.Random(seed), Found()
+    aim = Aim(rng, spans(subject))
     for _ in turns(times):
         subject.clear() if rng.random() < 0.5 else subject.remove_result()
         number = rng.choice((signal.SIGINT, signal.SIGTERM))
         process = subject.run()
-        disturb(subject, lambda process=process, number=number: process.signal(number), process, rng, span)
+        aim.disturb(subject, lambda process=process, number=number: process.signal(number), process)
         code, said = process.end()
         outcome = subject.outcome()
         moment = "interrupted" if code == 128 + number else AFTER
+        aim.learn(moment)
         if code == 128 + number and said.count("Interrupted. Nothing half-made was left behind.") != 1:
             found.fail(moment, "no words", said[-1500:])
         if "Traceback" in said or code not in (0, 128 + number, -number):
