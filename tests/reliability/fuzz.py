@@ -123,7 +123,8 @@ class _Child:
         self.left = list(numbers)
         self.reader, writer = os.pipe()
         self._text = b""
-        self.heard = time.monotonic()
+        self.silent = 0.0
+        """Seconds without a word; those in which the campaign itself stood still are not among them."""
         self.is_over = False
         self.process = os.fork()
         if not self.process:
@@ -143,7 +144,7 @@ class _Child:
     def read(self) -> list[dict[str, Any]]:
         """The verdicts that came; and where it has ended too early, that of the case that it ended in."""
         piece = os.read(self.reader, 1 << 16)
-        self.heard = time.monotonic()
+        self.silent = 0.0
         *lines, self._text = (self._text + piece).split(b"\n")
         verdicts = [json.loads(line) for line in lines]
         del self.left[: len(verdicts)]
@@ -180,9 +181,11 @@ def _told(cases: _Cases, numbers: Sequence[int], ends: float, jobs: int) -> Iter
         while waiting and len(children) < jobs and time.monotonic() < ends:
             child = _Child(cases, waiting.pop(0))
             children[child.reader] = child
+        asked = time.monotonic()
         ready = select.select(list(children), [], [], 1.0)[0]
         for reader, child in list(children.items()):
-            if reader not in ready and time.monotonic() - child.heard < PATIENCE:
+            child.silent += min(time.monotonic() - asked, 2.0)
+            if reader not in ready and child.silent < PATIENCE:
                 continue
             found = child.read() if reader in ready else child.stop()
             if child.is_over:
