@@ -20,7 +20,7 @@ Three things are easy to get wrong, and are decided per call, not per layer:
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -230,7 +230,7 @@ class GramCollector:
             for at, value in enumerate(sums.tensors()):
                 value.copy_(tensors[f"{name}:{at}"])
 
-    def _hook(self, watched: _Watched):
+    def _hook(self, watched: _Watched) -> Callable[..., None]:
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self._recording is None and self._masks is None:
                 return

@@ -13,7 +13,7 @@ import json
 import secrets
 import string
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +88,7 @@ class Users:
 
 
 @contextmanager
-def _editing(root: Path):
+def _editing(root: Path) -> Iterator[dict]:
     """users.json under a lock between processes; written back when the block ends well."""
     root = Path(root)
     (root / "tmp").mkdir(parents=True, exist_ok=True)

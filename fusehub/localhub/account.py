@@ -22,7 +22,7 @@ def _id(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:24]
 
 
-def whoami(call: Call):
+def whoami(call: Call) -> dict:
     caller = call.user
     orgs, known = [], call.hub.users.data()["orgs"]
     for name, role in caller.orgs.items():
@@ -45,7 +45,7 @@ def whoami(call: Call):
     }
 
 
-def user_overview(call: Call):
+def user_overview(call: Call) -> dict:
     name = call.params["who"]
     user = call.hub.users.user(name)
     if user is None:
@@ -55,7 +55,7 @@ def user_overview(call: Call):
     return about | {"isPro": False, "orgs": []} | counts
 
 
-def org_overview(call: Call):
+def org_overview(call: Call) -> dict:
     name = call.params["who"]
     org = call.hub.users.org(name)
     if org is None:
@@ -64,7 +64,7 @@ def org_overview(call: Call):
     return about | {"numUsers": len(org["members"])} | _counts(call, name)
 
 
-def org_members(call: Call):
+def org_members(call: Call) -> list[dict]:
     org = call.hub.users.org(call.params["who"]) or {"members": {}}
     users = {name: call.hub.users.user(name) or {"fullname": name} for name in org["members"]}
     return [{"user": n, "fullname": u["fullname"], "avatarUrl": avatar_url(call, n)} for n, u in users.items()]
@@ -77,7 +77,7 @@ def _counts(call: Call, namespace: str) -> dict[str, int]:
     return {f"num{kind.capitalize()}s": count(kind) for kind in KINDS}
 
 
-def own_repos(call: Call):
+def own_repos(call: Call) -> list[dict]:
     """`hf repos ls`: the caller's repositories with what they take on disk."""
     namespace = call.params.get("who") or (call.caller.name if call.caller else None)
     if namespace is None:
@@ -93,14 +93,14 @@ def own_repos(call: Call):
     return found
 
 
-def liked(call: Call):
+def liked(call: Call) -> list[dict]:
     who = call.params["who"]
     repos = [repo for kind in KINDS for repo in visible(call.hub.store, kind, call.caller)]
     found = [repo for repo in repos if who in repo.state["likes"]]
     return [{"createdAt": r.state["createdAt"], "repo": {"name": r.id, "type": r.kind}} for r in found]
 
 
-def avatar(call: Call):
+def avatar(call: Call) -> Response:
     """A coloured initial, made from the name alone, so that it says nothing about who exists."""
     name = call.params["who"].removesuffix(".svg")
     hue = int(_id(name)[:4], 16) % 360
@@ -113,7 +113,7 @@ def avatar(call: Call):
     return Response(svg, media_type="image/svg+xml", headers={"Cache-Control": "max-age=86400"})
 
 
-def sign_in(call: Call):
+def sign_in(call: Call) -> RedirectResponse:
     """Exchange a token for a session that can only read. The token itself never becomes a cookie, because cookies
     of 127.0.0.1 go to every program that listens there."""
     caller = call.hub.users.by_token((call.body.get("token") or [""])[0].strip())
@@ -127,7 +127,7 @@ def sign_in(call: Call):
     return response
 
 
-def sign_out(call: Call):
+def sign_out(call: Call) -> RedirectResponse:
     response = RedirectResponse("/", 303)
     response.delete_cookie(SESSION)
     return response

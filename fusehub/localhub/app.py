@@ -7,9 +7,10 @@ everything else                                 pages for people
 """
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote
 
 from starlette.applications import Starlette
@@ -19,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import account, disk, pages, repos
 from .access import Tickets, Users
@@ -26,7 +28,7 @@ from .errors import HubError, LocalHubError, repo_not_found
 from .faults import Faults
 from .hosts import HostCheck, allowed_names
 from .lfs import Uploads
-from .request import SLASH, WEB_PREFIX, Hub, endpoint
+from .request import SLASH, WEB_PREFIX, Call, Handler, Hub, endpoint
 from .store import Store
 
 
@@ -45,7 +47,7 @@ class KindConvertor(Convertor[str]):
 register_url_convertor("kind", KindConvertor())
 
 # (method, what follows /api/{kind}/{ns}/{name}, handler, need, body)
-API = [
+API: list[tuple[str, str, Handler, str | None, str | None]] = [
     ("GET", "", repos.info, "read", None),
     ("GET", "/revision/{rev}", repos.info, "read", None),
     ("GET", "/tree/{rest:path}", repos.tree_page, "read", None),
@@ -74,7 +76,7 @@ API = [
 ]
 
 # The same after /{ns}/{name} of the site itself.
-SITE = [
+SITE: list[tuple[str, str, Handler, str | None, str | None]] = [
     ("GET", "/resolve/{rest:path}", repos.download, "files", None),
     ("GET", "/raw/{rest:path}", repos.download, "files", None),
     ("POST", ".git/info/lfs/objects/batch", repos.lfs_batch, "propose", "json"),
@@ -89,7 +91,7 @@ SITE = [
     ("GET", "/discussions/{num:int}", pages.discussion, "read", None),
 ]
 
-GLOBAL = [
+GLOBAL: list[tuple[str, str, Handler, str | None]] = [
     ("GET", "/api/whoami-v2", account.whoami, None),
     ("POST", "/api/repos/create", repos.create, "json"),
     ("DELETE", "/api/repos/delete", repos.delete, "json"),
@@ -115,7 +117,7 @@ async def _upload(request: Request) -> JSONResponse:
     return JSONResponse({}, headers={"ETag": f'"{etag}"'})
 
 
-def _finish_upload(call) -> dict:
+def _finish_upload(call: Call) -> dict:
     call.hub.uploads.finish(call.params["ticket"])
     return {"success": True}
 
@@ -157,14 +159,14 @@ class EncodedSlashes:
     Servers decode an address before routing; `refs%2Fpr%2F1` would fall apart into three.
     """
 
-    def __init__(self, app) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
 
-        async def send_marked(message) -> None:
+        async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] >= 400:
                 headers = MutableHeaders(scope=message)
                 headers.setdefault("X-Error-Code", "Error")
@@ -179,27 +181,27 @@ class EncodedSlashes:
         await self.app({**scope, "path": path}, receive, send_marked)
 
 
-async def _refuse(request: Request, error: HubError):
+async def _refuse(request: Request, error: HubError) -> Response:
     wants_page = "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/")
     return pages.refusal(request, error) if wants_page else error.response()
 
 
-async def _http_error(request: Request, error: HTTPException):
+async def _http_error(request: Request, error: HTTPException) -> Response:
     code = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "Error")
     message = f"{request.method} {request.url.path}: {error.detail}"
     return await _refuse(request, HubError(error.status_code, code, message, headers=dict(error.headers or {})))
 
 
-async def _gone(request: Request, error: ClientDisconnect):
+async def _gone(request: Request, error: ClientDisconnect) -> Response:
     """The client broke off: nobody reads this answer, and it is no failure of the hub."""
     return Response(status_code=499)
 
 
-async def _crash(request: Request, error: Exception):
+async def _crash(request: Request, error: Exception) -> Response:
     return HubError(500, "InternalError", "The hub failed on this request; its log says why").response()
 
 
-def lock_folder(root: Path):
+def lock_folder(root: Path) -> IO[str]:
     """One server a folder: two would not see each other's locks. The lock goes with the process."""
     root.mkdir(parents=True, exist_ok=True)
     lock = open(root / "server.lock", "a")  # noqa: SIM115 - held as long as the server lives
@@ -229,7 +231,7 @@ def create_app(
     store, tickets = Store(root), Tickets(root)
 
     @asynccontextmanager
-    async def lifespan(app: Starlette):
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
         lock.close()
 

@@ -6,6 +6,8 @@ base_model_relation: merge
 
 import math
 import re
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import yaml
 
@@ -24,7 +26,7 @@ def split_card(text: str) -> tuple[str | None, str]:
     return (found[1], text[found.end() :]) if found else (None, text)
 
 
-def _plain(value, left: list[int]):
+def _plain(value: object, left: list[int]) -> Any:
     """YAML's values as JSON knows them. Counted, because YAML aliases make gigabytes out of a few lines."""
     left[0] -= 1
     if left[0] < 0:
@@ -55,7 +57,7 @@ def read_metadata(text: str) -> dict:
         raise ValueError("the metadata refers to itself or is nested too deeply") from None
 
 
-def _as_list(value) -> list:
+def _as_list(value: object) -> list:
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
@@ -76,7 +78,7 @@ def check_card(text: str, kind: str) -> tuple[list[str], list[str]]:
     return errors, warnings
 
 
-def _type_errors(data: dict):
+def _type_errors(data: dict) -> Iterator[str]:
     for key in ("tags", "datasets", "base_model", "license", "language", "metrics", "task_categories", "new_version"):
         for item in _as_list(data.get(key)):
             if not isinstance(item, str):
@@ -87,7 +89,7 @@ def _type_errors(data: dict):
             yield f'"{key}" must be a string, but is {data[key]!r}'
 
 
-def _relation_errors(data: dict):
+def _relation_errors(data: dict) -> Iterator[str]:
     for base in strings(data, "base_model"):
         if not is_repo_id(base):
             yield f'"base_model" must name models on the Hub, but holds {base!r}'
@@ -96,7 +98,7 @@ def _relation_errors(data: dict):
         yield f'"base_model_relation" must be one of {", ".join(RELATIONS)}, but is {relation!r}'
 
 
-def _index_errors(index):
+def _index_errors(index: object) -> Iterator[str]:
     if index is None:
         return
     if not isinstance(index, list):
@@ -115,7 +117,7 @@ def _index_errors(index):
                     yield f'"model-index[{number}].results[{place}].{key}" is required'
 
 
-def _space_errors(data: dict):
+def _space_errors(data: dict) -> Iterator[str]:
     if data.get("sdk") not in SPACE_SDKS:
         yield f'"sdk" must be one of {", ".join(SPACE_SDKS)}'
     for key in ("colorFrom", "colorTo"):
@@ -126,7 +128,7 @@ def _space_errors(data: dict):
         yield '"short_description" length must be less than or equal to 60 characters long'
 
 
-def relation(data: dict, paths) -> str | None:
+def relation(data: dict, paths: Collection[str]) -> str | None:
     """How the model comes from its base models: as the card says, else guessed the way the Hub does."""
     bases = strings(data, "base_model")
     if not bases:
@@ -140,7 +142,7 @@ def relation(data: dict, paths) -> str | None:
     return "merge" if len(bases) > 1 else "finetune"
 
 
-def card_tags(data: dict, kind: str, paths) -> list[str]:
+def card_tags(data: dict, kind: str, paths: Collection[str]) -> list[str]:
     """The tags that the metadata gives a repository, in the Hub's spelling."""
     tags = strings(data, "tags")
     if kind == "model":

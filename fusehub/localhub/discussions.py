@@ -7,6 +7,7 @@ Whether a request was merged is part of `repo.json`, written together with the b
 import difflib
 import json
 import secrets
+from pathlib import Path
 
 from . import disk
 from .access import Caller, check_role
@@ -18,7 +19,7 @@ STATUSES = ("draft", "open", "closed")
 MAX_DIFF = 200_000
 
 
-def _file(repo: Repo, number: int):
+def _file(repo: Repo, number: int) -> Path:
     return repo.folder / "discussions" / f"{number}.json"
 
 
@@ -45,7 +46,7 @@ def _comment(text: str, author: str) -> dict:
     return _event("comment", author, {"edited": False, "hidden": False, "latest": {"raw": text}})
 
 
-def _text(value, what: str, default: str = "") -> str:
+def _text(value: object, what: str, default: str = "") -> str:
     value = default if value is None else value
     if not isinstance(value, str) or len(value) > 65536:
         raise bad_request(f"The {what} of a discussion must be a text of at most 65536 characters")
@@ -120,7 +121,7 @@ def merge(repo: Repo, number: int, author: str, comment: str | None) -> str:
     return sha
 
 
-def _append(repo: Repo, number: int, event: dict, comment: str | None, author: str, **fields) -> None:
+def _append(repo: Repo, number: int, event: dict, comment: str | None, author: str, **fields: object) -> None:
     with repo.lock:
         discussion = json.loads(_file(repo, number).read_bytes()) | fields
         discussion["events"] += [event] + ([_comment(comment, author)] if comment else [])

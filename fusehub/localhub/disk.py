@@ -67,7 +67,7 @@ def write_bytes(target: Path, content: bytes, temp_folder: Path, mode: int = 0o6
         raise
 
 
-def write_json(target: Path, value, temp_folder: Path, mode: int = 0o644) -> None:
+def write_json(target: Path, value: object, temp_folder: Path, mode: int = 0o644) -> None:
     content = json.dumps(value, ensure_ascii=False, indent=1).encode()
     write_bytes(target, content, temp_folder, mode)
 

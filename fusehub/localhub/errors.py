@@ -4,13 +4,23 @@ The client maps `X-Error-Code` (RepoNotFound, RevisionNotFound, EntryNotFound, G
 shows `X-Error-Message`, so every refusal carries both.
 """
 
+from collections.abc import Mapping
+
 from starlette.responses import JSONResponse
 
 
 class HubError(Exception):
     """A refusal that the client understands."""
 
-    def __init__(self, status: int, code: str, message: str, *, body: dict | None = None, headers=None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        body: dict | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
         self.body, self.headers = body or {}, headers or {}
@@ -61,5 +71,5 @@ def unauthorized(message: str = "Invalid username or password: this needs a toke
     return HubError(401, "Unauthorized", message)
 
 
-def conflict(message: str, **body) -> HubError:
+def conflict(message: str, **body: object) -> HubError:
     return HubError(409, "Conflict", message, body=body)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import ceil
 from pathlib import Path
+from typing import BinaryIO
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -199,7 +200,7 @@ class Uploads:
             temp.unlink(missing_ok=True)
 
 
-async def _receive(request: Request, file, limit: int) -> tuple[str, int]:
+async def _receive(request: Request, file: BinaryIO, limit: int) -> tuple[str, int]:
     """Stream a request body into an open file; (sha256, size). Stops at once when it is longer than `limit`."""
     digest, size, buffer = hashlib.sha256(), 0, bytearray()
 

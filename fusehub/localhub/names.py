@@ -25,7 +25,7 @@ def is_namespace(name: str) -> bool:
     return is_name(name) and name.lower() not in RESERVED
 
 
-def is_repo_id(repo_id) -> bool:
+def is_repo_id(repo_id: object) -> bool:
     parts = repo_id.split("/") if isinstance(repo_id, str) else []
     return 1 <= len(parts) <= 2 and all(is_name(part) for part in parts)
 
@@ -40,7 +40,7 @@ def check_ref_name(name: str) -> str:
     return name
 
 
-def check_path(path) -> str:
+def check_path(path: object) -> str:
     """A path of a file in a repository: relative, normal, printable, outside `.git`."""
     if not isinstance(path, str) or not path or len(path) > 1024:
         raise bad_request(f"Invalid path in repository: {path!r}")

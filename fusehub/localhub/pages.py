@@ -20,6 +20,7 @@ from .names import KINDS
 from .repo_info import downloads, facts
 from .request import WEB_PREFIX, Call
 from .search import is_true, visible
+from .store import Repo
 
 MAX_SHOWN = 500_000
 POLICY = (
@@ -85,11 +86,11 @@ def _table(rows: list[str]) -> str:
     )
 
 
-def _root(repo) -> str:
+def _root(repo: Repo) -> str:
     return f"/{WEB_PREFIX[repo.kind]}{repo.id}"
 
 
-def _url(repo, *parts: str) -> str:
+def _url(repo: Repo, *parts: str) -> str:
     return "/".join([_root(repo), *(quote(part) for part in parts if part)])
 
 
@@ -106,7 +107,7 @@ def refusal(request: Request, error: HubError) -> HTMLResponse:
 # -- lists
 
 
-def home(call: Call):
+def home(call: Call) -> HTMLResponse:
     """All repositories the caller may see, or those of one namespace."""
     who = call.params.get("who")
     if who and not (call.hub.users.user(who) or call.hub.users.org(who)):
@@ -119,13 +120,13 @@ def home(call: Call):
     return _page(call, who or "Local Hub", content)
 
 
-def _repo_row(repo) -> str:
+def _repo_row(repo: Repo) -> str:
     marks = (" 🔒" if repo.state["private"] else "") + (" (gated)" if repo.state["gated"] else "")
     date = repo.commit(repo.state["heads"]["main"])["date"][:10]
     return f'<td>{_link(_root(repo), repo.id)}{marks}</td><td class="n">{date}</td>'
 
 
-def login(call: Call):
+def login(call: Call) -> HTMLResponse:
     failed = "<p role='alert'>This token is not known here.</p>" if is_true(call.query.get("failed")) else ""
     target = escape(call.query.get("next") or "/", quote=True)
     content = (
@@ -151,7 +152,7 @@ def _header(call: Call, current: str) -> str:
     return f'<h1>{who} / {name} <span class="note">{repo.kind} {marks}</span></h1><nav>{links}</nav>'
 
 
-def repo(call: Call):
+def repo(call: Call) -> HTMLResponse:
     """The card, as the first thing one wants to see of a repository."""
     item, sha = call.repo, call.repo.state["heads"]["main"]
     known = facts(call.hub.store, item, sha)
@@ -165,7 +166,7 @@ def repo(call: Call):
     return _page(call, item.id, content + _files(call, sha, "main", ""))
 
 
-def _markdown(item, text: str) -> str:
+def _markdown(item: Repo, text: str) -> str:
     """CommonMark with tables, HTML shown as text; pictures are taken from the repository."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(text)
@@ -184,7 +185,7 @@ def _place(call: Call) -> tuple[str, str, str]:
     return revision, call.repo.resolve(revision), path
 
 
-def _crumbs(repo, revision: str, path: str) -> str:
+def _crumbs(repo: Repo, revision: str, path: str) -> str:
     parts = path.split("/") if path else []
     links = [_link(_revision_url(repo, "tree", revision), revision)]
     for depth in range(1, len(parts)):
@@ -192,7 +193,7 @@ def _crumbs(repo, revision: str, path: str) -> str:
     return f"<p>{' / '.join([*links, *map(escape, parts[-1:])])}</p>"
 
 
-def _revision_url(repo, page: str, revision: str, path: str = "") -> str:
+def _revision_url(repo: Repo, page: str, revision: str, path: str = "") -> str:
     return f"{_root(repo)}/{page}/{quote(revision, safe='')}" + (f"/{quote(path)}" if path else "")
 
 
@@ -206,13 +207,13 @@ def _files(call: Call, sha: str, revision: str, folder: str) -> str:
     return _table(rows)
 
 
-def tree(call: Call):
+def tree(call: Call) -> HTMLResponse:
     revision, sha, folder = _place(call)
     content = _header(call, "Files") + _crumbs(call.repo, revision, folder) + _files(call, sha, revision, folder)
     return _page(call, f"{call.repo.id}: {folder or 'files'}", content)
 
 
-def blob(call: Call):
+def blob(call: Call) -> HTMLResponse:
     revision, sha, path = _place(call)
     entry = call.repo.files(sha).get(path)
     if entry is None:
@@ -231,7 +232,7 @@ def blob(call: Call):
     return _page(call, f"{call.repo.id}: {path}", content)
 
 
-def commits(call: Call):
+def commits(call: Call) -> HTMLResponse:
     _, sha, _ = _place(call)
     rows = []
     for item in call.repo.history(sha)[:200]:
@@ -244,7 +245,7 @@ def commits(call: Call):
     return _page(call, f"{call.repo.id}: commits", _header(call, "Commits") + _table(rows))
 
 
-def commit(call: Call):
+def commit(call: Call) -> HTMLResponse:
     sha = call.repo.resolve(call.params["rest"])
     item = call.repo.commit(sha)
     content = _header(call, "Commits") + f"<h2>{escape(item['title'])}</h2><p>{escape(item['message'])}</p>"
@@ -260,7 +261,7 @@ def _diff(call: Call, before: str, after: str) -> str:
     return f"<pre><code>{escape(talk.diff(call.repo, before, after))}</code></pre>"
 
 
-def discussions(call: Call):
+def discussions(call: Call) -> HTMLResponse:
     rows = []
     for item in talk.all_of(call.repo):
         url = _url(call.repo, "discussions", str(item["num"]))
@@ -272,7 +273,7 @@ def discussions(call: Call):
     return _page(call, f"{call.repo.id}: discussions", _header(call, "Discussions") + _table(rows))
 
 
-def discussion(call: Call):
+def discussion(call: Call) -> HTMLResponse:
     item = talk.details(call.repo, int(call.params["num"]), with_diff=passes_gate(call.caller, call.repo))
     content = _header(call, "Discussions")
     content += f'<h2>{escape(item["title"])} <span class="note">#{item["num"]} {item["status"]}</span></h2>'

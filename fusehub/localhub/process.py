@@ -62,7 +62,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._on_start = on_start
 
-    async def startup(self, sockets=None) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_start()
 
@@ -74,7 +74,7 @@ def serve(
     port: int = 8730,
     on_ready: Callable[[str], None] | None = None,
     with_parent: bool = False,
-    **options,
+    **options: Any,
 ) -> None:
     """Serve a folder until interrupted. `on_ready` gets the address once it answers; `options` go to create_app.
 

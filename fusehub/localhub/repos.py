@@ -2,7 +2,7 @@
 
 import re
 
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from . import access, discussions, store
 from .cards import check_card
@@ -27,7 +27,7 @@ def _named(call: Call) -> tuple[str, str]:
     return kind, f"{namespace or call.user.name}/{name}"
 
 
-def create(call: Call):
+def create(call: Call) -> dict:
     access.check_role(call.caller)
     kind, repo_id = _named(call)
     namespace = repo_id.split("/")[0]
@@ -52,7 +52,7 @@ def create(call: Call):
     return {"url": url, "name": repo_id, "id": repo.state["_id"]}
 
 
-def delete(call: Call):
+def delete(call: Call) -> dict:
     access.check_role(call.caller)
     repo = find_repo(call.hub, *_named(call), call.caller)
     access.check(call.caller, repo, "write")
@@ -60,7 +60,7 @@ def delete(call: Call):
     return {"success": True}
 
 
-def move(call: Call):
+def move(call: Call) -> dict:
     access.check_role(call.caller)
     kind, source, target = (call.body.get("type") or "model", call.body.get("fromRepo"), call.body.get("toRepo"))
     repo = find_repo(call.hub, kind, str(source), call.caller)
@@ -71,7 +71,7 @@ def move(call: Call):
     return {"success": True}
 
 
-def settings(call: Call):
+def settings(call: Call) -> dict:
     body = call.body
     gated, visibility = body.get("gated"), body.get("visibility")
     if "gated" in body and gated not in (False, "auto", "manual"):
@@ -88,7 +88,7 @@ def settings(call: Call):
     return {"private": call.repo.state["private"], "gated": call.repo.state["gated"]}
 
 
-def info(call: Call):
+def info(call: Call) -> dict:
     sha = call.repo.resolve(decode(call.params.get("rev", "main")))
     item = describe(call.hub.store, call.repo, sha, blobs=is_true(call.query.get("blobs")))
     if "childrenModelCount" in values(call.query, "expand"):
@@ -96,7 +96,7 @@ def info(call: Call):
     return pick(item, call.query, listing=False)
 
 
-def listing(call: Call):
+def listing(call: Call) -> JSONResponse:
     items = find(call.hub.store, call.kind, call.caller, call.query)
     try:
         size = min(int(call.query.get("limit") or call.hub.page_size), call.hub.page_size)
@@ -106,12 +106,12 @@ def listing(call: Call):
     return JSONResponse([pick(item, call.query, listing=True) for item in page], headers=headers)
 
 
-def auth_check(call: Call):
+def auth_check(call: Call) -> dict:
     access.check(call.caller, call.repo, "write" if call.params.get("write") else "files")
     return {}
 
 
-def like(call: Call):
+def like(call: Call) -> dict:
     access.check_role(call.caller)
     with call.repo.changing() as state:
         others = [name for name in state["likes"] if name != call.user.name]
@@ -119,14 +119,14 @@ def like(call: Call):
     return {"likes": len(call.repo.state["likes"])}
 
 
-def runtime(call: Call):
+def runtime(call: Call) -> dict:
     return space_runtime()
 
 
 # -- files
 
 
-def tree_page(call: Call):
+def tree_page(call: Call) -> JSONResponse:
     revision, folder = call.revision_and_path()
     sha = call.repo.resolve(revision)
     items = tree(call.repo, sha, folder, is_true(call.query.get("recursive")))
@@ -141,14 +141,14 @@ def tree_page(call: Call):
     return JSONResponse(items, headers=headers)
 
 
-def paths(call: Call):
+def paths(call: Call) -> list[dict]:
     sha = call.repo.resolve(decode(call.params["rev"]))
     items = paths_info(call.repo, sha, call.body.get("paths", []))
     expand = is_true((call.body.get("expand") or [""])[0])
     return add_last_commits(call.repo, sha, items) if expand else items
 
 
-def download(call: Call):
+def download(call: Call) -> Response:
     revision, path = call.revision_and_path()
     response = resolve(call.repo, call.repo.resolve(revision), path)
     if call.request.method == "GET" and counts_as_download(call.repo, path):
@@ -156,7 +156,7 @@ def download(call: Call):
     return response
 
 
-def safetensors_headers(call: Call):
+def safetensors_headers(call: Call) -> dict:
     """All shards' headers at once, which saves the client a request for each."""
     sha, index = call.repo.resolve("main"), call.params["rest"]
     if index not in call.repo.files(sha):
@@ -167,18 +167,18 @@ def safetensors_headers(call: Call):
     return {"index": {"metadata": total and {"total_parameters": total["total"]}}, "headers": headers}
 
 
-def preuploading(call: Call):
+def preuploading(call: Call) -> dict:
     need = "propose" if _proposes(call) else "write"
     access.check(call.caller, call.repo, need)
     return preupload(call.repo, decode(call.params["rev"]), call.body)
 
 
-def lfs_batch(call: Call):
+def lfs_batch(call: Call) -> dict:
     """Anyone who may open a pull request may upload for one; what no commit names is never shown."""
     return call.hub.uploads.batch(call.repo, call.body, call.base, f"{call.repo_url()}.git/info/lfs/verify")
 
 
-def lfs_verify(call: Call):
+def lfs_verify(call: Call) -> dict:
     return verify(call.repo, call.body)
 
 
@@ -189,7 +189,7 @@ def _proposes(call: Call) -> bool:
     return is_true(call.query.get("create_pr")) or decode(call.params["rev"]).startswith("refs/pr/")
 
 
-def commit(call: Call):
+def commit(call: Call) -> dict:
     """A commit to a branch, to a pull request, or (`create_pr=1`) as a new pull request."""
     repo, revision = call.repo, decode(call.params["rev"])
     new_request = is_true(call.query.get("create_pr"))
@@ -207,7 +207,7 @@ def commit(call: Call):
     return {"success": True, "commitOid": sha, "commitUrl": f"{call.repo_url()}/commit/{sha}", **extra}
 
 
-def commit_list(call: Call):
+def commit_list(call: Call) -> JSONResponse:
     shas = call.repo.history(call.repo.resolve(decode(call.params["rev"])))
     cursor, size, headers = call.query.get("cursor"), call.hub.page_size, {}
     if cursor in shas:
@@ -227,7 +227,7 @@ def _commit_item(call: Call, sha: str) -> dict:
     return item
 
 
-def refs(call: Call):
+def refs(call: Call) -> dict:
     def listed(group: str, prefix: str) -> list[dict]:
         found = call.repo.state[group].items()
         return [{"name": name, "ref": f"{prefix}{name}", "targetCommit": sha} for name, sha in found]
@@ -238,13 +238,13 @@ def refs(call: Call):
     return result
 
 
-def add_branch(call: Call):
+def add_branch(call: Call) -> JSONResponse:
     name = decode(call.params["rev"])
     store.add_reference(call.repo, "heads", name, call.body.get("startingPoint") or "main")
     return JSONResponse({"name": name}, 201)
 
 
-def add_tag(call: Call):
+def add_tag(call: Call) -> JSONResponse:
     tag = call.body.get("tag")
     if not isinstance(tag, str):
         raise bad_request("A tag needs a name")
@@ -252,12 +252,12 @@ def add_tag(call: Call):
     return JSONResponse({"name": tag}, 201)
 
 
-def remove_branch(call: Call):
+def remove_branch(call: Call) -> dict:
     store.remove_reference(call.repo, "heads", decode(call.params["rev"]))
     return {}
 
 
-def remove_tag(call: Call):
+def remove_tag(call: Call) -> dict:
     store.remove_reference(call.repo, "tags", decode(call.params["rev"]))
     return {}
 
@@ -265,7 +265,7 @@ def remove_tag(call: Call):
 # -- discussions
 
 
-def discussion_list(call: Call):
+def discussion_list(call: Call) -> dict:
     wanted_type, status, author = (call.query.get(key) for key in ("type", "status", "author"))
     found = [discussions.summary(call.repo, it) for it in discussions.all_of(call.repo)]
     found = [it for it in found if not author or it["author"]["name"] == author]
@@ -278,25 +278,25 @@ def discussion_list(call: Call):
     return {"count": len(found), "start": start, "discussions": found[start : start + 50]}
 
 
-def discussion_new(call: Call):
+def discussion_new(call: Call) -> dict:
     number = discussions.open_new(call.repo, call.body, call.user.name)
     return {"num": number, "url": f"{call.repo_url()}/discussions/{number}"}
 
 
-def discussion_details(call: Call):
+def discussion_details(call: Call) -> dict:
     """The diff shows what is in files, so it is for those who may read them."""
     with_diff = is_true(call.query.get("diff")) and access.passes_gate(call.caller, call.repo)
     return discussions.details(call.repo, int(call.params["num"]), with_diff)
 
 
-def discussion_change(call: Call):
+def discussion_change(call: Call) -> dict:
     return discussions.change(call.repo, int(call.params["num"]), call.params["resource"], call.body, call.user)
 
 
 # -- gated access
 
 
-def ask_access(call: Call):
+def ask_access(call: Call) -> dict:
     """What the form of a gated repository does on the Hub: `auto` lets in at once, `manual` waits for the owner."""
     name = call.user.name
     with call.repo.changing() as state:
@@ -309,7 +309,7 @@ def ask_access(call: Call):
     return {"status": call.repo.state["access"][name]["status"]}
 
 
-def access_requests(call: Call):
+def access_requests(call: Call) -> list[dict]:
     found = []
     for name, request in call.repo.state["access"].items():
         if request["status"] == call.params["status"]:
@@ -319,7 +319,7 @@ def access_requests(call: Call):
     return found
 
 
-def access_decide(call: Call):
+def access_decide(call: Call) -> dict:
     """`grant` (a user who may never have asked) and `handle` (accepted, rejected, or pending again)."""
     name = call.body.get("user") or call.body.get("requestId")
     status = "accepted" if call.params["action"] == "grant" else call.body.get("status")
@@ -341,7 +341,7 @@ def access_decide(call: Call):
 # -- cards
 
 
-def validate_card(call: Call):
+def validate_card(call: Call) -> dict:
     """Errors come with status 400, as the client expects, and always as JSON lists."""
     content, kind = call.body.get("content"), call.body.get("repoType") or "model"
     if not isinstance(content, str) or kind not in KINDS:

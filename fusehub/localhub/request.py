@@ -5,12 +5,13 @@ only uploads are asynchronous.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -68,7 +69,7 @@ class Call:
         return str(self.request.base_url).rstrip("/")
 
     @property
-    def query(self):
+    def query(self) -> QueryParams:
         return self.request.query_params
 
     def repo_url(self, repo: Repo | None = None) -> str:
@@ -82,6 +83,11 @@ class Call:
         if SLASH in revision:
             return decode(revision), decode(path)
         return split_revision(decode(rest))
+
+
+Reply = dict | list | Response
+"""What a handler answers; what is no response yet is sent as JSON."""
+Handler = Callable[[Call], Reply]
 
 
 def decode(param: str) -> str:
@@ -127,7 +133,9 @@ async def read_form(request: Request) -> dict[str, list[str]]:
     return {key: [str(item) for item in form.getlist(key)] for key in form}
 
 
-def endpoint(handler: Callable, *, need: str | None = None, body: str | None = None, kind: str = ""):
+def endpoint(
+    handler: Handler, *, need: str | None = None, body: str | None = None, kind: str = ""
+) -> Callable[[Request], Awaitable[Response]]:
     """An ASGI endpoint of `handler`. `need` is checked on the repository of the address (see access.check); `body`
     is `json`, `form` or `spool` (a temporary file)."""
 

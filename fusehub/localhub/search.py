@@ -6,6 +6,7 @@ a repository that appears meanwhile makes no other one appear twice or never.
 
 import base64
 import json
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import URL, QueryParams
@@ -99,7 +100,7 @@ def _after(placed: list[tuple[list, dict]], cursor: str, ascending: bool) -> lis
         raise bad_request("Invalid cursor") from None
 
 
-def _is_after(place: list, value, last_id: str, ascending: bool) -> bool:
+def _is_after(place: list, value: Any, last_id: str, ascending: bool) -> bool:
     if place[0] == value:
         return place[1] > last_id
     return (place[0] > value) == ascending

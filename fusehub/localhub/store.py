@@ -178,7 +178,7 @@ class Store:
             except HubError:  # deleted meanwhile
                 continue
 
-    def create(self, kind: str, repo_id: str, author: str, files: dict[str, bytes], **settings) -> Repo:
+    def create(self, kind: str, repo_id: str, author: str, files: dict[str, bytes], **settings: object) -> Repo:
         """A new repository with one first commit, complete or not there at all."""
         namespace, _, name = repo_id.partition("/")
         if kind not in KINDS or not is_namespace(namespace) or not is_name(name):

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from fusehub.errors import BadFile, BadStatistics
 from fusehub.models.checkpoint import Shard, index_of, plan_shards, safetensors_header
@@ -161,7 +161,7 @@ def _places(shard: Shard, start: int) -> dict[str, int]:
     return places
 
 
-def _put(file, tensors: Mapping[str, Tensor], shard: Shard, places: Mapping[str, int]) -> None:
+def _put(file: BinaryIO, tensors: Mapping[str, Tensor], shard: Shard, places: Mapping[str, int]) -> None:
     import torch
 
     for name, tensor in tensors.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from fusehub.errors import FuseHubError, together
+from fusehub.finding import FoundModel
 
 from ..frame import Step
 from ..render import html
@@ -100,7 +101,9 @@ class Pick(Step):
         except FuseHubError as error:
             visit.notices[0] = html.problem(error)
 
-    def _search(self, visit: Visit, token, data, query: str, task: str, base: str, only: bool) -> None:
+    def _search(
+        self, visit: Visit, token: str | None, data: gr.EventData, query: str, task: str, base: str, only: bool
+    ) -> None:
         from fusehub import find
 
         visit.found = find(
@@ -112,10 +115,10 @@ class Pick(Step):
             token=token,
         )
 
-    def _add_found(self, visit: Visit, token, data) -> None:
+    def _add_found(self, visit: Visit, token: str | None, data: gr.EventData) -> None:
         self._add(visit, [data.id], token)
 
-    def _add_named(self, visit: Visit, token, data, text: str) -> None:
+    def _add_named(self, visit: Visit, token: str | None, data: gr.EventData, text: str) -> None:
         names = [name for line in text.splitlines() for name in line.split(",") if name.strip()]
         if not names:
             raise FuseHubError("No model was named.", "Write user/name, or paste the address of a model's page.")
@@ -124,7 +127,7 @@ class Pick(Step):
             raise FuseHubError(f"{len(names)} models are too many: {most} fit here.", "Name fewer at once.")
         self._add(visit, names, token)
 
-    def _fill(self, visit: Visit, token, data) -> None:
+    def _fill(self, visit: Visit, token: str | None, data: gr.EventData) -> None:
         visit.picks = []
         self._add(visit, self._examples(token), token)
 
@@ -162,7 +165,7 @@ class Pick(Step):
         if problems:
             raise together(problems)
 
-    def _remove(self, visit: Visit, token, data) -> None:
+    def _remove(self, visit: Visit, token: str | None, data: gr.EventData) -> None:
         visit.picks = [pick for pick in visit.picks if pick.id != data.id]
         visit.changed_models()
 
@@ -253,7 +256,7 @@ def _found_html(visit: Visit) -> str:
     return html.cards(shown, "Models found")
 
 
-def _misfit(model, picks: list[Picked]) -> str:
+def _misfit(model: FoundModel, picks: list[Picked]) -> str:
     """Why a model that was found would not go with those that are picked; empty where nothing speaks against it."""
     for pick in picks:
         if model.task and pick.task and model.task != pick.task:
