@@ -3,6 +3,7 @@
     import fusehub
 
     fusehub.check(["user/expert-1", "user/expert-2"]).ok
+    fusehub.recommend(["user/expert-1", "user/expert-2"]).reason
     fusehub.collect("user/expert-1", "user/texts", "statistics")      # once, where the texts are
     fusehub.merge(["user/expert-1", "user/expert-2"], "merged", parameters={"alpha": 0.9})
     fusehub.compare(["user/expert-1", "user/expert-2", "merged"], ["A text."])
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from fusehub.models.resolve import resolve
     from fusehub.publishing.cards.merge_card import model_card
     from fusehub.publishing.publish import Published, publish, publish_statistics
+    from fusehub.recommending.recommend import recommend
+    from fusehub.recommending.recommendation import Recommendation
     from fusehub.statistics.adding import add_statistics
     from fusehub.statistics.file import Statistics
     from fusehub.statistics.importers import import_statistics
@@ -57,6 +60,7 @@ _MODULES = {
     "Plan": "merging.plan",
     "Published": "publishing.publish",
     "Recipe": "merging.recipe",
+    "Recommendation": "recommending.recommendation",
     "Report": "checking.report",
     "SharedBody": "models.multi_head",
     "Statistics": "statistics.file",
@@ -77,6 +81,7 @@ _MODULES = {
     "plan_merge": "merging.plan",
     "publish": "publishing.publish",
     "publish_statistics": "publishing.publish",
+    "recommend": "recommending.recommend",
     "resolve": "models.resolve",
     "resize_statistics": "statistics.resizing",
     "tune": "comparing.tuning",
@@ -94,6 +99,7 @@ __all__ = [
     "Plan",
     "Published",
     "Recipe",
+    "Recommendation",
     "Report",
     "SharedBody",
     "Statistics",
@@ -114,6 +120,7 @@ __all__ = [
     "plan_merge",
     "publish",
     "publish_statistics",
+    "recommend",
     "resize_statistics",
     "resolve",
     "tune",

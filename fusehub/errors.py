@@ -24,6 +24,7 @@ Any other exception is a bug of ours and keeps its traceback.
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -53,6 +54,35 @@ def _shown(text: str) -> str:
     """`text` as it may be shown: names that strangers gave stand in it, of any length and any characters."""
     escaped = _UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
     return re.sub(r"\S+", lambda found: found[0] if len(found[0]) <= _LONGEST else f"{found[0][:200]}...", escaped)
+
+
+ACTIONS = {
+    "name-base": "Name the pretrained model that the models share.",
+    "collect-statistics": "Make statistics of models, or say where some are.",
+    "collect-fisher": "Make statistics with Fisher diagonals.",
+    "give-texts": "Give texts of each model's kind, for a method that runs the models over them.",
+    "choose-models": "Take another number of models.",
+}
+"""What can be done, by its code: whoever shows an error offers it in their own way, as a button or an option."""
+
+
+@dataclass(frozen=True)
+class Action:
+    """Something that can be done about an error, or would let a method run: its code, and what it is done with.
+
+    Attributes:
+        code: One of `ACTIONS`.
+        models: The models that it is about, as they are named; none where it is about all.
+        count: How many models are wanted, where that is what has to change.
+    """
+
+    code: str
+    models: tuple[str, ...] = ()
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.code not in ACTIONS:
+            raise ValueError(f"no action has the code {self.code}")
 
 
 LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN."

@@ -115,6 +115,12 @@ def base_of(ref: ModelRef, config: Mapping[str, Any]) -> str | None:
     return said[0] if len(said) == 1 else None
 
 
+def common_base(refs: Sequence[ModelRef]) -> str | None:
+    """The base that all of these models name, as the first one names it; None where one names none, or another."""
+    named = [base_of(ref, ref.config) for ref in refs]
+    return named[0] if named[0] and len({_called(name or "") for name in named}) == 1 else None
+
+
 def different_bases(refs: Sequence[ModelRef], base: ModelRef | None = None) -> dict[str, str]:
     """For each model that says it, the base that it comes from, where they cannot all be of one; empty else.
 

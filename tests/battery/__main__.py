@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from tests.battery.families import families
+from tests.battery.measured import write_measured
 from tests.battery.report import write_report
 from tests.battery.run import Battery
 from tests.battery.tasks import AcrossTasks
@@ -35,6 +36,8 @@ def main() -> None:
         if len(chosen) > 1:
             AcrossTasks(list(chosen.values()), arguments.folder, results, seeds).run()
     print(write_report(list(chosen.values()), arguments.docs))
+    if arguments.docs.resolve() == Path("docs").resolve():
+        write_measured(arguments.docs)
 
 
 if __name__ == "__main__":

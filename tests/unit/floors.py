@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("data",),
     ("statistics", "methods"),
     ("finding", "checking", "collecting"),
-    ("merging",),
+    ("merging", "recommending"),
     ("comparing",),
     ("publishing",),
     ("demo",),

@@ -1,0 +1,1 @@
+"""Which way to merge: what the models and their statistics allow, held against what was measured."""

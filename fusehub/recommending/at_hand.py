@@ -1,0 +1,91 @@
+"""What is at hand for a merge: the models' tasks, the base, and the statistics of each; told from headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fusehub.checking.configs import common_base
+from fusehub.errors import BadStatistics, FuseHubError, NotFound
+from fusehub.models.checkpoint import weight_hashes
+from fusehub.models.resolve import ModelRef, ref_of
+from fusehub.models.tasks import task_of
+from fusehub.statistics.sources import find_statistics
+from fusehub.utils.frozen import freeze
+
+AUTO, DATA_FREE = "auto", "data-free"
+
+
+@dataclass(frozen=True)
+class AtHand:
+    """What there is to merge by.
+
+    Attributes:
+        models: The models, as they were named.
+        tasks: Their tasks, each once, sorted.
+        base: The pretrained model that they share, as it was named, or as all of them name it; None where it is not
+            known, or cannot be read.
+        base_is_named: Whether whoever asked has named the base.
+        statistics: Model -> where its statistics are; models without some are left out.
+        fisher: The models whose statistics have Fisher diagonals.
+        by_update: The models whose difference to the base is to stand in for their statistics.
+        texts: The models of whose kind there are texts.
+    """
+
+    models: tuple[str, ...]
+    tasks: tuple[str, ...]
+    base: str | None = None
+    base_is_named: bool = False
+    statistics: Mapping[str, str] | None = None
+    fisher: tuple[str, ...] = ()
+    by_update: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "statistics", self.statistics or {})
+        freeze(self, "statistics")
+
+    def without(self, kept: Sequence[str]) -> tuple[str, ...]:
+        """The models that are not among `kept`."""
+        return tuple(name for name in self.models if name not in kept)
+
+
+def at_hand(
+    named: Sequence[str],
+    refs: Sequence[ModelRef],
+    base: str | ModelRef | None,
+    statistics: Mapping[str, str],
+    texts: Sequence[str],
+) -> AtHand:
+    """What there is of the models `refs`, which are called `named`; `statistics` as a recipe says them, by model.
+
+    Raises `Incompatible` for a model of a task that is not supported.
+    """
+    access = refs[0].access
+    found: dict[str, str] = {}
+    fisher: list[str] = []
+    by_update: list[str] = []
+    for name, ref in zip(named, refs, strict=True):
+        said = statistics.get(name, AUTO)
+        if said == DATA_FREE:
+            by_update.append(name)
+            continue
+        try:
+            own = find_statistics(ref, said, hashes=weight_hashes(ref))
+        except (NotFound, BadStatistics):
+            continue
+        found[name] = own.origin
+        fisher += [name] if own.metadata.get("fisher") else []
+    if base is not None:
+        known: str | None = ref_of(base, access).name
+    else:
+        known = common_base(refs)
+        try:
+            known = known and ref_of(known, access).name
+        except FuseHubError:
+            known = None  # What the models call their base may be gone, or be on nobody's Hub.
+    tasks = sorted({task_of(ref.config, ref.name).name for ref in refs})
+    return AtHand(
+        tuple(named), tuple(tasks), known, base is not None, found, tuple(fisher), tuple(by_update),
+        tuple(name for name in named if name in texts),
+    )  # fmt: skip

@@ -1,0 +1,160 @@
+"""What is recommended follows from what is at hand and what was measured; what cannot run says what it lacks."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import fusehub
+from fusehub.errors import BadRecipe, FuseHubError
+from fusehub.methods import METHODS
+from fusehub.methods.plugins import load_plugins
+from fusehub.recommending.at_hand import AtHand
+from fusehub.recommending.measured import FILENAME, record
+from fusehub.recommending.recommend import recommended
+from tests.battery.measured import TABLE, measured_text
+from tests.unit.experts import LABELS, relatives, with_statistics
+
+ROOT = Path(__file__).parents[2]
+TEXTS, WORDS, WRITING = ("text-classification",), ("token-classification",), ("text-generation",)
+
+
+def there(tasks=TEXTS, count=3, *, base=None, statistics=False, fisher=False, by_update=False, texts=False) -> AtHand:
+    names = tuple(f"user/expert-{number}" for number in range(count))
+    return AtHand(
+        names, tasks, base, False, dict.fromkeys(names, "somewhere") if statistics else {},
+        names if fisher else (), names if by_update else (), names if texts else (),
+    )  # fmt: skip
+
+
+def test_the_numbers_that_come_with_the_package_are_those_of_the_record() -> None:
+    assert TABLE.read_text() == measured_text(ROOT / "docs")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = settings["package-data"]["fusehub"]
+    assert any(fnmatch.fnmatch(f"recommending/{FILENAME}", pattern) for pattern in patterns)
+
+
+def test_the_numbers_are_those_that_the_results_tell() -> None:
+    told = (ROOT / "docs" / "results.md").read_text()
+    for tasks in (TEXTS, WORDS):
+        own = recommended(there(tasks, statistics=True)).recommended
+        assert own.method == "regmean" and own.gain and own.outside
+        inside, outside = own.gain, own.outside
+        assert (
+            f"against the plain mean: {inside.points:+.1f} points in domain (above in {inside.above} of {inside.runs} "
+            f"runs), {outside.points:+.1f} points out of domain (above in {outside.above} of {outside.runs} runs)"
+        ) in told
+
+
+@pytest.mark.parametrize(
+    "at_hand, method, better",
+    [
+        (there(statistics=True), "regmean", None),
+        (there(statistics=True, base="user/base", fisher=True), "regmean", None),
+        (there(count=2, statistics=True, base="user/base"), "regmean", None),
+        (there(), "mean", "regmean"),
+        (there(base="user/base"), "data_free", None),
+        (there(by_update=True, base="user/base"), "data_free", None),
+        (there(WORDS, statistics=True), "regmean", "regmean_plus_plus"),
+        # Of two taggers RegMean was above the mean in 8 of 18 runs: that is no gain.
+        (there(WORDS, 2, statistics=True), "mean", "regmean_plus_plus"),
+        (there(WORDS, statistics=True, texts=True), "regmean_plus_plus", None),
+        # What was measured was 0.4 of three updates: of four or more, nothing is known.
+        (there(WORDS, base="user/base"), "task_arithmetic", None),
+        (there(WORDS, 4, base="user/base"), "mean", "regmean_plus_plus"),
+        (there((*TEXTS, *WORDS), 2, statistics=True), "regmean", None),
+        (there(WRITING, statistics=True), "regmean", None),
+        (there(WRITING, base="user/base"), "mean", "regmean"),
+    ],
+)
+def test_what_was_measured_decides_among_what_can_run(at_hand, method, better) -> None:
+    found = recommended(at_hand)
+    assert (found.recommended.method, found.better and found.better.method) == (method, better)
+    assert found.recommended.can_run and found.baseline.method == record().baseline
+
+
+def test_the_reason_says_what_speaks_against_it_too() -> None:
+    found = recommended(there(WORDS, statistics=True, base="user/base"))
+    assert "RegMean was 0.7 points above the mean (higher in 12 of 12 runs), and 0.6 points below it" in found.reason
+    assert "Task arithmetic was 0.8 points above the mean" in found.reason
+    assert recommended(there(WORDS, 2, statistics=True)).reason.startswith(
+        "Nothing that can run here was clearly above the mean of the weights. In our tests of 2 models on token "
+        "classification, RegMean was 0.1 points above the mean (higher in 8 of 18 runs)."
+    )
+    written = recommended(there(WRITING, statistics=True))
+    assert written.reason.startswith("No method was measured on text generation yet. ") and not written.is_measured
+    assert "weight=0.4" in recommended(there(WORDS, base="user/base")).reason
+    assert "Its base is user/base, which all of the models name." in recommended(there(base="user/base")).reason
+
+
+def test_only_what_may_be_chosen_is_recommended() -> None:
+    among = [name for name, method in METHODS.items() if "alpha" in method.options.fields()]
+    found = recommended(there(), among)
+    # None of them can run: then it is said of the best one what it lacks.
+    assert found.recommended.method == "regmean" and not found.recommended.can_run and found.better is None
+    assert found.recommended.obstacles[0].what in found.reason
+    with pytest.raises(BadRecipe, match="There is no merge method 'regmeen'"):
+        recommended(there(), ["regmeen"])
+
+
+def test_every_obstacle_says_what_would_change_it() -> None:
+    found = recommended(there())
+    lacking = {way.method: [(o.code, o.action.code) for o in way.obstacles] for way in found.ways() if not way.can_run}
+    assert lacking["regmean"] == [("no-statistics", "collect-statistics")]
+    assert lacking["fisher"] == [("no-fisher", "collect-fisher")]
+    assert lacking["ties"] == lacking["data_free"] == [("no-base", "name-base")]
+    assert lacking["slerp"] == [("too-many-models", "choose-models")]
+    assert lacking["regmean_plus_plus"] == [("no-texts", "give-texts")]
+    assert found.way("slerp").obstacles[0].action.count == 2
+    assert found.way("regmean").obstacles[0].action.models == found.at_hand.models
+    assert [way.method for way in found.ways()].count("mean") == 1 and len(found.ways()) == len(METHODS)
+    assert json.loads(json.dumps(found.to_dict()))["better"]["obstacles"][0]["action"]["code"] == "collect-statistics"
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory):
+    """Three experts with statistics, without Fisher diagonals, and their base."""
+    folder = tmp_path_factory.mktemp("experts")
+    made = with_statistics(relatives(folder, labels=(LABELS,) * 3))
+    return [str(path) for path in made], str(folder / "base")
+
+
+@pytest.mark.parametrize("with_base", [False, True])
+def test_what_is_said_to_run_is_planned_and_the_rest_is_refused(experts, with_base) -> None:
+    models, base = experts
+    found = fusehub.recommend(models, base_model=base if with_base else None)
+    assert found.recommended.method == "regmean" and found.at_hand.base == (base if with_base else None)
+    for way in found.ways():
+        recipe = fusehub.Recipe.of(models, way.method, base_model=way.base_model, parameters=way.options)
+        if way.can_run:
+            assert fusehub.plan_merge(recipe).method.name == way.method
+        else:
+            with pytest.raises(FuseHubError):
+                fusehub.plan_merge(recipe)
+    assert found.way("ties").can_run == with_base and not found.way("fisher").can_run
+
+
+def test_a_method_of_ones_own_takes_its_place_among_the_others(experts, tmp_path) -> None:
+    plugin = tmp_path / "middle.py"
+    plugin.write_text(
+        "from fusehub.methods import merge_method\n"
+        "@merge_method('middle', title='Middle', summary='Half way. And more.', base='needed', models=(2, 2))\n"
+        "def middle(layer, options):\n    return layer.tensors[0]\n"
+    )
+    try:
+        load_plugins([plugin])
+        found = fusehub.recommend(experts[0])
+        way = next(way for way in found.alternatives["base"] if way.method == "middle")
+        assert way.sentence == "Half way." and way.gain is None
+        assert [obstacle.code for obstacle in way.obstacles] == ["too-many-models", "no-base"]
+    finally:
+        METHODS.pop("middle", None)
+
+
+def test_one_model_is_no_merge(experts) -> None:
+    with pytest.raises(BadRecipe, match="at least two models"):
+        fusehub.recommend(experts[0][:1])
