@@ -12,7 +12,7 @@ from fusehub.errors import FuseHubError
 from fusehub.models.loading import load_processor, load_tokenizer
 from fusehub.models.resolve import ModelRef
 from fusehub.models.side_files import VOCABULARIES, has_vocabulary, tokenizer_files
-from fusehub.models.tasks import CAUSAL, find_task
+from fusehub.models.tasks import find_task
 from fusehub.models.tensor_files import sha256_of
 from fusehub.models.vocabularies import clash, is_free, known_to
 from fusehub.utils.findings import Finding, Level
@@ -184,7 +184,7 @@ def _takes_images(ref: ModelRef) -> bool:
 def _generates(ref: ModelRef) -> bool:
     architectures = ref.config.get("architectures") or [""]
     task = find_task(str(architectures[0]), str(ref.config.get("model_type")))
-    return task is not None and task.name == CAUSAL
+    return task is not None and task.continues
 
 
 def _image_processors(refs: Sequence[ModelRef]) -> Iterator[Finding]:

@@ -27,10 +27,9 @@ from fusehub.hub.access import Access
 from fusehub.hub.client import software
 from fusehub.models.checkpoint import weight_hashes
 from fusehub.models.layout import layout_of
-from fusehub.models.loading import load_tokenizer
 from fusehub.models.placement import load_for_counting
 from fusehub.models.resolve import ModelRef, ref_of
-from fusehub.models.tasks import MASKED, TASKS, load_config, task_of
+from fusehub.models.tasks import TASKS, load_config, task_of
 from fusehub.statistics.describing import describe_model, describe_tokenizer
 from fusehub.statistics.encodings import DEFAULT_SIZE, LayerSums, check_size
 from fusehub.statistics.file import Statistics, write_statistics
@@ -161,7 +160,7 @@ def collect(
         require_finite_weights(network, ref.name)
         gradients = None
         if fisher:
-            mask = load_tokenizer(ref).mask_token_id if inputs.task == MASKED else None
+            mask = getattr(inputs.processor, "mask_token_id", None)
             gradients = FisherCollector(network, inputs.task, seed=seed, samples=fisher_samples, mask_token_id=mask)
         seen = digest_of(inputs, examples, seed=seed)
         facts = _facts(ref, seen, processes, network, batch_tokens, noise)

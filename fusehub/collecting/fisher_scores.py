@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fusehub.models.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ, TEXTS
+from fusehub.data.tasks import data_of
 from fusehub.utils.devices import fitted, wide
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 # As many labels as this are summed over exactly; the cost is one backward pass a label.
 EXACT_LABELS = 10
-_ONE_LABEL = (TEXTS, IMAGES)
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Scores:
     def of(cls, model: Any, task: str, *, samples: int | None, seed: int, mask_token_id: int | None = None) -> Scores:
         """The scores of `model`; `samples` None takes the exact expectation where labels are few, else one draw."""
         family, draws = "softmax", samples or 1
-        if task in _ONE_LABEL:
+        if data_of(task).chooses_label:
             labels = model.config.num_labels
             said = getattr(model.config, "problem_type", None)
             if said == "multi_label_classification":
@@ -62,7 +61,7 @@ class Scores:
         `indices` are the numbers of the examples in the whole data. Padding and other positions that are not
         predicted have zeros.
         """
-        logits = [outputs.start_logits, outputs.end_logits] if self.task == QUESTIONS else [outputs.logits]
+        logits = data_of(self.task).logits(outputs)
         made = self._exact(logits[0].detach()) if not self.draws else self._drawn(logits, batch, indices)
         upcoming = next(made, None)
         while upcoming is not None:
@@ -96,8 +95,9 @@ class Scores:
     ) -> Iterator[list[Tensor]]:
         import torch
 
+        task = data_of(self.task)
         # For each example, one row of random numbers a draw: as many as it has predictions, padding not among them.
-        predicted = [self._predicted(own, batch) for own in logits]
+        predicted = [task.predicted(own, batch, self.mask_token_id) for own in logits]
         random = []
         for row, index in enumerate(indices):
             # torch uses 32 bits of a seed, so both numbers go into these.
@@ -117,28 +117,6 @@ class Scores:
                 vectors.append(vector / self.draws**0.5)
             yield vectors
 
-    def _predicted(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """Which elements of `logits` [batch, ...] begin a prediction, or for spans may be chosen: bool.
-
-        [batch, positions] for tokens; [batch, 1] for one softmax an example; as `logits` for independent numbers.
-        """
-        import torch
-
-        if self.task in _ONE_LABEL:
-            return torch.ones_like(logits, dtype=torch.bool)
-        mask = batch.get("decoder_attention_mask") if self.task == SEQ2SEQ else batch.get("attention_mask")
-        if mask is None:
-            mask = torch.ones(logits.shape[:2], device=logits.device)
-        mask = mask.bool()
-        if self.task == MASKED and self.mask_token_id is not None:
-            mask = mask & (batch["input_ids"] == self.mask_token_id)
-        if self.task == CAUSAL:
-            # Each token predicts the one after it; the last predicts none that the text has.
-            following = torch.zeros_like(mask)
-            following[:, :-1] = mask[:, 1:]
-            mask = mask & following
-        return mask
-
     def _draw(self, logits: Tensor, predicted: Tensor, numbers: Tensor) -> Tensor:
         """`∂ log p(y|x) / ∂z` at the predicted elements of one example's `logits`, for a y drawn by `numbers`."""
         import torch
@@ -151,13 +129,14 @@ class Scores:
         if self.family == "bernoulli":
             chance = chosen.sigmoid()
             return (numbers < chance).double() - chance
-        if self.task in _ONE_LABEL or self.task == QUESTIONS:
+        one_choice = data_of(self.task).one_choice
+        if one_choice:
             chosen, numbers = chosen[None], numbers[:1]
         chances = chosen.softmax(-1)
         cumulated = chances.cumsum(-1)
         labels = torch.searchsorted(cumulated, numbers[:, None] * cumulated[:, -1:]).clamp_max_(chances.shape[-1] - 1)
         scores = (-chances).scatter_add_(-1, labels, torch.ones_like(chances[:, :1]))
-        return scores[0] if self.task in _ONE_LABEL or self.task == QUESTIONS else scores
+        return scores[0] if one_choice else scores
 
 
 def softmax_factor(chances: Tensor) -> Tensor:

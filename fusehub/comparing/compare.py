@@ -27,10 +27,10 @@ from fusehub.comparing.predictor import (
     known_labels,
     predict_all,
 )
-from fusehub.data.columns import name_of
 from fusehub.data.examples import Examples, load_examples
 from fusehub.data.images import picture_of
 from fusehub.data.tokenizing import are_texts, split_words
+from fusehub.data.values import name_of
 from fusehub.errors import BadData
 from fusehub.hub.access import Access
 from fusehub.models.resolve import ModelRef, ref_of, short_names

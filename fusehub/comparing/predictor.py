@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from fusehub.comparing.answers import fill_masks, find_spans, write_texts
 from fusehub.data.examples import Examples
-from fusehub.data.inputs import Inputs, require_kind
+from fusehub.data.inputs import Inputs
+from fusehub.data.tasks import data_of
 from fusehub.data.tokenizing import Text, are_pairs, are_texts, first_tokens
 from fusehub.errors import BadData, Incompatible, NonFinite
 from fusehub.hub.access import Access
@@ -150,7 +151,7 @@ class Predictor:
         """The prediction for `texts`: what the task takes (see `fusehub.data.examples.Examples`)."""
         if not texts:
             raise BadData("There is no text to predict.", "Give at least one text.")
-        require_kind(self.task, texts)
+        data_of(self.task).require_kind(self.task, texts)
         start = time.perf_counter()
         progress(0, len(texts), self.name)
         how: _How = {"max_length": max_length, "batch_size": batch_size, "progress": progress}

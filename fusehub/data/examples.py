@@ -14,16 +14,16 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fusehub.data.columns import Columns, Label, choose_columns, read_inputs, read_label, value_of
-from fusehub.data.images import open_pictures
+from fusehub.data.columns import Columns, choose_columns
 from fusehub.data.sampling import LabelsSeen, sample
-from fusehub.data.sources import open_table
 from fusehub.data.tables import Draw, Table
+from fusehub.data.tasks import data_of
+from fusehub.data.tasks.task import TaskData
 from fusehub.data.tokenizing import Text
-from fusehub.data.word_rows import WordRows
+from fusehub.data.values import Label, value_of
 from fusehub.errors import BadData
 from fusehub.hub.access import STORED, Access
-from fusehub.models.tasks import TASKS, WORDS
+from fusehub.models.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -80,17 +80,17 @@ def load_examples(
     if limit is not None and limit < 1:
         raise BadData(f"{limit} examples are no data.", "Give a limit of 1 or more, or none.")
     source = os.fspath(source)
-    opened = open_pictures if TASKS[task].of_images else open_table
+    own = data_of(task)
     draw = Draw(limit, seed) if limit else None
-    table = opened(source, default_split=default_split, access=access, draw=draw)
+    table = own.open(source, default_split=default_split, access=access, draw=draw)
     if TASKS[task].unlabelled:
         if label_column:
             raise BadData(
                 "A language model learns from the text alone: it has no labels.", "Leave out --label-column."
             )
         need_labels = False
-    columns = choose_columns(table, task, text_column, label_column, need_labels, labels)
-    usable = _usable(table, columns, need_labels)
+    columns = choose_columns(table, own.columns, text_column, label_column, need_labels, labels)
+    usable = _usable(table, columns, own, need_labels)
     names = tuple(table.names.get(columns.label or "", ())) or None
     seen = LabelsSeen(names or ()) if TASKS[task].labels else None
     if draw is None:
@@ -101,8 +101,7 @@ def load_examples(
         taken = sample(seen.passing(usable), draw)
         seen.warn_of_missing([label for _, label in taken], table.source)
     if not taken:
-        kind = "image" if TASKS[task].of_images else "text"
-        missing = f"{kind} with a label" if need_labels else kind
+        missing = f"{own.word} with a label" if need_labels else own.word
         raise BadData(f"{table.source} holds no {missing}.", f"Look into its column {columns.described}.")
     given = [label for _, label in taken if label is not None]
     return Examples(
@@ -118,27 +117,26 @@ def load_examples(
     )
 
 
-def _usable(table: Table, columns: Columns, need_labels: bool) -> Iterator[tuple[Text, Label | None]]:
+def _usable(table: Table, columns: Columns, own: TaskData, need_labels: bool) -> Iterator[tuple[Text, Label | None]]:
     """What a model is given of each row that has it, and its label; only rows with one where it is needed."""
     empty = unlabelled = 0
-    watched = WordRows(table, columns) if columns.task == WORDS else None
+    watched = own.watch(table, columns)
     for number, row in enumerate(table.rows, 1):
         place = f"{table.source}, row {number}"
         if watched:
             watched.see(value_of(row, columns.texts[0]))
-        text = read_inputs(row, columns, table, place)
+        text = own.read_inputs(row, columns, table, place)
         if not text:
             empty += 1
             continue
-        label = read_label(row, columns, table, text, place, needed=need_labels)
+        label = own.read_label(row, columns, table, text, place, needed=need_labels)
         if label is None and need_labels:
             unlabelled += 1
             continue
         yield text, label
     if watched:
-        watched.require_sentences()
-    kind = "an image" if TASKS[columns.task].of_images else "text"
+        watched.require_sound()
     if empty:
-        logger.warning("%s: %d rows without %s are left out.", table.source, empty, kind)
+        logger.warning("%s: %d rows without %s are left out.", table.source, empty, own.one_word)
     if unlabelled:
         logger.warning("%s: %d rows without a label are left out.", table.source, unlabelled)

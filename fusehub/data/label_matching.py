@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fusehub.data.columns import name_of
 from fusehub.data.examples import Examples
+from fusehub.data.values import name_of
 from fusehub.errors import BadData
 from fusehub.models.label_names import are_generic, key_of
-from fusehub.models.tasks import WORDS
+from fusehub.models.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def labels_as_ids(examples: Examples, labels: Sequence[str]) -> list[Any]:
     """
     if examples.labels is None:
         raise BadData(f"{examples.source} has no labels, or not for every text.", "Name their column.")
-    if examples.task != WORDS:
+    if not TASKS[examples.task].of_words:
         examples = from_multi_hot(examples, labels)
     matched = match_labels(examples, labels)
     unknown = [label for label, index in matched.items() if index is None]

@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fusehub.data.examples import Examples
-from fusehub.data.images import Picture
-from fusehub.models.tasks import IMAGES, QUESTIONS, SEQ2SEQ, WORDS
-from fusehub.utils.extras import needs
+from fusehub.data.tasks import data_of
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-SENTENCE = "This is one sentence, to see that the model answers."
-
 
 def one_example(task: str) -> Examples:
     """One example of what a model of `task` is given."""
-    texts: dict[str, Any] = {WORDS: SENTENCE.split(), QUESTIONS: ("What is this?", SENTENCE)}
-    if task == IMAGES:
-        from io import BytesIO
-
-        with needs("images", "Images"):
-            from PIL import Image
-
-        file = BytesIO()
-        Image.new("RGB", (64, 64), (200, 120, 40)).save(file, "PNG")
-        texts[IMAGES] = Picture("a plain image", data=file.getvalue())
-    labels = [SENTENCE] if task == SEQ2SEQ else None
-    return Examples(task, [texts.get(task, SENTENCE)], labels, "one example", None)
+    text, label = data_of(task).example()
+    return Examples(task, [text], None if label is None else [label], "one example", None)
 
 
 def random_batch(batch: Mapping[str, Tensor], vocabulary: int, seed: int) -> dict[str, Tensor]:

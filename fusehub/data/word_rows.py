@@ -2,7 +2,7 @@
 
 rows = WordRows(table, columns)
 rows.see("anna")
-rows.require_sentences()        # raises BadData where all rows were as this one
+rows.require_sound()        # raises BadData where all rows were as this one
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class WordRows:
             if fields[-1] in self._last or len(self._last) < 1000:
                 self._last[fields[-1]] += 1
 
-    def require_sentences(self) -> None:
+    def require_sound(self) -> None:
         """Raises `BadData` where rows are words, or words with their tags, and no sentences."""
         rows = self._lengths.total()
         if self._told and rows > 1 and set(self._lengths) == {1}:

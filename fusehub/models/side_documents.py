@@ -12,7 +12,7 @@ from fusehub.errors import BadFile, FuseHubError, first_line
 from fusehub.models.chat_templates import template_of
 from fusehub.models.loading import quiet_transformers
 from fusehub.models.ref import ModelRef
-from fusehub.models.tasks import SEQ2SEQ, find_task
+from fusehub.models.tasks import Task, find_task
 from fusehub.utils.documents import check_generation_config
 from fusehub.utils.findings import Finding
 
@@ -27,7 +27,8 @@ def side_findings(ref: ModelRef) -> Iterator[Finding]:
         except FuseHubError as error:
             yield Finding("unreadable", "error", error.what, error.fix)
             return
-    if _writes(ref) == SEQ2SEQ and GENERATION_CONFIG in ref.files:
+    task = _writing(ref)
+    if task is not None and task.decodes and GENERATION_CONFIG in ref.files:
         said = ref.json(GENERATION_CONFIG)
         if said.get("decoder_start_token_id") is None and said.get("bos_token_id") is None:
             yield Finding(
@@ -46,7 +47,7 @@ def _require_generation(ref: ModelRef) -> None:
     if GENERATION_CONFIG not in ref.files:
         return
     said = ref.json(GENERATION_CONFIG)
-    if _writes(ref) is None:
+    if _writing(ref) is None:
         return  # It is not read then.
     from transformers import GenerationConfig
 
@@ -62,8 +63,8 @@ def _require_generation(ref: ModelRef) -> None:
         ) from error
 
 
-def _writes(ref: ModelRef) -> str | None:
+def _writing(ref: ModelRef) -> Task | None:
     """The task of a model that writes texts; None of one that does not."""
     architecture = str((ref.config.get("architectures") or [""])[0])
     task = find_task(architecture, str(ref.config.get("model_type")))
-    return task.name if task is not None and task.writes else None
+    return task if task is not None and task.writes else None

@@ -39,10 +39,19 @@ class Task:
     """Rows of its head mean labels."""
     of_images: bool = False
     """It is given images, and not texts."""
+    of_words: bool = False
+    """It labels each word, and not the whole."""
     unlabelled: bool = False
     """What it is to say is in the text itself: its data needs no labels, and it is scored by perplexity."""
     writes: bool = False
     """It answers with texts of its own, which have no probability and no mean."""
+    decodes: bool = False
+    """An encoder reads what it is given, and a decoder writes what the data has as its label."""
+
+    @property
+    def continues(self) -> bool:
+        """What it writes goes on with the text that it is given."""
+        return self.writes and not self.decodes
 
 
 TASKS = {
@@ -63,6 +72,7 @@ TASKS = {
             "TOKEN_CLASSIFICATION",
             "lists of words",
             labels=True,
+            of_words=True,
         ),
         Task(
             QUESTIONS,
@@ -73,7 +83,7 @@ TASKS = {
         ),
         Task(MASKED, ("ForMaskedLM",), "AutoModelForMaskedLM", "MASKED_LM", "texts", unlabelled=True),
         Task(CAUSAL, ("ForCausalLM",), "AutoModelForCausalLM", "CAUSAL_LM", "texts", unlabelled=True, writes=True),
-        Task(SEQ2SEQ, (), "AutoModelForSeq2SeqLM", "SEQ_TO_SEQ_CAUSAL_LM", "texts", writes=True),
+        Task(SEQ2SEQ, (), "AutoModelForSeq2SeqLM", "SEQ_TO_SEQ_CAUSAL_LM", "texts", writes=True, decodes=True),
         Task(
             IMAGES,
             ("ForImageClassification", "ForImageClassificationWithTeacher"),
@@ -112,12 +122,12 @@ def find_task(architecture: str, model_type: str) -> Task | None:
     for task in TASKS.values():
         if architecture.endswith(task.suffixes):
             return task
-    # Models that fill masks and also generate (BART) are used for the latter.
-    order = (SEQ2SEQ, MASKED, CAUSAL)
-    for task in (TASKS[name] for name in order):
+    # Names of language models tell little. Those that fill masks and also generate (BART) are used for the latter.
+    models = [task for task in TASKS.values() if task.unlabelled or task.writes]
+    for task in sorted(models, key=lambda task: not task.decodes):
         known = classes_of(f"MODEL_FOR_{task.table}_MAPPING_NAMES").get(model_type, ())
         listed = architecture in ([known] if isinstance(known, str) else known)
-        if listed and (task.name == SEQ2SEQ or not architecture.endswith(_AMBIGUOUS)):
+        if listed and (task.decodes or not architecture.endswith(_AMBIGUOUS)):
             return task
     return None
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fusehub.data.columns import name_of
+from fusehub.data.values import name_of
 from fusehub.errors import BadStatistics
 
 MIN_ROWS = 100

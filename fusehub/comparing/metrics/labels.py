@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from fusehub.comparing.compare import with_prefixes
 from fusehub.comparing.predictor import MULTI, REGRESSION, TOKENS, Prediction
-from fusehub.data.columns import Label, name_of
 from fusehub.data.examples import Examples
 from fusehub.data.label_matching import from_multi_hot, match_labels, one_a_text
 from fusehub.data.tokenizing import are_word_lists
+from fusehub.data.values import Label, name_of
 from fusehub.errors import BadData
 from fusehub.models.label_names import key_of
 from fusehub.utils.extras import needs
