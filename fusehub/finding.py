@@ -11,7 +11,7 @@ these very weights is checked when they are used.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.hub.client import client, hub_errors
 from fusehub.hub.licenses import license_of
 from fusehub.hub.names import plain, readings
+from fusehub.hub.origins import base_of_merge, named_origins, names_parents
 from fusehub.models.tasks import TASKS
 from fusehub.statistics.file import FILENAME, INDEX_FILENAME
 from fusehub.statistics.sources import FOLDER, TAG, is_same_owner
@@ -43,7 +44,7 @@ class FoundModel:
     Attributes:
         id: `user/name`.
         task: The Hub's name of its task.
-        base: The model that its card says it was made from.
+        base: The model that its card says it was trained from; of a merge, that of the models in it.
         downloads: How often it was downloaded, as the Hub counts.
         likes: How many like it.
         license: The Hub's identifier of its license.
@@ -53,6 +54,7 @@ class FoundModel:
         parameters: How many numbers it has, where the Hub knows.
         statistics_at: The repo that holds its statistics: its own, or its owner's companion.
         offered_at: Repos of others that say they hold some, which a merge uses only where they are named.
+        parents: The models that its card says are in it, where it is a merge.
 
     Examples:
         >>> found = fusehub.find("expert-1")[0]
@@ -72,6 +74,7 @@ class FoundModel:
     parameters: int | None
     statistics_at: str | None = None
     offered_at: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
 
     @property
     def statistics(self) -> bool:
@@ -125,15 +128,17 @@ def find(
         found: dict[str, FoundModel] = {}
         for tag in tags:
             for one in tasks:
-                listed = api.list_models(
+                infos = api.list_models(
                     search=query, author=author, filter=tag, pipeline_tag=one, sort="downloads", expand=_FIELDS
                 )
-                models = (_model(info, companions) for info in islice(listed, _MOST) if _is_model(info))
+                models = (_model(info, companions) for info in islice(infos, _MOST) if _is_model(info))
                 wanted = (model for model in models if model.statistics or not with_statistics)
                 found |= {model.id: model for model in islice(wanted, limit)}
         if with_statistics:
             found |= {model.id: model for model in _of_companions(api, companions, found, query, author, tags, tasks)}
-    return sorted(found.values(), key=lambda model: (-model.downloads, model.id))[:limit]
+    listed = sorted(found.values(), key=lambda model: (-model.downloads, model.id))[:limit]
+    # The Hub is asked about the models in a merge for what is shown alone.
+    return [replace(model, base=base_of_merge(model.parents, api)) if model.parents else model for model in listed]
 
 
 def _base_tags(api: HfApi, base: str) -> list[str]:
@@ -184,27 +189,32 @@ def _of_companions(
 
 def _model(info: ModelInfo, companions: dict[str, list[str]]) -> FoundModel:
     repos = companions.get(info.id, [])
+    bases, is_merge = _bases(info), names_parents(_card(info))
     own = [info.id] * _holds_statistics(info) + [repo for repo in repos if is_same_owner(repo, info.id)]
     return FoundModel(
         id=info.id,
         task=info.pipeline_tag,
-        base=next(iter(_bases(info)), None),
+        base=next(iter(bases), None) if not is_merge else None,
         downloads=info.downloads or 0,
         likes=info.likes or 0,
-        license=license_of(info.card_data.to_dict() if info.card_data else {}),
+        license=license_of(_card(info)),
         gated=bool(info.gated),
         private=bool(info.private),
         updated=info.last_modified,
         parameters=info.safetensors.total if info.safetensors else None,
         statistics_at=next(iter(own), None),
         offered_at=tuple(repo for repo in repos if repo not in own),
+        parents=tuple(bases) if is_merge else (),
     )
 
 
 def _bases(info: ModelInfo) -> list[str]:
     """Models that this one says it comes from."""
-    said = info.card_data.get("base_model") if info.card_data else None
-    return [name for name in (said if isinstance(said, list) else [said]) if isinstance(name, str) and name]
+    return named_origins(_card(info))
+
+
+def _card(info: ModelInfo) -> dict[str, Any]:
+    return info.card_data.to_dict() if info.card_data else {}
 
 
 def _holds_statistics(info: ModelInfo) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from fusehub.checking.configs import base_of, config_findings, different_bases
+from fusehub.checking.configs import config_findings, different_bases, origin_of
 from fusehub.checking.heads import Heads, LabelPlan, plan_labels
 from fusehub.checking.preprocessing import Vocabularies, input_findings
 from fusehub.checking.report import ModelFacts, Report
@@ -109,6 +109,7 @@ class _Check:
         self.incomplete: set[str] = set()
         self.unfit: set[str] = set()
         self.vocabularies = Vocabularies()
+        self.origins = {ref.id: origin_of(ref, self.configs[ref.id]) for ref in refs}
 
     def run(self) -> Report:
         understood = [ref for ref in self.everyone if self._kind(ref)]
@@ -319,7 +320,7 @@ class _Check:
                     f"{ref.adapter.name} says that it was trained on {other}, and is put on {ref.base.name}.",
                     "The result is what was trained only where both have the same weights.",
                 )
-        if known := different_bases(self.refs, self.base):
+        if known := different_bases(self.refs, self.base, self.origins):
             self._find(
                 "lineage-differs", "warning",
                 "The models say that they come from different bases: "
@@ -353,7 +354,7 @@ class _Check:
             labels=labels,
             license=license_of(ref.card),
             gated=ref.gated,
-            base=base_of(ref, config),
+            base=self.origins[ref.id].base,
             statistics=has_statistics(ref),
         )
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.checking.config_effects import ABSENT, Effect, effects_of, flat
 from fusehub.errors import FuseHubError
+from fusehub.hub.client import client
+from fusehub.hub.origins import base_of_merge, called, named_origins, names_parents
 from fusehub.models.adapters import AdaptedRef
 from fusehub.models.resolve import ModelRef
 from fusehub.models.tasks import load_config
@@ -109,39 +111,50 @@ def config_findings(first: ModelRef, other: ModelRef, *, is_base: bool, same_tok
     return found
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a model says it comes from: `base`, where that is one, and for a merge the `parents` that are in it."""
+
+    base: str | None
+    parents: tuple[str, ...] = ()
+
+
 def base_of(ref: ModelRef, config: Mapping[str, Any]) -> str | None:
-    """The model that this one says it was trained from; None where it says nothing, or that it is made of several."""
-    said = _origins_of(ref, config)
-    return said[0] if len(said) == 1 else None
+    """The model that this one says it was trained from; of a merge, the one that all models in it were trained from.
+    None where nothing is said, and where these are several."""
+    return origin_of(ref, config).base
 
 
 def common_base(refs: Sequence[ModelRef]) -> str | None:
     """The base that all of these models name, as the first one names it; None where one names none, or another."""
     named = [base_of(ref, ref.config) for ref in refs]
-    return named[0] if named[0] and len({_called(name or "") for name in named}) == 1 else None
+    return named[0] if named[0] and len({called(name or "") for name in named}) == 1 else None
 
 
-def different_bases(refs: Sequence[ModelRef], base: ModelRef | None = None) -> dict[str, str]:
+def different_bases(
+    refs: Sequence[ModelRef], base: ModelRef | None = None, origins: Mapping[str, Origin] | None = None
+) -> dict[str, str]:
     """For each model that says it, the base that it comes from, where they cannot all be of one; empty else.
 
     A model and what was trained from it are of one family. A merge of several models is of the family of those that
-    are there; which base it has otherwise is not known, and nothing is held against it.
+    are there, and of their base; where that is not known, nothing is held against it. `origins`: those of the models,
+    by their ids, where they were asked for already.
     """
     known: dict[str, str] = {}
     families: list[set[str]] = []
     unknown: set[str] = set()
     for ref in refs:
-        said = _origins_of(ref, ref.config)
-        own = {_called(name) for name in (ref.repo_id, *said) if name}
-        if len(said) == 1:
-            known[ref.name] = said[0]
-        elif said:
+        origin = origins[ref.id] if origins else origin_of(ref, ref.config)
+        own = {called(name) for name in (ref.repo_id, origin.base, *origin.parents) if name}
+        if origin.base is not None:
+            known[ref.name] = origin.base
+        elif origin.parents:
             unknown |= own
         families.append(own)
     if base is not None and base.repo_id:
         known[f"--base {base.name}"] = base.repo_id
-        families.append({_called(base.repo_id)})
-    stated = {_called(name) for name in known.values()}
+        families.append({called(base.repo_id)})
+    stated = {called(name) for name in known.values()}
     # Those that have a name in common are one.
     joined: list[set[str]] = []
     for family in families:
@@ -152,24 +165,22 @@ def different_bases(refs: Sequence[ModelRef], base: ModelRef | None = None) -> d
     return known if sum(bool(family & stated) and not family & unknown for family in joined) > 1 else {}
 
 
-def _called(name: str) -> str:
-    """The name of a model without its owner: the same one is found at mirrors."""
-    return name.rpartition("/")[2].casefold()
-
-
-def _origins_of(ref: ModelRef, config: Mapping[str, Any]) -> list[str]:
-    """The models of a card's `base_model`, several where it is a merge; else what its config was loaded from."""
+def origin_of(ref: ModelRef, config: Mapping[str, Any]) -> Origin:
+    """What a card's `base_model` says; else what the config was loaded from. The Hub is asked about the models in a
+    merge, unless it must not be."""
     if isinstance(ref, AdaptedRef) and ref.base.repo_id:
-        return [ref.base.repo_id]
-    said = ref.card.get("base_model")
-    named = [name for name in (said if isinstance(said, list) else [said]) if isinstance(name, str) and name]
+        return Origin(ref.base.repo_id)
+    named = named_origins(ref.card)
+    if names_parents(ref.card):
+        base = None if ref.access.is_offline else base_of_merge(named, client(ref.access.token))
+        return Origin(base, tuple(named))
     if named:
-        return list(dict.fromkeys(named))
+        return Origin(named[0])
     loaded = config.get("_name_or_path")
     # A folder of somebody's machine says nothing, and neither does a model that names itself.
     if isinstance(loaded, str) and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", loaded) and loaded != ref.repo_id:
-        return [loaded]
-    return []
+        return Origin(loaded)
+    return Origin(None)
 
 
 def effects_by_key(config: PretrainedConfig | None, other: Mapping[str, Any]) -> dict[str, Effect]:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from fusehub.checking.check import check
 from fusehub.checking.configs import base_of, different_bases
 from fusehub.errors import BadRecipe, Incompatible, NotFound
+from fusehub.hub.access import Access
 from fusehub.merging.merge import merge
 from fusehub.models.resolve import resolve
 from tests.unit.experts import WEIGHTS, edit_json, recipe_of, relatives, save_weights
@@ -239,7 +240,7 @@ def test_different_bases_are_a_warning(pair):
 def test_a_merge_fits_its_parents_and_a_model_what_was_trained_from_it(pair):
     def bases(mine, theirs, name=None):
         refs = [
-            replace(resolve(str(path)), card={"base_model": said})
+            replace(resolve(str(path)), card={"base_model": said}, access=Access(local_files_only=True))
             for path, said in zip(pair, (mine, theirs), strict=True)
         ]
         return different_bases([refs[0], replace(refs[1], repo_id=name)])

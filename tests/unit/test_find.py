@@ -27,6 +27,14 @@ MODELS = {
     "ann/sentiment-news": ("text-classification", {"base_model": ["ann/base"]}, False, 3),
     "bob/sentiment-other": ("text-classification", {"base_model": "cat/elsewhere"}, False, 7),
     "bob/names": ("token-classification", {"base_model": "ann/base", "license": "Apache-2.0"}, False, 1),
+    "cat/merged": (
+        "text-classification",
+        {"base_model": ["ann/sentiment-films", "ann/sentiment-news"], "base_model_relation": "merge"},
+        False,
+        0,
+    ),
+    "cat/merged-twice": ("multiple-choice", {"base_model": ["cat/merged", "bob/names", "ann/base"]}, False, 0),
+    "cat/mixed": ("multiple-choice", {"base_model": ["ann/sentiment-films", "bob/sentiment-other"]}, False, 0),
     "ann/news-statistics": (None, {"base_model": ["ann/sentiment-news"], "tags": ["fusehub-statistics"]}, True, 5),
     "cat/names-statistics": (None, {"base_model": ["bob/names"], "tags": ["fusehub-statistics"]}, True, 0),
     "bob/empty-statistics": (None, {"base_model": ["bob/names"], "tags": ["fusehub-statistics"]}, False, 0),
@@ -87,8 +95,9 @@ def ids(found):
 
 def test_models_that_can_be_merged_are_listed_by_downloads(find):
     found = find()
-    assert ids(found) == ["bob/sentiment-other", "ann/sentiment-news", "ann/sentiment-films", "bob/names"]
-    assert [model["downloads"] for model in found] == [7, 3, 2, 1]
+    names = ["bob/sentiment-other", "ann/sentiment-news", "ann/sentiment-films", "bob/names", "cat/merged"]
+    assert ids(found) == names
+    assert [model["downloads"] for model in found] == [7, 3, 2, 1, 0]
 
 
 def test_what_is_told_of_a_model(find):
@@ -106,6 +115,7 @@ def test_what_is_told_of_a_model(find):
         "parameters": None,
         "statistics_at": "ann/sentiment-films",
         "offered_at": [],
+        "parents": [],
         "statistics": True,
     }
 
@@ -116,16 +126,25 @@ def test_by_base(find):
     assert kind == "NotFound" and what.startswith("ann/none does not exist")
 
 
+def test_a_merge_has_the_base_of_the_models_in_it(find):
+    """Which its card does not name: it names the models in it, the first of which is not its base."""
+    [merged] = find(query="merged", task="text-classification")
+    assert merged["base"] == "ann/base"
+    assert merged["parents"] == ["ann/sentiment-films", "ann/sentiment-news"]
+    others = {model["id"]: model["base"] for model in find(task="multiple-choice", author="cat")}
+    assert others == {"cat/merged-twice": "ann/base", "cat/mixed": None}
+
+
 def test_by_task_author_and_name(find):
     assert ids(find(task="token-classification")) == ["bob/names"]
-    assert ids(find(task="multiple-choice")) == ["ann/base"], "asked for, so shown though it cannot be merged"
+    assert ids(find(task="multiple-choice", limit=1)) == ["ann/base"], "asked for, so shown though it cannot be merged"
     assert ids(find(author="bob")) == ["bob/sentiment-other", "bob/names"]
     assert ids(find(query="sentiment", base="ann/base")) == ["ann/sentiment-news", "ann/sentiment-films"]
     assert find(query="nothing like it") == []
 
 
 def test_any_task_shows_models_but_no_repos_of_statistics(find):
-    assert ids(find(task="any")) == ["ann/base", *ids(find())]
+    assert ids(find(task="any", author="ann")) == ["ann/base", *ids(find(author="ann"))]
 
 
 def test_with_statistics_the_models_are_listed_and_where_they_are(find):
@@ -160,3 +179,17 @@ def test_without_the_hub(hub, tmp_path):
     env = hub.env("ann", home=tmp_path) | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, input="{}\n", capture_output=True, text=True)
     assert json.loads(done.stdout)[0] == "Offline", done.stderr[-2000:]
+
+
+def test_a_merge_fits_what_comes_from_the_base_of_the_models_in_it(hub, tmp_path):
+    # Last of all: a model that is read is one that was downloaded.
+    env = hub.env("ann", home=tmp_path) | {"PYTHONPATH": str(ROOT)}
+    code = """
+from fusehub.checking.configs import different_bases
+from fusehub.models.resolve import resolve
+for others in (["bob/names"], ["ann/sentiment-films"], ["bob/sentiment-other"]):
+    print(different_bases([resolve(name) for name in ["cat/merged", *others]]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    told = "{'cat/merged': 'ann/base', 'bob/sentiment-other': 'cat/elsewhere'}"
+    assert done.stdout.splitlines() == ["{}", "{}", told], done.stderr[-2000:]
