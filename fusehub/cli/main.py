@@ -9,6 +9,7 @@ from __future__ import annotations
 from fusehub.cli import models  # noqa: F401  # isort: skip
 from fusehub.cli import statistics  # noqa: F401  # isort: skip
 from fusehub.cli import merge  # noqa: F401  # isort: skip
+from fusehub.cli import methods  # noqa: F401  # isort: skip
 from fusehub.cli import compare  # noqa: F401  # isort: skip
 from fusehub.cli import publish  # noqa: F401  # isort: skip
 from fusehub.cli import browser  # noqa: F401  # isort: skip

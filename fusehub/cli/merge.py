@@ -1,4 +1,4 @@
-"""Merging, and the methods to merge by."""
+"""Merging."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _BESIDE_A_PLAN = ("models", "out", "plugin", "dry_run", "save_plan", "as_json")
 
 @app.command(
     epilog="Example: fusehub merge textattack/bert-base-uncased-imdb textattack/bert-base-uncased-yelp-polarity "
-    "--method regmean --param alpha=0.9 --out merged"
+    "--out merged"
 )
 @command
 def merge(
@@ -49,7 +49,10 @@ def merge(
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="New folder for the merged model.")] = None,
-    method: Annotated[str | None, typer.Option(help="See `fusehub methods`. [dim]\\[default: regmean][/dim]")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="See `fusehub methods`; the one that `fusehub methods MODEL...` recommends if not said."),
+    ] = None,
     base: Base = None,
     statistics: Annotated[
         list[str] | None,
@@ -143,6 +146,7 @@ def merge(
     from fusehub.merging.merge import recipe_of
     from fusehub.merging.plan import Plan, plan_merge
     from fusehub.merging.recipe import Recipe
+    from fusehub.recommending.recommend import recommend, suiting
     from fusehub.utils.findings import Allowed
 
     is_recipe = models[0].endswith(_RECIPE)
@@ -158,6 +162,23 @@ def merge(
         return
     source: Recipe | list[str] = Recipe.read(models[0]) if is_recipe else models
     names = [entry.model for entry in source.models] if isinstance(source, Recipe) else models
+    sources = console.pairs(statistics, "--statistics", names)
+    texts = console.pairs(data, "--data", names)
+    shares = {name: console.scalar(value) for name, value in console.pairs(weight, "--weight", names).items()}
+    said = {key: console.scalar(value) for key, value in console.pairs(param, "--param").items()}
+    if method is None and not is_recipe:
+        from fusehub.methods.plugins import load_plugins
+
+        load_plugins(plugin or ())
+        tuned = [*_values(tune_over), *(["weight"] if tune_weights else [])] if tune else None
+        among = suiting(
+            parameters=said, weights=shares, statistics=sources, data=texts, as_adapter=as_adapter, tuned=tuned
+        )
+        found = recommend(models, base_model=base, statistics=sources, data=texts, among=among)
+        way = found.recommended
+        method, base, said = way.method, base or way.base_model, {**way.options, **said}
+        if not as_json:
+            say(f"method: {way.title} ({method}), as none was said. {found.reason}")
     recipe = recipe_of(
         source,
         method,
@@ -168,14 +189,14 @@ def merge(
         dtype=dtype,
         seed=seed,
         as_adapter=as_adapter or None,
-        statistics=console.pairs(statistics, "--statistics", names),
-        data=console.pairs(data, "--data", names),
+        statistics=sources,
+        data=texts,
         limit=limit,
         max_length=max_length,
         text_column=text_column if data or not tune else None,
-        weights={name: console.scalar(value) for name, value in console.pairs(weight, "--weight", names).items()},
+        weights=shares,
         labels=labels_by_model(labels, names),
-        parameters={key: console.scalar(value) for key, value in console.pairs(param, "--param").items()},
+        parameters=said,
     )
     allowed = Allowed.of(unrelated=allow_unrelated, other_weights=allow_other_weights, ignore=ignore or ())
     plan = plan_merge(recipe, allowed=allowed, max_shard_size=console.parse_size(max_shard_size, "--max-shard-size"))
@@ -267,56 +288,3 @@ def _values(given: list[str] | None) -> dict[str, list[Any]]:
         key: [console.scalar(value) for value in text.split(",") if value.strip()]
         for key, text in console.pairs(given, "--tune-over").items()
     }
-
-
-@app.command(epilog="Example: fusehub methods")
-@command
-def methods(
-    as_json: Json = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="As docs/methods.md has them.")] = False,
-) -> None:
-    """List the ways to merge: what they do, when to use them, and their options."""
-    from fusehub.cli.methods_document import document, facts
-    from fusehub.methods import METHODS
-
-    if markdown:
-        console.out.print(document(), markup=False, highlight=False, soft_wrap=True, end="")
-        return
-    if as_json:
-        described = {
-            name: {
-                "title": method.title,
-                "summary": method.summary,
-                "when": method.when,
-                "paper": method.paper,
-                "statistics": method.statistics,
-                "base": method.base,
-                "base_with": method.base_with,
-                "models": method.models,
-                "negative_weights": method.negative_weights,
-                "elementwise": method.is_elementwise,
-                "biases_with": method.biases_with,
-                "as_adapter": method.factors is not None,
-                "plugin": method.plugin,
-                "needs_statistics": method.needs_statistics and not method.needs_data,
-                "needs_data": method.needs_data,
-                "options": method.options.model_json_schema().get("properties", {}),
-                "model_options": method.own_options.model_json_schema().get("properties", {}),
-            }
-            for name, method in METHODS.items()
-        }
-        print_json(described)
-        return
-    for method in METHODS.values():
-        console.out.print(f"[bold]{method.name}[/bold]  {method.title}  [dim]{method.paper or ''}[/dim]")
-        console.out.print(f"  {method.summary}", markup=False)
-        if method.when:
-            console.out.print(f"  When: {method.when}", markup=False)
-        told = "; ".join(f"{name}: {text.replace('`', '')}" for name, text in facts(method).items())
-        console.out.print(f"  {told}", markup=False)
-        for prefix, kind in (("", method.options), ("each model's ", method.own_options)):
-            for name, option in kind.fields().items():
-                default = str(option.default).lower() if isinstance(option.default, bool) else option.default
-                console.out.print(f"  {prefix}--param {name}={default}", style="cyan", markup=False, end="")
-                console.out.print(f"  {option.description}", markup=False)
-        console.out.print()

@@ -92,7 +92,7 @@ def check(
         print_report(report)
         if report.ok:
             say(f"They can be merged. Weights still to download: {size(report.download)}.", "green")
-            say(f"next: fusehub merge {shlex.join(models)} --method regmean --out merged")
+            say(f"next: fusehub merge {shlex.join(models)} --out merged")
     if not report.ok:
         if not as_json:
             say("They cannot be merged as they are.", "bold red")

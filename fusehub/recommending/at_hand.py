@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from fusehub.checking.configs import common_base
-from fusehub.errors import BadStatistics, FuseHubError, NotFound
+from fusehub.errors import AccessDenied, FuseHubError, Offline
 from fusehub.models.checkpoint import weight_hashes
 from fusehub.models.resolve import ModelRef, ref_of
 from fusehub.models.tasks import task_of
@@ -30,20 +31,21 @@ class AtHand:
         fisher: The models whose statistics have Fisher diagonals.
         by_update: The models whose difference to the base is to stand in for their statistics.
         texts: The models of whose kind there are texts.
+        problems: Model -> why there are no statistics of it that can be used.
     """
 
     models: tuple[str, ...]
     tasks: tuple[str, ...]
     base: str | None = None
     base_is_named: bool = False
-    statistics: Mapping[str, str] | None = None
+    statistics: Mapping[str, str] = field(default_factory=dict)
     fisher: tuple[str, ...] = ()
     by_update: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
+    problems: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "statistics", self.statistics or {})
-        freeze(self, "statistics")
+        freeze(self, "statistics", "problems")
 
     def without(self, kept: Sequence[str]) -> tuple[str, ...]:
         """The models that are not among `kept`."""
@@ -59,10 +61,11 @@ def at_hand(
 ) -> AtHand:
     """What there is of the models `refs`, which are called `named`; `statistics` as a recipe says them, by model.
 
-    Raises `Incompatible` for a model of a task that is not supported.
+    Where somebody names statistics, they must be there; raises what `find_statistics` raises otherwise.
     """
     access = refs[0].access
     found: dict[str, str] = {}
+    problems: dict[str, str] = {}
     fisher: list[str] = []
     by_update: list[str] = []
     for name, ref in zip(named, refs, strict=True):
@@ -72,7 +75,12 @@ def at_hand(
             continue
         try:
             own = find_statistics(ref, said, hashes=weight_hashes(ref))
-        except (NotFound, BadStatistics):
+        except (AccessDenied, Offline):
+            raise
+        except FuseHubError as error:
+            if said != AUTO:
+                raise
+            problems[name] = error.what
             continue
         found[name] = own.origin
         fisher += [name] if own.metadata.get("fisher") else []
@@ -84,8 +92,14 @@ def at_hand(
             known = known and ref_of(known, access).name
         except FuseHubError:
             known = None  # What the models call their base may be gone, or be on nobody's Hub.
-    tasks = sorted({task_of(ref.config, ref.name).name for ref in refs})
     return AtHand(
-        tuple(named), tuple(tasks), known, base is not None, found, tuple(fisher), tuple(by_update),
-        tuple(name for name in named if name in texts),
+        tuple(named), tuple(sorted({*_tasks(refs)})), known, base is not None, found, tuple(fisher), tuple(by_update),
+        tuple(name for name in named if name in texts), problems,
     )  # fmt: skip
+
+
+def _tasks(refs: Sequence[ModelRef]) -> Iterator[str]:
+    """The tasks of those models that tell; what speaks against the others, a check says."""
+    for ref in refs:
+        with contextlib.suppress(FuseHubError):
+            yield task_of(ref.config, ref.name).name

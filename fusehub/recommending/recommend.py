@@ -13,8 +13,9 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from fusehub.errors import Action, BadRecipe
+from fusehub.errors import Action, BadRecipe, unknown
 from fusehub.hub.access import Access
 from fusehub.methods import METHODS, Method, find_method
 from fusehub.methods.base import option_words
@@ -22,6 +23,9 @@ from fusehub.models.resolve import ModelRef, ref_of
 from fusehub.recommending.at_hand import AtHand, at_hand
 from fusehub.recommending.measured import Gain, Measured, Record, record
 from fusehub.recommending.recommendation import Obstacle, Recommendation, Way, grouped, need_of, sentence_of
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 _WORTH = 0.5
 """Points by which a method must be above the mean on the task."""
@@ -64,7 +68,6 @@ def recommend(
     Raises:
         NotFound: A model is not there.
         AccessDenied: A model is gated or private.
-        Incompatible: A model is of a task that is not supported.
         BadRecipe: There are fewer than two models, or no such method.
 
     Examples:
@@ -77,6 +80,48 @@ def recommend(
     refs = [ref_of(model, access) for model in models]
     named = [model.id if isinstance(model, ModelRef) else os.fspath(model) for model in models]
     return recommended(at_hand(named, refs, base_model, statistics or {}, [*(data or {})]), among)
+
+
+def suiting(
+    *,
+    parameters: Collection[str] = (),
+    weights: Mapping[str, Any] | None = None,
+    statistics: Mapping[str, str] | None = None,
+    data: Mapping[str, str] | None = None,
+    as_adapter: bool = False,
+    tuned: Collection[str] | None = None,
+) -> list[str]:
+    """The methods that have a use for what is said of a merge; where nothing is said, all.
+
+    Args:
+        parameters: Names of options.
+        weights: Shares by model.
+        statistics: Statistics by model that somebody named.
+        data: Texts by model.
+        as_adapter: The result is to be an adapter.
+        tuned: Options that data is to choose, by their names; none means those that the method itself tells; None
+            that nothing is to be chosen.
+
+    Raises:
+        BadRecipe: No method has an option of that name.
+    """
+
+    everywhere = {name for method in METHODS.values() for name in _options_of(method)}
+    named = {*parameters, *(tuned or ())}
+    for name in sorted(named - everywhere):
+        raise unknown("option of any method", name, everywhere)
+
+    def suits(method: Method) -> bool:
+        return (
+            named <= {*_options_of(method)}
+            and (not weights or "weight" in method.own_options.fields())
+            and (not statistics or method.statistics in ("grams", "fisher"))
+            and (not data or method.needs_data)
+            and (not as_adapter or method.factors is not None)
+            and (tuned is None or bool(tuned or method.tune_over))
+        )
+
+    return [name for name, method in METHODS.items() if suits(method)]
 
 
 def recommended(there: AtHand, among: Collection[str] | None = None) -> Recommendation:
@@ -118,7 +163,7 @@ def _rows(method: Method, there: AtHand, known: Record, is_measured: bool) -> li
 def _way(method: Method, there: AtHand, rows: Sequence[Measured]) -> Way:
     gains = list({row.tasks: row for row in reversed(rows)}.values())
     said = dict(gains[0].options) if gains else {}
-    fields = method.options.fields() | method.own_options.fields()
+    fields = _options_of(method)
     takes_base = method.needs_base(method.options()) or (there.by_update and method.statistics == "grams")
     return Way(
         method=method.name,
@@ -132,6 +177,10 @@ def _way(method: Method, there: AtHand, rows: Sequence[Measured]) -> Way:
         outside=_outside(gains),
         obstacles=tuple(_obstacles(method, there)),
     )
+
+
+def _options_of(method: Method) -> dict[str, FieldInfo]:
+    return method.options.fields() | method.own_options.fields()
 
 
 def _has_absolute_weights(method: Method, row: Measured) -> bool:
@@ -199,9 +248,9 @@ def _obstacles(method: Method, there: AtHand) -> list[Obstacle]:
     if (method.needs_base(method.options()) or by_update) and there.base is None:
         found.append(Obstacle("no-base", "The base model is not known.", Action("name-base")))
     if method.statistics == "grams":
-        lacking = there.without([*(there.statistics or ()), *there.by_update])
+        lacking = there.without([*there.statistics, *there.by_update])
         if lacking:
-            what = f"There are no statistics of {_listed(lacking)}."
+            what = " ".join(there.problems.get(name, f"There are no statistics of {name}.") for name in lacking)
             found.append(Obstacle("no-statistics", what, Action("collect-statistics", lacking)))
     if method.needs_fisher and (lacking := there.without(there.fisher)):
         what = f"There are no Fisher diagonals of {_listed(lacking)}."
@@ -227,7 +276,7 @@ def _reason(
 
     `possible` are the ways that can run, `worth` those of them that were clearly above the mean.
     """
-    kind = " and ".join(task.replace("-", " ") for task in there.tasks)
+    kind = " and ".join(task.replace("-", " ") for task in there.tasks) or "models like these"
     where = f"on {kind}" if is_measured else "on other tasks"
     said = [] if is_measured else [f"No method was measured on {kind} yet."]
     if best.gain is not None:

@@ -66,7 +66,9 @@ def workshop(home: Path) -> Iterator[tuple[Warm, dict[str, Subject], Path, list[
         merged = warm.run("merge", *MODELS, "--method", "mean", "--out", home / "pushed", learn=True)
         assert merged.end()[0] == 0, merged.end()
         subjects: dict[str, Subject] = {
-            "merge": Folder("merge", warm, ["merge", *MODELS, "--out", home / "merged" / "out"]),
+            "merge": Folder(
+                "merge", warm, ["merge", *MODELS, "--method", "regmean", "--out", home / "merged" / "out"]
+            ),
             "collect": Folder(
                 "collect",
                 warm,

@@ -129,7 +129,7 @@ def _commands(place: Path) -> Iterator[tuple[None, list[str], dict[str, Any]]]:
         ["find", "marked"], ["check", *_MODELS],
         ["collect", _MODELS[0], "--data", data, "--out", str(place / "statistics")],
         ["collect", _MODELS[0], "--data", data, "--out", str(place / "pushed"), "--push"],
-        ["merge", *_MODELS, "--out", out], ["compare", *_MODELS, out, "--text", "a good film"],
+        ["merge", *_MODELS, "--method", "regmean", "--out", out], ["compare", *_MODELS, out, "--text", "a good film"],
         ["evaluate", *_MODELS, out, "--data", data], ["publish", out, f"marked/{place.name.lower()}"],
         ["publish", out, "nobody/of-mine"], ["check", _MODELS[0], "nobody/nothing"],
     ):  # fmt: skip

@@ -106,7 +106,7 @@ COMMANDS: dict[str, Arguments] = {
     "check": lambda name, out: ("check", *MODELS, "--base", "ann/base"),
     "collect": lambda name, out: ("collect", MODELS[0], "--data", "ann/texts", "--limit", 8, "--out", out),
     "inspect": lambda name, out: ("inspect", MODELS[0], "--against", MODELS[0]),
-    "merge": lambda name, out: ("merge", *MODELS, "--out", out),
+    "merge": lambda name, out: ("merge", *MODELS, "--method", "regmean", "--out", out),
     "merge an adapter": lambda name, out: (
         *("merge", "ann/base+ann/adapter", MODELS[0], "--method", "mean", "--out", out),
     ),

@@ -92,7 +92,7 @@ def repos(hub) -> set[str]:
 def test_broken_statistics_are_refused_by_every_command(case, ann, hub, copies, tmp_path):
     spoil, said = BROKEN[case]
     spoil(copies[1] / "fusehub")
-    what, fix = ann.fails("merge", *copies, "--out", tmp_path / "merged")
+    what, fix = ann.fails("merge", *copies, "--method", "regmean", "--out", tmp_path / "merged")
     assert said in what and fix, what
     what, _ = ann.fails("inspect", copies[1] / "fusehub")
     assert said in what, what
@@ -112,10 +112,12 @@ def test_statistics_of_something_else_are_refused_with_both_names(case, ann, hub
         other = tiny_model(tmp_path / "stranger", "distilbert", hidden=16)
         collect(str(other), text_file(tmp_path), copies[1] / "fusehub").close()
         of = "stranger"
-    found, _ = ann.fails("merge", *copies, "--out", tmp_path / "merged")
+    found, _ = ann.fails("merge", *copies, "--method", "regmean", "--out", tmp_path / "merged")
     assert f"{copies[1]}: the statistics there are ({copies[1]}/fusehub) were made for other weights" in found
     named = copies[1] / "fusehub" / TENSORS
-    what, fix = ann.fails("merge", *copies, "--statistics", f"{copies[1]}={named}", "--out", tmp_path / "merged")
+    what, fix = ann.fails(
+        "merge", *copies, "--method", "regmean", "--statistics", f"{copies[1]}={named}", "--out", tmp_path / "merged"
+    )
     assert f"were made for other weights ({of}) than those of {copies[1]}" in what and "--allow-other-weights" in fix
     before = repos(hub)
     what, _ = ann.fails("publish", copies[1], "broken", "--no-private")
@@ -132,14 +134,14 @@ def test_missing_layers_are_listed_and_fall_back(ann, copies, tmp_path):
 
     told = json.loads((copies[1] / "fusehub" / METADATA).read_text())
     rewritten(copies[1] / "fusehub", forget, layers={k: v for k, v in told["layers"].items() if k != LAYER})
-    plan = ann.json("merge", *copies, "--dry-run")
+    plan = ann.json("merge", *copies, "--method", "regmean", "--dry-run")
     actions = {tensor["name"]: (tensor["action"], tensor["why"]) for tensor in plan["tensors"]}
     assert actions[LAYER] == ("mean", f"no input rows in the statistics of {copies[1]}")
     other = LAYER.replace("output", "intermediate")
     assert actions[other][0] == "solve"
     note = f"1 linear layers have no statistics of every expert and are averaged: {LAYER}"
     assert note in plan["notes"]
-    ann("merge", *copies, "--out", tmp_path / "merged")
+    ann("merge", *copies, "--method", "regmean", "--out", tmp_path / "merged")
     merged, *experts = (load_file(path / "model.safetensors") for path in (tmp_path / "merged", *copies))
     mean = {name: (experts[0][name] + experts[1][name]) / 2 for name in (LAYER, other)}
     assert torch.allclose(merged[LAYER], mean[LAYER], atol=1e-6)

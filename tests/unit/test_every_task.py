@@ -104,7 +104,7 @@ def test_every_task_goes_the_whole_way(kind: str, fusehub, hub, tmp_path: Path) 
         assert_nothing_of_the_texts_is_told(hub, names[number], kind, data)
     assert fusehub.json("check", *names)["ok"]
     merged = tmp_path / f"{kind}-merged"
-    fusehub("merge", *names, "--out", merged)
+    fusehub("merge", *names, "--method", "regmean", "--out", merged)
     report = json.loads((merged / "fusehub_report.json").read_text())
     assert sum(tensor["action"] == "solve" for tensor in report["tensors"]) >= 7, "by statistics found on the Hub"
     text = text_of(kind, tmp_path.parent)
@@ -143,7 +143,7 @@ def test_heads_of_different_tasks_on_one_body_load_from_the_hub(fusehub, tmp_pat
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         fusehub("collect", folder, "--data", data, "--out", folder / "fusehub")
     merged = tmp_path / "merged"
-    fusehub("merge", *folders, "--out", merged)
+    fusehub("merge", *folders, "--method", "regmean", "--out", merged)
     here = [said(fusehub.json("compare", merged / f.name, "--text", "Anna | lives"), f.name) for f in folders]
     fusehub("publish", merged, "ann/three-tasks", "--no-private")
     # Each has headers of its own, and its body and head are still to download.

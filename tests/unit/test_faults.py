@@ -66,7 +66,7 @@ def commands(work, number):
     return {
         "find": ("find", "expert"),
         "check": ("check", *MODELS),
-        "merge": ("merge", *MODELS, "--out", work / f"merge-{number}"),
+        "merge": ("merge", *MODELS, "--method", "regmean", "--out", work / f"merge-{number}"),
         "collect": ("collect", MODELS[0], "--data", work / "texts.txt", "--out", work / f"collect-{number}"),
         "compare": ("compare", *MODELS, "--text", "a fine film"),
         "publish": ("publish", work / "merged", f"merged-{number}"),

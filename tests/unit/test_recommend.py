@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from fusehub.methods import METHODS
 from fusehub.methods.plugins import load_plugins
 from fusehub.recommending.at_hand import AtHand
 from fusehub.recommending.measured import FILENAME, record
-from fusehub.recommending.recommend import recommended
+from fusehub.recommending.recommend import recommended, suiting
 from tests.battery.measured import TABLE, measured_text
 from tests.unit.experts import LABELS, relatives, with_statistics
+from tests.unit.test_cli import run
 
 ROOT = Path(__file__).parents[2]
 TEXTS, WORDS, WRITING = ("text-classification",), ("token-classification",), ("text-generation",)
@@ -158,3 +160,45 @@ def test_a_method_of_ones_own_takes_its_place_among_the_others(experts, tmp_path
 def test_one_model_is_no_merge(experts) -> None:
     with pytest.raises(BadRecipe, match="at least two models"):
         fusehub.recommend(experts[0][:1])
+
+
+def test_a_merge_without_a_method_takes_the_recommended_one_and_says_so(experts, tmp_path) -> None:
+    models = experts[0]
+    code, _, said = run("merge", *models, "--out", tmp_path / "merged")
+    assert code == 0, said
+    [line] = [line for line in said.splitlines() if line.startswith("method: ")]
+    assert line.startswith("method: RegMean (regmean), as none was said. In our tests of 3 models on text class")
+    recipe = fusehub.Recipe.read(tmp_path / "merged" / "fusehub_recipe.yaml")
+    assert recipe.merge_method == "regmean" and "regmean" in str(fusehub.model_card(tmp_path / "merged"))
+    assert run("merge", tmp_path / "merged" / "fusehub_recipe.yaml", "--out", tmp_path / "again")[0] == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("merged", "again")]
+    assert weights[0] == weights[1]
+
+
+def test_what_is_said_of_a_merge_narrows_the_choice(experts, tmp_path) -> None:
+    models = experts[0]
+    bare = [str(shutil.copytree(model, tmp_path / Path(model).name)) for model in models]
+    for model in bare:
+        shutil.rmtree(Path(model) / "fusehub")
+
+    def method(*words: object) -> str:
+        code, out, said = run("merge", *words, "--dry-run", "--json")
+        return json.loads(out)["method"] if code == 0 else said + out
+
+    assert method(*bare) == "mean"
+    assert method(*bare, "--base", experts[1]) == "data_free"
+    assert "has no published statistics" in method(*bare, "--param", "alpha=0.5")
+    assert method(*models, "--param", "density=0.5", "--base", experts[1]) == "ties"
+    assert method(*models, "--weight", f"{models[0]}=2") == "regmean"
+    assert suiting(as_adapter=True) == [name for name, own in METHODS.items() if own.factors is not None]
+    assert suiting(data={"a": "b"}) == ["regmean_plus_plus"] and "mean" not in suiting(tuned=())
+
+
+def test_the_command_line_tells_which_methods_can_run_and_what_the_others_lack(experts) -> None:
+    code, out, said = run("methods", *experts[0])
+    assert code == 0, said
+    assert "+4.3 (12 of 12)" in out and "regmean " in out and "In our tests of 3 models" in said
+    assert "Say --base MODEL." in said and f"next: fusehub merge {experts[0][0]} " in said
+    told = json.loads(run("methods", *experts[0], "--base", experts[1], "--json")[1])
+    assert told["recommended"]["method"] == "regmean" and told["recommended"]["can_run"]
+    assert all(way["can_run"] for way in told["alternatives"]["base"])

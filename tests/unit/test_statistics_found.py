@@ -78,7 +78,7 @@ def repos(hub, work, request):
 def origins(ann, *models: str, **options: str) -> list[str]:
     """Where a merge would take the statistics of `models` from."""
     more = [word for key, value in options.items() for word in (f"--{key}", value)]
-    return ann.json("merge", *models, "--dry-run", *more)["statistics"]
+    return ann.json("merge", *models, "--method", "regmean", "--dry-run", *more)["statistics"]
 
 
 def test_in_the_models_repo_at_its_commit_or_later(ann, repos):
@@ -97,7 +97,7 @@ def test_in_a_companion_repo_of_the_same_user(ann, repos):
     sha = repos.api("ann").model_info(companion).sha
     assert origins(ann, first, second) == [f"{companion}@{sha}", f"{second}@{commit}"]
     out = repos.work / f"{repos.name}-merged"
-    ann("merge", first, second, "--out", out)
+    ann("merge", first, second, "--method", "regmean", "--out", out)
     report = json.loads((out / "fusehub_report.json").read_text())
     assert report["sources"][0]["statistics"]["origin"] == f"{companion}@{sha}"
     shutil.rmtree(out)
@@ -107,11 +107,11 @@ def test_of_other_weights_are_passed_over_for_those_that_fit(ann, repos):
     first, second = repos.model(0), repos.model(1)
     repos.own(first, 1)  # Of the weights before the last training, say.
     repos.own(second, 1)
-    what, fix = ann.fails("merge", first, second, "--dry-run")
+    what, fix = ann.fails("merge", first, second, "--method", "regmean", "--dry-run")
     assert f"{first}: the statistics there are ({first}@" in what and "made for other weights" in what
     assert f"fusehub collect {first} --data DATA" in fix
     wrong = repos.companion(first, 1, name=f"{repos.name}-wrong")
-    what, _ = ann.fails("merge", first, second, "--dry-run")
+    what, _ = ann.fails("merge", first, second, "--method", "regmean", "--dry-run")
     assert wrong in what
     right = repos.companion(first, 0)
     assert origins(ann, first, second)[0].startswith(f"{right}@")
@@ -123,13 +123,13 @@ def test_what_others_made_is_listed_and_used_only_where_it_is_named(ann, repos):
     commit = repos.own(second, 1)
     eve = repos.companion(first, 0, user="eve")
     sha = repos.api("eve").model_info(eve).sha
-    what, fix = ann.fails("merge", first, second, "--dry-run")
+    what, fix = ann.fails("merge", first, second, "--method", "regmean", "--dry-run")
     assert f"{first} has no published statistics of its owner" in what and f"{eve} (by eve)" in what
     option = f"--statistics {first}={eve}@{sha}"
     assert f"`{option}`" in fix and f"fusehub collect {first} --data DATA" in fix
     assert origins(ann, first, second, statistics=f"{first}={eve}@{sha}") == [f"{eve}@{sha}", f"{second}@{commit}"]
     # A dry run finds them as little where other weights may be used, and where the owner has some of these.
-    ann.fails("merge", first, second, "--dry-run", "--allow-other-weights")
+    ann.fails("merge", first, second, "--method", "regmean", "--dry-run", "--allow-other-weights")
     own = repos.companion(first, 0)
     assert origins(ann, first, second)[0].startswith(f"{own}@")
 
@@ -139,12 +139,12 @@ def test_what_others_made_is_questioned_before_it_decides(ann, repos, tmp_path):
     first, second = repos.model(0), repos.model(1)
     repos.own(second, 1)
     bob = repos.companion(first, 0, user="bob")
-    ann("merge", first, second, "--statistics", f"{first}={bob}", "--out", tmp_path / "merged")
+    ann("merge", first, second, "--method", "regmean", "--statistics", f"{first}={bob}", "--out", tmp_path / "merged")
     report = json.loads((tmp_path / "merged" / "fusehub_report.json").read_text())
     [note] = [note for note in report["notes"] if bob in note]
     assert "made by others than the owner of" in note and "times that of random tokens" in note
     own = repos.companion(first, 0)
-    ann("merge", first, second, "--out", tmp_path / "own")
+    ann("merge", first, second, "--method", "regmean", "--out", tmp_path / "own")
     report = json.loads((tmp_path / "own" / "fusehub_report.json").read_text())
     assert own in json.dumps(report["sources"]) and not [note for note in report["notes"] if own in note]
     files = repos._files(0)
@@ -155,11 +155,15 @@ def test_what_others_made_is_questioned_before_it_decides(ann, repos, tmp_path):
     odd = {n: value + (torch.arange(len(value)) == 1) * 10 * value.max() if n.endswith(".S") else value
            for n, value in tensors.items()}  # fmt: skip
     repos.put(bob, {"fusehub/statistics.safetensors": save(odd, metadata)})
-    what, _ = ann.fails("merge", first, second, "--statistics", f"{first}={bob}", "--out", tmp_path / "odd")
+    what, _ = ann.fails(
+        "merge", first, second, "--method", "regmean", "--statistics", f"{first}={bob}", "--out", tmp_path / "odd"
+    )
     assert f"{bob}@" in what and "is no sum of squares" in what
     tensors = {name: value * (1e5 if name[-2:] in (".S", ".d") else 1) for name, value in tensors.items()}
     repos.put(bob, {"fusehub/statistics.safetensors": save(tensors, metadata)})
-    what, fix = ann.fails("merge", first, second, "--statistics", f"{first}={bob}", "--out", tmp_path / "poisoned")
+    what, fix = ann.fails(
+        "merge", first, second, "--method", "regmean", "--statistics", f"{first}={bob}", "--out", tmp_path / "poisoned"
+    )
     assert f"The statistics {bob}@" in what and f"cannot be of {first}" in what and "fusehub collect" in fix
     assert not (tmp_path / "poisoned").exists()
 
@@ -168,7 +172,7 @@ def test_others_statistics_of_other_weights_are_not_offered(ann, repos):
     first, second = repos.model(0), repos.model(1)
     repos.own(second, 1)
     eve = repos.companion(first, 1, user="eve")
-    what, fix = ann.fails("merge", first, second, "--dry-run")
+    what, fix = ann.fails("merge", first, second, "--method", "regmean", "--dry-run")
     assert eve not in what + fix
 
 
@@ -183,7 +187,7 @@ def test_an_organisations_companion_is_its_own(ann, repos, hub):
     second = repos.model(1)
     repos.own(second, 1)
     member = repos.companion(f"{org}/m", 0, name="of-a-member")
-    what, _ = ann.fails("merge", f"{org}/m", second, "--dry-run")
+    what, _ = ann.fails("merge", f"{org}/m", second, "--method", "regmean", "--dry-run")
     assert f"{member} (by ann)" in what
     own = f"{org}/m-statistics"
     api.create_repo(own)
@@ -204,7 +208,7 @@ def test_what_is_broken_hides_nothing(ann, repos, broken):
     for _ in range(3):
         # The first in the list.
         repos.api("ann").hf_hub_download(wrong, "fusehub/statistics.json", force_download=True)
-    what, fix = ann.fails("merge", first, second, "--dry-run")
+    what, fix = ann.fails("merge", first, second, "--method", "regmean", "--dry-run")
     assert wrong in what and "fusehub collect" in fix
     if broken == "version":
         assert "version 2 of the format; this FuseHub reads version 1" in what
@@ -217,7 +221,7 @@ def test_a_gated_companion_hides_nothing(ann, repos, hub):
     repos.own(second, 1)
     gated = repos.companion(first, 0, user="eve")
     repos.api("eve").update_repo_settings(gated, gated="auto")
-    what, _ = ann.fails("merge", first, second, "--dry-run")
+    what, _ = ann.fails("merge", first, second, "--method", "regmean", "--dry-run")
     assert f"{first} has no published statistics" in what and gated not in what
     right = repos.companion(first, 0)
     assert origins(ann, first, second)[0].startswith(f"{right}@")
