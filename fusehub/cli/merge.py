@@ -237,7 +237,7 @@ def _merge(
             plan.save(save_plan)
         return
     if not as_json:
-        print_findings(plan.report)
+        print_findings(plan.report.findings)
         for note in plan.notes:
             say(f"note: {note}")
     if search:

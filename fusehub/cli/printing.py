@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fusehub.cli.console import say, table
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fusehub.comparing.trials import Tuned
     from fusehub.merging.plan import Plan
     from fusehub.merging.planner import TensorPlan
+    from fusehub.utils.findings import Finding
 
 
 def print_report(report: Report) -> None:
@@ -34,14 +35,14 @@ def print_report(report: Report) -> None:
         rows.append(facts)
     title = " for ".join(filter(None, reversed(next(iter(kinds))))) if len(kinds) == 1 else None
     table(title, list(rows[0]), [list(row.values()) for row in rows], numbers=["parameters", "size"])
-    print_findings(report)
+    print_findings(report.findings)
 
 
-def print_findings(report: Report) -> None:
+def print_findings(findings: Iterable[Finding]) -> None:
     """All findings, the gravest first."""
-    styles = {"error": "red", "warning": "yellow", "note": "dim"}
+    findings, styles = list(findings), {"error": "red", "warning": "yellow", "note": "dim"}
     for level in styles:
-        for finding in report.findings:
+        for finding in findings:
             if finding.level == level:
                 say(f"{level}: {finding.what}", styles[level])
                 if finding.fix:
@@ -67,7 +68,7 @@ def print_plan(plan: Plan) -> None:
     if plan.donors:
         files = plan.donors.described().items()
         say("; ".join(f"{kind.replace('_', ' ')} of {whose}" for kind, whose in files if whose))
-    print_findings(plan.report)
+    print_findings(plan.report.findings)
     for note in plan.notes:
         say(f"note: {note}")
     for ref, found in zip(plan.experts, plan.statistics, strict=False):

@@ -41,6 +41,9 @@ def publish(
     results: Annotated[
         Path | None, typer.Option(help="Scores that `fusehub evaluate --out` wrote, for the card.")
     ] = None,
+    license: Annotated[
+        str | None, typer.Option(metavar="ID", help="The card's licence, in the Hub's words; derived if not said.")
+    ] = None,
     allow_license: Annotated[
         bool, typer.Option("--allow-license", help="Push although licences of the experts forbid it.")
     ] = False,
@@ -70,7 +73,7 @@ def publish(
         except (OSError, ValueError) as error:
             raise BadData(f"{results} cannot be read ({error}).", "Write it with `fusehub evaluate --out`.") from error
     if dry_run:
-        card = model_card(folder, repo_id=repo, evaluation=evaluation)
+        card = model_card(folder, repo_id=repo, evaluation=evaluation, license=license)
         print_json({"card": str(card)}) if as_json else console.out.print(str(card), markup=False)
         return
     published = publish_model(
@@ -83,6 +86,7 @@ def publish(
         revision=revision,
         exist_ok=exist_ok,
         evaluation=evaluation,
+        license=license,
         allow_license=allow_license or allow_licence,
         allow_restricted=allow_restricted,
         allow_few_rows=allow_few_rows,

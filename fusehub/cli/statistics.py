@@ -20,6 +20,7 @@ from fusehub.cli.options import (
     OldPullRequest,
     TextColumn,
 )
+from fusehub.cli.printing import print_findings
 from fusehub.cli.program import app
 from fusehub.utils.formats import size
 
@@ -114,6 +115,7 @@ def collect(
     from fusehub.models.resolve import resolve
     from fusehub.publishing.publish import publish_statistics
     from fusehub.statistics.adding import add_statistics
+    from fusehub.statistics.few_texts import few_texts_finding
     from fusehub.statistics.importers import import_statistics
     from fusehub.statistics.resizing import resize_statistics
     from fusehub.utils.holding import scratch
@@ -200,6 +202,8 @@ def collect(
         say(f"Of no linear layer of the model, and left out: {', '.join(ignored[:5])}.")
     if made.metadata["uncounted"]:
         say(f"No input was seen for {', '.join(made.metadata['uncounted'][:5])}: these layers will be averaged.")
+    if few := few_texts_finding(made.metadata):
+        print_findings([few])
     origin = "" if publish else f" --statistics {shlex.quote(f'{model}={folder}')}"
     say(f"next: fusehub merge {shlex.quote(model)} OTHER --method regmean{origin} --out merged")
 
@@ -278,6 +282,7 @@ def inspect(
     of_weights = f", {summary.of_weights:.3f} of the model's weights" if summary.of_weights else ""
     smaller = ", ".join(f"{name} {size(nbytes)}" for name, nbytes in summary.smaller.items())
     say(f"{facts['size']}: {size(summary.nbytes)}{of_weights}" + (f" (smaller: {smaller})" if smaller else ""))
+    print_findings(summary.findings)
     if summary.likeness and against:
         say(summary.likeness.question(statistics, against) or f"held against {against}: {summary.likeness}")
     numbers = ["inputs", "rows", "rank", "condition", "bytes", "shared by"]

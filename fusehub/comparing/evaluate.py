@@ -21,14 +21,15 @@ Labels are compared by name. A label of the data that the model does not know co
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from fusehub.comparing.answers import perplexity
 from fusehub.comparing.ensemble import ensemble, experts_among
@@ -42,10 +43,12 @@ from fusehub.hub.access import Access
 from fusehub.models.resolve import ModelRef, ref_of, short_names
 from fusehub.models.tasks import QUESTIONS, SEQ2SEQ, TASKS, has_labels, labels_of, problem_type_of
 from fusehub.utils.devices import Device
+from fusehub.utils.logging import gathering, warn
 from fusehub.utils.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
 
+Arguments = ParamSpec("Arguments")
 # Metrics of which a lower value is the better one.
 LESS_IS_BETTER = ("perplexity", "mse")
 
@@ -98,6 +101,7 @@ class Evaluation:
         data: The names of the data sets.
         scores: One for each model and data set.
         ensemble_of: Whose probabilities the ensemble is the mean of; empty where there is none.
+        warnings: What one should know of the numbers: labels that were guessed, rows that were left out.
 
     Examples:
         >>> scores = fusehub.evaluate(["user/expert-1"], {"texts": "user/texts"}, limit=5)
@@ -110,6 +114,7 @@ class Evaluation:
     data: list[str]
     scores: list[Score]
     ensemble_of: list[str]
+    warnings: list[str] = field(default_factory=list)
 
     def mean(self) -> dict[str, float]:
         """Each model's mean of the main metric over the data sets."""
@@ -154,6 +159,19 @@ class Evaluation:
         return whole
 
 
+def _with_warnings(evaluate: Callable[Arguments, Evaluation]) -> Callable[Arguments, Evaluation]:
+    """`evaluate`, whose results tell what was warned of on the way, each once."""
+
+    @functools.wraps(evaluate)
+    def run(*args: Arguments.args, **options: Arguments.kwargs) -> Evaluation:
+        with gathering() as told:
+            done = evaluate(*args, **options)
+        return replace(done, warnings=list(dict.fromkeys(told)))
+
+    return run
+
+
+@_with_warnings
 def evaluate(
     models: Sequence[str | ModelRef],
     data: Mapping[str, str | Examples],
@@ -273,7 +291,8 @@ def _warn_of_tuning(ref: ModelRef, name: str, sets: Mapping[str, Examples]) -> N
         tuning = json.loads(ref.path(REPORT_FILENAME).read_text(encoding="utf-8")).get("tuning") or {}
         used = {(own["revision"], own["split"]) for own in tuning.get("data", ())}
     except (ValueError, AttributeError, KeyError, TypeError):
-        logger.warning(
+        warn(
+            logger,
             "%s: its %s cannot be read, so nobody knows whether its options were chosen by this data.",
             name,
             REPORT_FILENAME,
@@ -281,7 +300,7 @@ def _warn_of_tuning(ref: ModelRef, name: str, sets: Mapping[str, Examples]) -> N
         return
     for data, examples in sets.items():
         if (examples.revision, examples.split) in used:
-            logger.warning("%s: the options of %s were chosen by this data, so this is no test of it.", data, name)
+            warn(logger, "%s: the options of %s were chosen by this data, so this is no test of it.", data, name)
 
 
 def _check_labels(refs: Sequence[ModelRef], names: Sequence[str], sets: Mapping[str, Examples]) -> None:

@@ -24,6 +24,7 @@ from fusehub.data.values import Label, value_of
 from fusehub.errors import BadData
 from fusehub.hub.access import STORED, Access
 from fusehub.models.tasks import TASKS
+from fusehub.utils.logging import warn
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +138,6 @@ def _usable(table: Table, columns: Columns, own: TaskData, need_labels: bool) ->
     if watched:
         watched.require_sound()
     if empty:
-        logger.warning("%s: %d rows without %s are left out.", table.source, empty, own.one_word)
+        warn(logger, "%s: %d rows without %s are left out.", table.source, empty, own.one_word)
     if unlabelled:
-        logger.warning("%s: %d rows without a label are left out.", table.source, unlabelled)
+        warn(logger, "%s: %d rows without a label are left out.", table.source, unlabelled)

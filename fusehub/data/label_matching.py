@@ -19,6 +19,7 @@ from fusehub.data.values import name_of
 from fusehub.errors import BadData
 from fusehub.models.label_names import are_generic, key_of
 from fusehub.models.tasks import TASKS
+from fusehub.utils.logging import warn
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +170,7 @@ def _numbers(labels: Sequence[str]) -> list[int] | None:
 
 def _warn_of_counting(examples: Examples, order: Mapping[str, int], labels: Sequence[str]) -> None:
     pairs = ", ".join(f"{label} = {labels[index]}" for label, index in list(order.items())[:8])
-    logger.warning("%s: labels are matched by number: %s. Is that right?", examples.source, pairs)
+    warn(logger, "%s: labels are matched by number: %s. Is that right?", examples.source, pairs)
 
 
 def _key(label: str) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from fusehub.data.tables import Draw
+from fusehub.utils.logging import warn
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,8 @@ class LabelsSeen:
         missing = [name for name in self.names if name not in present]
         if missing and present and len(self.names) < MOST_LABELS:
             listed = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
-            logger.warning(
+            warn(
+                logger,
                 "%s: the %d examples that were drawn have %d of %d labels; none has %s. A larger --limit draws more.",
                 source,
                 len(drawn),

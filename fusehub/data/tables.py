@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fusehub.errors import NotFound
+from fusehub.utils.logging import warn
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def split_among(asked: str | None, default: str, known: list[str], name: str) ->
         found = known[0]
     if found is not None:
         if asked is None and found not in SPLITS.get(default, (default,)):
-            logger.warning("%s has no split '%s': '%s' is read.", name, default, found)
+            warn(logger, "%s has no split '%s': '%s' is read.", name, default, found)
         return found
     listed = ", ".join(known) or "none"
     raise NotFound(f"{name} has no split '{asked or default}'.", f"Its splits are {listed}: write {name}/SPLIT.")

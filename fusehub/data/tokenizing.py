@@ -19,6 +19,7 @@ from fusehub.data.chats import Chat, put_into_words
 from fusehub.data.images import Picture
 from fusehub.errors import BadData, Incompatible, first_line, is_panic
 from fusehub.utils.limits import TOKEN_CHARACTERS
+from fusehub.utils.logging import warn
 
 if TYPE_CHECKING:
     import torch
@@ -312,7 +313,8 @@ def _for_words(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 def _report_lost(texts: Sequence[list[str]], encodings: Sequence[dict[str, Any]], max_length: int) -> None:
     lost = [len(words) - len(first_tokens(encoding)) for words, encoding in zip(texts, encodings, strict=True)]
     if any(lost):
-        logger.warning(
+        warn(
+            logger,
             "%d words in %d texts get no prediction: they do not fit into %d tokens, or the tokenizer drops them.",
             sum(lost),
             sum(map(bool, lost)),

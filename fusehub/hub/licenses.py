@@ -106,6 +106,11 @@ class LicenseVerdict:
     conflicts: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    def is_loosened_by(self, license: str) -> bool:
+        """Whether `license` (or each of several that are joined by commas) asks for less than this one."""
+        stated = [_spelt(part) for part in license.split(",") if part.strip()]
+        return self.license is not None and bool(stated) and max(map(_rank, stated)) < _rank(self.license)
+
 
 def license_of(card: Mapping[str, Any]) -> str | None:
     """The licence that a card's front matter names, in lower case; None where it names none.

@@ -52,6 +52,7 @@ class ModelPushOptions(PushOptions, total=False):
     """What `push_to_hub` of a merge takes: all of `fusehub.publish`."""
 
     evaluation: Any
+    license: str | None
     allow_license: bool
 
 
@@ -323,6 +324,11 @@ def _said(error: ValueError) -> str:
         return "; ".join(item["message"].rstrip(".") for item in json.loads(str(error))["errors"])
     except (ValueError, KeyError, TypeError):
         return str(error)
+
+
+def pushes_as(token: bool | str | None) -> str:
+    """The user that a token pushes as. Raises `AccessDenied` without one, or where it can only read."""
+    return _writer(client(token))
 
 
 def _writer(api: HfApi) -> str:

@@ -13,19 +13,17 @@ from fusehub.methods.base import option_words
 from fusehub.models.resolve import ModelRef
 
 
-def require_shares(method: Method, tensor: TensorPlan) -> None:
-    """Raises `BadRecipe` where weights cannot be used, naming the tensor where they are not the same for all."""
-    weights = tensor.coefficients
+def require_shares(method: Method, weights: Sequence[float], tensor: str = "") -> None:
+    """Raises `BadRecipe` where a method cannot use these weights of the models, which are those in `tensor`."""
     if any(weight < 0 for weight in weights) and not method.negative_weights:
+        said = ", ".join(f"{weight:g}" for weight in weights) + (f" (of {tensor})" if tensor else "")
         raise BadRecipe(
-            f"The weights {', '.join(f'{weight:g}' for weight in weights)} (of {tensor.name}) cannot be used: "
-            f"{method.title} has no sense for negative ones.",
+            f"The weights {said} cannot be used: {method.title} has no sense for negative ones.",
             "Give weights that are not negative, or take what was learned away by task_arithmetic.",
         )
     if method.base != "needed" and not any(weights):
-        raise BadRecipe(
-            f"All models have the weight 0 in {tensor.name}.", "Give at least one of them a weight above zero."
-        )
+        where = f" in {tensor}" if tensor else ""
+        raise BadRecipe(f"All models have the weight 0{where}.", "Give at least one of them a weight above zero.")
 
 
 def require_usable(
@@ -47,7 +45,7 @@ def require_usable(
     if base is None and recipe.scale != 1:
         raise BadRecipe("scale needs the base model that the experts share.", "Say --base MODEL.")
     for tensor in tensors:
-        require_shares(method, tensor)
+        require_shares(method, tensor.coefficients, tensor.name)
         if base is None and method.needs_base(tensor.options):
             asked = option_words(method.base_with or {}) or method.title
             raise BadRecipe(f"{asked} needs the base model that the experts share.", "Say --base MODEL.")

@@ -16,9 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.errors import AccessDenied, BadData, BadFile, LicenseForbids, NotFound, OutputExists
+from fusehub.errors import AccessDenied, BadData, BadFile, BadRecipe, LicenseForbids, NotFound, OutputExists
 from fusehub.hub.access import Access
 from fusehub.hub.client import fusehub_version
+from fusehub.hub.licenses import license_of
 from fusehub.hub.upload import CARD, Files, Published, Target
 from fusehub.merging.provenance import REPORT_FILENAME
 from fusehub.merging.recipe import FILENAME as RECIPE_FILENAME
@@ -40,6 +41,7 @@ from fusehub.utils.documents import check_adapter_config, read_object
 from fusehub.utils.markdown import listed
 from fusehub.utils.progress import Progress, silent
 from fusehub.utils.renamed import Renamed, renamed
+from fusehub.utils.yaml_text import load_yaml, split_front_matter
 
 if TYPE_CHECKING:
     from fusehub.comparing.evaluate import Evaluation
@@ -59,6 +61,7 @@ def publish(
     revision: str | None = None,
     exist_ok: bool = False,
     evaluation: Evaluation | Mapping[str, Any] | None = None,
+    license: str | None = None,
     allow_license: bool = False,
     allow_restricted: bool = False,
     allow_few_rows: bool = False,
@@ -80,7 +83,8 @@ def publish(
         revision: The branch that is pushed to, which is made where it is not there.
         exist_ok: Go on where the repo is there: files are added and replaced, none deleted.
         evaluation: Results for the card.
-        allow_license: Go on where a license forbids it, or two do not go together.
+        license: The licence that the card says, "" for none; None for what follows from those of the experts.
+        allow_license: Go on where a license forbids it, two do not go together, or the card's asks for less.
         allow_restricted: Go on where an expert is not for everyone, in public.
         allow_few_rows: Go on where statistics in the folder are of few rows.
         allow_other_weights: Go on where statistics in the folder are of other weights.
@@ -124,7 +128,10 @@ def publish(
         require_loadable(folder)
         files = _model_files(folder, allow_few_rows, allow_other_weights)
         message = "Upload an adapter" if ADAPTER_CONFIG in files else "Upload a model"
-    files[CARD] = _card_text(folder, target.repo_id, evaluation).encode()
+    card = _card_text(folder, target.repo_id, evaluation, license)
+    if merge is not None and not allow_license:
+        _require_no_less(merge, card)
+    files[CARD] = card.encode()
     return target.push(files, commit_message or _signed(message), progress, description=commit_description)
 
 
@@ -280,15 +287,16 @@ def _replaced(target: Target, files: Files) -> list[str]:
     return [path for path in there if is_part(path.removeprefix(f"{FOLDER}/"))]
 
 
-def _card_text(folder: Path, repo_id: str, evaluation: Any) -> str:
+def _card_text(folder: Path, repo_id: str, evaluation: Any, license: str | None) -> str:
     """The README.md of the folder where somebody wrote one, else a card."""
     if not (folder / CARD).is_file():
-        return str(model_card(folder, repo_id=repo_id, evaluation=evaluation))
-    if evaluation is not None:
-        raise BadData(
-            f"{folder} has a {CARD} of its own, which is pushed as it is: the results would be lost.",
-            f"Delete {CARD} to have the card written with them, or leave the results out.",
-        )
+        return str(model_card(folder, repo_id=repo_id, evaluation=evaluation, license=license))
+    for given, what in ((evaluation, "results"), (license, "licence")):
+        if given is not None:
+            raise BadData(
+                f"{folder} has a {CARD} of its own, which is pushed as it is: the {what} would be lost.",
+                f"Delete {CARD} to have the card written with them, or leave the {what} out.",
+            )
     return (folder / CARD).read_text(encoding="utf-8")
 
 
@@ -305,6 +313,21 @@ def _require_license(merge: MergedFolder, target: Target) -> None:
             f"This merge may not be shared: {'; '.join(verdict.conflicts)}.",
             "Push to a private repo (leave --no-private out), or leave one of them out. "
             "If an owner has allowed it to you: --allow-license.",
+        )
+
+
+def _require_no_less(merge: MergedFolder, card: str) -> None:
+    """Raises where the licence that the card says asks for less than those of what went in."""
+    try:
+        front = load_yaml(split_front_matter(card)[0] or "", CARD)
+    except BadRecipe:
+        return  # Whether the Hub takes it as a card is asked later.
+    said, verdict = license_of(front) if isinstance(front, Mapping) else None, merge.license
+    if said and verdict.is_loosened_by(said):
+        raise LicenseForbids(
+            f"The card says {said}, and what went into the merge asks for more: {verdict.license}, because "
+            f"{verdict.why}.",
+            f"Say {verdict.license} or a stricter one. If the owners have allowed it to you: --allow-license.",
         )
 
 

@@ -11,10 +11,12 @@ from fusehub.errors import BadFile, BadStatistics
 from fusehub.hub.access import Access
 from fusehub.models.resolve import ModelRef, ref_of
 from fusehub.statistics.encodings import SIZES, encoding_of
+from fusehub.statistics.few_texts import few_texts_finding
 from fusehub.statistics.file import METADATA_FILENAME, REMAKE, Statistics, StoredLayer, stored_bytes
 from fusehub.statistics.plausible import Likeness, compare_with_random
 from fusehub.statistics.sources import open_statistics
 from fusehub.utils.documents import read_object
+from fusehub.utils.findings import Finding
 from fusehub.utils.progress import silent
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ class StatisticsSummary:
     smaller: dict[str, int]
     metadata: dict[str, Any]
     layers: list[LayerSummary]
+    findings: tuple[Finding, ...] = ()
+    """What one should know before one merges by them."""
     likeness: Likeness | None = None
     """How they compare with what the model's layers are given for random tokens, where that was asked for."""
 
@@ -118,6 +122,7 @@ def inspect(
             },
             told,
             summaries,
+            tuple(filter(None, [few_texts_finding(told)])),
             _held_against(statistics, against, access) if against else None,
         )
     finally:

@@ -61,6 +61,7 @@ CODES = {
     "tokenizer-differs": Kind("The same text becomes different numbers.", ignorable=True),
     "tokenizer-settings": Kind("Tokenizers differ in what does not change the numbers of a text."),
     "image-processor-missing": Kind("A model does not say how its images are prepared."),
+    "few-texts": Kind("Statistics are of so few texts that a merge follows these texts, rather than their kind."),
     "image-processor-differs": Kind("The models prepare images differently."),
 }
 """Every kind of finding by its code. Behaviour depends on codes and levels, never on the words of a message."""

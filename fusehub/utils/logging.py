@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 VARIABLE = "FUSEHUB_VERBOSITY"
 LEVELS = {
@@ -19,11 +22,30 @@ LEVELS = {
     "critical": logging.CRITICAL,
 }
 _FORMAT = logging.Formatter("%(levelname)s: %(message)s")
+_gathering: ContextVar[list[str] | None] = ContextVar("gathering", default=None)
 
 
 def get_logger(name: str | None = None) -> logging.Logger:
     """The logger of that name, or the one of the whole package."""
     return logging.getLogger(name or "fusehub")
+
+
+def warn(logger: logging.Logger, message: str, *arguments: object) -> None:
+    """Says a warning in the log, and to whoever gathers what is said here."""
+    logger.warning(message, *arguments)
+    if (gathered := _gathering.get()) is not None:
+        gathered.append(message % arguments)
+
+
+@contextmanager
+def gathering() -> Iterator[list[str]]:
+    """The warnings that `warn` says in this block, whatever the verbosity: what is computed by it tells them too."""
+    gathered: list[str] = []
+    before = _gathering.set(gathered)
+    try:
+        yield gathered
+    finally:
+        _gathering.reset(before)
 
 
 def get_verbosity() -> int:

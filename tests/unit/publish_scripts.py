@@ -218,6 +218,12 @@ def license(*licenses, private=False):
     return change
 
 tell("no derivatives", broken("no-derivatives", license("mit", "cc-by-nd-4.0")))
+loose = shutil.copytree(work / "local", work / "loose")
+license("mit", "cc-by-nc-4.0")(loose)
+tell("loosened", fails(lambda: publish(loose, "loose", license="apache-2.0")))
+(loose / "README.md").write_text("---\\nlicense: mit\\n---\\nMy words.\\n")
+tell("loosened by hand", fails(lambda: publish(loose, "loose")))
+tell("licence lost", fails(lambda: publish(loose, "loose", license="mit")))
 work_nd = work / "no-derivatives"
 conflict = shutil.copytree(work / "local", work / "conflict")
 license("gpl-3.0", "cc-by-nc-4.0")(conflict)

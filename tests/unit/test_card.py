@@ -32,7 +32,8 @@ tags:
 
 One model for text classification, merged from 2 fine-tuned models: expert-0 and expert-1.
 It was made by [RegMean](https://arxiv.org/abs/2212.09849) from their weights and statistics of their layers: \
-nothing was trained, and nobody's training data was used.
+nothing was trained, and no texts were read. The statistics of expert-0 and expert-1 were made from texts by \
+whoever made this merge.
 
 ## What went in
 
@@ -57,6 +58,11 @@ nothing was trained, and nobody's training data was used.
 - 27 tensors were averaged: not a linear layer's weight (PARAMETERS parameters)
 
 Heads were matched by label name. Labels: negative, positive.
+
+Found on the way:
+
+- The statistics of expert-0 are of 24 texts: a merge by them follows these texts, rather than their kind.
+- The statistics of expert-1 are of 27 texts: a merge by them follows these texts, rather than their kind.
 
 ## How to use it
 
@@ -133,6 +139,10 @@ the experts' cards say and is not legal advice.
 }
 ```
 """
+
+
+# As a report has them of an expert.
+STATISTICS = {"origin": "", "examples": 1000, "tokens": 20_000, "data": {"source": "ann/texts", "revision": None}}
 
 
 @pytest.fixture(scope="module")
@@ -289,6 +299,29 @@ def test_the_strictest_license_wins(sources):
     assert card.data.license == "cc-by-nc-4.0"
     assert "Licence: cc-by-nc-4.0, because expert-1 has the strictest licence." in card.text
     assert "| expert-0 | 1 | mit |" in card.text
+
+
+def test_a_license_that_its_publisher_says_is_told_beside_what_follows(sources):
+    sources(0, license="mit")
+    folder = sources(1, license="cc-by-nc-4.0")
+    card = model_card(folder, license="cc-by-nc-sa-4.0")
+    assert card.data.license == "cc-by-nc-sa-4.0"
+    assert "Licence: cc-by-nc-sa-4.0, as its publisher says; the experts' cards lead to cc-by-nc-4.0" in card.text
+    other = model_card(folder, license="Our Terms")
+    assert (other.data.license, other.data.license_name) == ("other", "our-terms")
+
+
+def test_the_card_says_whose_texts_the_statistics_were_made_from(sources):
+    """What is true of each expert's: its owner's, a companion's by others, the publisher's own, and none at all."""
+    origins = {0: f"ann/one@{'a' * 40}", 1: f"bob/two-statistics@{'b' * 40}"}
+    for number, origin in origins.items():
+        at = {"repo_id": f"ann/{'two' if number else 'one'}", "statistics": STATISTICS | {"origin": origin}}
+        folder = sources(number, **at)
+    text = model_card(folder).text
+    assert "no texts were read. The statistics of expert-0 were made from texts by the owner" in text
+    assert "those of expert-1 were made from texts by others than the owner" in text
+    text = model_card(sources(1, statistics=STATISTICS | {"origin": "data-free"})).text
+    assert "in the place of those of expert-1 stands the difference to the base" in text
 
 
 @pytest.mark.parametrize("nothing", [None, "unknown"])

@@ -224,7 +224,9 @@ def test_inspect_shows_rows_and_refuses_what_is_no_sum_of_squares(statistics: li
 
     code, out, _ = run("inspect", statistics[0], "--json")
     assert code == 0
-    assert all(layer["rows"] > 0 for layer in json.loads(out)["layers"])
+    told = json.loads(out)
+    assert all(layer["rows"] > 0 for layer in told["layers"])
+    assert [finding["code"] for finding in told["findings"]] == ["few-texts"] and told["metadata"]["examples"] < 100
     folder = Path(shutil.copytree(statistics[0], tmp_path / "broken"))
     path = folder / "statistics.safetensors"
     with safe_open(path, "pt") as file:
@@ -248,6 +250,7 @@ def test_statistics_are_made_smaller_without_a_model(experts: list[Path], texts:
     assert json.loads(out)["size"] == "tiny"
     code, out, said = run("inspect", tmp_path / "tiny")
     assert code == 0 and "stored as" in out
+    assert "warning: The statistics of" in said
     assert "tiny: " in said and "of the model's weights" in said
     code, _, said = run("collect", "--from", tmp_path / "tiny", "--size", "half", "--out", tmp_path / "half")
     assert code == 1 and "tiny already: half would not be smaller" in said

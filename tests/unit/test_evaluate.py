@@ -109,6 +109,17 @@ def test_a_label_that_the_model_does_not_know_is_wrong_with_a_warning(caplog):
     assert "does not know z" in caplog.text
 
 
+@pytest.mark.parametrize("verbosity", [logging.WARNING, logging.ERROR])
+def test_what_was_warned_of_is_told_with_the_scores_however_little_is_said(tmp_path, caplog, verbosity):
+    names = [f"LABEL_{number}" for number in range(2)]
+    path = tiny_model(tmp_path / "model", labels=names)
+    data = write(tmp_path / "d.jsonl", ["0", "1"] * 6)
+    with caplog.at_level(verbosity, "fusehub"):
+        found = evaluate([str(path)] * 2, {"d": data})
+    assert ["matched by number" in told for told in found.to_dict()["warnings"]] == [True]
+    assert ("matched by number" in caplog.text) == (verbosity == logging.WARNING)
+
+
 def words(names, *texts):
     return [hot(names, tags) for tags in texts]
 

@@ -6,6 +6,7 @@ import pytest
 
 from fusehub.checking.report import Report
 from fusehub.errors import BadRecipe
+from fusehub.statistics.few_texts import FEW_TEXTS, few_texts_finding
 from fusehub.utils.findings import CODES, Allowed, Finding, document
 
 
@@ -30,3 +31,14 @@ def test_a_report_names_what_a_merge_may_ignore_only_where_nothing_else_stands_a
     note = Finding("dtype-differs", "note", "Dtypes differ.")
     assert Report([], [config, note, config]).ignorable == ["config-differs"]
     assert Report([], [config, Finding("shapes-differ", "error", "Shapes differ.")]).ignorable == []
+
+
+@pytest.mark.parametrize(("examples", "said"), [(1, "of 1 text:"), (FEW_TEXTS - 1, "of 99 texts:")])
+def test_few_texts_are_warned_of(examples, said):
+    finding = few_texts_finding({"examples": examples, "model": {"id": "ann/expert"}})
+    assert (finding.code, finding.level) == ("few-texts", "warning") and said in finding.what
+
+
+@pytest.mark.parametrize("examples", [FEW_TEXTS, None])
+def test_enough_texts_and_unknown_numbers_are_not(examples):
+    assert few_texts_finding({"examples": examples, "model": {"id": "ann/expert"}}) is None

@@ -19,6 +19,7 @@ from fusehub.data.values import Label, name_of
 from fusehub.errors import BadData
 from fusehub.models.label_names import key_of
 from fusehub.utils.extras import needs
+from fusehub.utils.logging import warn
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ def _token_metrics(prediction: Prediction, examples: Examples) -> dict[str, floa
 def _common_names(prediction: Prediction, examples: Examples) -> tuple[dict[str, str], dict[str, str]]:
     """One name for each label: (from the model's label, from the data's label), the data's where both have one."""
     named = {label: label for label in prediction.labels}
-    matched = _matched(examples, prediction.labels, warn=True)
+    matched = _matched(examples, prediction.labels, warns=True)
     for label, index in reversed(matched.items()):
         if index is not None:
             named[prediction.labels[index]] = label
@@ -159,9 +160,9 @@ def _common_names(prediction: Prediction, examples: Examples) -> tuple[dict[str,
     return named, meant
 
 
-def _matched(examples: Examples, labels: Sequence[str], *, warn: bool = False) -> dict[str, int | None]:
+def _matched(examples: Examples, labels: Sequence[str], *, warns: bool = False) -> dict[str, int | None]:
     matched = match_labels(examples, labels)
     unknown = [label for label, index in matched.items() if index is None]
-    if warn and unknown:
-        logger.warning("%s: the model does not know %s: counted as wrong.", examples.source, ", ".join(unknown[:8]))
+    if warns and unknown:
+        warn(logger, "%s: the model does not know %s: counted as wrong.", examples.source, ", ".join(unknown[:8]))
     return matched

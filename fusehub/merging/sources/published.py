@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.merging.sources.questioning import question
 from fusehub.merging.sources.source import SourceLayer, StatisticsSource, Wanted
 from fusehub.models.resolve import ModelRef
+from fusehub.statistics.few_texts import few_texts_finding
 from fusehub.statistics.sources import FoundStatistics, find_statistics, is_of_others, local_files
 
 if TYPE_CHECKING:
@@ -61,8 +62,10 @@ class Published(StatisticsSource):
         return f"{self.origin}, {texts} texts" if texts else self.origin
 
     def notes(self, wanted: Wanted) -> list[str]:
-        """That they are of other weights, or less than grams."""
+        """That they are of few texts, of other weights, or less than grams."""
         said = []
+        if few := few_texts_finding(self.metadata):
+            said.append(few.what)
         if sorted(self.metadata["model"]["weights"].values()) != sorted(wanted.hashes.values()):
             said.append(
                 f"The statistics {self.origin} were made for other weights than those of {wanted.ref.name}: used as "

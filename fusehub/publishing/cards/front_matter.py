@@ -30,10 +30,12 @@ def card_of(front_matter: Mapping[str, Any], body: str) -> ModelCard:
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
 
 
-def front_matter_of(merge: MergedFolder, title: str, results: Results | None) -> dict[str, Any]:
-    """What the Hub reads of a merge; `results` are written as its `model-index`."""
+def front_matter_of(
+    merge: MergedFolder, title: str, results: Results | None, license: str | None = None
+) -> dict[str, Any]:
+    """What the Hub reads of a merge; `results` are written as its `model-index`, `license` instead of what follows."""
     sources = merge.sources
-    data = license_entries(merge)
+    data = license_entries(merge, license)
     data["library_name"] = "peft" if merge.adapter_base else "transformers"
     tasks = [task.name for task in merge.tasks]
     if len(tasks) == 1:
@@ -57,18 +59,19 @@ def front_matter_of(merge: MergedFolder, title: str, results: Results | None) ->
     return data
 
 
-def license_entries(merge: MergedFolder) -> dict[str, Any]:
-    """`license`, and its name and address where the Hub does not know it; nothing where none covers all experts."""
-    license = merge.license.license
-    if license is None or any(origin["license"] in (None, "unknown") for origin in merge.origins):
+def license_entries(merge: MergedFolder, chosen: str | None = None) -> dict[str, Any]:
+    """`license`, and its name and address where the Hub does not know it: the `chosen` one, or what follows from the
+    experts'; nothing where none covers all of them."""
+    license = merge.license.license if chosen is None else chosen
+    if not license or (chosen is None and any(origin["license"] in (None, "unknown") for origin in merge.origins)):
         return {}
     # Those that `fusehub.hub.licenses` orders are all on the Hub's list.
     if license in _HUB_LICENSES or is_ordered(license):
         return {"license": license}
-    origin = next(origin for origin in merge.origins if license in origin["license"].split(", "))
-    name = license if license != "other" else f"{origin['name'].rpartition('/')[2]}-license"
+    origin = next((one for one in merge.origins if license in (one["license"] or "").split(", ")), None)
+    name = f"{origin['name'].rpartition('/')[2]}-license" if origin and license == "other" else license
     entries = {"license": "other", "license_name": re.sub(r"[^a-z0-9.-]+", "-", name.lower()).strip("-")}
-    return entries | ({"license_link": page_of(origin)} if origin.get("repo_id") else {})
+    return entries | ({"license_link": page_of(origin)} if origin and origin.get("repo_id") else {})
 
 
 def page_of(source: Mapping[str, Any]) -> str | None:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from fusehub.errors import BadData, Incompatible, NotFound
 from fusehub.hub.client import endpoint
 from fusehub.merging.recipe import FILENAME as RECIPE_FILENAME
-from fusehub.merging.sources import source_of
 from fusehub.models.adapters import CONFIG as ADAPTER_CONFIG
 from fusehub.models.adapters import WEIGHTS as ADAPTER_WEIGHTS
 from fusehub.models.label_names import are_generic
@@ -27,10 +26,10 @@ from fusehub.models.tasks import labels_of, task_of
 from fusehub.models.tensor_files import open_tensors
 from fusehub.publishing.cards.front_matter import card_of, front_matter_of, license_entries, page_of
 from fusehub.publishing.cards.results import Results
-from fusehub.publishing.cards.statistics_card import data_words
+from fusehub.publishing.cards.sources import source_line, texts_used
 from fusehub.publishing.cards.tuning import shown, tuning_facts
 from fusehub.publishing.cards.usage import example_code, heads_code
-from fusehub.publishing.merged_folder import PINNED, MergedFolder, is_local, read_merge
+from fusehub.publishing.merged_folder import PINNED, MergedFolder, read_merge
 from fusehub.utils.documents import check_config, read_object
 from fusehub.utils.markdown import fence_for, link, listed, md, render
 
@@ -49,6 +48,7 @@ def model_card(
     *,
     repo_id: str | None = None,
     evaluation: Evaluation | Mapping[str, Any] | None = None,
+    license: str | None = None,
 ) -> ModelCard:
     """The card of the model in `folder`, whose files are left as they are.
 
@@ -58,6 +58,7 @@ def model_card(
         folder: What `merge` wrote, or another model's folder.
         repo_id: The repo that it will be in, for the card's title and code.
         evaluation: Results for the card.
+        license: The licence that it says, "" for none; None for what follows from the licences of what went in.
 
     Returns:
         The card, whose text is `str(card)`.
@@ -74,17 +75,17 @@ def model_card(
     folder = Path(folder)
     merge = read_merge(folder)
     if merge is None:
-        return _plain_card(folder, repo_id, evaluation)
+        return _plain_card(folder, repo_id, evaluation, license)
     known = [name for source in merge.sources for name in (source["repo_id"], source["short_name"]) if name]
     tuned_on = (merge.tuning or {}).get("data", ())
     results = Results(evaluation, folder, repo_id, known, tuned_on) if evaluation is not None else None
     return card_of(
-        front_matter_of(merge, _title(folder, repo_id), results),
-        render("model_card", **_facts(merge, repo_id, results)),
+        front_matter_of(merge, _title(folder, repo_id), results, license),
+        render("model_card", **_facts(merge, repo_id, results, license)),
     )
 
 
-def _facts(merge: MergedFolder, repo_id: str | None, results: Results | None) -> dict[str, Any]:
+def _facts(merge: MergedFolder, repo_id: str | None, results: Results | None, license: str | None) -> dict[str, Any]:
     """Everything that the template of a merge's card says."""
     report = merge.report
     recipe = merge.public_recipe().rstrip()
@@ -96,9 +97,10 @@ def _facts(merge: MergedFolder, repo_id: str | None, results: Results | None) ->
         "task": merge.tasks[0].name,
         "on_hub": repo_id is not None,
         "experts": listed([link(source["short_name"], page_of(source)) for source in merge.sources]),
-        "sources": [_source(merge, source) for source in merge.sources],
+        "sources": [source_line(merge, source) for source in merge.sources],
         "base": _base(merge),
         "method": _method(merge),
+        "texts_used": texts_used(merge),
         "options": _options(report),
         "tuning": tuning_facts(merge.tuning) if merge.tuning else None,
         "work": [merge.public(line) for line in _work(merge)],
@@ -115,11 +117,11 @@ def _facts(merge: MergedFolder, repo_id: str | None, results: Results | None) ->
         "software": f" (made with {md(software)})" if software else "",
         "local_folders": listed(local) if local else "",
         "hashes": report["sha256"],
-        "license": _license_words(merge),
+        "license": _license_words(merge, license),
     }
 
 
-def _plain_card(folder: Path, repo_id: str | None, evaluation: object) -> ModelCard:
+def _plain_card(folder: Path, repo_id: str | None, evaluation: object, license: str | None) -> ModelCard:
     if evaluation is not None:
         raise BadData(f"{folder} is not a merge, and results go into the card of one.", "Leave the results out.")
     if (folder / ADAPTER_CONFIG).is_file():
@@ -144,7 +146,7 @@ def _plain_card(folder: Path, repo_id: str | None, evaluation: object) -> ModelC
         labels=_labels(labels_of(config, folder.name)),
         code=example_code({"": config}, _place(folder, repo_id)),
     )
-    return card_of({"library_name": "transformers", "pipeline_tag": task.name}, body)
+    return card_of({"license": license, "library_name": "transformers", "pipeline_tag": task.name}, body)
 
 
 def _title(folder: Path, repo_id: str | None) -> str:
@@ -154,46 +156,6 @@ def _title(folder: Path, repo_id: str | None) -> str:
 def _place(folder: Path, repo_id: str | None) -> str:
     """What the code of the card calls the model."""
     return repo_id or folder.resolve().name
-
-
-def _source(merge: MergedFolder, source: Mapping[str, Any]) -> dict[str, str]:
-    """One line of the table of what went in."""
-    base = source.get("adapter_base")
-    on = f" on {link(base['name'], page_of(base))}" if base else ""
-    return {
-        "link": link(source["repo_id"] or source["short_name"], page_of(source)) + on,
-        "weight": f"{source['weight']:g}" if isinstance(source["weight"], int | float) else "by layer",
-        "license": source["license"] or "not stated",
-        "statistics": _statistics(merge, source) if source["statistics"] else "none",
-    }
-
-
-def _statistics(merge: MergedFolder, source: Mapping[str, Any]) -> str:
-    statistics = source["statistics"]
-    place, counted = _statistics_place(statistics["origin"], source), _counted(statistics)
-    return f"{place}: {counted}" if counted else place
-
-
-def _statistics_place(origin: str, source: Mapping[str, Any]) -> str:
-    if words := source_of(origin).place:
-        return words
-    pinned = PINNED.fullmatch(origin)
-    if pinned:
-        own = pinned[1] == source["repo_id"]
-        return link(
-            "its own repo" if own else pinned[1],
-            f"{endpoint()}/{pinned[1]}/tree/{pinned[3]}{pinned[2]}/fusehub",
-        )
-    return "a local folder" if is_local(origin) else md(origin)
-
-
-def _counted(statistics: Mapping[str, Any]) -> str:
-    """`1,000 texts, 20,000 tokens of reviews.csv`, as far as it is known."""
-    counts = [
-        f"{statistics[key]:,} {word}" for key, word in (("examples", "texts"), ("tokens", "tokens")) if statistics[key]
-    ]
-    data = f" of {data_words(statistics['data'])}" if (statistics["data"] or {}).get("source") else ""
-    return f"{', '.join(counts)}{data}" if counts else ""
 
 
 def _base(merge: MergedFolder) -> str:
@@ -342,10 +304,15 @@ def _labels(labels: list[str]) -> str:
     return "" if are_generic(labels) else ", ".join(md(label) for label in labels)
 
 
-def _license_words(merge: MergedFolder) -> str:
+def _license_words(merge: MergedFolder, chosen: str | None) -> str:
     verdict, stated = merge.license, license_entries(merge)
     words = []
-    if stated:
+    if chosen is not None and chosen != (verdict.license or ""):
+        follows = f"the experts' cards lead to {md(verdict.license)}, because {md(verdict.why)}"
+        words.append(
+            f"Licence: {md(chosen) or 'none'}, as its publisher says{f'; {follows}' if verdict.license else ''}."
+        )
+    elif stated:
         words.append(f"Licence: {md(verdict.license)}, because {md(verdict.why)}.")
     words += [md(warning) for warning in verdict.warnings]
     if verdict.forbids_publishing:
