@@ -87,10 +87,12 @@ def evaluate(
     import json
 
     from fusehub.comparing.evaluate import evaluate as evaluate_models
-    from fusehub.utils.places import require_place, write_text
+    from fusehub.utils.places import require_ordinary, require_place
+    from fusehub.utils.unfinished import write_text
 
     sources = console.pairs(data, "--data")
     if out is not None:
+        require_ordinary(out)
         require_place(out.parent)
     with bar("Predicting", quiet=as_json) as progress:
         evaluation = evaluate_models(

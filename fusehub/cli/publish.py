@@ -65,9 +65,11 @@ def publish(
     from fusehub.errors import BadData
     from fusehub.publishing.cards.merge_card import model_card
     from fusehub.publishing.publish import publish as publish_model
+    from fusehub.utils.places import require_ordinary
 
     evaluation = None
     if results is not None:
+        require_ordinary(results)
         try:
             evaluation = json.loads(results.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

@@ -19,6 +19,7 @@ from fusehub.data.table_files import SUFFIXES, hash_of, parquet_names, read_file
 from fusehub.data.tables import GRAMMAR, SPLITS, Draw, Table, split_among, split_of
 from fusehub.errors import BadData, NotFound
 from fusehub.hub.access import STORED, Access
+from fusehub.utils.places import require_ordinary
 from fusehub.utils.reach import is_path, local_path
 
 
@@ -39,6 +40,8 @@ def open_table(
     if not name:
         raise NotFound("The data has an empty name.", GRAMMAR)
     path = local_path(name)
+    if path is not None:
+        require_ordinary(path)
     if path is not None and path.is_file():
         return _open_files(path.name, [path])
     if path is not None and path.is_dir():

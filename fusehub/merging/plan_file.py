@@ -27,7 +27,8 @@ from fusehub.models.adapters import AdaptedRef
 from fusehub.models.ref import ModelRef
 from fusehub.models.side_files import legal_files
 from fusehub.utils.documents import read_object
-from fusehub.utils.places import write_text
+from fusehub.utils.places import require_ordinary
+from fusehub.utils.unfinished import write_text
 
 FORMAT: Final = "fusehub-plan"
 VERSION: Final = 1
@@ -164,6 +165,7 @@ class PlanRecord(_Strict):
     @classmethod
     def read(cls, path: Path) -> PlanRecord:
         """The record in a file. Raises `NotFound` where there is none, and `BadFile` for a file of another kind."""
+        require_ordinary(path)
         if not path.is_file():
             raise NotFound(f"There is no plan {path}.", "Make one: fusehub merge MODEL MODEL... --save-plan PLAN.json")
         content = read_object(path, str(path))

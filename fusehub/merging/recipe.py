@@ -31,6 +31,7 @@ from fusehub.merging.report import Tuning
 from fusehub.methods.mergekit import MERGEKIT_OPTIONS
 from fusehub.models.ref import ModelRef
 from fusehub.utils.limits import YAML_BYTES, require_bytes
+from fusehub.utils.places import require_ordinary
 from fusehub.utils.yaml_text import load_yaml
 
 if TYPE_CHECKING:
@@ -290,6 +291,7 @@ class Recipe(_Strict):
     def read(cls, path: str | Path) -> Recipe:
         """A recipe from a YAML file. Folders of models in it are meant relative to where the command runs."""
         path = Path(path)
+        require_ordinary(path)
         if not path.is_file():
             raise NotFound(f"There is no recipe {path}.", "Give a YAML file, or two or more models.")
         require_bytes(path.stat().st_size, YAML_BYTES, str(path))

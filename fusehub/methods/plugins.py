@@ -27,6 +27,7 @@ from fusehub.errors import BadRecipe, FuseHubError, NotFound
 from fusehub.methods.base import Layer, Merged, Method, Note
 from fusehub.methods.cost import Cost
 from fusehub.methods.registry import ALIASES, METHODS, NameTaken
+from fusehub.utils.places import require_ordinary
 
 
 def load_plugins(paths: Sequence[str | Path]) -> list[dict[str, str]]:
@@ -57,6 +58,7 @@ def require_plugins(method: str, recorded: Sequence[Mapping[str, str]], loaded: 
 
 
 def _load(path: Path) -> dict[str, str]:
+    require_ordinary(path)
     if not path.is_file():
         raise NotFound(f"There is no plugin {path}.", "Give a Python file on this machine.")
     source = path.read_bytes()

@@ -63,6 +63,11 @@ class Updates:
             raise Incompatible(
                 f"{self._name}: the adapter holds no tensors.", "Is the upload of the adapter complete?"
             )
+        if not any("A" in parts or "B" in parts for parts in self.changes.values()):
+            raise Incompatible(
+                f"{self._name}: the adapter's file holds {next(iter(self.reader.tensors))} and no matrix of LoRA's.",
+                "Is the upload of the adapter complete? Where nothing else was trained, give the whole model.",
+            )
         self._require_agreement()
         self._copies = self._left_behind()
         self.added: dict[str, TensorInfo] = {

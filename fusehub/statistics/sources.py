@@ -36,6 +36,7 @@ from fusehub.statistics.fisher_file import FISHER_FILENAME, FisherFile
 from fusehub.statistics.shards import shards_in
 from fusehub.utils.documents import read_object
 from fusehub.utils.frozen import freeze
+from fusehub.utils.places import require_ordinary
 from fusehub.utils.reach import is_confined, local_path
 
 TAG = "fusehub-statistics"
@@ -320,8 +321,10 @@ def _locate_tensors(source: str, access: Access) -> Path:
 
 def _where(source: str, access: Access) -> Path | None:
     """The file or folder of this machine that `source` means: of a repo, where no request may be made, the one of the
-    cache."""
+    cache. Raises `BadFile` for a pipe and the like."""
     path = local_path(source)
+    if path is not None:
+        require_ordinary(path)
     if not access.is_offline or (path is not None and path.exists()) or not _may_be_repo(source):
         return path
     repo_id, _, revision = source.partition("@")

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fusehub.errors import BadFile
 from fusehub.utils.limits import EXPERTS, JSON_BYTES, LABELS, LAYERS, NESTED, SAVED_MODULES, require_bytes
+from fusehub.utils.places import special
 
 _AGAIN = "Download or write the file again."
 # More than any number in a config: parameters are counted in 64 bits.
@@ -131,9 +132,9 @@ def read_object(path: Path, owner: str) -> dict[str, Any]:
 
 
 def _text_of(path: Path) -> str:
-    """All of a file; raises OSError for a pipe, for which whoever opens it would wait for ever."""
-    if path.is_fifo():
-        raise OSError("it is a pipe")
+    """All of a file; raises OSError for a pipe, for which whoever opens it would wait for ever, and the like."""
+    if kind := special(path):
+        raise OSError(f"it is {kind}")
     return path.read_text(encoding="utf-8")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,12 +98,19 @@ def made_folder(folder: Path) -> Iterator[list[Path]]:
         raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file, finished or not at all, into a folder that is made if it must be."""
-    with made_folder(path.parent), place_errors(path.parent, called=path):
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+def special(path: Path) -> str | None:
+    """What there is at `path` where that is neither a file nor a folder: "a pipe", "a device", "a socket"."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # Nothing, or a name that nothing can have.
+        return None
+    kinds = {stat.S_ISFIFO: "a pipe", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device", stat.S_ISSOCK: "a socket"}
+    return next((kind for is_kind, kind in kinds.items() if is_kind(mode)), None)
+
+
+def require_ordinary(path: Path) -> None:
+    """Raises `BadFile` for a pipe, a device or a socket: what reads one may wait for ever, or never come to its end,
+    and what is put in its place takes it from the system."""
+    kind = special(path)
+    if kind:
+        raise BadFile(f"{path} is {kind}, and not a file.", "Name a file: what comes from elsewhere is saved first.")

@@ -1,7 +1,8 @@
-"""Results that are folders: made under a hidden name, and there under their own when they are complete.
+"""Results, folders and files: made under a hidden name, and there under their own when they are complete.
 
     with output(Path("merged")) as folder:       # .merged.partial, which no other run has
         ...                                      # written into; then it is merged/
+    write_text(Path("scores.json"), "...")       # by way of .scores.json.partial/scores.json
 
 A run that was killed leaves the hidden folder, which the next one of the same result clears. Two at once are told
 apart by a lock (see `fusehub.utils.holding`): the second is refused. A target that must stay what it is (a link, a
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from fusehub.errors import BadFile, OutputExists
 from fusehub.utils.holding import Held, Own, empty, held
-from fusehub.utils.places import made_folder, place_errors, write_text
+from fusehub.utils.places import made_folder, place_errors, require_ordinary
 
 _MOVES = "moves.json"
 
@@ -60,6 +61,21 @@ def output(target: Path, *, replaces: Callable[[str], bool] | None = None, last:
             names = sorted(os.listdir(own.path), key=lambda name: (name == last, name))
             gone = [name for name in _others(target) if replaces is not None and replaces(name) and name not in names]
             _move(own.path, target, names, gone)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file, finished or not at all, into a folder that is made if it must be; a link stays one.
+
+    Raises `OutputExists` where another run is writing it, and `BadFile` for what no file can take the place of.
+    """
+    require_ordinary(path)
+    with place_errors(path.parent, called=path):
+        path = path.resolve()
+    with made_folder(path.parent), _own(path.parent, path) as own, place_errors(path.parent, called=path):
+        empty(own.path)
+        partial = own.path / path.name
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Adapters as people upload them: beside whole models, under wrappers, with names inside, on tied bases."""
 
 import json
+import re
 
 import peft
 import pytest
@@ -8,6 +9,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from fusehub.checking.check import check
 from fusehub.errors import Incompatible
 from fusehub.merging.merge import merge
 from fusehub.models.checkpoint import Checkpoint, headers, weight_hashes
@@ -99,6 +101,20 @@ def test_two_adapters_in_one_file_and_none_are_refused(plain, tmp_path):
     save_file({name: value[:0] if "_A" in name else value for name, value in stored.items()}, tmp_path / ADAPTER)
     with pytest.raises(Incompatible, match="is not a product of two matrices"):
         headers(resolve(ref))
+
+
+@pytest.mark.parametrize("form", [None, "no prefix", "saved without a name"])
+def test_a_head_alone_is_no_adapter(plain, tmp_path, form):
+    """peft gives a KeyError for it where names are not its own; else the base, with a warning and the new head."""
+    base, path, _ = plain
+    heads = {name: value for name, value in load_file(path / ADAPTER).items() if "lora_" not in name}
+    save_file({FORMS[form](name) if form else name: value for name, value in heads.items()}, tmp_path / ADAPTER)
+    (tmp_path / "adapter_config.json").write_bytes((path / "adapter_config.json").read_bytes())
+    ref = f"{base}+{tmp_path}"
+    problems = [finding.what for finding in check([ref, str(base)]).findings if finding.level == "error"]
+    assert len(problems) == 1 and re.search(r"holds .*classifier.* and no matrix of LoRA's", problems[0])
+    with pytest.raises(Incompatible, match="no matrix of LoRA's"):
+        merge([ref, str(base)], tmp_path / "out", method="mean")
 
 
 SAVED = {

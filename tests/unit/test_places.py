@@ -3,12 +3,14 @@
 import pytest
 
 from fusehub.collecting.collect import collect
-from fusehub.errors import BadFile
+from fusehub.errors import BadFile, OutputExists
 from fusehub.merging.merge import merge
 from fusehub.statistics.adding import add_statistics
 from fusehub.statistics.resizing import resize_statistics
-from fusehub.utils.places import made_folder, require_place, write_text
-from tests.unit.experts import text_file
+from fusehub.utils.holding import held
+from fusehub.utils.places import made_folder, require_place
+from fusehub.utils.unfinished import write_text
+from tests.unit.experts import leftovers, run_python, text_file
 
 
 @pytest.fixture
@@ -60,7 +62,34 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, taken):
     for path in (tmp_path / "new", taken / "scores.json", tmp_path / ("x" * 300)):
         with pytest.raises(BadFile):
             write_text(path, "{}")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "taken"]
+    assert leftovers(tmp_path) == ["new", "taken"]
+    (tmp_path / "link").symlink_to(tmp_path / "new" / "scores.json")
+    write_text(tmp_path / "link", "[]")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "new" / "scores.json").read_text() == "[]"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from fusehub.utils.unfinished import write_text
+os.replace = lambda source, to: os.kill(os.getpid(), signal.SIGKILL)
+write_text(Path(sys.argv[1]), "half")
+"""
+
+
+def test_what_a_killed_run_left_of_a_file_is_cleared_by_the_next(tmp_path):
+    target = tmp_path / "scores.json"
+    write_text(target, "before")
+    assert run_python(KILLED, target).returncode < 0
+    assert target.read_text() == "before" and leftovers(tmp_path) == [".scores.json.partial", "scores.json"]
+    write_text(target, "after")
+    assert target.read_text() == "after" and leftovers(tmp_path) == ["scores.json"]
+
+
+def test_a_file_that_another_run_is_writing_is_left_to_it(tmp_path):
+    with held(tmp_path / ".scores.json.partial"), pytest.raises(OutputExists, match="is writing"):
+        write_text(tmp_path / "scores.json", "{}")
+    assert leftovers(tmp_path) == []
 
 
 def test_a_folder_behind_one_that_is_not_there_yet_is_made(tmp_path):

@@ -25,7 +25,7 @@ from fusehub.statistics.file import Statistics, write_statistics
 from fusehub.statistics.importers.found import Imported
 from fusehub.statistics.importers.hessians import read_hessians
 from fusehub.statistics.importers.imatrix import read_imatrix
-from fusehub.utils.places import require_place
+from fusehub.utils.places import require_ordinary, require_place
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -74,6 +74,7 @@ def import_statistics(
         'llama.cpp imatrix'
     """
     source = Path(source).expanduser()
+    require_ordinary(source)
     if not source.exists():
         raise NotFound(f"There is no file or folder {source}.", "Give an imatrix file, or a folder of Hessians.")
     require_place(Path(out))
