@@ -1,13 +1,47 @@
 """What every test starts from, and that it leaves no trace for the tests after it."""
 
+import gc
 import logging
 import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from unittest import mock
 
 import pytest
+
+# What takes minutes, and what waits more than it works, comes first: no worker is left with it at the end.
+FIRST = (
+    "app/test_visits.py",
+    "demo/test_demo.py",
+    "app/test_reach.py",
+    "unit/test_fuzz.py",
+    "app/test_load.py",
+    "unit/test_every_task.py",
+    "app/test_space.py",
+    "unit/test_collect_resume.py",
+    "app/test_programs.py",
+    "unit/test_verified.py",
+    "app/test_worker.py",
+    "app/test_limits.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(tests).as_posix()
+        return FIRST.index(name) if name in FIRST else len(FIRST)
+
+    items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """A million objects of libraries stay to the end; looking through them for garbage takes long, each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """Experts with statistics, made once a session and never written to; a Hub for each file of tests, and its users."""
 
+import functools
 import os
 import subprocess
 import time
@@ -7,8 +8,12 @@ import time
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import pytest
+import typer.testing
 
 from tests.unit.experts import relatives, with_statistics
+
+# The tree of commands, which no command changes, is built once and not for each that a test runs.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,8 @@ def world(place):
     gc.freeze()
     yield made
     gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.mark.parametrize("repo", CASES)
