@@ -323,6 +323,7 @@ def test_a_tensor_that_is_not_contiguous_is_written_as_its_values(tmp_path):
 def test_shards_are_as_large_as_allowed_and_hold_everything(tmp_path, limit):
     tensors = {name: value for name, value in TENSORS.items() if value.numel()}
     shards, _ = write_all(tmp_path, tensors, limit)
+    assert (len(shards) > 1) == (limit < 10**6)
     assert all(shard.nbytes <= limit or len(shard.tensors) == 1 for shard in shards)
     loaded = {}
     for shard in shards:

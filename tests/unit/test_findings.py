@@ -18,6 +18,7 @@ def test_the_document_has_every_code():
 
 
 def test_only_what_can_be_sensible_all_the_same_is_ignored():
+    assert {kind.ignorable for kind in CODES.values()} == {True, False}
     for code, kind in CODES.items():
         if kind.ignorable:
             assert Allowed.of(ignore=[code]).ignored == {code}

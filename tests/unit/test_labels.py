@@ -197,6 +197,8 @@ def test_each_row_of_a_solved_head_is_solved_by_the_experts_that_know_its_label(
             ),
         )
         assert rel(weight[row][None], expected) < 1e-5, label
+        # A head called score has no biases.
+        assert (bias is None) == name.endswith("score.weight")
         if bias is not None:
             knowing = [i for i, own in enumerate(THREE) if label in own]
             mean = sum((i + 1) * head_of(experts[i])[2][THREE[i].index(label)].double() for i in knowing)

@@ -130,6 +130,7 @@ def test_what_is_said_to_run_is_planned_and_the_rest_is_refused(experts, with_ba
     models, base = experts
     found = fusehub.recommend(models, base_model=base if with_base else None)
     assert found.recommended.method == "regmean" and found.at_hand.base == (base if with_base else None)
+    assert {way.can_run for way in found.ways()} == {True, False}
     for way in found.ways():
         recipe = fusehub.Recipe.of(models, way.method, base_model=way.base_model, parameters=way.options)
         if way.can_run:
