@@ -6,13 +6,13 @@ import csv
 import io
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi, snapshot_download
 
 from fusehub.comparing.predictor import predict
+from tests import warm
 from tests.app.conftest import DATASET, ENTITIES, ROOT, SENTIMENT, SLOW
 from tests.app.processes import Watched
 from tests.app.steps import compare, example, go, grave_faults, merge, pick, push, sticks_out
@@ -313,8 +313,8 @@ def test_the_commands_that_are_shown_make_the_same_again(visitor, hub, tmp_path)
     wanted = Path(made, "model.safetensors").read_bytes()
     # Sums are the same to the last bit with as many threads as the app's processes have.
     environment = hub.env("carl", tmp_path / "home") | {"OMP_NUM_THREADS": "1"}
-    environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    for place, program in (("commands", ["bash", "-e", "-c"]), ("python", [sys.executable, "-c"])):
+    environment |= {"PATH": f"{warm.command(tmp_path)}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    for place, program in (("commands", ["bash", "-e", "-c"]), ("python", [*warm.python(), "-c"])):
         folder = tmp_path / place
         folder.mkdir()
         text = told[place].replace("carl/entities-again", f"carl/entities-{place}")

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import sys
 
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -13,6 +12,7 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 from fusehub.localhub import running
+from tests.warm import python
 
 # The client reads the environment once: set it also where another test imported it first.
 constants.HF_HUB_DISABLE_XET = True
@@ -83,7 +83,7 @@ def run_python(hub, tmp_path):
         env = hub.env(user, home=tmp_path / "hf-home")
         env.pop("HF_HUB_OFFLINE", None)
         return subprocess.run(
-            command or [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120, cwd=tmp_path
+            command or [*python(), "-c", code], env=env, capture_output=True, text=True, timeout=120, cwd=tmp_path
         )
 
     return run

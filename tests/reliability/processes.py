@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.warm import python
+
 ROOT = Path(__file__).parents[2]
 _PATIENCE = 300.0
 """Seconds after which a run counts as hanging."""
@@ -89,7 +91,7 @@ class Warm:
 
     def __enter__(self) -> Warm:
         self._parent = subprocess.Popen(
-            [sys.executable, "-m", "tests.reliability.processes"],
+            [*python(), "-m", "tests.reliability.processes"],
             env=self.env,
             cwd=ROOT,
             stdin=subprocess.PIPE,

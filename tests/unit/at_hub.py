@@ -8,7 +8,6 @@ with session(hub, "ann", tmp_path) as fusehub:
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +15,18 @@ from typing import Any
 
 from huggingface_hub import constants
 
+from tests.warm import python
+
 # For what a test itself puts onto the Hub: the client reads the environment once.
 constants.HF_HUB_DISABLE_XET = True
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
-import contextlib, io, json, os, signal, sys, traceback
+import contextlib, functools, io, json, os, signal, sys, traceback
+import typer.testing
 from typer.testing import CliRunner
 from fusehub.cli.main import app
+# The tree of commands is built once.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
 replies, sys.stdout = sys.stdout, sys.stderr
 is_forked, longest = "forked" in sys.argv, 180
 for line in sys.stdin:
@@ -117,7 +121,7 @@ def session(hub: Any, user: str, home: Path, *, forked: bool = False, **variable
     environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "COLUMNS": "200", "HF_HUB_VERBOSITY": "error"}
     environment.pop("HF_HUB_OFFLINE", None)
     with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, *(["forked"] if forked else [])],
+        [*python(), "-c", SCRIPT, *(["forked"] if forked else [])],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -20,6 +20,7 @@ from fusehub.models.loading import load_model
 from fusehub.models.resolve import resolve
 from fusehub.models.tensor_files import sha256_of
 from tests.unit.tiny import tiny_model, tiny_texts
+from tests.warm import python
 
 LABELS = ("negative", "positive")
 
@@ -203,9 +204,12 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def run_python(
-    code: str, *args: object, env: Mapping[str, str] | None = None, **options: object
+    code: str, *args: object, env: Mapping[str, str] | None = None, fresh: bool = False, **options: object
 ) -> subprocess.CompletedProcess[str]:
-    """`code` in a process of its own, on one thread: on several, torch may sum in another order."""
+    """`code` in a process of its own, on one thread: on several, torch may sum in another order.
+
+    `fresh` has it import all by itself.
+    """
     env = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
-    command = [sys.executable, "-c", code, *map(str, args)]
+    command = [*([sys.executable] if fresh else python()), "-c", code, *map(str, args)]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, **options)

@@ -4,7 +4,6 @@ import inspect
 import json
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from fusehub.hub.client import cut_token
 from fusehub.localhub import running
 from fusehub.models.resolve import resolve
 from tests.unit.experts import relatives, text_file, texts_of
+from tests.warm import python
 
 ROOT = Path(__file__).resolve().parents[2]
 PRELUDE = """
@@ -66,7 +66,7 @@ def run(hub, home, code, *arguments, user="bert", **env):
     for name in ("HF_HUB_OFFLINE", *(("HF_TOKEN",) if user is None else ())):
         environment.pop(name, None)
     done = subprocess.run(
-        [sys.executable, "-c", f"{PRELUDE}\n{code}\nprint(json.dumps(found))", *map(str, arguments)],
+        [*python(), "-c", f"{PRELUDE}\n{code}\nprint(json.dumps(found))", *map(str, arguments)],
         env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -180,8 +180,8 @@ def test_every_function_that_reads_a_model_has_the_clients_parameters(name):
 
 
 def test_no_public_function_takes_what_is_not_named():
-    for name in fusehub.__all__:
-        function = getattr(fusehub, name)
-        if inspect.isfunction(function):
-            kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
-            assert inspect.Parameter.VAR_KEYWORD not in kinds, name
+    functions = [name for name in fusehub.__all__ if inspect.isfunction(getattr(fusehub, name))]
+    assert "merge" in functions
+    for name in functions:
+        kinds = [parameter.kind for parameter in inspect.signature(getattr(fusehub, name)).parameters.values()]
+        assert inspect.Parameter.VAR_KEYWORD not in kinds, name

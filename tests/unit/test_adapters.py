@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import peft
 import pytest
@@ -21,6 +20,7 @@ from fusehub.models.resolve import resolve
 from tests.unit.experts import WEIGHTS, edit_json, rel, text_file
 from tests.unit.lora_cases import ADAPTER, CASES, TASK_OF, adapter, in_file
 from tests.unit.tiny import TASKS, tiny_model
+from tests.warm import python
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -34,14 +34,15 @@ def test_an_adapter_on_its_base_is_what_peft_makes_of_it(tmp_path, case):
     stored = load_file(base / WEIGHTS)
     with Checkpoint(ref) as checkpoint:
         assert checkpoint.tensors == headers(ref) and set(checkpoint.tensors) == set(stored)
-        changed = 0
+        changed = sliced = 0
         for name in checkpoint:
             value = checkpoint[name]
             assert torch.equal(value, expected[name]) or rel(value, expected[name]) < 1e-6, name
             changed += not torch.equal(value, stored[name])
             if value.ndim:
+                sliced += 1
                 assert torch.equal(checkpoint.read(name, 1, 3), value[1:3]), name
-    assert changed >= len(load_file(folder / ADAPTER)) / 3
+    assert sliced >= changed >= len(load_file(folder / ADAPTER)) / 3
     loaded = in_file(load_model(ref).state_dict(), base)
     assert all(rel(loaded[name], expected[name]) < 1e-6 for name in stored if stored[name].any())
 
@@ -258,7 +259,7 @@ def test_base_and_adapter_are_fetched_from_the_hub_each_at_its_commit(tmp_path):
             commits[path.name] = api.upload_folder(repo_id=f"anna/{path.name}", folder_path=path).oid
         environment = hub.env("anna", home=tmp_path / "home") | {"OMP_NUM_THREADS": "1"}
         environment.pop("HF_HUB_OFFLINE", None)
-        done = subprocess.run([sys.executable, "-c", ON_THE_HUB], env=environment, capture_output=True, text=True)
+        done = subprocess.run([*python(), "-c", ON_THE_HUB], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     alone, said = (json.loads(line) for line in done.stdout.splitlines())
     assert alone == said and said[0] == f"anna/base@{commits['base']}+anna/adapter@{commits['adapter']}"

@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 
 import pytest
 
@@ -17,6 +16,7 @@ from fusehub.models.resolve import resolve
 from fusehub.statistics.file import Statistics
 from tests.unit.experts import edit_json, raw_inputs, rel, text_file, texts_of
 from tests.unit.tiny import ARCHITECTURES, tiny_model
+from tests.warm import python
 
 TEXTS = texts_of(1, 13)
 
@@ -93,7 +93,7 @@ def test_two_processes_count_the_same_as_one(collected, experts, tmp_path, batch
         "import sys\nfrom fusehub.collecting.collect import collect\n"
         f"made = collect(*sys.argv[1:], batch_tokens={batch_tokens})\nprint(made is not None)\nmade and made.close()\n"
     )
-    said = in_two_processes([sys.executable, "-c", code, str(path), data, str(tmp_path / "two")])
+    said = in_two_processes([*python(), "-c", code, str(path), data, str(tmp_path / "two")])
     assert said == ["True", "False"]
     two = Statistics(tmp_path / "two" / "statistics.safetensors")
     assert two.layers.keys() == one.layers.keys()
@@ -105,7 +105,7 @@ def test_two_processes_count_the_same_as_one(collected, experts, tmp_path, batch
 
 def test_of_two_processes_one_speaks(experts, tmp_path):
     command = [
-        sys.executable,
+        *python(),
         "-m",
         "fusehub",
         "collect",
@@ -148,7 +148,7 @@ def test_a_process_that_cannot_find_the_others_says_so(experts, tmp_path):
         "try:\n    collect(*sys.argv[1:])\nexcept FuseHubError as error:\n    print(error.what)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(experts()[0]), text_file(tmp_path), str(tmp_path / "out")],
+        [*python(), "-c", code, str(experts()[0]), text_file(tmp_path), str(tmp_path / "out")],
         env={**os.environ, "WORLD_SIZE": "3", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

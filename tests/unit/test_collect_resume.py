@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 
 import pytest
 
@@ -16,6 +15,7 @@ from fusehub.errors import FuseHubError
 from fusehub.utils.processes import Processes
 from tests.unit.experts import rel, text_file, texts_of
 from tests.unit.tiny import tiny_images, tiny_model
+from tests.warm import python
 
 TEXTS = texts_of(1, 40)
 # Collects with a save after every batch; `sys.argv`: model, data, out, and what happens at a report.
@@ -55,7 +55,7 @@ def start(count, *arguments):
         common |= {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
         subprocess.Popen(
-            [sys.executable, "-c", RUN, *map(str, arguments)],
+            [*python(), "-c", RUN, *map(str, arguments)],
             env=common | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -3,9 +3,10 @@
 import json
 import os
 import subprocess
-import sys
 
 import pytest
+
+from tests.warm import python
 
 HUB_TEST = """
 import json, sys
@@ -84,7 +85,7 @@ def ask_hub(dataset_hub, home, *calls, token=None):
     }
     environment |= {"HF_TOKEN": token} if token else {}
     done = subprocess.run(
-        [sys.executable, "-c", HUB_TEST, json.dumps(calls)], env=environment, capture_output=True, text=True
+        [*python(), "-c", HUB_TEST, json.dumps(calls)], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

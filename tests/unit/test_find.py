@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -13,6 +12,7 @@ import pytest
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 
 from fusehub.localhub import running
+from tests.warm import python
 
 # The client reads the environment once: set it also where another test imported it first.
 constants.HF_HUB_DISABLE_XET = True
@@ -77,7 +77,7 @@ def find(hub, tmp_path_factory):
     env = hub.env("ann", home=tmp_path_factory.mktemp("home")) | {"PYTHONPATH": str(ROOT)}
     env.pop("HF_HUB_OFFLINE", None)
     with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*python(), "-c", SCRIPT], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
 
         def ask(**wanted):
@@ -171,13 +171,13 @@ def test_a_model_with_a_companion_is_found_far_down_the_list(hub, tmp_path):
     """However many models come before it: the companion itself names it."""
     env = hub.env("ann", home=tmp_path) | {"PYTHONPATH": str(ROOT)}
     code = "import fusehub.finding as f; f._MOST = 3; print([m.id for m in f.find(with_statistics=True, task='any')])"
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    done = subprocess.run([*python(), "-c", code], env=env, capture_output=True, text=True)
     assert done.stdout.strip() == "['ann/sentiment-news']", done.stderr[-2000:]
 
 
 def test_without_the_hub(hub, tmp_path):
     env = hub.env("ann", home=tmp_path) | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, input="{}\n", capture_output=True, text=True)
+    done = subprocess.run([*python(), "-c", SCRIPT], env=env, input="{}\n", capture_output=True, text=True)
     assert json.loads(done.stdout)[0] == "Offline", done.stderr[-2000:]
 
 
@@ -190,6 +190,6 @@ from fusehub.models.resolve import resolve
 for others in (["bob/names"], ["ann/sentiment-films"], ["bob/sentiment-other"]):
     print(different_bases([resolve(name) for name in ["cat/merged", *others]]))
 """
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    done = subprocess.run([*python(), "-c", code], env=env, capture_output=True, text=True)
     told = "{'cat/merged': 'ann/base', 'bob/sentiment-other': 'cat/elsewhere'}"
     assert done.stdout.splitlines() == ["{}", "{}", told], done.stderr[-2000:]

@@ -3,7 +3,6 @@
 import json
 import logging
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from tests.unit.experts import WEIGHTS, edit_json, recipe_of, rel, relatives, te
 from tests.unit.test_cli import run
 from tests.unit.test_fisher import fisher_of
 from tests.unit.tiny import tiny_model
+from tests.warm import python
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +158,9 @@ def test_collect_gives_the_same_whatever_the_batches_and_after_a_stop(experts, t
 
 def test_two_processes_add_their_fisher_values(experts, tmp_path):
     out = tmp_path / "two"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "fusehub"]
-    command += ["collect", experts[0], "--data", text_file(tmp_path, 0), "--fisher", "--size", "full", "--out", out]
+    launch = [*python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
+    collects = ["collect", experts[0], "--data", text_file(tmp_path, 0), "--fisher", "--size", "full", "--out", out]
+    command = [*launch, *python(), "-m", "fusehub", *collects]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found, expected = load_file(out / FISHER_FILENAME), fisher_in(experts[0])

@@ -5,7 +5,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 
@@ -21,6 +20,7 @@ from fusehub.models.resolve import resolve
 from tests.unit.at_hub import session
 from tests.unit.experts import WEIGHTS, edit_json, rel, relatives, save_weights, text_file
 from tests.unit.lora_cases import ADAPTER, adapter
+from tests.warm import python
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -202,7 +202,7 @@ def test_offline_a_folder_of_a_repo_is_read_from_the_cache(repo, hub, folders, t
         f"merge(['{repo}/h0', '{repo}/h1'], '{tmp_path / 'offline'}', method='mean')"
     )
     environment = hub.env("ann", home=home / ".home") | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.getcwd()}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = subprocess.run([*python(), "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "offline" / WEIGHTS).read_bytes() == (tmp_path / "online" / WEIGHTS).read_bytes()
     recipes = [(tmp_path / place / "fusehub_recipe.yaml").read_text() for place in ("offline", "online")]

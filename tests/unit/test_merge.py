@@ -301,7 +301,6 @@ def test_a_body_saved_without_its_prefix_is_merged_with_one_that_has_it(tmp_path
 # --- the same again -----------------------------------------------------------------------------------------------
 
 RUN = """
-import sys
 from fusehub.merging.merge import merge
 from fusehub.merging.recipe import Recipe
 merge(Recipe.read(sys.argv[1]), sys.argv[2])
@@ -314,7 +313,7 @@ def test_the_same_recipe_gives_the_same_bytes_in_any_process(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(recipe_of(paths, weights=[0.1, 0.2, 0.3]).to_yaml())
     for seed in ("1", "77"):
-        done = run_python(RUN, recipe, tmp_path / f"out-{seed}", env={"PYTHONHASHSEED": seed})
+        done = run_python(RUN, recipe, tmp_path / f"out-{seed}", env={"PYTHONHASHSEED": seed}, fresh=True)
         assert done.returncode == 0, done.stderr
     first = files_of(tmp_path / "out-1")
     assert first == files_of(tmp_path / "out-77") and len(first) > 4

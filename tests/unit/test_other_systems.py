@@ -80,7 +80,7 @@ def test_the_local_hub_says_where_it_runs_if_it_cannot_run_here(tmp_path) -> Non
         "import sys; sys.modules['fcntl'] = None; sys.argv = ['fusehub', 'hub', sys.argv[1]]; "
         "from fusehub.cli.start import main; main()"
     )
-    done = run_python(code, tmp_path / "hub")
+    done = run_python(code, tmp_path / "hub", fresh=True)
     assert done.returncode == 1
     assert "needs file locks that this system does not have" in done.stderr and "in WSL" in done.stderr
     assert "--port" not in done.stderr and "Traceback" not in done.stderr

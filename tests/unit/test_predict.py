@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from fusehub.comparing.predictor import MULTI, REGRESSION, SINGLE, Prediction, P
 from fusehub.errors import BadData, Incompatible, NonFinite, NotFound
 from fusehub.models.resolve import resolve
 from tests.unit.tiny import ARCHITECTURES, tiny_model, tiny_texts
+from tests.warm import python
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC"]
 TEXTS = tiny_texts(9, seed=3)
@@ -378,9 +378,7 @@ def test_models_and_heads_on_a_hub(model, tmp_path):
         api.upload_folder(repo_id="alice/merged", folder_path=model("roberta", seed=2), path_in_repo="films")
         environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
         environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
-        done = subprocess.run(
-            [sys.executable, "-c", HUB_TEST, *TEXTS], env=environment, capture_output=True, text=True
-        )
+        done = subprocess.run([*python(), "-c", HUB_TEST, *TEXTS], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     names, found = (json.loads(done.stdout.splitlines()[-1])[at::2] for at in (0, 1))
     assert names == ["merged", "films"]

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from fusehub.localhub import running
 from fusehub.merging.merge import merge
 from tests.unit.experts import recipe_of, relatives, text_file, texts_of
 from tests.unit.publish_scripts import EXPERTS, FAILING, FUSE, PRELUDE, REFUSED, bad_line
+from tests.warm import python
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,7 +56,7 @@ def script(hub, work, tmp_path_factory):
             if key != "HF_HUB_OFFLINE" and (user or token or key != "HF_TOKEN")
         }
         done = subprocess.run(
-            [sys.executable, "-c", f"{PRELUDE}\n{code}\nprint(json.dumps(told))", str(work)],
+            [*python(), "-c", f"{PRELUDE}\n{code}\nprint(json.dumps(told))", str(work)],
             env=env, capture_output=True, text=True, timeout=300, cwd=work,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]

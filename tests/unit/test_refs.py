@@ -5,7 +5,6 @@ import os
 import re
 import socket
 import subprocess
-import sys
 from itertools import pairwise
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from fusehub.errors import BadFile, NotFound
 from fusehub.models.resolve import resolve, short_names
 from tests.unit.experts import WEIGHTS, relatives
+from tests.warm import python
 
 # --- folders ------------------------------------------------------------------------------------------------------
 
@@ -192,7 +192,7 @@ def show(hub, home, *names, user="bert", code=SHOW, **env):
         if name not in env:
             environment.pop(name, None)
     done = subprocess.run(
-        [sys.executable, "-c", code, *names], env=environment, capture_output=True, text=True, timeout=120
+        [*python(), "-c", code, *names], env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

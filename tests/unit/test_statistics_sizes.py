@@ -4,7 +4,6 @@ import contextlib
 import json
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from fusehub.statistics.metadata import schema
 from fusehub.statistics.resizing import resize_statistics
 from fusehub.statistics.sources import open_statistics
 from tests.unit import statistics_reader
+from tests.warm import python
 
 METADATA = {
     "model": {"id": "you/model", "commit": "12345678", "weights": {"model.safetensors": "ab" * 32}, "bytes": 10**6},
@@ -233,7 +233,6 @@ def test_shards_that_lack_one_or_do_not_belong_together_are_refused(tmp_path):
 def test_shards_on_the_hub_are_all_fetched_and_a_missing_one_is_named(tmp_path):
     write(tmp_path / "fusehub", "half", max_shard_size=50_000)
     code = """
-import sys
 from huggingface_hub import HfApi
 from fusehub.errors import BadStatistics
 from fusehub.finding import find
@@ -256,7 +255,7 @@ except BadStatistics as error:
         server.add_user("ann")
         env = server.env("ann", home=tmp_path / "home") | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path)], env=env, capture_output=True, text=True, timeout=120
+            [*python(), "-c", code, str(tmp_path)], env=env, capture_output=True, text=True, timeout=120
         )
     assert done.returncode == 0, done.stderr
     with contextlib.closing(open_statistics(str(tmp_path))) as statistics:
