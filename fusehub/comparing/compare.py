@@ -9,72 +9,28 @@ for row in comparison.texts:
 from __future__ import annotations
 
 import logging
-import random
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.comparing.answers import MASKS
+from fusehub.comparing.answers import Answer, Entity, Span
 from fusehub.comparing.ensemble import ensemble, experts_among
-from fusehub.comparing.predictor import (
-    REGRESSION,
-    TOKENS,
-    Prediction,
-    Predictor,
-    check_one_task,
-    known_labels,
-    predict_all,
-)
+from fusehub.comparing.prediction import Prediction
+from fusehub.comparing.predictor import Predictor, check_one_task, known_labels, predict_all
+from fusehub.comparing.said import REGRESSION
+from fusehub.comparing.tasks import answers_of
 from fusehub.data.examples import Examples, load_examples
-from fusehub.data.images import picture_of
-from fusehub.data.tokenizing import are_texts, split_words
-from fusehub.data.values import name_of
 from fusehub.errors import BadData
 from fusehub.hub.access import Access
 from fusehub.models.resolve import ModelRef, ref_of, short_names
-from fusehub.models.tasks import MASKED, QUESTIONS, TASKS
 from fusehub.utils.devices import Device
-from fusehub.utils.extras import needs
 from fusehub.utils.progress import Progress, silent
 
 if TYPE_CHECKING:
     from fusehub.comparing.model_cache import KeptModels
 
 logger = logging.getLogger(__name__)
-
-Span = tuple[int, int]
-_LIKELIEST = 5
-
-
-@dataclass(frozen=True)
-class Entity:
-    """A piece of a text that a model marks: `text[start:end]`, with the mean probability of its words."""
-
-    start: int
-    end: int
-    label: str
-    score: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one model says about one text.
-
-    `label` is a name; a list of names of a multi-label model; the number of a regression model; None for token
-    classification, whose answer is `entities`. `probability` is that of the label, or of the surest of them.
-    For question answering `label` is the answer ("" where there is none), of a masked language model what it puts for
-    each mask, of one that writes its text. `probabilities` are those of all labels, or of the five likeliest answers.
-    """
-
-    model: str
-    label: str | list[str] | float | None
-    probability: float | None
-    probabilities: dict[str, float]
-    entities: list[Entity]
-    marked: str
 
 
 @dataclass(frozen=True)
@@ -123,7 +79,7 @@ class Comparison:
             {
                 "text": text.text,
                 "model": answer.model,
-                "label": answer.marked if self.task == TOKENS else answer.label,
+                "label": answer.marked if answer.label is None else answer.label,
                 "probability": answer.probability,
                 "differs": text.differs,
             }
@@ -193,7 +149,7 @@ def compare(
     if (texts is None) == (data is None):
         raise BadData("Give either texts or data to compare on.", "Say --text TEXT or --data SOURCE.")
     members = experts_among(refs, names, ensemble)
-    if members and TASKS[task].writes and ensemble is True:
+    if members and not answers_of(task).has_mean and ensemble is True:
         logger.warning("Texts that models write have no mean: no ensemble is shown.")
         members = []
     if data is not None:
@@ -208,9 +164,9 @@ def compare(
             access=access,
             labels=known_labels(refs),
         )
-        if task == MASKED:
-            examples = mask_a_word(examples, seed)
-        shown, spans = _shown(examples)
+        examples = answers_of(task).asked_of(examples, seed)
+        to_read = [answers_of(task).to_read(text) for text in examples.texts]
+        shown, spans = [text for text, _ in to_read], [own for _, own in to_read]
     else:
         examples, shown, spans = _from_texts(list(texts or ()), task)
     results = predict_all(
@@ -240,109 +196,26 @@ def _from_texts(texts: list[str], task: str) -> tuple[Examples, list[str], list[
     """Plain texts as examples; for token classification split into words that remember where they stand."""
     if not texts or not all(text.strip() for text in texts):
         raise BadData("A text is empty.", "Give texts with at least one word.")
-    if task == QUESTIONS:
-        pairs = [(one.strip(), other.strip()) for one, _, other in (text.partition("|") for text in texts)]
-        if not all(one and other for one, other in pairs):
-            raise BadData(
-                "A question needs the text that holds its answer.",
-                'Write both, with a bar between: --text "Who? | Text."',
-            )
-        return Examples(task, pairs, None, "", None), texts, [[] for _ in texts]
-    if TASKS[task].of_images:
-        pictures = [picture for text in texts if (picture := picture_of(text, None, "--text")) is not None]
-        return Examples(task, pictures, None, "", None), texts, [[] for _ in texts]
-    if task != TOKENS:
-        return Examples(task, list(texts), None, "", None), texts, [[] for _ in texts]
-    spans = [split_words(text) for text in texts]
-    words = [[text[start:end] for start, end in own] for text, own in zip(texts, spans, strict=True)]
-    if not all(words):
-        raise BadData("A text holds no word.", "Give texts with at least one word.")
-    return Examples(task, list(words), None, "", None), texts, spans
-
-
-def _shown(examples: Examples) -> tuple[list[str], list[list[Span]]]:
-    """The examples as texts to read: words joined by spaces, pairs by a bar."""
-    shown, spans = [], []
-    for text in examples.texts:
-        own: list[Span] = []
-        if isinstance(text, list):
-            end = -1
-            for word in text:
-                own.append((end + 1, end + 1 + len(word)))
-                end = own[-1][1]
-            text = " ".join(text)
-        shown.append(" | ".join(text) if isinstance(text, tuple) else text if isinstance(text, str) else text.name)
-        spans.append(own)
-    return shown, spans
+    typed, spans = answers_of(task).read_typed(texts)
+    return Examples(task, typed, None, "", None), texts, spans
 
 
 def _rows(
     predictions: Sequence[Prediction], examples: Examples, shown: Sequence[str], spans: Sequence[list[Span]]
 ) -> list[ComparedText]:
+    task = answers_of(examples.task)
     answers = [prediction.answers() for prediction in predictions]
     rows = []
     for index, text in enumerate(shown):
         own = [
-            _answer(prediction, index, given[index], text, spans[index])
+            task.answer(prediction, index, given[index], text, spans[index])
             for prediction, given in zip(predictions, answers, strict=True)
         ]
         true = examples.labels[index] if examples.labels else None
-        entities = None
-        if examples.task == TOKENS and isinstance(true, list):
-            entities, true = find_entities(text, spans[index], true, [1.0] * len(true)), None
-        elif isinstance(true, float) and predictions[0].problem != REGRESSION:
-            true = name_of(true)
-        rows.append(ComparedText(text, own, _differ(own, predictions[0].problem), true, entities))
+        problem = predictions[0].problem
+        label, entities = task.right(true, problem, text, spans[index])
+        rows.append(ComparedText(text, own, _differ(own, problem), label, entities))
     return rows
-
-
-def _answer(prediction: Prediction, index: int, given: Any, text: str, spans: list[Span]) -> Answer:
-    if prediction.task == TOKENS:
-        entities = find_entities(text, spans, [label for label, _ in given], [score for _, score in given])
-        return Answer(prediction.model, None, None, {}, entities, mark(text, entities))
-    if prediction.task == MASKED:
-        return _filled(prediction, index, given, text)
-    label, probability = given
-    if prediction.written is not None or prediction.task == QUESTIONS:
-        likeliest = [] if prediction.written is not None else list(prediction.spans(index).items())[:_LIKELIEST]
-        return Answer(prediction.model, label, probability, dict(likeliest), [], text)
-    row = prediction.probabilities[index]
-    named = zip(prediction.labels, row, strict=True)
-    probabilities = {} if prediction.problem == REGRESSION else {name: float(value) for name, value in named}
-    return Answer(prediction.model, label, probability, probabilities, [], text)
-
-
-def _filled(prediction: Prediction, index: int, given: Any, text: str) -> Answer:
-    """What a masked language model puts for each mask; with one mask, also the next likeliest tokens."""
-    fillings = [clean_token(token) for token, _ in given]
-    marked = text
-    for filling in fillings:
-        at, mask = min(((marked.find(mask), mask) for mask in MASKS if mask in marked), default=(-1, ""))
-        marked = f"{marked[:at]}[{filling}]{marked[at + len(mask) :]}" if at >= 0 else marked
-    likeliest = {}
-    if len(fillings) == 1:
-        row = prediction.probabilities[index][0]
-        likeliest = {clean_token(prediction.labels[at]): float(row[at]) for at in row.argsort()[::-1][:_LIKELIEST]}
-    return Answer(prediction.model, fillings, min(p for _, p in given), likeliest, [], marked)
-
-
-def clean_token(token: str) -> str:
-    """A token as a person writes it, without the marks that tokenizers put at the start of words or inside them."""
-    return token.removeprefix("##").replace("Ġ", "").replace("▁", "") or token
-
-
-def mask_a_word(examples: Examples, seed: int) -> Examples:
-    """The texts with one word each masked, drawn by `seed`; the words are the labels. Texts with a mask stay."""
-    assert are_texts(examples.texts)
-    texts, words = [], []
-    for text in examples.texts:
-        spans = [] if any(mask in text for mask in MASKS) else [s for s in split_words(text) if text[s[0]].isalnum()]
-        start, end = random.Random(f"{seed} {text}").choice(spans) if spans else (0, 0)
-        texts.append(f"{text[:start]}{MASKS[0]}{text[end:]}" if spans else text)
-        words.append(text[start:end])
-    if not all(any(mask in text for mask in MASKS) for text in texts):
-        raise BadData(f"{examples.source} has a text without a word.", "Give texts with at least one word.")
-    return replace(examples, texts=texts, labels=words if all(words) else None)
 
 
 def _differ(answers: Sequence[Answer], problem: str) -> bool:
@@ -358,41 +231,3 @@ def _differ(answers: Sequence[Answer], problem: str) -> bool:
         for answer in answers
     }
     return len(said) > 1
-
-
-def find_entities(
-    text: str, spans: Sequence[Span], tags: Sequence[str | None], scores: Sequence[float | None]
-) -> list[Entity]:
-    """The entities that the words at `spans` of `text` make up by their tags (IOB1, IOB2, BIOES or BILOU).
-
-    Tags without such a prefix (NOUN) mark each run of words that share one.
-    """
-    with needs("evaluate", "Entities"):
-        from seqeval.metrics.sequence_labeling import get_entities
-
-    found = []
-    for label, first, last in get_entities(with_prefixes(tags)):
-        start, end = spans[first][0], spans[last][1]
-        own = [score for score in scores[first : last + 1] if score is not None]
-        found.append(Entity(start, end, label, sum(own) / len(own), text[start:end]))
-    return found
-
-
-def with_prefixes(tags: Sequence[str | None]) -> list[str]:
-    """Tags as seqeval reads them: every one O or with a prefix of B, I, E or S."""
-    meant = {"L": "E", "U": "S"}
-    result = []
-    for tag in tags:
-        match = re.fullmatch(r"([BIESLU])-(.+)", tag or "O", re.DOTALL)
-        if tag is None or tag.upper() == "O":
-            result.append("O")
-        else:
-            result.append(f"{meant.get(match[1], match[1])}-{match[2]}" if match else f"I-{tag}")
-    return result
-
-
-def mark(text: str, entities: Sequence[Entity]) -> str:
-    """The text with its entities marked: "[Anna](PER) lives in [Paris](LOC)"."""
-    for entity in sorted(entities, key=lambda entity: -entity.start):
-        text = f"{text[: entity.start]}[{entity.text}]({entity.label}){text[entity.end :]}"
-    return text

@@ -31,17 +31,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ParamSpec
 
-from fusehub.comparing.answers import perplexity
 from fusehub.comparing.ensemble import ensemble, experts_among
-from fusehub.comparing.metrics.labels import label_metrics, require_labels
-from fusehub.comparing.metrics.texts import answer_metrics, written_metrics
-from fusehub.comparing.predictor import Prediction, Predictor, check_one_task, known_labels, predict_all
+from fusehub.comparing.perplexity import perplexity
+from fusehub.comparing.prediction import Prediction
+from fusehub.comparing.predictor import Predictor, check_one_task, known_labels, predict_all
+from fusehub.comparing.tasks import answers_of
 from fusehub.data.examples import Examples, load_examples
-from fusehub.data.tokenizing import are_texts, are_word_lists
 from fusehub.errors import BadData, Incompatible
 from fusehub.hub.access import Access
 from fusehub.models.resolve import ModelRef, ref_of, short_names
-from fusehub.models.tasks import QUESTIONS, SEQ2SEQ, TASKS, has_labels, labels_of, problem_type_of
+from fusehub.models.tasks import TASKS, has_labels, labels_of, problem_type_of
 from fusehub.utils.devices import Device
 from fusehub.utils.logging import gathering, warn
 from fusehub.utils.progress import Progress, silent
@@ -253,8 +252,7 @@ def evaluate(
     if TASKS[task].unlabelled:
         return _perplexities(refs, names, sets, members, batch_size, max_length, seed, device, progress)
     _check_labels(refs, names, sets)
-    if task == SEQ2SEQ:
-        written_metrics(["a"], ["a"])  # Without its library, it fails before any model is loaded.
+    answers_of(task).require_library()
     predictions = predict_all(
         refs,
         names,
@@ -310,24 +308,14 @@ def _check_labels(refs: Sequence[ModelRef], names: Sequence[str], sets: Mapping[
     for ref, name in zip(refs, names, strict=True):
         for examples in sets.values():
             try:
-                require_labels(examples, labels_of(ref.config, name), problem_type_of(ref.config, name))
+                labels, problem = labels_of(ref.config, name), problem_type_of(ref.config, name)
+                answers_of(examples.task).require_labels(examples, labels, problem)
             except BadData as error:
                 raise error.retold(f"{name}: {error.what}") from error
 
 
 def _score(prediction: Prediction, examples: Examples, name: str, model_id: str | None) -> Score:
-    labels = examples.labels
-    assert labels is not None  # What is scored was read for its labels.
-    if prediction.task == QUESTIONS:
-        assert are_word_lists(labels)
-        # Data of which every question has an answer asks for one.
-        prediction = replace(prediction, may_be_none=not all(labels))
-        metrics = answer_metrics(labels, [answer for answer, _ in prediction.answers()])
-    elif prediction.written is not None:
-        assert are_texts(labels)
-        metrics = written_metrics(labels, prediction.written)
-    else:
-        metrics = label_metrics(prediction, examples)
+    metrics = answers_of(prediction.task).score(prediction, examples)
     return _scored(prediction.model, model_id, name, examples, prediction.seconds, metrics)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import gradio as gr
 
+from fusehub.comparing.tasks import TaskAnswers, answers_of
 from fusehub.errors import BadData, FuseHubError
-from fusehub.models.tasks import CAUSAL, IMAGES, MASKED, QUESTIONS, SEQ2SEQ, WORDS
+from fusehub.models.tasks import TASKS
 
 from ..access import require_all
 from ..frame import Step
@@ -18,15 +19,6 @@ from ..render.answers import answers_html
 from ..render.scores import scores_html
 from ..setting import Setting
 from ..visits import PUSH, Visit
-
-_EXAMPLES = {
-    WORDS: "Anna Schmidt works for Siemens in Munich.\nThe Rolling Stones played in Buenos Aires.",
-    QUESTIONS: "Who wrote it? | The book was written by Anna Schmidt in 1987.",
-    MASKED: "The film was [MASK].\nParis is the capital of [MASK].",
-    CAUSAL: "Once upon a time\nThe best way to learn is",
-    SEQ2SEQ: "The committee met on Tuesday, and after a long debate it agreed to build the bridge.",
-    "": "Not bad at all.\nI waited three weeks, and then it broke.\nThe plot is thin, but the actors are wonderful.",
-}
 
 
 class Compare(Step):
@@ -115,8 +107,8 @@ class Compare(Step):
 
     def _examples(self, key: str) -> str:
         visit = self.frame.visits.of(key)
-        task = visit.picks[0].task if visit.picks else ""
-        return _EXAMPLES.get(task or "", _EXAMPLES[""])
+        task = visit.picks[0].task if visit.picks else None
+        return (answers_of(task) if task else TaskAnswers).typed
 
     def _compare(self, visit: Visit, token: str | None, data: Any, texts: str, only: bool) -> None:
         lines = [line.strip() for line in texts.splitlines() if line.strip()]
@@ -213,7 +205,7 @@ def _without_split(source: str) -> str:
 
 def require_readers(tasks: Iterable[str | None], setting: Setting) -> None:
     """Raises `BadData` for models of images where strangers come: their texts would name files of this machine."""
-    if setting.shared and IMAGES in tasks:
+    if setting.shared and any(task in TASKS and TASKS[task].of_images for task in tasks):
         raise BadData(
             "Models of images cannot be asked here.", "Score them on a dataset below, or use fusehub compare."
         )

@@ -12,8 +12,9 @@ from typing import Any
 
 import fusehub as package
 from fusehub.comparing.ensemble import ensemble as mean_of
-from fusehub.comparing.metrics.labels import label_metrics
-from fusehub.comparing.predictor import Prediction, Predictor
+from fusehub.comparing.prediction import Prediction
+from fusehub.comparing.predictor import Predictor
+from fusehub.comparing.tasks import answers_of
 from fusehub.data.examples import Examples, load_examples
 from fusehub.demo.training import TRAIN_TEXTS
 from fusehub.models.resolve import resolve
@@ -259,7 +260,7 @@ class Battery:
 
     def _score(self, prediction: Prediction, test: str) -> float:
         """The main metric."""
-        return float(next(iter(label_metrics(prediction, self.tests[test]).values())))
+        return float(next(iter(answers_of(prediction.task).score(prediction, self.tests[test]).values())))
 
     @cached_property
     def tests(self) -> dict[str, Examples]:

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fusehub.comparing.compare import compare, mask_a_word
+from fusehub.comparing.compare import compare
 from fusehub.comparing.ensemble import ensemble
 from fusehub.comparing.evaluate import evaluate
 from fusehub.comparing.metrics.texts import answer_metrics, written_metrics
 from fusehub.comparing.predictor import predict
+from fusehub.comparing.tasks.fill_mask import mask_a_word
 from fusehub.data.examples import Examples
 from fusehub.errors import BadData, Incompatible
 from fusehub.models.loading import load_model, load_tokenizer

@@ -10,7 +10,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from fusehub.comparing.evaluate import _score, evaluate
-from fusehub.comparing.predictor import MULTI, REGRESSION, SINGLE, Prediction, predict
+from fusehub.comparing.prediction import Prediction
+from fusehub.comparing.predictor import predict
+from fusehub.comparing.said import MULTI, REGRESSION, SINGLE
 from fusehub.data.examples import Examples
 from fusehub.errors import BadData, Incompatible, NotFound
 from tests.unit.tiny import tiny_model, tiny_texts

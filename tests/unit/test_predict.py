@@ -11,9 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fusehub.comparing.compare import compare, find_entities, mark
+from fusehub.comparing.answers import find_entities, mark
+from fusehub.comparing.compare import compare
 from fusehub.comparing.ensemble import ensemble
-from fusehub.comparing.predictor import MULTI, REGRESSION, SINGLE, Prediction, Predictor, predict
+from fusehub.comparing.prediction import Prediction
+from fusehub.comparing.predictor import Predictor, predict
+from fusehub.comparing.said import MULTI, REGRESSION, SINGLE
 from fusehub.errors import BadData, Incompatible, NonFinite, NotFound
 from fusehub.models.resolve import resolve
 from tests.unit.tiny import ARCHITECTURES, tiny_model, tiny_texts

@@ -9,9 +9,10 @@ import logging
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
-from fusehub.comparing.compare import with_prefixes
-from fusehub.comparing.predictor import MULTI, REGRESSION, TOKENS, Prediction
+from fusehub.comparing.answers import with_prefixes
+from fusehub.comparing.said import MULTI, REGRESSION, Said
 from fusehub.data.examples import Examples
 from fusehub.data.label_matching import from_multi_hot, match_labels, one_a_text
 from fusehub.data.tokenizing import are_word_lists
@@ -24,10 +25,10 @@ from fusehub.utils.logging import warn
 logger = logging.getLogger(__name__)
 
 
-def require_labels(examples: Examples, labels: Sequence[str], problem: str) -> None:
+def require_known(examples: Examples, labels: Sequence[str], *, is_number: bool) -> None:
     """Raises `BadData` where a model with these `labels`, or one that predicts numbers, cannot be scored on the data:
     no label of the data is one of the model's, or one is no number."""
-    if problem == REGRESSION and examples.task != TOKENS:
+    if is_number:
         _numbers(examples)
     else:
         _matched(from_multi_hot(examples, labels), labels)
@@ -38,18 +39,16 @@ def _labels(examples: Examples) -> Sequence[Label]:
     return examples.labels
 
 
-def label_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
+def label_metrics(prediction: Said, answers: Sequence[Any], examples: Examples) -> dict[str, float]:
     """The metrics of a model that predicts labels or numbers, the main one first."""
-    if prediction.task == TOKENS:
-        return _token_metrics(prediction, examples)
     if prediction.problem == REGRESSION:
-        return _regression_metrics(prediction, examples)
+        return _regression_metrics(answers, examples)
     if prediction.problem == MULTI:
-        return _multi_metrics(prediction, examples)
-    return _class_metrics(prediction, examples)
+        return _multi_metrics(prediction, answers, examples)
+    return _class_metrics(prediction, answers, examples)
 
 
-def _class_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
+def _class_metrics(prediction: Said, answers: Sequence[Any], examples: Examples) -> dict[str, float]:
     examples = one_a_text(examples, prediction.labels)
     labels = _labels(examples)
     if any(isinstance(label, list) for label in labels):
@@ -59,7 +58,7 @@ def _class_metrics(prediction: Prediction, examples: Examples) -> dict[str, floa
         )
     named, meant = _common_names(prediction, examples)
     true = [meant[name_of(label)] for label in labels]
-    return _accuracy_and_f1(true, [named[label] for label, _ in prediction.answers()])
+    return _accuracy_and_f1(true, [named[label] for label, _ in answers])
 
 
 def _accuracy_and_f1(true: Sequence[str], said: Sequence[str]) -> dict[str, float]:
@@ -70,7 +69,7 @@ def _accuracy_and_f1(true: Sequence[str], said: Sequence[str]) -> dict[str, floa
     return {"accuracy": accuracy_score(true, said), "f1_macro": macro}
 
 
-def _multi_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
+def _multi_metrics(prediction: Said, answers: Sequence[Any], examples: Examples) -> dict[str, float]:
     with needs("evaluate", "Scores"):
         from sklearn.metrics import accuracy_score, f1_score
         from sklearn.preprocessing import MultiLabelBinarizer
@@ -81,7 +80,7 @@ def _multi_metrics(prediction: Prediction, examples: Examples) -> dict[str, floa
     true = [[meant[label] for label in own] for own in lists]
     # What the data says nothing of is neither right nor wrong.
     told = {key_of(label) for label in examples.told or prediction.labels}
-    said = [[named[label] for label in labels if key_of(label) in told] for labels, _ in prediction.answers()]
+    said = [[named[label] for label in labels if key_of(label) in told] for labels, _ in answers]
     classes = sorted({label for own in (*true, *said) for label in own})
     binarizer = MultiLabelBinarizer(classes=classes)
     a, b = binarizer.fit_transform(true), binarizer.transform(said)
@@ -93,12 +92,12 @@ def _multi_metrics(prediction: Prediction, examples: Examples) -> dict[str, floa
     }
 
 
-def _regression_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
+def _regression_metrics(answers: Sequence[Any], examples: Examples) -> dict[str, float]:
     with needs("evaluate", "Scores"):
         from scipy.stats import pearsonr, spearmanr
         from sklearn.metrics import mean_squared_error
 
-    true, said = _numbers(examples), [value for value, _ in prediction.answers()]
+    true, said = _numbers(examples), [value for value, _ in answers]
     constant = len(set(true)) < 2 or len(set(said)) < 2
     return {
         "pearson": math.nan if constant else pearsonr(true, said).statistic,
@@ -125,13 +124,13 @@ def _numbers(examples: Examples) -> list[float]:
     return numbers
 
 
-def _token_metrics(prediction: Prediction, examples: Examples) -> dict[str, float]:
+def word_metrics(prediction: Said, answers: Sequence[Any], examples: Examples) -> dict[str, float]:
     """Whole entities, and words. Words that the model did not see, because their text was cut, count as O."""
     named, meant = _common_names(prediction, examples)
     labels = _labels(examples)
     assert are_word_lists(labels)
     true = [[meant[label] for label in own] for own in labels]
-    said = [["O" if label is None else named[label] for label, _ in words] for words in prediction.answers()]
+    said = [["O" if label is None else named[label] for label, _ in words] for words in answers]
     flat_true = [label for own in true for label in own]
     flat_said = [label for own in said for label in own]
     words = _accuracy_and_f1(flat_true, flat_said)
@@ -149,7 +148,7 @@ def _token_metrics(prediction: Prediction, examples: Examples) -> dict[str, floa
     }
 
 
-def _common_names(prediction: Prediction, examples: Examples) -> tuple[dict[str, str], dict[str, str]]:
+def _common_names(prediction: Said, examples: Examples) -> tuple[dict[str, str], dict[str, str]]:
     """One name for each label: (from the model's label, from the data's label), the data's where both have one."""
     named = {label: label for label in prediction.labels}
     matched = _matched(examples, prediction.labels, warns=True)

@@ -15,42 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fusehub.models.tasks import (
-    CAUSAL,
-    IMAGES,
-    MASKED,
-    QUESTIONS,
-    SEQ2SEQ,
-    TASKS,
-    TEXTS,
-    WORDS,
-    problem_type_of,
-    task_of,
-)
+from fusehub.comparing.tasks import answers_of
+from fusehub.models.tasks import TASKS, task_of
 
-_SENTENCE = "This is better than I thought."
 _NAMES = "Anna Schmidt lives in Paris."
-# What is asked of a pipeline. An image is one of the reader's own.
-_ASKED = {
-    TEXTS: f'"{_SENTENCE}"',
-    WORDS: f'"{_NAMES}"',
-    MASKED: 'f"This is {model.tokenizer.mask_token} than I thought."',
-    CAUSAL: '"It was a dark and stormy", max_new_tokens=30',
-    IMAGES: '"photo.jpg"',
-}
-# For the tasks that have no pipeline: what is run with `model` and `tokenizer`.
-_BY_HAND = {
-    QUESTIONS: (
-        f'inputs = tokenizer("Who lives in Paris?", "{_NAMES}", return_tensors="pt")',
-        "output = model(**inputs)",
-        "first, last = output.start_logits.argmax(), output.end_logits.argmax()",
-        'print(tokenizer.decode(inputs["input_ids"][0, first : last + 1]))',
-    ),
-    SEQ2SEQ: (
-        f'inputs = tokenizer("{_SENTENCE}", return_tensors="pt")',
-        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=60)[0], skip_special_tokens=True))",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -71,7 +39,7 @@ class _Asking:
 
     @property
     def has_pipeline(self) -> bool:
-        return self.task not in _BY_HAND
+        return not answers_of(self.task).by_hand
 
     def imported(self) -> list[str]:
         return [self.auto_class, self.processor[0], *(["pipeline"] if self.has_pipeline else [])]
@@ -81,7 +49,7 @@ class _Asking:
         kind, name = self.processor
         loaded = [f"{name} = {kind}.from_pretrained({processor})", *model.splitlines()]
         if not self.has_pipeline:
-            return [*loaded, *_BY_HAND[self.task]]
+            return [*loaded, *answers_of(self.task).by_hand]
         arguments = f'"{self.task}", model=model, {name}={name}{self.options}'
         return [*loaded, f"model = pipeline({arguments})", f"print(model({self.asked}))"]
 
@@ -109,7 +77,8 @@ def example_code(
 
 def heads_code(configs: Mapping[str, Mapping[str, Any]], repo: str) -> str:
     """Python that asks all heads of a merge about one text; "" for images and sequence to sequence."""
-    if {_asking(config).task for config in configs.values()} & {IMAGES, SEQ2SEQ}:
+    tasks = [TASKS[_asking(config).task] for config in configs.values()]
+    if any(task.of_images or task.decodes for task in tasks):
         return ""
     first = next(iter(configs))
     return "\n".join(
@@ -154,13 +123,5 @@ def _imports(*found: _Asking, more: list[str] | None = None) -> str:
 
 def _asking(config: Mapping[str, Any]) -> _Asking:
     task = task_of(dict(config), "the model")
-    options, asked = "", _ASKED.get(task.name, "")
-    if task.name == WORDS:
-        options = ', aggregation_strategy="simple"'
-    elif task.name == TEXTS:
-        problem = problem_type_of(config, "the model")
-        # A pipeline shows one label unless told, and squeezes a number as if it were a probability.
-        options = {"multi_label_classification": ", top_k=None", "regression": ', function_to_apply="none"'}.get(
-            problem, ""
-        )
-    return _Asking(task.name, task.auto_class, options, asked)
+    answers = answers_of(task.name)
+    return _Asking(task.name, task.auto_class, answers.pipeline_options(config), answers.question)
