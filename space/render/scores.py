@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fusehub.comparing.evaluate import LESS_IS_BETTER
+from fusehub.comparing.tasks import answers_of
+
 from ..visits import Visit
 from . import html, plots
 
@@ -22,17 +25,21 @@ def without_paths(scored: dict[str, Any]) -> dict[str, Any]:
 
 
 def table_of(scored: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a model: its main score on each set of data, their mean, and the gain over the best expert's mean."""
+    """One row a model: its main score on each set of data, their mean, and the gain over the best expert's mean.
+
+    A gain is above 0 where the model is better, also by a metric of which less is better.
+    """
+    best_of, sign = (min, -1) if _metric(scored) in LESS_IS_BETTER else (max, 1)
     merged_or_ensemble = set(scored.get("merges", ())) | {ENSEMBLE}
     rows = []
     for model in scored["models"]:
         own = {score["data"]: _main(score) for score in scored["scores"] if score["model"] == model}
         rows.append({"model": model, **own, "mean": scored["mean"][model]})
     experts = [row["mean"] for row in rows if row["model"] not in merged_or_ensemble and row["mean"] is not None]
-    best = max(experts, default=None)
+    best = best_of(experts, default=None)
     for row in rows:
         known = best is not None and row["mean"] is not None
-        row["gain"] = row["mean"] - best if known else None
+        row["gain"] = sign * (row["mean"] - best) if known else None
     return rows
 
 
@@ -43,15 +50,20 @@ def _main(score: dict[str, Any]) -> float | None:
 def scores_html(scored: dict[str, Any], visit: Visit) -> str:
     scored = scored | {"merges": _merged_names(scored, visit)}
     rows = table_of(scored)
-    data, metric = scored["data"], _words_of_metric(scored)
-    best = {name: max((row[name] for row in rows if row[name] is not None), default=None) for name in [*data, "mean"]}
+    data, metric = scored["data"], _metric(scored)
+    # Metrics are fractions of 1, but for those of which less is better.
+    is_fraction = metric not in LESS_IS_BETTER
+    best_of = max if is_fraction else min
+    best = {
+        name: best_of((row[name] for row in rows if row[name] is not None), default=None) for name in [*data, "mean"]
+    }
     columns = ["Model", *data, *(["Mean"] if len(data) > 1 else []), "Gain over the best expert"]
     shown = [*data, *(["mean"] if len(data) > 1 else [])]
     body = [
         [
             html.esc(row["model"]),
-            *(_cell(row[name], row[name] == best[name]) for name in shown),
-            "–" if row["gain"] is None else f"{100 * row['gain']:+.1f} points".replace("-", "−"),
+            *(_cell(row[name], row[name] == best[name], is_fraction) for name in shown),
+            _gain(row["gain"], is_fraction),
         ]
         for row in rows
     ]
@@ -64,7 +76,7 @@ def scores_html(scored: dict[str, Any], visit: Visit) -> str:
             [row["model"] for row in rows if row[name] == best[name]],
         )
         + "</figure>"
-        for name in data
+        for name in (data if is_fraction else ())
     )
     examples = {score["data"]: score["examples"] for score in scored["scores"]}
     counted = ", ".join(f"{name} {html.count(number, 'example')}" for name, number in examples.items())
@@ -76,7 +88,8 @@ def scores_html(scored: dict[str, Any], visit: Visit) -> str:
         + "</p>"
     )
     numbers = tuple(range(1, len(columns)))
-    table = html.table(columns, body, caption=f"{metric}, in percent", numbers=numbers)
+    measured = "in percent" if is_fraction else "less is better"
+    table = html.table(columns, body, caption=f"{_words_of_metric(scored)}, {measured}", numbers=numbers)
     return f"<p class='fh-summary'>{html.esc(counted)}.</p>{table}<div class='fh-plots'>{plotted}</div>{downloads}"
 
 
@@ -85,12 +98,25 @@ def _merged_names(scored: dict[str, Any], visit: Visit) -> list[str]:
     return list(dict.fromkeys(score["model"] for score in scored["scores"] if score["model_id"] in folders))
 
 
-def _cell(value: float | None, best: bool) -> str:
+def _cell(value: float | None, best: bool, is_fraction: bool) -> str:
     if value is None:
         return "–"
-    return f"<strong>{100 * value:.1f}</strong>" if best else f"{100 * value:.1f}"
+    told = f"{100 * value if is_fraction else value:.1f}"
+    return f"<strong>{told}</strong>" if best else told
+
+
+def _gain(value: float | None, is_fraction: bool) -> str:
+    if value is None:
+        return "–"
+    return (f"{100 * value:+.1f} points" if is_fraction else f"{value:+.1f}").replace("-", "−")
+
+
+def _metric(scored: dict[str, Any]) -> str:
+    """The main metric."""
+    return next(iter(scored["scores"][0]["metrics"]))
 
 
 def _words_of_metric(scored: dict[str, Any]) -> str:
-    name = next(iter(scored["scores"][0]["metrics"]))
-    return {"accuracy": "Accuracy", "f1": "F1 of entities", "f1_micro": "F1 (micro)"}.get(name, name.capitalize())
+    name = _metric(scored)
+    known = {"f1_micro": "F1 (micro)", **answers_of(scored["task"]).metric_names}
+    return known.get(name, name.capitalize())

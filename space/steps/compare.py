@@ -174,7 +174,9 @@ def start_scores(frame: Any, visit: Visit, sources: dict[str, str], limit: int |
     def keep(visit: Visit, scored: dict[str, Any]) -> None:
         visit.evaluation = scored
 
-    arguments = {"models": models, "data": sources, "ensemble": True, "limit": limit}
+    task = visit.picks[0].task
+    has_mean = task is None or (answers_of(task).has_mean and not TASKS[task].unlabelled)
+    arguments = {"models": models, "data": sources, "ensemble": has_mean, "limit": limit}
     frame.start(visit, "evaluate", "Scoring all models", arguments, token, keep)
 
 

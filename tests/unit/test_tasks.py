@@ -1,6 +1,7 @@
 """A task is a protocol: one that nobody has heard of is collected, compared and scored like the built-in ones."""
 
 import ast
+import contextlib
 import json
 from pathlib import Path
 
@@ -96,14 +97,12 @@ def said_by(model: str, before: str, after: str) -> dict[str, float]:
 
 def test_a_task_from_outside_goes_the_whole_way(tmp_path, follows, experts):
     data = data_of(tmp_path)
-    made = [
-        fusehub.collect(expert, data, tmp_path / f"statistics-{number}", fisher=True)
-        for number, expert in enumerate(experts)
-    ]
-    assert [statistics.metadata["task"] for statistics in made] == [NAME, NAME]
-    assert made[0].metadata["labels"] == ["follows", "strange"]
-    assert made[0].metadata["fisher"]["kind"] == "exact", "of two labels, both are summed over"
-    statistics = {expert: str(tmp_path / f"statistics-{number}") for number, expert in enumerate(experts)}
+    statistics = {}
+    for number, expert in enumerate(experts):
+        statistics[expert] = str(tmp_path / f"statistics-{number}")
+        with contextlib.closing(fusehub.collect(expert, data, statistics[expert], fisher=True)) as made:
+            assert (made.metadata["task"], made.metadata["labels"]) == (NAME, {"follows": 6, "strange": 6})
+            assert made.metadata["fisher"]["kind"] == "exact", "of two labels, both are summed over"
     fusehub.merge(experts, tmp_path / "merged", method="regmean", statistics=statistics)
     models = [*experts, str(tmp_path / "merged")]
     compared = fusehub.compare(models, ["Anna visited Paris -> Bruno works in London"])
