@@ -21,7 +21,6 @@ from fusehub.checking.terms import terms_findings
 from fusehub.errors import BadRecipe, FuseHubError, Offline, unknown
 from fusehub.hub.access import Access
 from fusehub.hub.licenses import license_of
-from fusehub.models.adapters import AdaptedRef
 from fusehub.models.checkpoint import Tensors, headers
 from fusehub.models.completeness import (
     base_shortcomings,
@@ -313,11 +312,11 @@ class _Check:
 
     def _lineage(self) -> None:
         for ref in self.refs:
-            if isinstance(ref, AdaptedRef) and (other := ref.trained_on_another):
+            if (parts := ref.parts) and (other := ref.trained_on_another):
                 self._find(
                     "adapter-base-differs",
                     "warning",
-                    f"{ref.adapter.name} says that it was trained on {other}, and is put on {ref.base.name}.",
+                    f"{parts.adapter.name} says that it was trained on {other}, and is put on {parts.base.name}.",
                     "The result is what was trained only where both have the same weights.",
                 )
         if known := different_bases(self.refs, self.base, self.origins):

@@ -15,7 +15,6 @@ from fusehub.checking.config_effects import ABSENT, Effect, effects_of, flat
 from fusehub.errors import FuseHubError
 from fusehub.hub.client import client
 from fusehub.hub.origins import base_of_merge, called, named_origins, names_parents
-from fusehub.models.adapters import AdaptedRef
 from fusehub.models.resolve import ModelRef
 from fusehub.models.tasks import load_config
 from fusehub.utils.findings import Finding, Level
@@ -168,8 +167,8 @@ def different_bases(
 def origin_of(ref: ModelRef, config: Mapping[str, Any]) -> Origin:
     """What a card's `base_model` says; else what the config was loaded from. The Hub is asked about the models in a
     merge, unless it must not be."""
-    if isinstance(ref, AdaptedRef) and ref.base.repo_id:
-        return Origin(ref.base.repo_id)
+    if ref.parts and ref.parts.base.repo_id:
+        return Origin(ref.parts.base.repo_id)
     named = named_origins(ref.card)
     if names_parents(ref.card):
         base = None if ref.access.is_offline else base_of_merge(named, client(ref.access.token))

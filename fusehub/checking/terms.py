@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fusehub.hub.licenses import license_of, reconcile
-from fusehub.models.adapters import AdaptedRef
 from fusehub.models.resolve import ModelRef
 from fusehub.utils.findings import Finding
 
@@ -13,7 +12,7 @@ from fusehub.utils.findings import Finding
 def terms_findings(refs: Sequence[ModelRef]) -> Iterator[Finding]:
     """What the licences of the models and of their adapters' bases say of the result, and who may read them."""
     # What an adapter makes of its base is under the terms of both.
-    everyone = [*refs, *(ref.base for ref in refs if isinstance(ref, AdaptedRef))]
+    everyone = [*refs, *(ref.parts.base for ref in refs if ref.parts)]
     verdict = reconcile({ref.name: license_of(ref.card) for ref in everyone}.items())
     for ref in everyone:
         if ref.card_trouble:

@@ -18,9 +18,10 @@ from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan
 from fusehub.methods.base import Layer
 from fusehub.methods.mean import weighted_mean
-from fusehub.models.adapters import CONFIG, WEIGHTS, AdaptedRef, open_adapter
+from fusehub.models.adapters import CONFIG, WEIGHTS, open_adapter
 from fusehub.models.checkpoint import Checkpoint, headers
 from fusehub.models.lora import Updates
+from fusehub.models.ref import Parts
 from fusehub.models.tensor_files import sha256_of
 
 if TYPE_CHECKING:
@@ -36,12 +37,14 @@ def write_adapter(plan: Plan, folder: Path) -> dict[str, str]:
     experts = _require_addable(plan)
     base = experts[0].base
     with contextlib.ExitStack() as files:
-        checkpoints = [files.enter_context(Checkpoint(ref)) for ref in experts]
+        checkpoints = [files.enter_context(Checkpoint(ref)) for ref in plan.experts]
         for checkpoint, told in zip(checkpoints, plan.headers, strict=False):
             checkpoint.require(told)
         # A .bin has no headers to read from afar; it is here by now.
         infos = headers(base) or files.enter_context(Checkpoint(base)).tensors
-        updates = [Updates(ref, infos, open_adapter(ref.adapter)) for ref in experts]
+        updates = [
+            Updates(ref, infos, open_adapter(parts.adapter)) for ref, parts in zip(plan.experts, experts, strict=True)
+        ]
         for update in updates:
             files.callback(update.reader.close)
         own_base = files.enter_context(Checkpoint(plan.base)) if plan.base else None
@@ -77,13 +80,13 @@ def _require_finite(tensors: Mapping[str, Tensor]) -> None:
             raise NonFinite(f"{name}: one of the adapters holds NaN or infinity.", "Use adapters that are not broken.")
 
 
-def _require_addable(plan: Plan) -> list[AdaptedRef]:
-    """The experts, if they are adapters over one base, whose updates add up to one."""
-    experts = [ref for ref in plan.experts if isinstance(ref, AdaptedRef)]
-    others = [ref.name for ref in plan.experts if not isinstance(ref, AdaptedRef)]
+def _require_addable(plan: Plan) -> list[Parts]:
+    """Base and adapter of each expert, if they are adapters over one base, whose updates add up to one."""
+    experts = [ref.parts for ref in plan.experts if ref.parts]
+    others = [ref.name for ref in plan.experts if not ref.parts]
     if others:
         raise BadRecipe(f"{', '.join(others)} is no adapter, so the merge is none.", _INSTEAD)
-    bases = sorted({ref.base.id for ref in experts} | ({plan.base.id} if plan.base else set()))
+    bases = sorted({parts.base.id for parts in experts} | ({plan.base.id} if plan.base else set()))
     if len(bases) > 1:
         raise Incompatible(f"The adapters do not share one base: {', '.join(bases)}.", _INSTEAD)
     if plan.labels.policy == "keep" or not plan.labels.is_identity:
@@ -148,9 +151,9 @@ def _whole(plan: Plan, tensor: TensorPlan, experts: Sequence[Checkpoint], base: 
     return merged if before is None else before + plan.recipe.scale * (merged - before)
 
 
-def _config(experts: Sequence[AdaptedRef], base: Any, ranks: Mapping[str, int]) -> dict[str, Any]:
+def _config(experts: Sequence[Parts], base: Any, ranks: Mapping[str, int]) -> dict[str, Any]:
     """The adapter's config: of rank and alpha alike in each module, so that the product counts as it is."""
-    said = [ref.adapter.adapter_config for ref in experts]
+    said = [parts.adapter.adapter_config for parts in experts]
     biases = sorted({own.get("bias", "none") for own in said})
     if len(biases) > 1:
         raise Incompatible(f"The adapters train other biases: {', '.join(biases)}.", _INSTEAD)

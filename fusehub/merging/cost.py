@@ -13,7 +13,7 @@ from fusehub.merging.planner import TensorPlan
 from fusehub.merging.recipe import Recipe
 from fusehub.merging.sources.source import StatisticsSource
 from fusehub.methods import Method
-from fusehub.models.adapters import AdaptedRef, weights_file
+from fusehub.models.adapters import weights_file
 from fusehub.models.resolve import ModelRef
 
 # What importing torch and transformers takes before any tensor is read; measured on Linux.
@@ -35,7 +35,7 @@ def cost_of(
     output = sum(tensor.info.nbytes for tensor in tensors)
     if recipe.as_adapter:
         # The ranks of all together.
-        adapters = [ref.adapter for ref in experts if isinstance(ref, AdaptedRef)]
+        adapters = [ref.parts.adapter for ref in experts if ref.parts]
         output = sum(adapter.files[weights_file(adapter)].size for adapter in adapters)
     peak = flops = 0
     for tensor in tensors:

@@ -23,7 +23,6 @@ from fusehub.hub.client import fusehub_version
 from fusehub.hub.verified import file_hash
 from fusehub.merging.report import Tuning
 from fusehub.merging.sources.source import StatisticsSource
-from fusehub.models.adapters import AdaptedRef
 from fusehub.models.ref import ModelRef
 from fusehub.models.side_files import legal_files
 from fusehub.utils.documents import read_object
@@ -60,8 +59,8 @@ def local_files(refs: Iterable[ModelRef], statistics: Iterable[StatisticsSource]
 
 
 def _files_of(ref: ModelRef) -> list[Path]:
-    if isinstance(ref, AdaptedRef):
-        return [*_files_of(ref.base), *_inside(ref.adapter, ref.adapter_files())]
+    if ref.parts:
+        return [*_files_of(ref.parts.base), *_inside(ref.parts.adapter, ref.adapter_files())]
     return _inside(ref, ref.weight_files())
 
 

@@ -20,7 +20,6 @@ from fusehub.merging.planned_model import config_of_result
 from fusehub.merging.planner import described
 from fusehub.merging.recipe import FILENAME, Recipe
 from fusehub.merging.result import MergeResult
-from fusehub.models.adapters import AdaptedRef
 from fusehub.models.chat_templates import FILENAME as TEMPLATE
 from fusehub.models.chat_templates import template_of
 from fusehub.models.ref import ModelRef
@@ -148,7 +147,7 @@ def _source(plan: Plan, index: int) -> dict[str, Any]:
         "datasets": ref.card.get("datasets"),
         "base": plan.report.models[index].base,
         "private": ref.gated or ref.private,
-        "adapter_base": _origin(ref.base) if isinstance(ref, AdaptedRef) else None,
+        "adapter_base": _origin(ref.parts.base) if ref.parts else None,
         "statistics": {
             "origin": found.origin,
             "data": thawed(found.metadata.get("data")),

@@ -16,10 +16,10 @@ from typing import Any, Self
 from fusehub.errors import Incompatible, NotFound
 from fusehub.hub.access import Access
 from fusehub.models.label_names import read_labels, require_few_labels
-from fusehub.models.ref import ModelRef
+from fusehub.models.ref import ModelRef, Parts
 from fusehub.models.remote_headers import remote_header
 from fusehub.models.side_files import has_vocabulary, side_files, tokenizer_files
-from fusehub.models.tensor_files import Header, PickleFile, SafetensorsFile, open_tensors
+from fusehub.models.tensor_files import Header, TensorFile, open_tensors
 from fusehub.models.transformers_internals import classes_of
 from fusehub.utils.frozen import freeze, thawed
 
@@ -60,6 +60,11 @@ class AdaptedRef(ModelRef):
     def __post_init__(self) -> None:
         super().__post_init__()
         freeze(self, "_config")
+
+    @property
+    def parts(self) -> Parts:
+        """The base and the adapter on it."""
+        return Parts(self.base, self.adapter)
 
     def asked_by(self, access: Access) -> Self:
         return replace(
@@ -112,7 +117,7 @@ def adapted(name: str, base: ModelRef, adapter: ModelRef) -> AdaptedRef:
     """`adapter` on `base`, called `name`. Raises `Incompatible` for what cannot be done exactly."""
     said = adapter.adapter_config
     _require_plain(adapter.name, said)
-    if isinstance(base, AdaptedRef):
+    if base.parts is not None:
         raise Incompatible(
             f"{name}: an adapter on an adapter.", "Merge the first into its base: `merge_and_unload()`."
         )
@@ -217,7 +222,7 @@ def weights_file(adapter: ModelRef) -> str:
     raise NotFound(f"{adapter.name} has no {WEIGHTS}.", "Is the upload of the adapter complete?")
 
 
-def open_adapter(adapter: ModelRef) -> SafetensorsFile | PickleFile:
+def open_adapter(adapter: ModelRef) -> TensorFile:
     """The adapter's own tensors, open for reading."""
     return open_tensors(adapter.path(weights_file(adapter)), adapter.name)
 

@@ -14,22 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusehub.errors import FuseHubError, NotFound, OtherHeader
+from fusehub.errors import OtherHeader
 from fusehub.hub.verified import file_hash
-from fusehub.models.adapters import AdaptedRef, adapter_header, open_adapter
-from fusehub.models.lora import Updates
+from fusehub.models.checkpoints import kind_of
+from fusehub.models.checkpoints.kind import Tensors
 from fusehub.models.ref import ModelRef
-from fusehub.models.remote_headers import remote_headers
-from fusehub.models.tensor_files import (
-    DTYPES,
-    PickleFile,
-    SafetensorsFile,
-    TensorInfo,
-    dtype_name,
-    open_tensors,
-    require_few,
-)
-from fusehub.models.wrappers import Wrapping, wrapping_of
+from fusehub.models.tensor_files import DTYPES, TensorInfo, dtype_name
 from fusehub.utils.frozen import freeze
 
 if TYPE_CHECKING:
@@ -38,71 +28,30 @@ if TYPE_CHECKING:
 _RANK = {dtype: rank for rank, dtype in enumerate(DTYPES)}
 
 
-class Tensors(dict[str, TensorInfo]):
-    """The tensors of a checkpoint by their names, in the order of these, and what was taken off the names."""
-
-    def __init__(self, tensors: Mapping[str, TensorInfo], wrapping: Wrapping) -> None:
-        super().__init__(sorted(tensors.items()))
-        self.wrapping = wrapping
-
-
 def headers(ref: ModelRef) -> Tensors | None:
     """Names, shapes and dtypes of a model's tensors without downloading its weights (ranged reads).
 
     None for a repo whose weights are a .bin that is not on this machine: it has no header to read.
     """
-    if isinstance(ref, AdaptedRef):
-        known = headers(ref.base)
-        if known is None:
-            return None
-        added = Updates(ref, known, adapter_header(ref.adapter)).added
-        return Tensors({**known, **added}, known.wrapping)
-    if ref.folder is not None:
-        with Checkpoint(ref) as checkpoint:
-            return checkpoint.tensors
-    if not ref.weight_files()[0].endswith(".safetensors"):
-        return None
-    stored = remote_headers(ref, ref.weight_files())
-    wrapping = wrapping_of(ref, stored)
-    return Tensors({wrapping.of(name): info for name, info in stored.items()}, wrapping)
+    return kind_of(ref).headers(ref)
 
 
 class Checkpoint(Mapping):
     """The weights of one model, open for reading: a mapping of tensor names to tensors, each read when asked for.
 
     `tensors` has the shapes and dtypes of all, and names are without what wrappers put around them. Close it, or use
-    it as a context manager.
+    it as a context manager. How they are stored is `fusehub.models.checkpoints`.
     """
 
     def __init__(self, ref: ModelRef) -> None:
         self.name = ref.name
-        self.files = [ref.path(filename) for filename in ref.weight_files()]
-        self._open: list[SafetensorsFile | PickleFile] = []
-        try:
-            for path in self.files:
-                reader = open_tensors(path, ref.name)
-                self._open.append(reader)
-                require_few(sum(len(own.tensors) for own in self._open), ref.name)
-            stored = {name: reader for reader in self._open for name in reader.tensors}
-            wrapping = wrapping_of(ref, stored)
-        except FuseHubError:
-            self.close()
-            raise
-        # Each name -> its file, and its name there.
-        self._places = {wrapping.of(name): (reader, name) for name, reader in stored.items()}
-        infos = {name: reader.tensors[own] for name, (reader, own) in self._places.items()}
-        self._updates: Updates | None = None
-        if isinstance(ref, AdaptedRef):
-            try:
-                reader = open_adapter(ref.adapter)
-                self._open.append(reader)
-                self._updates = Updates(ref, infos, reader)
-                self._updates.require_apart(self._stored)
-            except FuseHubError:
-                self.close()
-                raise
-            infos |= self._updates.added
-        self.tensors = Tensors(infos, wrapping)
+        self._weights = kind_of(ref)(ref)
+        self.tensors = self._weights.tensors
+
+    @property
+    def read_by_transformers(self) -> bool:
+        """Whether the files are what transformers itself loads, by the names that they have."""
+        return self._weights.read_by_transformers and not self.tensors.wrapping.names
 
     def require(self, told: Mapping[str, TensorInfo]) -> None:
         """Raises `OtherHeader` where this holds other tensors than those that its header told from afar.
@@ -128,21 +77,11 @@ class Checkpoint(Mapping):
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """The tensor called `name`, or its rows `start:stop` along the first axis. Raises `NotFound`."""
-        if self._updates is not None and name in self._updates:
-            return self._updates.read(name, self._stored, start, stop)
-        return self._stored(name, start, stop)
-
-    def _stored(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """As the file has it, without an adapter."""
-        if name not in self._places:
-            raise NotFound(f"{self.name} has no tensor {name}.", "Are the models of one architecture?")
-        reader, stored = self._places[name]
-        return reader.read(stored, start, stop)
+        return self._weights.read(name, start, stop)
 
     def close(self) -> None:
         """Closes the files."""
-        for reader in self._open:
-            reader.close()
+        self._weights.close()
 
     def __enter__(self) -> Checkpoint:
         return self

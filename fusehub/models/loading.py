@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadFile, FuseHubError, Incompatible, NotFound, first_line, is_panic
 from fusehub.models.adapters import CONFIG as ADAPTER_CONFIG
-from fusehub.models.adapters import AdaptedRef
 from fusehub.models.checkpoint import Checkpoint
 from fusehub.models.completeness import require_complete
 from fusehub.models.ref import ModelRef
@@ -88,7 +87,7 @@ def moved(model: PreTrainedModel, device: str | torch.device) -> PreTrainedModel
 def _is_plain(ref: ModelRef, checkpoint: Checkpoint) -> bool:
     """Whether transformers reads the files as they are: not an adapter's, not under the names of a wrapper, and not by
     an index that lacks what transformers wants to find in it."""
-    if isinstance(ref, AdaptedRef) or checkpoint.tensors.wrapping.names:
+    if not checkpoint.read_by_transformers:
         return False
     if ADAPTER_CONFIG in ref.files:
         return False  # transformers would put the adapter that lies beside the model on it, once more.

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from fusehub.errors import Incompatible, NonFinite
 from fusehub.models.adapter_settings import AdapterSettings
-from fusehub.models.adapters import AdaptedRef
 from fusehub.models.layout import layout_of
+from fusehub.models.ref import ModelRef
 from fusehub.models.tasks import load_config
-from fusehub.models.tensor_files import Header, PickleFile, SafetensorsFile, TensorInfo, is_copy
+from fusehub.models.tensor_files import TensorFile, TensorInfo, is_copy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,11 +38,11 @@ class Updates:
     `infos` are the base's tensors, `reader` the adapter's own, open or only their header.
     """
 
-    def __init__(
-        self, ref: AdaptedRef, infos: Mapping[str, TensorInfo], reader: SafetensorsFile | PickleFile | Header
-    ) -> None:
-        self._name = f"{ref.adapter.name} on {ref.base.name}"
-        self._said = ref.adapter.adapter_config
+    def __init__(self, ref: ModelRef, infos: Mapping[str, TensorInfo], reader: TensorFile) -> None:
+        assert ref.parts is not None  # It is an adapter on a base.
+        base, adapter = ref.parts
+        self._name = f"{adapter.name} on {base.name}"
+        self._said = adapter.adapter_config
         self._settings = AdapterSettings(self._said, self._name)
         self._infos = infos
         self._layout = layout_of(load_config(ref))
@@ -79,12 +79,6 @@ class Updates:
     def __contains__(self, name: str) -> bool:
         return name in self.changes or name in self._copies
 
-    @property
-    def _numbers(self) -> SafetensorsFile | PickleFile:
-        """The adapter's file, where more than its header is there."""
-        assert not isinstance(self.reader, Header)
-        return self.reader
-
     def read(self, name: str, base: ReadTensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Rows `start:stop` of the tensor `name` with its update, in float32 or wider; `base` reads the base's."""
         if name in self._copies:
@@ -93,7 +87,7 @@ class Updates:
         if "magnitude" in parts:  # Its norms may run over rows.
             whole = self._with_update(parts, base(name, 0, None), 0, None)
             return whole[start:stop]
-        weight = self._numbers.read(parts["whole"], start, stop) if "whole" in parts else base(name, start, stop)
+        weight = self.reader.read(parts["whole"], start, stop) if "whole" in parts else base(name, start, stop)
         if set(parts) == {"whole"}:
             return weight
         return self._with_update(parts, weight, start, stop)
@@ -105,7 +99,7 @@ class Updates:
             if is_copy(partial(base, name), partial(base, other)):
                 raise self._shared(name, other)
         for key, other in self._together:
-            if not is_copy(partial(self._numbers.read, key), partial(self._numbers.read, other)):
+            if not is_copy(partial(self.reader.read, key), partial(self.reader.read, other)):
                 raise Incompatible(
                     f"{self._name}: {key} and {other} share their numbers in the base and differ in the adapter.",
                     "Name their modules in modules_to_save of adapter_config.json if they were trained apart, or take "
@@ -132,7 +126,7 @@ class Updates:
         """One matrix of the adapter's file, in float64. Raises `NonFinite` where it holds NaN or infinity."""
         import torch
 
-        value = self._numbers.read(key, 0, None).double()
+        value = self.reader.read(key, 0, None).double()
         if not bool(torch.isfinite(value).all()):
             raise NonFinite(f"{self._name}: {key} holds NaN or infinity.", "Use an adapter that is not broken.")
         return value

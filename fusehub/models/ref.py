@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from fusehub.errors import BadFile, NotFound
 from fusehub.hub.access import STORED, Access
@@ -28,6 +28,13 @@ class RemoteFile:
     size: int
     sha256: str | None = None
     git_oid: str | None = None
+
+
+class Parts(NamedTuple):
+    """What an adapted model is made of."""
+
+    base: ModelRef
+    adapter: ModelRef
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,20 @@ class ModelRef:
     def adapter_config(self) -> dict[str, Any]:
         """What adapter_config.json says. Raises `BadFile` like `config`."""
         return check_adapter_config(self.json("adapter_config.json"), self.name)
+
+    @property
+    def parts(self) -> Parts | None:
+        """The base and the adapter on it; None of a model that is whole by itself."""
+        return None
+
+    @property
+    def trained_on_another(self) -> str | None:
+        """The base that an adapter says it was trained on, where it is put on another one."""
+        return None
+
+    def adapter_files(self) -> list[str]:
+        """The files of an adapter that decide the weights."""
+        return []
 
     def owner(self, filename: str) -> ModelRef:
         """The model that holds this file: itself, or for an adapter on a base, one of both."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import Incompatible, UnsafeFile
-from fusehub.models.adapters import AdaptedRef
 from fusehub.models.label_names import read_labels
 from fusehub.models.ref import ModelRef
 from fusehub.models.transformers_internals import classes_of
@@ -196,7 +195,7 @@ def load_config(ref: ModelRef) -> PretrainedConfig:
     ref.path("config.json")
     labels_of(ref.config, ref.name)
     try:
-        if isinstance(ref, AdaptedRef):
+        if ref.parts:
             config = AutoConfig.for_model(**ref.config)
         else:
             config = AutoConfig.from_pretrained(_folder(ref), trust_remote_code=False, local_files_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,22 +82,41 @@ def dtype_name(dtype: torch.dtype) -> str:
     return next(name for name, (torch_name, _) in DTYPES.items() if torch_name == plain)
 
 
-def open_tensors(path: Path, owner: str) -> SafetensorsFile | PickleFile:
+def open_tensors(path: Path, owner: str) -> TensorFile:
     """A file of tensors, open for reading; `owner` is whose it is, for errors."""
     return (SafetensorsFile if path.suffix == ".safetensors" else PickleFile)(path, owner)
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a file of tensors holds, without the numbers."""
+class TensorFile(ABC):
+    """One file of tensors, open for reading. Whoever opens it closes it."""
 
     tensors: dict[str, TensorInfo]
+    """All that it holds."""
+
+    @abstractmethod
+    def read(self, name: str, start: int, stop: int | None) -> torch.Tensor:
+        """The rows `start:stop` along the first axis of the tensor called `name`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Closes the file."""
+
+
+class Header(TensorFile):
+    """What a file of tensors holds, without the numbers."""
+
+    def __init__(self, tensors: dict[str, TensorInfo]) -> None:
+        self.tensors = tensors
+
+    def read(self, name: str, start: int, stop: int | None) -> torch.Tensor:
+        """Raises `TypeError`: the numbers are not there."""
+        raise TypeError(f"of {name} only the header was read")
 
     def close(self) -> None:
         """Nothing is open."""
 
 
-class SafetensorsFile:
+class SafetensorsFile(TensorFile):
     """One .safetensors file, its layout checked by the safetensors library, its bytes read with `pread`."""
 
     def __init__(self, path: Path, owner: str) -> None:
@@ -159,7 +179,7 @@ class SafetensorsFile:
         self._file.close()
 
 
-class PickleFile:
+class PickleFile(TensorFile):
     """One pytorch_model*.bin, read with `weights_only=True`: plain tensors or nothing."""
 
     def __init__(self, path: Path, owner: str) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from fusehub.data.inputs import Inputs
 from fusehub.data.trial import one_example
 from fusehub.errors import BadFile, Incompatible, NonFinite, first_line
-from fusehub.models.adapters import AdaptedRef
 from fusehub.models.checkpoint import Checkpoint
 from fusehub.models.loading import is_of_files, load_model, load_tokenizer, quiet_transformers, running
 from fusehub.models.resolve import ModelRef, resolve
@@ -50,7 +49,7 @@ def _load(ref: ModelRef, folder: Path) -> Any:
                 "Save the model that is inside the wrapper: model.save_pretrained.",
             )
     try:
-        if isinstance(ref, AdaptedRef):  # Asks for the same, and puts the adapter on its base.
+        if ref.parts:  # Asks for the same, and puts the adapter on its base.
             return load_model(ref, dtype=dtype)
         with quiet_transformers():
             network, loading = kind.from_pretrained(

@@ -24,7 +24,6 @@ from fusehub.hub.upload import CARD, Files, Published, Target
 from fusehub.merging.provenance import REPORT_FILENAME
 from fusehub.merging.recipe import FILENAME as RECIPE_FILENAME
 from fusehub.models.adapters import CONFIG as ADAPTER_CONFIG
-from fusehub.models.adapters import AdaptedRef
 from fusehub.models.resolve import ModelRef, ref_of, resolve
 from fusehub.models.side_files import legal_files
 from fusehub.models.tensor_files import sha256_of
@@ -193,7 +192,7 @@ def publish_statistics(
     if ref.repo_id is None or ref.subfolder:
         raise NotFound(f"{ref.name} is not a model on the Hub with a repo of its own.", "Publish the model first.")
     # Statistics belong to what the repo holds now, whatever commit `model` names.
-    ref = resolve(f"{ref.base.id}+{ref.repo_id}" if isinstance(ref, AdaptedRef) else ref.repo_id, token=token)
+    ref = resolve(f"{ref.parts.base.id}+{ref.repo_id}" if ref.parts else ref.repo_id, token=token)
     assert ref.repo_id is not None and ref.commit is not None
     metadata = _checked_statistics(folder, ref, allow_few_rows, allow_other_weights)
     files = _statistics_files(folder)
@@ -260,9 +259,9 @@ def _merge_files(merge: MergedFolder) -> Files:
 def _model_files(folder: Path, few_rows: bool, other_weights: bool) -> Files:
     """What makes up a model in a folder where training may have left more: optimizer, checkpoints, logs."""
     ref = resolve(str(folder))
-    if isinstance(ref, AdaptedRef):
+    if ref.parts:
         # The base has a repo of its own.
-        own = ref.adapter
+        own = ref.parts.adapter
         wanted = [*(["config.json"] if "config.json" in own.files else []), *own.side_files(), *ref.adapter_files()]
     else:
         own = ref
