@@ -32,8 +32,8 @@ from tqdm.auto import tqdm
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from fusehub.collecting.collect import collect
 from fusehub.merging.merge import merge
+from fusehub.models.loading import load_model
 from fusehub.models.resolve import resolve
-from fusehub.models.tasks import load_model
 from tests.unit.experts import WEIGHTS, recipe_of, relatives, text_file
 from tests.unit.tiny import tiny_texts
 
