@@ -82,7 +82,11 @@ class FoundModel:
         return self.statistics_at is not None
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON can hold it."""
+        """The model as plain data.
+
+        Returns:
+            Each attribute by its name, `statistics` among them; `updated` as ISO 8601 has it.
+        """
         updated = self.updated.isoformat() if self.updated else None
         return asdict(self) | {"updated": updated, "statistics": self.statistics}
 

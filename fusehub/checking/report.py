@@ -70,14 +70,28 @@ class Report:
         return codes if all(CODES[code].ignorable for code in codes) else []
 
     def require_ok(self, ignored: Iterable[str] = ()) -> None:
-        """Raises `Incompatible` with all errors at once, but for those whose code is `ignored`."""
+        """Nothing where there are no errors.
+
+        Args:
+            ignored: Codes of errors that are passed over.
+
+        Raises:
+            Incompatible: All other errors at once, with their codes.
+
+        Examples:
+            >>> fusehub.check(["user/expert-1", "user/expert-2"]).require_ok()
+        """
         errors = [f for f in self.findings if f.level == "error" and f.code not in ignored]
         if errors:
             can_be = all(CODES[f.code].ignorable for f in errors)
             raise incompatible(errors, *(f"If you know better: --ignore {f.code}" for f in errors if can_be))
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data, for `--json`."""
+        """The report as plain data, for `--json`.
+
+        Returns:
+            `ok`, `models`, `findings`, `labels` (None where they cannot be matched) and `download_bytes`.
+        """
         return {
             "ok": self.ok,
             "models": [asdict(model) for model in self.models],

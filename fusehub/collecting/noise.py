@@ -69,7 +69,11 @@ class Noise:
                 raise BadData(f"Noise with {name}={value:g} makes no sense.", f"Give {name} above 0, at most {most}.")
 
     def describe(self) -> dict[str, Any]:
-        """What the metadata say of it."""
+        """What the metadata of statistics say of it.
+
+        Returns:
+            The mechanism, what neighbours are, and ε, δ and the bound.
+        """
         return {
             "mechanism": "gaussian",
             "unit": "example",

@@ -150,7 +150,12 @@ class Evaluation:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it: a correlation that does not exist (all predictions equal) is null."""
+        """Everything, as JSON can hold it.
+
+        Returns:
+            Each attribute by its name, and `mean`; a correlation that does not exist, as all predictions are equal, is
+                None.
+        """
         whole = asdict(self) | {"mean": self.mean()}
         for score in whole["scores"]:
             score["metrics"] = {name: _finite(value) for name, value in score["metrics"].items()}

@@ -57,7 +57,11 @@ class Trial:
     mean: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data; a score that does not exist is null."""
+        """The trial as plain data.
+
+        Returns:
+            Each attribute by its name; a score that does not exist is None.
+        """
         scores = {name: value if math.isfinite(value) else None for name, value in self.scores.items()}
         mean = self.mean if math.isfinite(self.mean) else None
         return {"values": self.values, "weights": self.weights, "scores": scores, "mean": mean}
@@ -98,6 +102,17 @@ class Tuned:
         return self.plan.recipe
 
     def push_to_hub(self, repo_id: str, **options: Unpack[ModelPushOptions]) -> Published:
-        """Merges by the plan into a folder of its own, and pushes that: see `MergeResult.push_to_hub`."""
+        """Merges by the plan into a folder of its own, and pushes that, as `fusehub.publish` does.
+
+        Args:
+            repo_id: `user/name`, or `name` for your own.
+            **options: The other arguments of `fusehub.publish`.
+
+        Returns:
+            Where it is.
+
+        Raises:
+            FuseHubError: What `fusehub.merge` and `fusehub.publish` raise.
+        """
         with scratch() as folder:
             return merge(self.plan, folder / "merged").push_to_hub(repo_id, **options)

@@ -81,7 +81,11 @@ class Published:
     pull_request_url: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain data."""
+        """Everything as plain data.
+
+        Returns:
+            Each attribute by its name.
+        """
         return asdict(self)
 
 

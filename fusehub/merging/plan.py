@@ -71,8 +71,8 @@ class Plan:
 
     Examples:
         >>> plan = fusehub.plan_merge(fusehub.Recipe.of(["user/expert-1", "user/expert-2"]))
-        >>> plan.names, plan.notes
-        (('expert-1', 'expert-2'), ())
+        >>> plan.names
+        ('expert-1', 'expert-2')
         >>> fusehub.merge(plan, "merged").folder
         PosixPath('merged')
 
@@ -212,7 +212,11 @@ class Plan:
         return [thawed({**defaults, **self.settings.common, **said}) for said in self.settings.models]
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain data, for `--json` and the report beside a merge."""
+        """The plan as plain data, for `--json` and the report beside a merge.
+
+        Returns:
+            Method, options, models, base, labels, what is done with each tensor, and what it costs.
+        """
         return {
             "method": self.method.name,
             "options": self.settings.written(),

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from fusehub.checking.heads import Heads
 from fusehub.errors import BadRecipe, FuseHubError, NotFound, together, unknown
 from fusehub.merging.mergekit_forms import Forms
-from fusehub.merging.report import Tuning
+from fusehub.merging.report import require_provenance
 from fusehub.methods.mergekit import MERGEKIT_OPTIONS
 from fusehub.models.ref import ModelRef
 from fusehub.utils.limits import YAML_BYTES, require_bytes
@@ -147,7 +147,17 @@ class Recipe(_Strict):
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> Recipe:
-        """A recipe from plain data. Raises `BadRecipe` with all that is wrong: the key, the nearest known one, why."""
+        """A recipe from plain data.
+
+        Args:
+            content: What a YAML file of a recipe holds, in FuseHub's form or mergekit's.
+
+        Returns:
+            The recipe.
+
+        Raises:
+            BadRecipe: All that is wrong at once: the key, the nearest known one, and why.
+        """
         if not isinstance(content, Mapping):
             raise BadRecipe("The recipe is not a mapping of keys to values.", "Begin with `merge_method: regmean`.")
         forms = Forms(content)
@@ -166,7 +176,7 @@ class Recipe(_Strict):
         except ValidationError as error:
             raise together([_as_bad_recipe(one) for one in error.errors()]) from error
         if recipe.provenance is not None:
-            _require_provenance(recipe.provenance, len(recipe.models))
+            require_provenance(recipe.provenance, len(recipe.models))
         recipe._notes = tuple(dict.fromkeys(forms.notes))
         return recipe
 
@@ -195,7 +205,15 @@ class Recipe(_Strict):
         chat_template: str | None = None,
         plugins: Sequence[Mapping[str, str]] | None = None,
     ) -> Recipe:
-        """The recipe that merges `models` by `method`; everything else is as in `changed`."""
+        """The recipe that merges some models. The other arguments are those of `Recipe.changed`, and so are errors.
+
+        Args:
+            models: Names of them, or models that were resolved.
+            method: One of `fusehub.METHODS`.
+
+        Returns:
+            The recipe.
+        """
         content = {"merge_method": method, "models": [{"model": _name_of_model(model)} for model in models]}
         return cls.parse(content).changed(
             base_model=base_model, weights=weights, parameters=parameters, statistics=statistics, data=data,
@@ -251,6 +269,9 @@ class Recipe(_Strict):
             chat_template: `auto`, the name of a template, or the Jinja text of one.
             plugins: The files with methods of one's own that were loaded, each with its name and sha256.
 
+        Returns:
+            Another recipe.
+
         Raises:
             BadRecipe: A model is not in the recipe, or a value is none that its key can have.
         """
@@ -289,7 +310,19 @@ class Recipe(_Strict):
 
     @classmethod
     def read(cls, path: str | Path) -> Recipe:
-        """A recipe from a YAML file. Folders of models in it are meant relative to where the command runs."""
+        """A recipe from a YAML file. Folders of models in it are meant relative to where the command runs.
+
+        Args:
+            path: The file, in FuseHub's form or mergekit's.
+
+        Returns:
+            The recipe.
+
+        Raises:
+            NotFound: There is no such file.
+            BadFile: It is a pipe or a device.
+            BadRecipe: All that is wrong in it at once.
+        """
         path = Path(path)
         require_ordinary(path)
         if not path.is_file():
@@ -306,7 +339,11 @@ class Recipe(_Strict):
             raise error.retold(f"{path}: {error.what}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain data, everything stated, in the order of the fields."""
+        """The recipe as plain data.
+
+        Returns:
+            Everything stated, in the order of the fields.
+        """
         content = self.model_dump(mode="json", exclude_none=True)
         for key in ("plugins", "as_adapter"):
             if not content[key]:
@@ -314,33 +351,8 @@ class Recipe(_Strict):
         return content
 
     def to_yaml(self) -> str:
-        """The recipe as YAML."""
+        """The recipe as YAML, which `read` reads."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=110)
-
-
-class _Provenance(BaseModel):
-    """What FuseHub writes into the recipe of a merge that was made."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    weights: list[dict[str, str]] | None = None
-    data: list[dict[str, Any]] | None = None
-    software: dict[str, str] | None = None
-    tuning: Tuning | None = None
-
-
-def _require_provenance(provenance: dict[str, Any], models: int) -> None:
-    """Raises `BadRecipe` where it is not of the kinds that FuseHub writes, or not of as many models."""
-    fix = "Delete `provenance` from the recipe: it is then planned anew."
-    try:
-        told = _Provenance.model_validate(provenance)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, ("provenance", *first["loc"])))
-        raise BadRecipe(f"Recipe, {where}: {first['msg']}.", fix) from error
-    for key, own in (("weights", told.weights), ("data", told.data)):
-        if own is not None and len(own) != models:
-            raise BadRecipe(f"Recipe, provenance.{key} is of {len(own)} models, and the recipe has {models}.", fix)
 
 
 def _name_of_model(model: str | ModelRef | None) -> str | None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
-from fusehub.errors import BadFile
+from fusehub.errors import BadFile, BadRecipe
 
 # The name of a folder in the merge's own, and of a file in it or in one of those: not of dots alone.
 _NAME = r"[\w.-]*[\w-][\w.-]*"
@@ -140,3 +140,26 @@ def check_report(report: Any, owner: str) -> dict[str, Any]:
             f"The report of the merge in {owner} is broken: {where}: {first['msg']}.", "Merge again."
         ) from error
     return report
+
+
+class _Provenance(_Told):
+    """What FuseHub writes into the recipe of a merge that was made."""
+
+    weights: list[dict[str, str]] | None = None
+    data: list[dict[str, Any]] | None = None
+    software: dict[str, str] | None = None
+    tuning: Tuning | None = None
+
+
+def require_provenance(provenance: dict[str, Any], models: int) -> None:
+    """Raises `BadRecipe` where it is not of the kinds that FuseHub writes, or not of as many models."""
+    fix = "Delete `provenance` from the recipe: it is then planned anew."
+    try:
+        told = _Provenance.model_validate(provenance)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("provenance", *first["loc"])))
+        raise BadRecipe(f"Recipe, {where}: {first['msg']}.", fix) from error
+    for key, own in (("weights", told.weights), ("data", told.data)):
+        if own is not None and len(own) != models:
+            raise BadRecipe(f"Recipe, provenance.{key} is of {len(own)} models, and the recipe has {models}.", fix)

@@ -55,7 +55,18 @@ class MergeResult:
         return list(told.values())
 
     def push_to_hub(self, repo_id: str, **options: Unpack[ModelPushOptions]) -> Published:
-        """Pushes the merge to the Hub: `fusehub.publish` of its folder, with the same options."""
+        """Pushes the merge to the Hub, as `fusehub.publish` does.
+
+        Args:
+            repo_id: `user/name`, or `name` for your own.
+            **options: The other arguments of `fusehub.publish`.
+
+        Returns:
+            Where it is.
+
+        Raises:
+            FuseHubError: What `fusehub.publish` raises.
+        """
         import fusehub  # As a user would: publishing is floors above.
 
         return fusehub.publish(self.folder, repo_id, **options)

@@ -234,19 +234,49 @@ class Method:
         return not self.needs_statistics and not self.whole_tensor
 
     def needs_base(self, options: Options) -> bool:
-        """Whether it can do nothing without a base, with these options."""
+        """Whether it can do nothing without a base.
+
+        Args:
+            options: What `parse` gives.
+
+        Returns:
+            The answer for these options.
+        """
         return self.base == "needed" or _are_said(self.base_with, options)
 
     def solves_biases(self, options: Options) -> bool:
-        """Whether it solves biases together with weights, with these options."""
+        """Whether it solves biases together with weights.
+
+        Args:
+            options: What `parse` gives.
+
+        Returns:
+            The answer for these options.
+        """
         return _are_said(self.biases_with, options)
 
     def has_absolute_weights(self, options: Options) -> bool:
-        """Whether more counts of the weights than their proportions, with these options."""
+        """Whether more counts of the models' weights than their proportions.
+
+        Args:
+            options: What `parse` gives.
+
+        Returns:
+            The answer for these options.
+        """
         return self.base == "needed" or _are_said(self.absolute_weights_with, options)
 
     def cost_of(self, models: int, numel: int, inputs: int) -> Cost:
-        """What merging one tensor of `numel` elements costs, which is a linear layer's with so many `inputs`, or 0."""
+        """What merging one tensor costs.
+
+        Args:
+            models: How many are merged.
+            numel: The elements of the tensor.
+            inputs: Those of the linear layer that it is the weight of; 0 for any other tensor.
+
+        Returns:
+            Operations and memory.
+        """
         if self.cost is not None:
             return self.cost(models, numel, inputs)
         if self.needs_statistics and inputs:
@@ -254,7 +284,17 @@ class Method:
         return of_whole(models, numel, inputs) if self.whole_tensor else of_pieces(models, numel, inputs)
 
     def parse(self, options: Mapping[str, Any]) -> Options:
-        """`options` as the method's typed options. Raises `BadRecipe` naming the one that is wrong."""
+        """Options of the method, checked.
+
+        Args:
+            options: Values by name, as recipes write them.
+
+        Returns:
+            All options, with their defaults where nothing was said.
+
+        Raises:
+            BadRecipe: Naming the one that is wrong.
+        """
         return self.options.parse(self.name, options)
 
 

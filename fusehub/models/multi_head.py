@@ -134,7 +134,14 @@ class SharedBody(nn.Module):
         return dict(zip(self._names, cast("Iterable[PreTrainedModel]", self._heads), strict=True))
 
     def forward(self, **inputs: Any) -> dict[str, Any]:
-        """Each head's output for the same inputs, by its name."""
+        """Runs the body once, and every head on it.
+
+        Args:
+            **inputs: As the experts' models take them.
+
+        Returns:
+            Each head's output, by the head's name.
+        """
         token = _given.set([])
         try:
             return {name: head(**inputs) for name, head in self.heads.items()}

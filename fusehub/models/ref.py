@@ -80,8 +80,15 @@ class ModelRef:
         object.__setattr__(self, "card", MappingProxyType(self.card))
 
     def asked_by(self, access: Access) -> Self:
-        """This model, with its files where `access` says, and only those that are there if it says so; by its own
-        token."""
+        """This model, read in another way.
+
+        Args:
+            access: Where its files are kept, and whether only those that are there already are read. Its token is not
+                taken: the model keeps its own.
+
+        Returns:
+            The same model at the same commit.
+        """
         own = self.access
         is_local = own.local_files_only or access.local_files_only
         return replace(self, access=Access(own.token, access.cache_dir or own.cache_dir, is_local))
@@ -109,9 +116,21 @@ class ModelRef:
         return "/".join(filter(None, (endpoint(), self.repo_id, "tree", self.commit, self.subfolder)))
 
     def path(self, filename: str) -> Path:
-        """Where `filename` lies on this machine; downloads it at this ref's commit if it must.
+        """Where a file of the model lies on this machine; it is downloaded at this commit if it must be.
 
-        Raises `NotFound` when the model has no such file, `BadFile` where its bytes are not those of the Hub.
+        Args:
+            filename: One of `files`.
+
+        Returns:
+            Its path.
+
+        Raises:
+            NotFound: The model has no such file.
+            BadFile: Its bytes are not those that the Hub has.
+
+        Examples:
+            >>> fusehub.resolve("user/expert-1").path("config.json").name
+            'config.json'
         """
         if filename not in self.files:
             raise NotFound(f"{self.name} has no file {filename}.", "Is it a complete model repo or folder?")
@@ -125,11 +144,33 @@ class ModelRef:
             return fetch(self.repo_id, inside, revision=self.commit, access=self.access, name=self.name, claim=claim)
 
     def inside(self, filename: str) -> str:
-        """Where `filename` lies in the repo."""
+        """Where a file of the model lies in its repo.
+
+        Args:
+            filename: One of `files`.
+
+        Returns:
+            Its name there, with the subfolder of the model before it.
+        """
         return f"{self.subfolder}/{filename}" if self.subfolder else filename
 
     def json(self, filename: str) -> dict[str, Any]:
-        """The JSON object in a file of the model. Raises `BadFile` where there is none."""
+        """The JSON object in a file of the model.
+
+        Args:
+            filename: One of `files`.
+
+        Returns:
+            The object.
+
+        Raises:
+            NotFound: The model has no such file.
+            BadFile: It holds something else.
+
+        Examples:
+            >>> fusehub.resolve("user/expert-1").json("config.json")["model_type"]
+            'bert'
+        """
         return read_object(self.path(filename), self.name)
 
     @property
@@ -157,11 +198,22 @@ class ModelRef:
         return []
 
     def owner(self, filename: str) -> ModelRef:
-        """The model that holds this file: itself, or for an adapter on a base, one of both."""
+        """The model that holds a file.
+
+        Args:
+            filename: One of `files`.
+
+        Returns:
+            The model itself; of an adapter on a base, one of both.
+        """
         return self
 
     def hashed_files(self) -> list[str]:
-        """The files whose sha256 together name these weights."""
+        """The files whose sha256 together name these weights.
+
+        Returns:
+            Their names; with an adapter, its file and its config are among them.
+        """
         return self.weight_files()
 
     @property
@@ -170,7 +222,19 @@ class ModelRef:
         return self
 
     def weight_files(self) -> list[str]:
-        """The files that hold the weights: safetensors if there are any, else pytorch_model*.bin; sorted."""
+        """The files that hold the weights.
+
+        Returns:
+            Names of safetensors files if there are any, else of pytorch_model*.bin; sorted.
+
+        Raises:
+            NotFound: There are none, or one is not there that the index names.
+            BadFile: The index is none.
+
+        Examples:
+            >>> fusehub.resolve("user/expert-1").weight_files()
+            ['model.safetensors']
+        """
         for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
             single = index.removesuffix(".index.json")
             if single in self.files:
@@ -205,11 +269,31 @@ class ModelRef:
         return shards
 
     def side_files(self) -> list[str]:
-        """Tokenizer, processor and generation files of this model, sorted: see `fusehub.models.side_files`."""
+        """What lies beside config and weights and is a part of the model.
+
+        Returns:
+            Names of its tokenizer, processor and generation files, sorted.
+        """
         return side_files(self.files)
 
     def download(self, *, weights: bool = True) -> Path:
-        """The folder on this machine that holds config, tokenizer and (unless told not to) the weights."""
+        """A folder on this machine with the model in it.
+
+        Args:
+            weights: Whether the weights must be in it too.
+
+        Returns:
+            The model's own folder, or that of its commit in the cache.
+
+        Raises:
+            NotFound: The model has no weights.
+            BadFile: Bytes are not those that the Hub has.
+
+        Examples:
+            >>> folder = fusehub.resolve("user/expert-1").download(weights=False)
+            >>> (folder / "config.json").exists()
+            True
+        """
         wanted = [name for name in ("config.json", *self.side_files()) if name in self.files]
         if weights:
             wanted += self.weight_files()

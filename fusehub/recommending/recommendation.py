@@ -120,16 +120,34 @@ class Recommendation:
         freeze(self, "alternatives")
 
     def ways(self) -> list[Way]:
-        """All methods, each once."""
+        """All methods, each once.
+
+        Returns:
+            The recommended one, the baseline, then all others.
+        """
         first = {way.method: way for way in (self.recommended, self.baseline)}
         return [*first.values(), *(way for own in self.alternatives.values() for way in own)]
 
     def way(self, method: str) -> Way:
-        """That of a method. Raises `KeyError` for one that there is not."""
+        """What is said of one method.
+
+        Args:
+            method: One of `fusehub.METHODS`.
+
+        Returns:
+            What it needs, and what speaks against it.
+
+        Raises:
+            KeyError: There is no such method.
+        """
         return {way.method: way for way in self.ways()}[method]
 
     def to_dict(self) -> dict[str, Any]:
-        """The recommendation as plain data, for `--json` and for programs."""
+        """The recommendation as plain data, for `--json` and for programs.
+
+        Returns:
+            Each attribute by its name.
+        """
         return {
             "recommended": _plain(self.recommended),
             "reason": self.reason,

@@ -234,7 +234,17 @@ class Statistics:
         return self._file.nbytes
 
     def tensor(self, name: str) -> Tensor:
-        """A stored tensor. Raises `BadStatistics` naming it if it holds NaN or infinity."""
+        """A tensor as it is stored.
+
+        Args:
+            name: Its name in the file, such as `LAYER.codes`.
+
+        Returns:
+            The tensor, on the CPU.
+
+        Raises:
+            BadStatistics: It holds NaN or infinity.
+        """
         import torch
 
         value = self._file.read(name)
@@ -252,9 +262,18 @@ class Statistics:
     def push_to_hub(
         self, repo_id: str | None = None, *, model: str | ModelRef | None = None, **options: Unpack[PushOptions]
     ) -> Published:
-        """Pushes the folder that they lie in to the Hub: `fusehub.publish_statistics`, with the same options.
+        """Pushes the folder that they lie in to the Hub, as `fusehub.publish_statistics` does.
 
-        `model` is the one that they were made for, as they say, unless it is named.
+        Args:
+            repo_id: A companion repo; the model's own where nothing is said.
+            model: The one that they were made for, where they do not say so themselves.
+            **options: The other arguments of `fusehub.publish_statistics`.
+
+        Returns:
+            Where they are.
+
+        Raises:
+            FuseHubError: What `fusehub.publish_statistics` raises.
         """
         import fusehub  # As a user would: publishing is floors above.
 

@@ -64,7 +64,11 @@ class StatisticsSummary:
     """How they compare with what the model's layers are given for random tokens, where that was asked for."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The summary as plain data."""
+        """The summary as plain data, for `--json`.
+
+        Returns:
+            Each attribute by its name.
+        """
         return asdict(self)
 
 

@@ -80,6 +80,25 @@ def test_a_classs_document_is_complete(name: str) -> None:
     assert told.get("Attributes", []) == list(getattr(made, "__dataclass_fields__", told.get("Attributes", [])))
 
 
+METHODS = [
+    f"{name}.{own}"
+    for name in CLASSES
+    for own, made in vars(getattr(fusehub, name)).items()
+    if not own.startswith("_") and (inspect.isfunction(made) or isinstance(made, classmethod))
+    # What a kind of error adds is its own business, and plain words of it are enough.
+    if not issubclass(getattr(fusehub, name), Exception)
+]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_methods_document_is_complete(name: str) -> None:
+    """One line is enough for what takes nothing, if it says what it gives."""
+    made = operator.attrgetter(name)(fusehub)
+    signature, lines = inspect.signature(made), inspect.getdoc(made).splitlines()
+    assert {*signature.parameters} - {"self"} <= documented(name)
+    assert "Returns" in sections(name) or len(lines) == 1 or signature.return_annotation == "None"
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """`run(code)` as `you` on a Hub where `user` has published what the examples name."""
