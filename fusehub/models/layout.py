@@ -86,6 +86,7 @@ class Layout:
     parts: Mapping[str, Part] = field(default_factory=dict)
     token_axes: Mapping[str, int] = field(default_factory=dict)
     """Which tensors have one row (or element) a token of the vocabulary, with the axis along which tokens run."""
+    _placed: dict[tuple[str, ...], Mapping[str, StoredName]] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         freeze(self, "shapes", "linears", "label_axes", "tied", "parts", "token_axes")
@@ -100,8 +101,12 @@ class Layout:
         """
         return {name: parameter for name, (parameter, _) in self._places(stored).items()}
 
-    def _places(self, stored: Iterable[str]) -> dict[str, StoredName]:
-        return stored_names(self._model, stored)
+    def _places(self, stored: Iterable[str]) -> Mapping[str, StoredName]:
+        # The same names are asked for by every check and every step of a merge.
+        names = tuple(stored)
+        if names not in self._placed:
+            self._placed[names] = stored_names(self._model, names)
+        return self._placed[names]
 
     def unknown(self, stored: Iterable[str]) -> list[str]:
         """Names in a checkpoint that the model has nothing for, and that are not known to be left over."""

@@ -1,5 +1,6 @@
 """Imports what processes of work need, in the server that they are forked from, so that each starts at once."""
 
+import gc
 import os
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -11,3 +12,6 @@ import transformers
 import transformers.models.auto  # noqa: F401
 
 from . import tasks  # noqa: F401
+
+# What is imported stays: no process has to look through it for garbage, nor to copy it for that.
+gc.freeze()

@@ -42,8 +42,8 @@ def command(folder: Path) -> str:
 @cache
 def _parent() -> str:
     """The socket that the parent answers at, which it does once it has imported all."""
-    # A socket's path must be short, and tests' own folders are not.
-    folder = tempfile.mkdtemp(prefix="fusehub-warm-")
+    # A socket's path must be short, and a test may have set another place for temporary files.
+    folder = tempfile.mkdtemp(prefix="fusehub-warm-", dir="/tmp")
     path = f"{folder}/socket"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)
