@@ -61,7 +61,18 @@ ACTIONS = {
     "collect-statistics": "Make statistics of models, or say where some are.",
     "collect-fisher": "Make statistics with Fisher diagonals.",
     "give-texts": "Give texts of each model's kind, for a method that runs the models over them.",
-    "choose-models": "Take another number of models.",
+    "choose-models": "Take other models, or another number of them.",
+    "choose-method": "Merge by another method.",
+    "name-labels": "Say what the rows of a model's head mean.",
+    "keep-heads": "Keep each model's own head.",
+    "set-shares": "Say how much each model counts.",
+    "give-data": "Give texts, or labelled data.",
+    "name-columns": "Name the columns of the data.",
+    "leave-ensemble": "Leave the ensemble out.",
+    "choose-dtype": "Store the result in a wider dtype.",
+    "merge-whole": "Write the merged weights as a whole.",
+    "name-another": "Choose another name for the repo.",
+    "keep-private": "Keep the repo private, or leave the model out.",
 }
 """What can be done, by its code: whoever shows an error offers it in their own way, as a button or an option."""
 
@@ -97,10 +108,13 @@ class FuseHubError(Exception):
         fix: What to do about it.
         log_in: Whether a token of the Hub can be (a part of) the way out. How one logs in is said after `own_fix`: as
             `LOG_IN` says it, or as `fix_by` is told where people sign in another way.
+        actions: What can be done, by codes. How one does it is said by whoever shows the error: the command line by
+            its options, the app by a button.
 
     Attributes:
         what: What happened.
         own_fix: What to do about it, but for how one logs in.
+        actions: What can be done, by codes.
 
     Examples:
         >>> try:
@@ -110,8 +124,9 @@ class FuseHubError(Exception):
         user/expert-7 does not exist on ..., or is private.
     """
 
-    def __init__(self, what: str, fix: str, *, log_in: bool = False) -> None:
+    def __init__(self, what: str, fix: str, *, log_in: bool = False, actions: Iterable[Action] = ()) -> None:
         self.what, self.own_fix, self.log_in = _shown(what), _shown(fix), log_in
+        self.actions = tuple(actions)
         # Exceptions are pickled by what they are given here and their attributes, and must cross to other processes.
         super().__init__(self.what, self.own_fix)
 
@@ -130,7 +145,8 @@ class FuseHubError(Exception):
     def retold(self, what: str, fix: str | None = None, *, kind: "type[FuseHubError] | None" = None) -> "FuseHubError":
         """The same in other words, and of another `kind` where one is given: with the same way out, `fix` unless
         something else is said."""
-        return (kind or type(self))(what, self.own_fix if fix is None else fix, log_in=self.log_in)
+        own_fix = self.own_fix if fix is None else fix
+        return (kind or type(self))(what, own_fix, log_in=self.log_in, actions=self.actions)
 
 
 class NotFound(FuseHubError):
@@ -207,6 +223,7 @@ def together(errors: Sequence[FuseHubError]) -> FuseHubError:
         "\n".join([*told[:_MOST], *more]),
         "\n     ".join(fixes[:_MOST]),
         log_in=any(error.log_in for error in errors),
+        actions=dict.fromkeys(action for error in errors for action in error.actions),
     )
 
 

@@ -24,6 +24,7 @@ from fusehub.errors import BadData, FuseHubError, NotFound
 
 from .frame import Frame, token_of
 from .render import html
+from .render.offers import fix_of
 from .render.scores import ENSEMBLE, table_of, without_paths
 from .steps.check import check as check_visit
 from .steps.compare import require_few_datasets, require_readers, require_texts
@@ -201,6 +202,6 @@ def _told(function: Callable[..., Any]) -> Callable[..., Any]:
             told = html.told(error)
         except Exception:
             told = bug()
-        raise gr.Error(f"{told.what} -> {told.fix}", print_exception=False)
+        raise gr.Error(f"{told.what} -> {fix_of(told)}", print_exception=False)
 
     return run

@@ -16,10 +16,10 @@ from typing import Any, Literal, TypedDict
 
 import gradio as gr
 
-from fusehub.errors import LOG_IN, FuseHubError
+from fusehub.errors import LOG_IN, Action, FuseHubError
 
 from .public_models import Recent
-from .render import html
+from .render import html, offers
 from .setting import Setting
 from .visits import Visit, Visits
 from .workers.jobs import CANCELLED, DONE, FAILED, WAITING, Job, Jobs
@@ -86,8 +86,10 @@ class Frame:
                     None, None, None, js="() => window.scrollTo({top: 0})"
                 )
 
-        def cancel(oauth: gr.OAuthToken | None, key: str) -> list[Any]:
+        def cancel(oauth: gr.OAuthToken | None, data: gr.EventData, key: str) -> list[Any]:
             visit = self.visits.of(key)
+            if offers.pressed(data.act, data.id):
+                return follow(oauth, data, key)
             if visit.job is not None:
                 self.jobs.cancel(visit.job)
                 self.jobs.wait(visit.job, 5)
@@ -99,6 +101,16 @@ class Frame:
                 return [gr.skip(), self._work_html(visit), *[gr.skip()] * (len(everything) - 2)]
             return self.paint_all(visit, token_of(oauth))
 
+        def follow(oauth: gr.OAuthToken | None, data: gr.EventData, key: str) -> list[Any]:
+            """Does what a button of an error, or of what cannot be done yet, offers."""
+            action = offers.pressed(data.act, data.id)
+            if action is None:
+                return [gr.skip()] * len(everything)
+            return self._at(key, offers.OFFERS[action.code].step or 0, oauth, action)
+
+        for step in self.steps:
+            for box in (step.message, *step.offering):
+                box.click(_shown(follow), [self.key], everything, **hidden)
         self.work.click(_shown(cancel), [self.key], everything, **hidden)
         self.timer.tick(_shown(tick), [self.key], everything, queue=False, **hidden)
         self.everything = everything
@@ -109,12 +121,12 @@ class Frame:
 
         return _shown(lead)
 
-    def _at(self, key: str, place: int, oauth: gr.OAuthToken | None) -> list[Any]:
-        """The visit goes to a step. What the one that it leaves had to say is said."""
+    def _at(self, key: str, place: int, oauth: gr.OAuthToken | None, wanted: Action | None = None) -> list[Any]:
+        """The visit goes to a step, with what is `wanted` there. What the one that it leaves had to say is said."""
         visit = self.visits.of(key)
         if visit.step != place:
             visit.notices.pop(visit.step, None)
-        visit.step = place
+        visit.step, visit.wanted = place, wanted
         return self.paint_all(visit, token_of(oauth))
 
     def paint_all(self, visit: Visit, token: str | None) -> list[Any]:
@@ -131,9 +143,9 @@ class Frame:
         try:
             return [visit.notices.get(place, ""), *step.show(visit, token)]
         except FuseHubError as error:
-            return [self._problem(error), *[gr.skip()] * (len(step.outputs) - 1)]
+            return [self.problem(error), *[gr.skip()] * (len(step.outputs) - 1)]
 
-    def _problem(self, error: FuseHubError) -> str:
+    def problem(self, error: FuseHubError) -> str:
         """An error as the page says it: where visitors sign in, they do not log in on a command line."""
         return html.problem(error, LOG_IN if not self.setting.signs_in else "Sign in with Hugging Face in step 6.")
 
@@ -165,7 +177,7 @@ class Frame:
             try:
                 visit.notices[place] = change(visit, token, data, *values) or ""
             except FuseHubError as error:
-                visit.notices[place] = self._problem(error)
+                visit.notices[place] = self.problem(error)
             shown = self._show(step, place, visit, token)
             return [*self.paint(visit), *shown]
 
@@ -213,7 +225,7 @@ class Frame:
             return ""
         if job.state in (CANCELLED, FAILED):
             if job.state == FAILED and job.error is not None:
-                return self._problem(job.error)
+                return self.problem(job.error)
             return html.notice(f"{job.title} was cancelled. Nothing half-made is left.", "warning")
         return _running_html(job, self.jobs.before(job))
 
@@ -284,7 +296,7 @@ def _shown(function: Callable[..., Any]) -> Callable[..., Any]:
             shown = html.told(error)
         except Exception:
             shown = bug()
-        raise gr.Error(f"{shown.what} {shown.fix}", duration=10, print_exception=False)
+        raise gr.Error(f"{shown.what} {offers.fix_of(shown)}", duration=10, print_exception=False)
 
     return run
 
@@ -303,8 +315,9 @@ class Step(ABC):
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
         self.leads: list[tuple[int, gr.Button]] = []
+        self.offering: list[gr.HTML] = []
         self.head = gr.HTML(f"<h2>{self.title}</h2><p class='fh-intro'>{self.intro}</p>")
-        self.message = gr.HTML("", elem_classes="fh-maybe")
+        self.message = gr.HTML("", js_on_load=html.PRESS, elem_classes="fh-maybe")
         self.layout()
 
     @abstractmethod

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.errors import NotFound
+from fusehub.errors import Action, NotFound
 
 if TYPE_CHECKING:
     from .setting import Setting
@@ -82,9 +82,18 @@ class Visit:
     found: list[Any] = field(default_factory=list)
     labels: dict[str, list[str]] = field(default_factory=dict)
     base: str = ""
+    base_is_found: bool = False
+    """It is the one that all of the models name: nobody has typed it."""
     report: dict[str, Any] | None = None
     statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Model -> where its statistics are and what is known of them."""
+    advice: dict[str, Any] | None = None
+    """The recommendation for what is at hand (see `fusehub.recommend`), and what that was."""
+    advised_on: tuple[Any, ...] = ()
+    chosen: list[str] | None = None
+    """The methods that the visitor chose; None for those that are recommended."""
+    wanted: Action | None = None
+    """What the visitor pressed to have done: the step where that is finds it chosen."""
     merges: dict[str, Made] = field(default_factory=dict)
     texts: Path | None = None
     """A file with texts, to make statistics of."""
@@ -120,6 +129,9 @@ class Visit:
     def changed_models(self) -> None:
         """Forgets what was found out about another choice of models."""
         self.report, self.comparison, self.evaluation = None, None, None
+        self.advice = self.chosen = None
+        if self.base_is_found:
+            self.base, self.base_is_found = "", False
         self.notices.clear()
 
     def all_models(self) -> dict[str, str]:

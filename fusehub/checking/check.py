@@ -7,7 +7,7 @@ merge meaningless is an `error`; one that a person should know is a `warning`; a
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -18,7 +18,7 @@ from fusehub.checking.preprocessing import Vocabularies, input_findings
 from fusehub.checking.report import ModelFacts, Report
 from fusehub.checking.shapes import shape_findings
 from fusehub.checking.terms import terms_findings
-from fusehub.errors import BadRecipe, FuseHubError, Offline, unknown
+from fusehub.errors import Action, BadRecipe, FuseHubError, Offline, unknown
 from fusehub.hub.access import Access
 from fusehub.hub.licenses import license_of
 from fusehub.models.checkpoint import Tensors, headers
@@ -145,8 +145,8 @@ class _Check:
             sum(map(missing_bytes, self.everyone)),
         )
 
-    def _find(self, code: str, level: Level, what: str, fix: str = "") -> None:
-        self.findings.append(Finding(code, level, what, fix))
+    def _find(self, code: str, level: Level, what: str, fix: str = "", actions: Iterable[Action] = ()) -> None:
+        self.findings.append(Finding(code, level, what, fix, tuple(actions)))
 
     def _kind(self, ref: ModelRef) -> bool:
         """Whether the model is one that FuseHub can read, and its config tells what its rows mean."""
@@ -156,12 +156,12 @@ class _Check:
             else:
                 task_of(self.configs[ref.id], ref.name)
         except FuseHubError as error:
-            self._find("unreadable", "error", error.what, error.fix)
+            self._find("unreadable", "error", error.what, error.fix, error.actions)
             return False
         try:
             labels_of(self.configs[ref.id], ref.name)
         except FuseHubError as error:
-            self._find("labels", "error", error.what, error.fix)
+            self._find("labels", "error", error.what, error.fix, error.actions)
             return False
         return True
 
@@ -171,7 +171,7 @@ class _Check:
         except Offline:
             raise  # That says nothing of the model.
         except FuseHubError as error:
-            self._find("unreadable", "error", error.what, error.fix)
+            self._find("unreadable", "error", error.what, error.fix, error.actions)
             return None
         if found is None:
             self._find(
@@ -223,7 +223,7 @@ class _Check:
             try:
                 self.layouts[ref.id] = layout_of(load_config(ref))
             except FuseHubError as error:
-                self._find("unreadable", "error", error.what, error.fix)
+                self._find("unreadable", "error", error.what, error.fix, error.actions)
         first = self.layouts.get(self.refs[0].id)
         for ref in self.everyone:
             tensors = self.tensors[ref.id]
@@ -289,7 +289,7 @@ class _Check:
                 given=given,
             )
         except FuseHubError as error:
-            self._find("labels", "error", error.what, error.fix)
+            self._find("labels", "error", error.what, error.fix, error.actions)
             return None
         if plan.policy == "keep":
             self._find(
@@ -307,6 +307,7 @@ class _Check:
                 "warning",
                 f"{', '.join(plan.resembling)} look like one label, and are rows of their own in the result.",
                 f"If they are one, call them the same: --labels {self.refs[0].name}=NAME,NAME,...",
+                actions=[Action("name-labels")],
             )
         return plan
 
@@ -332,7 +333,11 @@ class _Check:
         ids = [ref.id for ref in self.refs]
         for ref_id in {ref_id for ref_id in ids if ids.count(ref_id) > 1}:
             self._find(
-                "same-model-twice", "warning", f"{ref_id} goes in {ids.count(ref_id)} times.", "Say --weight instead."
+                "same-model-twice",
+                "warning",
+                f"{ref_id} goes in {ids.count(ref_id)} times.",
+                "Say --weight instead.",
+                actions=[Action("set-shares")],
             )
 
     def _facts(self, ref: ModelRef) -> ModelFacts:

@@ -124,9 +124,8 @@ def base_of(ref: ModelRef, config: Mapping[str, Any]) -> str | None:
     return origin_of(ref, config).base
 
 
-def common_base(refs: Sequence[ModelRef]) -> str | None:
-    """The base that all of these models name, as the first one names it; None where one names none, or another."""
-    named = [base_of(ref, ref.config) for ref in refs]
+def common_base(named: Sequence[str | None]) -> str | None:
+    """The base that all models name, of the one that each names; None where one names none, or another."""
     return named[0] if named[0] and len({called(name or "") for name in named}) == 1 else None
 
 

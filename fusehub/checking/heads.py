@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from fusehub.errors import BadRecipe, Incompatible
+from fusehub.errors import Action, BadRecipe, Incompatible
 from fusehub.models.label_names import are_generic, key_of, number_in, resembling
 from fusehub.models.tasks import has_labels, labels_of, problem_type_of
 
@@ -114,6 +114,7 @@ def _nameless(name: str, labels: Sequence[str], other: str) -> Incompatible:
         f"{name} does not name its labels ({', '.join(labels[:3])}), so they cannot be matched with those of {other}.",
         f"Say what they mean, in the order of its head: --labels {name}=NAME,NAME,... or keep each expert's head: "
         "--heads keep",
+        actions=[Action("name-labels")],
     )
 
 
@@ -156,10 +157,18 @@ def _labels(config: Mapping[str, Any], name: str, given: Sequence[str] | None) -
 
 def _require_once(labels: Sequence[str], name: str) -> None:
     if len({key_of(label) for label in labels}) != len(labels):
-        raise Incompatible(f"{name} has the same label twice ({', '.join(labels)}).", "Name its rows with --labels.")
+        raise Incompatible(
+            f"{name} has the same label twice ({', '.join(labels)}).",
+            "Name its rows with --labels.",
+            actions=[Action("name-labels")],
+        )
 
 
 def _apart(heads: Heads, why: str) -> LabelPlan:
     if heads == "merge":
-        raise Incompatible(f"The heads cannot be merged: {why}.", "Keep each expert's head: --heads keep")
+        raise Incompatible(
+            f"The heads cannot be merged: {why}.",
+            "Keep each expert's head: --heads keep",
+            actions=[Action("keep-heads")],
+        )
     return LabelPlan("keep", why)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from fusehub.errors import Action
 from fusehub.models.completeness import some
 from fusehub.models.layout import Layout
 from fusehub.models.resolve import ModelRef
@@ -55,6 +56,7 @@ def shape_findings(first: Named, other: Named, layout: Layout, *, same_tokens: b
             "note",
             f"{one.name} is stored in {'/'.join(sorted(kinds[0]))}, {two.name} in "
             f"{'/'.join(sorted(kinds[1]))}: the result is stored like {one.name} unless --dtype says otherwise.",
+            actions=(Action("choose-dtype"),),
         )
 
 

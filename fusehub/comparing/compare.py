@@ -21,7 +21,7 @@ from fusehub.comparing.predictor import Predictor, check_one_task, known_labels,
 from fusehub.comparing.said import REGRESSION
 from fusehub.comparing.tasks import answers_of
 from fusehub.data.examples import Examples, load_examples
-from fusehub.errors import BadData
+from fusehub.errors import Action, BadData
 from fusehub.hub.access import Access
 from fusehub.models.resolve import ModelRef, ref_of, short_names
 from fusehub.utils.devices import Device
@@ -147,7 +147,11 @@ def compare(
     task = check_one_task(refs)
     names = short_names(refs)
     if (texts is None) == (data is None):
-        raise BadData("Give either texts or data to compare on.", "Say --text TEXT or --data SOURCE.")
+        raise BadData(
+            "Give either texts or data to compare on.",
+            "Say --text TEXT or --data SOURCE.",
+            actions=[Action("give-data")],
+        )
     members = experts_among(refs, names, ensemble)
     if members and not answers_of(task).has_mean and ensemble is True:
         logger.warning("Texts that models write have no mean: no ensemble is shown.")

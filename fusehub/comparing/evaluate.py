@@ -37,7 +37,7 @@ from fusehub.comparing.prediction import Prediction
 from fusehub.comparing.predictor import Predictor, check_one_task, known_labels, predict_all
 from fusehub.comparing.tasks import answers_of
 from fusehub.data.examples import Examples, load_examples
-from fusehub.errors import BadData, Incompatible
+from fusehub.errors import Action, BadData, Incompatible
 from fusehub.hub.access import Access
 from fusehub.models.resolve import ModelRef, ref_of, short_names
 from fusehub.models.tasks import TASKS, has_labels, labels_of, problem_type_of
@@ -234,7 +234,9 @@ def evaluate(
     names = short_names(refs)
     members = experts_among(refs, names, ensemble)
     if not data:
-        raise BadData("There is no data to evaluate on.", "Name labelled data: --data NAME=SOURCE")
+        raise BadData(
+            "There is no data to evaluate on.", "Name labelled data: --data NAME=SOURCE", actions=[Action("give-data")]
+        )
     sets = {
         name: source
         if isinstance(source, Examples)
@@ -356,6 +358,7 @@ def _perplexities(
         raise Incompatible(
             "The perplexity of an ensemble of language models is not defined here: their tokens may differ.",
             "Evaluate them without --ensemble.",
+            actions=[Action("leave-ensemble")],
         )
     scores = []
     for ref, name in zip(refs, names, strict=True):

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fusehub.errors import BadData
+from fusehub.errors import Action, BadData
 from fusehub.utils.limits import CELL_CHARACTERS, TEMPLATE_BYTES, TEMPLATE_SECONDS
 
 _FIX = "Leave it out, or use data in the form that the model was trained on."
@@ -69,6 +69,7 @@ def _too_much(seconds: int) -> BadData:
     return BadData(
         f"The model's chat template takes more than {seconds} seconds, or {TEMPLATE_BYTES:,} bytes of memory.",
         "Take the template from the model's base, or name a column of plain texts: --text-column NAME",
+        actions=[Action("name-columns")],
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.data.chat_rendering import render
 from fusehub.data.literals import read_list
-from fusehub.errors import BadData, Incompatible
+from fusehub.errors import Action, BadData, Incompatible
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,6 +72,7 @@ def put_into_words(chats: Sequence[Chat], tokenizer: PreTrainedTokenizerBase, *,
         raise Incompatible(
             "The data are conversations, and the model's tokenizer has no chat template to put them into words.",
             "Use a model that has one, or name a column of plain texts: --text-column NAME",
+            actions=[Action("name-columns")],
         )
     conversations = []
     for chat in chats:

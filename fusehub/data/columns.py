@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fusehub.data.chats import is_chat
 from fusehub.data.tables import Table
 from fusehub.data.values import bit_of, label_of
-from fusehub.errors import BadData, NotFound
+from fusehub.errors import Action, BadData, NotFound
 from fusehub.models.label_names import key_of
 
 TEXT_COLUMNS = (
@@ -99,6 +99,7 @@ def choose_columns(
         raise NotFound(
             f"{table.source}: no column looks like {guesses.labels}.",
             f"{_columns_of(table)} Name the one with the {guesses.labels}: --label-column NAME",
+            actions=[Action("name-columns")],
         )
     return Columns(texts, label)
 
@@ -171,6 +172,7 @@ def _guess_texts(table: Table, guesses: Guesses) -> tuple[str, ...]:
         raise NotFound(
             f"{table.source}: no column looks like {guesses.kind}.",
             f"{_columns_of(table)} Name the one with the {what}: --text-column {guesses.named}",
+            actions=[Action("name-columns")],
         )
     return (guess,)
 

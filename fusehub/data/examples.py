@@ -21,7 +21,7 @@ from fusehub.data.tasks import data_of
 from fusehub.data.tasks.task import TaskData
 from fusehub.data.tokenizing import Text
 from fusehub.data.values import Label, value_of
-from fusehub.errors import BadData
+from fusehub.errors import Action, BadData
 from fusehub.hub.access import STORED, Access
 from fusehub.models.tasks import TASKS
 from fusehub.utils.logging import warn
@@ -87,7 +87,9 @@ def load_examples(
     if TASKS[task].unlabelled:
         if label_column:
             raise BadData(
-                "A language model learns from the text alone: it has no labels.", "Leave out --label-column."
+                "A language model learns from the text alone: it has no labels.",
+                "Leave out --label-column.",
+                actions=[Action("name-columns")],
             )
         need_labels = False
     columns = choose_columns(table, own.columns, text_column, label_column, need_labels, labels)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.data.sources import open_table
 from fusehub.data.table_files import hash_of
 from fusehub.data.tables import Draw, Table, split_among
-from fusehub.errors import BadData, BadFile, NotFound
+from fusehub.errors import Action, BadData, BadFile, NotFound
 from fusehub.hub.access import STORED, Access
 from fusehub.models.tensor_files import sha256_of
 from fusehub.utils.extras import needs
@@ -110,7 +110,9 @@ def picture_of(value: Any, root: Path | None, place: str) -> Picture | None:
         return Picture(name, value.get("path"), value.get("bytes"))
     if not isinstance(value, str):
         raise BadData(
-            f"{place} holds {type(value).__name__}, not images.", "Name the one with the images: --text-column NAME"
+            f"{place} holds {type(value).__name__}, not images.",
+            "Name the one with the images: --text-column NAME",
+            actions=[Action("name-columns")],
         )
     named = Path(value).expanduser()
     path = local_path(str(named if named.is_absolute() or root is None else root.resolve() / named))

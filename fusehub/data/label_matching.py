@@ -16,7 +16,7 @@ from typing import Any
 
 from fusehub.data.examples import Examples
 from fusehub.data.values import name_of
-from fusehub.errors import BadData
+from fusehub.errors import Action, BadData
 from fusehub.models.label_names import are_generic, key_of
 from fusehub.models.tasks import TASKS
 from fusehub.utils.logging import warn
@@ -51,7 +51,9 @@ def match_labels(examples: Examples, labels: Sequence[str]) -> dict[str, int | N
         if _numbers(every) is not None:
             fix = f"Whether they count from 0 or from 1 is not certain. {fix}"
         raise BadData(
-            f"The labels of {examples.source} ({_listed(every)}) are not those of the model ({_listed(labels)}).", fix
+            f"The labels of {examples.source} ({_listed(every)}) are not those of the model ({_listed(labels)}).",
+            fix,
+            actions=[Action("name-columns")],
         )
     _warn_of_counting(examples, order, labels)
     return {label: order[label] for label in present}

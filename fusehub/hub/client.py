@@ -12,7 +12,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal
 
-from fusehub.errors import AccessDenied, FuseHubError, NotFound, Offline, OutputExists
+from fusehub.errors import AccessDenied, Action, FuseHubError, NotFound, Offline, OutputExists
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -227,7 +227,9 @@ def _http_error(error: Exception, status: int | None, subject: str) -> FuseHubEr
             "Use a token with write access to that user or organisation.",
         )
     if status == 409:
-        return OutputExists(f"{subject} exists already.", "Choose another name, or say --exist-ok.")
+        return OutputExists(
+            f"{subject} exists already.", "Choose another name, or say --exist-ok.", actions=[Action("name-another")]
+        )
     if status is not None and status >= 500:
         return Offline(f"{endpoint()} answered with an error of its own ({status}).", "Try again in a while.")
     return FuseHubError(f"{subject}: the Hub refused ({status}): {said}", "See the message of the Hub.")

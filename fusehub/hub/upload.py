@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fusehub.errors import AccessDenied, BadData, BadFile, FuseHubError, NotFound, Offline, OutputExists
+from fusehub.errors import AccessDenied, Action, BadData, BadFile, FuseHubError, NotFound, Offline, OutputExists
 from fusehub.hub.client import client, endpoint, hub_errors
 from fusehub.utils.interrupts import shielded
 from fusehub.utils.markdown import listed
@@ -140,7 +140,7 @@ class Target:
         if info is None and create_pr:
             raise NotFound(
                 f"{repo_id} does not exist, or is private: there is nothing to propose a pull request to.",
-                "Check the spelling, or push without --create-pr, which makes the repo.",
+                "Check the spelling, or push without a pull request, which makes the repo.",
             )
         if create_pr and not has_revision:
             raise NotFound(
@@ -152,8 +152,8 @@ class Target:
             if not exist_ok and not is_empty:
                 raise OutputExists(
                     f"{repo_id} exists already on {endpoint()}.",
-                    "Choose another name. To push into it all the same, say --exist-ok (nothing in it is deleted), "
-                    "or --create-pr.",
+                    "Choose another name, or push into it all the same: --exist-ok (nothing is deleted), --create-pr.",
+                    actions=[Action("name-another")],
                 )
             _require_write(api, repo_id, user)
         private = bool(info.private) if info is not None and not is_empty else private
@@ -207,7 +207,7 @@ class Target:
             except Offline as error:
                 raise Offline(
                     f"All is in {self.repo_id} (commit {commit[:8]}), but it could not be read back: {error.what}",
-                    f"Look at {endpoint()}/{self.repo_id}, or push again with --exist-ok to have it compared.",
+                    f"Look at {endpoint()}/{self.repo_id}, or push into it again to have it compared.",
                 ) from error
         progress(3, 3, "done")
         place = f"{self.repo_id}/tree/{self.revision}" if self.revision else self.repo_id
@@ -304,7 +304,7 @@ class Target:
         if wrong:
             raise BadFile(
                 f"{self.repo_id} at {commit[:8]}: {listed(wrong, 3)} arrived differently from what was sent.",
-                "Push again with --exist-ok, and compare with the files here before you use it.",
+                "Push into it again, and compare with the files here before you use it.",
             )
 
     def _require_card(self, text: str) -> None:
@@ -359,7 +359,7 @@ def _require_write(api: HfApi, repo_id: str, user: str) -> None:
                 raise
             raise AccessDenied(
                 f"{user} may not write to {repo_id}.",
-                "Propose it to the owner with --create-pr, or choose a name of your own.",
+                "Propose it to the owner as a pull request, or choose a name of your own.",
             ) from error
 
 

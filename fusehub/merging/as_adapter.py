@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.errors import BadRecipe, Incompatible, NonFinite
+from fusehub.errors import Action, BadRecipe, Incompatible, NonFinite
 from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan
 from fusehub.methods.base import Layer
@@ -97,6 +97,7 @@ def _require_addable(plan: Plan) -> list[Parts]:
             raise BadRecipe(
                 f"The weights of {tensor.name} add up to {total:g}: the base itself is scaled.",
                 "Give weights that add up to 1 (normalize=true makes them so), or leave out --as-adapter.",
+                actions=[Action("merge-whole")],
             )
     return experts
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fusehub.errors import BadRecipe
+from fusehub.errors import Action, BadRecipe
 from fusehub.hub.access import Access
 from fusehub.merging.recipe import ModelEntry, Recipe
 from fusehub.merging.sources.data_at_hand import require_data
@@ -65,6 +65,7 @@ def cast_of(recipe: Recipe, resolved: Mapping[str, ModelRef], access: Access) ->
         raise BadRecipe(
             f"{method.title} adds differences to a base, and the recipe names none.",
             "Say --base MODEL: the pretrained model that the experts share.",
+            actions=[Action("name-base")],
         )
     merged = listed
     if base is not None and method.base != "optional":
@@ -99,6 +100,7 @@ def _require_adding(recipe: Recipe, method: Method) -> None:
         raise BadRecipe(
             f"{method.title} does not only add updates up, and its result is no product of small matrices.",
             f"Say {' or '.join(adding)}, or leave out --as-adapter.",
+            actions=[Action("merge-whole")],
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fusehub.checking.check import check
 from fusehub.checking.heads import LabelPlan
 from fusehub.checking.report import Report
-from fusehub.errors import BadRecipe, Incompatible
+from fusehub.errors import Action, BadRecipe, Incompatible
 from fusehub.merging.cast import Cast
 from fusehub.merging.recipe import Recipe
 from fusehub.models.checkpoint import weight_hashes
@@ -39,7 +39,7 @@ def checked(cast: Cast, allowed: Allowed) -> Checked:
     report.require_ok(allowed.ignored)
     if report.labels is None:
         report.require_ok()
-        raise Incompatible("The models' heads cannot be planned.", "Say --heads keep.")
+        raise Incompatible("The models' heads cannot be planned.", "Say --heads keep.", actions=[Action("keep-heads")])
     hashes = tuple(future.result() for future in hashing)
     _require_provenance(recipe, experts, hashes)
     return Checked(report, report.labels, hashes)

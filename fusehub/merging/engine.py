@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.errors import Incompatible, NonFinite
+from fusehub.errors import Action, Incompatible, NonFinite
 from fusehub.merging.elementwise import Work, combine, cut
 from fusehub.merging.layer_solver import LayerSolver
 from fusehub.merging.plan import MAX_SHARD_SIZE, Plan
@@ -292,6 +292,7 @@ class _Engine:
                 "Take smaller weights, or a smaller lambda or scale."
                 if merged.dtype == torch.float32
                 else "Store the result in a wider dtype: --dtype float32.",
+                actions=[Action("choose-dtype")],
             )
 
     def _require_relatives(self) -> None:
@@ -319,6 +320,7 @@ class _Engine:
                     f"{cosine:.2f}, where models of one base have more than 0.9.",
                     "They were trained from different bases, and a merge of them is garbage. "
                     "Choose models of one base, or say --allow-unrelated.",
+                    actions=[Action("choose-models")],
                 )
 
 

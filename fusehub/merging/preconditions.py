@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from fusehub.errors import BadRecipe
+from fusehub.errors import Action, BadRecipe
 from fusehub.merging.planner import TensorPlan
 from fusehub.merging.recipe import Recipe
 from fusehub.merging.sources.source import StatisticsSource
@@ -40,15 +40,22 @@ def require_usable(
         raise BadRecipe(
             f"Without data, what {', '.join(by_update)} learned is its difference to the base, and no base is said.",
             "Say --base MODEL: the pretrained model that the experts share.",
+            actions=[Action("name-base")],
         )
     blind = [ref.name for ref, found in zip(experts, statistics, strict=False) if not found.knows_means]
     if base is None and recipe.scale != 1:
-        raise BadRecipe("scale needs the base model that the experts share.", "Say --base MODEL.")
+        raise BadRecipe(
+            "scale needs the base model that the experts share.", "Say --base MODEL.", actions=[Action("name-base")]
+        )
     for tensor in tensors:
         require_shares(method, tensor.coefficients, tensor.name)
         if base is None and method.needs_base(tensor.options):
             asked = option_words(method.base_with or {}) or method.title
-            raise BadRecipe(f"{asked} needs the base model that the experts share.", "Say --base MODEL.")
+            raise BadRecipe(
+                f"{asked} needs the base model that the experts share.",
+                "Say --base MODEL.",
+                actions=[Action("name-base")],
+            )
         if blind and method.solves_biases(tensor.options):
             asked = option_words(method.biases_with or {})
             raise BadRecipe(

@@ -26,14 +26,22 @@ class BreadcrumbsOptions(TaskOptions):
     """Options of `breadcrumbs` and `breadcrumbs_ties`."""
 
     rescale: bool = Field(
-        False, description="true scales a masked task vector so that its magnitudes add up to what they did before."
+        False,
+        title="Scale up what is kept",
+        description="true scales a masked task vector so that its magnitudes add up to what they did before.",
     )
 
 
 class BreadcrumbsShare(SparseShare):
     """What may be said of each model."""
 
-    gamma: float = Field(0.01, ge=0, le=1, description="the part of the largest elements that is left out, 0 to 1.")
+    gamma: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        title="Part of outliers that is left out",
+        description="the part of the largest elements that is left out, 0 to 1.",
+    )
 
 
 @merge_method(

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 class DareOptions(TaskOptions):
     """Options of `dare_linear` and `dare_ties`."""
 
-    rescale: bool = Field(True, description="true divides what is kept by the density, so that its mean stays.")
+    rescale: bool = Field(
+        True,
+        title="Scale up what is kept",
+        description="true divides what is kept by the density, so that its mean stays.",
+    )
 
 
 @merge_method(

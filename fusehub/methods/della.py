@@ -19,14 +19,20 @@ class DellaLinearOptions(TaskOptions):
     """Options of `della_linear`."""
 
     rescale: bool = Field(
-        True, description="true scales a thinned task vector so that its magnitudes add up to what they did before."
+        True,
+        title="Scale up what is kept",
+        description="true scales a thinned task vector so that its magnitudes add up to what they did before.",
     )
 
 
 class DellaOptions(DellaLinearOptions):
     """Options of `della`."""
 
-    normalize: bool = Field(True, description="true divides by the sum of the weights that take part.")
+    normalize: bool = Field(
+        True,
+        title="Divide by the sum of weights",
+        description="true divides by the sum of the weights that take part.",
+    )
 
 
 class DellaShare(SparseShare):
@@ -36,6 +42,7 @@ class DellaShare(SparseShare):
         0.15,
         ge=0,
         lt=0.5,
+        title="Spread of the draw",
         description="how far the probability to be kept goes below and above density; both ends lie between 0 and 1.",
     )
 

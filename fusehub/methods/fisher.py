@@ -23,11 +23,13 @@ class FisherOptions(Options):
         1e-6,
         gt=0,
         allow_inf_nan=False,
+        title="Least value of an element",
         description="what a value counts for at least, relative to the root mean square of the expert's values: "
         "elements that matter to no expert are averaged.",
     )
     normalize: Literal["model", "none"] = Field(
         "model",
+        title="Bring values to one size",
         description="model scales each expert's values to one size, as the paper's authors do, so that one that is "
         "less sure, with larger gradients, does not outweigh the others; none takes them as they are.",
     )
@@ -37,7 +39,7 @@ class FisherOptions(Options):
     "fisher",
     title="Fisher-weighted averaging",
     summary="Averages every element weighted by how much it matters to what each expert predicts (the diagonal of "
-    "its Fisher matrix). Needs statistics of each expert, collected with --fisher.",
+    "its Fisher matrix). Needs statistics of each expert, collected for it.",
     when="Experts of one task where RegMean cannot see the layers that differ (embeddings, norms, fused weights): "
     "it covers every tensor and is elementwise. Where linear layers carry the difference, regmean keeps more.",
     paper="https://arxiv.org/abs/2111.09832",

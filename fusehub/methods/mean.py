@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 class MeanOptions(Options):
     """Options of `mean`."""
 
-    normalize: bool = Field(True, description="true divides by the sum of the coefficients; false does not.")
+    normalize: bool = Field(
+        True,
+        title="Divide by the sum of weights",
+        description="true divides by the sum of the coefficients; false does not.",
+    )
 
 
 def shares_of(layer: Layer) -> list[float]:

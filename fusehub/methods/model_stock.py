@@ -12,7 +12,9 @@ from fusehub.methods.task_vectors import differences
 class ModelStockOptions(Options):
     """Options of `model_stock`."""
 
-    filter_wise: bool = Field(False, description="true tells the angle of each row for itself; false of the tensor.")
+    filter_wise: bool = Field(
+        False, title="Row by row", description="true tells the angle of each row for itself; false of the tensor."
+    )
 
 
 @merge_method(

@@ -48,21 +48,27 @@ class RegMeanOptions(Options):
         0.9,
         ge=0,
         le=1,
+        title="Correlations between inputs",
         description="how much of the grams' off-diagonal counts, 0 to 1 (1: plain least squares; 0: the diagonal).",
     )
     weighting: Literal["mean", "sum"] = Field(
         "mean",
+        title="How experts are weighed",
         description="mean gives every expert the same say whatever its data size; sum pools all rows.",
     )
     anchor: Literal["mean", "base"] = Field(
         "mean",
+        title="Where the solve starts",
         description="what the solve starts from and falls back to where no input says anything: mean or base.",
     )
-    affine: bool = Field(False, description="true solves weight and bias together where a layer has a bias.")
+    affine: bool = Field(
+        False, title="Solve biases too", description="true solves weight and bias together where a layer has a bias."
+    )
     ridge: float = Field(
         0.0,
         ge=0,
         allow_inf_nan=False,
+        title="Pull towards the start",
         description="added to the diagonal of the summed grams (ρ, 0 or more): pulls towards the anchor.",
     )
 

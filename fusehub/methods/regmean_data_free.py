@@ -18,16 +18,19 @@ class DataFreeOptions(Options):
         0.9,
         ge=0,
         le=1,
+        title="Correlations between inputs",
         description="how much of ΔᵀΔ's off-diagonal counts, 0 to 1 (1: plain least squares; 0: the diagonal).",
     )
     anchor: Literal["mean", "base"] = Field(
         "mean",
+        title="Where the solve starts",
         description="what the solve starts from and falls back to where no update says anything: mean or base.",
     )
     ridge: float = Field(
         0.0,
         ge=0,
         allow_inf_nan=False,
+        title="Pull towards the start",
         description="added to the diagonal of the summed matrices (ρ, 0 or more): pulls towards the anchor.",
     )
 

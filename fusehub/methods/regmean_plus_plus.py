@@ -25,7 +25,7 @@ class RegMeanPlusPlusOptions(RegMeanOptions):
     "regmean_plus_plus",
     title="RegMean++",
     summary="Solves each linear layer as RegMean does, block by block, on the inputs that it will have behind the "
-    "blocks that are merged already. Needs texts of each expert (--data), and runs the model over them.",
+    "blocks that are merged already. Needs texts of each expert, and runs the model over them.",
     when="The texts are at hand when the merge is made, and the model can be run here: it knows what the merge has "
     "changed in the blocks before. Its authors gain on image encoders; in our own runs it was a little ahead of "
     "regmean on named entities, and behind on sentiment. regmean needs no more than published statistics.",

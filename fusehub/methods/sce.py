@@ -16,10 +16,13 @@ class SceOptions(Options):
         1.0,
         ge=0,
         le=1,
+        title="Part that is merged",
         description="the part of the elements that is merged: those that differ most between experts.",
     )
     int8_mask: bool = Field(
-        False, description="accepted as mergekit writes it; masks are a byte an element here, whatever it says."
+        False,
+        title="mergekit's small masks",
+        description="accepted as mergekit writes it; masks are a byte an element here, whatever it says.",
     )
 
 

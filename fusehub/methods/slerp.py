@@ -21,7 +21,11 @@ class SlerpOptions(Options):
     """Options of `slerp`."""
 
     t: float = Field(
-        0.5, ge=0, le=1, description="how far from the first model (the base, where one is said) to the other, 0 to 1."
+        0.5,
+        ge=0,
+        le=1,
+        title="How far towards the second model",
+        description="how far from the first model (the base, where one is said) to the other, 0 to 1.",
     )
 
 
@@ -48,8 +52,12 @@ def slerp(layer: Layer, options: SlerpOptions) -> Merged:
 class NuslerpOptions(Options):
     """Options of `nuslerp`."""
 
-    nuslerp_flatten: bool = Field(True, description="true takes a tensor as one vector; false takes its rows.")
-    nuslerp_row_wise: bool = Field(False, description="with nuslerp_flatten=false: columns instead of rows.")
+    nuslerp_flatten: bool = Field(
+        True, title="Tensors as one vector", description="true takes a tensor as one vector; false takes its rows."
+    )
+    nuslerp_row_wise: bool = Field(
+        False, title="Columns in place of rows", description="with nuslerp_flatten=false: columns instead of rows."
+    )
 
 
 @merge_method(

@@ -23,15 +23,22 @@ if TYPE_CHECKING:
 class TaskOptions(Options):
     """Options of all methods on task vectors."""
 
-    normalize: bool = Field(False, description="true divides by the sum of the weights that take part.")
+    normalize: bool = Field(
+        False,
+        title="Divide by the sum of weights",
+        description="true divides by the sum of the weights that take part.",
+    )
     lambda_: float = Field(
         1.0,
         alias="lambda",
         allow_inf_nan=False,
+        title="Length of the merged update",
         description="what the merged task vector is multiplied by before it is added to the base.",
     )
     int8_mask: bool = Field(
-        False, description="accepted as mergekit writes it; masks are a byte an element here, whatever it says."
+        False,
+        title="mergekit's small masks",
+        description="accepted as mergekit writes it; masks are a byte an element here, whatever it says.",
     )
 
 
@@ -44,7 +51,13 @@ class TaskShare(Share):
 class SparseShare(TaskShare):
     """For methods that keep some of each task vector's elements."""
 
-    density: float = Field(1.0, ge=0, le=1, description="the part of the task vector's elements that is kept, 0 to 1.")
+    density: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        title="Part of each update that is kept",
+        description="the part of the task vector's elements that is kept, 0 to 1.",
+    )
 
 
 def differences(layer: Layer) -> list[Tensor]:

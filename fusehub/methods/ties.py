@@ -17,9 +17,15 @@ if TYPE_CHECKING:
 class TiesOptions(TaskOptions):
     """Options of `ties`."""
 
-    normalize: bool = Field(True, description="true divides by the sum of the weights that take part.")
+    normalize: bool = Field(
+        True,
+        title="Divide by the sum of weights",
+        description="true divides by the sum of the weights that take part.",
+    )
     rescale: bool = Field(
-        False, description="true scales a trimmed task vector so that its magnitudes add up to what they did before."
+        False,
+        title="Scale up what is kept",
+        description="true scales a trimmed task vector so that its magnitudes add up to what they did before.",
     )
 
 

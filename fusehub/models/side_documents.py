@@ -25,7 +25,7 @@ def side_findings(ref: ModelRef) -> Iterator[Finding]:
         try:
             require(ref)
         except FuseHubError as error:
-            yield Finding("unreadable", "error", error.what, error.fix)
+            yield Finding("unreadable", "error", error.what, error.fix, error.actions)
             return
     task = _writing(ref)
     if task is not None and task.decodes and GENERATION_CONFIG in ref.files:

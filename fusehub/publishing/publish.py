@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.errors import AccessDenied, BadData, BadFile, BadRecipe, LicenseForbids, NotFound, OutputExists
+from fusehub.errors import AccessDenied, Action, BadData, BadFile, BadRecipe, LicenseForbids, NotFound, OutputExists
 from fusehub.hub.access import Access
 from fusehub.hub.client import fusehub_version
 from fusehub.hub.licenses import license_of
@@ -227,6 +227,7 @@ def _require_base_for_all(folder: Path) -> None:
             f"The adapter in {folder} is on a base that nobody else has: {base or 'it names none'}.",
             "Publish the base first, and name it where you merge: USER/BASE+ADAPTER. Or publish a whole model: merge "
             "without --as-adapter.",
+            actions=[Action("merge-whole")],
         )
 
 
@@ -306,12 +307,14 @@ def _require_license(merge: MergedFolder, target: Target) -> None:
         raise LicenseForbids(
             f"This merge may not be published: {verdict.why}.",
             "Keep it to yourself, or leave that model out. If its owner has allowed it to you: --allow-license.",
+            actions=[Action("keep-private")],
         )
     if verdict.conflicts and not target.private:
         raise LicenseForbids(
             f"This merge may not be shared: {'; '.join(verdict.conflicts)}.",
             "Push to a private repo (leave --no-private out), or leave one of them out. "
             "If an owner has allowed it to you: --allow-license.",
+            actions=[Action("keep-private")],
         )
 
 
@@ -327,6 +330,7 @@ def _require_no_less(merge: MergedFolder, card: str) -> None:
             f"The card says {said}, and what went into the merge asks for more: {verdict.license}, because "
             f"{verdict.why}.",
             f"Say {verdict.license} or a stricter one. If the owners have allowed it to you: --allow-license.",
+            actions=[Action("keep-private")],
         )
 
 
@@ -337,6 +341,7 @@ def _require_for_everyone(restricted: list[str], private: bool) -> None:
         raise AccessDenied(
             f"{listed(restricted)} {are} gated or private, and what is made of it would be open to everyone.",
             "Push to a private repo (leave --no-private out). If the owner agrees: --allow-restricted.",
+            actions=[Action("keep-private")],
         )
 
 

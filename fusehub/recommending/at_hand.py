@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fusehub.checking.configs import common_base
+from fusehub.checking.configs import base_of, common_base
 from fusehub.errors import AccessDenied, FuseHubError, Offline
 from fusehub.models.checkpoint import weight_hashes
 from fusehub.models.resolve import ModelRef, ref_of
@@ -87,7 +87,7 @@ def at_hand(
     if base is not None:
         known: str | None = ref_of(base, access).name
     else:
-        known = common_base(refs)
+        known = common_base([base_of(ref, ref.config) for ref in refs])
         try:
             known = known and ref_of(known, access).name
         except FuseHubError:

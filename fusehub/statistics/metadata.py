@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-from fusehub.errors import BadStatistics
+from fusehub.errors import Action, BadStatistics
 
 FORMAT = "fusehub-statistics"
 VERSION = 1
@@ -149,6 +149,7 @@ def require_weights(metadata: Mapping[str, Any], origin: str, model: str, hashes
         raise BadStatistics(
             f"The statistics {origin} were made for other weights ({named}) than those of {model}.",
             "Give the statistics of these weights, make them with `fusehub collect`, or say --allow-other-weights.",
+            actions=[Action("collect-statistics")],
         )
 
 

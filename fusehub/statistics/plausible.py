@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.data.inputs import Inputs
 from fusehub.data.trial import one_example, random_batch, vocabulary_of
-from fusehub.errors import BadStatistics
+from fusehub.errors import Action, BadStatistics
 from fusehub.models.layout import layout_of, linears_of
 from fusehub.models.loading import load_model
 from fusehub.models.resolve import ModelRef
@@ -77,6 +77,7 @@ class Likeness:
             raise BadStatistics(
                 f"The statistics {origin} cannot be of {model}: {self}.",
                 f"Make them yourself: `fusehub collect {model} --data DATA --out DIR`.",
+                actions=[Action("give-data")],
             )
 
     def question(self, origin: str, model: str) -> str | None:

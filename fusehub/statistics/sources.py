@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fusehub.errors import AccessDenied, BadFile, BadStatistics, NotFound
+from fusehub.errors import AccessDenied, Action, BadFile, BadStatistics, NotFound
 from fusehub.hub.access import STORED, Access
 from fusehub.hub.cache import snapshot_of
 from fusehub.hub.client import client, hub_errors
@@ -119,13 +119,18 @@ def find_statistics(
         problems.append(f"statistics of these weights that others made are not used unasked: {listed}.")
         make += f" If you trust who made them: `--statistics {ref.name}={offered[0]}`."
     if others or (problems and not offered):
-        raise BadStatistics(f"{ref.name}: {' '.join(problems)}", f"Make new ones where the data is: {make}")
+        raise BadStatistics(
+            f"{ref.name}: {' '.join(problems)}",
+            f"Make new ones where the data is: {make}",
+            actions=[Action("collect-fisher" if fisher else "collect-statistics", (ref.name,))],
+        )
     raise NotFound(
         f"{ref.name} has no published statistics{' of its owner' if offered else ''}."
         + "".join(f" {said[0].upper()}{said[1:]}" for said in problems),
         f"Make them where the data is: {make} Without data: "
         + ("" if fisher else f"`--statistics {ref.name}=data-free --base BASE`, or ")
         + "--method mean.",
+        actions=[Action("collect-fisher" if fisher else "collect-statistics", (ref.name,))],
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fusehub.errors import Incompatible, unknown
+from fusehub.errors import Action, Incompatible, unknown
 
 Level = Literal["error", "warning", "note"]
 
@@ -79,12 +79,13 @@ def document() -> str:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found: its kind, how grave it is, what it is, and what to do about it."""
+    """One thing that was found: its kind, how grave it is, what it is, and what to do about it, by codes too."""
 
     code: str
     level: Level
     what: str
     fix: str = ""
+    actions: tuple[Action, ...] = ()
 
     def __post_init__(self) -> None:
         if self.code not in CODES:
@@ -96,6 +97,7 @@ def incompatible(findings: Sequence[Finding], *fixes: str) -> Incompatible:
     error = Incompatible(
         "\n".join(dict.fromkeys(finding.what for finding in findings)),
         "\n     ".join(dict.fromkeys([*(finding.fix for finding in findings if finding.fix), *fixes])),
+        actions=dict.fromkeys(action for finding in findings for action in finding.actions),
     )
     error.codes = tuple(dict.fromkeys(finding.code for finding in findings))
     return error

@@ -13,10 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusehub.errors import LOG_IN, FuseHubError
+from fusehub.errors import LOG_IN, Action, FuseHubError
 from fusehub.utils.formats import size
 from fusehub.utils.markdown import without_paths
 from fusehub.utils.reach import is_confined
+
+from .offers import OFFERS, fix_of
 
 # One listener on the whole piece, as what is in it changes. A pressed button has the focus again when repainted.
 PRESS = """
@@ -52,14 +54,14 @@ def button(act: str, label: str, id_: str = "", *, kind: str = "", says: str | N
     return f'<button type="button" class="fh-button {kind}" {does}>{esc(label)}</button>'
 
 
-def notice(text: str, kind: str = "note", fix: str = "") -> str:
-    """A message in the place that it is about. Errors are read out at once."""
+def notice(text: str, kind: str = "note", fix: str = "", offered: str = "") -> str:
+    """A message in the place that it is about, with the buttons `offered`. Errors are read out at once."""
     role = "alert" if kind == "error" else "status"
     mark = {"error": "Error: ", "warning": "Note: "}.get(kind, "")
     said = f'<strong class="fh-mark">{mark}</strong>' if mark else ""
     lines = "<br>".join(esc(line) for line in text.splitlines())
     todo = "".join(f'<p class="fh-fix">{esc(line.strip())}</p>' for line in fix.splitlines() if line.strip())
-    return f'<div class="fh-notice fh-{kind}" role="{role}"><p>{said}{lines}</p>{todo}</div>'
+    return f'<div class="fh-notice fh-{kind}" role="{role}"><p>{said}{lines}</p>{todo}{offered}</div>'
 
 
 def told(error: FuseHubError) -> FuseHubError:
@@ -72,7 +74,17 @@ def told(error: FuseHubError) -> FuseHubError:
 def problem(error: FuseHubError, log_in: str = LOG_IN) -> str:
     """An error in its place on the page; `log_in` says how the visitor logs in."""
     error = told(error)
-    return notice(error.what, "error", error.fix_by(log_in))
+    return notice(error.what, "error", fix_of(error, log_in), offers(error.actions))
+
+
+def offers(actions: Iterable[Action]) -> str:
+    """A button for each action that the app has one for."""
+    shown = [
+        button(action.code, OFFERS[action.code].label, "\n".join(action.models), kind="fh-small")
+        for action in dict.fromkeys(actions)
+        if OFFERS[action.code].step is not None
+    ]
+    return f'<p class="fh-offers">{"".join(dict.fromkeys(shown))}</p>' if shown else ""
 
 
 def empty(text: str) -> str:

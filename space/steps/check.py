@@ -6,15 +6,17 @@ from typing import Any
 
 import gradio as gr
 
-from fusehub.errors import FuseHubError
+from fusehub.errors import Action, FuseHubError
 from fusehub.models.label_names import are_generic
 from fusehub.utils.formats import size
 
 from ..access import require_all
 from ..frame import Step
 from ..render import html
+from ..render.offers import OFFERS
 from ..render.reproduce import merge_command
 from ..visits import PICK, STATISTICS, Picked, Visit, statistics_of
+from .advice import fill_in_base
 
 # What a laptop or a small Space does, for the estimate: bytes a second from the Hub and on the disk, 10^9 operations.
 _NETWORK, _DISK, _GFLOPS, _START = 30e6, 200e6, 20, 3
@@ -28,6 +30,7 @@ class Check(Step):
 
     def layout(self) -> None:
         self.report = gr.HTML("", js_on_load=html.PRESS)
+        self.offering = [self.report]
         with gr.Group(visible=False) as self.naming:
             gr.HTML(
                 "<h3>Name the labels</h3><p class='fh-intro'>These models number their labels. Say what they mean, in "
@@ -37,7 +40,7 @@ class Check(Step):
                 gr.Textbox(visible=False, label=f"Labels of model {place + 1}", placeholder="negative, positive")
                 for place in range(self.frame.setting.most_models)
             ]
-        with gr.Accordion("Base model", open=False):
+        with gr.Accordion("Base model", open=False) as self.base_part:
             self.base = gr.Textbox(
                 label="The pretrained model that they share",
                 info="Only methods that work with the difference to the base need it. It is downloaded too.",
@@ -49,7 +52,7 @@ class Check(Step):
             self.again = gr.Button("Check again", elem_id="check")
             self.lead("Go on to statistics", STATISTICS)
         self.lead("Pick other models", PICK, primary=False)
-        self.painted = [self.report, self.naming, *self.labels]
+        self.painted = [self.report, self.naming, self.base, self.base_part, *self.labels]
 
     def wire(self) -> None:
         self.frame.on(
@@ -59,7 +62,7 @@ class Check(Step):
     def show(self, visit: Visit, token: str | None) -> list:
         if len(visit.picks) < 2:
             nothing = html.empty("A merge takes two models or more. Go back to step 1 and pick them.")
-            return [nothing, gr.Group(visible=False), *[gr.skip()] * len(self.labels)]
+            return [nothing, gr.Group(visible=False), *[gr.skip()] * (len(self.labels) + 2)]
         if visit.report is None:
             check(self.frame, visit, token)
         boxes, asks = [], False
@@ -71,7 +74,10 @@ class Check(Step):
                 asks = True
                 count = html.count(len(pick.labels), "label")
                 boxes.append(gr.Textbox(visible=True, label=f"{pick.name} ({count})"))
-        return [_report_html(visit) + self._room_html(visit), gr.Group(visible=asks), *boxes]
+        wants_base = visit.wanted is not None and visit.wanted.code == "name-base"
+        part = gr.Accordion(open=True) if wants_base else gr.skip()
+        report = _report_html(visit) + self._room_html(visit)
+        return [report, gr.Group(visible=asks), gr.Textbox(value=visit.base), part, *boxes]
 
     def _room_html(self, visit: Visit) -> str:
         """Said here already, where this machine is too small for the merge."""
@@ -95,13 +101,16 @@ class Check(Step):
             if text and are_generic(list(pick.labels)):
                 named[pick.name] = [label.strip() for label in text.split(",")]
         visit.labels = named
-        visit.base = self.frame.setting.require_name(base) if base.strip() else ""
+        # Whoever took the base that was found out of the box wants none.
+        visit.base, visit.base_is_found = base.strip(), False
+        if visit.base:
+            self.frame.setting.require_name(visit.base)
         visit.report = None
-        check(self.frame, visit, token)
+        check(self.frame, visit, token, fill_in=False)
 
 
-def check(frame: Any, visit: Visit, token: str | None) -> dict[str, Any]:
-    """The report of the visit's models, asked for once."""
+def check(frame: Any, visit: Visit, token: str | None, *, fill_in: bool = True) -> dict[str, Any]:
+    """The report of the visit's models, asked for once. A base that all of them name is filled in after it."""
     if len(visit.picks) < 2:
         raise FuseHubError("A merge takes two models or more.", "Pick them in step 1.")
     if visit.report is None:
@@ -116,6 +125,8 @@ def check(frame: Any, visit: Visit, token: str | None) -> dict[str, Any]:
             },
             token,
         )
+        if fill_in:
+            fill_in_base(visit)
     return visit.report
 
 
@@ -146,9 +157,12 @@ def _report_html(visit: Visit) -> str:
     return "".join(parts)
 
 
-def _finding_html(finding: dict[str, str], kind: str) -> str:
+def _finding_html(finding: dict[str, Any], kind: str) -> str:
     word = {"error": "Problem", "warning": "To know", "note": "Fact"}[kind]
-    fix = f'<p class="fh-fix">{html.esc(finding["fix"])}</p>' if finding["fix"] else ""
+    actions = [Action(own["code"], tuple(own["models"]), own["count"]) for own in finding["actions"]]
+    said = " ".join(dict.fromkeys(OFFERS[action.code].words for action in actions)) or finding["fix"]
+    fix = f'<p class="fh-fix">{html.esc(said)}</p>' if said else ""
+    fix += html.offers(actions)
     return f'<li class="fh-{kind}"><p>{html.tag(word, "fh-" + kind)} {html.esc(finding["what"])}</p>{fix}</li>'
 
 

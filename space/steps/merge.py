@@ -1,4 +1,4 @@
-"""Step 4: one method or several, their options as the registry has them, a share for each model; then the work."""
+"""Step 4: the recommended way and others, their options as the registry has them, shares of models; then the work."""
 
 from __future__ import annotations
 
@@ -12,77 +12,139 @@ import gradio as gr
 from fusehub.errors import BadRecipe, FuseHubError
 from fusehub.merging.sources import source_said
 from fusehub.methods import METHODS, Method
+from fusehub.recommending.recommendation import NEEDS, need_of, sentence_of
 
 from ..access import require_all
 from ..frame import Step
 from ..render import html
 from ..render.reproduce import merge_command
-from ..visits import COMPARE, Made, Visit, statistics_of
+from ..visits import COMPARE, MERGE, Made, Visit, statistics_of
+from .advice import advice_html, advise, need_html, offered, suggested, wants_more, ways
 from .check import check
 from .options import changed_options, options_of
 
 
 class Merge(Step):
-    """Methods, options, shares, and what was merged."""
+    """One recommended way and the mean, all others by what they need, options, shares, and what was merged."""
 
     title = "Merge"
-    intro = "Choose one way to merge, or several to compare them. The defaults are good ones to begin with."
+    intro = "One way is recommended for your models, with the reason; the mean is beside it, to compare."
 
     def layout(self) -> None:
-        default = ["regmean", "mean"]
-        self.methods = gr.CheckboxGroup(
-            [(method.title, name) for name, method in offered().items()], value=default, label="Methods",
-            elem_id="methods",
-        )  # fmt: skip
-        self.options: dict[tuple[str, str], Any] = {}
-        self.boxes: dict[str, gr.Accordion] = {}
-        for name, method in offered().items():
-            with gr.Accordion(f"{method.title}: options", open=False, visible=name in default) as self.boxes[name]:
-                gr.HTML(_about_html(method))
-                for option, field in options_of(method).items():
-                    self.options[name, option] = option_input(option, field)
-        with gr.Accordion("How much each model counts", open=False):
-            gr.HTML("<p class='fh-intro'>Only the proportions count: 2 and 1 give the first model two thirds.</p>")
-            self.shares = [
-                gr.Slider(
-                    0, 2, value=1, step=0.05, label=f"Model {place + 1}", visible=False, elem_id=f"share-{place}"
-                )
-                for place in range(self.frame.setting.most_models)
-            ]
-        with gr.Row(elem_classes="fh-actions"):
-            self.go = gr.Button("Merge", variant="primary", elem_id="merge")
-            self.lead("Compare the results", COMPARE, primary=False)
+        known = offered()
+        self.advice = gr.HTML("", js_on_load=html.PRESS)
+        self.offering = [self.advice]
+        with gr.Column(visible=False) as self.form:
+            with gr.Column(elem_id="methods"):
+                self.first = gr.Checkbox(label="The recommended way", value=True, elem_id="recommended")
+                self.second = gr.Checkbox(label="The mean", value=True, elem_id="baseline")
+                with gr.Accordion("Other ways to merge", open=False, elem_id="other-ways"):
+                    self.groups: dict[str, gr.HTML] = {}
+                    self.others: dict[str, gr.Checkbox] = {}
+                    for need in NEEDS:
+                        own = [name for name, method in known.items() if need_of(method) == need]
+                        if own:
+                            self.groups[need] = gr.HTML("", js_on_load=html.PRESS)
+                        for name in own:
+                            self.others[name] = gr.Checkbox(
+                                label=known[name].title, info=f"{sentence_of(known[name])} In code: {name}."
+                            )
+            self.offering += self.groups.values()
+            self.options: dict[tuple[str, str], Any] = {}
+            self.boxes: dict[str, gr.Accordion] = {}
+            for name, method in known.items():
+                with gr.Accordion(f"{method.title}: options", open=False, visible=False) as self.boxes[name]:
+                    gr.HTML(_about_html(method))
+                    for option, field in options_of(method).items():
+                        self.options[name, option] = option_input(option, field)
+            with gr.Accordion("How much each model counts", open=False):
+                gr.HTML("<p class='fh-intro'>Only the proportions count: 2 and 1 give the first model two thirds.</p>")
+                self.shares = [
+                    gr.Slider(
+                        0, 2, value=1, step=0.05, label=f"Model {place + 1}", visible=False, elem_id=f"share-{place}"
+                    )
+                    for place in range(self.frame.setting.most_models)
+                ]
+            with gr.Row(elem_classes="fh-actions"):
+                self.go = gr.Button("Merge", variant="primary", elem_id="merge")
+                self.lead("Compare the results", COMPARE, primary=False)
         self.made = gr.HTML("", js_on_load=html.PRESS)
-        self.painted = [self.made, *self.shares]
+        self.choices = [self.first, self.second, *self.others.values()]
+        self.painted = [
+            self.advice, self.form, *self.choices, *self.groups.values(), *self.boxes.values(),
+            self.made, *self.shares,
+        ]  # fmt: skip
 
     def wire(self) -> None:
-        self.methods.change(
-            lambda chosen: [gr.Accordion(visible=name in chosen) for name in self.boxes],
-            self.methods,
-            list(self.boxes.values()),
-            show_progress="hidden",
-            api_visibility="private",
-        )
-        self.frame.on(self.go.click, self, self._merge, [self.methods, *self.options.values(), *self.shares])
+        for choice in self.choices:
+            choice.input(
+                self._choose, [self.frame.key, *self.choices], list(self.boxes.values()),
+                show_progress="hidden", api_visibility="private",
+            )  # fmt: skip
+        self.frame.on(self.go.click, self, self._merge, [*self.choices, *self.options.values(), *self.shares])
         self.frame.on(self.made.click, self, self._delete, show_progress="hidden")
 
     def show(self, visit: Visit, token: str | None) -> list:
+        """Where nothing can be merged, it says why, and there is nothing to choose."""
+        made = _made_html(visit)
+        rest: list[Any] = [gr.skip()] * (len(self.painted) - len(self.shares) - 3)
+        if len(visit.picks) < 2:
+            nothing = html.empty("Pick two models or more in step 1 first.")
+            return [nothing, gr.Column(visible=False), *rest, made, *[gr.skip()] * len(self.shares)]
+        if not check(self.frame, visit, token)["ok"]:
+            nothing = html.notice(
+                "These models cannot be merged.", "warning", "See step 2 for what speaks against it."
+            )
+            return [nothing, gr.Column(visible=False), *rest, made, *[gr.skip()] * len(self.shares)]
+        advice = advise(self.frame, visit, token)
+        first = suggested(advice)
+        chosen = first if visit.chosen is None else visit.chosen
+        known = ways(advice)
+        second = first[-1] if len(first) > 1 else ""
+        choices = [
+            gr.Checkbox(label=known[first[0]]["title"], value=first[0] in chosen, info="The recommended way."),
+            gr.Checkbox(
+                label=known[second]["title"] if second else "", value=second in chosen, visible=bool(second),
+                info="To see what the recommended way is worth.",
+            ),
+            *(
+                gr.Checkbox(value=name in chosen, visible=name not in first, interactive=known[name]["can_run"])
+                for name in self.others
+            ),
+        ]  # fmt: skip
+        groups = [need_html(need, advice["alternatives"].get(need, ())) for need in self.groups]
+        empty = [need for need in self.groups if not advice["alternatives"].get(need)]
         shares = [
             gr.Slider(visible=True, label=visit.picks[place].name)
             if place < len(visit.picks)
             else gr.Slider(visible=False)
             for place in range(len(self.shares))
         ]
-        return [_made_html(visit), *shares]
+        return [
+            advice_html(advice), gr.Column(visible=True), *choices,
+            *("" if need in empty else group for need, group in zip(self.groups, groups, strict=True)),
+            *(gr.Accordion(visible=name in chosen) for name in self.boxes), made, *shares,
+        ]  # fmt: skip
 
-    def _merge(self, visit: Visit, token: str | None, data: Any, chosen: list[str], *values: Any) -> None:
-        if not chosen:
+    def _chosen(self, visit: Visit, first: bool, second: bool, *others: bool) -> list[str]:
+        """The methods that are ticked, the recommended one first."""
+        named = suggested(visit.advice) if visit.advice else []
+        ticked = [name for name, on in zip(named, (first, second), strict=False) if on]
+        return ticked + [name for name, on in zip(self.others, others, strict=True) if on and name not in named]
+
+    def _choose(self, key: str, *values: bool) -> list[Any]:
+        """Options are there of what is ticked."""
+        visit = self.frame.visits.of(key)
+        visit.chosen = self._chosen(visit, *values)
+        return [gr.Accordion(visible=name in visit.chosen) for name in self.boxes]
+
+    def _merge(self, visit: Visit, token: str | None, data: Any, *values: Any) -> None:
+        count = len(self.choices)
+        chosen = visit.chosen = self._chosen(visit, *values[:count])
+        if not chosen or visit.advice is None:
             raise BadRecipe("No method was chosen.", "Choose at least one.")
-        report = check(self.frame, visit, token)
-        if not report["ok"]:
-            raise FuseHubError("These models cannot be merged.", "See step 2 for what speaks against it.")
-        options = dict(zip(self.options, values[: len(self.options)], strict=True))
-        shares = values[len(self.options) :]
+        options = dict(zip(self.options, values[count : count + len(self.options)], strict=True))
+        shares = values[count + len(self.options) :]
         weights = {pick.name: float(share) for pick, share in zip(visit.picks, shares, strict=False)}
         parameters = {
             name: {
@@ -92,6 +154,14 @@ class Merge(Step):
             }
             for name in chosen
         }
+        best = visit.advice["recommended"]
+        if best["method"] in parameters:
+            own = parameters[best["method"]]
+            parameters[best["method"]] = own | {
+                option: value
+                for option, value in best["options"].items()
+                if option not in changed_options(best["method"], own)
+            }
         start_merges(self.frame, visit, parameters, weights, token)
 
     def _delete(self, visit: Visit, token: str | None, data: Any) -> None:
@@ -117,7 +187,6 @@ def start_merges(
             f"A visit keeps at most {setting.most_merges} merges.", "Delete some that you do not need, below."
         )
     require_offered(parameters)
-    require_all([*visit.names(), *([visit.base] if visit.base else [])], token)
     recipes: list[dict[str, Any]] = []
     for method, own in parameters.items():
         name = _free_name(visit, method, [recipe["name"] for recipe in recipes])
@@ -135,6 +204,8 @@ def start_merges(
                 "made": _made_here(visit, METHODS[method]),
             }
         )
+    bases = {recipe["base_model"] for recipe in recipes if recipe["base_model"]}
+    require_all([*visit.names(), *bases], token)
     command = merge_command(recipes[0])
     if visit.report and visit.report.get("cost"):
         cost = visit.report["cost"]
@@ -142,8 +213,10 @@ def start_merges(
             cost["memory_bytes"], cost["download_bytes"] + cost["output_bytes"] * len(parameters), command
         )
 
-    def keep(visit: Visit, results: list[dict[str, Any]]) -> None:
-        for recipe, made in zip(recipes, results, strict=True):
+    def keep(visit: Visit, result: dict[str, Any]) -> None:
+        asked = {recipe["name"]: recipe for recipe in recipes}
+        for made in result["made"]:
+            recipe = asked[made["name"]]
             visit.merges[made["name"]] = Made(
                 name=made["name"],
                 folder=Path(made["folder"]),
@@ -156,20 +229,14 @@ def start_merges(
                 asked=recipe,
             )
         visit.comparison = visit.evaluation = None
+        visit.notices[MERGE] = "".join(
+            frame.problem(error.retold(f"{METHODS[asked[name]['method']].title} was left out: {error.what}"))
+            for name, error in result["failed"]
+        )
 
     titles = " and ".join(METHODS[name].title for name in parameters)
     arguments = {"models": visit.names(), "recipes": recipes, "room": (setting.memory(), command)}
     frame.start(visit, "merge", f"Merging by {titles}", arguments, token, keep)
-
-
-def offered() -> dict[str, Method]:
-    """The methods that the app has all for: models, a base, and statistics that are published or were made."""
-    return {name: method for name, method in METHODS.items() if not wants_more(method)}
-
-
-def wants_more(method: Method) -> bool:
-    """Whether a method needs what the app cannot give it: texts, while it merges."""
-    return method.needs_data
 
 
 def require_offered(methods: Iterable[str]) -> None:
@@ -178,7 +245,7 @@ def require_offered(methods: Iterable[str]) -> None:
         if wants_more(METHODS[name]):
             raise BadRecipe(
                 f"{METHODS[name].title} needs more than the app can give it.",
-                f"Use the command line: fusehub merge --method {name} --help",
+                "Choose another way, or use the command line.",
             )
 
 
@@ -206,14 +273,13 @@ def _made_here(visit: Visit, method: Method) -> dict[str, dict[str, Any]]:
 
 def _about_html(method: Method) -> str:
     link = f' <a href="{html.esc(method.paper)}" target="_blank" rel="noopener">The paper</a>.' if method.paper else ""
-    base = " It needs the base model: name it in step 2." if method.base == "needed" else ""
-    return f"<p class='fh-intro'>{html.esc(method.summary)} {html.esc(method.when)}{base}{link}</p>"
+    return f"<p class='fh-intro'>{html.esc(method.summary)} {html.esc(method.when)}{link}</p>"
 
 
 def option_input(name: str, field: Any) -> Any:
     """The input for one option of a method, by its type: what it may be, its default, and its sentence."""
     kind, default = field.annotation, field.default
-    said = {"label": name.replace("_", " "), "info": field.description}
+    said = {"label": f"{field.title or name.replace('_', ' ')} ({name})", "info": field.description}
     choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
     if kind is bool:
         return gr.Checkbox(value=default, **said)
@@ -262,10 +328,8 @@ def _options_text(recipe: dict[str, Any]) -> str:
 
 
 def _made_html(visit: Visit) -> str:
-    if len(visit.picks) < 2:
-        return html.empty("Pick two models or more in step 1 first.")
     if not visit.merges:
-        return html.empty("Nothing is merged yet. Choose methods above and press Merge.")
+        return ""
     shown = []
     for made in visit.merges.values():
         notes = "".join(f"<li>{html.esc(note)}</li>" for note in made.notes)

@@ -67,7 +67,7 @@ class StatisticsStep(Step):
         with gr.Row(elem_classes="fh-actions"):
             self.make = gr.Button("Make statistics", elem_id="make-statistics")
             self.lead("Go on to merge", MERGE)
-        self.painted = [self.cards, self.model, self.file, self.uploaded]
+        self.painted = [self.cards, self.model, self.file, self.uploaded, self.fisher]
 
     def wire(self) -> None:
         def shown(source: str) -> list[Any]:
@@ -100,17 +100,24 @@ class StatisticsStep(Step):
 
     def show(self, visit: Visit, token: str | None) -> list:
         if len(visit.picks) < 2:
-            return [html.empty("Pick two models or more in step 1 first."), gr.skip(), gr.skip(), gr.skip()]
+            return [html.empty("Pick two models or more in step 1 first."), gr.skip(), gr.skip(), gr.skip(), gr.skip()]
         report = check(self.frame, visit, token)
         lacking = [pick.name for pick in visit.picks if not _known(visit, report, pick.name)]
         names = visit.names()
+        wanted = visit.wanted
+        fisher = wanted is not None and wanted.code == "collect-fisher"
+        if wanted is not None:
+            # What was asked for and is not made yet.
+            asked = [name for name in wanted.models if name in names]
+            lacking = [name for name in asked if not _made_as(visit, name, fisher)] or lacking
         chosen = lacking[0] if lacking else names[0]
         shown = [_card_html(visit, report, pick) for pick in visit.picks]
+        without = "no Fisher diagonals" if fisher else "no statistics"
         all_there = (
             html.notice("All statistics are there. Nothing has to be made.", "done")
             if not lacking
             else html.notice(
-                f"{html.count(len(lacking), 'model has', 'models have')} no statistics yet. Make them below, or "
+                f"{html.count(len(lacking), 'model has', 'models have')} {without} yet. Make them below, or "
                 "merge by a method that needs none.",
                 "note",
             )
@@ -118,7 +125,8 @@ class StatisticsStep(Step):
         files = {"": str(visit.texts)} if visit.texts else {}
         # An upload is the visit's by now: the place to drop files is empty again.
         return [all_there + html.cards(shown, "Statistics of each model"), gr.Dropdown(names, value=chosen),
-                None, html.files(files, "File with texts")]  # fmt: skip
+                None, html.files(files, "File with texts"),
+                gr.Checkbox(value=True) if fisher else gr.skip()]  # fmt: skip
 
     def _upload(self, visit: Visit, token: str | None, data: Any, file: Any) -> None:
         self._drop(visit, token, data)
@@ -171,6 +179,12 @@ class StatisticsStep(Step):
 
     def _forget(self, visit: Visit, token: str | None, data: Any) -> None:
         visit.statistics.pop(data.id, None)
+
+
+def _made_as(visit: Visit, name: str, fisher: bool) -> bool:
+    """Whether statistics of a model were made in the visit, with Fisher diagonals where these are wanted."""
+    made = visit.statistics.get(name)
+    return made is not None and (not fisher or bool(made.get("fisher")))
 
 
 def _known(visit: Visit, report: dict[str, Any], name: str) -> bool:

@@ -143,21 +143,37 @@ def _merge(
     models: list[str],
     recipes: list[dict[str, Any]],
     room: tuple[int, str],
-) -> list[dict[str, Any]]:
+) -> dict[str, Any]:
+    """Those that can be made (`made`), and why the others cannot (`failed`, by name). Raises where none can."""
+    from fusehub.errors import together
     from fusehub.models.resolve import resolve
 
     memory, command = room
     tell("Planning", 0, 0, "")
-    plans = [fusehub.plan_merge(_recipe(recipe), token=token) for recipe in recipes]
-    for plan in plans:
-        if plan.cost["memory_bytes"] > memory:
-            raise _too_large(plan.cost["memory_bytes"], memory, command)
+    plans, failed = {}, {}
+    for recipe in recipes:
+        try:
+            plan = fusehub.plan_merge(_recipe(recipe), token=token)
+            if plan.cost["memory_bytes"] > memory:
+                raise _too_large(plan.cost["memory_bytes"], memory, command)
+            plans[recipe["name"]] = plan
+        except FuseHubError as error:
+            failed[recipe["name"]] = error
+    if not plans:
+        raise together([*failed.values()])
     refs = [resolve(model, token=token) for model in models]
     for number, ref in enumerate(refs):
         tell(f"Downloading {ref.name}", number, len(refs), "models")
         ref.download()
-    return [_merge_one(tell, plan, recipe, len(plans), place) for place, (plan, recipe) in
-            enumerate(zip(plans, recipes, strict=True))]  # fmt: skip
+    made = []
+    for recipe in (recipe for recipe in recipes if recipe["name"] in plans):
+        try:
+            made.append(_merge_one(tell, plans[recipe["name"]], recipe, len(plans), len(made)))
+        except FuseHubError as error:
+            failed[recipe["name"]] = error
+    if not made:
+        raise together([*failed.values()])
+    return {"made": made, "failed": [*failed.items()]}
 
 
 def _merge_one(tell: Tell, plan: Any, recipe: Mapping[str, Any], count: int, place: int) -> dict[str, Any]:
@@ -346,7 +362,16 @@ def _card(token: str | None, *, folder: str, repo_id: str | None, evaluation: di
     }
 
 
-_ANSWERS: dict[str, Callable[..., Any]] = {"check": _check, "compare": _compare, "card": _card}
+def _recommend(token: str | None, *, models: list[str], **said: Any) -> dict[str, Any]:
+    return fusehub.recommend(models, token=token, **said).to_dict()
+
+
+_ANSWERS: dict[str, Callable[..., Any]] = {
+    "check": _check,
+    "recommend": _recommend,
+    "compare": _compare,
+    "card": _card,
+}
 
 
 def _step_back() -> None:

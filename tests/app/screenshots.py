@@ -107,7 +107,9 @@ def _compare(camera: _Camera, task: str, models: list[str], texts: tuple[str, ..
     page = camera.page()
     pick(page, *models)
     go(page, "Merge")
-    page.locator("#methods").get_by_label("RegMean", exact=True).uncheck()
+    page.locator("#merge").wait_for()
+    if page.locator("#baseline").is_visible():
+        page.locator("#recommended input").uncheck()
     merge(page)
     compare(page, *texts)
     camera.take(page, f"compare-{task}")

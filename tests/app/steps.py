@@ -32,8 +32,12 @@ def go(page: Any, step: str) -> None:
 def merge(page: Any, *others: str) -> None:
     """Merges by what is chosen already, and by `others`; returns when it is done."""
     go(page, "Merge")
+    page.locator("#merge").wait_for()
     for method in others:
-        page.locator("#methods").get_by_label(method, exact=True).check()
+        box = page.locator("#methods").get_by_label(method, exact=True)
+        if not box.is_visible():
+            page.get_by_role("button", name="Other ways to merge").click()
+        box.check()
     page.locator("#merge").click()
     page.get_by_role("list", name="Merged models").wait_for()
 

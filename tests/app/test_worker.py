@@ -173,6 +173,13 @@ def test_what_is_noted_of_layers_is_told_once(tmp_path: Path) -> None:
     names = [str(path) for path in models]
     recipe = {"name": "one", "out": str(tmp_path / "out"), "models": names, "method": "regmean", "base_model": None}
     recipe |= {"parameters": {"alpha": 1.0}, "weights": {}, "statistics": {}, "labels": None}
-    asked = {"models": names, "recipes": [recipe], "room": (2**40, "fusehub merge")}
-    *_, (said, made) = carry_out("merge", asked, None)
-    assert said == "result" and sum("kept at the anchor" in note for note in made[0]["notes"]) == 1, made
+    # One that cannot be made, as there are no Fisher diagonals, does not stop the other.
+    lacking = recipe | {"name": "two", "out": str(tmp_path / "two"), "method": "fisher", "parameters": {}}
+    asked = {"models": names, "recipes": [lacking, recipe], "room": (2**40, "fusehub merge")}
+    *_, (said, result) = carry_out("merge", asked, None)
+    [made] = result["made"]
+    assert said == "result" and sum("kept at the anchor" in note for note in made["notes"]) == 1, made
+    [(name, error)] = result["failed"]
+    assert name == "two" and {action.code for action in error.actions} == {"collect-fisher"}
+    *_, (said, error) = carry_out("merge", asked | {"recipes": [lacking]}, None)
+    assert said == "error" and "no Fisher diagonals" in error.what

@@ -17,7 +17,7 @@ from fusehub.data.examples import Examples
 from fusehub.data.label_matching import from_multi_hot, match_labels, one_a_text
 from fusehub.data.tokenizing import are_word_lists
 from fusehub.data.values import Label, name_of
-from fusehub.errors import BadData
+from fusehub.errors import Action, BadData
 from fusehub.models.label_names import key_of
 from fusehub.utils.extras import needs
 from fusehub.utils.logging import warn
@@ -55,6 +55,7 @@ def _class_metrics(prediction: Said, answers: Sequence[Any], examples: Examples)
         raise BadData(
             f"{examples.source} has several labels a text, and {prediction.model} gives one.",
             "Name the right column with --label-column.",
+            actions=[Action("name-columns")],
         )
     named, meant = _common_names(prediction, examples)
     true = [meant[name_of(label)] for label in labels]
@@ -114,6 +115,7 @@ def _numbers(examples: Examples) -> list[float]:
         raise BadData(
             f"{examples.source}: a regression model needs numbers as labels ({error}).",
             "Name the column with the numbers: --label-column NAME",
+            actions=[Action("name-columns")],
         ) from error
     for label, number in zip(labels, numbers, strict=True):
         if not math.isfinite(number):

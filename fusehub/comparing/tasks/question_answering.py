@@ -14,7 +14,7 @@ from fusehub.data.examples import Examples
 from fusehub.data.inputs import Inputs
 from fusehub.data.questions import best_spans, spans_of
 from fusehub.data.tokenizing import Text, are_pairs, are_word_lists
-from fusehub.errors import BadData
+from fusehub.errors import Action, BadData
 from fusehub.models.loading import running
 
 
@@ -37,6 +37,7 @@ class QuestionAnsweringAnswers(TaskAnswers):
             raise BadData(
                 "A question needs the text that holds its answer.",
                 'Write both, with a bar between: --text "Who? | Text."',
+                actions=[Action("give-data")],
             )
         return list(pairs), [[] for _ in texts]
 

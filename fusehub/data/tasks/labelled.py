@@ -10,7 +10,7 @@ from fusehub.data.tables import Row, Table
 from fusehub.data.tasks.task import TaskData
 from fusehub.data.tokenizing import Text
 from fusehub.data.values import Label, bit_of, label_of, require_characters, value_of
-from fusehub.errors import BadData
+from fusehub.errors import Action, BadData
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +34,7 @@ class LabelledData(TaskData):
             raise BadData(
                 f"{place}: the column {wrong[0]} is called after a label and holds {values[0]}, not 0 or 1.",
                 "Write 0 or 1 in it, or name the column with the labels: --label-column NAME",
+                actions=[Action("name-columns")],
             )
         told = None if wrong else [column for column, bit in zip(columns.bits, bits, strict=True) if bit]
         require_characters(told, None, place)

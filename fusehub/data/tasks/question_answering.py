@@ -12,7 +12,7 @@ from fusehub.data.tables import Row
 from fusehub.data.tasks.task import SENTENCE, Given, TaskData
 from fusehub.data.tokenizing import Text, are_pairs
 from fusehub.data.values import Label
-from fusehub.errors import BadData
+from fusehub.errors import Action, BadData
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,5 +82,6 @@ class QuestionAnsweringData(TaskData):
                 f"{place}: the column {columns.label} holds no answers.",
                 'Write answers as text, as a list of texts, or as {"text": [...]}; name their column: '
                 "--label-column NAME",
+                actions=[Action("name-columns")],
             )
         return value

@@ -19,7 +19,7 @@ from fusehub.data.sources import open_table
 from fusehub.data.tables import Draw, Row, Table
 from fusehub.data.tokenizing import Text, batches, encode, max_length_of, require_rows
 from fusehub.data.values import Label, is_nan, label_of, require_characters, value_of
-from fusehub.errors import BadData
+from fusehub.errors import Action, BadData
 from fusehub.hub.access import Access
 from fusehub.models.layout import layout_of
 from fusehub.models.loading import load_tokenizer
@@ -146,6 +146,7 @@ class TaskData(ABC):
                 raise BadData(
                     f"{place}: the column {column} holds {type(value).__name__}, not text.",
                     f"The columns are {', '.join(map(str, row))}. Name the one with the texts: --text-column NAME",
+                    actions=[Action("name-columns")],
                 )
             parts.append(value)
         if not all(part.strip() for part in parts):

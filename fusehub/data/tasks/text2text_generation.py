@@ -11,7 +11,7 @@ from fusehub.data.tables import Row
 from fusehub.data.tasks.task import SENTENCE, Given, TaskData, real_tokens
 from fusehub.data.tokenizing import Text, are_texts
 from fusehub.data.values import Label
-from fusehub.errors import BadData
+from fusehub.errors import Action, BadData
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +47,7 @@ class Text2TextGenerationData(TaskData):
             raise BadData(
                 f"{examples.source} has no target texts, or not for every source.",
                 "Name both columns: --text-column SOURCE,TARGET",
+                actions=[Action("name-columns")],
             )
         assert are_texts(examples.texts) and are_texts(examples.labels)
         return encode_targets(examples.texts, examples.labels, tokenizer, config, max_length=max_length)
@@ -74,5 +75,6 @@ class Text2TextGenerationData(TaskData):
             raise BadData(
                 f"{place}: the column {columns.label} holds {type(value).__name__}, not text.",
                 f"The columns are {', '.join(map(str, row))}. Name the one with the target texts: --label-column NAME",
+                actions=[Action("name-columns")],
             )
         return value.strip() or None if value else None

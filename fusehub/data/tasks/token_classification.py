@@ -13,7 +13,7 @@ from fusehub.data.tasks.task import SENTENCE, RowWatch, TaskData
 from fusehub.data.tokenizing import Text, split_words
 from fusehub.data.values import Label, is_nan, label_of, value_of
 from fusehub.data.word_rows import WordRows
-from fusehub.errors import BadData
+from fusehub.errors import Action, BadData
 
 _WORD_COLUMNS = ("tokens", "words", "token", "word")
 
@@ -51,6 +51,7 @@ class TokenClassificationData(TaskData):
                 f"{place}: the column {columns.described} holds no list of words"
                 + (f" that can be read: {value[:60]}." if isinstance(value, str) else "."),
                 "Write lists as JSON (or give Parquet); or name the column with the words: --text-column NAME",
+                actions=[Action("name-columns")],
             )
         return value if any(word.strip() for word in value) else None
 
@@ -77,7 +78,9 @@ class TokenClassificationData(TaskData):
             return None
         if not isinstance(label, list):
             raise BadData(
-                f"{place}: the column {columns.label} has no label per word.", "Name it: --label-column NAME"
+                f"{place}: the column {columns.label} has no label per word.",
+                "Name it: --label-column NAME",
+                actions=[Action("name-columns")],
             )
         if len(label) != len(text):
             raise BadData(

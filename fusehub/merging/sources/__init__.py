@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fusehub.errors import BadStatistics, FuseHubError, NotFound, together
+from fusehub.errors import Action, BadStatistics, FuseHubError, NotFound, together
 from fusehub.hub.access import Access
 from fusehub.merging.recipe import Recipe
 from fusehub.merging.sources.data_at_hand import DataAtHand
@@ -73,6 +73,7 @@ def _found(wanted: Wanted) -> StatisticsSource:
             f"{name}: no Fisher diagonals in the statistics {found.origin}.",
             f"Make them where the data is: `fusehub collect {name} --data DATA --fisher --out DIR`, then "
             f"`--statistics {name}=DIR`.",
+            actions=[Action("collect-fisher", (name,))],
         )
     return found
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.data.examples import load_examples
 from fusehub.data.hub_datasets import pinned_data
 from fusehub.data.inputs import Inputs
-from fusehub.errors import BadRecipe, Incompatible
+from fusehub.errors import Action, BadRecipe, Incompatible
 from fusehub.merging.recipe import ModelEntry, Recipe
 from fusehub.merging.sources.source import SourceLayer, StatisticsSource, Wanted
 from fusehub.methods.base import Method
@@ -148,6 +148,7 @@ def require_data(recipe: Recipe, method: Method, experts: Sequence[ModelRef]) ->
                 f"{method.title} runs no model while it merges, and the recipe gives {what}.",
                 "Leave that out. To merge by RegMean from data: `fusehub collect MODEL --data SOURCE` for each model, "
                 "or --method regmean_plus_plus.",
+                actions=[Action("choose-method")],
             )
         return
     lacking = [ref.name for ref, entry in pairs if entry.data is None]
@@ -156,10 +157,12 @@ def require_data(recipe: Recipe, method: Method, experts: Sequence[ModelRef]) ->
             f"{method.title} runs the model over texts of each expert, and there are none of {', '.join(lacking)}.",
             " ".join(f"--data {name}=SOURCE" for name in lacking)
             + " (a file, a folder or user/dataset). Without data, merge by --method regmean.",
+            actions=[Action("choose-method")],
         )
     told = [ref.name for ref, entry in pairs if entry.statistics != "auto"]
     if told:
         raise BadRecipe(
             f"{method.title} counts its statistics itself, and the recipe gives some of {', '.join(told)}.",
             "Leave them out, or merge by --method regmean.",
+            actions=[Action("choose-method")],
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.comparing.evaluate import LESS_IS_BETTER
 from fusehub.data.hub_datasets import pinned_dataset
-from fusehub.errors import BadData
+from fusehub.errors import Action, BadData
 from fusehub.hub.client import endpoint
 from fusehub.utils.markdown import link, listed, md
 
@@ -100,6 +100,7 @@ class Results:
             raise BadData(
                 f"The results are of {', '.join(self.models)}, and not of the merge in {folder}.",
                 f"Evaluate it too: fusehub evaluate {folder} --data NAME=SOURCE",
+                actions=[Action("give-data")],
             )
 
     def _keys_of_data(self) -> list[tuple[str | None, str | None]]:

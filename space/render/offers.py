@@ -1,0 +1,57 @@
+"""What a visitor can do about an error, or about a method that cannot run: in the app's words, mostly with one button.
+
+The package says by a code what can be done (`fusehub.errors.Action`); a button leads to the step where it is done,
+which finds it chosen (`Visit.wanted`). An error that says no code has words of its own that fit everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fusehub.errors import LOG_IN, Action, FuseHubError
+
+from ..visits import CHECK, COMPARE, MERGE, PICK, PUSH, STATISTICS
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the app says of an action; what its button says, and the step that it leads to, where it has one."""
+
+    words: str
+    label: str = ""
+    step: int | None = None
+
+
+OFFERS = {
+    "name-base": Offer("Name the pretrained model that they share, in step 2.", "Name the base model", CHECK),
+    "name-labels": Offer("Say what their labels mean, in step 2.", "Name the labels", CHECK),
+    "keep-heads": Offer("Pick models whose labels mean the same.", "Choose other models", PICK),
+    "choose-models": Offer("Pick other models in step 1.", "Choose other models", PICK),
+    "collect-statistics": Offer("Make statistics of them from texts, in step 3.", "Make statistics", STATISTICS),
+    "collect-fisher": Offer("Make statistics for Fisher merging, in step 3.", "Make Fisher statistics", STATISTICS),
+    "choose-method": Offer("Choose another way to merge, in step 4.", "Choose another way", MERGE),
+    "set-shares": Offer("Say in step 4 how much each model counts.", "Set the shares", MERGE),
+    "give-texts": Offer("The app has no texts for it while it merges: choose another way, or use the command line."),
+    "give-data": Offer("Give texts or a dataset.", "Give texts", COMPARE),
+    "name-columns": Offer("Call the columns with the texts and the labels so: text, label."),
+    "leave-ensemble": Offer("Leave the ensemble out.", "Compare without it", COMPARE),
+    "choose-dtype": Offer("The app stores a merge as the first model is stored: pick one first that is stored wider."),
+    "merge-whole": Offer("The app writes merged weights as a whole."),
+    "name-another": Offer("Choose another name for it in step 6.", "Choose another name", PUSH),
+    "keep-private": Offer("Keep the repo private, or leave that model out.", "Keep it private", PUSH),
+}
+"""Every action as the app says it, by its code."""
+
+
+def fix_of(error: FuseHubError, log_in: str = LOG_IN) -> str:
+    """What to do about an error, as the app says it; `log_in` says how the visitor logs in."""
+    if not error.actions:
+        return error.fix_by(log_in)
+    said = [OFFERS[action.code].words for action in error.actions]
+    return "\n".join(dict.fromkeys([*said, *([log_in] if error.log_in else [])]))
+
+
+def pressed(code: str, models: str) -> Action | None:
+    """The action of a button, whose models stand one a line; None where it is no such button."""
+    offer = OFFERS.get(code)
+    return Action(code, tuple(filter(None, models.split("\n")))) if offer and offer.step is not None else None

@@ -1,0 +1,115 @@
+"""What is recommended for a visit's models, asked for once for all that is at hand, and how the page says it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fusehub.checking.configs import common_base
+from fusehub.errors import Action
+from fusehub.methods import METHODS, Method
+from fusehub.recommending.recommendation import NEEDS
+from fusehub.utils.formats import describe
+
+from ..frame import Frame
+from ..render import html
+from ..visits import Visit, statistics_of
+
+
+def offered() -> dict[str, Method]:
+    """The methods that the app has all for: models, a base, and statistics that are published or were made."""
+    return {name: method for name, method in METHODS.items() if not wants_more(method)}
+
+
+def wants_more(method: Method) -> bool:
+    """Whether a method needs what the app cannot give it: texts, while it merges."""
+    return method.needs_data
+
+
+def advise(frame: Frame, visit: Visit, token: str | None) -> dict[str, Any]:
+    """The recommendation (as `Recommendation.to_dict` has it) for what the visit has now."""
+    if visit.advice is None or visit.advised_on != _at_hand(visit):
+        visit.advice = frame.worker.ask(
+            "recommend",
+            {
+                "models": visit.names(),
+                # What all models name is looked at there, and may be gone.
+                "base_model": None if visit.base_is_found else visit.base or None,
+                "statistics": dict(statistics_of(visit)),
+                "among": list(offered()),
+            },
+            token,
+        )
+        if visit.base_is_found:
+            visit.base = visit.advice["at_hand"]["base"] or ""
+        visit.advised_on = _at_hand(visit)
+        visit.chosen = None
+    return visit.advice
+
+
+def _at_hand(visit: Visit) -> tuple[Any, ...]:
+    return tuple(visit.names()), visit.base, tuple(sorted(statistics_of(visit).items()))
+
+
+def fill_in_base(visit: Visit) -> None:
+    """The base that all models name is taken for theirs until somebody says another."""
+    if not visit.base:
+        visit.base = common_base([pick.base for pick in visit.picks]) or ""
+        visit.base_is_found = bool(visit.base)
+
+
+def suggested(advice: Mapping[str, Any]) -> list[str]:
+    """What is chosen until the visitor chooses: the recommended way, and the mean to compare it with."""
+    return list(dict.fromkeys([advice["recommended"]["method"], advice["baseline"]["method"]]))
+
+
+def ways(advice: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """All ways by method."""
+    others = [way for own in advice["alternatives"].values() for way in own]
+    return {way["method"]: way for way in (advice["recommended"], advice["baseline"], *others)}
+
+
+def advice_html(advice: Mapping[str, Any]) -> str:
+    """The recommended way with its reason, and what would be better, with the click that makes it possible."""
+    way, better = advice["recommended"], advice["better"]
+    facts = {
+        "Against the mean": _gain(way["gain"]),
+        "Options": describe(way["options"]) if way["options"] else "the defaults",
+        "Base": way["base_model"],
+        "In code": way["method"],
+    }
+    body = f"<p>{html.esc(way['sentence'])}</p>{html.facts(facts)}"
+    body += f"<details open><summary>Why this one</summary><p>{html.esc(advice['reason'])}</p></details>"
+    if better is not None:
+        what = " ".join(obstacle["what"] for obstacle in better["obstacles"])
+        gain = _gain(better["gain"]) or ""
+        body += (
+            f"<p><strong>{html.esc(better['title'])}</strong> promises more ({html.esc(gain)} against the mean). "
+            f"{html.esc(what)}</p>{html.offers(_actions(better['obstacles']))}"
+        )
+    return html.card(f"Recommended: {way['title']}", body, kind="fh-picked")
+
+
+def need_html(need: str, own: Sequence[Mapping[str, Any]]) -> str:
+    """The head of a group of ways, and why those of it that cannot run do not."""
+    words: dict[str, str] = {**NEEDS}
+    parts = [f"<h4>{html.esc(words[need])}</h4>"]
+    told: dict[str, list[Mapping[str, Any]]] = {}
+    for way in own:
+        for obstacle in way["obstacles"]:
+            told.setdefault(obstacle["what"], []).append(obstacle)
+    for what, obstacles in told.items():
+        parts.append(f'<p class="fh-misfit">Cannot run now: {html.esc(what)}</p>')
+        parts.append(html.offers(_actions(obstacles)))
+    return "".join(parts)
+
+
+def _actions(obstacles: Sequence[Mapping[str, Any]]) -> list[Action]:
+    told = [obstacle["action"] for obstacle in obstacles]
+    return [Action(own["code"], tuple(own["models"]), own["count"]) for own in told]
+
+
+def _gain(gain: Mapping[str, Any] | None) -> str | None:
+    if gain is None:
+        return None
+    return f"{gain['points']:+.1f} points in our tests, higher in {gain['above']} of {gain['runs']} runs"

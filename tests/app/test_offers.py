@@ -1,0 +1,72 @@
+"""The app says in its own words what can be done, by the codes of errors, and never by options of the command line."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fusehub import errors
+from fusehub.errors import ACTIONS, Action, BadRecipe, FuseHubError, together
+from fusehub.utils.findings import Finding, incompatible
+from space.render import html
+from space.render.offers import OFFERS, fix_of, pressed
+
+ROOT = Path(__file__).parents[2]
+OPTION = re.compile(r"(?:^|[\s(`'\"])(--[a-z][a-z-]+)")
+# What the app never asks for: noise, devices, tuning, saved plans, plug-ins, statistics that are added up.
+NOT_OF_THE_APP = {"--noise", "--device", "--device-map", "--tune", "--tune-over", "--tune-weights", "--save-plan"}
+NOT_OF_THE_APP |= {"--disjoint", "--allow-few-rows", "--plugin"}
+TOLD = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, FuseHubError)}
+TOLD |= {"Finding", "_find", "unknown", "retold"}
+
+
+def told(folder: str) -> Iterator[tuple[str, ast.Call, set[str]]]:
+    """Every place where an error or a finding is made with options of the command line in its words."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        # What starts the app speaks to whoever types.
+        if path.relative_to(ROOT).parts[1] in ("cli", "demo", "localhub", "collecting", "serve.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in TOLD:
+                texts = [own.value for own in ast.walk(node) if isinstance(own, ast.Constant)]
+                found = {option for text in texts if isinstance(text, str) for option in OPTION.findall(text)}
+                if found:
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}", node, found
+
+
+def test_errors_that_name_an_option_say_by_a_code_what_can_be_done() -> None:
+    found = list(told("fusehub"))
+    assert len(found) > 30, "the words of errors are found"
+    silent = [
+        place
+        for place, call, options in found
+        if not options <= NOT_OF_THE_APP and all(own.arg != "actions" for own in call.keywords)
+    ]
+    assert silent == []
+
+
+def test_errors_of_the_app_itself_name_no_option() -> None:
+    assert [place for place, *_ in told("space")] == []
+
+
+@pytest.mark.parametrize("code", ACTIONS)
+def test_every_action_is_said_in_words_of_the_app(code: str) -> None:
+    action = Action(code, ("a/b", "c/d"))
+    error = BadRecipe("It cannot be.", "Say --base MODEL, or `fusehub collect`.", actions=[action])
+    shown = html.problem(error)
+    assert "--" not in shown and "fusehub" not in shown and html.esc(OFFERS[code].words) in shown
+    button = f'data-act="{code}" data-id="a/b\nc/d"' in shown
+    assert button == (OFFERS[code].step is not None) == bool(OFFERS[code].label)
+    assert pressed(code, "a/b\nc/d") == (action if button else None)
+
+
+def test_several_errors_keep_what_can_be_done_about_each() -> None:
+    base, labels = Action("name-base"), Action("name-labels")
+    one, other = BadRecipe("One.", "--base", actions=[base]), BadRecipe("Other.", "--labels", actions=[labels, base])
+    assert together([one, other]).actions == (base, labels) == (*one.retold("x").actions, labels)
+    assert incompatible([Finding("labels", "error", "Labels.", "--labels", (labels,))]).actions == (labels,)
+    assert fix_of(BadRecipe("Plain.", "Do it.", log_in=True), "Sign in.") == "Do it. Sign in."
