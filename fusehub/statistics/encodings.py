@@ -17,16 +17,20 @@ repeated blocks (poolers, heads) are few and lose most: they are stored more fin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from fusehub.errors import unknown
 from fusehub.models.tensor_files import TensorInfo
-from fusehub.statistics.grams import pack, packed_diagonal, unpack
+from fusehub.statistics.grams import packed_diagonal
+from fusehub.utils.symmetric import Factorized, bounds, mirror, pack_into, unpacked, whole
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+    from fusehub.utils.symmetric import Strip
 
 SIZES = ("full", "half", "compact", "tiny")
 DEFAULT_SIZE = "compact"
@@ -35,8 +39,10 @@ SMALL = 128
 # A factor of int8 has this part of the inputs as its rank: a sixth of the bytes of an int8 triangle.
 RANK = 12
 _BLOCK_NUMBER = re.compile(r"\.\d+\.")
-# Shifts that are tried: each 2^¼ times the one before, from 2⁻¹⁴, far below what float16 loses, to 2⁴.
-_SHIFTS = [2.0 ** (step / 4) for step in range(-56, 17)]
+# A shift that is tried at least, far below what float16 loses.
+_LEAST_SHIFT = 2.0**-14
+# Steps of Lanczos's method, and by which part of itself its eigenvalue may be wrong.
+_STEPS, _LANCZOS_ERROR = 40, 0.05
 _OVERSAMPLING, _ITERATIONS = 16, 3
 
 
@@ -122,42 +128,64 @@ def encode(sums: LayerSums, encoding: Encoding) -> dict[str, Tensor]:
     packed = sums.packed()
     if encoding.name == "triangle":
         return {"S": packed}
+    diagonal = packed[packed_diagonal(sums.size)]
     if encoding.name == "diagonal":
-        return {"d": packed[packed_diagonal(sums.size)]}
-    correlations, diagonal = _correlations(packed, sums.size)
+        return {"d": diagonal}
     if encoding.name == "correlations":
         assert encoding.bits is not None
-        stored = _rounded(pack(correlations), encoding.bits)
-        return {"C": stored, "d": diagonal, "e": _shift(_correlation_matrix(stored, sums.size))}
+        return {**_rounded_correlations(packed, diagonal, encoding.bits), "d": diagonal}
     assert encoding.rank is not None
-    return {**_factor(correlations, encoding.rank), "d": diagonal}
+    return {**_factor(_correlations(packed, diagonal), sums.size, encoding.rank), "d": diagonal}
 
 
-def decode(encoding: Encoding, read: Callable[[str], Tensor], size: int) -> Tensor:
-    """The gram `S` of a layer of `size` inputs: [in, in], float64; `read` gives its tensors."""
+def decode(encoding: Encoding, read: Callable[[str], Tensor], size: int, dtype: torch.dtype) -> Iterator[Strip]:
+    """The strips of the gram `S` of a layer of `size` inputs (see `fusehub.utils.symmetric`), in float32 or float64.
+
+    `read` gives its tensors.
+    """
     if encoding.name == "triangle":
-        return unpack(read("S"), size)
+        for start, rows in unpacked(read("S"), size):
+            yield start, rows.to(dtype)
+        return
+    diagonal = read("d")
     if encoding.name == "diagonal":
-        return read("d").double().diag()
+        for start, stop in bounds(size):
+            rows = diagonal.new_zeros(stop - start, size - start, dtype=dtype)
+            rows.diagonal().copy_(diagonal[start:stop])
+            yield start, rows
+        return
+    scale = diagonal.double().sqrt().to(dtype)
+    for start, rows in _stored_correlations(encoding, read, size):
+        stop = start + len(rows)
+        yield start, rows.to(dtype).mul_(scale[start:stop, None]).mul_(scale[start:])
+
+
+def _stored_correlations(encoding: Encoding, read: Callable[[str], Tensor], size: int) -> Iterator[Strip]:
+    """The strips of the correlations that are stored, in float32, which is finer than any way of storing them."""
     if encoding.name == "correlations":
-        gram = _correlation_matrix(read("C"), size)
-    else:
-        # In float32, which is finer than what is stored and takes half of the time.
-        factor = read("U").float().mul_(read("u"))
-        gram = (factor @ factor.T).double()
-        gram.diagonal().clamp_(min=1.0)
-    scale = read("d").double().sqrt()
-    return gram.mul_(scale[:, None]).mul_(scale)
+        for start, stored in unpacked(read("C"), size):
+            rows = _restored(stored)
+            rows.diagonal().fill_(1.0)
+            yield start, rows
+        return
+    factor = read("U").float().mul_(read("u"))
+    for start, stop in bounds(size):
+        rows = factor[start:stop] @ factor[start:].T
+        square = rows[:, : stop - start]
+        square.triu_().add_(square.triu(1).T)
+        rows.diagonal().clamp_(min=1.0)
+        yield start, rows
 
 
-def _correlations(packed: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """`C` ([in, in], float64; zero where a feature was never used) and the diagonal of `S` ([in], float32)."""
+def _correlations(packed: Tensor, diagonal: Tensor) -> Iterator[Strip]:
+    """The strips of `C` in float64, zero where a feature was never used, from the packed triangle of `S` and its
+    diagonal."""
     import torch
 
-    diagonal = packed[packed_diagonal(size)]
-    gram = unpack(packed, size)
     scale = torch.where(diagonal > 0, diagonal.double().rsqrt(), 0.0)
-    return gram.mul_(scale[:, None]).mul_(scale).clamp_(-1, 1), diagonal
+    for start, rows in unpacked(packed, len(diagonal)):
+        stop = start + len(rows)
+        yield start, rows.double().mul_(scale[start:stop, None]).mul_(scale[start:]).clamp_(-1, 1)
 
 
 def _rounded(correlations: Tensor, bits: int) -> Tensor:
@@ -169,43 +197,85 @@ def _rounded(correlations: Tensor, bits: int) -> Tensor:
     return correlations.abs().sqrt().mul_(127).round_().mul_(correlations.sign()).to(torch.int8)
 
 
-def _correlation_matrix(stored: Tensor, size: int) -> Tensor:
-    """The correlations of a packed triangle as it is stored: [in, in], float64, with ones on the diagonal."""
+def _restored(stored: Tensor) -> Tensor:
+    """Correlations in float32 as what is stored says them."""
     import torch
 
-    if stored.dtype == torch.int8:
-        roots = stored.float().div_(127)
-        stored = roots.abs().mul_(roots)
-    matrix = unpack(stored, size)
+    if stored.dtype != torch.int8:
+        return stored.float()
+    roots = stored.float().div_(127)
+    return roots.abs().mul_(roots)
+
+
+def _rounded_correlations(packed: Tensor, diagonal: Tensor, bits: int) -> dict[str, Tensor]:
+    """`C` as it is stored, and the shift `e` that makes up for its rounding."""
+    import torch
+
+    size = len(diagonal)
+    stored = torch.empty(len(packed), dtype=torch.float16 if bits == 16 else torch.int8)
+    # What 16 bits lose is less than a factor of float32 would.
+    matrix = torch.empty(size, size, dtype=torch.float64 if bits == 16 else torch.float32)
+    lost = torch.zeros(size, dtype=torch.float64)
+    for start, rows in _correlations(packed, diagonal):
+        stop = start + len(rows)
+        rounded = _rounded(rows, bits)
+        pack_into(stored, start, rounded)
+        matrix[start:stop, start:] = _restored(rounded)
+        squares = rows.sub_(matrix[start:stop, start:]).square_()
+        lost[start:stop] += squares.sum(1)
+        lost[stop:] += squares[:, stop - start :].sum(0)
     matrix.diagonal().fill_(1.0)
-    return matrix
+    mirror(matrix)
+    return {"C": stored, "e": _shift(matrix, lost)}
 
 
-def _shift(matrix: Tensor) -> Tensor:
-    """The least of `_SHIFTS`, or 0, that makes a symmetric matrix positive definite when added to its diagonal."""
+def _shift(matrix: Tensor, lost: Tensor) -> Tensor:
+    """What makes a rounded symmetric matrix of unit diagonal, [n, n], positive definite when added to its diagonal; 0
+    where nothing must be. `matrix` is overwritten; `lost` has the sum of squares of what rounding took of each row.
+
+    Independent errors move eigenvalues by at most twice the root of the largest sum (Bandeira and van Handel 2016).
+    With so much more on the diagonal there is a factor, where errors are independent, and Lanczos's method on the
+    inverse finds how much of it was too much. From a random start its eigenvalue is the least one but for the part
+    `_LANCZOS_ERROR` with a probability of 1 − 10⁻⁵ (Kuczyński and Woźniakowski 1992, theorem 4.2).
+    """
     import torch
 
-    diagonal = matrix.diagonal().clone()
-    step = torch.empty_like(matrix)
-
-    def suffices(shift: float) -> bool:
-        step.copy_(matrix)
-        step.diagonal().copy_(diagonal + shift)
-        return not torch.linalg.cholesky_ex(step)[1].item()
-
-    if suffices(0.0):
-        return torch.tensor(0.0)
-    low, high = 0, len(_SHIFTS) - 1
-    while low < high:
-        middle = (low + high) // 2
-        if suffices(_SHIFTS[middle]):
-            high = middle
-        else:
-            low = middle + 1
-    return torch.tensor(_SHIFTS[high])
+    rounding = torch.finfo(matrix.dtype).eps * len(matrix)
+    shift = max(_LEAST_SHIFT, 2.1 * float(lost.max()) ** 0.5, rounding)
+    matrix.diagonal().add_(shift)
+    factorized = Factorized(matrix)
+    while not factorized.ok:
+        matrix = factorized.restored()
+        matrix.diagonal().add_(shift)
+        shift *= 2
+        factorized = Factorized(matrix)
+    least = (1 - _LANCZOS_ERROR) / _largest_of_inverse(factorized, len(matrix), matrix.dtype)
+    return torch.tensor(max(0.0, shift - least + rounding))
 
 
-def _factor(correlations: Tensor, rank: int) -> dict[str, Tensor]:
+def _largest_of_inverse(factorized: Factorized, size: int, dtype: torch.dtype) -> float:
+    """The largest eigenvalue of the inverse, a little too small: by Lanczos's method from a seeded random start, with
+    full orthogonalization."""
+    import torch
+
+    vector = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    basis = [vector / vector.norm()]
+    projected = torch.zeros(_STEPS, _STEPS, dtype=torch.float64)
+    for step in range(_STEPS):
+        image = factorized.solve(basis[-1][:, None].to(dtype))[:, 0].double()
+        known = torch.stack(basis)
+        projected[: step + 1, step] = known @ image
+        for _ in range(2):
+            image -= known.T @ (known @ image)
+        length = float(image.norm())
+        if step + 1 == _STEPS or length <= 1e-6 * float(projected[: step + 1, step].norm()):
+            break
+        basis.append(image / length)
+    size = len(basis)
+    return float(torch.linalg.eigvalsh(projected[:size, :size], UPLO="U")[-1])
+
+
+def _factor(correlations: Iterator[Strip], size: int, rank: int) -> dict[str, Tensor]:
     """The leading eigenvectors of the correlations times the roots of their eigenvalues, in int8 by column.
 
     By subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4) from a seeded start: the same sums give
@@ -213,8 +283,7 @@ def _factor(correlations: Tensor, rank: int) -> dict[str, Tensor]:
     """
     import torch
 
-    size = len(correlations)
-    work = correlations.float()
+    work = whole(correlations, size, torch.float32)
     random = torch.Generator().manual_seed(0)
     basis = torch.randn(size, min(size, rank + _OVERSAMPLING), generator=random)
     for _ in range(_ITERATIONS):

@@ -12,8 +12,9 @@ diagonals lie beside in a file of their own (`fisher_file.py`), which a merge by
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -29,16 +30,19 @@ from fusehub.statistics.encodings import (
     encode,
     encoding_of,
 )
-from fusehub.statistics.grams import pack, packed_diagonal
+from fusehub.statistics.grams import packed_diagonal
 from fusehub.statistics.metadata import FORMAT, REMAKE, VERSION, check_metadata, require_weights
 from fusehub.statistics.shards import MAX_SHARD_SIZE, ShardedFile, index_name, is_part, write_shards
+from fusehub.utils.symmetric import pack_into, whole
 from fusehub.utils.unfinished import output
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from fusehub.hub.upload import Published, PushOptions
     from fusehub.models.ref import ModelRef
+    from fusehub.utils.symmetric import Strip
 
 __all__ = [
     "FILENAME",
@@ -136,22 +140,41 @@ class StoredLayer:
         """Whether only the diagonal of `S` is known, as of imported importance matrices."""
         return self.encoding.name == "diagonal"
 
+    def strips(self, dtype: torch.dtype) -> Iterator[Strip]:
+        """The strips of `S` (see `fusehub.utils.symmetric`), in float32 or float64, each computed when its turn comes.
+
+        Raises `BadStatistics` where a number is not finite, a square is negative, or `S`, `s` and `n` cannot be of the
+        same rows.
+        """
+        read = functools.cache(self._read)
+        self._require_of_one(self._diagonal(read))
+        yield from decode(self.encoding, read, self.size, dtype)
+
     def gram(self) -> Tensor:
-        """`S`: [in, in], float64. Raises `BadStatistics` where a number is not finite, a square is negative, or `S`,
-        `s` and `n` cannot be of the same rows."""
-        gram = decode(self.encoding, self._read, self.size)
-        self._require_of_one(gram.diagonal())
-        return gram
+        """`S`: [in, in], float64. Raises `BadStatistics` as `strips` does."""
+        import torch
+
+        return whole(self.strips(torch.float64), self.size, torch.float64)
 
     def diagonal(self) -> Tensor:
         """The sums of squares of each input: [in], float64; read without the rest where it is stored by itself."""
+        return self._diagonal(self._read)
+
+    def _diagonal(self, read: Callable[[str], Tensor]) -> Tensor:
         if self.encoding.name == "triangle":
-            return self._read("S")[packed_diagonal(self.size)].double()
-        return self._read("d").double()
+            return read("S")[packed_diagonal(self.size)].double()
+        return read("d").double()
 
     def packed(self) -> Tensor:
         """The upper triangle of `S`, checked: [in * (in + 1) / 2], float32."""
-        return self._read("S") if self.encoding.name == "triangle" else pack(self.gram().float())
+        import torch
+
+        if self.encoding.name == "triangle":
+            return self._read("S")
+        packed = torch.empty(self.size * (self.size + 1) // 2)
+        for start, rows in self.strips(torch.float64):
+            pack_into(packed, start, rows)
+        return packed
 
     @property
     def total(self) -> Tensor:
@@ -248,7 +271,7 @@ class Statistics:
         import torch
 
         value = self._file.read(name)
-        if not bool(torch.isfinite(value.sum(dtype=torch.float64))):
+        if value.is_floating_point() and not bool(torch.isfinite(value.sum(dtype=torch.float64))):
             raise BadStatistics(
                 f"{self.origin}: {name} holds NaN or infinity.",
                 f"The file is broken, or the model was. {REMAKE} That stops where the model's numbers are not finite.",

@@ -9,10 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fusehub.utils.devices import has_float64
+from fusehub.utils.symmetric import unpacked, whole
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
     from torch import Tensor
+
+    from fusehub.utils.symmetric import Strip
 
 
 class GramSum:
@@ -49,6 +54,20 @@ class GramSum:
         """The tensors that hold the sums, to be reduced over processes in place."""
         return [*self._blocks, self.total]
 
+    def diagonal(self) -> Tensor:
+        """The sums of squares of each input: [size], float64, on the CPU."""
+        import torch
+
+        return torch.cat([block.diagonal() for block in self._blocks]).cpu().double()
+
+    def strips(self, dtype: torch.dtype) -> Iterator[Strip]:
+        """The strips of `S` (see `fusehub.utils.symmetric`), on the CPU."""
+        for block, start in zip(self._blocks, range(0, self.size, self._step), strict=True):
+            rows = block.cpu().to(dtype, copy=True)
+            square = rows[:, : len(rows)]
+            square.triu_().add_(square.triu(1).T)
+            yield start, rows
+
     def packed(self) -> Tensor:
         """The upper triangle of `S`, row after row: [size * (size + 1) / 2], float32, on the CPU."""
         import torch
@@ -71,15 +90,7 @@ def unpack(packed: Tensor, size: int) -> Tensor:
     """The symmetric matrix of a packed upper triangle: [size * (size + 1) / 2] -> [size, size], float64."""
     import torch
 
-    full = torch.zeros(size, size, dtype=torch.float64)
-    offset = 0
-    for row in range(size):
-        full[row, row:] = packed[offset : offset + size - row]
-        offset += size - row
-    diagonal = full.diagonal().clone()
-    full.add_(full.T.clone())
-    full.diagonal().copy_(diagonal)
-    return full
+    return whole(unpacked(packed, size), size, torch.float64)
 
 
 def packed_diagonal(size: int) -> Tensor:

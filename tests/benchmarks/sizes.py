@@ -34,6 +34,7 @@ from fusehub.models.resolve import resolve
 from fusehub.statistics.encodings import SIZES, decode, encode, encoding_of
 from fusehub.statistics.file import Statistics, stored_bytes
 from fusehub.statistics.resizing import resize_statistics
+from fusehub.utils.symmetric import whole
 
 DOMAINS = ("products", "films", "editorials")
 # BertForSequenceClassification of bert-base-uncased with two labels, in float32.
@@ -88,7 +89,7 @@ def shapes() -> None:
         started = time.perf_counter()
         stored = encode(drawn[3072], encoding)
         written = time.perf_counter()
-        gram = decode(encoding, stored.__getitem__, 3072)
+        gram = whole(decode(encoding, stored.__getitem__, 3072, torch.float64), 3072, torch.float64)
         read = time.perf_counter()
         _solve(gram)
         solved = time.perf_counter()

@@ -19,6 +19,7 @@ from fusehub.localhub import running
 from fusehub.methods.base import Layer
 from fusehub.methods.regmean import RegMeanOptions, regmean
 from fusehub.models.tensor_files import sha256_of
+from fusehub.statistics import encodings
 from fusehub.statistics.encodings import SIZES, encoding_of
 from fusehub.statistics.file import Statistics, stored_bytes, write_statistics
 from fusehub.statistics.grams import GramSum, unpack
@@ -151,6 +152,56 @@ def test_rounding_is_made_up_for_only_where_alpha_does_not_already(tmp_path, ope
         torch.testing.assert_close(merged.tensor, torch.full((1, 200), 0.25).double())
         # Nothing is cut off as a direction that the inputs do not span: the rounded gram was solved by Cholesky.
         assert merged.notes == ()
+
+
+def few_kinds(size=512, rows=4000):
+    """Features of which many are nearly the same: what rounding takes of them is not independent."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, size // 32, generator=random).repeat_interleave(32, 1)
+    total = GramSum(size)
+    total.add(x + 0.05 * torch.randn(rows, size, generator=random))
+    return total
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits", "factorisations"),
+    [
+        (lambda: sums_of(600, 300), 8, 1),
+        (lambda: sums_of(600, 300), 16, 1),
+        (lambda: sums_of(600, 4000), 8, 1),
+        (few_kinds, 8, 4),
+    ],
+)
+def test_the_shift_suffices_and_is_hardly_more_than_must_be_and_is_found_by_one_factorisation(
+    tmp_path, opened, monkeypatch, kind, bits, factorisations
+):
+    made = []
+
+    class Counted(encodings.Factorized):
+        def __init__(self, matrix):
+            made.append(len(matrix))
+            super().__init__(matrix)
+
+    monkeypatch.setattr(encodings, "Factorized", Counted)
+    sums = kind()
+    stored = encodings.encode(sums, encodings.Encoding("correlations", bits))
+    path, _ = write(tmp_path, "compact" if bits == 8 else "half", {BLOCK: sums})
+    assert torch.equal(load_file(path)[f"{BLOCK}.C"], stored["C"])
+    least = float(torch.linalg.eigvalsh(correlations(opened(path).layers[BLOCK].gram()))[0])
+    shift = float(stored["e"])
+    assert len(made) <= 2 * factorisations and set(made) == {sums.size}
+    assert -least < shift < -1.1 * least + (1e-2 if bits == 8 else 5e-4)
+
+
+def test_correlations_that_rounding_does_not_harm_are_not_shifted(tmp_path, opened):
+    sums = GramSum(150)
+    sums.add(torch.randn(900, 150, generator=torch.Generator().manual_seed(0)))
+    layer = opened(write(tmp_path, "half", {BLOCK: sums})[0]).layers[BLOCK]
+    assert (
+        layer.encoding.bits == 16
+        and float(torch.linalg.eigvalsh(correlations(layer.gram()))[0]) > 1e-3
+        and layer.shift == 0
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)

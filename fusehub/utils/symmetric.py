@@ -1,0 +1,153 @@
+"""Symmetric matrices in strips, so that a large one need not be there as a whole, or twice.
+
+A strip of `S`, [n, n], is some rows from the diagonal on: `(start, rows)` with `rows = S[start:start + k, start:]`,
+whose first k columns are symmetric. All strips of a matrix, one after the other, are its upper triangle; whoever is
+given one may overwrite it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Strip: TypeAlias = "tuple[int, Tensor]"
+# Rows of a strip: enough for a product to be as fast as that of the whole, few enough to stay near the processor.
+STEP = 256
+
+
+def bounds(size: int) -> Iterator[tuple[int, int]]:
+    """Where the strips of a matrix of `size` rows begin and end."""
+    return ((start, min(size, start + STEP)) for start in range(0, size, STEP))
+
+
+def strips_of(matrix: Tensor, dtype: torch.dtype) -> Iterator[Strip]:
+    """The strips of a matrix that is there: [n, n]; copies."""
+    for start, stop in bounds(len(matrix)):
+        yield start, matrix[start:stop, start:].to(dtype, copy=True)
+
+
+def unpacked(packed: Tensor, size: int) -> Iterator[Strip]:
+    """The strips of a packed upper triangle, [size * (size + 1) / 2], in its dtype."""
+    offset = 0
+    for start, stop in bounds(size):
+        width = size - start
+        rows = packed.new_zeros(stop - start, width)
+        for row in range(stop - start):
+            rows[row, row:] = packed[offset : offset + width - row]
+            offset += width - row
+        square = rows[:, : stop - start]
+        square.add_(square.triu(1).T)
+        yield start, rows
+
+
+def pack_into(packed: Tensor, start: int, rows: Tensor) -> None:
+    """Puts a strip that begins at row `start` to its place in a packed upper triangle."""
+    size = start + rows.shape[1]
+    offset = start * size - start * (start - 1) // 2
+    for row in range(len(rows)):
+        width = rows.shape[1] - row
+        packed[offset : offset + width] = rows[row, row:]
+        offset += width
+
+
+def whole(strips: Iterator[Strip], size: int, dtype: torch.dtype) -> Tensor:
+    """The matrix of all its strips: [size, size]."""
+    import torch
+
+    matrix = torch.empty(size, size, dtype=dtype)
+    for start, rows in strips:
+        matrix[start : start + len(rows), start:] = rows
+    mirror(matrix)
+    return matrix
+
+
+def mirror(matrix: Tensor) -> None:
+    """Copies what is above the diagonal of a square matrix to below it."""
+    for start, stop in bounds(len(matrix)):
+        square = matrix[start:stop, start:stop]
+        square.triu_().add_(square.triu(1).T)
+        matrix[stop:, start:stop] = matrix[start:stop, stop:].T
+
+
+def add_product(strip: Strip, factor: Tensor, out: Tensor) -> None:
+    """Adds to `out`, [n, m], what one strip of `S` has in `S @ factor`."""
+    start, rows = strip
+    stop = start + len(rows)
+    out[start:stop].addmm_(rows, factor[start:])
+    out[stop:].addmm_(rows[:, stop - start :].T, factor[start:stop])
+
+
+class Factorized:
+    """The Cholesky factor `L` of a symmetric matrix `S`, and `S` itself, in the memory of one matrix.
+
+    `matrix`, [n, n] and symmetric, is overwritten: its strict upper triangle stays, and `L` takes the rest. Only
+    where `ok` is it positive definite, and may be solved with.
+    """
+
+    def __init__(self, matrix: Tensor) -> None:
+        self._matrix = matrix
+        self._diagonal = matrix.diagonal().clone()
+        self.ok = self._factorize()
+
+    def _factorize(self) -> bool:
+        """Column block by column block; half of the multiplications of the whole, since symmetry is made use of."""
+        import torch
+
+        matrix, size = self._matrix, len(self._matrix)
+        for start, stop in bounds(size):
+            square = matrix[start:stop, start:stop]
+            factor, info = torch.linalg.cholesky_ex(square.tril() + square.tril(-1).T)
+            if int(info):
+                return False
+            square.copy_(square.triu(1).add_(factor))
+            if stop == size:
+                break
+            below = torch.linalg.solve_triangular(factor, matrix[stop:, start:stop].T, upper=False)
+            matrix[stop:, start:stop] = below.T
+            for first, last in bounds(size - stop):
+                rest = matrix[stop + first :, stop + first : stop + last]
+                # Of the square on the diagonal the upper triangle is still the matrix's own.
+                kept = rest[: last - first].triu(1)
+                rest.addmm_(below[:, first:].T, below[:, first:last], alpha=-1)
+                rest[: last - first].tril_().add_(kept)
+        return True
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the factor is in."""
+        return self._matrix.dtype
+
+    @property
+    def least_pivot(self) -> float:
+        """The least square on the diagonal of `L`. A matrix of unit diagonal has its inverse as condition, or more."""
+        return float(self._matrix.diagonal().min()) ** 2
+
+    def solve(self, right: Tensor) -> Tensor:
+        """`S⁻¹ right`: [n, m]."""
+        import torch
+
+        lower = self._matrix
+        half = torch.linalg.solve_triangular(lower, right, upper=False)
+        return torch.linalg.solve_triangular(lower.T, half, upper=True, out=half)
+
+    def times(self, factor: Tensor) -> Tensor:
+        """`S @ factor` for [n, m], in the dtype of `factor`."""
+        out = factor.new_zeros(factor.shape)
+        for start, stop in bounds(len(self._matrix)):
+            rows = self._matrix[start:stop, start:].to(factor.dtype, copy=True)
+            square = rows[:, : stop - start]
+            square.triu_(1)
+            square.add_(square.T.clone())
+            square.diagonal().copy_(self._diagonal[start:stop])
+            add_product((start, rows), factor, out)
+        return out
+
+    def restored(self) -> Tensor:
+        """`S` once more, in the same memory; the factor is lost."""
+        self._matrix.diagonal().copy_(self._diagonal)
+        mirror(self._matrix)
+        return self._matrix
