@@ -12,7 +12,7 @@ expert. Every block is run twice over all texts, merged and with an expert's wei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +41,9 @@ if TYPE_CHECKING:
 class BlockByBlock:
     """One merge: `statistics` (one mapping an expert, by the weight's name in its file) are filled for each stage.
 
-    `tensors` are those of the plan: of which nothing was counted, they are changed into means there. `make` gives a
-    merged tensor as it is stored, solved with the statistics that are there.
+    `tensors` are those of the plan: of which nothing was counted, they are changed into means there. `expect` is told
+    which are solved with the statistics that are there, and `make` gives one of them, or another tensor, merged, as it
+    is stored.
     """
 
     def __init__(
@@ -51,11 +52,12 @@ class BlockByBlock:
         tensors: dict[str, TensorPlan],
         experts: Sequence[Checkpoint],
         statistics: Sequence[dict[str, CountedLayer]],
+        expect: Callable[[Iterable[TensorPlan]], None],
         make: Callable[[TensorPlan], Tensor],
         progress: Progress,
     ) -> None:
         self.plan, self.tensors, self.experts, self.statistics = plan, tensors, experts, statistics
-        self.make, self.progress = make, progress
+        self.expect, self.make, self.progress = expect, make, progress
         self.inputs: list[Inputs] = [found.inputs for found in plan.statistics]
         parameters = [tensor.parameter for tensor in tensors.values()]
         loaded = {index: _load(plan, index, parameters) for index in dict.fromkeys(_templates(plan))}
@@ -93,6 +95,7 @@ class BlockByBlock:
                 for tensor in own:
                     self._average(tensor, self._lacking(tensor))
                 self._weigh(own)
+                self.expect([self.tensors[tensor.name] for tensor in own if self._is_solved(tensor)])
                 for tensor in own:
                     self._merge(tensor)
         finally:

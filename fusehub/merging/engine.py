@@ -87,6 +87,8 @@ class _Engine:
                 self._require_relatives()
             if self.plan.method.needs_data:
                 self._solve_by_blocks(statistics)
+            else:
+                self._solver.expect(tensor for tensor in self.tensors.values() if tensor.action == "solve")
             self._total = sum(tensor.info.nbytes for tensor in self.tensors.values())
             self._done = 0
             if self.plan.labels.policy == "keep":
@@ -94,7 +96,14 @@ class _Engine:
             else:
                 self._write(settlement.shards, self.folder)
         return MergeResult(
-            self.folder, self.plan, self.tensors, settlement.kept, remarks, self._solver.notes, self.hashes
+            self.folder,
+            self.plan,
+            self.tensors,
+            settlement.kept,
+            remarks,
+            self._solver.notes,
+            self._solver.precision,
+            self.hashes,
         )
 
     def _solve_by_blocks(self, statistics: Sequence[dict[str, Any]]) -> None:
@@ -110,7 +119,7 @@ class _Engine:
                     solved[tensor.name, work.start] = merged[work.start : work.stop] if merged.ndim else merged
             return merged
 
-        BlockByBlock(self.plan, self.tensors, self.experts, statistics, make, self.progress).run()
+        BlockByBlock(self.plan, self.tensors, self.experts, statistics, self._solver.expect, make, self.progress).run()
         self._ready |= solved
 
     def _whole(self, tensor: TensorPlan) -> Tensor:
@@ -214,7 +223,7 @@ class _Engine:
             return inputs[0]
         if (tensor.name, work.start) in self._ready:
             return self._ready.pop((tensor.name, work.start))
-        dtype = _arithmetic(tensor, inputs)
+        dtype = _arithmetic(inputs)
         # One after the other, as a tensor can be large; copies, as methods may overwrite them.
         values = []
         while inputs:
@@ -334,12 +343,12 @@ def _cosine(tensor: TensorPlan, one: Checkpoint, own: str, other: Checkpoint, th
     return float(a @ b) / norms if norms else 1.0
 
 
-def _arithmetic(tensor: TensorPlan, inputs: Sequence[Tensor]) -> torch.dtype:
-    """float64, or float32 where the inputs have at most 11 significant bits and nothing is solved."""
+def _arithmetic(inputs: Sequence[Tensor]) -> torch.dtype:
+    """float64, or float32 where the inputs have at most 11 significant bits."""
     import torch
 
     narrow = all(value.dtype in (torch.bfloat16, torch.float16) for value in inputs)
-    return torch.float32 if narrow and tensor.action != "solve" else torch.float64
+    return torch.float32 if narrow else torch.float64
 
 
 @contextlib.contextmanager

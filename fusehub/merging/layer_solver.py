@@ -6,7 +6,8 @@ and keeps what layers with the same inputs share.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import Incompatible
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 
 class LayerSolver:
-    """Solves the layers of a plan; `notes` says what was worth saying of each, by the weight's name.
+    """Solves the layers of a plan; `notes` says what was worth saying of each, by the weight's name, and `precision`
+    which arithmetic it took where the method chose.
 
     `statistics` are those of each expert; where its source stands by the update, nothing of them is asked for.
     """
@@ -31,8 +33,18 @@ class LayerSolver:
     def __init__(self, plan: Plan, statistics: Sequence[Mapping[str, SourceLayer]]) -> None:
         self.plan, self.statistics = plan, statistics
         self.notes: dict[str, tuple[Note, ...]] = {}
-        self._cache_key: Any = None
-        self._cache: dict[Any, Any] = {}
+        self.precision: dict[str, str] = {}
+        self._expected: Counter[Hashable] = Counter()
+        self._caches: dict[Hashable, dict[Any, Any]] = {}
+
+    def expect(self, tensors: Iterable[TensorPlan]) -> None:
+        """Says which layers are going to be solved, in whatever order: what some share is kept until the last of them.
+
+        q, k and v share their inputs, and so their grams, which are summed and factorised once; in a file that is in
+        order of names, others come between them. Every layer that reads the encoder shares its output.
+        """
+        self._expected = Counter(key for tensor in tensors for key in self._keys(tensor))
+        self._caches.clear()
 
     def solve(
         self,
@@ -42,9 +54,10 @@ class LayerSolver:
         biases: list[Tensor] | None,
         base_bias: Tensor | None,
     ) -> Merged:
-        """The layer of `tensor`: its weight as it is stored (and its bias, where `biases` are given), float64.
+        """The layer of `tensor`: its weight as it is stored (and its bias, where `biases` are given).
 
-        `weights` and `base` are as they are stored, in float64; `biases` only for a method that solves them too.
+        `weights` and `base` are as they are stored, in the dtype of the arithmetic; `biases` only for a method that
+        solves them too.
         """
         turned = tensor.layer.transposed
         weights = [weight.T if turned else weight for weight in weights]
@@ -56,16 +69,19 @@ class LayerSolver:
             merged = self._groups(tensor, weights, biases)
         if merged.notes:
             self.notes[tensor.name] = merged.notes
-        return Merged(merged.tensor.T if turned else merged.tensor, merged.bias, merged.notes)
+        if merged.precision:
+            self.precision[tensor.name] = merged.precision
+        return Merged(merged.tensor.T if turned else merged.tensor, merged.bias, merged.notes, merged.precision)
 
     def _groups(self, tensor: TensorPlan, weights: list[Tensor], biases: list[Tensor] | None) -> Merged:
         """A head whose labels are not the same everywhere: the rows of each group of labels by those who know them."""
         import torch
 
         labels = self.plan.labels
-        weight = torch.empty(len(labels.labels), weights[0].shape[1], dtype=torch.float64)
+        weight = weights[0].new_empty(len(labels.labels), weights[0].shape[1])
         bias = torch.empty(len(labels.labels), dtype=torch.float64) if biases else None
         notes: list[Note] = []
+        precision: str | None = None
         for experts, rows in labels.groups():
             at = {index: [labels.rows[index][row] for row in rows] for index in experts}
             part = self._rows(
@@ -81,7 +97,8 @@ class LayerSolver:
                 assert part.bias is not None  # It was asked for.
                 bias[list(rows)] = part.bias
             notes += part.notes
-        return Merged(weight, bias, tuple(notes))
+            precision = part.precision
+        return Merged(weight, bias, tuple(notes), precision)
 
     def _rows(
         self,
@@ -92,19 +109,13 @@ class LayerSolver:
         biases: list[Tensor] | None,
         base_bias: Tensor | None,
     ) -> Merged:
-        if tensor.shares:
-            # Who gave a mixture's matrix no tokens has nothing to say of it.
-            used = [at for at, index in enumerate(experts) if tensor.shares[index]]
-            experts, weights = [experts[at] for at in used], [weights[at] for at in used]
-            biases = [biases[at] for at in used] if biases else biases
-        stored = {
-            index: self.statistics[index][tensor.sources[index]]
-            for index in experts
-            if not self.plan.statistics[index].stands_by_update
-        }
-        coefficients = [tensor.coefficients[index] for index in experts]
-        if not any(coefficients):
-            coefficients = [1.0] * len(coefficients)
+        used = self._used(tensor, experts)
+        if len(used) < len(experts):
+            weights = [weight for weight, index in zip(weights, experts, strict=True) if index in used]
+            biases = [bias for bias, index in zip(biases, experts, strict=True) if index in used] if biases else biases
+        experts = used
+        stored = self._stored(tensor, experts)
+        coefficients = _coefficients(tensor, experts)
         for index, layer in stored.items():
             if layer.size != tensor.layer.in_features:
                 raise Incompatible(
@@ -112,16 +123,11 @@ class LayerSolver:
                     f"{self.plan.experts[index].name} say {layer.size}.",
                     "Give the statistics of these weights.",
                 )
-        # q, k and v follow each other in the file and share their inputs: the grams are summed and factorised once.
-        # An update is one tensor's own.
-        key = (
-            tensor.options,
-            tuple(coefficients),
-            tensor.shares,
-            tuple((index, stored[index].stored_as if index in stored else tensor.name) for index in experts),
-        )
-        if key != self._cache_key:
-            self._cache_key, self._cache = key, {}
+        key = self._key(tensor, experts)
+        cache = self._caches.setdefault(key, {})
+        self._expected[key] -= 1
+        if self._expected[key] <= 0:
+            del self._caches[key]
         others = list(stored.values())
         statistics: list[LayerStatistics] = []
         for index, weight in zip(experts, weights, strict=True):
@@ -139,6 +145,39 @@ class LayerSolver:
             biases,
             statistics=statistics,
             shares=[tensor.shares[index] for index in experts] if tensor.shares else None,
-            cache=self._cache,
+            cache=cache,
         )
         return self.plan.method.merge(whole, tensor.options)
+
+    def _keys(self, tensor: TensorPlan) -> Iterator[Hashable]:
+        """What tells the systems that a layer is solved by: one, or one for each group of its labels."""
+        labels = self.plan.labels
+        if tensor.label_axis is None or labels.is_identity:
+            yield self._key(tensor, self._used(tensor, range(len(self.plan.experts))))
+            return
+        for experts, _ in labels.groups():
+            yield self._key(tensor, self._used(tensor, experts))
+
+    def _key(self, tensor: TensorPlan, experts: Sequence[int]) -> Hashable:
+        """What layers with the same system have in common. An update is one tensor's own."""
+        stored = self._stored(tensor, experts)
+        named = tuple((index, stored[index].stored_as if index in stored else tensor.name) for index in experts)
+        return tensor.options, tuple(_coefficients(tensor, experts)), tensor.shares, named
+
+    def _used(self, tensor: TensorPlan, experts: Sequence[int]) -> Sequence[int]:
+        """Those of `experts` that have something to say: who gave a mixture's matrix no tokens has not."""
+        return [index for index in experts if tensor.shares[index]] if tensor.shares else list(experts)
+
+    def _stored(self, tensor: TensorPlan, experts: Sequence[int]) -> dict[int, SourceLayer]:
+        """The statistics of the experts that do not stand by their update."""
+        return {
+            index: self.statistics[index][tensor.sources[index]]
+            for index in experts
+            if not self.plan.statistics[index].stands_by_update
+        }
+
+
+def _coefficients(tensor: TensorPlan, experts: Sequence[int]) -> list[float]:
+    """The experts' coefficients, all alike where they are zero."""
+    coefficients = [tensor.coefficients[index] for index in experts]
+    return coefficients if any(coefficients) else [1.0] * len(coefficients)

@@ -48,6 +48,7 @@ def write_side_files(result: MergeResult) -> None:
         "notes": list(result.remarks),
         "tensors": described(result.tensors, plan.method),
         "layer_notes": {name: [asdict(note) for note in own] for name, own in result.notes.items()},
+        "precision": dict(sorted(result.precision.items())),
         "sha256": dict(sorted(result.hashes.items())),
         "sources": [_source(plan, index) for index in range(len(plan.experts))],
         "base_source": _base_source(plan),

@@ -119,6 +119,7 @@ class _Report(_Told):
     findings: list[_Finding]
     notes: list[str]
     layer_notes: dict[str, list[_Note]]
+    precision: dict[str, str] = {}
     statistics: list[str]
     data: list[dict[str, Any]] = []
     tuning: Tuning | None = None

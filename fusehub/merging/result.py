@@ -27,6 +27,8 @@ class MergeResult:
         kept: For each expert the names in its file of what it kept.
         remarks: What is worth knowing of the merge: the notes of the plan, and what was seen on the way.
         notes: What methods had to say of layers, by the names of their weights.
+        precision: The arithmetic that solved layers took, by the names of their weights, where the method chose it:
+            `float32`, `refined` (with the residual in float64) or `float64`.
         hashes: Files of weights -> their sha256.
 
     Examples:
@@ -41,10 +43,11 @@ class MergeResult:
     kept: tuple[tuple[str, ...], ...]
     remarks: tuple[str, ...]
     notes: Mapping[str, tuple[Note, ...]] = field(default_factory=dict)
+    precision: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        freeze(self, "tensors", "notes", "hashes")
+        freeze(self, "tensors", "notes", "precision", "hashes")
 
     @property
     def told(self) -> list[str]:

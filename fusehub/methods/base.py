@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
@@ -16,6 +16,8 @@ from fusehub.utils.frozen import freeze
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from fusehub.utils.symmetric import Strip
 
 
 class Options(BaseModel):
@@ -74,6 +76,12 @@ class LayerStatistics(Protocol):
     @property
     def shift(self) -> float:
         """What the diagonal of `S` must grow by, relative to itself, for `S` to be positive semidefinite; mostly 0."""
+
+    def diagonal(self) -> Tensor:
+        """The diagonal of `S`: [in], float64."""
+
+    def strips(self, dtype: torch.dtype) -> Iterator[Strip]:
+        """The strips of `S` (see `fusehub.utils.symmetric`), in float32 or float64."""
 
     def gram(self) -> Tensor:
         """`S`, the sum of x xᵀ over the rows: [in, in], float64."""
@@ -138,6 +146,8 @@ class Merged:
     tensor: Tensor
     bias: Tensor | None = None
     notes: tuple[Note, ...] = ()
+    precision: str | None = None
+    """The arithmetic that it took, where a method chooses it layer by layer (`linear_system.PRECISIONS`)."""
 
 
 BaseRole = Literal["optional", "needed", "origin", "end"]

@@ -29,7 +29,8 @@ def of_whole(models: int, numel: int, inputs: int) -> Cost:
 def of_solving(models: int, numel: int, inputs: int) -> Cost:
     """Of a linear layer that is solved, with so many inputs.
 
-    Grams as stored, one unpacked, their sum and its factor; weights, their differences and the right side.
+    One gram as it is stored, and the sum and its factor in the memory of one matrix, in float32 as mostly suffices;
+    weights as they are read and in the arithmetic, and the right side, of which no more than a part is there.
     """
-    memory = models * inputs * inputs * 2 + 4 * inputs * inputs * 8 + (2 * models + 4) * numel * 8
-    return Cost(memory, (2 * models + 2) * numel * inputs + inputs**3 // 3)
+    memory = inputs * inputs * (4 + 2) + (2 * models + 1) * numel * 4
+    return Cost(memory, 2 * models * numel * inputs + inputs**3 // 3)

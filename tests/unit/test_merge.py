@@ -10,6 +10,7 @@ from fusehub.errors import BadRecipe, Incompatible
 from fusehub.merging.merge import merge
 from fusehub.merging.plan import plan_merge
 from fusehub.merging.recipe import FILENAME, Recipe
+from fusehub.methods import linear_system
 from fusehub.models.layout import linears_of
 from fusehub.models.loading import load_model
 from fusehub.models.resolve import resolve
@@ -34,6 +35,28 @@ from tests.unit.experts import (
 from tests.unit.tiny import ARCHITECTURES, tiny_model
 
 # --- the numbers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", ["bert", "distilbert", "bart", "t5", "llama"])
+def test_layers_that_share_their_inputs_are_factorised_once_whatever_the_order_of_the_file(
+    experts, tmp_path, monkeypatch, arch
+):
+    made = []
+
+    class Counted(linear_system.Factorized):
+        def __init__(self, matrix):
+            made.append(len(matrix))
+            super().__init__(matrix)
+
+    monkeypatch.setattr(linear_system, "Factorized", Counted)
+    paths = experts(arch)
+    result = merge(recipe_of(paths), tmp_path / "out")
+    aliases = json.loads((paths[0] / "fusehub" / "statistics.json").read_text())["aliases"]
+    solved = [name for name, tensor in result.tensors.items() if tensor.action == "solve"]
+    assert len(made) == len({aliases.get(name, name) for name in solved}) < len(solved)
+    assert result.precision == dict.fromkeys(solved, "float64")
+    report = json.loads((tmp_path / "out" / "fusehub_report.json").read_text())
+    assert report["precision"] == result.precision
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

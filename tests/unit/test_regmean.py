@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fusehub.methods import Layer, find_method
 from fusehub.methods.mean import weighted_mean
+from fusehub.utils.symmetric import strips_of
 from tests.unit.experts import least_squares, rel
 
 METHOD = find_method("regmean")
@@ -29,6 +30,12 @@ class Inputs:
     def gram(self):
         return self.x.T @ self.x
 
+    def diagonal(self):
+        return self.gram().diagonal()
+
+    def strips(self, dtype):
+        return strips_of(self.gram(), dtype)
+
     @property
     def total(self):
         return self.x.sum(0)
@@ -44,6 +51,12 @@ class Given:
 
     def gram(self):
         return self.matrix.clone()
+
+    def diagonal(self):
+        return self.gram().diagonal()
+
+    def strips(self, dtype):
+        return strips_of(self.gram(), dtype)
 
     @property
     def total(self):

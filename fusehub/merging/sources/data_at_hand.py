@@ -6,7 +6,7 @@ A method that `needs_data` is given these in the place of what `fusehub collect`
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,10 @@ from fusehub.models.tasks import task_of
 from fusehub.statistics.grams import GramSum, unpack
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
+    from fusehub.utils.symmetric import Strip
 
 AT_HAND = "data"
 
@@ -128,6 +130,14 @@ class CountedLayer:
     def total(self) -> Tensor:
         """The sum of x over the rows: [in], float64."""
         return self.sums.total.cpu()
+
+    def diagonal(self) -> Tensor:
+        """The sums of squares of each input: [in], float64."""
+        return self.sums.diagonal()
+
+    def strips(self, dtype: torch.dtype) -> Iterator[Strip]:
+        """The strips of the sum of x xᵀ over the rows."""
+        return self.sums.strips(dtype)
 
     def gram(self) -> Tensor:
         """The sum of x xᵀ over the rows: [in, in], float64, a new tensor at each call."""

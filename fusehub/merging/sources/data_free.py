@@ -10,18 +10,21 @@ but the base W₀ must be known, and its scale means nothing: it is set to that 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fusehub.merging.sources.source import SourceLayer, StatisticsSource, Wanted
+from fusehub.utils.symmetric import bounds
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from fusehub.methods.base import LayerStatistics
+    from fusehub.utils.symmetric import Strip
 
 DATA_FREE = "data-free"
 
@@ -81,16 +84,18 @@ class UpdateGram:
 
     @classmethod
     def of(cls, delta: Tensor, others: Sequence[LayerStatistics]) -> UpdateGram:
-        """The gram of the update `delta`, [out, in] in float64, beside the statistics of the experts that have some.
+        """The gram of the update `delta`, [out, in], beside the statistics of the experts that have some.
 
         Its trace a row is the mean of theirs, so that all experts have the same say; 1 where there are no others.
         An update of zero says nothing: its gram is zero.
         """
+        import torch
+
         counted = [other for other in others if other.rows]
         rows = round(sum(other.rows for other in counted) / len(counted)) if counted else 1
-        traces = [float(other.gram().diagonal().sum()) / other.rows for other in counted]
+        traces = [float(other.diagonal().sum()) / other.rows for other in counted]
         wanted = sum(traces) / len(traces) if traces else 1.0
-        trace = float(delta.square().sum())
+        trace = float(torch.linalg.vector_norm(delta, dtype=torch.float64)) ** 2
         return cls(delta, rows, wanted * rows / trace if trace else 0.0)
 
     @property
@@ -103,11 +108,22 @@ class UpdateGram:
         """Inputs of the layer."""
         return self.delta.shape[1]
 
+    def diagonal(self) -> Tensor:
+        """The diagonal of the scaled `ΔᵀΔ`: [in], float64."""
+        return self.delta.double().square().sum(0).mul_(self.scale)
+
+    def strips(self, dtype: torch.dtype) -> Iterator[Strip]:
+        """The strips of the scaled `ΔᵀΔ`, computed in `dtype`."""
+        delta = self.delta.to(dtype)
+        for start, stop in bounds(self.size):
+            yield start, (delta[:, start:stop].T @ delta[:, start:]).mul_(self.scale)
+
     def gram(self) -> Tensor:
         """The scaled `ΔᵀΔ`: [in, in], float64, a new tensor at each call."""
-        return (self.delta.T @ self.delta).mul_(self.scale)
+        delta = self.delta.double()
+        return (delta.T @ delta).mul_(self.scale)
 
     @property
     def total(self) -> Tensor:
         """Zeros, [in]: an update does not tell its inputs' mean."""
-        return self.delta.new_zeros(self.size)
+        return self.delta.new_zeros(self.size).double()

@@ -1,0 +1,342 @@
+"""`(Σ G_i + ρ·I) (W − A) = Σ G_i (W_i − A)` for one set of grams, in no more precision than it needs.
+
+Where the system is positive definite its solution does not depend on what the differences are taken from: taken from
+one of the experts, its own product is zero and is not computed. `Σ G_i + ρ·I` and its Cholesky factor have the memory
+of one matrix; each `G_i` passes in strips, for the sum and again for each layer's right side.
+
+The arithmetic is float32, whose error is measured: of some of the layer's outputs the residual is computed in
+float64, and what the factor makes of it is how far off they are. Where that is too much, one step of refinement with
+the residual in float64 is enough unless the system is badly conditioned; then all of it is done in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fusehub.errors import BadStatistics
+from fusehub.methods.base import LayerStatistics, Note
+from fusehub.utils.symmetric import Factorized, add_product, bounds, mirror
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from fusehub.utils.symmetric import Strip
+
+# Grams are summed and stored in float32: below this, relative to the unit diagonal and for one feature,
+# a pivot says nothing but rounding.
+_GRAM_EPS = 2.0**-23
+# An eigenvalue this far below zero is more than any way of storing grams makes of their rounding.
+_NOT_SQUARES = 1e-3
+# Systems of fewer inputs cost so little that nothing is worth losing for less.
+SMALL = 256
+# A smaller pivot says that float32 will not do, before anything is solved.
+_PIVOT_32 = 1e-3
+# How wrong merged weights may be, ‖error‖ / ‖W‖; half of what is promised, since only some outputs are looked at.
+TOLERANCE = 5e-6
+_SAMPLE = 16
+# Outputs are solved this many numbers at a time, which bounds the memory of the right side.
+_NUMBERS = 2**24
+
+PRECISIONS = ("float32", "refined", "float64")
+"""From the coarsest: float32; float32 with the residual in float64; float64."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One expert's `G = w·(α·S + (1−α)·diag(S))`, of `[x, 1]` in the place of x where it is `affine`."""
+
+    index: int
+    statistic: LayerStatistics
+    weight: float
+    alpha: float
+    affine: bool
+
+    def diagonal(self) -> Tensor:
+        """The diagonal of `G`: [n], float64."""
+        import torch
+
+        diagonal = self.statistic.diagonal().double()
+        if self.affine:
+            diagonal = torch.cat([diagonal, diagonal.new_tensor([self.statistic.rows])])
+        return diagonal * (self.weight * self._growth)
+
+    def strips(self, dtype: torch.dtype) -> Iterator[Strip]:
+        """The strips of `G` (see `fusehub.utils.symmetric`)."""
+        import torch
+
+        total = self.statistic.total.to(dtype) if self.affine else None
+        size = 0
+        for start, rows in self.statistic.strips(dtype):
+            size = start + len(rows)
+            if total is not None:
+                rows = torch.cat([rows, total[start:size, None]], dim=1)
+            diagonal = rows.diagonal() * (self.weight * self._growth)
+            rows.mul_(self.weight * self.alpha)
+            rows.diagonal().copy_(diagonal)
+            yield start, rows
+        if self.affine:
+            yield size, torch.tensor([[self.statistic.rows * self.weight * self._growth]], dtype=dtype)
+
+    @property
+    def _growth(self) -> float:
+        """Where the rest was rounded, the diagonal grows, unless alpha has left it so much larger already."""
+        return max(1.0, self.alpha * (1 + self.statistic.shift))
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A layer's merged weight, [out, n] in the dtype of the experts', and the finest arithmetic that it took."""
+
+    weight: Tensor
+    precision: str
+
+
+class System:
+    """`Σ G_i + ρ·I` of one set of grams, factorised when it is first solved; layers with the same inputs share it.
+
+    `weights` are what each expert's `S` is multiplied by; an expert of weight zero has no say. `name` is what a
+    refusal calls the layer; None where rounding can make the grams look like those of no inputs.
+    """
+
+    def __init__(
+        self,
+        statistics: Sequence[LayerStatistics],
+        weights: Sequence[float],
+        *,
+        alpha: float,
+        ridge: float = 0.0,
+        affine: bool = False,
+        name: str | None = None,
+    ) -> None:
+        import torch
+
+        pairs = enumerate(zip(statistics, weights, strict=True))
+        self._terms = [Term(index, own, weight, alpha, affine) for index, (own, weight) in pairs if weight]
+        self._alpha, self._ridge, self._name = alpha, ridge, name
+        diagonal = self._terms[0].diagonal()
+        for term in self._terms[1:]:
+            diagonal += term.diagonal()
+        self._diagonal = diagonal.add_(ridge)
+        self._dead = diagonal <= 0
+        self._any_dead = bool(self._dead.any())
+        tiny = torch.finfo(torch.float64).tiny
+        self._scale = torch.where(self._dead, 0.0, diagonal.clamp_min(tiny).rsqrt())
+        # One at a time: a second matrix would be as large as the first.
+        self._factorized: Factorized | None = None
+        self._narrow_fails = False
+        self._eigen: tuple[Tensor, Tensor] | None = None
+        self.notes: tuple[Note, ...] = ()
+        if self._any_dead:
+            told = f"{int(self._dead.sum())} of {len(diagonal)} input features never used: kept at the anchor"
+            self.notes = (Note("inputs-unused", told),)
+
+    def solve(self, weights: Sequence[Tensor], anchor: Callable[[slice], Tensor]) -> Solved:
+        """The merged weight of the experts' `weights`, [out, n] each; `anchor` gives rows of the anchor."""
+        import torch
+
+        merged = torch.empty_like(weights[0])
+        outputs, size = merged.shape
+        found: set[str] = set()
+        step = max(_SAMPLE, _NUMBERS // size)
+        for start in range(0, outputs, step):
+            rows = slice(start, min(outputs, start + step))
+            part = [weight[rows] for weight in weights]
+            merged[rows], precision = self._solve(part, partial(anchor, rows))
+            found.add(precision)
+        return Solved(merged, max(found, key=PRECISIONS.index))
+
+    def _solve(self, weights: Sequence[Tensor], anchor: Callable[[], Tensor]) -> tuple[Tensor, str]:
+        reference = weights[self._terms[-1].index]
+        if self._alpha == 0:
+            merged, precision = reference + self._solve_diagonal(weights, reference, anchor), "float64"
+        else:
+            merged, precision = self._solve_narrow(weights, reference, anchor) or (
+                self._solve_wide(weights, reference, anchor),
+                "float64",
+            )
+        if self._any_dead:
+            merged[:, self._dead] = anchor()[:, self._dead]
+        return merged, precision
+
+    def _solve_diagonal(self, weights: Sequence[Tensor], reference: Tensor, anchor: Callable[[], Tensor]) -> Tensor:
+        """The step from `reference` where nothing but the diagonals counts."""
+        step = reference.new_zeros(reference.shape, dtype=self._diagonal.dtype)
+        for term in self._terms[:-1]:
+            step += term.diagonal() * (weights[term.index] - reference)
+        if self._ridge:
+            step += self._ridge * (anchor() - reference)
+        return step.mul_(self._scale).mul_(self._scale).to(reference.dtype)
+
+    def _solve_narrow(
+        self, weights: Sequence[Tensor], reference: Tensor, anchor: Callable[[], Tensor]
+    ) -> tuple[Tensor, str] | None:
+        """The merged weight by a factor in float32, refined where it must be; None where that would not do."""
+        import torch
+
+        factorized = self._narrow()
+        if factorized is None:
+            return None
+        outputs = len(reference)
+        sample = torch.arange(0, outputs, max(1, -(-outputs // _SAMPLE)))
+        scale = self._scale.float()[:, None]
+        right = torch.zeros(len(scale), outputs)
+        exact = torch.zeros(len(scale), len(sample), dtype=torch.float64)
+        for weight, strips in self._pulls(weights, reference, anchor, torch.float32):
+            delta = (weight - reference).T
+            narrow, wide = delta.float(), delta[:, sample].double()
+            for start, rows in strips:
+                add_product((start, rows), narrow, right)
+                add_product((start, rows.double()), wide, exact)
+        found = factorized.solve(right.mul_(scale))
+        del right
+        looked_at = found[:, sample].double()
+        residual = exact.mul_(self._scale[:, None]).sub_(factorized.times(looked_at))
+        error = _length(factorized.solve(residual.float()) * scale)
+        step = _length(looked_at * scale)
+        merged = reference + found.mul_(scale).T
+        most = TOLERANCE * _length(merged[sample])
+        if error <= most:
+            return merged, "float32"
+        if not error * error <= most * step:
+            return None  # Refinement divides an error by as much as the step is larger than the error.
+        return self._refined(merged, weights, anchor, factorized), "refined"
+
+    def _refined(
+        self, merged: Tensor, weights: Sequence[Tensor], anchor: Callable[[], Tensor], factorized: Factorized
+    ) -> Tensor:
+        """`merged`, and what the factor makes of its residual in float64."""
+        import torch
+
+        residual = torch.zeros(merged.T.shape, dtype=torch.float64)
+        for weight, strips in self._pulls(weights, merged, anchor, torch.float64, everyone=True):
+            delta = (weight - merged).T.double()
+            for strip in strips:
+                add_product(strip, delta, residual)
+        found = factorized.solve(residual.mul_(self._scale[:, None]).float())
+        return merged + found.mul_(self._scale.float()[:, None]).T
+
+    def _solve_wide(self, weights: Sequence[Tensor], reference: Tensor, anchor: Callable[[], Tensor]) -> Tensor:
+        """The merged weight in float64, by a factor or, where the inputs do not span all directions, by a
+        pseudo-inverse about the anchor."""
+        import torch
+
+        factorized = self._wide()
+        start = reference if factorized is not None else anchor()
+        right = torch.zeros(reference.T.shape, dtype=torch.float64)
+        for weight, strips in self._pulls(weights, start, anchor, torch.float64, everyone=factorized is None):
+            delta = (weight - start).T.double()
+            for strip in strips:
+                add_product(strip, delta, right)
+        right.mul_(self._scale[:, None])
+        if factorized is not None:
+            found = factorized.solve(right)
+        else:
+            assert self._eigen is not None  # Found where there is no factor.
+            inverse, vectors = self._eigen
+            found = vectors @ (inverse[:, None] * (vectors.T @ right))
+        return start + found.mul_(self._scale[:, None]).T.to(start.dtype)
+
+    def _pulls(
+        self,
+        weights: Sequence[Tensor],
+        start: Tensor,
+        anchor: Callable[[], Tensor],
+        dtype: torch.dtype,
+        *,
+        everyone: bool = False,
+    ) -> Iterator[tuple[Tensor, Iterable[Strip]]]:
+        """What pulls the solution away from `start`: each weight that does, and the strips of the matrix by which.
+
+        The last expert is left out unless `everyone` is said: it is where the solve starts from.
+        """
+        import torch
+
+        for term in self._terms if everyone else self._terms[:-1]:
+            if not torch.equal(weights[term.index], start):
+                yield weights[term.index], term.strips(dtype)
+        if self._ridge:
+            yield anchor(), self._ridge_strips(dtype)
+
+    def _ridge_strips(self, dtype: torch.dtype) -> Iterator[Strip]:
+        import torch
+
+        for start, stop in bounds(len(self._diagonal)):
+            rows = torch.zeros(stop - start, len(self._diagonal) - start, dtype=dtype)
+            rows.diagonal().fill_(self._ridge)
+            yield start, rows
+
+    def _narrow(self) -> Factorized | None:
+        """The factor in float32; None where it is known not to do, or is not worth it."""
+        import torch
+
+        if len(self._diagonal) < SMALL or self._narrow_fails:
+            return None
+        factorized = self._factor(torch.float32)
+        self._narrow_fails = not (factorized.ok and factorized.least_pivot > _PIVOT_32)
+        if self._narrow_fails:
+            self._factorized = None
+            return None
+        return factorized
+
+    def _wide(self) -> Factorized | None:
+        """The factor in float64; None where some pivot is within rounding of the stored grams of zero. Then the
+        pseudo-inverse is there."""
+        import torch
+
+        if self._eigen is not None:
+            return None
+        factorized = self._factor(torch.float64)
+        if factorized.ok and factorized.least_pivot > len(self._diagonal) ** 0.5 * _GRAM_EPS:
+            return factorized
+        self._factorized = None
+        self._eigen = _pseudo_inverse(factorized.restored(), self._name)
+        rank = int((self._eigen[0] > 0).sum() - self._dead.sum())
+        told = f"inputs span {rank} of {len(self._diagonal)} directions: the rest kept at the anchor"
+        self.notes = (*self.notes, Note("inputs-dependent", told))
+        return None
+
+    def _factor(self, dtype: torch.dtype) -> Factorized:
+        """`Σ G_i + ρ·I`, scaled to a unit diagonal, summed and factorised, unless that is at hand."""
+        import torch
+
+        if self._factorized is not None and self._factorized.dtype == dtype:
+            return self._factorized
+        self._factorized = None  # Its memory is needed.
+        total = torch.zeros(len(self._diagonal), len(self._diagonal), dtype=dtype)
+        for term in self._terms:
+            for start, rows in term.strips(dtype):
+                total[start : start + len(rows), start:] += rows
+        total.diagonal().add_(self._ridge)
+        scale = self._scale.to(dtype)
+        for start, stop in bounds(len(total)):
+            total[start:stop, start:].mul_(scale[start:stop, None]).mul_(scale[start:])
+        total.diagonal()[self._dead] = 1.0
+        mirror(total)
+        self._factorized = Factorized(total)
+        return self._factorized
+
+
+def _length(values: Tensor) -> float:
+    return float(values.double().norm())
+
+
+def _pseudo_inverse(correlations: Tensor, name: str | None) -> tuple[Tensor, Tensor]:
+    """The pseudo-inverse's eigenvalues (zero where the inputs say nothing) and eigenvectors.
+
+    Raises `BadStatistics` naming `name`, where it is given, if these are the grams of no inputs.
+    """
+    import torch
+
+    values, vectors = torch.linalg.eigh(correlations)
+    if name is not None and float(values[0]) < -_NOT_SQUARES:
+        raise BadStatistics(
+            f"{name}: the grams are no sums of squares. They have the eigenvalue {float(values[0]):.2g}, relative to "
+            "their diagonal.",
+            "Find the statistics that are broken with `fusehub inspect`, and make them again.",
+        )
+    cut = len(correlations) ** 0.5 * _GRAM_EPS * values.max()
+    return torch.where(values > cut, 1 / values, 0.0), vectors
