@@ -284,6 +284,7 @@ def test_shards_that_lack_one_or_do_not_belong_together_are_refused(tmp_path):
 def test_shards_on_the_hub_are_all_fetched_and_a_missing_one_is_named(tmp_path):
     write(tmp_path / "fusehub", "half", max_shard_size=50_000)
     code = """
+import sys
 from huggingface_hub import HfApi
 from fusehub.errors import BadStatistics
 from fusehub.finding import find
