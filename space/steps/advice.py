@@ -90,12 +90,12 @@ def advice_html(advice: Mapping[str, Any]) -> str:
     return html.card(f"Recommended: {way['title']}", body, kind="fh-picked")
 
 
-def need_html(need: str, own: Sequence[Mapping[str, Any]]) -> str:
+def need_html(need: str, group: Sequence[Mapping[str, Any]]) -> str:
     """The head of a group of ways, and why those of it that cannot run do not."""
-    words: dict[str, str] = {**NEEDS}
+    words = {str(own): text for own, text in NEEDS.items()}
     parts = [f"<h4>{html.esc(words[need])}</h4>"]
     told: dict[str, list[Mapping[str, Any]]] = {}
-    for way in own:
+    for way in group:
         for obstacle in way["obstacles"]:
             told.setdefault(obstacle["what"], []).append(obstacle)
     for what, obstacles in told.items():

@@ -150,7 +150,8 @@ def _merge(
 
     memory, command = room
     tell("Planning", 0, 0, "")
-    plans, failed = {}, {}
+    plans: dict[str, Any] = {}
+    failed: dict[str, FuseHubError] = {}
     for recipe in recipes:
         try:
             plan = fusehub.plan_merge(_recipe(recipe), token=token)
