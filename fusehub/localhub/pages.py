@@ -95,9 +95,11 @@ def _url(repo: Repo, *parts: str) -> str:
 
 
 def refusal(request: Request, error: HubError) -> HTMLResponse:
-    """The same refusal as the API's, for a person."""
-    hint = "<p>A private or gated repository? <a href='/login'>Sign in</a> with a token that may read it.</p>"
-    content = f"<h1>{error.status}: {escape(error.message)}</h1>{hint if error.status in (401, 403, 404) else ''}"
+    """The same refusal as the API's, for a person, who can sign in here and then sees what was asked for."""
+    content = f"<h1>{error.status}: {escape(error.message)}</h1>"
+    if error.status in (401, 403, 404):
+        content += "<p>A private or gated repository? Sign in with a token that may read it.</p>"
+        content += _sign_in_form(request.url.path)
     page = _shell(error.message, "", content, error.status)
     plain = error.response()
     page.headers.update({key: plain.headers[key] for key in ("x-error-code", "x-error-message")})
@@ -128,14 +130,18 @@ def _repo_row(repo: Repo) -> str:
 
 def login(call: Call) -> HTMLResponse:
     failed = "<p role='alert'>This token is not known here.</p>" if is_true(call.query.get("failed")) else ""
-    target = escape(call.query.get("next") or "/", quote=True)
-    content = (
-        f"<h1>Sign in</h1>{failed}<p>With a token of this hub, to see private and gated repositories here.</p>"
-        f'<form method="post" action="/login"><input type="hidden" name="next" value="{target}">'
+    target = call.query.get("next") or "/"
+    said = "<p>With a token of this hub, to see private and gated repositories here.</p>"
+    return _page(call, "Sign in", f"<h1>Sign in</h1>{failed}{said}{_sign_in_form(target)}")
+
+
+def _sign_in_form(target: str) -> str:
+    """The form that leads to `target`, a path of this hub."""
+    return (
+        f'<form method="post" action="/login"><input type="hidden" name="next" value="{escape(target, quote=True)}">'
         '<label>Token <input type="password" name="token" autocomplete="off" required></label> '
         "<button>Sign in</button></form>"
     )
-    return _page(call, "Sign in", content)
 
 
 # -- one repository

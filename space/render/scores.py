@@ -90,7 +90,9 @@ def scores_html(scored: dict[str, Any], visit: Visit) -> str:
     numbers = tuple(range(1, len(columns)))
     measured = "in percent" if is_fraction else "less is better"
     table = html.table(columns, body, caption=f"{_words_of_metric(scored)}, {measured}", numbers=numbers)
-    return f"<p class='fh-summary'>{html.esc(counted)}.</p>{table}<div class='fh-plots'>{plotted}</div>{downloads}"
+    warned = "".join(html.notice(said, "warning") for said in scored["warnings"])
+    summary = f"{warned}<p class='fh-summary'>{html.esc(counted)}.</p>"
+    return f"{summary}{table}<div class='fh-plots'>{plotted}</div>{downloads}"
 
 
 def _merged_names(scored: dict[str, Any], visit: Visit) -> list[str]:

@@ -215,7 +215,8 @@ def _card_html(visit: Visit, report: dict[str, Any], pick: Any) -> str:
 
 def _facts_html(known: dict[str, Any], origin: str | None) -> str:
     place, _, commit = (origin or "").partition("@")
-    return html.facts(
+    found = "".join(html.notice(finding["what"], "warning", finding["fix"]) for finding in known["findings"])
+    return found + html.facts(
         {
             "From": f"{place} at {commit[:8]}" if origin else None,
             "When": known.get("when"),

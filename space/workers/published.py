@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
+
+from fusehub.statistics.few_texts import few_texts_finding
 
 
 def published(model: str, token: str | None) -> dict[str, Any] | None:
@@ -41,6 +44,8 @@ def _when(origin: str, token: str | None) -> str | None:
 
 
 def of_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """How much was counted of which data, and what one should know of it first."""
+    few = few_texts_finding(metadata)
     rows = [layer["rows"] for layer in metadata["layers"].values()]
     data = metadata.get("data") or {}
     return {
@@ -48,4 +53,5 @@ def of_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "tokens": metadata.get("tokens"),
         "rows": max(rows, default=0),
         "data": data.get("source"),
+        "findings": [asdict(few)] if few else [],
     }

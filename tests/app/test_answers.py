@@ -41,13 +41,15 @@ def _scored(task: str, metric: str, values: dict[str, float]) -> dict:
         {"model": model, "model_id": model, "data": "texts", "examples": 20, "metrics": {metric: value}}
         for model, value in values.items()
     ]
-    return {"task": task, "models": list(values), "data": ["texts"], "scores": scores, "mean": values}
+    told = {"task": task, "models": list(values), "data": ["texts"], "scores": scores, "mean": values}
+    return told | {"warnings": ["labels were guessed"]}
 
 
 def test_of_perplexity_less_is_better_and_it_is_no_percentage(tmp_path: Path) -> None:
     scored = _scored("text-generation", "perplexity", {"one": 12.5, "two": 9.25, "merged": 8.0})
     assert [row["gain"] for row in table_of(scored | {"merges": ["merged"]})] == [-3.25, 0.0, 1.25]
     shown = scores_html(scored, Visit("a key", tmp_path))
+    assert shown.index("labels were guessed") < shown.index("<table"), "what to know stands above the numbers"
     assert "Perplexity, less is better" in shown and re.findall(r"<strong>([^<]*)</strong>", shown) == ["8.0"]
     assert "12.5" in shown and "1250" not in shown and "fh-bar" not in shown
 

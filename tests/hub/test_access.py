@@ -225,6 +225,11 @@ def test_a_browser_session_reads_but_never_writes(private, hub, bearer):
         browser.post("/logout")
         assert browser.get(f"/{private}/resolve/main/a.txt").status_code == 401
         assert "failed" in browser.post("/login", data={"token": "wrong"}).headers["location"]
+        # Whoever follows a link to a private page signs in there, and sees it.
+        refused = browser.get(f"/{private}", headers={"Accept": "text/html"})
+        assert refused.status_code == 401 and f'name="next" value="/{private}"' in refused.text
+        answer = browser.post("/login", data={"token": token, "next": f"/{private}"})
+        assert browser.get(answer.headers["location"]).status_code == 200
 
 
 OWN = ["localhost", "127.0.0.1", "[::1]:80", "192.168.1.7:8730"]

@@ -64,7 +64,7 @@ class Published(StatisticsSource):
     def notes(self, wanted: Wanted) -> list[str]:
         """That they are of few texts, of other weights, or less than grams."""
         said = []
-        if few := few_texts_finding(self.metadata):
+        if few := few_texts_finding(self.metadata, wanted.ref.name):
             said.append(few.what)
         if sorted(self.metadata["model"]["weights"].values()) != sorted(wanted.hashes.values()):
             said.append(
