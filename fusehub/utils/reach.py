@@ -11,6 +11,7 @@ visitor's token brought into the cache.
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path, PureWindowsPath
 
@@ -40,8 +41,15 @@ def local_path(text: str) -> Path | None:
     """
     try:
         path = Path(text).expanduser()
-    except RuntimeError:  # ~somebody who has no home here.
+    except (RuntimeError, ValueError):  # ~somebody who has no home here.
         path = Path(text)
+    try:
+        path.lstat()
+    except ValueError:  # Names with a zero byte or half of a character, which no system has.
+        return None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
     root = os.environ.get(VARIABLE)
     if not root:
         return path

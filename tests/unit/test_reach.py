@@ -58,3 +58,14 @@ def test_tables_name_no_images_of_the_machine_or_of_other_hosts(shared):
 def test_a_machine_of_ones_own_is_not_confined(shared, monkeypatch):
     monkeypatch.delenv(VARIABLE)
     assert resolve("model").folder is not None and open_table("texts.csv").columns == ["text"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a" * 300, "a/" * 3000, "a\x00b", "~\x00", "a\ud800b"],
+    ids=["a long name", "a long path", "a zero", "of a user", "half of a character"],
+)
+def test_what_no_path_can_be_is_said_to_be_no_model(text):
+    assert local_path(text) is None
+    with pytest.raises(FuseHubError):
+        resolve(text, local_files_only=True)
