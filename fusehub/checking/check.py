@@ -15,6 +15,7 @@ from typing import get_args
 from fusehub.checking.configs import config_findings, different_bases, origin_of
 from fusehub.checking.heads import Heads, LabelPlan, plan_labels
 from fusehub.checking.preprocessing import Vocabularies, input_findings
+from fusehub.checking.reading import read_ahead
 from fusehub.checking.report import ModelFacts, Report
 from fusehub.checking.shapes import shape_findings
 from fusehub.checking.terms import terms_findings
@@ -30,11 +31,12 @@ from fusehub.models.completeness import (
     without_rows,
 )
 from fusehub.models.layout import Layout, layout_of
-from fusehub.models.resolve import ModelRef, ref_of
+from fusehub.models.resolve import ModelRef, refs_of
 from fusehub.models.side_documents import side_findings
 from fusehub.models.tasks import architecture_of, labels_of, load_config, task_of
 from fusehub.statistics.sources import has_statistics
 from fusehub.utils.findings import Finding, Level
+from fusehub.utils.progress import Progress, silent
 
 
 def check(
@@ -46,6 +48,7 @@ def check(
     token: bool | str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    progress: Progress = silent,
 ) -> Report:
     """Everything that speaks against (or is worth knowing before) merging `models`, without reading weights.
 
@@ -61,6 +64,7 @@ def check(
             for none.
         cache_dir: Where downloads lie; the Hub's cache of this machine where nothing is said.
         local_files_only: Read what is in the cache already, and ask the Hub for nothing.
+        progress: Called with (done, total, what) as models are read.
 
     Returns:
         All findings, and how labels would be matched.
@@ -78,12 +82,13 @@ def check(
         ['license-result']
     """
     access = Access(token, cache_dir, local_files_only)
-    refs = [ref_of(model, access) for model in models]
-    base_ref = None if base is None else ref_of(base, access)
+    found = refs_of([*models, *([] if base is None else [base])], access)
+    refs, base_ref = found[: len(models)], None if base is None else found[-1]
     if heads not in get_args(Heads):
         raise unknown("way to treat heads", str(heads), get_args(Heads))
     if len(refs) + (base_ref is not None) < 2:
         raise BadRecipe("A merge takes at least two models.", "Name two or more.")
+    read_ahead(found, progress)
     return _Check(refs, base_ref, heads, labels).run()
 
 

@@ -27,6 +27,7 @@ from fusehub.cli.program import app
 if TYPE_CHECKING:
     from fusehub.comparing.tuning import Search
     from fusehub.merging.plan import Plan
+    from fusehub.models.ref import ModelRef
 
 _RECIPE = (".yaml", ".yml")
 _PLAN = ".json"
@@ -143,10 +144,12 @@ def merge(
 
     `fusehub merge RECIPE.yaml OUT` is read, too. A plan is refused where what it was made from has changed since.
     """
+    from fusehub.hub.access import Access
     from fusehub.merging.merge import recipe_of
-    from fusehub.merging.plan import Plan, plan_merge
+    from fusehub.merging.plan import Plan, plan_by
     from fusehub.merging.recipe import Recipe
-    from fusehub.recommending.recommend import recommend, suiting
+    from fusehub.models.resolve import refs_of
+    from fusehub.recommending.recommend import recommend_of, suiting
     from fusehub.utils.findings import Allowed
 
     is_recipe = models[0].endswith(_RECIPE)
@@ -166,6 +169,8 @@ def merge(
     texts = console.pairs(data, "--data", names)
     shares = {name: console.scalar(value) for name, value in console.pairs(weight, "--weight", names).items()}
     said = {key: console.scalar(value) for key, value in console.pairs(param, "--param").items()}
+    access = Access()
+    known: dict[str, ModelRef] = {}
     if method is None and not is_recipe:
         from fusehub.methods.plugins import load_plugins
 
@@ -174,7 +179,9 @@ def merge(
         among = suiting(
             parameters=said, weights=shares, statistics=sources, data=texts, as_adapter=as_adapter, tuned=tuned
         )
-        found = recommend(models, base_model=base, statistics=sources, data=texts, among=among)
+        refs = refs_of(models, access)
+        known = dict(zip(models, refs, strict=True))
+        found = recommend_of(models, refs, base_model=base, statistics=sources, data=texts, among=among)
         way = found.recommended
         method, base, said = way.method, base or way.base_model, {**way.options, **said}
         if not as_json:
@@ -199,7 +206,9 @@ def merge(
         parameters=said,
     )
     allowed = Allowed.of(unrelated=allow_unrelated, other_weights=allow_other_weights, ignore=ignore or ())
-    plan = plan_merge(recipe, allowed=allowed, max_shard_size=console.parse_size(max_shard_size, "--max-shard-size"))
+    most = console.parse_size(max_shard_size, "--max-shard-size")
+    # What the Hub was asked for the recommendation is not asked again.
+    plan = plan_by(recipe, access, allowed=allowed, max_shard_size=most, resolved=known)
     search = None
     if tune:
         from fusehub.comparing.tuning import Search, Tuning

@@ -6,6 +6,7 @@ All traffic of FuseHub goes through `huggingface_hub`, so its cache, `HF_ENDPOIN
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -15,9 +16,11 @@ from typing import TYPE_CHECKING, Literal
 from fusehub.errors import AccessDenied, Action, FuseHubError, NotFound, Offline, OutputExists
 
 if TYPE_CHECKING:
+    import httpx2
     from huggingface_hub import HfApi
 
 
+_making = threading.Lock()
 _patience: Literal["", "wanted", "there"] = ""
 
 
@@ -89,21 +92,35 @@ def _require_sound_login() -> None:
 def client(token: bool | str | None = None) -> HfApi:
     """A Hub client with FuseHub's user agent. `token` None stands for the one that the user is logged in with, if any;
     True for that one, which there must be; False for none."""
-    from huggingface_hub import HfApi, get_session
+    from huggingface_hub import HfApi
+
+    _, own = session(token)
+    return HfApi(token=own, library_name="fusehub", library_version=fusehub_version())
+
+
+def session(token: bool | str | None = None) -> tuple[httpx2.Client, bool | str | None]:
+    """What sends the client's requests, for one that it has no function for; and `token` as it is to be sent.
+
+    Raises `AccessDenied` for what can be no token.
+    """
+    from huggingface_hub import get_session
 
     from fusehub.hub import replies
 
     global _patience
-    if _patience == "wanted":
-        from fusehub.hub import wire
-
-        wire.be_patient()
-        _patience = "there"
     own = cut_token(token)
     if own is None or own is True:
         _require_sound_login()
-    replies.hold(get_session())
-    return HfApi(token=own, library_name="fusehub", library_version=fusehub_version())
+    # The client's session is closed and made anew by the first thread, which no other one may see.
+    with _making:
+        if _patience == "wanted":
+            from fusehub.hub import wire
+
+            wire.be_patient()
+            _patience = "there"
+        sending = get_session()
+        replies.hold(sending)
+    return sending, own
 
 
 def endpoint() -> str:

@@ -17,6 +17,7 @@ from fusehub.errors import BadFile
 from fusehub.hub.access import Access
 from fusehub.hub.cache import cache_errors, remove_broken_off
 from fusehub.hub.client import cut_token, is_offline
+from fusehub.hub.small_files import fetch_small
 
 
 def fetch(
@@ -27,17 +28,22 @@ def fetch(
     access: Access,
     name: str,
     claim: str | None = None,
+    size: int | None = None,
     repo_type: str = "model",
 ) -> Path:
     """`filename` of a repo, on this machine, with the bytes that the Hub claims; `name` is whose it is, for errors.
 
-    `claim` is their sha256 or git's hash, where it is known already. Raises `BadFile` where they are others, and what
-    the Hub's client raises.
+    `claim` is their sha256 or git's hash, `size` their number, where they are known already: a small file is then
+    asked for once. Raises `BadFile` where they are others, and what the Hub's client raises.
     """
     from huggingface_hub import hf_hub_download
 
     def download() -> Path:
         with cache_errors(access.cache):
+            if revision and claim and size is not None:
+                small = fetch_small(repo_id, filename, revision, access, claim=claim, size=size, repo_type=repo_type)
+                if small is not None:
+                    return small
             path = Path(
                 hf_hub_download(
                     repo_id, filename, repo_type=repo_type, revision=revision or None, token=cut_token(access.token),

@@ -20,8 +20,8 @@ then `count` of them (all, if not said) meet what it does:
     lost        the request is carried out, and the connection ends without an answer
 
 The plan is `faults.json` in the hub's folder, read again whenever it was written: a running hub can be told anew.
-While there is one, `faults.log` beside it has a line for each request: `["GET", "/api/models", 0]` with the number of
-the fault that it met, or null.
+While there is one, `faults.log` beside it has a line for each request: `["GET", "/api/models", 0, 2]` with the number
+of the fault that it met, or null, and how many others had no answer yet.
 """
 
 from __future__ import annotations
@@ -65,9 +65,19 @@ class Faults:
         self._read_at: int | None = None
         self._plan: list[dict[str, Any]] = []
         self._seen: list[int] = []
+        self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        fault = self._fault_for(scope) if scope["type"] == "http" else None
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        fault = self._fault_for(scope)
+        self._open += 1
+        try:
+            await self._meet(fault, scope, receive, send)
+        finally:
+            self._open -= 1
+
+    async def _meet(self, fault: dict[str, Any] | None, scope: Scope, receive: Receive, send: Send) -> None:
         if fault is None:
             await self.app(scope, receive, send)
         elif fault["do"] in _ANSWERS:
@@ -91,7 +101,7 @@ class Faults:
             self._read_at, self._seen = written, [0] * len(self._plan)
         number = self._number_of_fault(scope)
         with self.path.with_name(LOG).open("a", encoding="utf-8") as log:
-            log.write(json.dumps([scope["method"], scope["path"], number]) + "\n")
+            log.write(json.dumps([scope["method"], scope["path"], number, self._open]) + "\n")
         return None if number is None else self._plan[number]
 
     def _number_of_fault(self, scope: Scope) -> int | None:

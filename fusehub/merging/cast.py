@@ -17,7 +17,7 @@ from fusehub.merging.sources.data_at_hand import require_data
 from fusehub.methods import METHODS, Method, find_method
 from fusehub.methods.by_layer import Settings
 from fusehub.models.chat_templates import require_template
-from fusehub.models.resolve import ModelRef, ref_of
+from fusehub.models.resolve import ModelRef, refs_of
 
 # How methods count the base.
 _BESIDE = {
@@ -56,11 +56,10 @@ def cast_of(recipe: Recipe, resolved: Mapping[str, ModelRef], access: Access) ->
     settings = Settings.of(method, recipe.parameters, [entry.parameters for entry in recipe.models])
     require_template(recipe.chat_template)
 
-    def found(name: str) -> ModelRef:
-        return ref_of(resolved.get(name, name), access)
-
-    base = found(recipe.base_model) if recipe.base_model else None
-    listed = [(entry, found(entry.model), own) for entry, own in zip(recipe.models, settings.models, strict=True)]
+    named = [*([recipe.base_model] if recipe.base_model else []), *(entry.model for entry in recipe.models)]
+    refs = refs_of([resolved.get(name, name) for name in named], access)
+    base = refs.pop(0) if recipe.base_model else None
+    listed = list(zip(recipe.models, refs, settings.models, strict=True))
     if base is None and method.base == "needed":
         raise BadRecipe(
             f"{method.title} adds differences to a base, and the recipe names none.",

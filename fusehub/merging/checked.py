@@ -26,15 +26,19 @@ class Checked:
     hashes: tuple[dict[str, str], ...]
 
 
-def checked(cast: Cast, allowed: Allowed) -> Checked:
-    """Raises `Incompatible` with all that speaks against the merge, but for what is `allowed`."""
+def checked(cast: Cast, allowed: Allowed, report: Report | None = None) -> Checked:
+    """What is found of the cast; `report` is what `check` has found of it already, if it has.
+
+    Raises `Incompatible` with all that speaks against the merge, but for what is `allowed`.
+    """
     recipe, experts = cast.recipe, cast.experts
     given = {ref.name: list(entry.labels) for ref, entry in zip(experts, recipe.models, strict=True) if entry.labels}
     with ThreadPoolExecutor() as pool:
         hashing = [pool.submit(weight_hashes, ref) for ref in experts]
         import torch  # noqa: F401  # takes a second, which hashing fills
 
-        report = check(experts, base=cast.base, heads=recipe.heads, labels=given)
+        if report is None or [model.id for model in report.models] != [ref.id for ref in experts]:
+            report = check(experts, base=cast.base, heads=recipe.heads, labels=given)
     _require_tokenizer(recipe, experts, cast.base, report)
     report.require_ok(allowed.ignored)
     if report.labels is None:

@@ -19,7 +19,7 @@ from fusehub.errors import BadRecipe, NoSpace, OtherHeader
 from fusehub.hub.access import Access
 from fusehub.merging.as_adapter import write_adapter
 from fusehub.merging.engine import carry_out
-from fusehub.merging.plan import MAX_SHARD_SIZE, Plan, plan_merge
+from fusehub.merging.plan import MAX_SHARD_SIZE, Plan, plan_by
 from fusehub.merging.plan_file import require_unwritten
 from fusehub.merging.provenance import write_side_files
 from fusehub.merging.recipe import Changes, DType, Recipe
@@ -142,10 +142,9 @@ def merge(
 def _planned_anew(plan: Plan) -> Plan:
     """The plan of the same merge, by headers that are asked for again: those that it was made by were wrong."""
     forget_headers()
-    access = plan.experts[0].access
-    again = plan_merge(
-        plan.recipe, allowed=plan.allowed, max_shard_size=plan.max_shard_size, token=access.token,
-        cache_dir=access.cache_dir, local_files_only=access.local_files_only, resolved=plan.refs,
+    again = plan_by(
+        plan.recipe, plan.experts[0].access, allowed=plan.allowed, max_shard_size=plan.max_shard_size,
+        resolved=plan.refs,
     )  # fmt: skip
     return replace(again, tuning=plan.tuning)
 
@@ -174,10 +173,9 @@ def plan_of(
     """The plan of what `models`, a recipe or a recipe's file mean: see `recipe_of`."""
     named = [] if isinstance(models, Recipe | Path) else [*models]
     refs = [ref for ref in (*named, changes.get("base_model")) if isinstance(ref, ModelRef)]
-    return plan_merge(
-        recipe_of(models, method, plugins=plugins, **changes),
-        allowed=allowed, max_shard_size=max_shard_size, token=access.token, cache_dir=access.cache_dir,
-        local_files_only=access.local_files_only, resolved={ref.id: ref for ref in refs},
+    return plan_by(
+        recipe_of(models, method, plugins=plugins, **changes), access, allowed=allowed,
+        max_shard_size=max_shard_size, resolved={ref.id: ref for ref in refs},
     )  # fmt: skip
 
 

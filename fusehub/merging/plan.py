@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fusehub.checking.heads import LabelPlan
@@ -273,10 +274,29 @@ def plan_merge(
         >>> plan.cost["output_bytes"] > 0
         True
     """
-    access = Access(token, cache_dir, local_files_only)
-    cast = cast_of(recipe, resolved or {}, access)
+    return plan_by(
+        recipe,
+        Access(token, cache_dir, local_files_only),
+        allowed=allowed,
+        max_shard_size=max_shard_size,
+        resolved=resolved or {},
+    )
+
+
+def plan_by(
+    recipe: Recipe,
+    access: Access,
+    *,
+    allowed: Allowed = NOTHING_ALLOWED,
+    max_shard_size: int = MAX_SHARD_SIZE,
+    resolved: Mapping[str, ModelRef] = MappingProxyType({}),
+    report: Report | None = None,
+) -> Plan:
+    """The same within a run that has asked the Hub of these models before; `report` is what `check` found of them and
+    the base."""
+    cast = cast_of(recipe, resolved, access)
     recipe, method, experts, base = cast.recipe, cast.method, cast.experts, cast.base
-    found = checked(cast, allowed)
+    found = checked(cast, allowed, report)
     statistics, notes = sources_of(recipe, method, experts, found.hashes, allowed, access)
     layout = layout_of(load_config(experts[0]))
     decided = planned(cast, layout, found.labels, statistics)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 
 from fusehub.checking.heads import Heads
 from fusehub.errors import BadRecipe, FuseHubError, NotFound, together, unknown
@@ -30,8 +30,10 @@ from fusehub.merging.mergekit_forms import Forms
 from fusehub.merging.report import require_provenance
 from fusehub.methods.mergekit import MERGEKIT_OPTIONS
 from fusehub.models.ref import ModelRef
+from fusehub.utils.frozen import thawed
 from fusehub.utils.limits import YAML_BYTES, require_bytes
 from fusehub.utils.places import require_ordinary
+from fusehub.utils.plain_data import Files, Said, Strict
 from fusehub.utils.yaml_text import load_yaml
 
 if TYPE_CHECKING:
@@ -66,16 +68,14 @@ class Changes(TypedDict, total=False):
     chat_template: str | None
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelEntry(_Strict):
+class ModelEntry(Strict):
     """One model of a recipe."""
 
     model: str = Field(description="user/name, user/name@revision or a folder")
-    parameters: dict[str, Any] = Field(
-        default_factory=dict, description="weight, and what else the method takes of each model, as density"
+    parameters: Said = Field(
+        default_factory=dict,
+        validate_default=True,
+        description="weight, and what else the method takes of each model, as density",
     )
     statistics: str = Field(
         "auto", description="auto, a file, a folder, a repo that holds its statistics, or data-free"
@@ -89,7 +89,7 @@ class ModelEntry(_Strict):
     text_column: str | None = Field(None, description="the column of its data that has the texts; guessed if not said")
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """All that determines a merge. Its fields are the keys of a recipe's file, and say what they mean.
 
     Examples:
@@ -104,7 +104,7 @@ class Recipe(_Strict):
     merge_method: str = Field(description="the name of a method: see `fusehub methods`")
     models: tuple[ModelEntry, ...] = Field(min_length=1, description="two models or more")
     base_model: str | None = Field(None, description="the pretrained model that they share")
-    parameters: dict[str, Any] = Field(default_factory=dict, description="options of the method")
+    parameters: Said = Field(default_factory=dict, validate_default=True, description="options of the method")
     dtype: DType | None = Field(
         None, description="dtype of the result where out_dtype does not say; the arithmetic is never narrower"
     )
@@ -125,12 +125,10 @@ class Recipe(_Strict):
     layers: int | None = Field(
         None, description="how many layers mergekit's `slices` took of each model: all that they have"
     )
-    plugins: tuple[dict[str, str], ...] = Field(
+    plugins: Files = Field(
         (), description="written by FuseHub: file and sha256 of what --plugin named; nothing is loaded by it"
     )
-    provenance: dict[str, Any] | None = Field(
-        None, description="written by FuseHub: hashes and versions of a merge made"
-    )
+    provenance: Said | None = Field(None, description="written by FuseHub: hashes and versions of a merge made")
 
     _notes: tuple[str, ...] = PrivateAttr(())
 
@@ -176,7 +174,7 @@ class Recipe(_Strict):
         except ValidationError as error:
             raise together([_as_bad_recipe(one) for one in error.errors()]) from error
         if recipe.provenance is not None:
-            require_provenance(recipe.provenance, len(recipe.models))
+            require_provenance(thawed(recipe.provenance), len(recipe.models))
         recipe._notes = tuple(dict.fromkeys(forms.notes))
         return recipe
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 
 from fusehub.errors import BadFile, NotFound
 from fusehub.hub.access import STORED, Access
+from fusehub.hub.answers import Answers
 from fusehub.hub.client import endpoint, hub_errors
 from fusehub.hub.verified import fetch, in_cache
 from fusehub.models.side_files import side_files
@@ -91,7 +92,11 @@ class ModelRef:
         """
         own = self.access
         is_local = own.local_files_only or access.local_files_only
-        return replace(self, access=Access(own.token, access.cache_dir or own.cache_dir, is_local))
+        # What one token may read says nothing of another.
+        answers = access.answers if own.token == access.token else Answers()
+        if own.answers is not None and answers is not None:
+            answers.learn_commits(own.answers)
+        return replace(self, access=Access(own.token, access.cache_dir or own.cache_dir, is_local, answers))
 
     @property
     def id(self) -> str:
@@ -134,14 +139,18 @@ class ModelRef:
         """
         if filename not in self.files:
             raise NotFound(f"{self.name} has no file {filename}.", "Is it a complete model repo or folder?")
-        claim = self.files[filename].sha256 or self.files[filename].git_oid
+        told = self.files[filename]
+        claim = told.sha256 or told.git_oid
         if self.folder is not None:
             path = in_cache(self.folder / filename, self.name, claim)
-            return _no_pointer(path, self.name, self.files[filename].size)
+            return _no_pointer(path, self.name, told.size)
         assert self.repo_id is not None  # What is in no folder is in a repo.
         with hub_errors(self.name):
             inside = self.inside(filename)
-            return fetch(self.repo_id, inside, revision=self.commit, access=self.access, name=self.name, claim=claim)
+            return fetch(
+                self.repo_id, inside, revision=self.commit, access=self.access, name=self.name, claim=claim,
+                size=told.size,
+            )  # fmt: skip
 
     def inside(self, filename: str) -> str:
         """Where a file of the model lies in its repo.

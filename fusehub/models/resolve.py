@@ -21,7 +21,7 @@ from typing import Any
 from fusehub.errors import BadRecipe, NotFound, Offline
 from fusehub.hub.access import STORED, Access
 from fusehub.hub.cache import snapshot_of
-from fusehub.hub.client import client, hub_errors
+from fusehub.hub.client import hub_errors
 from fusehub.hub.names import Place, may_be_repo, plain, readings
 from fusehub.hub.verified import claimed
 from fusehub.models.adapters import CONFIG, adapted, is_model_file
@@ -29,6 +29,7 @@ from fusehub.models.ref import ModelRef, RemoteFile, why_no_weights
 from fusehub.models.side_files import CHAT_TEMPLATES
 from fusehub.utils.limits import YAML_BYTES
 from fusehub.utils.reach import is_path, local_path
+from fusehub.utils.side_by_side import side_by_side
 from fusehub.utils.yaml_text import load_yaml, split_front_matter
 
 
@@ -89,6 +90,11 @@ def ref_of(
     if not isinstance(model, str | os.PathLike):
         raise NotFound(f"{model!r} names no model.", "Give user/name, a folder, or what `resolve` returned.")
     return _resolve(os.fspath(model), access, revision, subfolder)
+
+
+def refs_of(models: Iterable[str | os.PathLike[str] | ModelRef], access: Access = STORED) -> list[ModelRef]:
+    """The same of several models, the Hub asked of all side by side."""
+    return side_by_side(lambda model: ref_of(model, access), models)
 
 
 def _resolve(text: str, access: Access, revision: str | None = None, subfolder: str | None = None) -> ModelRef:
@@ -270,11 +276,8 @@ def _resolve_remote(repo_id: str, revision: str, access: Access) -> ModelRef:
 def _resolve_repo(repo_id: str, revision: str, access: Access) -> ModelRef:
     name = f"{repo_id}@{revision}" if revision else repo_id
     with hub_errors(name):
-        api = client(access.token)
-        info = api.model_info(repo_id, revision=revision or None, files_metadata=True)
-        if info.gated:
-            # Everyone may see that it is there; its files may lie in the cache since somebody else asked for them.
-            api.auth_check(info.id)
+        info = access.info(repo_id, revision)
+        access.require_readable(info)
     files = {
         item.rfilename: RemoteFile(item.size or 0, item.lfs.sha256 if item.lfs else None, item.blob_id)
         for item in info.siblings or []

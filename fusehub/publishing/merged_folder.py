@@ -25,6 +25,7 @@ from fusehub.merging.sources import is_place
 from fusehub.models.adapters import CONFIG as ADAPTER_CONFIG
 from fusehub.models.tasks import task_of
 from fusehub.utils.documents import check_adapter_config, check_config, read_object
+from fusehub.utils.frozen import thawed
 from fusehub.utils.markdown import without_paths
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class MergedFolder:
     @property
     def tuning(self) -> dict[str, Any] | None:
         """How options were chosen by validation data; without the trials where the recipe of such a merge was used."""
-        return self.report.get("tuning") or (self.recipe.provenance or {}).get("tuning")
+        return self.report.get("tuning") or thawed((self.recipe.provenance or {}).get("tuning"))
 
     @property
     def license(self) -> LicenseVerdict:

@@ -11,8 +11,9 @@ from fusehub.errors import AccessDenied, FuseHubError, Offline
 from fusehub.models.checkpoint import weight_hashes
 from fusehub.models.resolve import ModelRef, ref_of
 from fusehub.models.tasks import task_of
-from fusehub.statistics.sources import find_statistics
+from fusehub.statistics.sources import FoundStatistics, find_statistics
 from fusehub.utils.frozen import freeze
+from fusehub.utils.side_by_side import side_by_side
 
 AUTO, DATA_FREE = "auto", "data-free"
 
@@ -64,26 +65,33 @@ def at_hand(
     Where somebody names statistics, they must be there; raises what `find_statistics` raises otherwise.
     """
     access = refs[0].access
-    found: dict[str, str] = {}
-    problems: dict[str, str] = {}
-    fisher: list[str] = []
-    by_update: list[str] = []
-    for name, ref in zip(named, refs, strict=True):
+
+    def look(one: tuple[str, ModelRef]) -> FoundStatistics | FuseHubError | None:
+        name, ref = one
         said = statistics.get(name, AUTO)
         if said == DATA_FREE:
-            by_update.append(name)
-            continue
+            return None
         try:
-            own = find_statistics(ref, said, hashes=weight_hashes(ref))
+            return find_statistics(ref, said, hashes=weight_hashes(ref))
         except (AccessDenied, Offline):
             raise
         except FuseHubError as error:
             if said != AUTO:
                 raise
-            problems[name] = error.what
-            continue
-        found[name] = own.origin
-        fisher += [name] if own.metadata.get("fisher") else []
+            return error
+
+    found: dict[str, str] = {}
+    problems: dict[str, str] = {}
+    fisher: list[str] = []
+    by_update: list[str] = []
+    for name, own in zip(named, side_by_side(look, zip(named, refs, strict=True)), strict=True):
+        if own is None:
+            by_update.append(name)
+        elif isinstance(own, FuseHubError):
+            problems[name] = own.what
+        else:
+            found[name] = own.origin
+            fisher += [name] if own.metadata.get("fisher") else []
     if base is not None:
         known: str | None = ref_of(base, access).name
     else:

@@ -15,11 +15,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusehub.checking.reading import read_ahead
 from fusehub.errors import Action, BadRecipe, unknown
 from fusehub.hub.access import Access
 from fusehub.methods import METHODS, Method, find_method
 from fusehub.methods.base import option_words
-from fusehub.models.resolve import ModelRef, ref_of
+from fusehub.models.resolve import ModelRef, refs_of
 from fusehub.recommending.at_hand import AtHand, at_hand
 from fusehub.recommending.measured import Gain, Measured, Record, record
 from fusehub.recommending.recommendation import Obstacle, Recommendation, Way, grouped, need_of, sentence_of
@@ -74,12 +75,26 @@ def recommend(
         >>> found = fusehub.recommend(["user/expert-1", "user/expert-2"])
         >>> result = fusehub.merge(["user/expert-1", "user/expert-2"], "merged", method=found.recommended.method)
     """
-    if len(models) < 2:
-        raise BadRecipe("A merge takes at least two models.", "Name two or more.")
     access = Access(token, cache_dir, local_files_only)
-    refs = [ref_of(model, access) for model in models]
     named = [model.id if isinstance(model, ModelRef) else os.fspath(model) for model in models]
-    return recommended(at_hand(named, refs, base_model, statistics or {}, [*(data or {})]), among)
+    refs = refs_of(models, access)
+    return recommend_of(named, refs, base_model=base_model, statistics=statistics or {}, data=data or {}, among=among)
+
+
+def recommend_of(
+    named: Sequence[str],
+    refs: Sequence[ModelRef],
+    *,
+    base_model: str | ModelRef | None,
+    statistics: Mapping[str, str],
+    data: Mapping[str, str],
+    among: Collection[str] | None,
+) -> Recommendation:
+    """The same of models that are resolved already; `named` is how `statistics` and `data` call them."""
+    if len(refs) < 2:
+        raise BadRecipe("A merge takes at least two models.", "Name two or more.")
+    read_ahead(refs)
+    return recommended(at_hand(named, refs, base_model, statistics, [*data]), among)
 
 
 def suiting(

@@ -15,10 +15,11 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import AccessDenied, Action, BadFile, BadStatistics, NotFound
 from fusehub.hub.access import STORED, Access
+from fusehub.hub.answers import Question
 from fusehub.hub.cache import snapshot_of
 from fusehub.hub.client import client, hub_errors
 from fusehub.hub.verified import fetch, in_cache
@@ -37,12 +38,18 @@ from fusehub.statistics.shards import shards_in
 from fusehub.utils.documents import read_object
 from fusehub.utils.frozen import freeze
 from fusehub.utils.places import require_ordinary
-from fusehub.utils.reach import is_confined, local_path
+from fusehub.utils.reach import local_path
+from fusehub.utils.side_by_side import side_by_side
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
 
 TAG = "fusehub-statistics"
 FOLDER = "fusehub"
 # Anybody can tag a repo as the companion of a model: so many, the most downloaded first, are looked at.
 _MOST_COMPANIONS = 20
+# So many of them are listed at once, whoever's they are.
+_MOST_LISTED = 100
 # Metadata of thousands of layers take a few megabytes; what a stranger calls so is not downloaded at any size.
 _LARGEST_METADATA = 64 * 2**20
 
@@ -142,7 +149,7 @@ def offered_statistics(ref: ModelRef, hashes: Mapping[str, str]) -> list[str]:
     for source in _companions(ref, own=False):
         try:
             if _has_metadata(source, ref.access) and _are_of(
-                FoundStatistics(source, _metadata(source, ref.access)), hashes
+                FoundStatistics(source, _metadata(source, ref.access), ref.access), hashes
             ):
                 offered.append(source)
         except (BadStatistics, BadFile):
@@ -207,7 +214,7 @@ def _pinned(source: str, access: Access) -> str:
         return source
     repo_id, _, revision = source.partition("@")
     with hub_errors(source):
-        return f"{repo_id}@{client(access.token).model_info(repo_id, revision=revision or None).sha}"
+        return f"{repo_id}@{access.info(repo_id, revision).sha}"
 
 
 def _own_commits(ref: ModelRef) -> Iterator[str]:
@@ -215,26 +222,43 @@ def _own_commits(ref: ModelRef) -> Iterator[str]:
     assert ref.repo_id is not None
     yield f"{ref.repo_id}@{ref.commit}"
     with hub_errors(ref.name):
-        newest = client(ref.access.token).model_info(ref.repo_id).sha
+        newest = ref.access.info(ref.repo_id).sha
     yield f"{ref.repo_id}@{newest}"
 
 
 def _companions(ref: ModelRef, *, own: bool) -> Iterator[str]:
     """Repos that say they hold statistics of `ref`: those of its user or organisation, or only those of others."""
-    assert ref.repo_id is not None
-    api = client(ref.access.token)
-    with hub_errors(ref.name):
-        tagged = api.list_models(
-            filter=[TAG, f"base_model:{ref.repo_id}"], sort="downloads", author=owner_of(ref.repo_id) if own else None
-        )
-        others = (info.id for info in tagged if info.id != ref.repo_id and is_same_owner(info.id, ref.repo_id) == own)
-        names = list(itertools.islice(others, _MOST_COMPANIONS))
-    for name in names:
+
+    def info_of(name: str) -> ModelInfo:
         with hub_errors(name):
-            info = api.model_info(name, files_metadata=True)
+            return ref.access.info(name)
+
+    for info in side_by_side(info_of, _tagged(ref, own=own)):
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
         if sizes.get(f"{FOLDER}/{METADATA_FILENAME}", math.inf) <= _LARGEST_METADATA:
-            yield f"{name}@{info.sha}"
+            yield f"{info.id}@{info.sha}"
+
+
+def _tagged(ref: ModelRef, *, own: bool) -> list[str]:
+    """The most downloaded of the repos that name `ref` as the model that they hold statistics of."""
+    assert ref.repo_id is not None
+    repo_id, owner = ref.repo_id, owner_of(ref.repo_id)
+
+    def listed(author: str | None) -> list[str]:
+        def ask() -> list[str]:
+            with hub_errors(ref.name):
+                found = client(ref.access.token).list_models(
+                    filter=[TAG, f"base_model:{repo_id}"], sort="downloads", author=author
+                )
+                return [info.id for info in itertools.islice(found, _MOST_LISTED)]
+
+        return ref.access.once(Question(f"statistics by {author or 'anybody'}", repo_id), ask)
+
+    names = listed(None)
+    if own and len(names) == _MOST_LISTED:
+        names = listed(owner)  # Strangers must not crowd the owner out.
+    fitting = [name for name in names if name != repo_id and is_same_owner(name, repo_id) == own]
+    return fitting[:_MOST_COMPANIONS]
 
 
 def is_of_others(source: str, ref: ModelRef) -> bool:
@@ -345,11 +369,18 @@ def _download(source: str, filename: str, access: Access) -> Path | None:
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     repo_id, _, revision = source.partition("@")
+    path = f"{FOLDER}/{filename}"
     with hub_errors(source):
-        if is_confined():
-            # A commit's file that somebody else's token brought into the cache is taken from there unasked.
-            client(access.token).auth_check(repo_id)
-        try:
-            return fetch(repo_id, f"{FOLDER}/{filename}", revision=revision, access=access, name=source)
-        except RemoteEntryNotFoundError:
+        if access.is_offline:
+            try:
+                return fetch(repo_id, path, revision=revision, access=access, name=source)
+            except RemoteEntryNotFoundError:
+                return None
+        info = access.info(repo_id, revision)
+        # A file that somebody else's token brought into the cache is taken from there unasked.
+        access.require_readable(info)
+        told = next((file for file in info.siblings or [] if file.rfilename == path), None)
+        if told is None:
             return None
+        claim = told.lfs.sha256 if told.lfs else told.blob_id
+        return fetch(repo_id, path, revision=info.sha, access=access, name=source, claim=claim, size=told.size)

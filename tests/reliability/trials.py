@@ -58,7 +58,7 @@ class World:
         log = self.hub.root / LOG
         lines = log.read_text().splitlines() if log.exists() else []
         log.unlink(missing_ok=True)
-        return [tuple(json.loads(line)) for line in lines]
+        return [tuple(json.loads(line)[:3]) for line in lines]
 
     def forget(self) -> None:
         """As on a machine where nothing was downloaded yet."""

@@ -179,3 +179,19 @@ def test_a_parameter_that_there_is_not_is_pythons_error():
 
 def test_a_dtype_is_said_by_its_name_or_as_torch_has_it():
     assert Recipe.of(["a/x", "b/y"], dtype=torch.bfloat16) == Recipe.of(["a/x", "b/y"], dtype="bfloat16")
+
+
+def test_nobody_changes_what_a_recipe_says_however_deep_it_lies():
+    said = {"alpha": [{"filter": "head", "value": 0.5}, {"value": [0.1, 0.9]}]}
+    recipe = Recipe.of(["a/one", "b/two"], parameters=said, weights={"a/one": [1.0, 2.0]})
+    before = recipe.to_yaml()
+    said["alpha"][0]["value"] = 0.0
+    with pytest.raises(TypeError):
+        recipe.parameters["alpha"][0]["value"] = 0.0
+    with pytest.raises(TypeError):
+        recipe.models[0].parameters["weight"] = 3.0
+    copied = recipe.model_copy(update={"parameters": {"alpha": [0.5]}})
+    with pytest.raises(TypeError):
+        copied.parameters["alpha"][0] = 0.0
+    assert recipe.to_yaml() == before and copied.to_dict()["parameters"] == {"alpha": [0.5]}
+    assert Recipe.parse(recipe.to_dict()) == recipe

@@ -14,6 +14,7 @@ from fusehub.merging.sources.source import StatisticsSource, Wanted
 from fusehub.methods import Method
 from fusehub.models.resolve import ModelRef
 from fusehub.utils.findings import Allowed
+from fusehub.utils.side_by_side import side_by_side
 
 AUTO = "auto"
 SOURCES: tuple[type[StatisticsSource], ...] = (DataFree, DataAtHand, Published)
@@ -53,16 +54,29 @@ def sources_of(
     found: list[StatisticsSource] = []
     notes: list[str] = []
     problems: list[FuseHubError] = []
-    for ref, entry, own, data in zip(experts, recipe.models, hashes, before, strict=True):
-        wanted = Wanted(ref, entry, own, recipe, method, allowed, access, data)
-        try:
-            found.append(_found(wanted))
-            notes += found[-1].notes(wanted)
-        except (NotFound, BadStatistics) as error:
-            problems.append(error)
+    everyone = [
+        Wanted(ref, entry, own, recipe, method, allowed, access, data)
+        for ref, entry, own, data in zip(experts, recipe.models, hashes, before, strict=True)
+    ]
+    # Data is drawn in the order of the experts; what is published is asked of the Hub for all of them at once.
+    look = map if method.needs_data else side_by_side
+    for wanted, one in zip(everyone, look(_looked_for, everyone), strict=True):
+        if isinstance(one, FuseHubError):
+            problems.append(one)
+        else:
+            found.append(one)
+            notes += one.notes(wanted)
     if problems:
         raise together(problems)
     return tuple(found), (*notes, *_run_over(experts, found, method))
+
+
+def _looked_for(wanted: Wanted) -> StatisticsSource | NotFound | BadStatistics:
+    """The source of one expert, or why there is none."""
+    try:
+        return _found(wanted)
+    except (NotFound, BadStatistics) as error:
+        return error
 
 
 def _found(wanted: Wanted) -> StatisticsSource:
