@@ -324,6 +324,7 @@ def test_a_body_saved_without_its_prefix_is_merged_with_one_that_has_it(tmp_path
 # --- the same again -----------------------------------------------------------------------------------------------
 
 RUN = """
+import sys
 from fusehub.merging.merge import merge
 from fusehub.merging.recipe import Recipe
 merge(Recipe.read(sys.argv[1]), sys.argv[2])
