@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from fusehub.errors import FuseHubError
-from fusehub.models.adapters import CONFIG, AdaptedRef
+from fusehub.models.adapters import CONFIG, AdaptedRef, adapter_header
 from fusehub.models.checkpoint import headers
 from fusehub.models.ref import ModelRef
 from fusehub.utils.progress import Progress, silent
@@ -30,9 +30,9 @@ def read_ahead(refs: Sequence[ModelRef], progress: Progress = silent, *, files_a
     work: list[tuple[int, Callable[[], object]]] = []
     seen: set[str] = set()
     for place, ref in enumerate(refs):
-        for read in [*_files(ref, seen), *([] if files_alone else [partial(headers, ref)])]:
-            work.append((place, read))
-            left[place] += 1
+        reads = [*_files(ref, seen), *([] if files_alone else _headers(ref))]
+        work += [(place, read) for read in reads]
+        left[place] = len(reads)
 
     def do(one: tuple[int, Callable[[], object]]) -> None:
         nonlocal done
@@ -48,13 +48,23 @@ def read_ahead(refs: Sequence[ModelRef], progress: Progress = silent, *, files_a
     side_by_side(do, work)
 
 
+def _parts(ref: ModelRef) -> list[ModelRef]:
+    """What lies at the Hub of a model; of a folder, there is nothing to be brought."""
+    return [part for part in ([ref.adapter, ref.base] if isinstance(ref, AdaptedRef) else [ref]) if not part.folder]
+
+
+def _headers(ref: ModelRef) -> list[Callable[[], object]]:
+    """How to bring the headers of one model."""
+    own = ref.adapter if isinstance(ref, AdaptedRef) else None
+    return [partial(adapter_header if part is own else headers, part) for part in _parts(ref)]
+
+
 def _files(ref: ModelRef, seen: set[str]) -> list[Callable[[], object]]:
     """How to bring the files of one model; `seen` are the hashes of those that another one brings already."""
-    parts = [ref.adapter, ref.base] if isinstance(ref, AdaptedRef) else [ref]
     found: list[Callable[[], object]] = []
-    for part in parts:
+    for part in _parts(ref):
         for name in ("config.json", CONFIG, *part.side_files()):
-            if part.folder is not None or name not in part.files:
+            if name not in part.files:
                 continue
             claim = part.files[name].sha256 or part.files[name].git_oid
             if claim is None or claim not in seen:

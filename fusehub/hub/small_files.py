@@ -54,7 +54,7 @@ def fetch_small(
     with _lock:
         turn = _turns.setdefault(claim, _Turn())
     with turn.lock:
-        content = _read(_known[claim], size) if is_gits and claim in _known else None
+        content = _read(_known[claim], claim) if is_gits and claim in _known else None
         if content is None:
             content = _asked(repo_id, filename, commit, access, size, repo_type)
         if content is None:
@@ -71,12 +71,13 @@ def _git_hash(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def _read(path: Path, size: int) -> bytes | None:
+def _read(path: Path, claim: str) -> bytes | None:
+    """The bytes of a file that was written here with the hash `claim`; None where they are no longer those."""
     try:
         content = path.read_bytes()
     except OSError:
         return None  # The cache was emptied.
-    return content if len(content) == size else None
+    return content if _git_hash(content) == claim else None
 
 
 def _asked(repo_id: str, filename: str, commit: str, access: Access, size: int, repo_type: str) -> bytes | None:
