@@ -148,7 +148,7 @@ def collect(
             data, task.name, limit=limit, seed=seed, text_column=text_column, access=access, default_split="train"
         )
         inputs = Inputs.of(ref, examples, max_length=max_length, seed=seed)
-        _require_known_words(ref.name, inputs)
+        _require_known_words(ref.name, examples.source, inputs)
         # Squares of gradients do not fit into half precision.
         dtype = _wide(fisher)
         if fisher and device_map:
@@ -208,7 +208,7 @@ def _alone(work: Path) -> Iterator[None]:
         raise
 
 
-def _require_known_words(name: str, inputs: Inputs) -> None:
+def _require_known_words(name: str, source: str, inputs: Inputs) -> None:
     """Raises `BadData` where the tokenizer knows none of the texts' words, and warns where it knows few: statistics
     of [UNK] alone say nothing of the model."""
     if inputs.of_images:
@@ -222,12 +222,15 @@ def _require_known_words(name: str, inputs: Inputs) -> None:
     share = words.count(unknown) / max(1, len(words))
     if share == 1:
         raise BadData(
-            f"The tokenizer of {name} knows no word of these texts: all become {tokenizer.unk_token}.",
+            f"The tokenizer of {name} knows no word of the texts of {source}: all become {tokenizer.unk_token}.",
             "Give texts of the kind that the model was trained on. Is the tokenizer that of the model?",
         )
     if share > _UNKNOWN:
         logger.warning(
-            "%.0f %% of the words are unknown to the tokenizer of %s: are these texts of its kind?", 100 * share, name
+            "%s: %.0f %% of the words are unknown to the tokenizer of %s: are these texts of its kind?",
+            source,
+            100 * share,
+            name,
         )
 
 

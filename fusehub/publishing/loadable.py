@@ -65,7 +65,8 @@ def _load(ref: ModelRef, folder: Path) -> Any:
         if not is_of_files(error):
             raise
         raise BadFile(
-            f"transformers cannot load the model in {folder}: {first_line(error)}.", "Make it again."
+            f"transformers cannot make a model of {folder}, its config.json and weights: {first_line(error)}.",
+            "Make it again.",
         ) from error
     for key, words in (
         ("missing_keys", "lacks"),

@@ -173,7 +173,7 @@ def test_texts_whose_words_the_tokenizer_does_not_know_are_questioned(tmp_path, 
     model = tiny_model(tmp_path / "model", hidden=16)
     known = texts_of(0)[0].split()[0]
     (tmp_path / "strange.txt").write_text("ᚠᛇᚻ ᛒᛦᚦ\nᚠᚱᚩᚠᚢᚱ\n")
-    with pytest.raises(BadData, match=r"knows no word of these texts: all become \[UNK\]"):
+    with pytest.raises(BadData, match=r"knows no word of the texts of strange.txt: all become \[UNK\]"):
         collect(str(model), tmp_path / "strange.txt", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "mostly.txt").write_text(f"ᚠᛇᚻ ᛒᛦᚦ {known}\n")
