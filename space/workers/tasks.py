@@ -166,7 +166,7 @@ def _merge(
     for number, ref in enumerate(refs):
         tell(f"Downloading {ref.name}", number, len(refs), "models")
         ref.download()
-    made = []
+    made: list[dict[str, Any]] = []
     for recipe in (recipe for recipe in recipes if recipe["name"] in plans):
         try:
             made.append(_merge_one(tell, plans[recipe["name"]], recipe, len(plans), len(made)))
