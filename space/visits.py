@@ -94,6 +94,8 @@ class Visit:
     """The methods that the visitor chose; None for those that are recommended."""
     wanted: Action | None = None
     """What the visitor pressed to have done: the step where that is finds it chosen."""
+    base_filled: tuple[str | None, str] = (None, "")
+    """The page whose box for the base was filled last, and with what: what is typed meanwhile stays."""
     merges: dict[str, Made] = field(default_factory=dict)
     texts: Path | None = None
     """A file with texts, to make statistics of."""

@@ -77,7 +77,10 @@ class Check(Step):
         wants_base = visit.wanted is not None and visit.wanted.code == "name-base"
         part = gr.Accordion(open=True) if wants_base else gr.skip()
         report = _report_html(visit) + self._room_html(visit)
-        return [report, gr.Group(visible=asks), gr.Textbox(value=visit.base), part, *boxes]
+        filled = (visit.page, visit.base)
+        box = gr.skip() if filled == visit.base_filled else gr.Textbox(value=visit.base)
+        visit.base_filled = filled
+        return [report, gr.Group(visible=asks), box, part, *boxes]
 
     def _room_html(self, visit: Visit) -> str:
         """Said here already, where this machine is too small for the merge."""
@@ -103,6 +106,7 @@ class Check(Step):
         visit.labels = named
         # Whoever took the base that was found out of the box wants none.
         visit.base, visit.base_is_found = base.strip(), False
+        visit.base_filled = (visit.page, visit.base)
         if visit.base:
             self.frame.setting.require_name(visit.base)
         visit.report = None
