@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from fusehub.errors import FuseHubError
-from fusehub.models.adapters import CONFIG, AdaptedRef, adapter_header
+from fusehub.models.adapters import CONFIG, adapter_header
 from fusehub.models.checkpoint import headers
 from fusehub.models.ref import ModelRef
 from fusehub.utils.progress import Progress, silent
@@ -50,12 +50,12 @@ def read_ahead(refs: Sequence[ModelRef], progress: Progress = silent, *, files_a
 
 def _parts(ref: ModelRef) -> list[ModelRef]:
     """What lies at the Hub of a model; of a folder, there is nothing to be brought."""
-    return [part for part in ([ref.adapter, ref.base] if isinstance(ref, AdaptedRef) else [ref]) if not part.folder]
+    return [part for part in ref.parts or [ref] if not part.folder]
 
 
 def _headers(ref: ModelRef) -> list[Callable[[], object]]:
     """How to bring the headers of one model."""
-    own = ref.adapter if isinstance(ref, AdaptedRef) else None
+    own = ref.parts.adapter if ref.parts else None
     return [partial(adapter_header if part is own else headers, part) for part in _parts(ref)]
 
 

@@ -43,8 +43,10 @@ class Predictor:
 
         self.task = task_of(self.ref.config, self.ref.name).name
         answers = answers_of(self.task)
-        self.tokenizer = None if TASKS[self.task].of_images else load_tokenizer(self.ref)
+        # First: what its config says wrong of them also keeps transformers from loading its tokenizer.
+        labels_of(self.ref.config, self.ref.name)
         self.problem = answers.problem(self.ref)
+        self.tokenizer = None if TASKS[self.task].of_images else load_tokenizer(self.ref)
         self.labels = answers.labels(self.ref, self.tokenizer)
         # Half precision is slow on a CPU, and not every operation has it there.
         dtype = torch.float32 if self.device.startswith(("cpu", "mps")) else None

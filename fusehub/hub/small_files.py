@@ -113,8 +113,12 @@ def _put(cache: Path, repo_id: str, filename: str, commit: str, content: bytes, 
         target = blob if is_linked else pointer
         if not target.exists():
             written = blob.with_name(f"{claim}.{uuid.uuid4().hex}.incomplete")
-            written.write_bytes(content)
-            written.replace(target)
+            try:
+                written.write_bytes(content)
+                written.replace(target)
+            except BaseException:  # The disk is full.
+                written.unlink(missing_ok=True)
+                raise
         if is_linked and not pointer.exists():
             pointer.unlink(missing_ok=True)
             pointer.symlink_to(os.path.relpath(blob, pointer.parent))

@@ -359,7 +359,8 @@ def _require_write(api: HfApi, repo_id: str, user: str) -> None:
                 raise
             raise AccessDenied(
                 f"{user} may not write to {repo_id}.",
-                "Propose it to the owner as a pull request, or choose a name of your own.",
+                "Propose it to the owner with --create-pr, or choose a name of your own.",
+                actions=[Action("name-another")],
             ) from error
 
 

@@ -11,14 +11,14 @@ from fusehub.models.resolve import resolve
 
 def test_kept_models_answer_as_fresh_ones_and_are_loaded_once(experts: list[Path], monkeypatch) -> None:
     from fusehub.comparing import predictor
-    from fusehub.data import inputs
+    from fusehub.data.tasks import task
 
     models, texts = [str(path) for path in experts()], ["a good film", "a bad plot"]
     fresh = compare(models, texts)
     kept = KeptModels(10**9)
     assert compare(models, texts, kept=kept) == fresh
     # A tokenizer takes longer to load than a small model to answer.
-    for module, name in ((predictor, "load_model"), (predictor, "load_tokenizer"), (inputs, "load_tokenizer")):
+    for module, name in ((predictor, "load_model"), (predictor, "load_tokenizer"), (task, "load_tokenizer")):
         monkeypatch.setattr(module, name, None)
     assert compare(models, texts, kept=kept) == fresh
 

@@ -39,6 +39,12 @@ class Unit:
     def gram(self) -> torch.Tensor:
         return torch.eye(self.size, dtype=torch.float64) * self.rows
 
+    def diagonal(self) -> torch.Tensor:
+        return self.gram().diagonal()
+
+    def strips(self, dtype: torch.dtype):
+        yield 0, self.gram().to(dtype)
+
 
 @dataclass(frozen=True)
 class Units(StatisticsSource):
