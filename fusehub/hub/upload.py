@@ -357,11 +357,9 @@ def _require_write(api: HfApi, repo_id: str, user: str) -> None:
         except HfHubHTTPError as error:
             if error.response is None or error.response.status_code != 403:
                 raise
-            raise AccessDenied(
-                f"{user} may not write to {repo_id}.",
-                "Propose it to the owner with --create-pr, or choose a name of your own.",
-                actions=[Action("name-another")],
-            ) from error
+            fix = "Propose it to the owner with --create-pr, or choose a name of your own."
+            another = [Action("name-another")]
+            raise AccessDenied(f"{user} may not write to {repo_id}.", fix, actions=another) from error
 
 
 def _is_empty(api: HfApi, info: ModelInfo) -> bool:
