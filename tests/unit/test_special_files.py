@@ -57,15 +57,18 @@ def unopened(pipe: Path) -> Iterator[None]:
         opened.set()
         os.close(descriptor)
 
-    writer = threading.Thread(target=write)
+    writer = threading.Thread(target=write, daemon=True)
     writer.start()
     try:
         yield
         assert not opened.is_set(), "the pipe was opened"
         assert pipe.is_fifo(), "something else was put in its place"
     finally:
-        pipe.unlink(missing_ok=True) if not writer.is_alive() else os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))
-        writer.join()
+        if pipe.is_fifo():
+            # Open until the writer is through: it may not have begun yet.
+            reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+            writer.join()
+            os.close(reader)
 
 
 def told(command: str) -> str:
