@@ -43,7 +43,7 @@ class Options(BaseModel):
             first = error.errors()[0]
             name = str(first["loc"][0])
             raise BadRecipe(
-                f"The option {name} of {method} cannot be {first['input']!r}: {first['msg']}.",
+                f"In {method}, {name}={first['input']!r} cannot be: {first['msg']}.",
                 f"{name}: {fields[name].description}",
             ) from error
 
