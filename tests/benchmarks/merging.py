@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -38,43 +40,60 @@ def main() -> None:
     print(f"{'fusehub --help':46} {statistics.median(seconds):8.2f}")
     with tempfile.TemporaryDirectory() as temporary:
         root = said.folder or Path(temporary)
-        measured: dict[str, tuple[float, float]] = {}
-        for name, (title, _, experts, method) in CASES.items():
-            if said.only and name not in said.only:
-                continue
-            # In a process of its own: a process starts with the peak memory of the one that started it.
-            measure([sys.executable, __file__, "--make", name, "--folder", str(root)])
-            folders = [root / name / f"expert-{number}" for number in range(experts)]
-            measured[name] = report(title, folders, method, root, said.runs)
+        for names in TOGETHER:
+            wanted = [name for name in names if not said.only or name in said.only]
+            for name in wanted:
+                # In a process of its own: a process starts with the peak memory of the one that started it.
+                measure([sys.executable, __file__, "--make", name, "--folder", str(root)])
+            # Each round has them all, one after the other: what else the machine does is alike for them.
+            rounds = [{name: run(name, root) for name in wanted} for _ in range(said.runs)]
+            for name in wanted:
+                report(name, [done[name] for done in rounds], root)
+            if {"bert", "bert_regmean"} <= set(wanted):
+                ratio = statistics.median(done["bert_regmean"].seconds / done["bert"].seconds for done in rounds)
+                peak = statistics.median(done["bert_regmean"].peak for done in rounds)
+                print(
+                    f"RegMean of 3 x BERT-base beside the mean, of neighbouring runs: x {ratio:.2f} (target 3), "
+                    f"{peak / 1e6:.0f} MB (700)"
+                )
             if said.folder is None:
-                shutil.rmtree(root / name)
-    if {"bert", "bert_regmean"} <= measured.keys():
-        (mean, _), (regmean, peak) = measured["bert"], measured["bert_regmean"]
-        print(
-            f"RegMean of 3 x BERT-base beside the mean: x {regmean / mean:.2f} (target 3), {peak / 1e6:.0f} MB (700)"
-        )
+                for name in wanted:
+                    shutil.rmtree(root / name)
 
 
-def report(title: str, folders: list[Path], method: str, root: Path, runs: int) -> tuple[float, float]:
-    """Runs one case and prints its line; its seconds, and bytes at the peak."""
-    target = root / "merged"
-    command = [sys.executable, "-m", "fusehub", "merge", *map(str, folders), "--method", method, "--out", str(target)]
-    times, peaks, copies = [], [], []
-    for _ in range(runs):
-        shutil.rmtree(target, ignore_errors=True)
-        seconds, peak = measure(command)
-        times.append(seconds)
-        peaks.append(peak)
-        shutil.rmtree(target)
-        copies.append(copy_as_much(folders, root / "copy"))
-    model = sum(path.stat().st_size for path in folders[0].glob("*.safetensors"))
-    seconds, copying, peak = statistics.median(times), statistics.median(copies), statistics.median(peaks)
+@dataclass(frozen=True)
+class Run:
+    """One merge: wall seconds, bytes at its peak, and the seconds that copying as many bytes took just after it."""
+
+    seconds: float
+    peak: int
+    copying: float
+
+
+def experts_of(name: str, root: Path) -> list[Path]:
+    return [root / name / f"expert-{number}" for number in range(CASES[name][2])]
+
+
+def run(name: str, root: Path) -> Run:
+    folders, target = experts_of(name, root), root / "merged"
+    command = [sys.executable, "-m", "fusehub", "merge", *map(str, folders), "--method", CASES[name][3]]
+    shutil.rmtree(target, ignore_errors=True)
+    seconds, peak = measure([*command, "--out", str(target)])
+    shutil.rmtree(target)
+    return Run(seconds, peak, copy_as_much(folders, root / "copy"))
+
+
+def report(name: str, runs: Sequence[Run], root: Path) -> None:
+    """Prints the line of one case."""
+    model = sum(path.stat().st_size for path in experts_of(name, root)[0].glob("*.safetensors"))
+    seconds, copying, peak = (
+        statistics.median(getattr(run, fact) for run in runs) for fact in ("seconds", "copying", "peak")
+    )
     print(
-        f"{title:46} {seconds:8.2f} {copying:8.2f} {seconds / copying:6.2f} "
+        f"{CASES[name][0]:46} {seconds:8.2f} {copying:8.2f} {seconds / copying:6.2f} "
         f"{peak / 1e6:6.0f} MB {model / 1e6:7.0f} MB {peak / model:6.2f}",
         flush=True,
     )
-    return seconds, peak
 
 
 def measure(command: list[str]) -> tuple[float, int]:
@@ -198,6 +217,8 @@ CASES = {
     "minilm": ("RegMean of 3 x MiniLM, from statistics", minilm, 3, "regmean"),
     "bert_regmean": ("RegMean of 3 x BERT-base, from statistics", bert_statistics, 3, "regmean"),
 }
+TOGETHER = (("bert", "bert_regmean"), ("llama",), ("minilm",))
+"""Cases that are compared with each other are measured in turn."""
 
 if __name__ == "__main__":
     main()
