@@ -72,6 +72,7 @@ ACTIONS = {
     "choose-dtype": "Store the result in a wider dtype.",
     "merge-whole": "Write the merged weights as a whole.",
     "name-another": "Choose another name for the repo.",
+    "push-again": "Push into the repo that is there, once more.",
     "keep-private": "Keep the repo private, or leave the model out.",
 }
 """What can be done, by its code: whoever shows an error offers it in their own way, as a button or an option."""

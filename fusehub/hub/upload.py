@@ -207,7 +207,8 @@ class Target:
             except Offline as error:
                 raise Offline(
                     f"All is in {self.repo_id} (commit {commit[:8]}), but it could not be read back: {error.what}",
-                    f"Look at {endpoint()}/{self.repo_id}, or push into it again to have it compared.",
+                    f"Look at {endpoint()}/{self.repo_id}, or push again with --exist-ok to have it compared.",
+                    actions=[Action("push-again")],
                 ) from error
         progress(3, 3, "done")
         place = f"{self.repo_id}/tree/{self.revision}" if self.revision else self.repo_id
@@ -261,9 +262,8 @@ class Target:
                 logger.warning("The Hub's answer to the commit was lost. %s is complete.", self.repo_id)
                 return arrived, None
             if changed:
-                raise OutputExists(
-                    f"Somebody else changed {self.repo_id} during the upload.", "Look at it, then push again."
-                ) from error
+                what = f"Somebody else changed {self.repo_id} during the upload."
+                raise OutputExists(what, "Look at it, then push again.") from error
             raise
 
     def _head(self) -> str | None:
@@ -304,7 +304,8 @@ class Target:
         if wrong:
             raise BadFile(
                 f"{self.repo_id} at {commit[:8]}: {listed(wrong, 3)} arrived differently from what was sent.",
-                "Push into it again, and compare with the files here before you use it.",
+                "Push again with --exist-ok, and compare with the files here before you use it.",
+                actions=[Action("push-again")],
             )
 
     def _require_card(self, text: str) -> None:
@@ -358,8 +359,8 @@ def _require_write(api: HfApi, repo_id: str, user: str) -> None:
             if error.response is None or error.response.status_code != 403:
                 raise
             fix = "Propose it to the owner with --create-pr, or choose a name of your own."
-            another = [Action("name-another")]
-            raise AccessDenied(f"{user} may not write to {repo_id}.", fix, actions=another) from error
+            what, another = f"{user} may not write to {repo_id}.", [Action("name-another")]
+            raise AccessDenied(what, fix, actions=another) from error
 
 
 def _is_empty(api: HfApi, info: ModelInfo) -> bool:

@@ -38,6 +38,9 @@ OFFERS = {
     "choose-dtype": Offer("The app stores a merge as the first model is stored: pick one first that is stored wider."),
     "merge-whole": Offer("The app writes merged weights as a whole."),
     "name-another": Offer("Choose another name for it in step 6.", "Choose another name", PUSH),
+    "push-again": Offer(
+        "Look at it on the Hub. To send it once more, propose it to that repo as a pull request, in step 6."
+    ),
     "keep-private": Offer("Keep the repo private, or leave that model out.", "Keep it private", PUSH),
 }
 """Every action as the app says it, by its code."""

@@ -202,7 +202,7 @@ def test_a_repo_whose_making_was_not_acknowledged_is_filled(hasty, hub, work, pl
 def test_what_is_there_is_said_where_it_cannot_be_read_back(hasty, hub, work, plan):
     plan({"path": "/api/models/.*/paths-info/.*", "do": "status", "status": 503})
     what, fix = hasty.fails("publish", work / "merged", "unread")
-    assert "All is in ann/unread (commit " in what and "push into it again" in fix
+    assert "All is in ann/unread (commit " in what and "push again with --exist-ok" in fix
     plan()
     hasty("publish", work / "merged", "unread", "--exist-ok")
 
