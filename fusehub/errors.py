@@ -40,6 +40,12 @@ def first_line(error: BaseException) -> str:
     return lines[0].strip().rstrip(".")[:200] if lines else type(error).__name__
 
 
+def shortly(value: object) -> str:
+    """A value that a stranger gave, as a part of a sentence: as Python writes it, and no more of it than is read."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
 # What a terminal takes for an order, turns other text around, or cannot show.
 _UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # No path has more characters.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fusehub.checking.config_effects import ABSENT, Effect, effects_of, flat
-from fusehub.errors import FuseHubError
+from fusehub.errors import FuseHubError, shortly
 from fusehub.hub.client import client
 from fusehub.hub.origins import base_of_merge, called, named_origins, names_parents
 from fusehub.models.resolve import ModelRef
@@ -83,7 +83,7 @@ def config_findings(first: ModelRef, other: ModelRef, *, is_base: bool, same_tok
     """What the configs of two models say of a merge; `same_tokens`: their vocabularies fit, whatever their sizes."""
     found, harmless = [], []
     for it in config_differences(first, other):
-        values = f"{first.name} has {it.mine!r}, {other.name} has {it.theirs!r}"
+        values = f"{first.name} has {shortly(it.mine)}, {other.name} has {shortly(it.theirs)}"
         name = it.key.rpartition(".")[2]
         if name == "vocab_size" and same_tokens:
             continue
@@ -99,13 +99,13 @@ def config_findings(first: ModelRef, other: ModelRef, *, is_base: bool, same_tok
             )
             found.append(Finding("config-differs", "note", what))
         else:
-            harmless.append(f"{it.key} ({it.mine!r} and {it.theirs!r})")
+            harmless.append(f"{it.key} ({shortly(it.mine)} and {shortly(it.theirs)})")
     if harmless:
         what = f"The configs of {first.name} and {other.name} differ in what changes no answer: {', '.join(harmless)}."
         found.append(Finding("config-differs", "note", what))
     kinds = [ref.config.get("problem_type") for ref in (first, other)]
     if None not in kinds and kinds[0] != kinds[1] and not is_base:
-        what = f"config problem_type: {first.name} has {kinds[0]!r}, {other.name} has {kinds[1]!r}."
+        what = f"config problem_type: {first.name} has {shortly(kinds[0])}, {other.name} has {shortly(kinds[1])}."
         found.append(Finding("config-differs", "warning", what, "Their heads were trained to be read in other ways."))
     return found
 

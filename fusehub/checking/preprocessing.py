@@ -8,17 +8,18 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from fusehub.checking.tokenizers import differences
-from fusehub.errors import FuseHubError
-from fusehub.models.loading import load_processor, load_tokenizer
+from fusehub.errors import FuseHubError, Incompatible
+from fusehub.models.layout import meta_model
+from fusehub.models.loading import load_processor, load_tokenizer, quiet_transformers, strange_files
 from fusehub.models.resolve import ModelRef
 from fusehub.models.side_files import VOCABULARIES, has_vocabulary, tokenizer_files
-from fusehub.models.tasks import find_task
+from fusehub.models.tasks import find_task, load_config
 from fusehub.models.tensor_files import sha256_of
 from fusehub.models.vocabularies import clash, is_free, known_to
 from fusehub.utils.findings import Finding, Level
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Vocabularies:
@@ -195,7 +196,7 @@ def _image_processors(refs: Sequence[ModelRef]) -> Iterator[Finding]:
     for ref, own in zip(refs, said, strict=True):
         if own is not None and find_spec("PIL") is not None:
             try:
-                load_processor(ref)
+                _require_own_size(ref, load_processor(ref))
             except FuseHubError as error:
                 yield Finding("unreadable", "error", error.what, error.fix)
                 continue
@@ -214,3 +215,40 @@ def _image_processors(refs: Sequence[ModelRef]) -> Iterator[Finding]:
                 f"{refs[0].name} and {ref.name} prepare images differently ({', '.join(differing)}).",
                 "The result does it as the first one.",
             )
+
+
+def _require_own_size(ref: ModelRef, processor: BaseImageProcessor) -> None:
+    """Raises `Incompatible` where images of all sizes become those of one that the model cannot take, while it takes
+    the one that its config says; many take any."""
+    from PIL import Image
+
+    with quiet_transformers(), strange_files(ref.name, "its preprocessor_config.json"):
+        made = [processor(images=[Image.new("RGB", size)], return_tensors="pt") for size in ((32, 32), (48, 40))]
+    shapes = {tuple(own["pixel_values"].shape) for own in made}
+    said = ref.config["image_size"]
+    sides = [said, said] if isinstance(said, int) else said
+    if len(shapes) > 1 or not isinstance(sides, list) or len(sides) != 2:
+        return
+    [shape] = shapes
+    own = (*shape[:-2], *sides)
+    if shape == own:
+        return
+    model = meta_model(load_config(ref))
+    if _takes(model, own) and not _takes(model, shape):
+        raise Incompatible(
+            f"{ref.name}: its preprocessor_config.json makes images of {shape[-1]} by {shape[-2]} pixels, and by its "
+            f"config.json it takes those of {sides[1]} by {sides[0]}.",
+            "Copy preprocessor_config.json from the model's base into its repo.",
+        )
+
+
+def _takes(model: PreTrainedModel, shape: tuple[int, ...]) -> bool:
+    """Whether a model without numbers can be run on pixels of this shape, (1, channels, height, width)."""
+    import torch
+
+    try:
+        with torch.inference_mode():
+            model(pixel_values=torch.empty(shape, device="meta"))
+    except Exception:  # What a shape that does not fit leads to is the model's own.
+        return False
+    return True

@@ -75,7 +75,7 @@ class GramCollector:
     `parts` are the matrices of fused experts (see `Layout.parts`). `share=False` computes each layer's gram on its
     own. `verdicts` says what earlier runs found of single layers, by weight: `alone` (shares its input with no
     other), `rows` or `uncounted` (the kinds of its calls). `bounds` are how long rows may be,
-    by weight: then an example counts once (see `fusehub.collecting.noise`).
+    by weight: then an example counts once (see `fusehub.collecting.noise`). Errors call the model `name`.
     """
 
     def __init__(
@@ -87,8 +87,9 @@ class GramCollector:
         share: bool = True,
         verdicts: Mapping[str, str] | None = None,
         bounds: Mapping[str, float] | None = None,
+        name: str = "The model",
     ) -> None:
-        self._model = model
+        self._model, self._name = model, name
         self._share = share
         self._verdicts = dict(verdicts or {})
         experts = find_experts(model, parts or {})
@@ -253,7 +254,7 @@ class GramCollector:
         recorded: list[tuple[_Watched, Tensor]] = []
         self._recording = recorded
         try:
-            with torch.inference_mode(), running("The model"):
+            with torch.inference_mode(), running(self._name):
                 self._model(**batch)
         finally:
             self._recording = None

@@ -74,7 +74,7 @@ def count_inputs(
         probe = random_batch(probe, vocabulary_of(network), 0)
         bounds = row_bounds(network, linears, probe, noise.clip, device_of(network))
     while True:
-        collector = GramCollector(network, linears, parts=layout.parts, verdicts=verdicts, bounds=bounds)
+        collector = GramCollector(network, linears, parts=layout.parts, verdicts=verdicts, bounds=bounds, name=name)
         with collector, fisher or nullcontext():
             collector.probe(probe)
             if fisher is not None:

@@ -127,7 +127,7 @@ class BlockByBlock:
                 self._put(index, tensor, self.experts[index].read(tensor.sources[index]))
             runner, device = self._runners[id(network)], device_of(network)
             runner.holds(self._probe(index), key=(index, "probe"), upto=place)
-            with self._collector(network, wanted) as collector:
+            with self._collector(index, wanted) as collector:
                 collector.probe(inputs.probe())
                 for key, batch in enumerate(self._batches(inputs)):
                     with collector.counting(batch):
@@ -199,18 +199,20 @@ class BlockByBlock:
         with torch.no_grad():
             slot.copy_(value)
 
-    def _collector(self, network: PreTrainedModel, wanted: set[str] | None = None) -> GramCollector:
-        linears, parts = linears_of(network, tied=False), self.plan.layout.parts
+    def _collector(self, index: int, wanted: set[str] | None = None) -> GramCollector:
+        network, parts = self.networks[index], self.plan.layout.parts
+        linears = linears_of(network, tied=False)
         return GramCollector(
             network,
             {name: own for name, own in linears.items() if wanted is None or name in wanted},
             parts={name: own for name, own in parts.items() if wanted is None or name in wanted},
             verdicts=self._verdicts,
+            name=self.plan.experts[index].name,
         )
 
     def _must_split(self, index: int) -> bool:
         """Whether batches may have no padding, for some layer of the model."""
-        with self._collector(self.networks[index]) as collector:
+        with self._collector(index) as collector:
             collector.probe(self.inputs[index].probe())
             return collector.needs_unpadded
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fusehub.errors import BadRecipe, FuseHubError, unknown
+from fusehub.errors import BadRecipe, FuseHubError, shortly, unknown
 from fusehub.methods.mergekit import MERGEKIT_OPTIONS, REQUIRED, require_here
 
 _STACKING = (
@@ -174,7 +174,7 @@ class Forms:
         text = _text(said)
         if text is None:
             self._problem(
-                f"Recipe, {where}: {dict(said)!r} names no model.",
+                f"Recipe, {where}: {shortly(dict(said))} names no model.",
                 "Write `user/name`, `user/name@revision` or a folder.",
             )
             return "?"

@@ -25,7 +25,7 @@ import yaml
 from pydantic import Field, PrivateAttr, ValidationError
 
 from fusehub.checking.heads import Heads
-from fusehub.errors import BadRecipe, FuseHubError, NotFound, together, unknown
+from fusehub.errors import BadRecipe, FuseHubError, NotFound, shortly, together, unknown
 from fusehub.merging.mergekit_forms import Forms
 from fusehub.merging.report import require_provenance
 from fusehub.methods.mergekit import MERGEKIT_OPTIONS
@@ -372,7 +372,7 @@ def _unknown_keys(content: Mapping[str, Any]) -> list[FuseHubError]:
     for number, entry in enumerate(models if isinstance(models, list | tuple) else ()):
         if not isinstance(entry, Mapping):
             problems.append(
-                BadRecipe(f"Recipe, models.{number}: {entry!r} is no mapping.", "Write `- model: user/name`.")
+                BadRecipe(f"Recipe, models.{number}: {shortly(entry)} is no mapping.", "Write `- model: user/name`.")
             )
             continue
         for key in entry:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from fusehub.errors import BadRecipe, unknown
+from fusehub.errors import BadRecipe, shortly, unknown
 from fusehub.methods.cost import Cost, of_pieces, of_solving, of_whole
 from fusehub.utils.frozen import freeze
 
@@ -43,7 +43,7 @@ class Options(BaseModel):
             first = error.errors()[0]
             name = str(first["loc"][0])
             raise BadRecipe(
-                f"In {method}, {name}={first['input']!r} cannot be: {first['msg']}.",
+                f"In {method}, {name}={shortly(first['input'])} cannot be: {first['msg']}.",
                 f"{name}: {fields[name].description}",
             ) from error
 

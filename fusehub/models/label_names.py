@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fusehub.errors import Incompatible
+from fusehub.errors import Incompatible, shortly
 from fusehub.utils.limits import LABELS
 
 _FIX = 'Write it as {"0": "NAME", "1": "NAME", ...}, one name for each row of the head.'
@@ -40,7 +40,8 @@ def read_labels(config: Mapping[str, Any], name: str) -> list[str]:
         swapped = all(isinstance(value, int) for value in said.values())
         raise _refused(
             name,
-            f"has {odd!r} where the number of a row belongs" + (": names and numbers are swapped" if swapped else ""),
+            f"has {shortly(odd)} where the number of a row belongs"
+            + (": names and numbers are swapped" if swapped else ""),
         )
     if sorted(rows.values()) != list(range(len(said))):
         numbers = ", ".join(map(str, sorted(rows.values())[:6]))
@@ -49,7 +50,7 @@ def read_labels(config: Mapping[str, Any], name: str) -> list[str]:
     for key, value in said.items():
         # A number may be a name: of stars, for example.
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise _refused(name, f"calls row {key} {value!r}, which is no name")
+            raise _refused(name, f"calls row {key} {shortly(value)}, which is no name")
         labels[rows[key]] = str(value)
         if not key_of(str(value)):
             raise _refused(name, f"has an empty name for row {key}")
@@ -103,7 +104,7 @@ def _number(config: Mapping[str, Any], name: str) -> int:
         return 2
     if isinstance(said, bool) or not isinstance(said, int) or said < 1:
         raise Incompatible(
-            f"{name}: num_labels in config.json is {said!r}, and no number of labels.",
+            f"{name}: num_labels in config.json is {shortly(said)}, and no number of labels.",
             "Write the number of rows that the head has.",
         )
     return said
@@ -117,7 +118,7 @@ def _require_no_contradiction(label2id: Any, labels: Sequence[str], name: str) -
     for row, label in enumerate(labels):
         other = label2id.get(label, said.get(key_of(label)))
         if re.fullmatch(r"\d+(\.0)?", str(other)) and float(other) != row:
-            raise _refused(name, f"calls row {row} {label!r}, and label2id says that this is row {other}")
+            raise _refused(name, f"calls row {row} {shortly(label)}, and label2id says that this is row {other}")
 
 
 def _refused(name: str, what: str) -> Incompatible:

@@ -260,7 +260,8 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
     make = model_class(architecture)
     if make is None:
         raise Incompatible(
-            f"transformers {transformers.__version__} has no class {architecture}.",
+            f"transformers {transformers.__version__} has no class {architecture}, which config.json says that the "
+            "model is.",
             "Update transformers, or use a model of an architecture that it knows.",
         )
     try:

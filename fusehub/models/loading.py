@@ -202,6 +202,11 @@ def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+_SETTINGS = "tokenizer_config.json"
+# T5's, XGLM's and Pegasus' tokenizers make so many tokens before anything else.
+_COUNTS = ("extra_ids", "num_madeup_words", "offset")
+
+
 def _require_small_tokenizer(ref: ModelRef) -> None:
     """Raises `BadFile` for files of a tokenizer that are larger than any, or that add more tokens than any does."""
     for name in tokenizer_files(ref.files):
@@ -209,10 +214,19 @@ def _require_small_tokenizer(ref: ModelRef) -> None:
         # Each added token is an object of its own, and takes a hundred times as long as one of the vocabulary.
         count = ref.path(name).read_bytes().count(b"{") if name.endswith(".json") else 0
         if count > ADDED_TOKENS:
-            raise BadFile(
-                f"{ref.name}: {name} has {count:,} added tokens or more, and no more than {ADDED_TOKENS:,} are read.",
-                "Is it the tokenizer of this model? Take that of its base.",
-            )
+            raise _too_many(ref, f"{name} has {count:,} added tokens or more")
+    if _SETTINGS in ref.files:
+        said = ref.json(_SETTINGS)
+        for key in _COUNTS:
+            if isinstance(count := said.get(key), int) and count > ADDED_TOKENS:
+                raise _too_many(ref, f"{key} in {_SETTINGS} says that {count:,} tokens are added")
+
+
+def _too_many(ref: ModelRef, what: str) -> BadFile:
+    return BadFile(
+        f"{ref.name}: {what}, and no more than {ADDED_TOKENS:,} are read.",
+        "Is it the tokenizer of this model? Take that of its base.",
+    )
 
 
 def _require_vocabulary(ref: ModelRef, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fusehub.errors import BadRecipe, NotFound, Offline
+from fusehub.errors import BadRecipe, NotFound, Offline, shortly
 from fusehub.hub.access import STORED, Access
 from fusehub.hub.cache import snapshot_of
 from fusehub.hub.client import hub_errors
@@ -88,7 +88,7 @@ def ref_of(
             raise NotFound(f"{model.id} is resolved already.", "Say revision and subfolder where it is resolved.")
         return model.asked_by(access)
     if not isinstance(model, str | os.PathLike):
-        raise NotFound(f"{model!r} names no model.", "Give user/name, a folder, or what `resolve` returned.")
+        raise NotFound(f"{shortly(model)} names no model.", "Give user/name, a folder, or what `resolve` returned.")
     return _resolve(os.fspath(model), access, revision, subfolder)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusehub.errors import BadFile, UnsafeFile, first_line
+from fusehub.errors import BadFile, UnsafeFile, first_line, shortly
 from fusehub.utils.limits import HEADER_BYTES, PICKLE_BYTES, SHARED, TENSORS
 
 if TYPE_CHECKING:
@@ -330,7 +330,7 @@ def _oddness(name: object, value: torch.Tensor) -> str | None:
     import torch
 
     if not isinstance(name, str) or not name.isprintable():
-        return f"a tensor under the key {name!r}, which is no name"
+        return f"a tensor under the key {shortly(name)}, which is no name"
     if value.is_nested or value.layout != torch.strided or value.is_quantized or value.is_meta:
         return f"{name}, which is no plain tensor: sparse, nested, quantised, or without numbers"
     if str(value.dtype).removeprefix("torch.") not in (own for own, _ in DTYPES.values()):

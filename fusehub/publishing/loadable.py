@@ -77,6 +77,6 @@ def _load(ref: ModelRef, folder: Path) -> Any:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise BadFile(
                 f"The model in {folder} {words} {', '.join(names[:3])}{more}.",
-                "Config and weights do not belong together: make it again.",
+                "config.json and the weights do not belong together: make it again.",
             )
     return network.eval()

@@ -106,9 +106,9 @@ class MergedFolder:
     def public_report(self) -> str:
         """The report as it is published, without paths of this machine."""
         report = {
-            key: value if key in ("labels", "options", "model_options") else _each_text(value, self.public)
+            key: value if key in ("options", "model_options") else _each_text(value, self.public)
             for key, value in self.report.items()
-        }
+        } | {"labels": self.labels}
         return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
 
     def public_recipe(self) -> str:
@@ -120,12 +120,20 @@ class MergedFolder:
         content["base_model"] = self.public(content["base_model"]) if content["base_model"] else None
         return Recipe.parse(content).to_yaml()
 
+    @property
+    def labels(self) -> list[str]:
+        """Of the head. A label may look like a path ("/m/09x0r"), but is none of the folders that went in."""
+        return [self._without_folders(label) for label in self.report["labels"]]
+
     def public(self, text: str) -> str:
         """`text` with folders of this machine named by their last part."""
+        return without_paths(self._without_folders(text))
+
+    def _without_folders(self, text: str) -> str:
         for place, name in sorted(self.local_folders.items(), key=lambda item: -len(item[0])):
             if place != name:
                 text = re.sub(rf"(?<![\w./-]){re.escape(place)}(?![\w-])", name.replace("\\", r"\\"), text)
-        return without_paths(text)
+        return text
 
 
 def read_merge(folder: str | Path) -> MergedFolder | None:

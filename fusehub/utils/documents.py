@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,10 +29,26 @@ _COUNTED = {
 }
 
 
-class _Config(BaseModel):
-    """The keys of config.json that are read here; what others mean is transformers' to say."""
+# As much as the integers of tensors hold.
+_TokenId = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+TokenIds = _TokenId | list[_TokenId] | None
+
+
+class _SpecialTokens(BaseModel):
+    """The numbers of tokens that a config, and one for writing, may say."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
+
+    bos_token_id: TokenIds = None
+    eos_token_id: TokenIds = None
+    pad_token_id: TokenIds = None
+    decoder_start_token_id: TokenIds = None
+    forced_bos_token_id: TokenIds = None
+    forced_eos_token_id: TokenIds = None
+
+
+class _Config(_SpecialTokens):
+    """The keys of config.json that are read here; what others mean is transformers' to say."""
 
     architectures: list[str] | None = None
     model_type: str | None = None
@@ -46,20 +62,9 @@ class _Config(BaseModel):
     text_config: dict[str, Any] | None = None
 
 
-TokenIds = int | list[int] | None
-
-
-class _Generation(BaseModel):
+class _Generation(_SpecialTokens):
     """The keys of generation_config.json that a model that writes looks up, or compares with numbers."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-    bos_token_id: TokenIds = None
-    eos_token_id: TokenIds = None
-    pad_token_id: TokenIds = None
-    decoder_start_token_id: TokenIds = None
-    forced_bos_token_id: TokenIds = None
-    forced_eos_token_id: TokenIds = None
     max_length: int | None = None
     max_new_tokens: int | None = None
     min_length: int | None = None
@@ -184,8 +189,16 @@ def _check(kind: type[BaseModel], content: dict[str, Any], owner: str, file: str
         kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
+        key = ".".join(_inside(content, first["loc"]))
         raise BadFile(f"{owner}: {key} in {file} is {_shown(first['input'])}: {first['msg']}.", _AGAIN) from error
+
+
+def _inside(content: Any, place: Iterable[str | int]) -> Iterator[str]:
+    """The keys and numbers of `place` that lead into `content`: between them pydantic names what a value may be."""
+    for part in place:
+        if isinstance(content, list | dict) and (isinstance(part, int) or part in content):
+            content = content[part]
+            yield str(part)
 
 
 def whole_numbers(content: Any) -> Iterator[tuple[str, int]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -187,9 +188,63 @@ def test_questions_that_are_nested_in_what_is_no_object_are_refused(tmp_path, pa
 
 def test_check_says_that_an_image_processor_cannot_be_used(tmp_path) -> None:
     pair = relatives(tmp_path / "vit", "vit", task="image-classification", labels=[("cat", "dog")] * 2, layers=1)
-    edit_json(pair[0] / "preprocessor_config.json", size={"height": "x", "width": 16})
-    found = [finding.what for finding in check([str(path) for path in pair]).findings if finding.level == "error"]
-    assert len(found) == 1 and "preprocessor_config.json" in found[0]
+    for size, words in (({"height": "x", "width": 16}, ""), ({"height": 224, "width": 200}, "200 by 224 pixels")):
+        edit_json(pair[0] / "preprocessor_config.json", size=size)
+        found = [finding.what for finding in check([str(path) for path in pair]).findings if finding.level == "error"]
+        assert len(found) == 1 and "preprocessor_config.json" in found[0] and words in found[0]
+        with pytest.raises(Incompatible, match=r"preprocessor_config\.json"):
+            merge(recipe_of(pair, "mean"), tmp_path / "out")
+    pictures = str(tiny_images(tmp_path / "images", count=1))
+    with pytest.raises(Incompatible, match=f"^{re.escape(str(pair[0]))}: transformers cannot use"):
+        collect(str(pair[0]), pictures, tmp_path / "made")
+
+
+def test_a_model_that_takes_images_of_any_size_may_have_them_of_another_than_its_config_says(tmp_path) -> None:
+    from transformers import SwinConfig, SwinForImageClassification
+
+    vit = tiny_model(tmp_path / "vit", "vit", task="image-classification", labels=("cat", "dog"), layers=1)
+    sizes = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1], "num_heads": [2], "window_size": 2}
+    for name in ("one", "other"):
+        SwinForImageClassification(SwinConfig(**sizes)).save_pretrained(tmp_path / name)
+        shutil.copy(vit / "preprocessor_config.json", tmp_path / name)
+        edit_json(tmp_path / name / "preprocessor_config.json", size={"height": 32, "width": 32})
+    assert "unreadable" not in {
+        found.code for found in check([str(tmp_path / "one"), str(tmp_path / "other")]).findings
+    }
+
+
+@pytest.mark.parametrize("number", ["1e999", "2.5", '"x"', "9" * 30])
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_the_number_of_a_token_is_one_that_tensors_hold(tmp_path, file, number) -> None:
+    pair = relatives(tmp_path / "t5", "t5", task="text2text-generation", layers=1)
+    edit_json(pair[0] / file, decoder_start_token_id="HERE")
+    (pair[0] / file).write_text((pair[0] / file).read_text().replace('"HERE"', number))
+    with pytest.raises(FuseHubError, match=rf"decoder_start_token_id in {file} is"):
+        plan_merge(recipe_of(pair, "mean"))
+
+
+def test_a_value_of_any_length_is_told_in_short(pair) -> None:
+    edit_json(pair[0] / "config.json", hidden_act=[0] * 3000, id2label={"0": [0] * 3000, "1": "x"})
+    with pytest.raises(FuseHubError) as caught:
+        merge(recipe_of(pair, "mean"), pair[0].parent / "out")
+    assert "[0, 0, 0" in str(caught.value) and len(str(caught.value)) < 1500
+
+
+def test_a_model_that_is_not_all_there_is_told_with_its_config(experts, tmp_path) -> None:
+    merged = merge(recipe_of(experts("bert"), "mean"), tmp_path / "merged").folder
+    edit_json(merged / "config.json", num_hidden_layers=12)
+    with pytest.raises(BadFile, match=r"lacks bert\.encoder(.|\n)*config\.json and the weights do not belong"):
+        require_loadable(merged)
+
+
+def test_a_label_is_told_as_it_is_but_for_the_folders_that_went_in(experts, tmp_path) -> None:
+    """Labels of sounds and things look like paths, and are none."""
+    pair = experts("bert")
+    merged = merge(recipe_of(pair, "mean"), tmp_path / "merged").folder
+    edit_json(merged / "fusehub_report.json", labels=[str(pair[0]), "/m/09x0r"])
+    card, told = str(model_card(merged)), read_merge(merged)
+    assert f"Labels: {pair[0].name}, /m/09x0r." in card
+    assert told is not None and json.loads(told.public_report())["labels"] == [pair[0].name, "/m/09x0r"]
 
 
 @pytest.mark.parametrize("tags", [5, "merge", [None], {"merge": 1}])

@@ -292,7 +292,7 @@ def _heads(merge: MergedFolder) -> str:
             for part, config in merge.configs.items()
         ]
         return "Heads, one a subfolder, with their labels:\n\n" + "\n".join(lines)
-    labels = merge.report["labels"]
+    labels = merge.labels
     if any(finding.get("code") == "labels-by-position" for finding in merge.report["findings"]):
         return f"The heads have {len(labels)} rows without names: row i of each was taken to mean the same."
     if len(labels) == 1 and are_generic(labels):

@@ -10,6 +10,8 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
+import yaml
+
 from fusehub.errors import BadFile, BadStatistics, FuseHubError, NonFinite
 from tests.reliability.fuzzing.worlds import Repo, World
 
@@ -78,10 +80,10 @@ class Asked:
             self.fail("no words", name, said)
         elif len(said) > 3000 or "Traceback" in said or " object at 0x" in said:
             self.fail("no words for a person", name, said[:300])
-        elif not self._is_named(error):
+        elif not self._is_named(name, error):
             self.fail("does not say what", name, said[:300])
 
-    def _is_named(self, error: FuseHubError) -> bool:
+    def _is_named(self, name: str, error: FuseHubError) -> bool:
         """Whether a refusal says what it is of: a changed file, or what that belongs to.
 
         Where a file is broken, that is its name, or the model's with what was changed inside.
@@ -89,10 +91,10 @@ class Asked:
         said = str(error).casefold()
 
         def has(names: Iterable[str]) -> bool:
-            return any(name.casefold() in said for name in names)
+            return any(own.casefold() in said for own in names)
 
         owners = [str(self.place), self.folder.name]
-        files = [name.rpartition("/")[2] for name, _ in self.changes]
+        files = [file.rpartition("/")[2] for file, _ in self.changes]
         inside = {word for _, done in self.changes for word in _WORD.findall(done.partition(": ")[2])}
         if isinstance(error, BadStatistics):
             return has([*files, "statistics", str(self.folder / "fusehub")])
@@ -100,7 +102,18 @@ class Asked:
             return has(files) or (has(owners) and has(inside))
         # The texts that a model is asked about may not fit another kind of model, as which a file can make it.
         more = {"recipe": [*_OF_A_RECIPE, *inside], "merged": inside}.get(self.repo.ask, [self.world.texts.name])
+        if self.repo.ask == "merged" and name == "plan":
+            # The question is the recipe itself, as the merge wrote it, and a model is told as it is named there.
+            more = {*more, *self.models_of_recipe()}
         return has([*files, *owners, *more])
+
+    def models_of_recipe(self) -> list[str]:
+        """The models that the recipe of a finished merge names, however it was changed; none where it is broken."""
+        try:
+            said = yaml.safe_load((self.folder / "fusehub_recipe.yaml").read_text(encoding="utf-8"))
+            return [str(entry["model"]) for entry in said["models"]]
+        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+            return []
 
     def outcome(self) -> str:
         return "failed" if self.defects else "refused" if self.refused else "noted" if self.noted else "right"

@@ -230,6 +230,16 @@ def _added_tokens(folder: Path, sound: Path) -> Command:
     return _spoilt(folder, sound, "tokenizer.json", lambda content: content["added_tokens"].extend(added))
 
 
+@hostile("a tokenizer that is told to add 2^31 tokens", "ADDED_TOKENS", "tokens are added", "35 s, MemoryError")
+def _counted_tokens(folder: Path, sound: Path) -> Command:
+    from tests.unit.tiny import tiny_model
+
+    model = tiny_model(folder / "t5", "t5", task="text2text-generation")
+    said = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps(said | {"extra_ids": 2**31}))
+    return ["check", model]
+
+
 @hostile("a chat template that loops 10^10 times", "TEMPLATE_SECONDS", "takes more than 5 seconds", "no end")
 def _loops(folder: Path, sound: Path) -> Command:
     return _chat(folder, "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}")
