@@ -153,15 +153,17 @@ def _cut_text(text: str, room: int, side: str) -> str:
 
 
 def numbers_of(tokenizer: PreTrainedTokenizerBase, *texts: Any, **options: Any) -> BatchEncoding:
-    """What the tokenizer makes of the texts. Raises `Incompatible` where an expression of its own takes no end."""
+    """What the tokenizer makes of the texts. Raises `Incompatible` where an expression of its own takes no end, or a
+    piece of a text has no token and there is none for the unknown."""
     try:
         return tokenizer(*texts, **options)
     except BaseException as error:
-        if not is_panic(error):
+        # The library of tokenizers raises nothing more special.
+        if not (is_panic(error) or type(error) is Exception):
             raise
         raise Incompatible(
             f"The tokenizer fails on these texts ({first_line(error)}).",
-            "Is the expression in its tokenizer.json that of the model's base? Take the tokenizer from there.",
+            "Are tokenizer.json and tokenizer_config.json those of the model's base? Take its tokenizer from there.",
         ) from error
 
 

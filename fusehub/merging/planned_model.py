@@ -21,6 +21,12 @@ from fusehub.models.tensor_files import DTYPES, TensorInfo
 from fusehub.models.ties import config_with_ties
 from fusehub.utils.findings import Allowed, Finding, incompatible
 
+_NOT_OF_THE_RESULT = (
+    *("_name_or_path", "torch_dtype"),
+    # What computes on the machine of a model's author may not be there on another: the result does not load then.
+    *("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation"),
+)
+
 
 def config_of_result(
     donors: Donors, labels: LabelPlan, tensors: Mapping[str, TensorPlan], written: Iterable[str]
@@ -30,7 +36,7 @@ def config_of_result(
     config = {
         key: value
         for key, value in donors.merged_config().items()
-        if key not in ("_name_or_path", "torch_dtype") and not (key == "quantization_config" and not value)
+        if key not in _NOT_OF_THE_RESULT and not (key == "quantization_config" and not value)
     }
     if labels.policy == "merge" and labels.labels:
         config["id2label"] = {str(row): label for row, label in enumerate(labels.labels)}

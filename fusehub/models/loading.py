@@ -218,8 +218,8 @@ def _require_small_tokenizer(ref: ModelRef) -> None:
     if _SETTINGS in ref.files:
         said = ref.json(_SETTINGS)
         for key in _COUNTS:
-            if isinstance(count := said.get(key), int) and count > ADDED_TOKENS:
-                raise _too_many(ref, f"{key} in {_SETTINGS} says that {count:,} tokens are added")
+            if isinstance(stated := said.get(key), int) and stated > ADDED_TOKENS:
+                raise _too_many(ref, f"{key} in {_SETTINGS} says that {stated:,} tokens are added")
 
 
 def _too_many(ref: ModelRef, what: str) -> BadFile:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
-from fusehub.errors import BadFile, NotFound
+from fusehub.errors import BadFile, NotFound, shortly
 from fusehub.hub.access import STORED, Access
 from fusehub.hub.answers import Answers
 from fusehub.hub.client import endpoint, hub_errors
@@ -257,7 +257,13 @@ class ModelRef:
 
     def _shards(self, index: str) -> list[str]:
         """The files that an index names. Raises `BadFile` where it is none, `NotFound` where one is not there."""
-        files = self.json(index).get("weight_map")
+        said = self.json(index)
+        if not isinstance(said.get("metadata") or {}, dict):
+            raise BadFile(
+                f"{self.name}: metadata in {index} is {shortly(said['metadata'])}, and no table.",
+                "Write it again with transformers' save_pretrained, or name a repo that is complete.",
+            )
+        files = said.get("weight_map")
         if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
             raise BadFile(
                 f"{self.name}: {index} has no weight_map, which says what file each tensor is in.",

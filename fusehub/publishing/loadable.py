@@ -39,7 +39,11 @@ def _load(ref: ModelRef, folder: Path) -> Any:
     architecture = architecture_of(ref.config, ref.name)
     kind = getattr(transformers, architecture, None)
     if kind is None:
-        raise Incompatible(f"transformers {transformers.__version__} has no {architecture}.", "Install a newer one.")
+        raise Incompatible(
+            f"transformers {transformers.__version__} has no class {architecture}, which config.json in {folder} says "
+            "that the model is.",
+            "Install a newer one.",
+        )
     # Half precision lacks operations on a CPU.
     dtype = torch.float32 if ref.config.get("dtype") == "float16" else None
     with Checkpoint(ref) as checkpoint:

@@ -193,7 +193,7 @@ def _check(kind: type[BaseModel], content: dict[str, Any], owner: str, file: str
         raise BadFile(f"{owner}: {key} in {file} is {_shown(first['input'])}: {first['msg']}.", _AGAIN) from error
 
 
-def _inside(content: Any, place: Iterable[str | int]) -> Iterator[str]:
+def _inside(content: Any, place: Iterable[Any]) -> Iterator[str]:
     """The keys and numbers of `place` that lead into `content`: between them pydantic names what a value may be."""
     for part in place:
         if isinstance(content, list | dict) and (isinstance(part, int) or part in content):

@@ -237,6 +237,38 @@ def test_a_model_that_is_not_all_there_is_told_with_its_config(experts, tmp_path
         require_loadable(merged)
 
 
+@pytest.mark.parametrize("said", ["x", 0.5, ["flash_attention_2"], "flash_attention_2"])
+def test_what_computes_attention_at_the_author_s_is_not_said_of_the_result(pair, tmp_path, said) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    for key in ("attn_implementation", "experts_implementation"):
+        edit_json(pair[0] / "config.json", **{key: said})
+    merged = merge(recipe_of(pair, "mean"), tmp_path / "merged").folder
+    AutoModelForSequenceClassification.from_pretrained(merged)
+
+
+def test_a_piece_of_a_text_that_has_no_token_is_told_in_words(pair) -> None:
+    edit_json(pair[0] / "tokenizer_config.json", unk_token="[NONE]")
+    said = json.loads((pair[0] / "tokenizer.json").read_text())
+    said["model"]["unk_token"] = "[NONE]"
+    (pair[0] / "tokenizer.json").write_text(json.dumps(said))
+    with pytest.raises(Incompatible, match=r"fails on these texts \(WordPiece error(.|\n)*tokenizer_config\.json"):
+        compare([str(pair[0])], ["a film \U0002a6a5"])
+
+
+def test_what_an_index_says_of_its_files_is_a_table(experts, tmp_path) -> None:
+    pair = [shutil.copytree(path, tmp_path / path.name) for path in experts("bert")]
+    (pair[0] / WEIGHTS).rename(pair[0] / "part.safetensors")
+    names = dict.fromkeys(load_file(pair[0] / "part.safetensors"), "part.safetensors")
+    for said, fits in (({}, True), (None, True), (10**9, False), ([1], False)):
+        (pair[0] / f"{WEIGHTS}.index.json").write_text(json.dumps({"metadata": said, "weight_map": names}))
+        if fits:
+            assert check([str(path) for path in pair]).ok
+        else:
+            with pytest.raises(FuseHubError, match=rf"metadata in {WEIGHTS}\.index\.json is .*, and no table"):
+                plan_merge(recipe_of(pair, "mean"))
+
+
 def test_a_label_is_told_as_it_is_but_for_the_folders_that_went_in(experts, tmp_path) -> None:
     """Labels of sounds and things look like paths, and are none."""
     pair = experts("bert")

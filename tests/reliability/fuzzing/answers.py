@@ -102,21 +102,25 @@ class Asked:
             return has(files) or (has(owners) and has(inside))
         # The texts that a model is asked about may not fit another kind of model, as which a file can make it.
         more = {"recipe": [*_OF_A_RECIPE, *inside], "merged": inside}.get(self.repo.ask, [self.world.texts.name])
-        if self.repo.ask == "merged" and name == "plan":
-            # The question is the recipe itself, as the merge wrote it, and a model is told as it is named there.
-            more = {*more, *self.models_of_recipe()}
+        if (file := {"merged": "fusehub_recipe.yaml", "recipe": "recipe.yaml"}.get(self.repo.ask)) and name == "plan":
+            # The question is the recipe itself: what it names is told as it is named there.
+            more = {*more, *_named_by(self.folder / file)}
         return has([*files, *owners, *more])
-
-    def models_of_recipe(self) -> list[str]:
-        """The models that the recipe of a finished merge names, however it was changed; none where it is broken."""
-        try:
-            said = yaml.safe_load((self.folder / "fusehub_recipe.yaml").read_text(encoding="utf-8"))
-            return [str(entry["model"]) for entry in said["models"]]
-        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
-            return []
 
     def outcome(self) -> str:
         return "failed" if self.defects else "refused" if self.refused else "noted" if self.noted else "right"
+
+
+def _named_by(recipe: Path) -> list[str]:
+    """The method, in quotes, and the models and statistics that a changed recipe names; none where it is broken."""
+    try:
+        said = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        entries = [entry if isinstance(entry, dict) else {"model": entry} for entry in said["models"]]
+        named = [own[key] for own in (*entries, {"model": said.get("base_model")}) for key in ("model", "statistics")
+                 if own.get(key)]  # fmt: skip
+        return [f"'{said['merge_method']}'", *map(str, named)]
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
 
 
 def _origin(error: BaseException) -> str:

@@ -217,7 +217,7 @@ def _judge_sums(asked: Asked, rows: dict[str, int], sums: dict[str, list[float]]
         for name, module in model.named_modules():
             if isinstance(module, torch.nn.Linear):
                 module.register_forward_hook(lambda _, given, __, name=name: _add(seen, name, given[0]))
-        limit = min(model.config.max_position_embeddings, 512)
+        limit = oracles.max_length(tokenizer, model)
         with torch.inference_mode():
             for text in TEXTS:
                 model(**tokenizer(text, return_tensors="pt", truncation=True, max_length=limit))

@@ -100,12 +100,19 @@ def unlike(
     return None
 
 
+def max_length(tokenizer: Any, model: Any) -> int:
+    """How many tokens of a text are read: no more than model and tokenizer say, where a text fits into that."""
+    special, said = tokenizer.num_special_tokens_to_add(), tokenizer.model_max_length
+    own = said if isinstance(said, int | float) and said > special else 512
+    return int(min(model.config.max_position_embeddings, 512, own))
+
+
 def probabilities(model: Any, folder: Path, text: str = TEXTS[0]) -> dict[str, float]:
     """Those of a model that tells texts apart, by label, with the tokenizer in `folder`."""
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    limit = min(model.config.max_position_embeddings, 512)
+    limit = max_length(tokenizer, model)
     with torch.inference_mode():
         inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=limit)
         logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[0].float()
