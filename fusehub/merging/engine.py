@@ -8,25 +8,25 @@ ahead, arithmetic and writing overlap.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
-import shutil
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fusehub.errors import Action, Incompatible, NonFinite
+from fusehub.merging.begun import Begun, File
 from fusehub.merging.elementwise import Work, combine, cut
 from fusehub.merging.layer_solver import LayerSolver
-from fusehub.merging.plan import MAX_SHARD_SIZE, Plan
+from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan, weights_of_biases
 from fusehub.merging.result import MergeResult
 from fusehub.merging.settling import settled
-from fusehub.models.checkpoint import Checkpoint, Shard, ShardWriter, fetch_weights, index_of, plan_shards
+from fusehub.merging.weight_files import WeightFile, complete, make_folders, weight_files
+from fusehub.models.checkpoint import Checkpoint, Shard, ShardWriter, fetch_weights
 from fusehub.models.tensor_files import dtype_name, torch_dtype
 from fusehub.utils.progress import Progress
 
@@ -35,15 +35,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+T = TypeVar("T")
+
 _WORKERS = min(4, os.cpu_count() or 1)
 # Cosine of two models' weights below which they are strangers: experts of one base lie above 0.9, others near 0.
 _RELATED = 0.3
 
 
-def carry_out(plan: Plan, folder: Path, progress: Progress) -> MergeResult:
-    """Writes the merged weights of `plan` into `folder`, which is there and empty."""
+def carry_out(plan: Plan, folder: Path, begun: Begun, progress: Progress) -> MergeResult:
+    """Writes the merged weights of `plan` into `folder`, in which there is nothing but what was `begun`."""
     remarks = (*plan.notes, *_questioned(plan))
-    return _Engine(plan, folder, progress).run(remarks)
+    return _Engine(plan, folder, begun, progress).run(remarks)
 
 
 def _questioned(plan: Plan) -> Iterator[str]:
@@ -56,10 +58,9 @@ def _questioned(plan: Plan) -> Iterator[str]:
 class _Engine:
     """One run: open files, the pieces on their way, and what was found out."""
 
-    def __init__(self, plan: Plan, folder: Path, progress: Progress) -> None:
-        self.plan, self.folder, self.progress = plan, folder, progress
+    def __init__(self, plan: Plan, folder: Path, begun: Begun, progress: Progress) -> None:
+        self.plan, self.folder, self.begun, self.progress = plan, folder, begun, progress
         self.tensors = dict(plan.tensors)
-        self.hashes: dict[str, str] = {}
         self._files = contextlib.ExitStack()
         self._weights = weights_of_biases(self.tensors, plan.method)
         self._ahead = max((tensor.info.numel for tensor in plan.tensors.values()), default=0)
@@ -85,25 +86,36 @@ class _Engine:
             self._solver = LayerSolver(self.plan, statistics)
             if not self.plan.allowed.unrelated:
                 self._require_relatives()
+            files = weight_files(self.plan, settlement, self.experts)
+            done = {file.path: own for file in files if (own := self.begun.completed(file.path))}
             if self.plan.method.needs_data:
                 self._solve_by_blocks(statistics)
             else:
-                self._solver.expect(tensor for tensor in self.tensors.values() if tensor.action == "solve")
-            self._total = sum(tensor.info.nbytes for tensor in self.tensors.values())
+                todo = [name for file in files if file.path not in done for name in file.shard.tensors]
+                merged = (self.tensors[name] for name in todo if name in self.tensors)
+                self._solver.expect(tensor for tensor in merged if tensor.action == "solve")
+            self._total = sum(file.shard.nbytes for file in files)
             self._done = 0
-            if self.plan.labels.policy == "keep":
-                self._write_kept(settlement.kept)
-            else:
-                self._write(settlement.shards, self.folder)
+            make_folders(files, self.folder)
+            for file in files:
+                if file.path not in done:
+                    done[file.path] = self._write(file)
+                else:
+                    self._done += file.shard.nbytes
+                    self.progress(self._done, self._total, "bytes")
+            hashes = complete(self.plan, files, self.folder, {path: own.sha256 for path, own in done.items()})
+        notes = {name: said for own in done.values() for name, said in own.notes.items()} | self._solver.notes
+        precision = {name: said for own in done.values() for name, said in own.precision.items()}
+        precision |= self._solver.precision
         return MergeResult(
             self.folder,
             self.plan,
             self.tensors,
             settlement.kept,
             remarks,
-            self._solver.notes,
-            self._solver.precision,
-            self.hashes,
+            {name: notes[name] for name in self.tensors if name in notes},
+            {name: precision[name] for name in self.tensors if name in precision},
+            hashes,
         )
 
     def _solve_by_blocks(self, statistics: Sequence[dict[str, Any]]) -> None:
@@ -129,46 +141,26 @@ class _Engine:
         pieces = [self._make(work, self._read(work)) for work in cut(self.plan, tensor)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def _write(self, shards: Sequence[Shard], folder: Path, expert: int | None = None) -> None:
-        """Writes `shards`; `expert` names the one whose own head is written."""
-        for shard in shards:
-            writer = ShardWriter(folder, shard)
-            try:
-                with ThreadPoolExecutor(1) as writing:
-                    pending: list[Future] = []
-                    for piece in self._pieces(shard, expert):
-                        pending.append(writing.submit(writer.append, piece))
-                        if len(pending) > 2:
-                            pending.pop(0).result()
-                        self._done += piece.nbytes
-                        self.progress(self._done, self._total, "bytes")
-                    for future in pending:
-                        future.result()
-                self.hashes[(folder / shard.filename).relative_to(self.folder).as_posix()] = writer.close()
-            finally:
-                writer.abandon()
-        if len(shards) > 1:
-            index = json.dumps(index_of(list(shards)), indent=2) + "\n"
-            (folder / "model.safetensors.index.json").write_text(index, encoding="utf-8")
-
-    def _write_kept(self, kept: Sequence[Sequence[str]]) -> None:
-        """One subfolder an expert: the merged body in the same shards (one file on disk), and its own head."""
-        body = {name: plan.info for name, plan in self.tensors.items() if not plan.is_head}
-        shards = [Shard(f"body-{shard.filename}", shard.tensors) for shard in plan_shards(body, MAX_SHARD_SIZE)]
-        bodies = self.folder / self.plan.names[0]
-        bodies.mkdir()
-        self._write(shards, bodies)
-        for index, name in enumerate(self.plan.names):
-            folder = self.folder / name
-            folder.mkdir(exist_ok=True)
-            for shard in shards if folder != bodies else ():
-                _link(bodies / shard.filename, folder / shard.filename)
-                self.hashes[f"{name}/{shard.filename}"] = self.hashes[f"{bodies.name}/{shard.filename}"]
-            head = {own: self.experts[index].tensors[own] for own in kept[index]}
-            own = [Shard("head.safetensors", head)]
-            self._write(own, folder, expert=index)
-            index_file = folder / "model.safetensors.index.json"
-            index_file.write_text(json.dumps(index_of([*shards, *own]), indent=2) + "\n", encoding="utf-8")
+    def _write(self, file: WeightFile) -> File:
+        """Writes one file; what is known of it, which is kept for a run that goes on with this one."""
+        writer = ShardWriter((self.folder / file.path).parent, file.shard)
+        try:
+            with ThreadPoolExecutor(1) as writing:
+                pending: list[Future] = []
+                for piece in self._pieces(file.shard, file.expert):
+                    pending.append(writing.submit(writer.append, piece))
+                    if len(pending) > 2:
+                        pending.pop(0).result()
+                    self._done += piece.nbytes
+                    self.progress(self._done, self._total, "bytes")
+                for future in pending:
+                    future.result()
+            sha256 = writer.close()
+        finally:
+            writer.abandon()
+        own = File(sha256, _within(self._solver.notes, file), _within(self._solver.precision, file))
+        self.begun.complete(file.path, own)
+        return own
 
     def _pieces(self, shard: Shard, expert: int | None) -> Iterator[Tensor]:
         """The bytes of the shard's tensors in order, in pieces, the next one read while one is worked on."""
@@ -333,6 +325,11 @@ class _Engine:
                 )
 
 
+def _within(said: Mapping[str, T], file: WeightFile) -> dict[str, T]:
+    """What of it is said of tensors in the file."""
+    return {name: own for name, own in said.items() if name in file.shard.tensors}
+
+
 def _cosine(tensor: TensorPlan, one: Checkpoint, own: str, other: Checkpoint, theirs: str) -> float:
     """Cosine of a tensor in two models, by at most a million of its elements."""
     rows = max(1, 2**20 * tensor.info.shape[0] // max(1, tensor.info.numel))
@@ -363,11 +360,3 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same file under a second name; a copy where the file system has no such thing."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -18,6 +18,7 @@ from fusehub.checking.heads import Heads
 from fusehub.errors import BadRecipe, NoSpace, OtherHeader
 from fusehub.hub.access import Access
 from fusehub.merging.as_adapter import write_adapter
+from fusehub.merging.begun import RECORD, Begun
 from fusehub.merging.engine import carry_out
 from fusehub.merging.plan import MAX_SHARD_SIZE, Plan, plan_by
 from fusehub.merging.plan_file import require_unwritten
@@ -70,8 +71,9 @@ def merge(
 ) -> MergeResult:
     """Merges `models` into the folder `out`, which appears when it is complete.
 
-    It then has weights, config, tokenizer, the recipe with everything resolved, and a report. The other arguments are
-    those of `Recipe.changed`.
+    It then has weights, config, tokenizer, the recipe with everything resolved, and a report. A merge that was killed
+    goes on when it is started again: files of weights that were complete are kept. The other arguments are those of
+    `Recipe.changed`.
 
     Args:
         models: Two or more models, a recipe, a recipe's file, a plan, or the file of one (.json). What
@@ -95,6 +97,7 @@ def merge(
     Raises:
         FuseHubError: It cannot be done; then nothing is left behind.
         Outdated: What a plan was made from has changed since.
+        OutputExists: `out` is there and not empty, or another merge into it was killed with files complete.
 
     Examples:
         >>> result = fusehub.merge(["user/expert-1", "user/expert-2"], "merged", parameters={"alpha": 0.9})
@@ -118,7 +121,7 @@ def merge(
     is_plan = saved is not None or isinstance(models, Plan)
     if is_plan and (method or (plugins and saved is None) or any(said is not None for said in changes.values())):
         raise BadRecipe("A plan is carried out as it is.", "Change the recipe, and plan it again.")
-    with output(target, last="config.json") as folder:
+    with output(target, last="config.json", record=RECORD) as folder:
         if saved is not None:
             plan = Plan.load(
                 saved, plugins=plugins, token=token, cache_dir=cache_dir, local_files_only=local_files_only
@@ -151,13 +154,15 @@ def _planned_anew(plan: Plan) -> Plan:
 
 def _carried_out(plan: Plan, target: Path, folder: Path, progress: Progress) -> MergeResult:
     """The merge that is planned, written into `folder`, which is to be `target`."""
-    _require_space(folder, plan, target)
+    begun = Begun.of(folder, plan, target)
+    _require_space(folder, plan, target, begun.nbytes)
     if plan.recipe.as_adapter:
         hashes = write_adapter(plan, folder)
         result = MergeResult(folder, plan, plan.tensors, plan.kept, plan.notes, hashes=hashes)
     else:
-        result = carry_out(plan, folder, progress)
+        result = carry_out(plan, folder, begun, progress)
     write_side_files(result)
+    begun.close()
     return result
 
 
@@ -201,8 +206,9 @@ def recipe_of(
     return Recipe.of(models, method or "regmean", plugins=loaded, **changes)
 
 
-def _require_space(folder: Path, plan: Plan, target: Path) -> None:
-    needed, free = plan.cost["output_bytes"], shutil.disk_usage(folder).free
+def _require_space(folder: Path, plan: Plan, target: Path, there: int) -> None:
+    """Raises `NoSpace` where the disk does not take what the `there` bytes that are complete leave to be written."""
+    needed, free = plan.cost["output_bytes"] - there, shutil.disk_usage(folder).free
     if needed > free:
         raise NoSpace(
             f"The merged model needs {needed / 1e9:.1f} GB and the disk of {target} has {free / 1e9:.1f} GB left.",

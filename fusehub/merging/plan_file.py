@@ -33,7 +33,7 @@ FORMAT: Final = "fusehub-plan"
 VERSION: Final = 1
 _AGAIN = "Plan the merge again."
 # What must come out as it was planned; findings, notes and the cost may be told otherwise.
-_HELD = ("method", "options", "model_options", "models", "base", "files", "heads", "labels", "statistics")
+DECISIVE = ("method", "options", "model_options", "models", "base", "files", "heads", "labels", "statistics")
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class PlanRecord(_Strict):
         others = [tensor for tensor in now["tensors"] if tensors.pop(tensor["name"], None) != tensor]
         for name in [tensor["name"] for tensor in others] + list(tensors):
             raise self._otherwise(f"the tensor {name}")
-        for key in _HELD:
+        for key in DECISIVE:
             if before.get(key) != now[key]:
                 raise self._otherwise(f"{key} ({before.get(key)})")
 

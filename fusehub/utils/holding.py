@@ -44,6 +44,8 @@ class Own:
     is_new: bool
     """Whether this process has made it."""
     is_released: bool = False
+    stays: Callable[[], bool] = lambda: False
+    """Whether what is in it is not this process's to remove."""
 
     @property
     def is_there(self) -> bool:
@@ -51,8 +53,8 @@ class Own:
         return not self.is_released and (self.is_new if self.lock is None else _is_at(self.lock, self.path))
 
     def remove(self) -> None:
-        """Removes the folder, unless it has another name by now, and lets go of it."""
-        if self.is_there:
+        """Removes the folder, unless it stays or has another name by now, and lets go of it."""
+        if self.is_there and not self.stays():
             shutil.rmtree(self.path, ignore_errors=True)
         self.release()
 

@@ -28,8 +28,17 @@ _MOVES = "moves.json"
 
 
 @contextmanager
-def output(target: Path, *, replaces: Callable[[str], bool] | None = None, last: str | None = None) -> Iterator[Path]:
+def output(
+    target: Path,
+    *,
+    replaces: Callable[[str], bool] | None = None,
+    last: str | None = None,
+    record: str | None = None,
+) -> Iterator[Path]:
     """A folder to write into, which becomes `target` when the block ends well, and is removed when it does not.
+
+    It is empty, unless a run that was killed left a file `record` in it: then it is as it was left, and stays so if
+    the block fails before it has written a `record` of its own.
 
     Raises `OutputExists` where another run is making it, or it is there and not empty: unless `replaces` tells which
     of its files, by their names, belong to an older result. Those go when the new ones come; all others stay. `last`
@@ -43,7 +52,11 @@ def output(target: Path, *, replaces: Callable[[str], bool] | None = None, last:
     with made_folder(home), _own(home, target) as own:
         with place_errors(home, called=target):
             _settle(own.path, target, forward=replaces is not None)
-            empty(own.path)
+            found = _identity(own.path / record) if record else None
+            if record and found:
+                own.stays = lambda: _identity(own.path / record) == found
+            else:
+                empty(own.path)
         if replaces is None and _others(target):
             raise _exists(target)
         try:
@@ -93,6 +106,15 @@ def _own(home: Path, target: Path) -> Iterator[Own]:
                 f"Another run is writing {target} at this moment.", "Wait until it is done, or name another place."
             ) from None
         yield own
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What a file has that no other one in its place has; None where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _name(target: Path) -> str:
