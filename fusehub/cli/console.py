@@ -21,6 +21,7 @@ from fusehub.errors import FuseHubError, Incompatible
 from fusehub.utils import interrupts
 from fusehub.utils.logging import speak
 from fusehub.utils.places import place_errors
+from fusehub.utils.processes import Processes
 from fusehub.utils.progress import Progress, silent
 
 _WIDE = 1000
@@ -59,8 +60,16 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def leave_it_to_the_main_process() -> None:
+    """Of several processes that do one thing together, only the main one speaks; of errors, all do."""
+    if not Processes.join().is_main:
+        out.quiet = err.quiet = True
+
+
 def print_json(content: Any) -> None:
     """One JSON object on stdout."""
+    if out.quiet:
+        return
     sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
@@ -84,7 +93,7 @@ def table(
 @contextmanager
 def bar(what: str, *, quiet: bool = False) -> Iterator[Progress]:
     """A progress bar on stderr, for work that turns out to take longer than half a second."""
-    if quiet or not err.is_terminal:
+    if quiet or err.quiet or not err.is_terminal:
         yield silent
         return
     from rich.progress import (
@@ -182,6 +191,7 @@ def _prepare(quiet: bool) -> None:
 
 
 def _print_error(error: FuseHubError) -> None:
+    err.quiet = False
     err.print("Error: ", style="bold red", end="")
     err.print(error.what, markup=False)
     err.print(f"  -> {error.fix}", markup=False)

@@ -159,6 +159,7 @@ def merge(
         raise typer.BadParameter(f"{models[0]} is a recipe, which names all models", param_hint=" ".join(models[1:]))
     if out is None and not dry_run and not save_plan:
         raise typer.BadParameter("say where the merged model goes", param_hint="--out")
+    console.leave_it_to_the_main_process()
     if models[0].endswith(_PLAN) and len(models) == 1:
         _require_as_it_is(context)
         _merge(Plan.load(models[0], plugins=plugin or ()), out, None, dry_run, save_plan, as_json)

@@ -35,6 +35,7 @@ from fusehub.models.ref import ModelRef
 from fusehub.models.tasks import task_of
 from fusehub.utils.findings import Allowed
 from fusehub.utils.holding import scratch
+from fusehub.utils.processes import Processes
 from fusehub.utils.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -119,6 +120,11 @@ class Search:
 
     def __init__(self, plan: Plan, tuning: Tuning, access: Access = STORED) -> None:
         self.plan, self.tuning = plan, tuning
+        if Processes.started() > 1:
+            raise BadRecipe(
+                f"Tuning tries one merge after the other, and {Processes.started()} processes were started.",
+                "Start one with --save-plan PLAN.json, and then several that carry out the plan.",
+            )
         if tuning.trials < 1:
             raise BadRecipe(f"{tuning.trials} trials try nothing.", "Give 1 or more.")
         self.over = dict(tuning.over) or ({} if tuning.weights else _default(plan))

@@ -8,6 +8,7 @@ Everything goes into a temporary folder beside the target, which takes the targe
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from fusehub.checking.heads import Heads
-from fusehub.errors import BadRecipe, NoSpace, OtherHeader
+from fusehub.errors import BadRecipe, FuseHubError, NoSpace, NotFound, OtherHeader
 from fusehub.hub.access import Access
 from fusehub.merging.as_adapter import write_adapter
-from fusehub.merging.begun import RECORD, Begun
-from fusehub.merging.engine import carry_out
+from fusehub.merging.engine.begun import RECORD, Begun, fingerprint
+from fusehub.merging.engine.run import carry_out
 from fusehub.merging.plan import MAX_SHARD_SIZE, Plan, plan_by
 from fusehub.merging.plan_file import require_unwritten
 from fusehub.merging.provenance import write_side_files
@@ -30,6 +31,8 @@ from fusehub.models.ref import ModelRef
 from fusehub.models.remote_headers import forget_headers
 from fusehub.utils.findings import Allowed
 from fusehub.utils.holding import empty
+from fusehub.utils.places import place_errors
+from fusehub.utils.processes import Processes
 from fusehub.utils.progress import Progress, silent
 from fusehub.utils.unfinished import output
 
@@ -72,8 +75,9 @@ def merge(
     """Merges `models` into the folder `out`, which appears when it is complete.
 
     It then has weights, config, tokenizer, the recipe with everything resolved, and a report. A merge that was killed
-    goes on when it is started again: files of weights that were complete are kept. The other arguments are those of
-    `Recipe.changed`.
+    goes on when it is started again: files of weights that were complete are kept. Where several processes were
+    started together (`torchrun`), all call it with the same, each makes its share, and all return the same. The other
+    arguments are those of `Recipe.changed`.
 
     Args:
         models: Two or more models, a recipe, a recipe's file, a plan, or the file of one (.json). What
@@ -121,24 +125,36 @@ def merge(
     is_plan = saved is not None or isinstance(models, Plan)
     if is_plan and (method or (plugins and saved is None) or any(said is not None for said in changes.values())):
         raise BadRecipe("A plan is carried out as it is.", "Change the recipe, and plan it again.")
-    with output(target, last="config.json", record=RECORD) as folder:
+    allowed = Allowed.of(unrelated=allow_unrelated, other_weights=allow_other_weights, ignore=ignore)
+    access = Access(token, cache_dir, local_files_only)
+
+    def ready() -> Plan:
         if saved is not None:
-            plan = Plan.load(
+            return Plan.load(
                 saved, plugins=plugins, token=token, cache_dir=cache_dir, local_files_only=local_files_only
             )
-        elif isinstance(models, Plan):
-            plan = models
+        if isinstance(models, Plan):
+            return models
+        return plan_of(models, method, plugins, allowed, access, max_shard_size, **changes)
+
+    processes = Processes.join()
+    with processes.together():
+        if processes.is_main:
+            with output(target, last="config.json", record=RECORD) as folder:
+                plan = ready()
+                if is_plan:
+                    require_unwritten(plan.files)
+                try:
+                    result = _carried_out(plan, target, folder, processes, progress)
+                except OtherHeader:
+                    if processes.count > 1:
+                        raise
+                    empty(folder)
+                    result = _carried_out(_planned_anew(plan), target, folder, processes, progress)
         else:
-            allowed = Allowed.of(unrelated=allow_unrelated, other_weights=allow_other_weights, ignore=ignore)
-            access = Access(token, cache_dir, local_files_only)
-            plan = plan_of(models, method, plugins, allowed, access, max_shard_size, **changes)
-        if is_plan:
-            require_unwritten(plan.files)
-        try:
-            result = _carried_out(plan, target, folder, progress)
-        except OtherHeader:
-            empty(folder)
-            result = _carried_out(_planned_anew(plan), target, folder, progress)
+            result = _helped(ready(), processes, progress)
+        # The folder has its name now; or what the main process has to say against it is raised here.
+        processes.agree()
     return replace(result, folder=target)
 
 
@@ -152,18 +168,50 @@ def _planned_anew(plan: Plan) -> Plan:
     return replace(again, tuning=plan.tuning)
 
 
-def _carried_out(plan: Plan, target: Path, folder: Path, progress: Progress) -> MergeResult:
+def _carried_out(plan: Plan, target: Path, folder: Path, processes: Processes, progress: Progress) -> MergeResult:
     """The merge that is planned, written into `folder`, which is to be `target`."""
+    _require_dividable(plan, processes)
     begun = Begun.of(folder, plan, target)
     _require_space(folder, plan, target, begun.nbytes)
+    processes.agree((os.path.abspath(folder), begun.record))
     if plan.recipe.as_adapter:
         hashes = write_adapter(plan, folder)
+        processes.agree(hashes)
         result = MergeResult(folder, plan, plan.tensors, plan.kept, plan.notes, hashes=hashes)
     else:
-        result = carry_out(plan, folder, begun, progress)
+        result = carry_out(plan, folder, begun, processes, progress)
     write_side_files(result)
     begun.close()
     return result
+
+
+def _helped(plan: Plan, processes: Processes, progress: Progress) -> MergeResult:
+    """The same merge, of which the main process writes all but this one's share of the tensors."""
+    _require_dividable(plan, processes)
+    path, record = processes.agree()[0]
+    folder = Path(path)
+    if record.plan != fingerprint(plan):
+        raise FuseHubError(
+            "The processes do not plan the same merge.", "Give all of them the same models, files and versions."
+        )
+    if not folder.is_dir():
+        raise NotFound(
+            f"This process sees no folder {folder}, which the main one writes into.",
+            "Merge into a folder that all hosts have.",
+        )
+    if plan.recipe.as_adapter:
+        return MergeResult(folder, plan, plan.tensors, plan.kept, plan.notes, hashes=processes.agree()[0])
+    with place_errors(folder):
+        return carry_out(plan, folder, Begun(folder, record), processes, progress)
+
+
+def _require_dividable(plan: Plan, processes: Processes) -> None:
+    """Raises `BadRecipe` where layers depend on those before them, so that several processes could only wait."""
+    if processes.count > 1 and plan.method.needs_data:
+        raise BadRecipe(
+            f"{plan.method.title} solves one layer after the other, and {processes.count} processes were started.",
+            "Start one, with as many threads as there are cores (OMP_NUM_THREADS).",
+        )
 
 
 def plan_of(

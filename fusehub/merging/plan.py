@@ -1,6 +1,6 @@
 """The plan of a merge: what will be done with every tensor, why, and what it will cost, before weights are read.
 
-Made from headers, configs and the metadata of statistics alone. `engine.py` carries it out.
+Made from headers, configs and the metadata of statistics alone. `engine` carries it out.
 """
 
 from __future__ import annotations

@@ -287,7 +287,7 @@ class _Planner:
         """The axis along which tokens run, how many each expert has, and the base; no counts where all have the same.
 
         Of tokens that only some have, the part that all have is merged as any tensor: see
-        `fusehub.merging.elementwise`.
+        `fusehub.merging.engine.elementwise`.
         """
         axis = self.layout.token_axes.get(parameter)
         if axis is None:

@@ -7,7 +7,7 @@ weights of this block are run on `X_i`, the grams of its linear layers are those
     W = A + ( (Σ G_i + ρ·I)⁻¹ Σ G_i (W_i − A)ᵀ )ᵀ
 
 is RegMean's. Then the merged block is run on every `X_i`, which gives those of the next. The solve is one layer's; who
-runs what is in `fusehub.merging.blockwise`.
+runs what is in `fusehub.merging.engine.blockwise`.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from fusehub.utils.frozen import freeze
 if TYPE_CHECKING:
     import torch
 
+_METADATA = {"format": "pt"}
 _RANK = {dtype: rank for rank, dtype in enumerate(DTYPES)}
 
 
@@ -162,14 +163,12 @@ class ShardWriter:
         self._file = (folder / shard.filename).open("wb")
         self._hash = hashlib.sha256()
         self._left = shard.nbytes
-        self._put(safetensors_header(shard, {"format": "pt", **(metadata or {})}))
+        self._put(safetensors_header(shard, {**_METADATA, **(metadata or {})}))
 
     def append(self, piece: torch.Tensor) -> None:
         """Writes the next bytes: a whole tensor or its next rows."""
-        import torch
-
         if piece.numel():
-            data = piece.contiguous().reshape(-1).view(torch.uint8).numpy().data
+            data = _bytes_of(piece)
             self._left -= len(data)
             self._put(data)
 
@@ -193,6 +192,49 @@ class ShardWriter:
     def _put(self, data: bytes | memoryview) -> None:
         self._hash.update(data)
         self._file.write(data)
+
+
+class SharedShard:
+    """One shard that several processes write at once, each some of its tensors; one of them has laid it down before.
+
+    Give `append` the pieces of a tensor in order; the tensors come in any.
+    """
+
+    def __init__(self, folder: Path, shard: Shard) -> None:
+        offset = len(safetensors_header(shard, _METADATA))
+        self._places: dict[str, int] = {}
+        for name, info in shard.tensors.items():
+            self._places[name] = offset
+            offset += info.nbytes
+        self._file = (folder / shard.filename).open("r+b", buffering=0)
+
+    @staticmethod
+    def lay(folder: Path, shard: Shard) -> None:
+        """Makes the file, as long as it will be, with its header."""
+        header = safetensors_header(shard, _METADATA)
+        with (folder / shard.filename).open("wb") as file:
+            file.write(header)
+            file.truncate(len(header) + shard.nbytes)
+
+    def append(self, name: str, piece: torch.Tensor) -> None:
+        """Writes the next rows of the tensor `name`, or the whole."""
+        if not piece.numel():
+            return
+        data = _bytes_of(piece)
+        self._file.seek(self._places[name])
+        self._places[name] += len(data)
+        while data:
+            data = data[self._file.write(data) :]
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    import torch
+
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The processes that collect together: found, kept in step, and left in order.
+"""The processes that work together: found, kept in step, and left in order.
 
     processes = Processes.find()
     with processes.together():
@@ -32,17 +32,35 @@ if TYPE_CHECKING:
 PATIENCE = timedelta(hours=1)
 # Where launchers say how many they started: torchrun and accelerate, Open MPI, MPICH, and a step of Slurm.
 _SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-_START = "Start them with `torchrun --nproc_per_node N -m fusehub collect ...`."
+# What `accelerate launch` tells a process that it means to start several of, though it starts but one on CPUs.
+_LAUNCHED = {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"}
+_START = "Start them with `torchrun --nproc_per_node N -m fusehub ...`."
 
 
 class Processes:
     """This process among those that were started together; one alone is a group of one."""
 
-    def __init__(self, state: PartialState) -> None:
-        self.count: int = state.num_processes
-        self.index: int = state.process_index
-        self.device: torch.device = state.device
+    def __init__(self, state: PartialState | None = None) -> None:
+        self.count: int = state.num_processes if state else 1
+        self.index: int = state.process_index if state else 0
+        self._state = state
         self._failed = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where accelerate runs this process."""
+        assert self._state is not None  # Whoever asks has called `find`.
+        return self._state.device
+
+    @staticmethod
+    def started() -> int:
+        """How many were started together with this one, itself among them, by what their launcher says."""
+        return max((int(os.environ[name]) for name in _SIZES if os.environ.get(name, "").isdecimal()), default=1)
+
+    @classmethod
+    def join(cls) -> Processes:
+        """The same as `find`, for work that needs no accelerate: one that was started alone imports nothing."""
+        return cls.find() if cls.started() > 1 or os.environ.keys() >= _LAUNCHED else cls()
 
     @classmethod
     def find(cls) -> Processes:
@@ -54,7 +72,7 @@ class Processes:
             from accelerate import PartialState
 
         joined_before = dist.is_available() and dist.is_initialized()
-        started = max((int(os.environ[name]) for name in _SIZES if os.environ.get(name, "").isdecimal()), default=1)
+        started = cls.started()
         try:
             # Without cpu=True, processes on a machine without accelerators each believe that they are alone.
             state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
@@ -64,8 +82,7 @@ class Processes:
             ) from error
         if state.num_processes != started:
             raise FuseHubError(f"{started} processes were started, but this one sees {state.num_processes}.", _START)
-        # What `accelerate launch` tells a process that it means to start several of, though it starts but one on CPUs.
-        if started == 1 and {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= os.environ.keys():
+        if started == 1 and os.environ.keys() >= _LAUNCHED:
             raise FuseHubError(
                 "`accelerate launch` was asked for several processes, but started one, as it does without an "
                 "accelerator.",

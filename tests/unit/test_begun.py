@@ -10,7 +10,7 @@ import pytest
 
 import fusehub
 from fusehub.errors import FuseHubError, OutputExists
-from fusehub.merging.begun import RECORD
+from fusehub.merging.engine.begun import RECORD
 from tests.unit.experts import relatives, with_statistics
 from tests.warm import python
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import socket
 import subprocess
 
 import pytest
@@ -14,6 +13,7 @@ from fusehub.models.layout import linears_of
 from fusehub.models.loading import load_model
 from fusehub.models.resolve import resolve
 from fusehub.statistics.file import Statistics
+from tests.unit import together
 from tests.unit.experts import edit_json, raw_inputs, rel, text_file, texts_of
 from tests.unit.tiny import ARCHITECTURES, tiny_model
 from tests.warm import python
@@ -119,27 +119,10 @@ def test_of_two_processes_one_speaks(experts, tmp_path):
 
 
 def in_two_processes(command):
-    """What two processes print that find each other as torchrun's do."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    processes = [
-        subprocess.Popen(
-            command,
-            env=common | {"MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    printed = []
-    for process in processes:
-        out, said = process.communicate(timeout=120)
-        assert process.returncode == 0, said
-        printed.append(out.strip())
-    return printed
+    """What two processes print that find each other."""
+    ended = together.ends(together.start(command, 2))
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    return [out.strip() for _, out, _ in ended]
 
 
 def test_a_process_that_cannot_find_the_others_says_so(experts, tmp_path):

@@ -5,14 +5,13 @@ import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
 
 import pytest
 
 from fusehub.collecting.collect import collect
 from fusehub.errors import FuseHubError
 from fusehub.utils.processes import Processes
+from tests.unit import together
 from tests.unit.experts import rel, text_file, texts_of
 from tests.unit.tiny import tiny_images, tiny_model
 from tests.warm import python
@@ -46,47 +45,26 @@ made and made.close()
 
 
 def start(count, *arguments):
-    """`count` processes that find each other as torchrun's do."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if count > 1:
-        common |= {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [
-        subprocess.Popen(
-            [*python(), "-c", RUN, *map(str, arguments)],
-            env=common | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-
-
-def ends(processes):
-    """(exit code, stdout, stderr) of each."""
-    said = [process.communicate(timeout=120) for process in processes]
-    return [(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
+    """The same in `count` processes."""
+    return together.start([*python(), "-c", RUN, *arguments], count)
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_killed_run_goes_on_where_it_was_with_the_same_bytes(experts, tmp_path, count):
     path, data = experts()[0], text_file(tmp_path, texts=TEXTS)
-    whole = ends(start(count, path, data, tmp_path / "whole", ""))
+    whole = together.ends(start(count, path, data, tmp_path / "whole", ""))
     assert [code for code, _, _ in whole] == [0] * count, whole
     killed = start(count, path, data, tmp_path / "out", "wait")
     for process in killed:
         assert process.stdout.readline() == "ready\n", process.stderr.read()
     for process in killed:
         process.send_signal(signal.SIGKILL)
-    assert [code for code, _, _ in ends(killed)] == [-signal.SIGKILL] * count
+    assert [code for code, _, _ in together.ends(killed)] == [-signal.SIGKILL] * count
     work = tmp_path / ".out.collecting"
     saved = sorted(file.name for file in work.glob("*.safetensors"))
     assert saved == [f"process-{index}.safetensors" for index in range(count)]
     assert not (tmp_path / "out").exists()
-    again = ends(start(count, path, data, tmp_path / "out", ""))
+    again = together.ends(start(count, path, data, tmp_path / "out", ""))
     assert all(code == 0 and "Going on where" in said for code, _, said in again), again
     files = [(tmp_path / name / "statistics.safetensors").read_bytes() for name in ("whole", "out")]
     assert files[0] == files[1]
@@ -181,7 +159,7 @@ def as_parquet(folder):
 
 @pytest.mark.parametrize("event", ["fail", "die"])
 def test_when_one_process_stops_the_other_says_so_and_ends(experts, tmp_path, event):
-    first, second = ends(start(2, experts()[0], text_file(tmp_path, texts=TEXTS), tmp_path / "out", event))
+    first, second = together.ends(start(2, experts()[0], text_file(tmp_path, texts=TEXTS), tmp_path / "out", event))
     assert first[0] == 1, first
     if event == "fail":
         assert first[1].startswith("Process 1 of 2 stopped: the disk is full")
@@ -199,7 +177,7 @@ def test_processes_that_read_other_data_are_refused(experts, tmp_path):
         text_file(tmp_path / str(rank), texts=TEXTS[rank:])
     name = os.path.relpath(text_file(tmp_path / "0", texts=TEXTS), tmp_path / "0")
     processes = start(2, experts()[0], f"{tmp_path}/RANK/{name}", tmp_path / "out", "")
-    for code, out, said in ends(processes):
+    for code, out, said in together.ends(processes):
         assert code == 1 and out.startswith("The processes do not read the same model and data"), said
 
 

@@ -6,7 +6,8 @@ import yaml
 from safetensors.torch import load_file
 
 from fusehub.errors import BadRecipe
-from fusehub.merging import elementwise, engine
+from fusehub.merging.engine import elementwise
+from fusehub.merging.engine import run as engine_run
 from fusehub.merging.merge import merge
 from fusehub.merging.plan import plan_merge
 from fusehub.merging.recipe import FILENAME, Recipe
@@ -54,7 +55,7 @@ def test_every_method_on_whole_models_is_the_method_on_each_tensor(models, tmp_p
         assert rel(value, method.merge(layer, method.parse({})).tensor) < 1e-12, tensor
     # Neither the size of pieces nor the number of workers changes a byte.
     monkeypatch.setattr(elementwise, "_PIECE_ELEMENTS", 64)
-    monkeypatch.setattr(engine, "_WORKERS", 1)
+    monkeypatch.setattr(engine_run, "_WORKERS", 1)
     run(tmp_path / "again", **content)
     assert (tmp_path / "again" / WEIGHTS).read_bytes() == (tmp_path / "out" / WEIGHTS).read_bytes()
 

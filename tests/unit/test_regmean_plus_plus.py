@@ -11,12 +11,12 @@ import yaml
 from safetensors.torch import load_file
 from transformers.models.bert.modeling_bert import BertLayer
 
-import fusehub.merging.block_runner
+import fusehub.merging.engine.block_runner
 from fusehub.collecting.collect import collect
 from fusehub.data.examples import load_examples
 from fusehub.data.inputs import Inputs
 from fusehub.errors import BadData, BadRecipe, Incompatible, NotFound
-from fusehub.merging.block_runner import Runner, blocks_of
+from fusehub.merging.engine.block_runner import Runner, blocks_of
 from fusehub.merging.merge import merge
 from fusehub.merging.recipe import Recipe
 from fusehub.merging.result import MergeResult
@@ -207,7 +207,7 @@ def test_blocks_are_run_twice_each_and_again_where_nothing_can_be_kept(tmp_path,
     monkeypatch.setattr(BertLayer, "forward", count)
     made, runs = {}, {}
     for room in (0.5, 0.0):
-        monkeypatch.setattr(fusehub.merging.block_runner, "_ROOM", room)
+        monkeypatch.setattr(fusehub.merging.engine.block_runner, "_ROOM", room)
         counted.clear()
         made[room] = plus_plus(experts, tmp_path / f"merged-{room}").hashes
         # Those with more than the 3 rows of a probe are batches of texts.

@@ -2,7 +2,7 @@
 
     with output(target, record=RECORD) as folder:
         begun = Begun.of(folder, plan)           # what another run of the same plan left; all else is removed
-        begun.completed("model-00001-of-00003.safetensors")     # what is known of it, or None: make it
+        begun.files                              # those that need not be made again
         begun.complete("model-00001-of-00003.safetensors", File(sha256, notes, precision))
         begun.close()
 
@@ -62,7 +62,9 @@ class _File(_Strict):
     precision: dict[str, str]
 
 
-class _Record(_Strict):
+class Record(_Strict):
+    """What the file says: the plan that was begun, what it is in words, and what of it is complete."""
+
     format: Literal["fusehub-begun"] = "fusehub-begun"
     plan: str
     what: str
@@ -72,8 +74,8 @@ class _Record(_Strict):
 class Begun:
     """The files of weights in `folder` that are complete; `what` says in words which merge they are of."""
 
-    def __init__(self, folder: Path, record: _Record) -> None:
-        self._folder, self._record = folder, record
+    def __init__(self, folder: Path, record: Record) -> None:
+        self._folder, self.record = folder, record
 
     @classmethod
     def of(cls, folder: Path, plan: Plan, target: Path) -> Begun:
@@ -81,7 +83,7 @@ class Begun:
 
         Raises `OutputExists` where files of another merge are complete there: they may be hours of work.
         """
-        mine = _Record(plan=_fingerprint(plan), what=_words(plan))
+        mine = Record(plan=fingerprint(plan), what=_words(plan))
         found = _read(folder)
         if found is not None and found.files and found.plan != mine.plan:
             raise OutputExists(
@@ -90,7 +92,7 @@ class Begun:
             )
         # Layers that are solved before anything is written would be solved again all the same.
         if found is not None and not plan.method.needs_data:
-            mine.files.update({name: own for name, own in found.files.items() if (folder / name).is_file()})
+            mine.files.update({name: own for name, own in found.files.items() if _is_whole(folder / name, own)})
         begun = cls(folder, mine)
         if found is not None:
             begun._write()  # From here on it is this run's.
@@ -102,22 +104,23 @@ class Begun:
     @property
     def nbytes(self) -> int:
         """Bytes of the files that are there."""
-        return sum((self._folder / name).stat().st_size for name in self._record.files)
+        return sum((self._folder / name).stat().st_size for name in self.record.files)
 
-    def completed(self, name: str) -> File | None:
-        """What is known of the file, if it is there with the bytes that it was completed with."""
-        own = self._record.files.get(name)
-        if own is None:
-            return None
-        if file_hash(self._folder / name) != own.sha256:
-            del self._record.files[name]
-            return None
-        notes = {layer: tuple(Note(**note.model_dump()) for note in said) for layer, said in own.notes.items()}
-        return File(own.sha256, notes, own.precision)
+    @property
+    def files(self) -> dict[str, File]:
+        """The files that are complete, by their paths in the folder."""
+        return {
+            name: File(
+                own.sha256,
+                {layer: tuple(Note(**note.model_dump()) for note in said) for layer, said in own.notes.items()},
+                own.precision,
+            )
+            for name, own in self.record.files.items()
+        }
 
     def complete(self, name: str, file: File) -> None:
         """Keeps for a later run that this file is complete."""
-        self._record.files[name] = _File.model_validate(
+        self.record.files[name] = _File.model_validate(
             {
                 "sha256": file.sha256,
                 "notes": {layer: [asdict(note) for note in said] for layer, said in file.notes.items()},
@@ -131,20 +134,24 @@ class Begun:
         (self._folder / RECORD).unlink(missing_ok=True)
 
     def _write(self) -> None:
-        write_text(self._folder / RECORD, self._record.model_dump_json())
+        write_text(self._folder / RECORD, self.record.model_dump_json())
 
 
-def _read(folder: Path) -> _Record | None:
+def _read(folder: Path) -> Record | None:
     """What the record in a folder says; None where there is none that could be gone on with."""
     path = folder / RECORD
     if not path.is_file():
         return None
     try:
-        record = _Record.model_validate(read_object(path, str(path)))
+        record = Record.model_validate(read_object(path, str(path)))
     except (BadFile, ValidationError):
         return None
     # Whoever wrote it, it leads nowhere else.
     return record if all((folder / name).resolve().is_relative_to(folder.resolve()) for name in record.files) else None
+
+
+def _is_whole(path: Path, file: _File) -> bool:
+    return path.is_file() and file_hash(path) == file.sha256
 
 
 def _remove_others(folder: Path, kept: set[Path]) -> None:
@@ -165,7 +172,7 @@ def _words(plan: Plan) -> str:
     return f"{plan.method.name} of {', '.join(ref.id for ref in plan.experts)}"
 
 
-def _fingerprint(plan: Plan) -> str:
+def fingerprint(plan: Plan) -> str:
     """What tells whether two plans give the same bytes."""
     told = plan.to_dict()
     decides: dict[str, Any] = {

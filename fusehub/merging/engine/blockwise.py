@@ -7,7 +7,7 @@
 
 What belongs to no stage (embeddings, norms) is merged first. One network is held for each architecture, not one an
 expert. Every block is run twice over all texts, merged and with an expert's weights, if what blocks give can be kept
-(see `fusehub.merging.block_runner`); else all blocks before it are run again for each.
+(see `fusehub.merging.engine.block_runner`); else all blocks before it are run again for each.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fusehub.collecting.passes import BATCH_TOKENS
 from fusehub.collecting.probes import unpadded
 from fusehub.collecting.routing import FEWEST_ROWS, mixture_of, mixture_rows, shares_of
 from fusehub.errors import Incompatible
-from fusehub.merging.block_runner import Runner, blocks_of
+from fusehub.merging.engine.block_runner import Runner, blocks_of
 from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan
 from fusehub.merging.sources.data_at_hand import CountedLayer

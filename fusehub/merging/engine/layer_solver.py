@@ -43,7 +43,7 @@ class LayerSolver:
         q, k and v share their inputs, and so their grams, which are summed and factorised once; in a file that is in
         order of names, others come between them. Every layer that reads the encoder shares its output.
         """
-        self._expected = Counter(key for tensor in tensors for key in self._keys(tensor))
+        self._expected = Counter(key for tensor in tensors for key in self.systems(tensor))
         self._caches.clear()
 
     def solve(
@@ -149,7 +149,7 @@ class LayerSolver:
         )
         return self.plan.method.merge(whole, tensor.options)
 
-    def _keys(self, tensor: TensorPlan) -> Iterator[Hashable]:
+    def systems(self, tensor: TensorPlan) -> Iterator[Hashable]:
         """What tells the systems that a layer is solved by: one, or one for each group of its labels."""
         labels = self.plan.labels
         if tensor.label_axis is None or labels.is_identity:

@@ -11,23 +11,26 @@ import contextlib
 import math
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import Action, Incompatible, NonFinite
-from fusehub.merging.begun import Begun, File
-from fusehub.merging.elementwise import Work, combine, cut
-from fusehub.merging.layer_solver import LayerSolver
+from fusehub.merging.engine.begun import Begun
+from fusehub.merging.engine.elementwise import Work, combine, cut
+from fusehub.merging.engine.layer_solver import LayerSolver
+from fusehub.merging.engine.settling import settled
+from fusehub.merging.engine.shares import shares
+from fusehub.merging.engine.weight_files import WeightFile, complete, weight_files
+from fusehub.merging.engine.writing import Writing
 from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan, weights_of_biases
 from fusehub.merging.result import MergeResult
-from fusehub.merging.settling import settled
-from fusehub.merging.weight_files import WeightFile, complete, make_folders, weight_files
-from fusehub.models.checkpoint import Checkpoint, Shard, ShardWriter, fetch_weights
+from fusehub.models.checkpoint import Checkpoint, fetch_weights
 from fusehub.models.tensor_files import dtype_name, torch_dtype
+from fusehub.utils.processes import Processes
 from fusehub.utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -35,17 +38,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-T = TypeVar("T")
-
 _WORKERS = min(4, os.cpu_count() or 1)
 # Cosine of two models' weights below which they are strangers: experts of one base lie above 0.9, others near 0.
 _RELATED = 0.3
 
 
-def carry_out(plan: Plan, folder: Path, begun: Begun, progress: Progress) -> MergeResult:
-    """Writes the merged weights of `plan` into `folder`, in which there is nothing but what was `begun`."""
-    remarks = (*plan.notes, *_questioned(plan))
-    return _Engine(plan, folder, begun, progress).run(remarks)
+def carry_out(plan: Plan, folder: Path, begun: Begun, processes: Processes, progress: Progress) -> MergeResult:
+    """Writes the merged weights of `plan` into `folder`, in which there is nothing but what was `begun`.
+
+    Of several processes that are called with the same, each writes its share; all return the same.
+    """
+    remarks = (*plan.notes, *_questioned(plan)) if processes.is_main else ()
+    return _Engine(plan, folder, begun, processes, progress).run(remarks)
 
 
 def _questioned(plan: Plan) -> Iterator[str]:
@@ -58,8 +62,9 @@ def _questioned(plan: Plan) -> Iterator[str]:
 class _Engine:
     """One run: open files, the pieces on their way, and what was found out."""
 
-    def __init__(self, plan: Plan, folder: Path, begun: Begun, progress: Progress) -> None:
-        self.plan, self.folder, self.begun, self.progress = plan, folder, begun, progress
+    def __init__(self, plan: Plan, folder: Path, begun: Begun, processes: Processes, progress: Progress) -> None:
+        self.plan, self.folder, self.begun, self.processes = plan, folder, begun, processes
+        self.progress = progress
         self.tensors = dict(plan.tensors)
         self._files = contextlib.ExitStack()
         self._weights = weights_of_biases(self.tensors, plan.method)
@@ -84,30 +89,26 @@ class _Engine:
             sources = [] if self.fishers else self.plan.statistics
             statistics = [self._files.enter_context(found.open()) for found in sources]
             self._solver = LayerSolver(self.plan, statistics)
-            if not self.plan.allowed.unrelated:
+            if self.processes.is_main and not self.plan.allowed.unrelated:
                 self._require_relatives()
             files = weight_files(self.plan, settlement, self.experts)
-            done = {file.path: own for file in files if (own := self.begun.completed(file.path))}
+            todo = [file for file in files if file.path not in self.begun.files]
+            share = self._share(todo)
             if self.plan.method.needs_data:
                 self._solve_by_blocks(statistics)
             else:
-                todo = [name for file in files if file.path not in done for name in file.shard.tensors]
-                merged = (self.tensors[name] for name in todo if name in self.tensors)
-                self._solver.expect(tensor for tensor in merged if tensor.action == "solve")
-            self._total = sum(file.shard.nbytes for file in files)
-            self._done = 0
-            make_folders(files, self.folder)
-            for file in files:
-                if file.path not in done:
-                    done[file.path] = self._write(file)
-                else:
-                    self._done += file.shard.nbytes
-                    self.progress(self._done, self._total, "bytes")
-            hashes = complete(self.plan, files, self.folder, {path: own.sha256 for path, own in done.items()})
+                mine = [self.tensors[name] for file in todo for name in share[file.path] if name in self.tensors]
+                self._solver.expect(tensor for tensor in mine if tensor.action == "solve")
+            writing = Writing(self.folder, self.begun, self.processes, self._solver, self.progress)
+            done = writing.run(files, share, self._pieces)
+            hashes: dict[str, str] = {}
+            if self.processes.is_main:
+                hashes = complete(self.plan, files, self.folder, {path: own.sha256 for path, own in done.items()})
+        # Solved with its weight, a bias may be in another file than what is said of the two.
         notes = {name: said for own in done.values() for name, said in own.notes.items()} | self._solver.notes
         precision = {name: said for own in done.values() for name, said in own.precision.items()}
         precision |= self._solver.precision
-        return MergeResult(
+        result = MergeResult(
             self.folder,
             self.plan,
             self.tensors,
@@ -117,10 +118,31 @@ class _Engine:
             {name: precision[name] for name in self.tensors if name in precision},
             hashes,
         )
+        return self._as_main_has_it(result)
+
+    def _share(self, files: Sequence[WeightFile]) -> dict[str, frozenset[str]]:
+        """The tensors of each file that this process makes."""
+        if self.processes.count == 1:
+            return {file.path: frozenset(file.shard.tensors) for file in files}
+        return shares(files, self.tensors, self._solver.systems, self._weights, self.processes.count)[
+            self.processes.index
+        ]
+
+    def _as_main_has_it(self, result: MergeResult) -> MergeResult:
+        """What came of the merge, which only the main process knows of all parts."""
+        told = self.processes.agree(
+            {
+                "remarks": result.remarks,
+                "notes": dict(result.notes),
+                "precision": dict(result.precision),
+                "hashes": dict(result.hashes),
+            }
+        )
+        return replace(result, **told[0])
 
     def _solve_by_blocks(self, statistics: Sequence[dict[str, Any]]) -> None:
         """Solves all layers before anything is written, in the order of the model and not of the file."""
-        from fusehub.merging.blockwise import BlockByBlock
+        from fusehub.merging.engine.blockwise import BlockByBlock
 
         solved: dict[tuple[str, int], Tensor] = {}
 
@@ -141,41 +163,20 @@ class _Engine:
         pieces = [self._make(work, self._read(work)) for work in cut(self.plan, tensor)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def _write(self, file: WeightFile) -> File:
-        """Writes one file; what is known of it, which is kept for a run that goes on with this one."""
-        writer = ShardWriter((self.folder / file.path).parent, file.shard)
-        try:
-            with ThreadPoolExecutor(1) as writing:
-                pending: list[Future] = []
-                for piece in self._pieces(file.shard, file.expert):
-                    pending.append(writing.submit(writer.append, piece))
-                    if len(pending) > 2:
-                        pending.pop(0).result()
-                    self._done += piece.nbytes
-                    self.progress(self._done, self._total, "bytes")
-                for future in pending:
-                    future.result()
-            sha256 = writer.close()
-        finally:
-            writer.abandon()
-        own = File(sha256, _within(self._solver.notes, file), _within(self._solver.precision, file))
-        self.begun.complete(file.path, own)
-        return own
-
-    def _pieces(self, shard: Shard, expert: int | None) -> Iterator[Tensor]:
-        """The bytes of the shard's tensors in order, in pieces, the next one read while one is worked on."""
-        if expert is not None:
-            for name, info in shard.tensors.items():
-                yield self.experts[expert].read(name).to(torch_dtype(info.dtype))
+    def _pieces(self, file: WeightFile, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """The bytes of tensors of a file, in pieces, the next one read while one is worked on."""
+        if file.expert is not None:
+            for name in names:
+                yield name, self.experts[file.expert].read(name).to(torch_dtype(file.shard.tensors[name].dtype))
             return
-        work = (item for name in shard.tensors for item in cut(self.plan, self.tensors[name]))
+        work = (item for name in names for item in cut(self.plan, self.tensors[name]))
         with ThreadPoolExecutor(_WORKERS) as workers:
             ahead: deque[tuple[Work, Future]] = deque()
 
-            def finished() -> Tensor:
+            def finished() -> tuple[str, Tensor]:
                 done, future = ahead.popleft()
                 inputs = future.result()
-                return self._make(done, inputs) if isinstance(inputs, list) else inputs
+                return done.tensor.name, self._make(done, inputs) if isinstance(inputs, list) else inputs
 
             for item in work:
                 # Whole tensors can be large: no more is read ahead than the largest of them would take.
@@ -323,11 +324,6 @@ class _Engine:
                     "Choose models of one base, or say --allow-unrelated.",
                     actions=[Action("choose-models")],
                 )
-
-
-def _within(said: Mapping[str, T], file: WeightFile) -> dict[str, T]:
-    """What of it is said of tensors in the file."""
-    return {name: own for name, own in said.items() if name in file.shard.tensors}
 
 
 def _cosine(tensor: TensorPlan, one: Checkpoint, own: str, other: Checkpoint, theirs: str) -> float:

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fusehub.merging.engine.settling import Settled
 from fusehub.merging.plan import Plan
-from fusehub.merging.settling import Settled
 from fusehub.models.checkpoint import Checkpoint, Shard, index_of, plan_shards
 
 _INDEX = "model.safetensors.index.json"
