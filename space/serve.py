@@ -16,7 +16,7 @@ from fusehub.utils.reach import confine
 from . import endpoints
 from .frame import STEPS, Frame, Step, token_of
 from .public_models import Recent
-from .sessions import forget_idle
+from .sessions import forget_idle, forget_uploads
 from .setting import Setting
 from .steps.check import Check
 from .steps.compare import Compare
@@ -136,6 +136,7 @@ def _sweeping(visits: Visits, page: gr.Blocks, setting: Setting) -> None:
         time.sleep(setting.sweep)
         visits.sweep()
         forget_idle(page, setting.idle)
+        forget_uploads(page, setting.idle)
 
 
 def _has_mcp() -> bool:

@@ -1,14 +1,22 @@
 """What gradio keeps of each page and each program that came: half a megabyte, of up to 10,000 of them, for ever.
 
 A page finds its visit by it, so it is kept for as long as a visit that nobody touches. What was still to be told to a
-page that was closed amid work (each message is a whole page) would be kept for the last 2,000 of them.
+page that was closed amid work (each message is a whole page) would be kept for the last 2,000 of them. Of each file
+that is uploaded, an empty one is left, and of each content an empty folder.
 """
 
 from __future__ import annotations
 
+import re
+import time
+from contextlib import suppress
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import gradio as gr
+
+# What gr.File and gr.UploadButton make beside each file that they are given, and the folder that it comes in.
+_LEFT = re.compile(r"tmp\w{8}|[0-9a-f]{64}")
 
 
 def forget_idle(page: gr.Blocks, idle: float) -> int:
@@ -27,3 +35,18 @@ def forget_idle(page: gr.Blocks, idle: float) -> int:
             queue.pending_messages_per_session.pop(session, None)
             queue.pending_event_ids_session.pop(session, None)
     return len(over)
+
+
+def forget_uploads(page: gr.Blocks, idle: float) -> None:
+    """Removes what gradio leaves of uploads that were taken over, or that it removed itself, when it is as old.
+
+    Other apps of this user may have theirs in the same folder: only what is empty goes.
+    """
+    for path in Path(page.GRADIO_CACHE).glob("*"):
+        with suppress(OSError):  # It is not empty, or gone.
+            found = path.lstat()
+            if _LEFT.fullmatch(path.name) and time.time() - found.st_mtime > idle:
+                if path.is_dir():
+                    path.rmdir()
+                elif not found.st_size:
+                    path.unlink()

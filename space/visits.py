@@ -215,8 +215,13 @@ class Visits:
             over = [visit for visit in self._visits.values() if self._is_over(visit, now)]
             for visit in over:
                 del self._visits[visit.key]
+            kept = {visit.folder for visit in self._visits.values()}
+            # What was still at work for a visit that has ended may have written there again.
+            left = [folder for folder in self.root.iterdir() if folder not in kept]
         for visit in over:
             self._end(visit)
+        for folder in left:
+            shutil.rmtree(folder, ignore_errors=True)
         return len(over)
 
     def trim(self, most: int) -> None:

@@ -67,6 +67,8 @@ class Job:
     ended: float | None = None
     step_started: float | None = None
     process: Any = field(default=None, repr=False)
+    starting: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    """Held while its process comes to be: who cancels it meanwhile would find none to end."""
     cancelled: threading.Event = field(default_factory=threading.Event, repr=False)
 
     @property
@@ -135,8 +137,10 @@ class Jobs:
         job.cancelled.set()
         with self._turn:
             self._turn.notify_all()
-        if job.process is not None:
-            _end(job.process)
+        with job.starting:
+            process = job.process
+        if process is not None:
+            _end(process)
 
     def wait(self, job: Job, seconds: float) -> None:
         """Returns when the job has ended, or after that time."""
@@ -178,13 +182,16 @@ class Jobs:
         return self._in_process(job, arguments, token)
 
     def _in_process(self, job: Job, arguments: dict[str, Any], token: str | None) -> Iterator[tuple]:
-        mine, theirs = self.context.Pipe()
-        job.process = self.context.Process(target=run, args=(theirs,), name=f"fusehub-{job.kind}", daemon=True)
-        job.process.start()
+        with job.starting:
+            if job.cancelled.is_set():
+                return
+            mine, theirs = self.context.Pipe()
+            job.process = self.context.Process(target=run, args=(theirs,), name=f"fusehub-{job.kind}", daemon=True)
+            job.process.start()
         theirs.close()
-        mine.send((job.kind, arguments, token))
-        life = _Life(job.process.pid)
         try:
+            mine.send((job.kind, arguments, token))
+            life = _Life(job.process.pid)
             while True:
                 while not mine.poll(_LOOK):
                     if life.seconds_silent() > self.silent:
@@ -192,7 +199,7 @@ class Jobs:
                         yield "error", _stuck(job, self.silent)
                 yield mine.recv()
                 life.heard()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, ConnectionError, psutil.NoSuchProcess):  # It was ended, maybe before it began.
             job.process.join()
         finally:
             mine.close()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+import gradio as gr
 import httpx
 import pytest
+from gradio.data_classes import FileData
 from gradio_client import Client
 
 from fusehub.errors import BadData, FuseHubError, NotFound
 from space.serve import build, close, new_frame
-from space.sessions import forget_idle
+from space.sessions import forget_idle, forget_uploads
 from space.setting import Setting
 from space.steps.compare import named_datasets
 from space.visits import Made, Visits
@@ -101,6 +104,30 @@ def test_the_files_of_a_visit_go_when_its_page_is_closed(narrow, chromium) -> No
     _until(lambda: not opened & set(root.iterdir()))
 
 
+def test_what_gradio_leaves_of_uploads_goes_when_it_is_old(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    with gr.Blocks() as page:
+        buttons = gr.UploadButton(), gr.File()
+    rows, mine = tmp_path / ("0a" * 32) / "rows.csv", tmp_path / "tmp_is_mine"
+    rows.parent.mkdir()
+    rows.write_text("text\n")
+    mine.write_text("not empty")
+    for button in buttons:
+        assert button.preprocess(FileData(path=str(rows))) == str(rows)
+    everything = set(tmp_path.iterdir())
+    assert everything > {rows.parent, mine}, "gradio leaves no files beside any more: nothing needs to remove them"
+    forget_uploads(page, 60)
+    assert set(tmp_path.iterdir()) == everything
+    for path in everything:
+        os.utime(path, (0, 0))
+    forget_uploads(page, 60)
+    assert set(tmp_path.iterdir()) == {rows.parent, mine}
+    rows.unlink()
+    os.utime(rows.parent, (0, 0))
+    forget_uploads(page, 60)
+    assert set(tmp_path.iterdir()) == {mine}
+
+
 def test_a_visit_ends_when_it_is_idle(tmp_path) -> None:
     setting = Setting(shared=True)
     visits = Visits(setting, Jobs(1, 1))
@@ -114,6 +141,10 @@ def test_a_visit_ends_when_it_is_idle(tmp_path) -> None:
     with pytest.raises(NotFound, match="This visit has ended"):
         visits.of(idle.key)
     assert visits.open(idle.key).key != idle.key
+    # What was at work for it all the while is done only now.
+    (idle.folder / "1" / "mean").mkdir(parents=True)
+    assert visits.sweep(soon) == 0
+    assert not idle.folder.exists() and busy.folder.exists()
     visits.close()
     assert not visits.root.exists()
 

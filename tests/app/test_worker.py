@@ -6,16 +6,18 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from fusehub.collecting.collect import collect
 from fusehub.errors import FuseHubError
-from space.workers.jobs import DONE, FAILED, Jobs
+from space.workers.jobs import CANCELLED, DONE, FAILED, Jobs
 from space.workers.tasks import carry_out
 from space.workers.worker import Worker
 from tests.unit.experts import edit_json, relatives, text_file
@@ -164,6 +166,35 @@ def test_work_that_stands_still_is_ended_and_the_next_in_the_queue_is_done(stran
     assert (first.state, stuck.state, after.state) == (DONE, FAILED, DONE)
     assert "stood still at" in stuck.error.what
     assert not list(tmp_path.glob("*partial*")) and not (tmp_path / "out-1").exists()
+
+
+def test_work_that_is_cancelled_while_its_process_comes_to_be_is_ended(tmp_path) -> None:
+    model, out = tiny_model(tmp_path / "model", layers=1), tmp_path / "out"
+    (tmp_path / "texts.txt").write_text("a good film\n")
+    jobs = Jobs(running=1, waiting=1)
+    begins, goes_on = threading.Event(), threading.Event()
+
+    def late(**options):
+        process = context.Process(**options)
+
+        def start() -> None:
+            begins.set()
+            goes_on.wait(60)
+            del process.start
+            process.start()
+
+        process.start = start
+        return process
+
+    context = jobs.context
+    jobs.context = SimpleNamespace(Pipe=context.Pipe, Process=late)
+    what = {"model": str(model), "data": str(tmp_path / "texts.txt"), "out": str(out), "limit": 1, "fisher": False}
+    job = jobs.submit("statistics", "Statistics", what, None, lambda job: None)
+    assert begins.wait(60)
+    threading.Timer(0.5, goes_on.set).start()
+    jobs.cancel(job)
+    jobs.wait(job, 600)
+    assert job.state == CANCELLED and job.error is None and not out.exists()
 
 
 def test_what_is_noted_of_layers_is_told_once(tmp_path: Path) -> None:

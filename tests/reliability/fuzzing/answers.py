@@ -112,13 +112,14 @@ class Asked:
 
 
 def _named_by(recipe: Path) -> list[str]:
-    """The method, in quotes, and the models and statistics that a changed recipe names; none where it is broken."""
+    """What a refusal of a changed recipe may name: its method, in quotes, its options, as `name=`, and what it merges;
+    nothing where it is broken."""
     try:
         said = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         entries = [entry if isinstance(entry, dict) else {"model": entry} for entry in said["models"]]
-        named = [own[key] for own in (*entries, {"model": said.get("base_model")}) for key in ("model", "statistics")
-                 if own.get(key)]  # fmt: skip
-        return [f"'{said['merge_method']}'", *map(str, named)]
+        places = [entry.get(key) for entry in entries for key in ("model", "statistics")] + [said.get("base_model")]
+        options = [name for own in (said, *entries) for name in own.get("parameters") or ()]
+        return [f"'{said['merge_method']}'", *(f"{name}=" for name in options), *(str(own) for own in places if own)]
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError):
         return []
 
