@@ -185,7 +185,7 @@ def test_a_weight_for_all_models_is_the_weight_of_each(pair, right, tmp_path):
     [
         ({"over": {"alhpa": [0.1]}}, BadRecipe, "no option of regmean to search 'alhpa'"),
         ({"over": {"alpha": []}}, BadRecipe, "no value of alpha to try"),
-        ({"over": {"alpha": [0.1, 2]}}, BadRecipe, "option alpha of regmean cannot be 2"),
+        ({"over": {"alpha": [0.1, 2]}}, BadRecipe, "alpha=2 cannot be"),
         ({"over": {"scale": [0.5]}}, BadRecipe, "scale needs the base model"),
         ({"trials": 0}, BadRecipe, "0 trials try nothing"),
         ({"label_column": "x"}, fusehub.FuseHubError, "has no column 'x'"),

@@ -52,7 +52,8 @@ class Writing:
         self._total = self._done + sum(
             info.nbytes for file in todo for name, info in file.shard.tensors.items() if name in share[file.path]
         )
-        self._progress(self._done, self._total, "bytes")
+        if self._done:
+            self._progress(self._done, self._total, "bytes")
         if self._processes.is_main:
             make_folders(files, self._folder)
         if self._processes.count == 1:
