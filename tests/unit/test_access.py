@@ -115,15 +115,42 @@ found = {
 LOCAL = """
 how = dict(cache_dir=cache, local_files_only=True)
 experts = ["anna/expert-0", fusehub.resolve("anna/expert-1", **how)]
+absent = dict(subfolder="films", **how)
+data = out.parent / "data.csv"
+data.write_text("text,label\\na good film,positive\\nan awful plot,negative\\n")
+places = (out.parent / f"statistics-{number}" for number in range(9))
+plan = fusehub.Recipe.of(experts, "mean")
 found = {
     "elsewhere": told(lambda: fusehub.resolve("anna/expert-0", local_files_only=True)),
-    "missing": told(lambda: fusehub.resolve("anna/heads", subfolder="films", **how)),
-    "check": fusehub.check(experts, **how).ok,
     "download": fusehub.check(experts, **how).download,
-    "merge": str(fusehub.merge(experts, out, method="regmean", **how).folder),
-    "compare": len(fusehub.compare(experts, ["a text"], **how).texts),
-    "inspect": fusehub.inspect("anna/expert-0", **how).metadata["examples"],
     "data": told(lambda: fusehub.evaluate(experts, {"films": "anna/films"}, **how)),
+    "layers": fusehub.inspect("anna/expert-0", **how).metadata["examples"],
+    "there": {
+        "resolve": fusehub.resolve("anna/expert-0", **how).commit,
+        "check": fusehub.check(experts, **how).ok,
+        "recommend": fusehub.recommend(experts, **how).recommended.method,
+        "plan_merge": fusehub.plan_merge(plan, **how) is not None,
+        "merge": str(fusehub.merge(experts, out, method="regmean", **how).folder),
+        "compare": fusehub.compare(experts, ["a text"], **how).texts != [],
+        "evaluate": fusehub.evaluate(experts, {"films": str(data)}, **how).scores != [],
+        "tune": fusehub.tune(
+            experts, fusehub.Tuning({"films": str(data)}, over={"alpha": [0.5]}), method="regmean", **how
+        ).plan is not None,
+        "inspect": fusehub.inspect("anna/expert-0", **how).layers != [],
+        "collect": fusehub.collect("anna/expert-0", str(data), next(places), **how).close() is None,
+        "add_statistics": fusehub.add_statistics(
+            ["anna/expert-0", str(out.parent / "statistics-0")], next(places), disjoint=True, **how
+        ).close() is None,
+        "resize_statistics": fusehub.resize_statistics(
+            "anna/expert-0", next(places), size="tiny", **how
+        ).close() is None,
+    },
+    "absent": {
+        "resolve": told(lambda: fusehub.resolve("anna/heads", **absent)),
+        "load_heads": told(lambda: fusehub.load_heads("anna/heads", ["films"], **how)),
+        "import_statistics": told(lambda: fusehub.import_statistics("anna/heads", data, next(places), **absent)),
+        "collect": told(lambda: fusehub.collect("anna/heads", str(data), next(places), **absent)),
+    },
 }
 """
 
@@ -141,9 +168,11 @@ def test_everything_lies_in_the_cache_that_was_named_and_is_read_there_without_a
         closed.bind(("127.0.0.1", 0))
         nowhere = {"HF_ENDPOINT": f"http://127.0.0.1:{closed.getsockname()[1]}"}
         found = run(hub, home, LOCAL, tmp_path / "again", cache, user=None, **nowhere)
-    assert found["elsewhere"][0] == found["missing"][0] == found["data"][0] == "Offline"
+    assert found["elsewhere"][0] == found["data"][0] == "Offline"
     assert "only what is on this machine may be read" in found["data"][1]
-    assert found["check"] and found["download"] == 0 and found["compare"] == 1 and found["inspect"] == 70
+    assert all(found["there"].values()) and found["download"] == 0 and found["layers"] == 70
+    assert {name: said[0] for name, said in found["absent"].items()} == dict.fromkeys(found["absent"], "Offline")
+    assert {*found["there"], *found["absent"]} == set(readers())
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
         tmp_path / "merged" / "model.safetensors"
     ).read_bytes()
@@ -164,19 +193,33 @@ def test_a_token_can_be_wanted_or_refused():
     assert cut_token(True) is True and cut_token(False) is False
 
 
-# What reads one model, several, or statistics alone.
-ONE = ("collect", "import_statistics", "load_heads", "resolve")
-ALL = (*ONE, "check", "compare", "evaluate", "merge", "plan_merge", "tune")
-ALL += ("inspect", "add_statistics", "resize_statistics")
+_NAMING_ONE, _NAMING_MORE = ("model",), ("models", "source", "sources", "recipe")
 
 
-@pytest.mark.parametrize("name", ALL)
+def readers() -> dict[str, inspect.Signature]:
+    """Every public function that is given models, statistics or a recipe of them first, and what it takes."""
+    functions = {name: getattr(fusehub, name) for name in fusehub.__all__}
+    said = {name: inspect.signature(own) for name, own in functions.items() if inspect.isfunction(own)}
+    first = {name: next(iter(own.parameters), "") for name, own in said.items()}
+    return {name: said[name] for name, own in first.items() if own in (*_NAMING_ONE, *_NAMING_MORE)}
+
+
+@pytest.mark.parametrize("name", readers())
 def test_every_function_that_reads_a_model_has_the_clients_parameters(name):
-    said = inspect.signature(getattr(fusehub, name)).parameters
+    said = readers()[name].parameters
     wanted = {"token": None, "cache_dir": None, "local_files_only": False}
-    wanted |= {"revision": None, "subfolder": None} if name in ONE else {}
-    assert {key: said[key].default for key in wanted} == wanted
+    wanted |= {"revision": None, "subfolder": None} if next(iter(said)) in _NAMING_ONE else {}
+    assert {key: said[key].default for key in wanted if key in said} == wanted
     assert said["token"].annotation == "bool | str | None" and said["cache_dir"].annotation == "str | Path | None"
+
+
+def test_whatever_takes_a_token_is_known_to_read_or_to_write():
+    """No function that asks the Hub is passed over by the test above."""
+    asking = {
+        name for name in fusehub.__all__
+        if inspect.isfunction(own := getattr(fusehub, name)) and "token" in inspect.signature(own).parameters
+    }  # fmt: skip
+    assert asking == {*readers(), "find", "publish", "publish_statistics"}
 
 
 def test_no_public_function_takes_what_is_not_named():
