@@ -156,7 +156,7 @@ class _Demo:
             with bar(f"Training on {owner.domain}", quiet=self.quiet) as progress:
                 expert.parent.mkdir(exist_ok=True)
                 done = train_expert(
-                    encoder_folder(), domain, expert, texts=self.amount.train,
+                    encoder_folder(), domain, expert, texts=self.amount.train, scored=self.amount.test,
                     settings=Settings(epochs=self.amount.epochs), seed=self.seed,
                     on_progress=lambda step, steps, loss: progress(step, steps, "steps"),
                 )  # fmt: skip
@@ -395,5 +395,5 @@ tags:
 
 MiniLM, fine-tuned on {domain.title.lower()} to tell negative, neutral and positive sentences apart
 ({done["train_texts"]} texts, {done["epochs"]} passes, learning rate {done["learning_rate"]}).
-Accuracy on the test split of `{owner.dataset}`: {done["test_accuracy"]:.3f}.
+Accuracy on {done["test_texts"]} texts of the test split of `{owner.dataset}`: {done["test_accuracy"]:.3f}.
 """

@@ -67,6 +67,7 @@ def train_expert(
     out: Path,
     *,
     texts: int = TRAIN_TEXTS,
+    scored: int | None = None,
     settings: Settings | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -74,7 +75,8 @@ def train_expert(
 ) -> dict[str, Any]:
     """What was done to fine-tune `encoder` on `domain`, for the card; the expert itself is written to `out`.
 
-    It sees the first `texts` of the domain's training texts. On the CPU the same seed gives the same
+    It sees the first `texts` of the domain's training texts, and is scored on the first `scored` of its validation and
+    test texts (all: None). On the CPU the same seed gives the same
     weights with the same number of threads. Raises OutputExists if `out` is there; an interrupted run leaves
     nothing under that name.
     """
@@ -82,7 +84,9 @@ def train_expert(
     if out.exists():
         raise OutputExists(f"{out} is already there.", "Choose another folder, or remove this one first.")
     with quiet_transformers():
-        return _train_expert(Path(encoder), domain, out, texts, settings or Settings(), seed, device, on_progress)
+        return _train_expert(
+            Path(encoder), domain, out, texts, scored, settings or Settings(), seed, device, on_progress
+        )
 
 
 def _train_expert(
@@ -90,6 +94,7 @@ def _train_expert(
     domain: Domain,
     out: Path,
     texts: int,
+    scored: int | None,
     settings: Settings,
     seed: int,
     device: str | torch.device,
@@ -100,7 +105,7 @@ def _train_expert(
     started = time.perf_counter()
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     model = moved(new_model(encoder, domain.labels), device)
-    train = domain.train[:texts]
+    train, test = domain.train[:texts], domain.test[:scored]
     fit(
         model,
         encode(tokenizer, train, domain.labels),
@@ -120,8 +125,9 @@ def _train_expert(
         "seed": seed,
         "head_seed": HEAD_SEED,
         "seconds": round(seconds, 1),
-        "validation_accuracy": accuracy(model, tokenizer, domain.validation, domain.labels),
-        "test_accuracy": accuracy(model, tokenizer, domain.test, domain.labels),
+        "validation_accuracy": accuracy(model, tokenizer, domain.validation[:scored], domain.labels),
+        "test_accuracy": accuracy(model, tokenizer, test, domain.labels),
+        "test_texts": len(test),
     }
     # A tokenizer keeps the cut of its last call, so the one that is saved is a fresh one.
     save(model.cpu(), AutoTokenizer.from_pretrained(encoder), out)
