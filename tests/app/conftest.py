@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,29 +172,42 @@ def chromium():
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def window(chromium):
+    """A browser that has the page's scripts already: whoever comes in a tab of it does not compile them again."""
+    with _context(chromium) as context:
+        yield context
+
+
 @pytest.fixture
-def visitor(chromium, app: Served):
-    """`visitor()`: a new person's page of the app, at the first step; `visitor(width=360, dark=True)` on a phone."""
-    contexts = []
+def visitor(chromium, app: Served, window):
+    """`visitor()`: a new person's page of the app, at the first step; `visitor(width=360, dark=True)` on a phone.
 
-    def come(url: str | None = None, *, width: int = 1100, dark: bool = False):
-        # Whoever wants no motion sees the same, and it costs less.
-        context = chromium.new_context(
-            viewport={"width": width, "height": 900},
-            color_scheme="dark" if dark else "light",
-            reduced_motion="reduce",
-        )
-        contexts.append(context)
-        # Patience for machines that have other things to do.
-        context.set_default_timeout(180_000)
-        page = context.new_page()
-        page.goto(url or app.url)
-        page.get_by_role("list", name="Models found").wait_for()
-        return page
+    Several come in tabs of one window, each to a visit of their own; whoever is `alone`, or goes to another `url`,
+    in a browser of theirs that nobody has used.
+    """
+    with ExitStack() as leaving:
 
-    yield come
-    for context in contexts:
-        context.close()
+        def come(url: str | None = None, *, alone: bool = False, width: int = 1100, dark: bool = False):
+            context = leaving.enter_context(_context(chromium)) if alone or url else window
+            page = context.new_page()
+            leaving.callback(page.close)
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme="dark" if dark else "light", reduced_motion="reduce")
+            page.goto(url or app.url)
+            page.get_by_role("list", name="Models found").wait_for()
+            return page
+
+        yield come
+
+
+@contextmanager
+def _context(chromium):
+    context = chromium.new_context()
+    # Patience for machines that have other things to do.
+    context.set_default_timeout(180_000)
+    yield context
+    context.close()
 
 
 @pytest.fixture

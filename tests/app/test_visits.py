@@ -167,7 +167,7 @@ def test_work_is_found_again_after_a_reload_and_can_be_cancelled(visitor, app, m
 
 
 def test_two_visitors_do_not_see_each_other(visitor) -> None:
-    one, two = visitor(), visitor()
+    one, two = visitor(alone=True), visitor()
     pick(one, SENTIMENT[0])
     pick(two, ENTITIES[0])
     two.reload()
@@ -235,7 +235,7 @@ def test_a_broken_upload_and_a_wrong_token_are_said_in_words(visitor, hub, tmp_p
 
 def test_a_pasted_token_is_kept_nowhere(visitor, app, hub) -> None:
     """In no log, file, URL, process's arguments or environment, nor in the browser's own store, nor another visit."""
-    page, other = visitor(), visitor()
+    page, other = visitor(alone=True), visitor()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     example(page)
