@@ -320,7 +320,9 @@ def adapters(experts, tmp_path_factory):
         ({"rank_pattern": {"query": 0}}, r"rank_pattern\.query in adapter_config"),
     ],
 )
-def test_settings_of_an_adapter_that_nothing_can_be_computed_by(adapters, tmp_path, change, said) -> None:
+def test_settings_of_an_adapter_that_nothing_can_be_computed_by(
+    adapters, tmp_path, change, said, little_patience
+) -> None:
     base, one, other = adapters
     stranger = shutil.copytree(one, tmp_path / "stranger")
     edit_json(stranger / "adapter_config.json", **change)
