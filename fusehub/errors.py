@@ -9,13 +9,15 @@
     |-- UnsafeFile            would run code: pickles that are not plain weights, remote code
     |-- NonFinite             NaN or infinity where numbers must be finite
     |-- Incompatible          models that cannot be merged with each other
+    |   `-- Indivisible       a model that cannot be run block by block
     |-- LicenseForbids        what a licence, or two of them, do not allow
     |-- BadStatistics         statistics that are broken, or not of these weights
     |-- BadData               texts or labels that cannot be used
     |-- BadRecipe             unknown or wrong method, option or recipe key
     |-- Outdated              a plan whose models or statistics have changed since
     |-- OutputExists          an output folder or repo that is already there
-    `-- NoSpace               the disk is full
+    |-- NoSpace               the disk is full
+    `-- NoMemory              the machine has too little memory, or the process may not have it
 
 The command line prints such an error without a traceback and exits with 1; the app shows the same text.
 Any other exception is a bug of ours and keeps its traceback.
@@ -191,6 +193,10 @@ class Incompatible(FuseHubError):
     codes: tuple[str, ...] = ()
 
 
+class Indivisible(Incompatible):
+    """A model cannot be run block by block: what its blocks give is used in ways that need the whole of it."""
+
+
 class LicenseForbids(FuseHubError):
     """A licence does not allow what is asked, or two of them cannot hold together."""
 
@@ -219,6 +225,10 @@ class NoSpace(FuseHubError):
     """The disk has too little room; `place` is what could not be written to it, where that is known."""
 
     place: Path | None = None
+
+
+class NoMemory(FuseHubError):
+    """The machine has too little memory for it, or the process may not have so much."""
 
 
 def together(errors: Sequence[FuseHubError]) -> FuseHubError:

@@ -105,6 +105,10 @@ def collect(
         list[str] | None,
         typer.Option(metavar="DEVICE=SIZE", help="With --device-map: the most on one, such as 0=20GB or cpu=8GB."),
     ] = None,
+    stream: Annotated[
+        Literal["auto", "on", "off"],
+        typer.Option(help="Read the model block by block, for one larger than the memory; auto: where it is."),
+    ] = "auto",
     as_json: Json = False,
     pull_request: OldPullRequest = False,
 ) -> None:
@@ -166,6 +170,7 @@ def collect(
                 device=device,
                 device_map=device_map,
                 max_memory={name: parse_size(own, "--max-memory") for name, own in limits.items()},
+                stream=stream,
                 work=None if out else kept_work(f"{models[0]}@{revision}" if revision else models[0]),
                 progress=progress,
             )

@@ -13,21 +13,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from fusehub.collecting.finite import require_finite_weights
+from fusehub.collecting.by_blocks import Counted
+from fusehub.collecting.counting import Counting
 from fusehub.collecting.fisher_collector import FisherCollector
-from fusehub.collecting.gram_collector import GramCollector, device_of
+from fusehub.collecting.gram_collector import GramCollector
 from fusehub.collecting.noise import Noise, with_noise
-from fusehub.collecting.passes import BATCH_TOKENS, FISHER_BATCH_TOKENS, count_inputs
-from fusehub.collecting.resume import EVERY, Saves
+from fusehub.collecting.resume import EVERY
+from fusehub.collecting.room import Stream
 from fusehub.collecting.same_data import digest_of
 from fusehub.data.examples import load_examples
 from fusehub.data.inputs import Inputs
-from fusehub.errors import BadData, BadRecipe, FuseHubError, OutputExists
+from fusehub.errors import BadData, BadRecipe, OutputExists
 from fusehub.hub.access import Access
 from fusehub.hub.client import software
-from fusehub.models.checkpoint import weight_hashes
 from fusehub.models.layout import layout_of
-from fusehub.models.placement import load_for_counting
 from fusehub.models.resolve import ModelRef, ref_of
 from fusehub.models.tasks import TASKS, load_config, task_of
 from fusehub.statistics.describing import describe_model, describe_tokenizer
@@ -65,6 +64,7 @@ def collect(
     device: Device | None = None,
     device_map: Literal["auto"] | None = None,
     max_memory: Mapping[str, int] | None = None,
+    stream: Stream = "auto",
     work: str | Path | None = None,
     save_every: float = EVERY,
     revision: str | None = None,
@@ -98,6 +98,10 @@ def collect(
             memory and on the disk. It is chosen anyway where one process has an accelerator that the model does not
             fit on.
         max_memory: The most bytes on each device: `{"0": 20 * 10**9, "cpu": 10**9}`.
+        stream: `on` reads the model block by block: each is read once, all texts pass through it, and what it gives is
+            kept in `work` for the next, so that no more than one block is in memory. `off` has the whole model in
+            memory, and `auto` takes the former where the latter would not fit. Fisher diagonals and noise need the
+            whole model.
         work: The folder of what has been counted; a hidden one beside `out` where it is not said.
         save_every: Seconds after which that is saved.
         revision: A branch, a tag or a commit of the model's repo.
@@ -116,6 +120,8 @@ def collect(
         NotFound: The model or the data is not there.
         BadData: The data lacks what the model takes.
         BadRecipe: Options do not go together.
+        Indivisible: The model cannot be run block by block, and `stream` is `on`.
+        NoMemory: Neither way fits into memory.
         NonFinite: The numbers or gradients of the model are not finite: then nothing is written.
 
     Examples:
@@ -134,7 +140,9 @@ def collect(
         )
     if device is not None and str(device) != "auto" and device_map:
         raise BadRecipe("A model runs on one device or is spread over all.", "Leave out --device or --device-map.")
-    batch_tokens = batch_tokens or (FISHER_BATCH_TOKENS if fisher else BATCH_TOKENS)
+    needs_whole = _needs_whole(fisher=fisher, noise=noise is not None, device_map=device_map is not None)
+    if stream == "on" and needs_whole:
+        raise BadRecipe(needs_whole, "Leave that out, or --stream on.")
     processes = Processes.find()
     out = Path(out)
     work = Path(work) if work else out.parent / f".{out.name}.collecting"
@@ -149,46 +157,40 @@ def collect(
         )
         inputs = Inputs.of(ref, examples, max_length=max_length, seed=seed)
         _require_known_words(ref.name, examples.source, inputs)
-        # Squares of gradients do not fit into half precision.
-        dtype = _wide(fisher)
-        if fisher and device_map:
-            raise BadRecipe("Fisher diagonals need a model on one device.", "Leave out --fisher or --device-map.")
-        offloaded = within.enter_context(scratch())
-        network = load_for_counting(
-            ref, processes, offloaded, device=device, dtype=dtype, device_map=device_map, max_memory=max_memory
+        counting = Counting(
+            ref, inputs, processes, work, digest_of(inputs, examples, seed=seed), batch_tokens, device, progress
         )
-        require_finite_weights(network, ref.name)
+        counted: GramCollector | Counted | None = None
         gradients = None
-        if fisher:
-            mask = getattr(inputs.processor, "mask_token_id", None)
-            gradients = FisherCollector(network, inputs.task, seed=seed, samples=fisher_samples, mask_token_id=mask)
-        seen = digest_of(inputs, examples, seed=seed)
-        facts = _facts(ref, seen, processes, network, batch_tokens, noise)
-        facts["fisher"] = gradients.description if gradients else None
-        if any(other != facts for other in processes.agree(facts)):
-            raise FuseHubError(
-                "The processes do not read the same model and data.", "Give all of them the same files and versions."
+        if needs_whole is None and counting.is_by_blocks(stream):
+            counted = counting.by_blocks(size, required=stream == "on")
+        if counted is None:
+            counted, gradients = counting.whole(
+                within.enter_context(scratch()),
+                device_map=device_map,
+                max_memory=max_memory,
+                noise=noise,
+                fisher=fisher,
+                fisher_samples=fisher_samples,
+                seed=seed,
+                save_every=save_every,
+                why_whole=needs_whole,
             )
-        saves = Saves(work, facts, processes, every=save_every)
-        layout = layout_of(load_config(ref))
-        collector = count_inputs(
-            network,
-            layout,
-            inputs,
-            processes,
-            saves,
-            name=ref.name,
-            batch_tokens=batch_tokens,
-            noise=noise,
-            fisher=gradients,
-            progress=progress,
-        )
         path = None
         if processes.is_main:
-            path = _write(out, ref, inputs, collector, description, examples, seed, size, noise, gradients)
+            path = _write(out, ref, inputs, counted, description, examples, seed, size, noise, gradients)
         processes.agree()
-        saves.remove_all() if processes.is_main else saves.remove()
+        counting.remove_work()
     return Statistics(path) if path else None
+
+
+def _needs_whole(*, fisher: bool, noise: bool, device_map: bool) -> str | None:
+    """Why the model must be in memory as a whole; None where it need not be."""
+    if fisher:
+        return "Fisher diagonals need gradients, which pass through the whole model: it cannot be read block by block."
+    if noise:
+        return "Noise needs bounds that are known for the whole model first: it cannot be read block by block."
+    return "A model that is spread over devices is not read block by block." if device_map else None
 
 
 @contextlib.contextmanager
@@ -203,7 +205,7 @@ def _alone(work: Path) -> Iterator[None]:
             "Wait until it is done, or collect into another folder.",
         ) from None
     except KeyboardInterrupt as interrupt:
-        if any(work.glob("*.safetensors")):
+        if any(work.rglob("*.safetensors")):
             interrupt.add_note(f"What was counted is kept in {work}: the same command goes on there.")
         raise
 
@@ -238,7 +240,7 @@ def _write(
     out: Path,
     ref: ModelRef,
     inputs: Inputs,
-    collector: GramCollector,
+    collector: GramCollector | Counted,
     description: str | None,
     examples: Any,
     seed: int,
@@ -251,7 +253,10 @@ def _write(
     # The model's parameter -> the name in the file, which is what the statistics are called by.
     file_names = {parameter: name for name, parameter in stored.items()}
     aliases = collector.aliases
-    sums: Mapping[str, LayerSums] = collector.sums if noise is None else with_noise(collector.sums, noise)
+    sums: Mapping[str, LayerSums] = collector.sums
+    if noise is not None:
+        assert isinstance(collector, GramCollector)  # Noise is for what was counted as a whole.
+        sums = with_noise(collector.sums, noise)
     metadata: dict[str, Any] = {
         "model": describe_model(ref),
         "task": inputs.task,
@@ -284,28 +289,6 @@ def _write(
         size=size,
         beside=beside,
     )
-
-
-def _facts(
-    ref: ModelRef, data: str, processes: Processes, network: Any, batch_tokens: int, noise: Noise | None
-) -> dict[str, Any]:
-    """All that the sums depend on; `data` is the digest of what the model is given."""
-    return {
-        "model": weight_hashes(ref),
-        "data": data,
-        "precision": str(network.dtype),
-        "device": device_of(network).type,
-        "batches": batch_tokens,
-        "noise": noise.describe() if noise else None,
-        "processes": processes.count,
-        "software": software("torch", "transformers"),
-    }
-
-
-def _wide(fisher: bool) -> Any:
-    import torch
-
-    return torch.float32 if fisher else None
 
 
 def _names(ref: ModelRef) -> list[str]:

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 def require_finite_weights(network: nn.Module, name: str) -> None:
     """Raises `NonFinite` naming the first weight of the model `name` that is not; those kept on a disk are passed
     over."""
-    for parameter, value in network.named_parameters():
+    require_finite(dict(network.named_parameters()), name)
+
+
+def require_finite(weights: Mapping[str, Tensor], name: str) -> None:
+    """The same of `weights` by their names."""
+    for parameter, value in weights.items():
         if value.is_floating_point() and not value.is_meta and not _is_finite(value):
             raise NonFinite(f"{name}: {parameter} holds NaN or infinity.", "Use a checkpoint that is not broken.")
 

@@ -29,6 +29,7 @@ from fusehub.collecting.call_kinds import Axes, Call, Recorded, is_grid, judge, 
 from fusehub.collecting.mixture_experts import find_experts, hidden_weights
 from fusehub.collecting.noise import BoundedSum
 from fusehub.collecting.probes import changed, masks_of, repeated, unpadded
+from fusehub.collecting.ways import Whole
 from fusehub.errors import FuseHubError
 from fusehub.models.loading import running
 from fusehub.statistics.grams import GramSum
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from fusehub.collecting.mixture_experts import FusedExperts
     from fusehub.collecting.probes import Batch
+    from fusehub.collecting.ways import Way
     from fusehub.models.layout import Linear, Part
 
 
@@ -75,7 +77,8 @@ class GramCollector:
     `parts` are the matrices of fused experts (see `Layout.parts`). `share=False` computes each layer's gram on its
     own. `verdicts` says what earlier runs found of single layers, by weight: `alone` (shares its input with no
     other), `rows` or `uncounted` (the kinds of its calls). `bounds` are how long rows may be,
-    by weight: then an example counts once (see `fusehub.collecting.noise`). Errors call the model `name`.
+    by weight: then an example counts once (see `fusehub.collecting.noise`). `way` runs the model where it is not run
+    as a whole. Errors call the model `name`.
     """
 
     def __init__(
@@ -88,8 +91,10 @@ class GramCollector:
         verdicts: Mapping[str, str] | None = None,
         bounds: Mapping[str, float] | None = None,
         name: str = "The model",
+        way: Way | None = None,
     ) -> None:
         self._model, self._name = model, name
+        self._way = way or Whole(model)
         self._share = share
         self._verdicts = dict(verdicts or {})
         experts = find_experts(model, parts or {})
@@ -166,7 +171,7 @@ class GramCollector:
     @property
     def device(self) -> torch.device:
         """Where a batch must be: where the model begins."""
-        return device_of(self._model)
+        return self._way.device
 
     @property
     def weights(self) -> list[str]:
@@ -233,7 +238,7 @@ class GramCollector:
 
     def _hook(self, watched: _Watched) -> Callable[..., None]:
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self._recording is None and self._masks is None:
+            if not self._way.live or (self._recording is None and self._masks is None):
                 return
             given = [*args, *kwargs.values()]
             if self._recording is not None:
@@ -255,7 +260,7 @@ class GramCollector:
         self._recording = recorded
         try:
             with torch.inference_mode(), running(self._name):
-                self._model(**batch)
+                self._way.run(batch)
         finally:
             self._recording = None
         calls: dict[str, list[Recorded]] = {}
@@ -377,18 +382,6 @@ class GramCollector:
             if not possible(count, axes):
                 raise Misjudged(watched.weight, "uncounted")
         return rows
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model takes its inputs: where its first weight is, or is brought to by accelerate when it is needed."""
-    import torch
-
-    places = getattr(model, "hf_device_map", None)
-    if places:
-        # What is kept on the disk or in memory is run on the accelerator, if there is one in the map.
-        running = next((place for place in places.values() if place not in ("cpu", "disk")), "cpu")
-        return torch.device(running)
-    return next(model.parameters()).device
 
 
 def _parts_of(weight: str, parts: Mapping[str, Part]) -> list[str]:

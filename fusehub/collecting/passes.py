@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.collecting.finite import require_finite_pass, require_finite_sums
 from fusehub.collecting.fisher_collector import FisherCollector
-from fusehub.collecting.gram_collector import GramCollector, Misjudged, device_of
+from fusehub.collecting.gram_collector import GramCollector, Misjudged
 from fusehub.collecting.noise import Noise, row_bounds
 from fusehub.collecting.resume import Saved
+from fusehub.collecting.ways import device_of
 from fusehub.data.trial import random_batch, vocabulary_of
 from fusehub.errors import FuseHubError
 from fusehub.models.layout import Layout, linears_of
@@ -88,7 +89,7 @@ def count_inputs(
             one = _Pass(network, collector, inputs, processes, saves, verdicts, progress, name, fisher)
             learned = one.run(batch_tokens, saved)
         if not learned:
-            _add_up(collector, processes)
+            add_up_sums(collector, processes)
             require_finite_sums(collector.sums, name)
             if fisher is not None:
                 examples = torch.tensor([fisher.examples])
@@ -182,7 +183,7 @@ class _Pass:
         self.saves.write(Saved(tensors | fisher, state | {"fisher": examples}))
 
 
-def _add_up(collector: GramCollector, processes: Processes) -> None:
+def add_up_sums(collector: GramCollector, processes: Processes) -> None:
     """Adds the sums of all processes, layer by layer, in every one of them; who saw nothing takes part with zeros."""
     import torch
 

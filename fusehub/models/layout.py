@@ -21,6 +21,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import Incompatible, first_line
+from fusehub.models.blocks import blocks_of
 from fusehub.models.ref import ModelRef
 from fusehub.models.tasks import class_name_of, has_labels, load_config
 from fusehub.models.tensor_files import require_few
@@ -151,6 +152,11 @@ class Layout:
         """What a checkpoint need not have."""
         always = "(position_ids|token_type_ids|num_batches_tracked)$"
         return re.compile("|".join([always, *may_be_missing(self._model)]))
+
+    @property
+    def blocks(self) -> list[str]:
+        """The repeated blocks that hold linear layers."""
+        return blocks_of(self._model, [linear.module for linear in self.linears.values()])
 
     @property
     def embeddings(self) -> tuple[str, ...]:

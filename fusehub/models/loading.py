@@ -66,9 +66,7 @@ def load_model(
             "random numbers.",
             "Does config.json name the architecture of these weights?",
         )
-    if not task.of_images and model.config.pad_token_id is None:
-        # GPT-2 and Llama classify the last token that is not padding, and refuse batches if they do not know it.
-        model.config.pad_token_id = load_tokenizer(ref).pad_token_id
+    tell_padding(model, ref)
     if spread:
         return model.eval()
     if not has_float64(device):
@@ -76,6 +74,13 @@ def load_model(
             if parameter.dtype == torch.float64:
                 parameter.data = parameter.data.float()
     return moved(model, device).eval()
+
+
+def tell_padding(model: PreTrainedModel, ref: ModelRef) -> None:
+    """Has the model know its padding: GPT-2 and Llama classify the last token that is none, and refuse batches if they
+    do not know it."""
+    if not task_of(ref.config, ref.name).of_images and model.config.pad_token_id is None:
+        model.config.pad_token_id = load_tokenizer(ref).pad_token_id
 
 
 def moved(model: PreTrainedModel, device: str | torch.device) -> PreTrainedModel:

@@ -41,7 +41,7 @@ def load_for_counting(
     `device` is another than that of the process, `dtype` for what needs one of its own.
     """
     place = own_device(processes, device)
-    dtype = dtype or _precision(ref, place)
+    dtype = dtype or precision(ref, place)
     if device_map is None and not (processes.count == 1 and _too_large(ref, place, dtype)):
         return load_model(ref, dtype=dtype, device=place)
     if processes.count > 1:
@@ -60,9 +60,9 @@ def load_to_run(ref: ModelRef) -> PreTrainedModel:
     if processes.count > 1:
         raise FuseHubError(f"{processes.count} processes cannot merge together.", "Start one, without torchrun.")
     place = str(processes.device)
-    dtype = _precision(ref, place)
+    dtype = precision(ref, place)
     if _too_large(ref, place, dtype):
-        return load_model(ref, dtype=_precision(ref, "cpu"), device="cpu")
+        return load_model(ref, dtype=precision(ref, "cpu"), device="cpu")
     return load_model(ref, dtype=dtype, device=place)
 
 
@@ -75,7 +75,8 @@ def own_device(processes: Processes, name: Device | None) -> str:
     return str(own) if name in (None, "auto", own.type) else find_device(name)
 
 
-def _precision(ref: ModelRef, device: str) -> torch.dtype | None:
+def precision(ref: ModelRef, device: str) -> torch.dtype | None:
+    """What a model is counted in on the device; None for what it is stored in."""
     import torch
 
     if torch.device(device).type != "cpu":

@@ -8,6 +8,7 @@ them, an `Incompatible` says which, and which versions work.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 from fusehub.errors import Incompatible, first_line
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    import torch
+    from transformers import PreTrainedModel
 
 KNOWN = ("5.21", "5.23")
 """The oldest and the newest version that this was tried with."""
@@ -61,11 +63,19 @@ def _internal(what: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
 
 
 @_internal("which class a config is made into")
-def model_class(architecture: str) -> Callable[[PretrainedConfig], PreTrainedModel] | None:
-    """What makes a model of random numbers from a config; None for a class that transformers does not have."""
+def model_class(architecture: str) -> Callable[..., PreTrainedModel] | None:
+    """What makes a model of random numbers from a config, and in the dtype that is said; None for a class that
+    transformers does not have."""
     import transformers
 
     return getattr(getattr(transformers, architecture, None), "_from_config", None)
+
+
+@_internal("which parameters it keeps in float32 whatever the model is loaded in")
+def kept_wide(model: PreTrainedModel, dtype: torch.dtype) -> list[str]:
+    """The names of those parameters, where the model is loaded in `dtype`."""
+    patterns = [pattern.replace("*", ".*") for pattern in model._get_dtype_plan(dtype)]
+    return [name for name, _ in model.named_parameters() if any(re.search(pattern, name) for pattern in patterns)]
 
 
 @_internal("how the names in a file become parameters")

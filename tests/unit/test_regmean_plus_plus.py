@@ -16,10 +16,11 @@ from fusehub.collecting.collect import collect
 from fusehub.data.examples import load_examples
 from fusehub.data.inputs import Inputs
 from fusehub.errors import BadData, BadRecipe, Incompatible, NotFound
-from fusehub.merging.engine.block_runner import Runner, blocks_of
+from fusehub.merging.engine.block_runner import Runner
 from fusehub.merging.merge import merge
 from fusehub.merging.recipe import Recipe
 from fusehub.merging.result import MergeResult
+from fusehub.models.blocks import blocks_of
 from fusehub.models.loading import load_model
 from fusehub.models.resolve import resolve
 from fusehub.publishing.cards.merge_card import model_card

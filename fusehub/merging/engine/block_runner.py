@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fusehub.utils.extras import needs
+from fusehub.models.blocks import list_of
+from fusehub.utils.memory import available_memory
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,18 +29,6 @@ _CLOSE = 1e-3
 
 class _Reached(Exception):
     """The model has been run as far as was asked for."""
-
-
-def blocks_of(model: nn.Module, holding: Sequence[str]) -> list[str]:
-    """Names of the repeated blocks that hold the modules `holding`: the children of the outermost lists of modules."""
-    from torch import nn
-
-    lists: dict[str, int] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in lists):
-            lists[name] = len(module)
-    blocks = [f"{name}.{number}" for name, length in lists.items() for number in range(length)]
-    return [block for block in blocks if any(f"{name}.".startswith(f"{block}.") for name in holding)]
 
 
 class Runner:
@@ -58,7 +47,7 @@ class Runner:
         self._kept: dict[str, dict[Hashable, tuple[int, Any]]] = {}
         self._single: dict[str, bool] = {}
         self._bytes = 0
-        self._room = _ROOM * _free_memory()
+        self._room = _ROOM * available_memory()
         self._keeping = True
         self._seen: list[Tensor] | None = None
         self.order: list[str] = []
@@ -88,8 +77,8 @@ class Runner:
         self._place = {name: place for place, name in enumerate(self.order)}
         # Only what a list of blocks gives to the next is kept, and only where each is called once.
         self._single = {
-            own: all(self._calls.get(name) == 1 for name in self._names if _list_of(name) == own)
-            for own in {_list_of(name) for name in self._names}
+            own: all(self._calls.get(name) == 1 for name in self._names if list_of(name) == own)
+            for own in {list_of(name) for name in self._names}
             if isinstance(self._network.get_submodule(own), nn.ModuleList)
         }
 
@@ -135,7 +124,7 @@ class Runner:
             self._network(**batch)
 
     def _standing_in(self, name: str) -> Any:
-        forward, own = self._forwards[name], _list_of(name)
+        forward, own = self._forwards[name], list_of(name)
 
         def stand_in(*args: Any, **kwargs: Any) -> Any:
             if self._learning:
@@ -172,10 +161,6 @@ class Runner:
                 self._keeping = False
                 self.forget()
         return output
-
-
-def _list_of(name: str) -> str:
-    return name.rpartition(".")[0]
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -221,10 +206,3 @@ def _same(a: Tensor, b: Tensor) -> bool:
     import torch
 
     return a.shape == b.shape and torch.allclose(a, b, rtol=_CLOSE, atol=_CLOSE)
-
-
-def _free_memory() -> int:
-    """Bytes that programs can still have."""
-    with needs("collect", "Counting block by block"):
-        import psutil
-    return psutil.virtual_memory().available

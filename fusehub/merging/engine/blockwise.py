@@ -16,15 +16,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fusehub.collecting.gram_collector import GramCollector, Misjudged, device_of
+from fusehub.collecting.gram_collector import GramCollector, Misjudged
 from fusehub.collecting.passes import BATCH_TOKENS
 from fusehub.collecting.probes import unpadded
 from fusehub.collecting.routing import FEWEST_ROWS, mixture_of, mixture_rows, shares_of
+from fusehub.collecting.ways import device_of
 from fusehub.errors import Incompatible
-from fusehub.merging.engine.block_runner import Runner, blocks_of
+from fusehub.merging.engine.block_runner import Runner
 from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan
 from fusehub.merging.sources.data_at_hand import CountedLayer
+from fusehub.models.blocks import blocks_of
 from fusehub.models.checkpoint import Checkpoint
 from fusehub.models.layout import linears_of
 from fusehub.models.placement import load_to_run

@@ -1,0 +1,222 @@
+"""One model counted over its inputs: as a whole, or block by block where that is asked for or the whole would not fit.
+
+counting = Counting(ref, inputs, processes, work, seen)
+counted = counting.by_blocks("compact") if counting.is_by_blocks("auto") else counting.whole(folder)[0]
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fusehub.collecting.block_work import FOLDER, BlockWork
+from fusehub.collecting.by_blocks import BLOCK_BATCH_TOKENS, ByBlocks, Counted
+from fusehub.collecting.finite import require_finite_weights
+from fusehub.collecting.fisher_collector import FisherCollector
+from fusehub.collecting.noise import Noise
+from fusehub.collecting.passes import BATCH_TOKENS, FISHER_BATCH_TOKENS, count_inputs
+from fusehub.collecting.resume import EVERY, Saves
+from fusehub.collecting.room import Needs, Stream, is_better_by_blocks, require_disk, require_memory
+from fusehub.collecting.ways import device_of
+from fusehub.errors import FuseHubError, Indivisible
+from fusehub.hub.client import software
+from fusehub.models.checkpoint import Checkpoint, weight_hashes
+from fusehub.models.layout import Layout, layout_of
+from fusehub.models.placement import load_for_counting, own_device, precision
+from fusehub.models.skeleton import Skeleton
+from fusehub.models.tasks import load_config
+from fusehub.utils.devices import Device, find_dtype
+from fusehub.utils.progress import Progress, silent
+
+if TYPE_CHECKING:
+    import torch
+
+    from fusehub.collecting.gram_collector import GramCollector
+    from fusehub.data.inputs import Inputs
+    from fusehub.models.resolve import ModelRef
+    from fusehub.utils.processes import Processes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Counting:
+    """What both ways are given; `seen` is the digest of the inputs, `work` the folder of what has been done."""
+
+    ref: ModelRef
+    inputs: Inputs
+    processes: Processes
+    work: Path
+    seen: str
+    batch_tokens: int | None = None
+    device: Device | None = None
+    progress: Progress = silent
+    _saves: Saves | None = field(default=None, init=False)
+
+    def is_by_blocks(self, stream: Stream) -> bool:
+        """Whether the model is read block by block; where `auto` chooses, the same in all processes.
+
+        A run that was begun so goes on so.
+        """
+        if stream != "auto":
+            return stream == "on"
+        begun = (self.work / FOLDER).is_dir()
+        batch = self.batch_tokens or BATCH_TOKENS
+        chosen = begun or (bool(self._layout.blocks) and is_better_by_blocks(self._needs, batch, self._place))
+        return any(self.processes.agree(chosen))
+
+    def by_blocks(self, size: str, *, required: bool = True) -> Counted | None:
+        """The sums of all inputs, block by block; `size` is that of the result, for the room that it takes.
+
+        Where the model cannot be run so, raises `Indivisible` if it is `required`; otherwise says so and gives None.
+        Raises `NoMemory` and `NoSpace`.
+        """
+        require_memory(self.ref.name, self._needs, by_blocks=True)
+        self._forget("process-*.safetensors", "as a whole")
+        batch_tokens = self.batch_tokens or BLOCK_BATCH_TOKENS
+        with Checkpoint(self.ref) as checkpoint:
+            try:
+                skeleton = Skeleton(self.ref, checkpoint, dtype=precision(self.ref, self._place), device=self._place)
+                facts = self._agreed(str(skeleton.network.dtype), skeleton.device, batch_tokens)
+                work = BlockWork(self.work, facts, self.processes)
+                if not work.state.done:
+                    require_disk(self.ref.name, self._needs, self.work, self.inputs, size)
+                run = ByBlocks(
+                    skeleton,
+                    self._layout,
+                    self.inputs,
+                    self.processes,
+                    work,
+                    batch_tokens=batch_tokens,
+                    progress=self.progress,
+                )
+                return run.run()
+            except Indivisible as error:
+                self.remove_work()
+                if required:
+                    raise
+                logger.warning("%s", error.what)
+                return None
+
+    def whole(
+        self,
+        offloaded: Path,
+        *,
+        device_map: Literal["auto"] | None = None,
+        max_memory: Mapping[str, int] | None = None,
+        noise: Noise | None = None,
+        fisher: bool = False,
+        fisher_samples: int | None = None,
+        seed: int = 0,
+        save_every: float = EVERY,
+        why_whole: str | None = None,
+    ) -> tuple[GramCollector, FisherCollector | None]:
+        """The sums of all inputs, with the model in memory; what accelerate offloads lies in the folder `offloaded`.
+
+        `why_whole` says why it cannot be read block by block, where that is so. Raises `NoMemory`.
+        """
+        if self._place == "cpu" and device_map is None:
+            require_memory(self.ref.name, self._needs, by_blocks=False, why_whole=why_whole)
+        self._forget(FOLDER, "block by block")
+        network = load_for_counting(
+            self.ref,
+            self.processes,
+            offloaded,
+            device=self.device,
+            # Squares of gradients do not fit into half precision.
+            dtype=find_dtype("float32") if fisher else None,
+            device_map=device_map,
+            max_memory=max_memory,
+        )
+        require_finite_weights(network, self.ref.name)
+        gradients = None
+        if fisher:
+            mask = getattr(self.inputs.processor, "mask_token_id", None)
+            gradients = FisherCollector(
+                network, self.inputs.task, seed=seed, samples=fisher_samples, mask_token_id=mask
+            )
+        batch_tokens = self.batch_tokens or (FISHER_BATCH_TOKENS if fisher else BATCH_TOKENS)
+        facts = self._agreed(
+            str(network.dtype),
+            device_of(network).type,
+            batch_tokens,
+            noise=noise.describe() if noise else None,
+            fisher=gradients.description if gradients else None,
+        )
+        self._saves = Saves(self.work, facts, self.processes, every=save_every)
+        collector = count_inputs(
+            network,
+            self._layout,
+            self.inputs,
+            self.processes,
+            self._saves,
+            name=self.ref.name,
+            batch_tokens=batch_tokens,
+            noise=noise,
+            fisher=gradients,
+            progress=self.progress,
+        )
+        return collector, gradients
+
+    def remove_work(self) -> None:
+        """Removes what was kept of a run, the main process all of it."""
+        if not self.processes.is_main:
+            return
+        for path in [self.work / FOLDER, *self.work.glob("process-*")]:
+            _remove(path)
+        try:
+            self.work.rmdir()
+        except OSError:
+            pass  # Nothing was ever kept.
+
+    @cached_property
+    def _layout(self) -> Layout:
+        return layout_of(load_config(self.ref))
+
+    @cached_property
+    def _place(self) -> str:
+        return own_device(self.processes, self.device)
+
+    @cached_property
+    def _needs(self) -> Needs:
+        stored = self.ref.config.get("dtype") or self.ref.config.get("torch_dtype")
+        return Needs.of(self._layout, precision(self.ref, self._place) or find_dtype(stored) or _float32())
+
+    def _agreed(self, dtype: str, device: str, batch_tokens: int, **more: Any) -> dict[str, Any]:
+        """All that the sums depend on. Raises `FuseHubError` where it is not the same in all processes."""
+        facts = {
+            "model": weight_hashes(self.ref),
+            "data": self.seen,
+            "precision": dtype,
+            "device": device,
+            "batches": batch_tokens,
+            "processes": self.processes.count,
+            "software": software("torch", "transformers"),
+            **more,
+        }
+        if any(other != facts for other in self.processes.agree(facts)):
+            raise FuseHubError(
+                "The processes do not read the same model and data.", "Give all of them the same files and versions."
+            )
+        return facts
+
+    def _forget(self, pattern: str, how: str) -> None:
+        """Removes what a run of the other way left, which is no use to this one."""
+        for path in list(self.work.glob(pattern)) if self.processes.is_main else ():
+            logger.warning("An earlier run was stopped, but counted the model %s: starting anew.", how)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _float32() -> torch.dtype:
+    import torch
+
+    return torch.float32

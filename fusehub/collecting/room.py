@@ -1,0 +1,138 @@
+"""Whether a model is counted as a whole or block by block, and whether there is room for it: told from its config and
+the texts, before any weight is read.
+
+What is refused is what cannot be: the weights that must be in memory at a time, with their grams, are more than there
+is. What is chosen by itself leaves room for what is computed on the way.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from fusehub.errors import NoMemory, NoSpace
+from fusehub.models.blocks import block_of
+from fusehub.utils.formats import size as words
+from fusehub.utils.memory import available_memory
+
+if TYPE_CHECKING:
+    import torch
+
+    from fusehub.data.inputs import Inputs
+    from fusehub.models.layout import Layout, Linear
+
+Stream = Literal["auto", "on", "off"]
+
+# What a forward keeps of its widest layer at a time: a gated layer has two inputs to a product, the product, a copy.
+_WIDE = 4
+# Bytes of statistics for each byte of grams in float32.
+_STORED = {"full": 1.0, "half": 0.5, "compact": 0.25, "tiny": 0.05}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes, at least: of a whole model and of its parts."""
+
+    weights: int
+    grams: int
+    block: int
+    """The largest block, with its grams."""
+    outside: int
+    """The largest tensor outside of the blocks."""
+    width: int
+    """Of what goes from block to block, for a token."""
+    forward: int
+    """What is computed on the way, for a token."""
+
+    @classmethod
+    def of(cls, layout: Layout, dtype: torch.dtype) -> Needs:
+        """Those of the architecture, with its weights in `dtype`."""
+        weights = dict.fromkeys(layout.blocks, 0)
+        inside: dict[str | None, list[Linear]] = {block: [] for block in weights}
+        for linear in layout.linears.values():
+            inside.setdefault(block_of(linear.module, weights), []).append(linear)
+        total = outside = 0
+        for name, shape in layout.shapes.items():
+            if name in layout.tied:
+                continue
+            nbytes = math.prod(shape) * dtype.itemsize
+            total += nbytes
+            block = block_of(name, weights)
+            if block is None:
+                outside = max(outside, nbytes)
+            else:
+                weights[block] += nbytes
+        widest = max((own.in_features for own in layout.linears.values()), default=1)
+        first = next((inside[block][0].in_features for block in weights), widest)
+        return cls(
+            weights=total,
+            grams=_grams(layout.linears.values()),
+            block=max((nbytes + _grams(inside[block]) for block, nbytes in weights.items()), default=total),
+            outside=outside,
+            width=first * dtype.itemsize,
+            forward=_WIDE * widest * dtype.itemsize,
+        )
+
+    @property
+    def whole(self) -> int:
+        """Of a model that is counted as a whole."""
+        return self.weights + self.grams
+
+    @property
+    def by_blocks(self) -> int:
+        """Of one that is counted block by block."""
+        return max(self.block, self.outside)
+
+
+def is_better_by_blocks(needs: Needs, batch_tokens: int, device: str) -> bool:
+    """Whether the whole model would not fit into what memory of the device is left, with what is computed on the way.
+
+    A model that is spread over devices is read anew for each batch.
+    """
+    import torch
+
+    there = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else available_memory()
+    return needs.whole + batch_tokens * needs.forward > there
+
+
+def require_memory(name: str, needs: Needs, *, by_blocks: bool, why_whole: str | None = None) -> None:
+    """Raises `NoMemory` where the model called `name` cannot be counted in the memory that is left, whichever texts
+    there are. `why_whole` says why it cannot be counted block by block."""
+    needed, there = needs.by_blocks if by_blocks else needs.weights, available_memory(swap=True)
+    if needed <= there:
+        return
+    if by_blocks:
+        raise NoMemory(
+            f"Counting {name} block by block takes {words(needed)} of memory at the least (its largest block, with "
+            f"the grams of it), and {words(there)} are left.",
+            "Give it more memory, or end what else takes it.",
+        )
+    raise NoMemory(
+        f"{name} has {words(needed)} of weights, and {words(there)} of memory are left.",
+        f"{why_whole} Do it on a larger machine, or leave that out."
+        if why_whole
+        else "Have it read block by block: --stream on.",
+    )
+
+
+def require_disk(name: str, needs: Needs, work: Path, inputs: Inputs, size: str) -> None:
+    """Raises `NoSpace` where the disk of the folder `work` has no room for what a run block by block keeps on it."""
+    # What one block gave, and what the next gives; all sums in float32; the result.
+    needed = 2 * inputs.tokens * needs.width + needs.grams + int(needs.grams * _STORED[size])
+    there = shutil.disk_usage(next(folder for folder in (work, *work.absolute().parents) if folder.exists())).free
+    if needed > there:
+        raise NoSpace(
+            f"Counting {name} block by block keeps about {words(needed)} at {work}, and the disk there has "
+            f"{words(there)} left.",
+            "Make room there, or write to another disk; fewer texts (--limit) and a smaller --size take less.",
+        )
+
+
+def _grams(linears: Iterable[Linear]) -> int:
+    """Bytes of their triangles in float32, where layers of one module and one width share them."""
+    shared = {(own.weight.rsplit(".", 2)[0], own.in_features) for own in linears}
+    return sum(4 * size * (size + 1) // 2 for _, size in shared)

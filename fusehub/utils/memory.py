@@ -1,0 +1,75 @@
+"""How much memory this process can still take, whoever limits it: the machine, a container, or the user.
+
+available_memory()      # bytes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from fusehub.utils.extras import needs
+
+# Where control groups are found, of the first version and the second: limit, what is used, and what of that is cache
+# that the system gives back when it is asked for memory.
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2 = ("memory.max", "memory.current", "inactive_file")
+_GROUPS = Path("/sys/fs/cgroup")
+# What the first version says where there is no limit is a little below 2 ** 63.
+_UNLIMITED = 2**62
+
+
+def available_memory(*, swap: bool = False) -> int:
+    """Bytes: what the machine has free, or less where a control group (as of a container) or a limit of the process
+    (`ulimit -v`, `ulimit -d`) allows less; with what is free of its `swap`, which is slow."""
+    with needs("collect", "Models larger than memory"):
+        import psutil
+
+    free = psutil.virtual_memory().available + (psutil.swap_memory().free if swap else 0)
+    return max(0, min([free, *_limits_of_process(), *_limits_of_groups()]))
+
+
+def _limits_of_process() -> Iterator[int]:
+    import psutil
+
+    try:
+        import resource
+    except ImportError:  # As on Windows.
+        return
+    taken = psutil.Process().memory_info()
+    for kind, used in ((resource.RLIMIT_AS, taken.vms), (resource.RLIMIT_DATA, getattr(taken, "data", 0))):
+        most, _ = resource.getrlimit(kind)
+        if most != resource.RLIM_INFINITY:
+            yield most - used
+
+
+def _limits_of_groups() -> Iterator[int]:
+    """What is left in each control group that this process is in, and in those around them."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        home, names = (_GROUPS / "memory", _V1) if kinds else (_GROUPS, _V2)
+        # In a container, the path may be that of the host, which is not there: its own group is the root then.
+        own = home / path.lstrip("/")
+        for folder in (own, *own.parents):
+            if (left := _left_in(folder, names)) is not None:
+                yield left
+            if folder == home:
+                break
+
+
+def _left_in(folder: Path, names: tuple[str, str, str]) -> int | None:
+    limit, used, cache = names
+    try:
+        most, taken = (folder / limit).read_text().strip(), int((folder / used).read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    if not most.isdecimal() or int(most) >= _UNLIMITED:
+        return None
+    return int(most) - taken + int(stat.get(cache, 0))
