@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.collecting.finite import require_finite
 from fusehub.collecting.kept_outputs import KeptOutputs, is_plain, tensors_in
+from fusehub.errors import first_line
 from fusehub.models.blocks import list_of
+from fusehub.models.loading import is_of_files
 from fusehub.models.skeleton import Skeleton, indivisible
 
 if TYPE_CHECKING:
@@ -87,7 +89,9 @@ class BlockForward:
         self._load_frame(everything=not done)
 
     def close(self) -> None:
-        """The modules have their own forwards again."""
+        """The modules have their own forwards again, and no block is in memory."""
+        if self._current is not None:
+            self._skeleton.drop(self._skeleton.inside(self._current))
         for handle in self._handles:
             handle.remove()
         for module in self._replaced:
@@ -199,6 +203,11 @@ class BlockForward:
         try:
             output = self.run(probe)
             return self._seen + list(tensors_in(output))
+        except Exception as error:
+            if not is_of_files(error):
+                raise
+            # Of what a block needs and was not given, or of the model's own: run whole, it says which.
+            raise indivisible(f"it fails when it is ({type(error).__name__}: {first_line(error)})") from error
         finally:
             self._seen, self._garbage = None, False
 
@@ -218,7 +227,10 @@ class BlockForward:
                 self._seen += list(tensors_in([*args, kwargs]))
             if self._garbage:
                 raise _Reached
+            before = _state_of([args, kwargs]) if self._probing else None
             output = forward(*args, **kwargs)
+            if before is not None and before != _state_of([args, kwargs]):
+                raise indivisible(f"{name} writes into what all blocks are given")
             if not is_plain(output):
                 raise indivisible(f"{name} gives something else than tensors ({type(output).__name__})")
             self._kept.write(len(self.done), self._key, output)
@@ -278,6 +290,22 @@ def _output_of(network: Any) -> nn.Module | None:
     except (NotImplementedError, AttributeError):  # What transformers raises for a class that has none.
         return None
     return output
+
+
+def _state_of(value: Any) -> Any:
+    """What tells whether something was put into a list, a mapping or an object, or taken out: which things are in it.
+
+    Numbers of tensors are not looked at.
+    """
+    import torch
+
+    if isinstance(value, dict):
+        return {key: _state_of(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_state_of(item) for item in value]
+    if isinstance(value, torch.Tensor) or not hasattr(value, "__dict__") or isinstance(value, type):
+        return id(value)
+    return {name: [id(item), len(item) if hasattr(item, "__len__") else 0] for name, item in vars(value).items()}
 
 
 def _filled(value: Any, random: bool) -> Any:

@@ -77,6 +77,8 @@ class Counting:
         Raises `NoMemory` and `NoSpace`.
         """
         require_memory(self.ref.name, self._needs, by_blocks=True)
+        if not (self.work / FOLDER).is_dir():
+            require_disk(self.ref.name, self._needs, self.work, self.inputs, size)
         self._forget("process-*.safetensors", "as a whole")
         batch_tokens = self.batch_tokens or BLOCK_BATCH_TOKENS
         with Checkpoint(self.ref) as checkpoint:
@@ -84,8 +86,6 @@ class Counting:
                 skeleton = Skeleton(self.ref, checkpoint, dtype=precision(self.ref, self._place), device=self._place)
                 facts = self._agreed(str(skeleton.network.dtype), skeleton.device, batch_tokens)
                 work = BlockWork(self.work, facts, self.processes)
-                if not work.state.done:
-                    require_disk(self.ref.name, self._needs, self.work, self.inputs, size)
                 run = ByBlocks(
                     skeleton,
                     self._layout,

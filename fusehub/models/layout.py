@@ -155,8 +155,8 @@ class Layout:
 
     @property
     def blocks(self) -> list[str]:
-        """The repeated blocks that hold linear layers."""
-        return blocks_of(self._model, [linear.module for linear in self.linears.values()])
+        """The repeated blocks that hold linear layers, and are more than one by itself."""
+        return blocks_of(self._model, [linear.module.rpartition(".")[0] for linear in self.linears.values()])
 
     @property
     def embeddings(self) -> tuple[str, ...]:

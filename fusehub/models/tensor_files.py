@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusehub.errors import BadFile, UnsafeFile, first_line, shortly
+from fusehub.errors import BadFile, NoMemory, UnsafeFile, first_line, shortly
 from fusehub.utils.limits import HEADER_BYTES, PICKLE_BYTES, SHARED, TENSORS
 
 if TYPE_CHECKING:
@@ -130,6 +130,12 @@ class SafetensorsFile(TensorFile):
                     name: TensorInfo(view.get_dtype(), tuple(view.get_shape())) for name, view in views.items()
                 }
                 self.metadata = file.metadata() or {}
+        except MemoryError as error:
+            # The library maps the file to look at it, which takes addresses and no memory.
+            raise NoMemory(
+                f"{owner}: {path.name} cannot be mapped: a limit on addresses (ulimit -v) is below its size.",
+                "Limit memory by a control group or `ulimit -d` instead, or save the model in smaller shards.",
+            ) from error
         except (SafetensorError, OSError) as error:
             raise BadFile(
                 f"{owner}: {path.name} is truncated or corrupt ({first_line(error)}).",
