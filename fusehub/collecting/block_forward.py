@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 from fusehub.collecting.finite import require_finite
 from fusehub.collecting.kept_outputs import KeptOutputs, is_plain, tensors_in
 from fusehub.errors import first_line
-from fusehub.models.blocks import list_of
 from fusehub.models.loading import is_of_files
-from fusehub.models.skeleton import Skeleton, indivisible
+from fusehub.models.piecewise.blocks import list_of
+from fusehub.models.piecewise.skeleton import Skeleton, indivisible
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.collecting.kept_outputs import KeptOutputs
-from fusehub.models.blocks import list_of
 from fusehub.models.checkpoint import write_tensors
+from fusehub.models.piecewise.blocks import list_of
 from fusehub.models.tensor_files import SafetensorsFile
 from fusehub.statistics.grams import GramSum
 from fusehub.utils.places import place_errors

@@ -22,9 +22,9 @@ from fusehub.collecting.finite import require_finite_pass, require_finite_sums
 from fusehub.collecting.gram_collector import GramCollector, Misjudged
 from fusehub.collecting.passes import add_up_sums
 from fusehub.collecting.probes import changed, unpadded
-from fusehub.models.blocks import block_of
 from fusehub.models.layout import linears_of
-from fusehub.models.skeleton import Skeleton, indivisible
+from fusehub.models.piecewise.blocks import block_of
+from fusehub.models.piecewise.skeleton import Skeleton, indivisible
 from fusehub.utils.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ class ByBlocks:
             },
             verdicts=self._work.state.verdicts,
             way=way,
+            name=self._skeleton.name,
         )
 
     def _is_watched(self, name: str, block: str | None) -> bool:

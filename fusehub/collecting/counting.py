@@ -27,8 +27,8 @@ from fusehub.errors import FuseHubError, Indivisible
 from fusehub.hub.client import software
 from fusehub.models.checkpoint import Checkpoint, weight_hashes
 from fusehub.models.layout import Layout, layout_of
+from fusehub.models.piecewise.skeleton import Skeleton
 from fusehub.models.placement import load_for_counting, own_device, precision
-from fusehub.models.skeleton import Skeleton
 from fusehub.models.tasks import load_config
 from fusehub.utils.devices import Device, find_dtype
 from fusehub.utils.progress import Progress, silent

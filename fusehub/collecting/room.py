@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fusehub.errors import NoMemory, NoSpace
-from fusehub.models.blocks import block_of
+from fusehub.models.piecewise.blocks import block_of
 from fusehub.utils.formats import size as words
 from fusehub.utils.memory import available_memory
 

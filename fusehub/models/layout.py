@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import Incompatible, first_line
-from fusehub.models.blocks import blocks_of
+from fusehub.models.piecewise.blocks import blocks_of
 from fusehub.models.ref import ModelRef
 from fusehub.models.tasks import class_name_of, has_labels, load_config
 from fusehub.models.tensor_files import require_few

@@ -18,7 +18,16 @@ from space.render.offers import OFFERS, fix_of, pressed
 ROOT = Path(__file__).parents[2]
 OPTION = re.compile(r"(?:^|[\s(`'\"])(--[a-z][a-z-]+)")
 # What the app never asks for: noise, devices, tuning, saved plans, plug-ins, statistics that are added up.
-NOT_OF_THE_APP = {"--noise", "--device", "--device-map", "--tune", "--tune-over", "--tune-weights", "--save-plan"}
+NOT_OF_THE_APP = {
+    "--noise",
+    "--device",
+    "--device-map",
+    "--stream",
+    "--tune",
+    "--tune-over",
+    "--tune-weights",
+    "--save-plan",
+}
 NOT_OF_THE_APP |= {"--disjoint", "--allow-few-rows", "--plugin"}
 TOLD = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, FuseHubError)}
 TOLD |= {"Finding", "_find", "unknown", "retold"}

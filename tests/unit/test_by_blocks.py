@@ -23,7 +23,7 @@ from fusehub.collecting.collect import collect
 from fusehub.collecting.kept_outputs import KeptOutputs
 from fusehub.errors import BadRecipe, Indivisible, NoMemory, NoSpace
 from fusehub.models.checkpoint import Checkpoint
-from fusehub.models.skeleton import Skeleton
+from fusehub.models.piecewise.skeleton import Skeleton
 from fusehub.statistics.file import FILENAME, Statistics
 from fusehub.utils.memory import _V1, _V2, _left_in
 from tests.unit.experts import WEIGHTS, rel, save_weights, text_file, texts_of

@@ -20,8 +20,8 @@ from fusehub.merging.engine.block_runner import Runner
 from fusehub.merging.merge import merge
 from fusehub.merging.recipe import Recipe
 from fusehub.merging.result import MergeResult
-from fusehub.models.blocks import blocks_of
 from fusehub.models.loading import load_model
+from fusehub.models.piecewise.blocks import blocks_of
 from fusehub.models.resolve import resolve
 from fusehub.publishing.cards.merge_card import model_card
 from fusehub.publishing.loadable import require_loadable

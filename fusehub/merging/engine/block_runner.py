@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fusehub.models.blocks import list_of
+from fusehub.models.piecewise.blocks import list_of
 from fusehub.utils.memory import available_memory
 
 if TYPE_CHECKING:
