@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fusehub.hub.client import client, hub_errors
 from fusehub.hub.licenses import license_of
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import ExpandModelProperty_T
 
 ANY_TASK = "any"
+Sort = Literal["downloads", "last_modified"]
 # Where few models have statistics, most that are listed are passed over; this bounds how many are looked at.
 _MOST = 1000
 _FIELDS: list[ExpandModelProperty_T] = [
@@ -99,9 +100,10 @@ def find(
     with_statistics: bool = False,
     author: str | None = None,
     limit: int = 20,
+    sort: Sort = "downloads",
     token: bool | str | None = None,
 ) -> list[FoundModel]:
-    """The `limit` most downloaded models that match all that is asked for.
+    """The first `limit` models that match all that is asked for: the most downloaded, or those changed last.
 
     Args:
         query: Words of the name.
@@ -110,11 +112,12 @@ def find(
         with_statistics: Only models whose owners have published statistics.
         author: Whose models.
         limit: How many at most.
+        sort: By what, largest or latest first: `downloads` or `last_modified`.
         token: The Hub's token; None for the one of `hf auth login` if there is one, True where there must be, False
             for none.
 
     Returns:
-        The models, the most downloaded first.
+        The models, in that order.
 
     Raises:
         NotFound: There is no such base.
@@ -133,14 +136,17 @@ def find(
         for tag in tags:
             for one in tasks:
                 infos = api.list_models(
-                    search=query, author=author, filter=tag, pipeline_tag=one, sort="downloads", expand=_FIELDS
+                    search=query, author=author, filter=tag, pipeline_tag=one, sort=sort, expand=_FIELDS
                 )
                 models = (_model(info, companions) for info in islice(infos, _MOST) if _is_model(info))
                 wanted = (model for model in models if model.statistics or not with_statistics)
                 found |= {model.id: model for model in islice(wanted, limit)}
         if with_statistics:
             found |= {model.id: model for model in _of_companions(api, companions, found, query, author, tags, tasks)}
-    listed = sorted(found.values(), key=lambda model: (-model.downloads, model.id))[:limit]
+    ordered = sorted(found.values(), key=lambda model: (-model.downloads, model.id))
+    if sort == "last_modified":
+        ordered.sort(key=lambda model: model.updated.timestamp() if model.updated else 0.0, reverse=True)
+    listed = ordered[:limit]
     # The Hub is asked about the models in a merge for what is shown alone.
     return [replace(model, base=base_of_merge(model.parents, api)) if model.parents else model for model in listed]
 

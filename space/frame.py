@@ -2,31 +2,34 @@
 
 A step is a class that makes its components, says which of them it paints (`outputs`), and paints them from a visit
 (`show`), for which it may ask the Hub with the visitor's token. `Frame.on` connects an event with a function that
-changes the visit; what it raises as a `FuseHubError` is shown at the top of the step, which is then painted anew.
+changes the visit; what it raises as a `FuseHubError` is said in the bar at the bottom (`dock`), and the step is
+painted anew.
 """
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
 import gradio as gr
 
 from fusehub.errors import LOG_IN, Action, FuseHubError
 
+from . import dock
 from .public_models import Recent
 from .render import html, offers
+from .render.nav import is_ready, nav_html
 from .setting import Setting
-from .visits import Visit, Visits
-from .workers.jobs import CANCELLED, DONE, FAILED, WAITING, Job, Jobs
+from .shelves import Shelves
+from .visits import CHECK, Visit, Visits
+from .workers.jobs import DONE, FAILED, Jobs
 from .workers.tasks import bug
 from .workers.worker import Worker
 
-STEPS = ("Pick", "Check", "Statistics", "Merge", "Compare", "Push")
 MOCK = "mock-oauth-token-for-local-dev"
 _TICK = 0.6
 
@@ -52,98 +55,138 @@ class Frame:
     jobs: Jobs
     worker: Worker
     recent: Recent
+    shelves: Shelves = field(default_factory=Shelves)
     steps: list[Any] = field(default_factory=list)
+    presses: int = 0
 
     def layout(self) -> None:
         """Key, navigation, and the panel of work. Called once, inside the page."""
         self.key = gr.State("")
         self.nav = gr.HTML(nav_html(None), js_on_load=html.PRESS, elem_classes="fh-nav-box")
-        self.work = gr.HTML("", js_on_load=html.PRESS, elem_classes="fh-maybe")
+        with gr.Column(elem_classes="fh-dock"):
+            gr.HTML(dock.BUSY)
+            self.message = gr.HTML("", js_on_load=dock.MESSAGE, elem_classes="fh-maybe")
+            self.work = gr.HTML("", js_on_load=html.PRESS, elem_classes="fh-maybe")
         self.timer = gr.Timer(_TICK, active=False)
         self.columns: list[gr.Column] = []
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.nav, self.work, self.timer]
+        return [self.nav, self.message, self.work, self.timer]
+
+    def visit_of(self, request: gr.Request, key: str) -> Visit:
+        """The visit behind what a page asks for. Raises `NotFound` where it has ended."""
+        return self.visits.of(key, request.session_hash)
 
     def paint(self, visit: Visit) -> list[Any]:
         """What `outputs` show for this visit."""
-        working = visit.job is not None and visit.job.is_open
-        return [nav_html(visit), self._work_html(visit), gr.Timer(active=working)]
+        job = visit.job if visit.job is not None and visit.job.is_open else None
+        said = visit.notices.get(visit.step, "")
+        work = dock.running(job, self.jobs.before(job)) if job else ""
+        return [nav_html(visit), said, work, gr.Timer(active=job is not None)]
+
+    def _take_in(self, visit: Visit) -> None:
+        """Work that has ended says how, where it was begun and, if the visitor is elsewhere by now, there too."""
+        job = visit.job
+        if job is None or job.is_open or job.told:
+            return
+        job.told = True
+        if job.state == DONE:
+            said = dock.message(dock.ended(job), selector(self.steps[job.place].result_of(job.kind)))
+        elif job.state == FAILED and job.error is not None:
+            said = dock.message(self.problem(job.error))
+        else:
+            said = dock.message(html.notice(f"{job.title} was cancelled. Nothing half-made is left.", "warning"))
+        visit.notices[job.place] = visit.notices[visit.step] = said
 
     def wire(self) -> None:
         """Connects navigation, cancelling and the ticking while work goes on. Called when all steps are there."""
         everything = [*self.outputs, *self.columns, *(output for step in self.steps for output in step.outputs)]
 
-        def go(oauth: gr.OAuthToken | None, data: gr.EventData, key: str) -> list[Any]:
-            return self._at(key, min(max(int(data.id), 0), len(self.steps) - 1), oauth)
+        def go(oauth: gr.OAuthToken | None, request: gr.Request, data: gr.EventData, key: str) -> list[Any]:
+            place = min(max(int(data.id), 0), len(self.steps) - 1)
+            return self._at(self.visit_of(request, key), place, token_of(oauth))
 
         hidden: _Hidden = {"show_progress": "hidden", "api_visibility": "private"}
-        self.nav.click(_shown(go), [self.key], everything, **hidden)
+        self._busy(self.nav.click, shown(go), [self.key], everything, "One moment", **hidden)
         for step in self.steps:
             for place, press in step.leads:
-                press.click(self._leading(place), [self.key], everything, **hidden).then(
+                words = "Checking the models" if place == CHECK else "One moment"
+                self._busy(press.click, self._leading(place), [self.key], everything, words, **hidden).then(
                     None, None, None, js="() => window.scrollTo({top: 0})"
                 )
 
-        def cancel(oauth: gr.OAuthToken | None, data: gr.EventData, key: str) -> list[Any]:
-            visit = self.visits.of(key)
-            if offers.pressed(data.act, data.id):
-                return follow(oauth, data, key)
+        def answer(oauth: gr.OAuthToken | None, request: gr.Request, data: gr.EventData, key: str) -> list[Any]:
+            """Does what a button of an error, or of what cannot be done yet, offers; or takes the message away."""
+            visit = self.visit_of(request, key)
+            action = offers.pressed(data.act, data.id)
+            if action is not None:
+                return self._at(visit, offers.OFFERS[action.code].step or 0, token_of(oauth), action)
+            if data.act == dock.CLOSE:
+                visit.notices.pop(visit.step, None)
+                return [gr.skip(), "", *[gr.skip()] * (len(everything) - 2)]
+            return [gr.skip()] * len(everything)
+
+        for box in (self.message, *(box for step in self.steps for box in step.offering)):
+            box.click(shown(answer), [self.key], everything, **hidden)
+
+        def cancel(oauth: gr.OAuthToken | None, request: gr.Request, key: str) -> list[Any]:
+            visit = self.visit_of(request, key)
             if visit.job is not None:
                 self.jobs.cancel(visit.job)
                 self.jobs.wait(visit.job, 5)
             return self.paint_all(visit, token_of(oauth))
 
-        def tick(oauth: gr.OAuthToken | None, key: str) -> list[Any]:
-            visit = self.visits.of(key)
+        def tick(oauth: gr.OAuthToken | None, request: gr.Request, key: str) -> list[Any]:
+            visit = self.visit_of(request, key)
             if visit.job is not None and visit.job.is_open:
-                return [gr.skip(), self._work_html(visit), *[gr.skip()] * (len(everything) - 2)]
+                work = dock.running(visit.job, self.jobs.before(visit.job))
+                return [gr.skip(), gr.skip(), work, *[gr.skip()] * (len(everything) - 3)]
             return self.paint_all(visit, token_of(oauth))
 
-        def follow(oauth: gr.OAuthToken | None, data: gr.EventData, key: str) -> list[Any]:
-            """Does what a button of an error, or of what cannot be done yet, offers."""
-            action = offers.pressed(data.act, data.id)
-            if action is None:
-                return [gr.skip()] * len(everything)
-            return self._at(key, offers.OFFERS[action.code].step or 0, oauth, action)
-
-        for step in self.steps:
-            for box in (step.message, *step.offering):
-                box.click(_shown(follow), [self.key], everything, **hidden)
-        self.work.click(_shown(cancel), [self.key], everything, **hidden)
-        self.timer.tick(_shown(tick), [self.key], everything, queue=False, **hidden)
+        self.work.click(shown(cancel), [self.key], everything, **hidden)
+        self.timer.tick(shown(tick), [self.key], everything, queue=False, **hidden)
         self.everything = everything
 
     def _leading(self, place: int) -> Callable[..., list[Any]]:
-        def lead(oauth: gr.OAuthToken | None, key: str) -> list[Any]:
-            return self._at(key, place, oauth)
+        def lead(oauth: gr.OAuthToken | None, request: gr.Request, key: str) -> list[Any]:
+            return self._at(self.visit_of(request, key), place, token_of(oauth))
 
-        return _shown(lead)
+        return shown(lead)
 
-    def _at(self, key: str, place: int, oauth: gr.OAuthToken | None, wanted: Action | None = None) -> list[Any]:
+    def _at(self, visit: Visit, place: int, token: str | None, wanted: Action | None = None) -> list[Any]:
         """The visit goes to a step, with what is `wanted` there. What the one that it leaves had to say is said."""
-        visit = self.visits.of(key)
         if visit.step != place:
             visit.notices.pop(visit.step, None)
         visit.step, visit.wanted = place, wanted
-        return self.paint_all(visit, token_of(oauth))
+        return self.paint_all(visit, token)
 
     def paint_all(self, visit: Visit, token: str | None) -> list[Any]:
         """What `everything` shows: of the steps, the one that the visit is at."""
+        self._take_in(visit)
         columns = [gr.Column(visible=place == visit.step) for place in range(len(self.steps))]
-        shown: list[Any] = []
+        painted: list[Any] = []
         for place, step in enumerate(self.steps):
             here = place == visit.step
-            shown += self._show(step, place, visit, token) if here else [gr.skip()] * len(step.outputs)
+            painted += self._show(step, place, visit, token) if here else [gr.skip()] * len(step.outputs)
         # After the steps: what they found out is ticked above.
-        return [*self.paint(visit), *columns, *shown]
+        return [*self.paint(visit), *columns, *painted]
+
+    def paint_step(self, step: Any, visit: Visit, token: str | None) -> list[Any]:
+        """What `outputs` and those of one step show."""
+        self._take_in(visit)
+        painted = self._show(step, self.steps.index(step), visit, token)
+        return [*self.paint(visit), *painted]
 
     def _show(self, step: Any, place: int, visit: Visit, token: str | None) -> list[Any]:
+        loud = [to > place and is_ready(visit, to) for to, _ in step.leads]
         try:
-            return [visit.notices.get(place, ""), *step.show(visit, token)]
+            painted = step.show(visit, token)
         except FuseHubError as error:
-            return [self.problem(error), *[gr.skip()] * (len(step.outputs) - 1)]
+            visit.notices[place] = dock.message(self.problem(error))
+            # What stood there belongs to what was asked before.
+            painted = ["", *[gr.skip()] * (len(step.painted) - 1)]
+        return [*(gr.Button(variant="primary" if one else "secondary") for one in loud), *painted]
 
     def problem(self, error: FuseHubError) -> str:
         """An error as the page says it: where visitors sign in, they do not log in on a command line."""
@@ -158,38 +201,61 @@ class Frame:
         *,
         paints: Sequence[Any] | None = None,
         show_progress: str = "minimal",
+        busy: str = "One moment",
+        shows: Any = None,
         **options: Any,
     ) -> Any:
         """`change(visit, token, data, *values)` when `event` happens; it returns what the step has to say, or nothing.
 
-        `data` is what was pressed (act, id). Then the step and the frame are painted.
+        `data` is what was pressed (act, id). Then the step and the frame are painted. Unless progress is hidden, the
+        bar at the bottom says `busy` meanwhile; the component `shows` is brought into view when it succeeds.
         """
         place = self.steps.index(step)
         outputs = [*self.outputs, *step.outputs]
 
-        def run(oauth: gr.OAuthToken | None, data: gr.EventData, key: str, *values: Any) -> list[Any]:
-            visit, token = self.visits.of(key), token_of(oauth)
-            # A box that is not on the page, hidden or in a closed part, gives nothing at all.
+        def run(
+            oauth: gr.OAuthToken | None, request: gr.Request, data: gr.EventData, key: str, *values: Any
+        ) -> list[Any]:
+            visit, token = self.visit_of(request, key), token_of(oauth)
             values = tuple(
-                "" if value is None and isinstance(box, gr.Textbox) else value
+                _text(value) if isinstance(box, gr.Textbox) else value
                 for box, value in zip(inputs, values, strict=True)
             )
+            # What work has to say comes before what this press has.
+            self._take_in(visit)
             try:
-                visit.notices[place] = change(visit, token, data, *values) or ""
+                visit.notices[place] = dock.message(change(visit, token, data, *values) or "")
             except FuseHubError as error:
-                visit.notices[place] = self.problem(error)
-            shown = self._show(step, place, visit, token)
-            return [*self.paint(visit), *shown]
+                visit.notices[place] = dock.message(self.problem(error))
+            return self.paint_step(step, visit, token)
 
-        return event(
-            _shown(run),
-            [self.key, *inputs],
-            outputs,
-            show_progress=show_progress,
-            show_progress_on=paints or [step.outputs[0]],
-            api_visibility="private",
+        named: dict[str, Any] = {
+            "show_progress": show_progress,
+            "show_progress_on": paints or [step.painted[0]],
+            "api_visibility": "private",
             **options,
-        )
+        }
+        if show_progress == "hidden":
+            return event(shown(run), [self.key, *inputs], outputs, **named)
+        result = selector(shows) if shows is not None else None
+        return self._busy(event, shown(run), [self.key, *inputs], outputs, busy, shows=result, **named)
+
+    def _busy(
+        self,
+        event: Callable[..., Any],
+        function: Callable[..., Any],
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        words: str,
+        *,
+        shows: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """The event, of which the bar at the bottom says that it goes on until it is answered."""
+        self.presses += 1
+        place = f"press-{self.presses}"
+        started = event(function, inputs, outputs, js=dock.begin(place, words, len(inputs)), **options)
+        return started.then(None, None, None, js=dock.end(place, shows))
 
     def start(
         self,
@@ -202,9 +268,10 @@ class Frame:
     ) -> None:
         """Puts work of the visit into the queue; `keep(visit, result)` takes in what comes of it."""
         if visit.job is not None and visit.job.is_open:
-            raise FuseHubError(f"{visit.job.title} is still going on.", "Wait for it, or cancel it above.")
+            raise FuseHubError(f"{visit.job.title} is still going on.", "Wait for it, or cancel it.")
         visit.notices[visit.step] = ""
         visit.job = self.jobs.submit(kind, title, arguments, token, lambda job: keep(visit, job.result))
+        visit.job.place = visit.step
 
     def take_uploads(self, visit: Visit, files: Any) -> list[str]:
         """Uploaded files, moved out of where the server serves files from, into the visit's folder."""
@@ -219,72 +286,13 @@ class Frame:
             taken.append(str(target))
         return taken
 
-    def _work_html(self, visit: Visit) -> str:
-        job = visit.job
-        if job is None or job.state == DONE:
-            return ""
-        if job.state in (CANCELLED, FAILED):
-            if job.state == FAILED and job.error is not None:
-                return self.problem(job.error)
-            return html.notice(f"{job.title} was cancelled. Nothing half-made is left.", "warning")
-        return _running_html(job, self.jobs.before(job))
+
+def selector(component: Any) -> str:
+    """How a component of a step is found on the page."""
+    return f"#{component.elem_id}"
 
 
-def _running_html(job: Job, before: int) -> str:
-    if job.state == WAITING:
-        text = f"{job.title}: waiting" + (f" for {html.count(before, 'other')} to finish" if before else " to begin")
-        details = ""
-    else:
-        text = job.step or f"{job.title}: starting"
-        details = _details(job)
-    return (
-        f'<section class="fh-work" aria-label="Work that goes on"><div><p class="fh-work-title">{html.esc(text)}</p>'
-        f'{html.progress(job.done, job.total, job.title)}<p class="fh-work-details">{html.esc(details)}</p></div>'
-        f"{html.button('cancel', 'Cancel', says='Cancel: ' + job.title)}</section>"
-    )
-
-
-def _details(job: Job) -> str:
-    said = []
-    if job.total:
-        said.append(f"{html.amount(job.done, job.unit)} of {html.amount(job.total, job.unit)}")
-        if job.rate and job.unit not in ("steps", "models"):
-            said.append(f"{html.amount(round(job.rate), job.unit)} per second")
-        if job.unit not in ("steps", "models") and job.seconds_left is not None:
-            said.append(f"{html.seconds(job.seconds_left)} left in this step")
-    if job.started is not None:
-        said.append(f"{html.seconds(time.monotonic() - job.started)} so far")
-    return " · ".join(said)
-
-
-def nav_html(visit: Visit | None) -> str:
-    """The six steps as buttons; what is done is ticked, where one is is marked."""
-    at = visit.step if visit else 0
-    done = [False] * len(STEPS)
-    if visit:
-        done = [len(visit.picks) > 1, bool(visit.report and visit.report["ok"]), _has_statistics(visit)]
-        done += [bool(visit.merges), bool(visit.comparison or visit.evaluation), visit.published is not None]
-    items = []
-    for place, name in enumerate(STEPS):
-        here = ' aria-current="step"' if place == at else ""
-        tick = (
-            '<span class="fh-tick" aria-hidden="true">✓</span><span class="fh-sr"> done</span>' if done[place] else ""
-        )
-        items.append(
-            f'<li><button type="button" data-act="go" data-id="{place}"{here}>'
-            f'<span class="fh-step">{place + 1}</span> {name}{tick}</button></li>'
-        )
-    return f'<nav class="fh-nav" aria-label="Steps"><ol>{"".join(items)}</ol></nav>'
-
-
-def _has_statistics(visit: Visit) -> bool:
-    published = (visit.report or {}).get("statistics", {})
-    return bool(visit.picks) and all(
-        pick.name in visit.statistics or "origin" in (published.get(pick.name) or {}) for pick in visit.picks
-    )
-
-
-def _shown(function: Callable[..., Any]) -> Callable[..., Any]:
+def shown(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` whose `FuseHubError`s are shown as a message, where no step can show them: a visit that has ended."""
     import functools
 
@@ -293,12 +301,29 @@ def _shown(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args)
         except FuseHubError as error:
-            shown = html.told(error)
+            said = html.told(error)
         except Exception:
-            shown = bug()
-        raise gr.Error(f"{shown.what} {offers.fix_of(shown)}", duration=10, print_exception=False)
+            said = bug()
+        raise gr.Error(f"{said.what} {offers.fix_of(said)}", duration=10, print_exception=False)
 
     return run
+
+
+def _text(value: str | None) -> str:
+    """What a text box gives: nothing at all where it is not on the page, hidden or in a closed part.
+
+    Browsers send halves of characters too, of a text that was cut; nothing that has one can be sent on or written.
+    """
+    return (value or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def typed(box: gr.Textbox) -> Any:
+    """The event of a text box whose text was changed, in whatever way: typed, deleted, pasted, cut, undone.
+
+    Its `input` is heard for keys that make a character alone where the box has one line. Connect what does no harm if
+    the page itself sets the text, and with `trigger_mode="always_last"`.
+    """
+    return box.change
 
 
 # --- pieces that several steps have ---------------------------------------------------------------------------------
@@ -310,15 +335,19 @@ class Step(ABC):
     title = ""
     intro = ""
     painted: list[Any]
-    """What the step shows of a visit, besides its message; `layout` makes it."""
+    """What the step shows of a visit; `layout` makes it."""
+    result_by_work: Mapping[str, Any] = MappingProxyType({})
+    """Kind of work -> the component that shows what comes of it, where that is not the first of `painted`."""
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
         self.leads: list[tuple[int, gr.Button]] = []
         self.offering: list[gr.HTML] = []
         self.head = gr.HTML(f"<h2>{self.title}</h2><p class='fh-intro'>{self.intro}</p>")
-        self.message = gr.HTML("", js_on_load=html.PRESS, elem_classes="fh-maybe")
         self.layout()
+        for part in self.painted:
+            # By which it is brought into view.
+            part.elem_id = part.elem_id or f"part-{part._id}"
 
     @abstractmethod
     def layout(self) -> None:
@@ -326,9 +355,14 @@ class Step(ABC):
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.message, *self.painted]
+        return [*(press for _, press in self.leads), *self.painted]
 
-    def lead(self, label: str, place: int, *, primary: bool = True) -> gr.Button:
-        press = gr.Button(label, variant="primary" if primary else "secondary", elem_classes="fh-lead")
+    def result_of(self, kind: str) -> Any:
+        """The component that shows what comes of work of that kind."""
+        return self.result_by_work.get(kind, self.painted[0])
+
+    def lead(self, label: str, place: int) -> gr.Button:
+        """A button that leads to a step: a loud one where that comes next and can be taken."""
+        press = gr.Button(label, elem_classes="fh-lead")
         self.leads.append((place, press))
         return press

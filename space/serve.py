@@ -13,9 +13,10 @@ from fusehub.errors import FuseHubError
 from fusehub.hub.client import be_patient
 from fusehub.utils.reach import confine
 
-from . import endpoints
-from .frame import STEPS, Frame, Step, token_of
+from . import dock, endpoints
+from .frame import Frame, Step, shown, token_of
 from .public_models import Recent
+from .render.nav import STEPS
 from .sessions import forget_idle, forget_uploads
 from .setting import Setting
 from .steps.check import Check
@@ -31,6 +32,7 @@ from .workers.worker import Worker
 _HERE = Path(__file__).parent
 # The tab's own store, so that two tabs are two visits and a reload finds its own.
 _RECALL = "(key) => [sessionStorage.getItem('fusehub') || '']"
+_HEAD = f'<meta name="description" content="Merge fine-tuned models without their training data">{dock.SCRIPT}'
 _REMEMBER = "(key) => { sessionStorage.setItem('fusehub', key); }"
 
 
@@ -57,7 +59,7 @@ def serve(setting: Setting, *, host: str | None, port: int | None, open_browser:
             state_session_capacity=setting.most_sessions,
             theme=_theme(),
             css_paths=_HERE / "style.css",
-            head='<meta name="description" content="Merge fine-tuned models without their training data">',
+            head=_HEAD,
             footer_links=["api"],
             show_error=False,
             # Runs would be kept in the browser with all that was typed, a token too.
@@ -107,16 +109,23 @@ def build(frame: Frame) -> gr.Blocks:
             with gr.Column(visible=place == 0, elem_id=f"step-{name.lower()}", elem_classes="fh-column") as column:
                 frame.steps.append(kind(frame))
             frame.columns.append(column)
+        first: Pick = frame.steps[0]
         for step in frame.steps:
             step.wire()
         frame.wire()
         recalled = gr.Textbox(visible="hidden", elem_id="visit")
 
         def enter(oauth: gr.OAuthToken | None, request: gr.Request, key: str) -> list[Any]:
-            visit, token = frame.visits.open(key, request.session_hash), token_of(oauth)
-            if not visit.found:
-                frame.steps[0].first_search(visit, token)
-            return [visit.key, visit.key, *frame.paint_all(visit, token)]
+            # First of all, and without the Hub: what is pressed meanwhile waits for it.
+            visit = frame.visits.open(key, request.session_hash)
+            return [visit.key, visit.key, *frame.paint_all(visit, token_of(oauth))]
+
+        def find(oauth: gr.OAuthToken | None, request: gr.Request, key: str) -> list[Any]:
+            visit, token = frame.visit_of(request, key), token_of(oauth)
+            if visit.found is not None:
+                return [gr.skip()] * (len(frame.outputs) + len(first.outputs))
+            first.first_search(visit, token)
+            return frame.paint_step(first, visit, token)
 
         def leave(request: gr.Request) -> None:
             if request.session_hash is not None:
@@ -125,7 +134,10 @@ def build(frame: Frame) -> gr.Blocks:
         page.load(
             enter, [recalled], [frame.key, recalled, *frame.everything], js=_RECALL, show_progress="hidden",
             api_visibility="private", concurrency_limit=20,
-        ).then(None, [recalled], None, js=_REMEMBER, show_progress="hidden")  # fmt: skip
+        ).then(None, [recalled], None, js=_REMEMBER, show_progress="hidden").then(
+            shown(find), [frame.key], [*frame.outputs, *first.outputs], show_progress="hidden",
+            api_visibility="private", concurrency_limit=20,
+        )  # fmt: skip
         page.unload(leave)
         endpoints.endpoints(frame)
     return page

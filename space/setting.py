@@ -21,6 +21,8 @@ _ONE = r"(https://[\w.-]+/|http://[\w.-]+(:\d+)?/|hf://)?[\w-][\w.-]*(/[\w.%-]+)
 _NAME = re.compile(rf"{_ONE}(\+{_ONE})?")
 # Characters of a name: as many as a path of Linux may have.
 _LONGEST = 4096
+# Characters of a search.
+_MOST_WORDS = 200
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 
 
@@ -92,6 +94,33 @@ class Setting:
         if self.shared and (not _NAME.fullmatch(text) or ".." in text):
             raise NotFound(f"'{text}' is not the name of a {what} on the Hub.", "Write user/name, or paste a link.")
         return text
+
+    def require_words(self, text: str) -> str:
+        """Words to search for, of a length that a name may have."""
+        text = " ".join(text.split())
+        if len(text) > _MOST_WORDS:
+            raise NotFound(f"'{text[:40]}...' is too long to search for.", "Use a word or two of the model's name.")
+        return text
+
+    def links(self) -> dict[str, str]:
+        """Where to read more, by name: the paper, and code and documents where this app comes from a place that has
+        them."""
+        from importlib.metadata import PackageNotFoundError, metadata
+
+        from fusehub.hub.client import endpoint
+
+        from .render.first import paper
+
+        found = {"The paper": paper()}
+        if space := os.environ.get("SPACE_ID"):
+            place = f"{endpoint()}/spaces/{space}"
+            return {"Documents": f"{place}/blob/main/README.md", "Code": f"{place}/tree/main", **found}
+        try:
+            said = metadata("fusehub").get_all("Project-URL") or []
+        except PackageNotFoundError:
+            said = []
+        named = dict(entry.split(", ", 1) for entry in said if ", " in entry)
+        return {name: named[name] for name in ("Documents", "Code") if name in named} | found
 
     def require_dataset(self, text: str) -> str:
         """`text` if a visitor may name it as data: user/dataset[:config][/split]."""

@@ -21,9 +21,12 @@ from fusehub.errors import Action, NotFound
 
 if TYPE_CHECKING:
     from .setting import Setting
+    from .shelves import Shelf
     from .workers.jobs import Job, Jobs
 
 PICK, CHECK, STATISTICS, MERGE, COMPARE, PUSH = range(6)
+# Seconds for which what is pressed on a page waits for the visit that the page is just opening.
+_OPENING = 5.0
 
 
 @dataclass
@@ -79,7 +82,12 @@ class Visit:
     folder: Path
     step: int = PICK
     picks: list[Picked] = field(default_factory=list)
-    found: list[Any] = field(default_factory=list)
+    found: list[Shelf] | None = None
+    """What the last search found; None before the first has answered."""
+    task: str | None = None
+    """The task whose button was pressed: the box for tasks is to say it."""
+    taken_in: bool = False
+    """The models that were named have become cards: the box for names is to be emptied."""
     labels: dict[str, list[str]] = field(default_factory=dict)
     base: str = ""
     base_is_found: bool = False
@@ -151,6 +159,7 @@ class Visits:
         self.setting, self.jobs = setting, jobs
         self._visits: dict[str, Visit] = {}
         self._lock = threading.Lock()
+        self._opened = threading.Condition(self._lock)
         self.root = Path(tempfile.mkdtemp(prefix="fusehub-visits-"))
 
     def open(self, key: str | None = None, page: str | None = None) -> Visit:
@@ -161,19 +170,30 @@ class Visits:
                 new = secrets.token_urlsafe(32)
                 visit = self._visits[new] = Visit(new, Path(tempfile.mkdtemp(dir=self.root)))
             visit.touched, visit.left_at, visit.page = time.monotonic(), None, page
+            self._opened.notify_all()
             return visit
 
     def __len__(self) -> int:
         return len(self._visits)
 
-    def of(self, key: str) -> Visit:
-        """The visit of that key. Raises `NotFound` where it has ended."""
+    def of(self, key: str, page: str | None = None) -> Visit:
+        """The visit of that key. Raises `NotFound` where it has ended.
+
+        A page that has no key yet has only just come: its visit is being opened, and is waited for.
+        """
         with self._lock:
-            visit = self._visits.get(key)
+            if not key and page is not None:
+                self._opened.wait_for(lambda: self._of_page(page) is not None, _OPENING)
+                visit = self._of_page(page)
+            else:
+                visit = self._visits.get(key)
             if visit is None:
                 raise NotFound("This visit has ended: it was idle for too long.", "Reload the page to begin anew.")
             visit.touched, visit.left_at = time.monotonic(), None
             return visit
+
+    def _of_page(self, page: str) -> Visit | None:
+        return next((visit for visit in self._visits.values() if visit.page == page), None)
 
     def find(self, key: str) -> Visit | None:
         """The visit of that key; None where there is none."""

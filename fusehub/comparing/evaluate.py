@@ -34,7 +34,7 @@ from typing import Any, ParamSpec
 from fusehub.comparing.ensemble import ensemble, experts_among
 from fusehub.comparing.perplexity import perplexity
 from fusehub.comparing.prediction import Prediction
-from fusehub.comparing.predictor import Predictor, check_one_task, known_labels, predict_all
+from fusehub.comparing.predictor import Predictor, check_one_task, known_labels, predict_all, shifted
 from fusehub.comparing.tasks import answers_of
 from fusehub.data.examples import Examples, load_examples
 from fusehub.errors import Action, BadData, Incompatible
@@ -361,6 +361,7 @@ def _perplexities(
             actions=[Action("leave-ensemble")],
         )
     scores = []
+    total, before = len(refs) * sum(map(len, sets.values())), 0
     for ref, name in zip(refs, names, strict=True):
         with Predictor(ref, name=name, device=device) as predictor:
             for data, examples in sets.items():
@@ -372,8 +373,9 @@ def _perplexities(
                     max_length=max_length,
                     seed=seed,
                     batch_size=batch_size,
-                    progress=progress,
+                    progress=shifted(progress, before, total),
                 )
+                before += len(examples)
                 scores.append(
                     _scored(name, ref.id, data, examples, time.perf_counter() - start, {"perplexity": value})
                 )

@@ -140,7 +140,7 @@ def predict_all(
         with load(ref, name=name, device=device) as predictor:
             own = []
             for texts in inputs:
-                step = _shifted(progress, before, total)
+                step = shifted(progress, before, total)
                 own.append(predictor(texts, batch_size=batch_size, max_length=max_length, progress=step))
                 before += len(texts)
             everything.append(own)
@@ -167,5 +167,6 @@ def known_labels(refs: Sequence[ModelRef]) -> list[str]:
     return labels_of(refs[0].config, refs[0].name)
 
 
-def _shifted(progress: Progress, before: int, total: int) -> Callable[[int, int, str], None]:
+def shifted(progress: Progress, before: int, total: int) -> Callable[[int, int, str], None]:
+    """The progress of one part of work, told as that of the whole: `before` of `total` came before it."""
     return lambda done, _, what: progress(before + done, total, what)

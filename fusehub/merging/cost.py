@@ -42,9 +42,8 @@ def cost_of(
         if tensor.action not in ("combine", "solve"):
             continue
         inputs = tensor.layer.in_features if tensor.action == "solve" else 0
-        own = method.cost_of(len(experts), tensor.info.numel, inputs)
-        updates = sum(found.update_products for found in statistics)
-        peak, flops = max(peak, own.memory), flops + own.multiplications + updates * tensor.info.numel * inputs
+        peak = max(peak, method.cost_of(len(experts), tensor.info.numel, inputs).memory)
+        flops += multiplications(tensor, method, len(experts), statistics)
     if method.needs_data:
         memory, work = _of_running(tensors, experts, statistics)
         peak, flops = peak + memory, flops + work
@@ -54,6 +53,15 @@ def cost_of(
         "memory_bytes": _PROCESS_BYTES + peak,
         "gflop": flops // 10**9,
     }
+
+
+def multiplications(tensor: TensorPlan, method: Method, models: int, statistics: Sequence[StatisticsSource]) -> int:
+    """The work of merging one tensor of so many models; 0 for what is taken as it is."""
+    if tensor.action not in ("combine", "solve"):
+        return 0
+    inputs = tensor.layer.in_features if tensor.action == "solve" else 0
+    updates = sum(found.update_products for found in statistics)
+    return method.cost_of(models, tensor.info.numel, inputs).multiplications + updates * tensor.info.numel * inputs
 
 
 def _of_running(

@@ -92,8 +92,14 @@ def empty(text: str) -> str:
     return f'<p class="fh-empty">{esc(text)}</p>'
 
 
-def tag(text: str, kind: str = "") -> str:
-    return f'<span class="fh-tag {kind}">{esc(text)}</span>'
+def tag(text: str, kind: str = "", meaning: str = "") -> str:
+    """A word or two about something; `meaning` is told to whoever points at it or comes to it by the keyboard."""
+    if not meaning:
+        return f'<span class="fh-tag {kind}">{esc(text)}</span>'
+    return (
+        f'<span class="fh-tag fh-tip {kind}" tabindex="0" role="note" aria-label="{esc(text)}: {esc(meaning)}">'
+        f'{esc(text)}</span><span class="fh-tip-text" aria-hidden="true">{esc(meaning)}</span>'
+    )
 
 
 def facts(pairs: Mapping[str, str | None]) -> str:
@@ -173,11 +179,13 @@ def csv_of(rows: list[dict[str, Any]]) -> str:
     return out.getvalue()
 
 
-def progress(done: int, total: int, label: str) -> str:
-    """A bar; without a total one that only says that something goes on."""
-    if not total:
-        return f'<progress class="fh-progress" aria-label="{esc(label)}"></progress>'
-    return f'<progress class="fh-progress" max="{total}" value="{done}" aria-label="{esc(label)}"></progress>'
+def progress(share: float | None, label: str) -> str:
+    """A bar of the share of the whole that is done, in [0, 1]; without one it only says that something goes on."""
+    known = "" if share is None else f' aria-valuenow="{100 * share:.0f}"'
+    bar = f'role="progressbar" aria-valuemin="0" aria-valuemax="100"{known} aria-label="{esc(label)}"'
+    if share is None:
+        return f'<div class="fh-progress fh-moving" {bar}><span></span></div>'
+    return f'<div class="fh-progress" {bar}><span style="width: {100 * share:.1f}%"></span></div>'
 
 
 def seconds(value: float | None) -> str:
@@ -189,6 +197,11 @@ def seconds(value: float | None) -> str:
     if value < 120:
         return f"{value:.0f} s"
     return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def minutes(seconds: float) -> str:
+    """A time in whole minutes, one at least: as one says what somebody will need."""
+    return count(max(1, round(seconds / 60)), "minute")
 
 
 def number(value: float | None) -> str:

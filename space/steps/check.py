@@ -16,10 +16,8 @@ from ..render import html
 from ..render.offers import OFFERS
 from ..render.reproduce import merge_command
 from ..visits import PICK, STATISTICS, Picked, Visit, statistics_of
+from ..workers.pace import seconds_of
 from .advice import fill_in_base
-
-# What a laptop or a small Space does, for the estimate: bytes a second from the Hub and on the disk, 10^9 operations.
-_NETWORK, _DISK, _GFLOPS, _START = 30e6, 200e6, 20, 3
 
 
 class Check(Step):
@@ -51,12 +49,19 @@ class Check(Step):
         with gr.Row(elem_classes="fh-actions"):
             self.again = gr.Button("Check again", elem_id="check")
             self.lead("Go on to statistics", STATISTICS)
-        self.lead("Pick other models", PICK, primary=False)
+            self.lead("Pick other models", PICK)
         self.painted = [self.report, self.naming, self.base, self.base_part, *self.labels]
 
     def wire(self) -> None:
         self.frame.on(
-            self.again.click, self, self._check, [self.base, *self.labels], paints=[self.report], concurrency_limit=10
+            self.again.click,
+            self,
+            self._check,
+            [self.base, *self.labels],
+            paints=[self.report],
+            busy="Checking the models",
+            shows=self.report,
+            concurrency_limit=10,
         )
 
     def show(self, visit: Visit, token: str | None) -> list:
@@ -132,11 +137,6 @@ def check(frame: Any, visit: Visit, token: str | None, *, fill_in: bool = True) 
         if fill_in:
             fill_in_base(visit)
     return visit.report
-
-
-def seconds_of(cost: dict[str, int]) -> float:
-    """About how long a merge of that cost takes."""
-    return _START + cost["download_bytes"] / _NETWORK + 3 * cost["output_bytes"] / _DISK + cost["gflop"] / _GFLOPS
 
 
 def _report_html(visit: Visit) -> str:

@@ -58,13 +58,17 @@ class Compare(Step):
         )  # fmt: skip
         with gr.Row(elem_classes="fh-actions"):
             self.score = gr.Button("Score", variant="primary", elem_id="score")
-            self.lead("Push a result", PUSH, primary=False)
+            self.lead("Push a result", PUSH)
         self.scores = gr.HTML("")
         self.painted = [self.answers, self.uploads, self.scores]
+        self.result_by_work = {"evaluate": self.scores}
 
     def wire(self) -> None:
         for event, change in ((self.go.click, self._compare), (self.only.change, self._filter)):
-            self.frame.on(event, self, change, [self.texts, self.only], paints=[self.answers], concurrency_limit=40)
+            self.frame.on(
+                event, self, change, [self.texts, self.only], paints=[self.answers], busy="Asking all models",
+                shows=self.answers, concurrency_limit=40,
+            )  # fmt: skip
         self.frame.on(self.score.click, self, self._score, [self.datasets, self.limit])
         self.frame.on(self.upload.upload, self, self._upload, [self.upload], show_progress="hidden")
         self.frame.on(self.uploads.click, self, self._drop, show_progress="hidden")
@@ -105,8 +109,8 @@ class Compare(Step):
         if path:
             Path(path).unlink(missing_ok=True)
 
-    def _examples(self, key: str) -> str:
-        visit = self.frame.visits.of(key)
+    def _examples(self, request: gr.Request, key: str) -> str:
+        visit = self.frame.visit_of(request, key)
         task = visit.picks[0].task if visit.picks else None
         return (answers_of(task) if task else TaskAnswers).typed
 
@@ -177,6 +181,8 @@ def start_scores(frame: Any, visit: Visit, sources: dict[str, str], limit: int |
     task = visit.picks[0].task
     has_mean = task is None or (answers_of(task).has_mean and not TASKS[task].unlabelled)
     arguments = {"models": models, "data": sources, "ensemble": has_mean, "limit": limit}
+    # What stands there is of other data.
+    visit.evaluation = None
     frame.start(visit, "evaluate", "Scoring all models", arguments, token, keep)
 
 

@@ -67,7 +67,7 @@ class Merge(Step):
                 ]
             with gr.Row(elem_classes="fh-actions"):
                 self.go = gr.Button("Merge", variant="primary", elem_id="merge")
-                self.lead("Compare the results", COMPARE, primary=False)
+                self.lead("Compare the results", COMPARE)
         self.made = gr.HTML("", js_on_load=html.PRESS)
         self.choices = [self.first, self.second, *self.others.values()]
         self.painted = [

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import gradio as gr
 
 from fusehub.errors import FuseHubError, together
 from fusehub.finding import FoundModel
 
-from ..frame import Step
+from .. import dock
+from ..frame import Step, typed
 from ..render import html
-from ..visits import CHECK, Picked, Visit
+from ..render.first import first_html
+from ..shelves import Shelf
+from ..visits import CHECK, PICK, Picked, Visit
+from ..workers.pace import seconds_of
 
 _FOUND = 12
+# What the visitor does beside the work of the machine, in seconds.
+_WAY = 60.0
+_STATISTICS = (
+    "Its owner has published sums of what its layers saw: all that RegMean needs to know of its texts. Nothing has to "
+    "be made for a merge."
+)
+_ASKING = "Asking the Hub about the models"
 # Where the Hub has no models with statistics yet: three sentiment models of one base.
 _EXAMPLE = (
     "textattack/bert-base-uncased-imdb",
@@ -29,9 +43,12 @@ class Pick(Step):
     def layout(self) -> None:
         from fusehub.models.tasks import TASKS
 
-        self.picked = gr.HTML("", js_on_load=html.PRESS)
+        self.first = gr.HTML(first_html(self.frame.setting.links()))
         with gr.Row(elem_classes="fh-actions"):
-            self.example = gr.Button("Fill in an example", elem_id="example")
+            self.example = gr.Button("Try the example", variant="primary", elem_id="example")
+            self.about = gr.HTML(self._about(None), elem_id="example-about")
+        self.picked = gr.HTML(_picked_html(Visit("", Path())), js_on_load=html.PRESS)
+        with gr.Row(elem_classes="fh-actions"):
             self.lead("Check these models", CHECK)
         gr.HTML("<h3>Find models on the Hub</h3>")
         with gr.Row():
@@ -53,7 +70,7 @@ class Pick(Step):
                 elem_id="base",
             )
             self.only = gr.Checkbox(label="Only with published statistics", elem_id="only-statistics")
-        self.results = gr.HTML("", js_on_load=html.PRESS)
+        self.results = gr.HTML(html.empty("Looking for models on the Hub…"), js_on_load=html.PRESS)
         where = "Name, link or folder" if not self.frame.setting.shared else "Name or link"
         gr.HTML("<h3>Or name one</h3>")
         with gr.Row(elem_classes="fh-inline"):
@@ -64,59 +81,95 @@ class Pick(Step):
                 elem_id="named",
             )
             self.add = gr.Button("Add", scale=1, elem_id="add")
-        self.painted = [self.picked, self.results, self.named]
+        self.painted = [self.picked, self.results, self.named, self.first, self.example, self.about, self.task]
 
     def wire(self) -> None:
         frame, asked = self.frame, [self.query, self.task, self.base, self.only]
-        for component, event in (
-            (self.query, self.query.input),
-            (self.task, self.task.input),
-            (self.base, self.base.input),
-            (self.only, self.only.input),
-        ):
+        for event in (typed(self.query), self.task.input, typed(self.base), self.only.input):
             frame.on(
                 event, self, self._search, asked, paints=[self.results], show_progress="hidden",
                 trigger_mode="always_last", concurrency_limit=10,
             )  # fmt: skip
-            del component
-        frame.on(self.results.click, self, self._add_found, paints=[self.picked], concurrency_limit=10)
+        frame.on(
+            self.results.click, self, self._press_found, asked, paints=[self.picked], busy=_ASKING,
+            concurrency_limit=10,
+        )  # fmt: skip
         frame.on(self.picked.click, self, self._remove, paints=[self.picked], show_progress="hidden")
         for event in (self.add.click, self.named.submit):
-            frame.on(event, self, self._add_named, [self.named], paints=[self.picked], concurrency_limit=10)
-        frame.on(self.example.click, self, self._fill, paints=[self.picked], concurrency_limit=10)
+            frame.on(
+                event, self, self._add_named, [self.named], paints=[self.picked], busy=_ASKING, shows=self.picked,
+                concurrency_limit=10,
+            )  # fmt: skip
+        frame.on(self.example.click, self, self._fill, paints=[self.picked], busy=_ASKING, concurrency_limit=10)
 
     def show(self, visit: Visit, token: str | None) -> list:
-        return [
-            _picked_html(visit),
-            _found_html(visit),
-            gr.Textbox(value="") if not visit.notices.get(0) else gr.skip(),
-        ]
+        # What was named is a card by now; what was not taken stays, to be mended.
+        named = gr.Textbox(value="") if visit.taken_in else gr.skip()
+        visit.taken_in = False
+        begins = not visit.picks
+        example = gr.Button(
+            "Try the example" if begins else "Take the example instead", variant="primary" if begins else "secondary"
+        )
+        about = self._about(visit.found) if begins else ""
+        task = gr.skip() if visit.task is None else gr.Dropdown(value=visit.task)
+        return [_picked_html(visit), _found_html(visit), named, gr.HTML(visible=begins), example, about, task]
+
+    def _about(self, found: list[Shelf] | None) -> str:
+        """What the example is, and how long it takes, as far as that is known."""
+        known = {model.id: model for shelf in found or () for model in shelf.models}
+        names = list(self.frame.setting.examples) or _belonging(list(known.values()))
+        if not names:
+            return "<p class='fh-intro'>Models that belong together, to see each step with. Nothing is kept.</p>"
+        models = [known[name] for name in names if name in known]
+        task = {model.task.replace("-", " ") for model in models if model.task}
+        kind = f" for {task.pop()}" if len(task) == 1 else ""
+        sizes = [model.parameters or 0 for model in models]
+        takes = ""
+        if len(models) == len(names) and all(sizes):
+            bytes_ = {"download_bytes": 4 * sum(sizes), "output_bytes": 4 * max(sizes), "gflop": 0}
+            takes = f" The whole way takes about {html.minutes(_WAY + 2 * seconds_of(bytes_))}."
+        listed = ", ".join(html.short(name) for name in names)
+        count = html.count(len(names), "model")
+        return f"<p class='fh-intro'>{count}{kind}: {html.esc(listed)}. Checked, merged and compared.{takes}</p>"
 
     def first_search(self, visit: Visit, token: str | None) -> None:
-        """What is shown before anything was typed: models whose statistics are there, or else the most downloaded."""
-        from fusehub import find
-
+        """What is shown before anything was typed."""
         try:
-            visit.found = find(with_statistics=True, limit=_FOUND, token=token) or find(limit=_FOUND, token=token)
+            found = self.frame.shelves.of(token)
         except FuseHubError as error:
-            visit.notices[0] = html.problem(error)
+            found, visit.notices[PICK] = [], dock.message(html.problem(error))
+        if visit.found is None:
+            # Unless something was typed meanwhile, and found.
+            visit.found = found
 
     def _search(
         self, visit: Visit, token: str | None, data: gr.EventData, query: str, task: str, base: str, only: bool
     ) -> None:
         from fusehub import find
 
-        visit.found = find(
-            query.strip() or None,
+        setting, visit.task = self.frame.setting, None
+        if not (query.strip() or task or base.strip() or only):
+            visit.found = self.frame.shelves.of(token)
+            return
+        found = find(
+            setting.require_words(query) or None,
             task=task or None,
-            base=base.strip() or None,
+            base=setting.require_name(base) if base.strip() else None,
             with_statistics=only,
             limit=_FOUND,
             token=token,
         )
+        visit.found = [Shelf("Found", "Models found", found)] if found else []
 
-    def _add_found(self, visit: Visit, token: str | None, data: gr.EventData) -> None:
-        self._add(visit, [data.id], token)
+    def _press_found(
+        self, visit: Visit, token: str | None, data: gr.EventData, query: str, task: str, base: str, only: bool
+    ) -> None:
+        """A model is added, or models of a task are looked for."""
+        if data.act == "task":
+            self._search(visit, token, data, query, data.id, base, only)
+            visit.task = data.id
+        else:
+            self._add(visit, [data.id], token)
 
     def _add_named(self, visit: Visit, token: str | None, data: gr.EventData, text: str) -> None:
         names = [name for line in text.splitlines() for name in line.split(",") if name.strip()]
@@ -126,6 +179,7 @@ class Pick(Step):
             most = self.frame.setting.most_models
             raise FuseHubError(f"{len(names)} models are too many: {most} fit here.", "Name fewer at once.")
         self._add(visit, names, token)
+        visit.taken_in = True
 
     def _fill(self, visit: Visit, token: str | None, data: gr.EventData) -> None:
         visit.picks = []
@@ -137,11 +191,7 @@ class Pick(Step):
             return list(self.frame.setting.examples)
         from fusehub import find
 
-        groups: dict[tuple, list[str]] = {}
-        for model in find(with_statistics=True, limit=50, token=token):
-            groups.setdefault((model.task, model.base), []).append(model.id)
-        largest = max(groups.values(), key=len, default=[])
-        return largest[:3] if len(largest) > 1 else list(_EXAMPLE)
+        return _belonging(find(with_statistics=True, limit=50, token=token)) or list(_EXAMPLE)
 
     def _add(self, visit: Visit, names: list[str], token: str | None) -> None:
         problems = []
@@ -168,6 +218,16 @@ class Pick(Step):
     def _remove(self, visit: Visit, token: str | None, data: gr.EventData) -> None:
         visit.picks = [pick for pick in visit.picks if pick.id != data.id]
         visit.changed_models()
+
+
+def _belonging(models: Sequence[FoundModel]) -> list[str]:
+    """Of models with statistics, up to three that are of one task and one base; none where no two are."""
+    groups: dict[tuple, list[str]] = {}
+    for model in models:
+        if model.statistics:
+            groups.setdefault((model.task, model.base), []).append(model.id)
+    largest = max(groups.values(), key=len, default=[])
+    return largest[:3] if len(largest) > 1 else []
 
 
 def describe(name: str, token: str | None) -> Picked:
@@ -207,7 +267,7 @@ def describe(name: str, token: str | None) -> Picked:
 
 def _picked_html(visit: Visit) -> str:
     if not visit.picks:
-        return html.empty("Nothing is picked yet. Find models below, name them, or fill in the example.")
+        return html.empty("Nothing is picked yet. Find models below, name them, or try the example.")
     shown = []
     for pick in visit.picks:
         labels = ", ".join(pick.labels[:6]) + (f" and {len(pick.labels) - 6} more" if len(pick.labels) > 6 else "")
@@ -228,21 +288,37 @@ def _picked_html(visit: Visit) -> str:
 
 
 def _found_html(visit: Visit) -> str:
+    if visit.found is None:
+        return html.empty("Looking for models on the Hub…")
+    taken = {pick.name.partition("@")[0] for pick in visit.picks}
+    shown = []
+    for shelf in visit.found:
+        if left := [model for model in shelf.models if model.id not in taken]:
+            shown.append(f"<h4>{html.esc(shelf.title)}</h4>" + _cards_html(left, shelf.label, visit.picks))
+    if not visit.found:
+        shown = [html.empty("No model matches. Use fewer words, another task, or name a model below.")]
+    elif not shown:
+        shown = [html.empty("All models that were found are picked. Search for others, or name one below.")]
+    return "".join(shown) + _tasks_html()
+
+
+def _tasks_html() -> str:
+    from fusehub.models.tasks import TASKS
+
+    buttons = "".join(html.button("task", name.replace("-", " "), name, kind="fh-small") for name in TASKS)
+    return f'<h4>By task</h4><p class="fh-chips">{buttons}</p>'
+
+
+def _cards_html(models: Sequence[FoundModel], label: str, picks: list[Picked]) -> str:
     from fusehub.hub.client import endpoint
 
-    taken = {pick.name.partition("@")[0] for pick in visit.picks}
-    found = [model for model in visit.found if model.id not in taken]
-    if visit.found and not found:
-        return html.empty("All models that were found are picked. Search for others, or name one below.")
-    if not found:
-        return html.empty("No model matches. Use fewer words, another task, or name a model below.")
-    why = {model.id: _misfit(model, visit.picks) for model in found}
+    why = {model.id: _misfit(model, picks) for model in models}
     shown = []
-    for model in sorted(found, key=lambda model: bool(why[model.id])):
+    for model in sorted(models, key=lambda model: bool(why[model.id])):
         body = html.facts(
             {
                 "Task": (model.task or "unknown").replace("-", " "),
-                "Base": model.base or "not said",
+                "Base": model.base or ("several" if model.parents else "not said"),
                 "Size": f"{model.parameters / 1e6:,.1f} M parameters" if model.parameters else "?",
                 "Licence": model.license or "not said",
                 "Downloads": html.number(model.downloads),
@@ -253,7 +329,7 @@ def _found_html(visit: Visit) -> str:
         add = html.button("add", "Add", model.id, kind="fh-small", says=f"Add {model.id}")
         kind = "fh-unfit" if why[model.id] else ""
         shown.append(html.card(model.id, body, link=f"{endpoint()}/{model.id}", action=add, kind=kind))
-    return html.cards(shown, "Models found")
+    return html.cards(shown, label)
 
 
 def _misfit(model: FoundModel, picks: list[Picked]) -> str:
@@ -267,5 +343,5 @@ def _misfit(model: FoundModel, picks: list[Picked]) -> str:
 
 
 def _tags(statistics: bool, gated: bool) -> str:
-    said = html.tag("statistics published", "fh-good") if statistics else html.tag("no statistics yet")
-    return f"<p>{said}{html.tag('gated or private') if gated else ''}</p>"
+    said = html.tag("statistics published", "fh-good", _STATISTICS) if statistics else html.tag("no statistics yet")
+    return f'<p class="fh-tags">{said}{html.tag("gated or private") if gated else ""}</p>'

@@ -9,7 +9,7 @@ import gradio as gr
 from fusehub.errors import AccessDenied, FuseHubError
 from fusehub.utils.yaml_text import split_front_matter
 
-from ..frame import Step
+from ..frame import Step, typed
 from ..render import html, reproduce
 from ..visits import Made, Visit
 
@@ -50,6 +50,7 @@ class Push(Step):
             self.go = gr.Button("Push", variant="primary", elem_id="push")
         self.done = gr.HTML("", js_on_load=html.PRESS)
         self.painted = [self.which, self.who, self.license, self.why, self.card, self.preview, self.done, self.pasted]
+        self.result_by_work = {"push": self.done}
 
     def wire(self) -> None:
         frame = self.frame
@@ -58,7 +59,7 @@ class Push(Step):
             lambda text: without_front_matter(text),
             self.card, self.preview, show_progress="hidden", api_visibility="private", trigger_mode="always_last",
         )  # fmt: skip
-        self.license.input(
+        typed(self.license)(
             with_license, [self.card, self.license], self.card, show_progress="hidden", api_visibility="private",
             trigger_mode="always_last",
         )  # fmt: skip

@@ -29,6 +29,8 @@ _GRACE = 3.0
 # Seconds between two looks at work that says nothing, and for how long it may say nothing.
 _LOOK = 1.0
 _SILENT = 900.0
+# The part of the whole by which one can tell how long it takes.
+_TELLING = 0.02
 # What a process of work needs, imported once by the server that all of them are forked from.
 _PRELOAD = [f"{__package__}.preload"]
 
@@ -52,7 +54,9 @@ def processes() -> Any:
 
 @dataclass
 class Job:
-    """Work of one visit. `done` of `total` `unit`s of the present `step` are done."""
+    """Work of one visit. `done` of `total` `unit`s of the present `step` are done, and `share` in [0, 1] of the whole
+    where that is known. `place` is the step of the app that it belongs to, `told` whether it has been said there how
+    it ended."""
 
     kind: str
     title: str
@@ -65,7 +69,12 @@ class Job:
     result: Any = None
     started: float | None = None
     ended: float | None = None
-    step_started: float | None = None
+    share: float | None = None
+    place: int = 0
+    told: bool = False
+    measured: tuple[float, float] | None = field(default=None, repr=False)
+    """When the share was first known, and what it was then."""
+    heard_at: float = 0.0
     process: Any = field(default=None, repr=False)
     starting: threading.Lock = field(default_factory=threading.Lock, repr=False)
     """Held while its process comes to be: who cancels it meanwhile would find none to end."""
@@ -76,22 +85,25 @@ class Job:
         return self.state in (WAITING, RUNNING)
 
     @property
-    def rate(self) -> float | None:
-        """Units a second in this step; None before there is anything to tell."""
-        if not self.done or self.step_started is None:
-            return None
-        return self.done / max(time.monotonic() - self.step_started, 1e-3)
-
-    @property
     def seconds_left(self) -> float | None:
-        """How long this step will still take, if it goes on as it did."""
-        rate = self.rate
-        return (self.total - self.done) / rate if rate and self.total else None
+        """How long the whole will still take, if it goes on as it did; None before there is anything to tell by."""
+        if self.share is None or self.measured is None:
+            return None
+        since, first = self.measured
+        if self.share - first < _TELLING:
+            return None
+        whole = (self.heard_at - since) * (1 - first) / (self.share - first)
+        return max(0.0, since + whole - time.monotonic())
 
-    def heard(self, step: str, done: int, total: int, unit: str) -> None:
-        if step != self.step:
-            self.step, self.step_started = step, time.monotonic()
-        self.done, self.total, self.unit = done, total, unit
+    def heard(self, step: str, done: int, total: int, unit: str, share: float | None) -> None:
+        """Takes in how far the work is. What was done of the whole is not taken back."""
+        self.step, self.done, self.total, self.unit = step, done, total, unit
+        if share is None:
+            return
+        now = time.monotonic()
+        self.measured = self.measured or (now, share)
+        if self.share is None or share > self.share:
+            self.share, self.heard_at = share, now
 
 
 class Jobs:

@@ -2,7 +2,7 @@
 
 `carry_out` is long work (statistics, merges, scores, a push), a generator of events:
 
-    ("progress", step, done, total, unit)      ("result", content)      ("error", FuseHubError)
+    ("progress", step, done, total, unit, share)      ("result", content)      ("error", FuseHubError)
 
 `answer` is what takes a moment (a check, a comparison, a card). Everything that goes in and comes out is plain data.
 """
@@ -16,13 +16,11 @@ import sys
 import threading
 import time
 import traceback
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from functools import cache
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,8 @@ from fusehub.errors import FuseHubError
 from fusehub.hub.access import STORED
 from fusehub.hub.client import be_patient
 
+from .merging import merge
+from .pace import DISK, NETWORK, START, UPLOAD, Course, Tell
 from .published import of_metadata, published
 
 # Progress is told at most this often, in seconds.
@@ -40,7 +40,6 @@ _KEEP = 2 * 10**9
 # Models by name and commit, as the process which answers knows them; no token is in them.
 _REFS: dict[str, Any] = {}
 _MOST_REFS = 200
-Tell = Callable[[str, int, int, str], None]
 
 
 def run(pipe: Any) -> None:
@@ -99,12 +98,12 @@ def _perform(kind: str, arguments: Mapping[str, Any], token: str | None, emit: C
     """Does one piece of work, here and now; an error ends it, and leaves nothing half-made."""
     step, told = "", 0.0
 
-    def tell(now_step: str, done: int, total: int, unit: str) -> None:
+    def tell(now_step: str, done: int = 0, total: int = 0, unit: str = "", share: float | None = None) -> None:
         nonlocal step, told
         now = time.monotonic()
         if now_step != step or done >= total or now - told > _EVERY:
             step, told = now_step, now
-            emit(("progress", now_step, done, total, unit))
+            emit(("progress", now_step, done, total, unit, share))
 
     try:
         emit(("result", _WORK[kind](tell, token, **arguments)))
@@ -125,101 +124,15 @@ def answer(kind: str, arguments: Mapping[str, Any], token: str | None) -> Any:
 def _statistics(
     tell: Tell, token: str | None, *, model: str, data: str, out: str, limit: int | None, fisher: bool
 ) -> dict[str, Any]:
-    tell(f"Reading {model} and the texts", 0, 0, "")
+    tell(f"Reading {model} and the texts")
 
     def progress(done: int, total: int, unit: str) -> None:
-        tell(f"Counting what the layers of {model} see", done, total, unit)
+        tell(f"Counting what the layers of {model} see", done, total, unit, done / total if total else None)
 
     made = fusehub.collect(model, data, out, limit=limit, fisher=fisher, token=token, progress=progress)
     assert made is not None  # There is one process of it.
     with closing(made) as statistics:
         return of_metadata(statistics.metadata)
-
-
-def _merge(
-    tell: Tell,
-    token: str | None,
-    *,
-    models: list[str],
-    recipes: list[dict[str, Any]],
-    room: tuple[int, str],
-) -> dict[str, Any]:
-    """Those that can be made (`made`), and why the others cannot (`failed`, by name). Raises where none can."""
-    from fusehub.errors import together
-    from fusehub.models.resolve import resolve
-
-    memory, command = room
-    tell("Planning", 0, 0, "")
-    plans: dict[str, Any] = {}
-    failed: dict[str, FuseHubError] = {}
-    for recipe in recipes:
-        try:
-            plan = fusehub.plan_merge(_recipe(recipe), token=token)
-            if plan.cost["memory_bytes"] > memory:
-                raise _too_large(plan.cost["memory_bytes"], memory, command)
-            plans[recipe["name"]] = plan
-        except FuseHubError as error:
-            failed[recipe["name"]] = error
-    if not plans:
-        raise together([*failed.values()])
-    refs = [resolve(model, token=token) for model in models]
-    for number, ref in enumerate(refs):
-        tell(f"Downloading {ref.name}", number, len(refs), "models")
-        ref.download()
-    made: list[dict[str, Any]] = []
-    for recipe in (recipe for recipe in recipes if recipe["name"] in plans):
-        try:
-            made.append(_merge_one(tell, plans[recipe["name"]], recipe, len(plans), len(made)))
-        except FuseHubError as error:
-            failed[recipe["name"]] = error
-    if not made:
-        raise together([*failed.values()])
-    return {"made": made, "failed": [*failed.items()]}
-
-
-def _merge_one(tell: Tell, plan: Any, recipe: Mapping[str, Any], count: int, place: int) -> dict[str, Any]:
-    layers = [(name, tensor.info.nbytes) for name, tensor in plan.tensors.items()]
-    ends = list(accumulate(nbytes for _, nbytes in layers))
-    which = f" ({place + 1} of {count})" if count > 1 else ""
-
-    def progress(done: int, total: int, unit: str) -> None:
-        layer = layers[min(bisect_right(ends, done), len(layers) - 1)][0]
-        tell(f"{plan.method.title}{which}: {layer}", done, total, unit)
-
-    started = time.monotonic()
-    result = fusehub.merge(plan, recipe["out"], progress=progress)
-    notes = sorted({*result.told, *result.remarks})
-    parts = list(plan.names) if plan.labels.policy == "keep" else []
-    written = (result.folder / "fusehub_recipe.yaml").read_text(encoding="utf-8")
-    return {
-        "name": recipe["name"],
-        "folder": str(result.folder),
-        "parts": parts,
-        "notes": notes[:8],
-        "seconds": time.monotonic() - started,
-        "recipe": written,
-    }
-
-
-def _recipe(asked: Mapping[str, Any]) -> Any:
-    return fusehub.Recipe.of(
-        asked["models"],
-        asked["method"],
-        parameters=asked["parameters"],
-        weights=asked["weights"],
-        statistics=asked["statistics"],
-        labels=asked["labels"],
-        base_model=asked["base_model"],
-    )
-
-
-def _too_large(needed: int, there: int, command: str) -> FuseHubError:
-    from fusehub.utils.formats import size
-
-    return FuseHubError(
-        f"This merge needs about {size(needed)} of memory, and this machine has {size(there)}.",
-        f"Do it on a larger one: {command}",
-    )
 
 
 def _evaluate(
@@ -231,10 +144,16 @@ def _evaluate(
     ensemble: bool,
     limit: int | None,
 ) -> dict[str, Any]:
-    tell("Reading the data", 0, 0, "")
+    tell("Reading the data")
+    asked: list[str] = []
 
-    def progress(done: int, total: int, unit: str) -> None:
-        tell(f"Asking {unit}", done, total, "texts")
+    def progress(done: int, total: int, model: str) -> None:
+        if model not in asked:
+            asked.append(model)
+        # Each model is asked all examples.
+        each, place = total // len(models), len(asked) - 1
+        step = f"Asking {model} ({place + 1} of {len(models)})"
+        tell(step, min(each, max(0, done - place * each)), each, "examples", done / total if total else None)
 
     scored = fusehub.evaluate(
         list(models.values()), data, ensemble=ensemble, limit=limit, token=token, progress=progress
@@ -252,8 +171,12 @@ def _push(
     public: bool,
     pull_request: bool,
 ) -> dict[str, Any]:
-    def progress(done: int, total: int, unit: str) -> None:
-        tell(f"Pushing: {unit}", done, total, "steps")
+    size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    # It is loaded, sent, and read back.
+    course = Course([START + size / DISK, START + size / UPLOAD, START + size / NETWORK])
+
+    def progress(done: int, total: int, doing: str) -> None:
+        tell(f"Pushing: {doing}", share=course.share(done, 0) if done < total else 1.0)
 
     readme = Path(folder) / "README.md"
     readme.write_text(card, encoding="utf-8")
@@ -268,7 +191,7 @@ def _push(
 
 _WORK: dict[str, Callable[..., Any]] = {
     "statistics": _statistics,
-    "merge": _merge,
+    "merge": merge,
     "evaluate": _evaluate,
     "push": _push,
 }

@@ -19,7 +19,7 @@ def pick(page: Any, *models: str) -> None:
 
 
 def example(page: Any) -> None:
-    page.get_by_role("button", name="Fill in an example").click()
+    page.locator("#example").click()
     page.get_by_role("list", name="Your models").wait_for()
 
 

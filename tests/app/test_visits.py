@@ -50,8 +50,15 @@ def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, hub, tmp_path
             page.wait_for_timeout(300)
             faults[step, scheme], wide[step, scheme] = grave_faults(page), sticks_out(page)
 
+    check, begin = page.get_by_role("button", name="Check these models"), page.locator("#example")
+    # The loud button is the one that can be pressed next; the picture's words can be read on a phone.
+    assert [_is_loud(check), _is_loud(begin)] == [False, True]
+    words = page.locator(".fh-picture text").evaluate_all("all => all.map((e) => e.getBoundingClientRect().height)")
+    assert min(words) > 11
     look("nothing picked")
     example(page)
+    page.locator(".fh-picture").wait_for(state="hidden")
+    assert [_is_loud(check), _is_loud(begin)] == [True, False]
     look("pick")
     page.get_by_role("button", name="Check these models").click()
     page.get_by_text("What a merge will take").wait_for()
@@ -156,19 +163,29 @@ def test_work_is_found_again_after_a_reload_and_can_be_cancelled(visitor, app, m
     before = set(app.temporary.rglob("statistics.safetensors"))
     _collect_file(page, many_texts)
     work = page.get_by_role("region", name="Work that goes on")
-    work.get_by_text("per second").wait_for()
+    # How far the whole is, and how long it will still take.
+    work.get_by_text("left").wait_for()
     page.reload()
-    work.get_by_text("per second").wait_for()
+    work.get_by_text("left").wait_for()
+    assert float(work.get_by_role("progressbar").get_attribute("aria-valuenow")) < 100
     work.get_by_role("button", name="Cancel").click()
     page.get_by_text("was cancelled").wait_for()
     assert work.count() == 0
     assert not list(app.temporary.rglob("*.partial"))
     assert set(app.temporary.rglob("statistics.safetensors")) == before
+    # What it had to say was for that: it is gone once one was elsewhere.
+    go(page, "Merge")
+    page.get_by_text("was cancelled").wait_for(state="detached")
+    go(page, "Statistics")
     # The place is free for other work.
     page.get_by_label("Texts that I paste").check()
     page.locator("#statistics-texts textarea").fill("a good film")
     page.locator("#make-statistics").click()
     page.get_by_text("made in this visit").wait_for()
+    page.get_by_role("status").get_by_text(f"Statistics of {SLOW[0]}: done").wait_for()
+    assert page.get_by_text("was cancelled").count() == 0
+    # The result is in the window, above the bar.
+    page.wait_for_function("document.querySelector('.fh-cards').getBoundingClientRect().top >= 0")
 
 
 def test_two_visitors_do_not_see_each_other(visitor) -> None:
@@ -199,6 +216,13 @@ def test_searching_as_one_types_puts_what_fits_first(visitor) -> None:
 def test_bad_choices_are_said_where_they_are_made(visitor, hub, tmp_path) -> None:
     page = visitor()
     _refused(page, "nobody/nothing", "does not exist")
+    # It is said where the eye is, at the bottom of the window, and goes by its button or with the next try.
+    said = page.get_by_role("alert")
+    box = said.bounding_box()
+    assert box["y"] > 450 and box["y"] + box["height"] <= 900
+    assert page.locator("#named textarea").input_value() == "nobody/nothing"
+    page.get_by_role("button", name="Close this message").click()
+    said.wait_for(state="detached")
     _refused(page, "ada/gated-sentiment", "is gated")
     pick(page, SENTIMENT[0], "ada/other-sentiment")
     go(page, "Check")
@@ -208,6 +232,7 @@ def test_bad_choices_are_said_where_they_are_made(visitor, hub, tmp_path) -> Non
     page.get_by_role("button", name="Base model").click()
     page.locator("#base-model").get_by_role("textbox").fill("ada/nothing")
     said = page.get_by_role("alert").get_by_text("ada/nothing")
+    report = page.locator("#step-check .fh-findings")
     for _ in range(120):
         # A press is not heard while the last one is still worked on.
         page.locator("#check").click()
@@ -215,6 +240,8 @@ def test_bad_choices_are_said_where_they_are_made(visitor, hub, tmp_path) -> Non
         if said.is_visible():
             break
     said.wait_for()
+    # The report was of what was asked before.
+    assert report.count() == 0
     page.locator("#base-model").get_by_role("textbox").fill("")
     page.locator("#check").click()
     said.wait_for(state="detached")
@@ -262,7 +289,7 @@ def test_a_pasted_token_is_kept_nowhere(visitor, app, hub) -> None:
 
 def test_the_keyboard_alone_leads_through_the_steps(visitor) -> None:
     page = visitor()
-    page.get_by_role("button", name="Fill in an example").press("Enter")
+    page.locator("#example").press("Enter")
     page.get_by_role("list", name="Your models").wait_for()
     check = page.get_by_role("navigation", name="Steps").get_by_role("button", name="Check")
     check.focus()
@@ -357,6 +384,10 @@ def test_the_commands_that_are_shown_make_the_same_again(visitor, hub, tmp_path)
         assert done.returncode == 0, done.stderr
         assert (folder / "merged" / "model.safetensors").read_bytes() == wanted
         assert HfApi(endpoint=hub.url, token=hub.token("carl")).model_info(f"carl/entities-{place}").private
+
+
+def _is_loud(button) -> bool:
+    return "primary" in button.get_attribute("class").split()
 
 
 def _labelled(folder):

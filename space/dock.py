@@ -1,0 +1,127 @@
+"""The bar at the bottom of the window: what goes on and how far it is, then that it is done, or what went wrong.
+
+It is where the eye is however long the page, and what it says belongs to the step and the press that it came from:
+with the next press, at another step, or by its button, it goes.
+
+`SCRIPT` is what the page itself does for it: it says what was asked for and not answered yet (`begin`, `end`), and
+brings a result into view.
+"""
+
+from __future__ import annotations
+
+import time
+
+from .render import html
+from .workers.jobs import WAITING, Job
+
+# Milliseconds after which what takes longer says that it goes on.
+_PATIENCE = 400
+# What the button that takes a message away does.
+CLOSE = "close"
+# Seconds below which what is left is not worth a number.
+_MOMENT = 1.5
+
+SCRIPT = (
+    """<script>
+window.fusehub = {
+  pending: new Map(),
+  begin(id, words) {
+    this.pending.set(id, {words, since: Date.now()});
+    this.ticking = this.ticking || setInterval(() => this.draw(), 200);
+  },
+  end(id, shows) {
+    this.pending.delete(id);
+    this.draw();
+    if (shows && !document.querySelector('.fh-dock .fh-error')) this.show(shows);
+  },
+  draw() {
+    const bar = document.querySelector('.fh-busy');
+    if (!bar) return;
+    const late = [...this.pending.values()].filter((one) => Date.now() - one.since > PATIENCE);
+    bar.hidden = !late.length;
+    if (late.length) {
+      const one = late[late.length - 1], seconds = Math.floor((Date.now() - one.since) / 1000);
+      if (bar.querySelector('p').textContent !== one.words) bar.querySelector('p').textContent = one.words;
+      bar.querySelector('small').textContent = seconds > 1 ? ` ${seconds} s` : '';
+    }
+    if (!this.pending.size) { clearInterval(this.ticking); this.ticking = null; }
+  },
+  show(selector) {
+    const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
+    requestAnimationFrame(() => setTimeout(() => {
+      const found = document.querySelector(selector), box = found && found.getBoundingClientRect();
+      if (!box || !box.height || (box.top >= 0 && box.top < innerHeight / 2)) return;
+      found.scrollIntoView({behavior: still ? 'auto' : 'smooth', block: 'start'});
+    }, 60));
+  },
+};
+</script>"""
+).replace("PATIENCE", str(_PATIENCE))
+
+# A message that is about a result brings it into view, once.
+MESSAGE = (
+    html.PRESS
+    + """
+watch('value', () => {
+  const said = element.querySelector('[data-shows]');
+  if (said) window.fusehub.show(said.dataset.shows);
+});
+"""
+)
+BUSY = (
+    '<section class="fh-busy" role="status" aria-label="Being worked on" hidden><p></p><small aria-hidden="true">'
+    '</small><div class="fh-progress fh-moving"><span></span></div></section>'
+)
+
+
+def begin(place: str, words: str, inputs: int) -> str:
+    """The script with which a press begins, by which its inputs go on as they are."""
+    return f"(...all) => {{ window.fusehub.begin({place!r}, {words!r}); return all.slice(0, {inputs}); }}"
+
+
+def end(place: str, shows: str | None) -> str:
+    """The script with which it ends; `shows` selects the result."""
+    return f"() => {{ window.fusehub.end({place!r}, {shows!r}); }}".replace("None", "null")
+
+
+def message(said: str, shows: str | None = None) -> str:
+    """A message of the bar, with a button that takes it away; `shows` selects what it is about."""
+    if not said:
+        return ""
+    about = f' data-shows="{html.esc(shows)}"' if shows else ""
+    close = f'<button type="button" class="fh-close" data-act="{CLOSE}" aria-label="Close this message">×</button>'
+    return f'<div class="fh-said"{about}>{said}{close}</div>'
+
+
+def ended(job: Job) -> str:
+    """What is said of work that has succeeded."""
+    took = f", after {html.seconds(job.ended - job.started)}" if job.ended and job.started else ""
+    return html.notice(f"{job.title}: done{took}.", "done")
+
+
+def running(job: Job, before: int) -> str:
+    """Work that waits or goes on: what it does, how far it is, what is left, and how to cancel it."""
+    if job.state == WAITING:
+        text = f"{job.title}: waiting" + (f" for {html.count(before, 'other')} to finish" if before else " to begin")
+        details = ""
+    else:
+        text = job.step or f"{job.title}: starting"
+        details = _details(job)
+    return (
+        f'<section class="fh-work" aria-label="Work that goes on"><div><p class="fh-work-title">{html.esc(text)}</p>'
+        f'{html.progress(job.share, job.title)}<p class="fh-work-details">{html.esc(details)}</p></div>'
+        f"{html.button('cancel', 'Cancel', says='Cancel: ' + job.title)}</section>"
+    )
+
+
+def _details(job: Job) -> str:
+    said = []
+    if job.share is not None:
+        said.append(f"{100 * job.share:.0f} %")
+    if job.total:
+        said.append(f"{html.amount(job.done, job.unit)} of {html.amount(job.total, job.unit)}")
+    if (left := job.seconds_left) is not None:
+        said.append("nearly done" if left < _MOMENT else f"about {html.seconds(left)} left")
+    if job.started is not None and (so_far := time.monotonic() - job.started) >= 1:
+        said.append(f"{html.seconds(so_far)} so far")
+    return " · ".join(said)

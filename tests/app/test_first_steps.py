@@ -1,0 +1,101 @@
+"""What a visitor does first: a click before the page has settled, and texts that are typed, cut, pasted and undone."""
+
+from __future__ import annotations
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import gradio as gr
+
+from space.render.first import first_html
+from space.serve import build, close, new_frame
+from space.setting import Setting
+from space.visits import Visits
+from space.workers.jobs import Jobs
+from tests.app.conftest import ROOT
+
+# Presses the example in the moment in which it is there.
+_AT_ONCE = """new MutationObserver((_, observer) => {
+  const press = document.querySelector('#example');
+  if (press) { observer.disconnect(); press.click(); }
+}).observe(document, {childList: true, subtree: true});"""
+
+
+def test_what_is_pressed_before_the_hub_has_answered_is_heard(chromium, app, hub) -> None:
+    plan = hub.root / "faults.json"
+    plan.write_text(json.dumps([{"path": "/api/.*", "do": "stall", "seconds": 0.3}]))
+    try:
+        page = chromium.new_page()
+        page.set_default_timeout(180_000)
+        page.add_init_script(_AT_ONCE)
+        page.goto(app.url)
+        page.get_by_role("list", name="Your models").wait_for()
+        assert page.get_by_text("This visit has ended").count() == 0
+        page.context.close()
+    finally:
+        plan.unlink()
+        (hub.root / "faults.log").unlink(missing_ok=True)
+
+
+def test_the_search_hears_whatever_changes_a_text(visitor) -> None:
+    """Typing, deleting, cutting, pasting, undoing and clearing, in both of its boxes; and the buttons of tasks."""
+    page = visitor()
+    meaning = page.get_by_text("Its owner has published sums").first
+    assert not meaning.is_visible()
+    page.get_by_role("note").first.focus()
+    meaning.wait_for()
+    found = page.get_by_role("list", name="Models found")
+    nothing, no_base = page.get_by_text("No model matches"), page.get_by_role("alert").get_by_text("ada/basex")
+    for place, text, none in (("#query", "filmsx", nothing), ("#base", "ada/basex", no_base)):
+        box = page.locator(f"{place} input")
+        some, others = found.get_by_text("ada/films-sentiment"), found.get_by_text("ben/shops-entities")
+        box.press_sequentially(text)
+        none.wait_for()
+        box.press("Backspace")
+        some.wait_for()
+        others.wait_for(state="detached")
+        box.press("Control+a")
+        box.press("Control+x")
+        others.wait_for()
+        box.press("Control+v")
+        others.wait_for(state="detached")
+        box.press("Control+z")
+        others.wait_for()
+        box.press("Control+v")
+        others.wait_for(state="detached")
+        some.wait_for()
+        box.fill("")
+        others.wait_for()
+    page.get_by_role("button", name="token classification").click()
+    found.get_by_text("ada/films-sentiment").wait_for(state="detached")
+    found.get_by_text("ben/shops-entities").wait_for()
+    assert page.locator("#task input").input_value() == "token classification"
+
+
+def test_the_number_that_is_shown_is_the_one_of_our_results() -> None:
+    told = (ROOT / "docs" / "results.md").read_text().partition("## Sentiment")[2].partition("\n## ")[0]
+    points, runs = re.search(
+        r"against the plain mean: (\S+ points) in domain \(above in (\d+ of \d+ runs)", told
+    ).groups()
+    shown = re.sub("<[^>]*>", "", first_html({}))
+    assert points in shown and runs in shown
+
+
+def test_what_is_pressed_waits_for_the_visit_that_its_page_opens() -> None:
+    visits = Visits(Setting(shared=True), Jobs(1, 1))
+    with ThreadPoolExecutor(1) as pressing:
+        pressed = pressing.submit(visits.of, "", "page")
+        visits.open(page="another page")
+        visit = visits.open(page="page")
+        assert pressed.result(60) is visit
+    visits.close()
+
+
+def test_no_box_listens_for_the_keys_that_make_a_character_alone() -> None:
+    frame = new_frame(Setting(shared=False))
+    page = build(frame)
+    boxes = {number for number, block in page.blocks.items() if isinstance(block, gr.Textbox)}
+    heard = [(page.blocks[of].label, event) for fn in page.fns.values() for of, event in fn.targets if of in boxes]
+    close(frame)
+    assert {event for _, event in heard} == {"change", "submit"}

@@ -1,0 +1,80 @@
+"""How far work is: of the whole, from what is done, in words that are true."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+import fusehub
+from space import dock
+from space.workers.jobs import RUNNING, Job
+from space.workers.pace import Course, Merging
+from space.workers.tasks import carry_out
+from tests.unit.experts import relatives, with_statistics
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory) -> list[str]:
+    return [str(path) for path in with_statistics(relatives(tmp_path_factory.mktemp("experts")))]
+
+
+def test_parts_count_by_how_long_they_take() -> None:
+    course = Course([2, 0, 6])
+    assert [course.share(0, 0.5), course.share(1, 0), course.share(2, 0.5)] == [0.125, 0.25, 0.625]
+    assert Course([0, 0]).share(1, 1) == 0
+
+
+def test_a_merge_is_as_far_as_its_work_and_not_as_its_bytes(experts) -> None:
+    """What is solved takes longer than what is averaged, of as many bytes."""
+    plan = fusehub.plan_merge(fusehub.Recipe.of(experts, "regmean"))
+    merging, done, seconds = Merging(plan), 0, {}
+    for name, tensor in plan.tensors.items():
+        at, before = merging.at(done)
+        assert at == name
+        done += tensor.info.nbytes
+        # Almost all of it: the whole of it is the beginning of the next.
+        seconds[name] = (merging.at(done)[1] - before) * merging.seconds / tensor.info.nbytes
+    solved = {name for name, tensor in plan.tensors.items() if tensor.action == "solve"}
+    assert solved and min(seconds[name] for name in solved) > max(
+        value for name, value in seconds.items() if name not in solved
+    )
+    assert merging.at(done)[1] == 1
+
+
+def test_scoring_counts_the_examples_of_each_model(experts, tmp_path) -> None:
+    data = tmp_path / "texts.csv"
+    data.write_text("text,label\n" + "a good film,positive\nan awful plot,negative\n" * 3)
+    arguments = {"models": dict(zip("ab", experts, strict=True)), "data": {"x": str(data)}, "ensemble": True}
+    events = list(carry_out("evaluate", {**arguments, "limit": None}, None))
+    assert events[-1][0] == "result"
+    told = [event[1:] for event in events if event[0] == "progress" and event[3]]
+    assert {(total, unit) for _, _, total, unit, _ in told} == {(6, "examples")}
+    assert told[0][0].endswith("(1 of 2)") and told[-1][0].endswith("(2 of 2)")
+    shares = [share for *_, share in told]
+    assert shares == sorted(shares) and shares[-1] == 1
+
+
+def test_what_is_left_is_told_of_the_whole_and_never_as_nothing() -> None:
+    now = time.monotonic()
+    job = Job("merge", "Merging", RUNNING, started=now - 20)
+    assert job.seconds_left is None
+    job.heard("Downloading", 0, 0, "", 0.2)
+    assert job.seconds_left is None, "there is nothing to tell by yet"
+    job.measured = (now - 10, 0.2)
+    job.heard("Merging: a layer", 3, 8, "bytes", 0.4)
+    assert job.seconds_left == pytest.approx(30, abs=1)
+    assert "40 %" in dock.running(job, 0) and "about 30 s left" in dock.running(job, 0)
+    # The next step begins anew in its own units, and the whole goes on.
+    job.heard("Merging: another", 0, 8, "bytes", 0.3)
+    assert job.share == 0.4
+    job.heard("Merging: the last", 8, 8, "bytes", 0.999)
+    shown = dock.running(job, 0)
+    assert "nearly done" in shown and "0.0 s" not in shown and "per second" not in shown
+
+
+def test_what_is_said_can_be_closed_and_nothing_is_said_of_nothing() -> None:
+    assert dock.message("") == ""
+    assert 'data-act="close"' in dock.message("<p>Told.</p>", "#made") and 'data-shows="#made"' in dock.message(
+        "<p>Told.</p>", "#made"
+    )
