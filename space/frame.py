@@ -179,13 +179,14 @@ class Frame:
         return [*self.paint(visit), *painted]
 
     def _show(self, step: Any, place: int, visit: Visit, token: str | None) -> list[Any]:
-        loud = [to > place and is_ready(visit, to) for to, _ in step.leads]
         try:
             painted = step.show(visit, token)
         except FuseHubError as error:
             visit.notices[place] = dock.message(self.problem(error))
             # What stood there belongs to what was asked before.
             painted = ["", *[gr.skip()] * (len(step.painted) - 1)]
+        # Now that the step has found out what it can.
+        loud = [to > place and is_ready(visit, to) for to, _ in step.leads]
         return [*(gr.Button(variant="primary" if one else "secondary") for one in loud), *painted]
 
     def problem(self, error: FuseHubError) -> str:
