@@ -111,7 +111,8 @@ class Setting:
 
         from .render.first import paper
 
-        found = {"The paper": paper()}
+        address = paper()
+        found = {"The paper": address} if address else {}
         if space := os.environ.get("SPACE_ID"):
             place = f"{endpoint()}/spaces/{space}"
             return {"Documents": f"{place}/blob/main/README.md", "Code": f"{place}/tree/main", **found}

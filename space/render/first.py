@@ -78,6 +78,6 @@ def picture() -> str:
     )
 
 
-def paper() -> str:
-    """The address of the paper of the recommended way."""
+def paper() -> str | None:
+    """The address of the paper of the recommended way; None where it has none."""
     return METHODS[_METHOD].paper

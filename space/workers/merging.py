@@ -70,7 +70,6 @@ def merge(
 
 
 def _merge_one(plan: Any, recipe: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-
     started = time.monotonic()
     result = fusehub.merge(plan, recipe["out"], progress=progress)
     notes = sorted({*result.told, *result.remarks})

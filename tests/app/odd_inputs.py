@@ -6,7 +6,10 @@ went wrong in FuseHub itself, or raises anything, is printed as JSON: [[box, tex
 
 from __future__ import annotations
 
+import inspect
 import json
+import os
+import re
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +41,8 @@ def main(models: list[str]) -> None:
     from space.steps.pick import describe
     from space.steps.statistics import TEXTS
 
+    # As on ZeroGPU: what runs models is done in this process, and none is started for each text.
+    os.environ["SPACES_ZERO_GPU"] = "1"
     frame = new_frame(Setting(shared=False))
     page = build(frame)
     visit = frame.visits.open(page="page")
@@ -49,15 +54,18 @@ def main(models: list[str]) -> None:
     boxes = {number for number, block in page.blocks.items() if isinstance(block, gr.Textbox)}
     walked = set()
     for function in page.fns.values():
-        own = [block for block in function.inputs if block._id in boxes]
-        if function.fn is None or not own:
+        # Of those that are one beside the other, as for the labels of each model, one is enough.
+        alike = {re.sub(r"\d+", "", block.label or ""): block for block in function.inputs if block._id in boxes}
+        if function.fn is None:
             continue
-        for box in own:
-            walked.add(box._id)
+        walked |= {block._id for block in function.inputs if block._id in boxes}
+        for box in alike.values():
             for name, text in ODD.items():
-                values = [_value(block, box, text, fixed) for block in function.inputs if block is not frame.key]
+                values = [
+                    visit.key if block is frame.key else _value(block, box, text, fixed) for block in function.inputs
+                ]
                 try:
-                    told = _called(function.fn, visit, frame.key in function.inputs, values)
+                    told = _called(function.fn, values)
                     _ended(frame, visit)
                     told = [told, *visit.notices.values(), str(visit.job and visit.job.error)]
                 except Exception as error:
@@ -67,7 +75,6 @@ def main(models: list[str]) -> None:
                 if _BUG in json.dumps(told, default=str):
                     wrong.append([box.label, name, _BUG])
     close(frame)
-    # What the browser alone writes into is no box of a visitor.
     left = [page.blocks[number].elem_id for number in boxes - walked]
     print(json.dumps({"wrong": wrong, "not walked": left}))
 
@@ -80,11 +87,13 @@ def _value(block: Any, box: Any, text: str, fixed: dict[str, str]) -> Any:
     return fixed.get(block.elem_id, block.value)
 
 
-def _called(function: Any, visit: Any, has_key: bool, values: list[Any]) -> Any:
-    if not has_key:
-        return function(*values)
+def _called(function: Any, values: list[Any]) -> Any:
+    """`function` with `values`, and what gradio adds by the types of its parameters."""
     request, data = SimpleNamespace(session_hash="page"), SimpleNamespace(act="", id="")
-    return function(None, request, data, visit.key, *values)
+    added = {"OAuthToken": None, "Request": request, "EventData": data}
+    own = inspect.signature(function).parameters.values()
+    names = [str(one.annotation).removeprefix("gr.").partition(" ")[0] for one in own]
+    return function(*(added[name] for name in names if name in added), *values)
 
 
 def _ended(frame: Any, visit: Any) -> None:
