@@ -102,27 +102,6 @@ class Setting:
             raise NotFound(f"'{text[:40]}...' is too long to search for.", "Use a word or two of the model's name.")
         return text
 
-    def links(self) -> dict[str, str]:
-        """Where to read more, by name: the paper, and code and documents where this app comes from a place that has
-        them."""
-        from importlib.metadata import PackageNotFoundError, metadata
-
-        from fusehub.hub.client import endpoint
-
-        from .render.first import paper
-
-        address = paper()
-        found = {"The paper": address} if address else {}
-        if space := os.environ.get("SPACE_ID"):
-            place = f"{endpoint()}/spaces/{space}"
-            return {"Documents": f"{place}/blob/main/README.md", "Code": f"{place}/tree/main", **found}
-        try:
-            said = metadata("fusehub").get_all("Project-URL") or []
-        except PackageNotFoundError:
-            said = []
-        named = dict(entry.split(", ", 1) for entry in said if ", " in entry)
-        return {name: named[name] for name in ("Documents", "Code") if name in named} | found
-
     def require_dataset(self, text: str) -> str:
         """`text` if a visitor may name it as data: user/dataset[:config][/split]."""
         self.require_name(text if "://" in text else text.partition(":")[0], "dataset")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, metadata
 
+from fusehub.hub.client import endpoint
 from fusehub.methods import METHODS
 from fusehub.recommending.measured import record
 
@@ -78,6 +81,16 @@ def picture() -> str:
     )
 
 
-def paper() -> str | None:
-    """The address of the paper of the recommended way; None where it has none."""
-    return METHODS[_METHOD].paper
+def links() -> dict[str, str]:
+    """Where to read more, by name: the paper, and code and documents where the app comes from a place that has any."""
+    address = METHODS[_METHOD].paper
+    found = {"The paper": address} if address else {}
+    if space := os.environ.get("SPACE_ID"):
+        place = f"{endpoint()}/spaces/{space}"
+        return {"Documents": f"{place}/blob/main/README.md", "Code": f"{place}/tree/main", **found}
+    try:
+        said = metadata("fusehub").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        said = []
+    named = dict(entry.split(", ", 1) for entry in said if ", " in entry)
+    return {name: named[name] for name in ("Documents", "Code") if name in named} | found

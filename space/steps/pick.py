@@ -13,7 +13,7 @@ from fusehub.finding import FoundModel
 from .. import dock
 from ..frame import Step, typed
 from ..render import html
-from ..render.first import first_html
+from ..render.first import first_html, links
 from ..shelves import Shelf
 from ..visits import CHECK, PICK, Picked, Visit
 from ..workers.pace import seconds_of
@@ -43,7 +43,7 @@ class Pick(Step):
     def layout(self) -> None:
         from fusehub.models.tasks import TASKS
 
-        self.first = gr.HTML(first_html(self.frame.setting.links()))
+        self.first = gr.HTML(first_html(links()))
         with gr.Row(elem_classes="fh-actions"):
             self.example = gr.Button("Try the example", variant="primary", elem_id="example")
             self.about = gr.HTML(self._about(None), elem_id="example-about")
