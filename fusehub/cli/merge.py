@@ -14,6 +14,7 @@ from fusehub.cli.console import bar, command, print_json, say
 from fusehub.cli.options import (
     AllowOtherWeights,
     Base,
+    Device,
     Json,
     LabelColumn,
     Labels,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 _RECIPE = (".yaml", ".yml")
 _PLAN = ".json"
-_BESIDE_A_PLAN = ("models", "out", "plugin", "dry_run", "save_plan", "as_json")
+_BESIDE_A_PLAN = ("models", "out", "plugin", "device", "dry_run", "save_plan", "as_json")
 
 
 @app.command(
@@ -119,6 +120,7 @@ def merge(
         int | None, typer.Option(help="For methods that draw random numbers, and for which examples --limit draws.")
     ] = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest weight file, as 5GB or 500MB.")] = "5GB",
+    device: Device = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and what it will cost; merge nothing.")
     ] = False,
@@ -162,7 +164,7 @@ def merge(
     console.leave_it_to_the_main_process()
     if models[0].endswith(_PLAN) and len(models) == 1:
         _require_as_it_is(context)
-        _merge(Plan.load(models[0], plugins=plugin or ()), out, None, dry_run, save_plan, as_json)
+        _merge(Plan.load(models[0], plugins=plugin or ()), out, None, device, dry_run, save_plan, as_json)
         return
     source: Recipe | list[str] = Recipe.read(models[0]) if is_recipe else models
     names = [entry.model for entry in source.models] if isinstance(source, Recipe) else models
@@ -219,10 +221,10 @@ def merge(
             trials=tune_trials, limit=tune_limit, seed=seed or 0, text_column=text_column, label_column=label_column,
             max_length=max_length,
         )  # fmt: skip
-        search = Search(plan, tuning)
+        search = Search(plan, tuning, device=device)
     elif tune_over or tune_weights or tune_limit or label_column:
         raise typer.BadParameter("name the data that decides", param_hint="--tune")
-    _merge(plan, out, search, dry_run, save_plan, as_json)
+    _merge(plan, out, search, device, dry_run, save_plan, as_json)
 
 
 def _require_as_it_is(context: typer.Context) -> None:
@@ -234,7 +236,13 @@ def _require_as_it_is(context: typer.Context) -> None:
 
 
 def _merge(
-    plan: Plan, out: Path | None, search: Search | None, dry_run: bool, save_plan: Path | None, as_json: bool
+    plan: Plan,
+    out: Path | None,
+    search: Search | None,
+    device: str,
+    dry_run: bool,
+    save_plan: Path | None,
+    as_json: bool,
 ) -> None:
     """Prints, saves or carries out a plan, or the best one that the search finds."""
     from fusehub.merging.merge import merge as merge_models
@@ -264,7 +272,7 @@ def _merge(
         return
     assert out is not None  # It may be left out with --dry-run and --save-plan alone.
     with bar(f"Merging {len(plan.experts)} models", quiet=as_json) as progress:
-        result = merge_models(plan, out, progress=progress)
+        result = merge_models(plan, out, device=device, progress=progress)
     notes = {name: [asdict(note) for note in own] for name, own in result.notes.items()}
     if as_json:
         told = {"folder": str(out), "notes": notes, "sha256": dict(result.hashes)}

@@ -26,7 +26,10 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Take that many examples,
 MaxLength = Annotated[int | None, typer.Option(min=1, help="Cut texts to that many tokens.")]
 Device = Annotated[
     str,
-    typer.Option(help="Where models run: cpu, cuda, mps, or auto: an accelerator where there is one."),
+    typer.Option(
+        help="Where models run and layers are solved: cpu, cuda, mps, or auto: what FUSEHUB_DEVICE says, else an "
+        "accelerator where there is one."
+    ),
 ]
 Labels = Annotated[
     list[str] | None,

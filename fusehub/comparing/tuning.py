@@ -33,6 +33,7 @@ from fusehub.merging.plan import Plan, replan
 from fusehub.merging.recipe import DType, Recipe
 from fusehub.models.ref import ModelRef
 from fusehub.models.tasks import task_of
+from fusehub.utils.devices import Device
 from fusehub.utils.findings import Allowed
 from fusehub.utils.holding import scratch
 from fusehub.utils.processes import Processes
@@ -73,6 +74,7 @@ def tune(
     allow_unrelated: bool = False,
     allow_other_weights: bool = False,
     ignore: Sequence[str] = (),
+    device: Device | None = None,
     token: bool | str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
@@ -111,15 +113,15 @@ def tune(
             max_length=max_length, text_column=text_column, as_adapter=as_adapter, tokenizer_source=tokenizer_source,
             chat_template=chat_template,
         )  # fmt: skip
-    search = Search(plan, data if isinstance(data, Tuning) else Tuning(data), access)
+    search = Search(plan, data if isinstance(data, Tuning) else Tuning(data), access, device=device)
     return search.run(progress)
 
 
 class Search:
     """A search whose data was read and whose values were checked; `run` makes the trials."""
 
-    def __init__(self, plan: Plan, tuning: Tuning, access: Access = STORED) -> None:
-        self.plan, self.tuning = plan, tuning
+    def __init__(self, plan: Plan, tuning: Tuning, access: Access = STORED, *, device: Device | None = None) -> None:
+        self.plan, self.tuning, self.device = plan, tuning, device
         if Processes.started() > 1:
             raise BadRecipe(
                 f"Tuning tries one merge after the other, and {Processes.started()} processes were started.",
@@ -235,12 +237,14 @@ class Search:
         plan = replace(plan, recipe=plan.recipe.model_copy(update={"as_adapter": False}))
         scores: dict[str, float] = {}
         with scratch() as temporary:
-            folder = merge(plan, temporary / "merged").folder
+            folder = merge(plan, temporary / "merged", device=self.device).folder
             models = {str(folder): self.sets}
             if plan.labels.policy == "keep":
                 models = {str(folder / name): {name: self.sets[name]} for name in plan.names}
             for model, sets in models.items():
-                found = evaluate([model], sets, max_length=self.tuning.max_length, seed=self.tuning.seed)
+                found = evaluate(
+                    [model], sets, max_length=self.tuning.max_length, seed=self.tuning.seed, device=self.device
+                )
                 for score in found.scores:
                     scores[score.data] = score.main
                     self._metrics[score.data] = next(iter(score.metrics))

@@ -27,8 +27,10 @@ from fusehub.merging.provenance import write_side_files
 from fusehub.merging.recipe import Changes, DType, Recipe
 from fusehub.merging.result import MergeResult
 from fusehub.methods.plugins import load_plugins, require_plugins
+from fusehub.models.placement import own_device
 from fusehub.models.ref import ModelRef
 from fusehub.models.remote_headers import forget_headers
+from fusehub.utils.devices import Device, asked_for, find_device
 from fusehub.utils.findings import Allowed
 from fusehub.utils.holding import empty
 from fusehub.utils.places import place_errors
@@ -67,6 +69,7 @@ def merge(
     allow_other_weights: bool = False,
     ignore: Sequence[str] = (),
     max_shard_size: int = MAX_SHARD_SIZE,
+    device: Device | None = None,
     token: bool | str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
@@ -89,6 +92,8 @@ def merge(
         allow_other_weights: Go on where statistics were made for other weights.
         ignore: Codes of findings that do not stop this merge.
         max_shard_size: The most bytes of one file of weights.
+        device: Where layers are solved, and a model is run: `cpu`, `cuda`, `mps`; by itself what `FUSEHUB_DEVICE`
+            says, else an accelerator where there is one. What is combined element by element stays on the CPU.
         token: The Hub's token; None for the one of `hf auth login` if there is one, True where there must be, False
             for none.
         cache_dir: Where downloads lie; the Hub's cache of this machine where nothing is said.
@@ -145,14 +150,14 @@ def merge(
                 if is_plan:
                     require_unwritten(plan.files)
                 try:
-                    result = _carried_out(plan, target, folder, processes, progress)
+                    result = _carried_out(plan, target, folder, processes, device, progress)
                 except OtherHeader:
                     if processes.count > 1:
                         raise
                     empty(folder)
-                    result = _carried_out(_planned_anew(plan), target, folder, processes, progress)
+                    result = _carried_out(_planned_anew(plan), target, folder, processes, device, progress)
         else:
-            result = _helped(ready(), processes, progress)
+            result = _helped(ready(), processes, device, progress)
         # The folder has its name now; or what the main process has to say against it is raised here.
         processes.agree()
     return replace(result, folder=target)
@@ -168,10 +173,13 @@ def _planned_anew(plan: Plan) -> Plan:
     return replace(again, tuning=plan.tuning)
 
 
-def _carried_out(plan: Plan, target: Path, folder: Path, processes: Processes, progress: Progress) -> MergeResult:
+def _carried_out(
+    plan: Plan, target: Path, folder: Path, processes: Processes, device: Device | None, progress: Progress
+) -> MergeResult:
     """The merge that is planned, written into `folder`, which is to be `target`."""
     _require_dividable(plan, processes)
-    begun = Begun.of(folder, plan, target)
+    place = _place(plan, processes, device)
+    begun = Begun.of(folder, plan, target, place)
     _require_space(folder, plan, target, begun.nbytes)
     processes.agree((os.path.abspath(folder), begun.record))
     if plan.recipe.as_adapter:
@@ -179,18 +187,19 @@ def _carried_out(plan: Plan, target: Path, folder: Path, processes: Processes, p
         processes.agree(hashes)
         result = MergeResult(folder, plan, plan.tensors, plan.kept, plan.notes, hashes=hashes)
     else:
-        result = carry_out(plan, folder, begun, processes, progress)
+        result = carry_out(plan, folder, begun, processes, place, progress)
     write_side_files(result)
     begun.close()
     return result
 
 
-def _helped(plan: Plan, processes: Processes, progress: Progress) -> MergeResult:
+def _helped(plan: Plan, processes: Processes, device: Device | None, progress: Progress) -> MergeResult:
     """The same merge, of which the main process writes all but this one's share of the tensors."""
     _require_dividable(plan, processes)
+    place = _place(plan, processes, device)
     path, record = processes.agree()[0]
     folder = Path(path)
-    if record.plan != fingerprint(plan):
+    if record.plan != fingerprint(plan, place):
         raise FuseHubError(
             "The processes do not plan the same merge.", "Give all of them the same models, files and versions."
         )
@@ -202,7 +211,14 @@ def _helped(plan: Plan, processes: Processes, progress: Progress) -> MergeResult
     if plan.recipe.as_adapter:
         return MergeResult(folder, plan, plan.tensors, plan.kept, plan.notes, hashes=processes.agree()[0])
     with place_errors(folder):
-        return carry_out(plan, folder, Begun(folder, record), processes, progress)
+        return carry_out(plan, folder, Begun(folder, record), processes, place, progress)
+
+
+def _place(plan: Plan, processes: Processes, device: Device | None) -> str:
+    """The device of this process. Where nothing is computed on one, none is looked for: it takes an import."""
+    if asked_for(device) == "auto" and not (plan.statistics or plan.method.needs_data):
+        return "cpu"
+    return own_device(processes, device) if processes.count > 1 else find_device(device)
 
 
 def _require_dividable(plan: Plan, processes: Processes) -> None:

@@ -80,8 +80,8 @@ class LayerStatistics(Protocol):
     def diagonal(self) -> Tensor:
         """The diagonal of `S`: [in], float64."""
 
-    def strips(self, dtype: torch.dtype) -> Iterator[Strip]:
-        """The strips of `S` (see `fusehub.utils.symmetric`), in float32 or float64."""
+    def strips(self, dtype: torch.dtype, device: str = "cpu") -> Iterator[Strip]:
+        """The strips of `S` (see `fusehub.utils.symmetric`), in float32 or float64, on a device that has that."""
 
     def gram(self) -> Tensor:
         """`S`, the sum of x xᵀ over the rows: [in, in], float64."""
@@ -114,6 +114,8 @@ class Layer:
     seed: int = 0
     cache: dict[Any, Any] = field(default_factory=dict)
     """Kept by the caller between layers that have the same statistics (shared inputs, as q, k and v)."""
+    device: str = "cpu"
+    """Where it is worth computing what takes long. Tensors come and go on the CPU."""
 
     @property
     def needed_base(self) -> Tensor:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from fusehub.errors import BadStatistics
 from fusehub.methods.base import LayerStatistics, Note
+from fusehub.utils.devices import has_float64, wide
 from fusehub.utils.symmetric import Factorized, add_product, bounds, mirror
 
 if TYPE_CHECKING:
@@ -64,13 +65,13 @@ class Term:
             diagonal = torch.cat([diagonal, diagonal.new_tensor([self.statistic.rows])])
         return diagonal * (self.weight * self._growth)
 
-    def strips(self, dtype: torch.dtype) -> Iterator[Strip]:
+    def strips(self, dtype: torch.dtype, device: str) -> Iterator[Strip]:
         """The strips of `G` (see `fusehub.utils.symmetric`)."""
         import torch
 
-        total = self.statistic.total.to(dtype) if self.affine else None
+        total = self.statistic.total.to(dtype).to(device) if self.affine else None
         size = 0
-        for start, rows in self.statistic.strips(dtype):
+        for start, rows in self.statistic.strips(dtype, device):
             size = start + len(rows)
             if total is not None:
                 rows = torch.cat([rows, total[start:size, None]], dim=1)
@@ -79,7 +80,7 @@ class Term:
             rows.diagonal().copy_(diagonal)
             yield start, rows
         if self.affine:
-            yield size, torch.tensor([[self.statistic.rows * self.weight * self._growth]], dtype=dtype)
+            yield size, torch.tensor([[self.statistic.rows * self.weight * self._growth]], dtype=dtype, device=device)
 
     @property
     def _growth(self) -> float:
@@ -99,7 +100,8 @@ class System:
     """`Σ G_i + ρ·I` of one set of grams, factorised when it is first solved; layers with the same inputs share it.
 
     `weights` are what each expert's `S` is multiplied by; an expert of weight zero has no say. `name` is what a
-    refusal calls the layer; None where rounding can make the grams look like those of no inputs.
+    refusal calls the layer; None where rounding can make the grams look like those of no inputs. What takes long is
+    done on `device`, but float64 on the CPU where that has none; weights come and go on the CPU.
     """
 
     def __init__(
@@ -111,9 +113,11 @@ class System:
         ridge: float = 0.0,
         affine: bool = False,
         name: str | None = None,
+        device: str = "cpu",
     ) -> None:
         import torch
 
+        self._device, self._wide_device = device, device if has_float64(device) else "cpu"
         pairs = enumerate(zip(statistics, weights, strict=True))
         self._terms = [Term(index, own, weight, alpha, affine) for index, (own, weight) in pairs if weight]
         self._alpha, self._ridge, self._name = alpha, ridge, name
@@ -182,22 +186,22 @@ class System:
             return None
         outputs = len(reference)
         sample = torch.arange(0, outputs, max(1, -(-outputs // _SAMPLE)))
-        scale = self._scale.float()[:, None]
-        right = torch.zeros(len(scale), outputs)
-        exact = torch.zeros(len(scale), len(sample), dtype=torch.float64)
+        scale, exact_scale = self._scaling(torch.float32), self._scaling(torch.float64)
+        right = torch.zeros(len(scale), outputs, device=self._device)
+        exact = torch.zeros(len(scale), len(sample), dtype=torch.float64, device=self._wide_device)
         for weight, strips in self._pulls(weights, reference, anchor, torch.float32):
             delta = (weight - reference).T
-            narrow, wide = delta.float(), delta[:, sample].double()
+            narrow, sampled = delta.float().to(self._device), delta[:, sample].double().to(self._wide_device)
             for start, rows in strips:
                 add_product((start, rows), narrow, right)
-                add_product((start, rows.double()), wide, exact)
+                add_product((start, wide(rows)), sampled, exact)
         found = factorized.solve(right.mul_(scale))
         del right
-        looked_at = found[:, sample].double()
-        residual = exact.mul_(self._scale[:, None]).sub_(factorized.times(looked_at))
-        error = _length(factorized.solve(residual.float()) * scale)
-        step = _length(looked_at * scale)
-        merged = reference + found.mul_(scale).T
+        looked_at = wide(found[:, sample.to(found.device)])
+        residual = exact.mul_(exact_scale).sub_(factorized.times(looked_at))
+        error = _length(factorized.solve(residual.float().to(self._device)) * scale)
+        step = _length(looked_at * exact_scale)
+        merged = reference + found.mul_(scale).T.cpu()
         most = TOLERANCE * _length(merged[sample])
         if error <= most:
             return merged, "float32"
@@ -211,13 +215,13 @@ class System:
         """`merged`, and what the factor makes of its residual in float64."""
         import torch
 
-        residual = torch.zeros(merged.T.shape, dtype=torch.float64)
+        residual = torch.zeros(merged.T.shape, dtype=torch.float64, device=self._wide_device)
         for weight, strips in self._pulls(weights, merged, anchor, torch.float64, everyone=True):
-            delta = (weight - merged).T.double()
+            delta = (weight - merged).T.double().to(self._wide_device)
             for strip in strips:
                 add_product(strip, delta, residual)
-        found = factorized.solve(residual.mul_(self._scale[:, None]).float())
-        return merged + found.mul_(self._scale.float()[:, None]).T
+        found = factorized.solve(residual.mul_(self._scaling(torch.float64)).float().to(self._device))
+        return merged + found.mul_(self._scaling(torch.float32)).T.cpu()
 
     def _solve_wide(self, weights: Sequence[Tensor], reference: Tensor, anchor: Callable[[], Tensor]) -> Tensor:
         """The merged weight in float64, by a factor or, where the inputs do not span all directions, by a
@@ -226,19 +230,30 @@ class System:
 
         factorized = self._wide()
         start = reference if factorized is not None else anchor()
-        right = torch.zeros(reference.T.shape, dtype=torch.float64)
+        right = torch.zeros(reference.T.shape, dtype=torch.float64, device=self._wide_device)
         for weight, strips in self._pulls(weights, start, anchor, torch.float64, everyone=factorized is None):
-            delta = (weight - start).T.double()
+            delta = (weight - start).T.double().to(self._wide_device)
             for strip in strips:
                 add_product(strip, delta, right)
-        right.mul_(self._scale[:, None])
+        scale = self._scaling(torch.float64)
+        right.mul_(scale)
         if factorized is not None:
             found = factorized.solve(right)
         else:
             assert self._eigen is not None  # Found where there is no factor.
             inverse, vectors = self._eigen
             found = vectors @ (inverse[:, None] * (vectors.T @ right))
-        return start + found.mul_(self._scale[:, None]).T.to(start.dtype)
+        return start + found.mul_(scale).T.cpu().to(start.dtype)
+
+    def _place(self, dtype: torch.dtype) -> str:
+        """Where numbers of that dtype are computed with."""
+        import torch
+
+        return self._wide_device if dtype == torch.float64 else self._device
+
+    def _scaling(self, dtype: torch.dtype) -> Tensor:
+        """What rows are multiplied by to be of the system scaled to a unit diagonal: [n, 1]."""
+        return self._scale[:, None].to(dtype).to(self._place(dtype))
 
     def _pulls(
         self,
@@ -257,7 +272,7 @@ class System:
 
         for term in self._terms if everyone else self._terms[:-1]:
             if not torch.equal(weights[term.index], start):
-                yield weights[term.index], term.strips(dtype)
+                yield weights[term.index], term.strips(dtype, self._place(dtype))
         if self._ridge:
             yield anchor(), self._ridge_strips(dtype)
 
@@ -265,7 +280,7 @@ class System:
         import torch
 
         for start, stop in bounds(len(self._diagonal)):
-            rows = torch.zeros(stop - start, len(self._diagonal) - start, dtype=dtype)
+            rows = torch.zeros(stop - start, len(self._diagonal) - start, dtype=dtype, device=self._place(dtype))
             rows.diagonal().fill_(self._ridge)
             yield start, rows
 
@@ -306,22 +321,23 @@ class System:
         if self._factorized is not None and self._factorized.dtype == dtype:
             return self._factorized
         self._factorized = None  # Its memory is needed.
-        total = torch.zeros(len(self._diagonal), len(self._diagonal), dtype=dtype)
+        place = self._place(dtype)
+        total = torch.zeros(len(self._diagonal), len(self._diagonal), dtype=dtype, device=place)
         for term in self._terms:
-            for start, rows in term.strips(dtype):
+            for start, rows in term.strips(dtype, place):
                 total[start : start + len(rows), start:] += rows
         total.diagonal().add_(self._ridge)
-        scale = self._scale.to(dtype)
+        scale = self._scaling(dtype)
         for start, stop in bounds(len(total)):
-            total[start:stop, start:].mul_(scale[start:stop, None]).mul_(scale[start:])
-        total.diagonal()[self._dead] = 1.0
+            total[start:stop, start:].mul_(scale[start:stop]).mul_(scale[start:].T)
+        total.diagonal()[self._dead.to(place)] = 1.0
         mirror(total)
         self._factorized = Factorized(total)
         return self._factorized
 
 
 def _length(values: Tensor) -> float:
-    return float(values.double().norm())
+    return float(wide(values).norm())
 
 
 def _pseudo_inverse(correlations: Tensor, name: str | None) -> tuple[Tensor, Tensor]:

@@ -105,6 +105,7 @@ def regmean(layer: Layer, options: RegMeanOptions) -> Merged:
             affine=affine,
             # Rounding of the means can make [x, 1] look like no inputs; x only a broken file can.
             name=None if affine else layer.name,
+            device=layer.device,
         )
 
     def anchor(rows: slice) -> Tensor:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fusehub.errors import FuseHubError
 from fusehub.models.loading import Spread, load_model
-from fusehub.utils.devices import Device, find_device, has_dtype
+from fusehub.utils.devices import Device, asked_for, find_device, has_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -52,14 +52,8 @@ def load_for_counting(
     return load_model(ref, dtype=dtype, spread=Spread(folder, max_memory))
 
 
-def load_to_run(ref: ModelRef) -> PreTrainedModel:
-    """The model whole on one device, where its weights can be changed: the accelerator if it fits there."""
-    from fusehub.utils.processes import Processes
-
-    processes = Processes.find()
-    if processes.count > 1:
-        raise FuseHubError(f"{processes.count} processes cannot merge together.", "Start one, without torchrun.")
-    place = str(processes.device)
+def load_to_run(ref: ModelRef, place: str) -> PreTrainedModel:
+    """The model whole on one device, where its weights can be changed: the accelerator `place` if it fits there."""
     dtype = precision(ref, place)
     if _too_large(ref, place, dtype):
         return load_model(ref, dtype=precision(ref, "cpu"), device="cpu")
@@ -71,8 +65,8 @@ def own_device(processes: Processes, name: Device | None) -> str:
 
     Raises `FuseHubError` for one that is not there.
     """
-    own, name = processes.device, None if name is None else str(name)
-    return str(own) if name in (None, "auto", own.type) else find_device(name)
+    own, said = processes.device, asked_for(name)
+    return str(own) if said in ("auto", own.type) else find_device(name)
 
 
 def precision(ref: ModelRef, device: str) -> torch.dtype | None:

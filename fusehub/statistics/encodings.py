@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 from fusehub.errors import unknown
 from fusehub.models.tensor_files import TensorInfo
 from fusehub.statistics.grams import packed_diagonal
+from fusehub.utils.devices import wide
 from fusehub.utils.symmetric import Factorized, bounds, mirror, pack_into, unpacked, whole
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def decode(encoding: Encoding, read: Callable[[str], Tensor], size: int, dtype: 
             rows.diagonal().copy_(diagonal[start:stop])
             yield start, rows
         return
-    scale = diagonal.double().sqrt().to(dtype)
+    scale = wide(diagonal).sqrt().to(dtype).to(diagonal.device)
     for start, rows in _stored_correlations(encoding, read, size):
         stop = start + len(rows)
         yield start, rows.to(dtype).mul_(scale[start:stop, None]).mul_(scale[start:])

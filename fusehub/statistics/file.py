@@ -140,15 +140,18 @@ class StoredLayer:
         """Whether only the diagonal of `S` is known, as of imported importance matrices."""
         return self.encoding.name == "diagonal"
 
-    def strips(self, dtype: torch.dtype) -> Iterator[Strip]:
+    def strips(self, dtype: torch.dtype, device: str = "cpu") -> Iterator[Strip]:
         """The strips of `S` (see `fusehub.utils.symmetric`), in float32 or float64, each computed when its turn comes.
+
+        On another device than the CPU, what is stored is what travels.
 
         Raises `BadStatistics` where a number is not finite, a square is negative, or `S`, `s` and `n` cannot be of the
         same rows.
         """
         read = functools.cache(self._read)
         self._require_of_one(self._diagonal(read))
-        yield from decode(self.encoding, read, self.size, dtype)
+        there = functools.cache(lambda part: read(part).to(device))
+        yield from decode(self.encoding, there, self.size, dtype)
 
     def gram(self) -> Tensor:
         """`S`: [in, in], float64. Raises `BadStatistics` as `strips` does."""

@@ -60,10 +60,10 @@ class GramSum:
 
         return torch.cat([block.diagonal() for block in self._blocks]).cpu().double()
 
-    def strips(self, dtype: torch.dtype) -> Iterator[Strip]:
-        """The strips of `S` (see `fusehub.utils.symmetric`), on the CPU."""
+    def strips(self, dtype: torch.dtype, device: str = "cpu") -> Iterator[Strip]:
+        """The strips of `S` (see `fusehub.utils.symmetric`); copies."""
         for block, start in zip(self._blocks, range(0, self.size, self._step), strict=True):
-            rows = block.cpu().to(dtype, copy=True)
+            rows = block.to(device).to(dtype, copy=True)
             square = rows[:, : len(rows)]
             square.triu_().add_(square.triu(1).T)
             yield start, rows

@@ -1,11 +1,12 @@
 """Where models run, and what that device can hold, found out by trying: Apple's GPUs, and others, have no float64.
 
-device = find_device("auto")        # where accelerate would run a model
+device = find_device("auto")        # what FUSEHUB_DEVICE says, or where accelerate would run a model
 total = wide(tensor).sum()          # in float64, on the device or, where that has none, on the CPU
 """
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,39 +16,50 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+VARIABLE = "FUSEHUB_DEVICE"
 Device: TypeAlias = "str | torch.device"
 """A device by its name, `auto` among them, or as torch has it."""
 
 
 def find_device(name: Device | None = None) -> str:
-    """The device of that name as torch has it; for None and `auto` an accelerator where there is one, else the CPU.
+    """The device of that name as torch has it; for None and `auto` the one that FUSEHUB_DEVICE in the environment
+    names, else an accelerator where there is one, else the CPU.
 
     Raises `FuseHubError` for one that is not there.
     """
     import torch
 
-    name = None if name is None else str(name)
-    if name in (None, "auto"):
+    said, name = name, asked_for(name)
+    if name == "auto":
         return _own_device()
     try:
         torch.zeros(1, device=name)
     # What is raised for a device that torch was not built for depends on the device.
     except (RuntimeError, AssertionError, NotImplementedError, ModuleNotFoundError) as error:
         raise FuseHubError(
-            f"There is no device {name} here ({str(error).splitlines()[0][:120]}).",
+            f"There is no device {name} here ({str(error).splitlines()[0][:120]})"
+            + (f", which {VARIABLE} names." if said is None or str(said) == "auto" else "."),
             "Say cpu, cuda or mps, or auto for the one that is there.",
         ) from error
     return name
 
 
+def asked_for(name: Device | None) -> str:
+    """The name of a device, or what the environment says where it is left open, or else `auto`."""
+    said = "auto" if name is None else str(name)
+    return (os.environ.get(VARIABLE, "").strip() or "auto") if said == "auto" else said
+
+
 def _own_device() -> str:
     """Where accelerate runs this process, which may be one of several; without it, torch's first accelerator."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        return "cpu"
     try:
         from accelerate import PartialState
     except ImportError:
-        import torch
-
-        return str(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
+        return str(torch.accelerator.current_accelerator())
     return str(PartialState().device)
 
 

@@ -135,10 +135,10 @@ class Factorized:
         return torch.linalg.solve_triangular(lower.T, half, upper=True, out=half)
 
     def times(self, factor: Tensor) -> Tensor:
-        """`S @ factor` for [n, m], in the dtype of `factor`."""
+        """`S @ factor` for [n, m], in the dtype of `factor` and where that is."""
         out = factor.new_zeros(factor.shape)
         for start, stop in bounds(len(self._matrix)):
-            rows = self._matrix[start:stop, start:].to(factor.dtype, copy=True)
+            rows = self._matrix[start:stop, start:].to(factor.device).to(factor.dtype, copy=True)
             square = rows[:, : stop - start]
             square.triu_(1)
             square.add_(square.T.clone())

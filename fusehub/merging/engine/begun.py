@@ -1,13 +1,14 @@
 """A merge that was killed goes on: files of weights that it had completed are held to their hashes, and kept.
 
     with output(target, record=RECORD) as folder:
-        begun = Begun.of(folder, plan)           # what another run of the same plan left; all else is removed
+        begun = Begun.of(folder, plan, target, "cpu")    # what another run of the same left; all else is removed
         begun.files                              # those that need not be made again
         begun.complete("model-00001-of-00003.safetensors", File(sha256, notes, precision))
         begun.close()
 
 That two runs do the same is told by all that decides about the bytes: the recipe with every model at its commit, the
-hashes of weights, files of folders, what is done with each tensor, and the versions of FuseHub and torch.
+hashes of weights, files of folders, what is done with each tensor, the kind of device, and the versions of FuseHub and
+torch.
 """
 
 from __future__ import annotations
@@ -78,12 +79,12 @@ class Begun:
         self._folder, self.record = folder, record
 
     @classmethod
-    def of(cls, folder: Path, plan: Plan, target: Path) -> Begun:
+    def of(cls, folder: Path, plan: Plan, target: Path, device: str) -> Begun:
         """What a run of the same plan, killed before it was done, left in `folder`; everything else in it is removed.
 
         Raises `OutputExists` where files of another merge are complete there: they may be hours of work.
         """
-        mine = Record(plan=fingerprint(plan), what=_words(plan))
+        mine = Record(plan=fingerprint(plan, device), what=_words(plan))
         found = _read(folder)
         if found is not None and found.files and found.plan != mine.plan:
             raise OutputExists(
@@ -172,12 +173,13 @@ def _words(plan: Plan) -> str:
     return f"{plan.method.name} of {', '.join(ref.id for ref in plan.experts)}"
 
 
-def fingerprint(plan: Plan) -> str:
-    """What tells whether two plans give the same bytes."""
+def fingerprint(plan: Plan, device: str) -> str:
+    """What tells whether two plans give the same bytes, carried out on such a device."""
     told = plan.to_dict()
     decides: dict[str, Any] = {
         "fusehub": fusehub_version(),
         "torch": version("torch"),
+        "device": device.partition(":")[0],
         "recipe": plan.recipe.to_dict(),
         "planned": {key: told[key] for key in (*DECISIVE, "tensors")},
         "max_shard_size": plan.max_shard_size,

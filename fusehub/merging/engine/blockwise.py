@@ -56,13 +56,14 @@ class BlockByBlock:
         statistics: Sequence[dict[str, CountedLayer]],
         expect: Callable[[Iterable[TensorPlan]], None],
         make: Callable[[TensorPlan], Tensor],
+        device: str,
         progress: Progress,
     ) -> None:
         self.plan, self.tensors, self.experts, self.statistics = plan, tensors, experts, statistics
         self.expect, self.make, self.progress = expect, make, progress
         self.inputs: list[Inputs] = [found.inputs for found in plan.statistics]
         parameters = [tensor.parameter for tensor in tensors.values()]
-        loaded = {index: _load(plan, index, parameters) for index in dict.fromkeys(_templates(plan))}
+        loaded = {index: _load(plan, index, parameters, device) for index in dict.fromkeys(_templates(plan))}
         self.networks: list[PreTrainedModel] = [loaded[index] for index in _templates(plan)]
         self._slots = {index: _slots(network) for index, network in loaded.items()}
         self._verdicts: dict[str, str] = {}
@@ -238,8 +239,8 @@ def _templates(plan: Plan) -> list[int]:
     return [chosen[ref.config["architectures"][0]] for ref in plan.experts]
 
 
-def _load(plan: Plan, index: int, parameters: Sequence[str]) -> PreTrainedModel:
-    network = load_to_run(plan.experts[index])
+def _load(plan: Plan, index: int, parameters: Sequence[str], device: str) -> PreTrainedModel:
+    network = load_to_run(plan.experts[index], device)
     untie(network, parameters)
     # A block that is not run again adds nothing to a cache.
     if getattr(network.config, "use_cache", False):

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fusehub.errors import Incompatible
+from fusehub.errors import FuseHubError, Incompatible
 from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan
 from fusehub.merging.sources.data_free import UpdateGram
@@ -27,11 +27,12 @@ class LayerSolver:
     """Solves the layers of a plan; `notes` says what was worth saying of each, by the weight's name, and `precision`
     which arithmetic it took where the method chose.
 
-    `statistics` are those of each expert; where its source stands by the update, nothing of them is asked for.
+    `statistics` are those of each expert; where its source stands by the update, nothing of them is asked for. Methods
+    may compute on `device`.
     """
 
-    def __init__(self, plan: Plan, statistics: Sequence[Mapping[str, SourceLayer]]) -> None:
-        self.plan, self.statistics = plan, statistics
+    def __init__(self, plan: Plan, statistics: Sequence[Mapping[str, SourceLayer]], device: str = "cpu") -> None:
+        self.plan, self.statistics, self.device = plan, statistics, device
         self.notes: dict[str, tuple[Note, ...]] = {}
         self.precision: dict[str, str] = {}
         self._expected: Counter[Hashable] = Counter()
@@ -146,8 +147,25 @@ class LayerSolver:
             statistics=statistics,
             shares=[tensor.shares[index] for index in experts] if tensor.shares else None,
             cache=cache,
+            device=self.device,
         )
-        return self.plan.method.merge(whole, tensor.options)
+        return self._merged(whole, tensor)
+
+    def _merged(self, layer: Layer, tensor: TensorPlan) -> Merged:
+        """What the method makes of the layer. Raises `FuseHubError` naming a device that is too small or lacks
+        something."""
+        import torch
+
+        try:
+            return self.plan.method.merge(layer, tensor.options)
+        except torch.OutOfMemoryError as error:
+            told = f"{self.device} has too little memory to solve {tensor.name}, {list(tensor.info.shape)}"
+            raise FuseHubError(f"{told}.", "Say --device cpu, or one with more memory.") from error
+        except NotImplementedError as error:
+            if self.device == "cpu":
+                raise
+            told = f"{self.device} cannot solve {tensor.name} ({str(error).splitlines()[0][:120]})"
+            raise FuseHubError(f"{told}.", "Say --device cpu.") from error
 
     def systems(self, tensor: TensorPlan) -> Iterator[Hashable]:
         """What tells the systems that a layer is solved by: one, or one for each group of its labels."""

@@ -43,13 +43,18 @@ _WORKERS = min(4, os.cpu_count() or 1)
 _RELATED = 0.3
 
 
-def carry_out(plan: Plan, folder: Path, begun: Begun, processes: Processes, progress: Progress) -> MergeResult:
+def carry_out(
+    plan: Plan, folder: Path, begun: Begun, processes: Processes, device: str, progress: Progress
+) -> MergeResult:
     """Writes the merged weights of `plan` into `folder`, in which there is nothing but what was `begun`.
+
+    Layers are solved on `device`. What is combined element by element stays on the CPU: each number is read and
+    written once, and would travel for that.
 
     Of several processes that are called with the same, each writes its share; all return the same.
     """
     remarks = (*plan.notes, *_questioned(plan)) if processes.is_main else ()
-    return _Engine(plan, folder, begun, processes, progress).run(remarks)
+    return _Engine(plan, folder, begun, processes, device, progress).run(remarks)
 
 
 def _questioned(plan: Plan) -> Iterator[str]:
@@ -62,8 +67,10 @@ def _questioned(plan: Plan) -> Iterator[str]:
 class _Engine:
     """One run: open files, the pieces on their way, and what was found out."""
 
-    def __init__(self, plan: Plan, folder: Path, begun: Begun, processes: Processes, progress: Progress) -> None:
-        self.plan, self.folder, self.begun, self.processes = plan, folder, begun, processes
+    def __init__(
+        self, plan: Plan, folder: Path, begun: Begun, processes: Processes, device: str, progress: Progress
+    ) -> None:
+        self.plan, self.folder, self.begun, self.processes, self.device = plan, folder, begun, processes, device
         self.progress = progress
         self.tensors = dict(plan.tensors)
         self._files = contextlib.ExitStack()
@@ -88,7 +95,7 @@ class _Engine:
             ]
             sources = [] if self.fishers else self.plan.statistics
             statistics = [self._files.enter_context(found.open()) for found in sources]
-            self._solver = LayerSolver(self.plan, statistics)
+            self._solver = LayerSolver(self.plan, statistics, self.device)
             if self.processes.is_main and not self.plan.allowed.unrelated:
                 self._require_relatives()
             files = weight_files(self.plan, settlement, self.experts)
@@ -153,7 +160,8 @@ class _Engine:
                     solved[tensor.name, work.start] = merged[work.start : work.stop] if merged.ndim else merged
             return merged
 
-        BlockByBlock(self.plan, self.tensors, self.experts, statistics, self._solver.expect, make, self.progress).run()
+        expect = self._solver.expect
+        BlockByBlock(self.plan, self.tensors, self.experts, statistics, expect, make, self.device, self.progress).run()
         self._ready |= solved
 
     def _whole(self, tensor: TensorPlan) -> Tensor:

@@ -135,9 +135,9 @@ class CountedLayer:
         """The sums of squares of each input: [in], float64."""
         return self.sums.diagonal()
 
-    def strips(self, dtype: torch.dtype) -> Iterator[Strip]:
+    def strips(self, dtype: torch.dtype, device: str = "cpu") -> Iterator[Strip]:
         """The strips of the sum of x xᵀ over the rows."""
-        return self.sums.strips(dtype)
+        return self.sums.strips(dtype, device)
 
     def gram(self) -> Tensor:
         """The sum of x xᵀ over the rows: [in, in], float64, a new tensor at each call."""

@@ -112,9 +112,9 @@ class UpdateGram:
         """The diagonal of the scaled `ΔᵀΔ`: [in], float64."""
         return self.delta.double().square().sum(0).mul_(self.scale)
 
-    def strips(self, dtype: torch.dtype) -> Iterator[Strip]:
+    def strips(self, dtype: torch.dtype, device: str = "cpu") -> Iterator[Strip]:
         """The strips of the scaled `ΔᵀΔ`, computed in `dtype`."""
-        delta = self.delta.to(dtype)
+        delta = self.delta.to(dtype).to(device)
         for start, stop in bounds(self.size):
             yield start, (delta[:, start:stop].T @ delta[:, start:]).mul_(self.scale)
 
