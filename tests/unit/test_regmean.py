@@ -33,7 +33,7 @@ class Inputs:
     def diagonal(self):
         return self.gram().diagonal()
 
-    def strips(self, dtype):
+    def strips(self, dtype, device="cpu"):
         return strips_of(self.gram(), dtype)
 
     @property
@@ -55,7 +55,7 @@ class Given:
     def diagonal(self):
         return self.gram().diagonal()
 
-    def strips(self, dtype):
+    def strips(self, dtype, device="cpu"):
         return strips_of(self.gram(), dtype)
 
     @property

@@ -42,7 +42,7 @@ class Unit:
     def diagonal(self) -> torch.Tensor:
         return self.gram().diagonal()
 
-    def strips(self, dtype: torch.dtype):
+    def strips(self, dtype: torch.dtype, device: str = "cpu"):
         yield 0, self.gram().to(dtype)
 
 
