@@ -20,11 +20,15 @@ _LEFT = re.compile(r"tmp\w{8}|[0-9a-f]{64}")
 
 
 def forget_idle(page: gr.Blocks, idle: float) -> int:
-    """Forgets the sessions that nobody used for `idle` seconds, and says how many they were."""
+    """Forgets the sessions that nobody used for `idle` seconds, and says how many they were. Who still waits for an
+    answer, however long, is not among them."""
     holder, queue = page.state_holder, page._queue
     since = datetime.now() - timedelta(seconds=idle)
+    jobs = [*queue.active_jobs, *(waiting.queue for waiting in queue.event_queue_per_concurrency_id.values())]
+    asking = {event.session_hash for events in jobs for event in list(events or ()) if event.alive}
     with holder.lock:
-        over = [session for session, used in holder.time_last_used.items() if used < since]
+        used_before = [session for session, used in holder.time_last_used.items() if used < since]
+        over = [session for session in used_before if session not in asking]
         for session in over:
             holder.session_data.pop(session, None)
             del holder.time_last_used[session]

@@ -7,11 +7,13 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from types import SimpleNamespace
 
 import gradio as gr
 import httpx
 import pytest
 from gradio.data_classes import FileData
+from gradio.queueing import EventQueue
 from gradio_client import Client
 
 from fusehub.errors import BadData, FuseHubError, NotFound
@@ -190,6 +192,13 @@ def test_sessions_that_nobody_uses_are_forgotten() -> None:
         queue.pending_messages_per_session[session] = asyncio.Queue()
     queue.pending_event_ids_session |= {"one": {"a"}, "new": {"b"}}
     holder.time_last_used["one"] -= timedelta(seconds=frame.setting.idle + 1)
+    # A call of it takes longer than that, or waits for its turn.
+    call = SimpleNamespace(session_hash="one", alive=True)
+    turns = queue.event_queue_per_concurrency_id["any"] = EventQueue("any", 1)
+    for place, what in ((queue.active_jobs, [call]), (turns.queue, call)):
+        place.append(what)
+        assert forget_idle(page, frame.setting.idle) == 0 and "one" in queue.pending_messages_per_session
+        place.remove(what)
     assert forget_idle(page, frame.setting.idle) == 1
     assert list(holder.session_data) == list(holder.time_last_used) == ["two"]
     assert set(queue.pending_messages_per_session) == {"two", "new"}
