@@ -36,7 +36,7 @@ from fusehub.statistics.file import (
 from fusehub.statistics.fisher_file import FISHER_FILENAME, FisherFile
 from fusehub.statistics.shards import shards_in
 from fusehub.utils.documents import read_object
-from fusehub.utils.frozen import freeze
+from fusehub.utils.frozen import freeze, thawed
 from fusehub.utils.places import require_ordinary
 from fusehub.utils.reach import local_path
 from fusehub.utils.side_by_side import side_by_side
@@ -77,8 +77,15 @@ class FoundStatistics:
         return FisherFile(locate_fisher(self.origin, self._access), self.origin, self.metadata["fisher"])
 
     def open(self) -> Statistics:
-        """The file, downloaded where it must be."""
-        return open_statistics(self.origin, self._access)
+        """The file, downloaded where it must be. Raises `BadStatistics` where it is not what its metadata told."""
+        statistics = open_statistics(self.origin, self._access)
+        if statistics.metadata != thawed(self.metadata):
+            statistics.close()
+            raise BadStatistics(
+                f"{self.origin}: {METADATA_FILENAME} says something else than the file beside it.",
+                "Download or copy both again.",
+            )
+        return statistics
 
 
 def find_statistics(

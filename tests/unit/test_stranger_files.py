@@ -4,16 +4,18 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from fusehub.checking.check import check
 from fusehub.collecting.collect import collect
 from fusehub.comparing.compare import compare
 from fusehub.data.examples import load_examples
-from fusehub.errors import BadData, BadFile, BadRecipe, FuseHubError, Incompatible
+from fusehub.errors import BadData, BadFile, BadRecipe, BadStatistics, FuseHubError, Incompatible
 from fusehub.merging.merge import merge
 from fusehub.merging.plan import plan_merge
 from fusehub.merging.recipe import Recipe
@@ -267,6 +269,22 @@ def test_what_an_index_says_of_its_files_is_a_table(experts, tmp_path) -> None:
         else:
             with pytest.raises(FuseHubError, match=rf"metadata in {WEIGHTS}\.index\.json is .*, and no table"):
                 plan_merge(recipe_of(pair, "mean"))
+
+
+def test_statistics_that_are_not_what_their_json_told_are_refused_by_the_merge(experts, tmp_path) -> None:
+    pair = [Path(shutil.copytree(path, tmp_path / path.name)) for path in experts("bert")]
+    for path in pair:
+        collect(str(path), text_file(tmp_path), path / "fusehub").close()
+    file = pair[0] / "fusehub" / "statistics.safetensors"
+    with safe_open(file, "pt") as opened:
+        told = json.loads(opened.metadata()["fusehub"])
+    name, target = told["aliases"].popitem()
+    save_file(
+        load_file(file), file, {"fusehub": json.dumps(told | {"aliases": told["aliases"] | {f"{name}x": target}})}
+    )
+    with pytest.raises(BadStatistics, match=r"expert-0.*statistics\.json says something else than the file beside it"):
+        merge(recipe_of(pair, "regmean"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_label_is_told_as_it_is_but_for_the_folders_that_went_in(experts, tmp_path) -> None:
