@@ -129,8 +129,11 @@ class BlockWork:
         partial = path.with_suffix(".partial")
         with place_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_tensors(partial, tensors, {})
-            os.replace(partial, path)
+            try:
+                write_tensors(partial, tensors, {})
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
         return twins
 
     def _sums_path(self, stage: int) -> Path:

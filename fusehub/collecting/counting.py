@@ -21,7 +21,14 @@ from fusehub.collecting.fisher_collector import FisherCollector
 from fusehub.collecting.noise import Noise
 from fusehub.collecting.passes import BATCH_TOKENS, FISHER_BATCH_TOKENS, count_inputs
 from fusehub.collecting.resume import EVERY, Saves
-from fusehub.collecting.room import Needs, Stream, is_better_by_blocks, require_disk, require_memory
+from fusehub.collecting.room import (
+    Needs,
+    Stream,
+    is_better_by_blocks,
+    require_disk,
+    require_memory,
+    require_memory_for_all,
+)
 from fusehub.collecting.ways import device_of
 from fusehub.errors import FuseHubError, Indivisible
 from fusehub.hub.client import software
@@ -56,7 +63,8 @@ class Counting:
     batch_tokens: int | None = None
     device: Device | None = None
     progress: Progress = silent
-    _saves: Saves | None = field(default=None, init=False)
+    _indivisible: str = field(default="", init=False)
+    """Why it cannot be read block by block, where that was found."""
 
     def is_by_blocks(self, stream: Stream) -> bool:
         """Whether the model is read block by block; where `auto` chooses, the same in all processes.
@@ -73,10 +81,10 @@ class Counting:
     def by_blocks(self, size: str, *, required: bool = True) -> Counted | None:
         """The sums of all inputs, block by block; `size` is that of the result, for the room that it takes.
 
-        Where the model cannot be run so, raises `Indivisible` if it is `required`; otherwise says so and gives None.
-        Raises `NoMemory` and `NoSpace`.
+        Where the model cannot be run so, raises `Indivisible` if it is `required` or there are several processes, else
+        says so and gives None. Raises `NoMemory` and `NoSpace`.
         """
-        require_memory(self.ref.name, self._needs, by_blocks=True)
+        require_memory(self.ref.name, self._needs)
         if not (self.work / FOLDER).is_dir():
             require_disk(self.ref.name, self._needs, self.work, self.inputs, size)
         self._forget("process-*.safetensors", "as a whole")
@@ -98,9 +106,11 @@ class Counting:
                 return run.run()
             except Indivisible as error:
                 self.remove_work()
-                if required:
+                # The others may have found nothing, and wait for this process somewhere else.
+                if required or self.processes.count > 1:
                     raise
                 logger.warning("%s", error.what)
+                self._indivisible = error.what
                 return None
 
     def whole(
@@ -121,7 +131,11 @@ class Counting:
         `why_whole` says why it cannot be read block by block, where that is so. Raises `NoMemory`.
         """
         if self._place == "cpu" and device_map is None:
-            require_memory(self.ref.name, self._needs, by_blocks=False, why_whole=why_whole)
+            fix = "Have it read block by block: --stream on."
+            if why_whole or self._indivisible:
+                out = "Leave that out, or do it" if why_whole else "Do it"
+                fix = f"{why_whole or self._indivisible} {out} on a larger machine."
+            require_memory_for_all(self.ref.name, self._needs, fix)
         self._forget(FOLDER, "block by block")
         network = load_for_counting(
             self.ref,
@@ -148,13 +162,13 @@ class Counting:
             noise=noise.describe() if noise else None,
             fisher=gradients.description if gradients else None,
         )
-        self._saves = Saves(self.work, facts, self.processes, every=save_every)
+        saves = Saves(self.work, facts, self.processes, every=save_every)
         collector = count_inputs(
             network,
             self._layout,
             self.inputs,
             self.processes,
-            self._saves,
+            saves,
             name=self.ref.name,
             batch_tokens=batch_tokens,
             noise=noise,

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusehub.errors import BadFile
 from fusehub.models.checkpoint import write_tensors
 from fusehub.models.tensor_files import SafetensorsFile
 from fusehub.utils.places import place_errors
@@ -38,12 +39,18 @@ class KeptOutputs:
         partial = path.with_suffix(".partial")
         with place_errors(self._folder):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_tensors(partial, tensors, {"form": json.dumps(_form(value, numbers))})
-            os.replace(partial, path)
+            try:
+                write_tensors(partial, tensors, {"form": json.dumps(_form(value, numbers))})
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
 
     def read(self, stage: int, key: str, device: torch.device) -> Any:
-        """What was kept, on the device."""
-        file = SafetensorsFile(self._path(stage, key), "kept outputs")
+        """What was kept, on the device. Raises `BadFile` where it is not there, or not whole."""
+        try:
+            file = SafetensorsFile(self._path(stage, key), str(self._folder))
+        except BadFile as error:
+            raise error.retold(error.what, f"Remove {self._folder.parent}, and start again.") from error
         try:
             tensors = {name: file.read(name, 0, None).to(device) for name in file.tensors}
             return _filled(json.loads(file.metadata["form"]), tensors)

@@ -99,24 +99,23 @@ def is_better_by_blocks(needs: Needs, batch_tokens: int, device: str) -> bool:
     return needs.whole + batch_tokens * needs.forward > there
 
 
-def require_memory(name: str, needs: Needs, *, by_blocks: bool, why_whole: str | None = None) -> None:
-    """Raises `NoMemory` where the model called `name` cannot be counted in the memory that is left, whichever texts
-    there are. `why_whole` says why it cannot be counted block by block."""
-    needed, there = needs.by_blocks if by_blocks else needs.weights, available_memory(swap=True)
-    if needed <= there:
-        return
-    if by_blocks:
+def require_memory(name: str, needs: Needs) -> None:
+    """Raises `NoMemory` where the model called `name` does not fit into what memory is left, block by block,
+    whichever texts there are."""
+    needed, there = needs.by_blocks, available_memory(swap=True)
+    if needed > there:
         raise NoMemory(
             f"Counting {name} block by block takes {words(needed)} of memory at the least (its largest block, with "
             f"the grams of it), and {words(there)} are left.",
             "Give it more memory, or end what else takes it.",
         )
-    raise NoMemory(
-        f"{name} has {words(needed)} of weights, and {words(there)} of memory are left.",
-        f"{why_whole} Do it on a larger machine, or leave that out."
-        if why_whole
-        else "Have it read block by block: --stream on.",
-    )
+
+
+def require_memory_for_all(name: str, needs: Needs, fix: str) -> None:
+    """The same of the whole model; `fix` is what to do then."""
+    there = available_memory(swap=True)
+    if needs.weights > there:
+        raise NoMemory(f"{name} has {words(needs.weights)} of weights, and {words(there)} of memory are left.", fix)
 
 
 def require_disk(name: str, needs: Needs, work: Path, inputs: Inputs, size: str) -> None:

@@ -28,6 +28,7 @@ from fusehub.statistics.file import FILENAME, Statistics
 from fusehub.utils.memory import _V1, _V2, _left_in
 from tests.unit.experts import WEIGHTS, rel, save_weights, text_file, texts_of
 from tests.unit.lora_cases import adapter
+from tests.unit.test_cli import run
 from tests.unit.test_collect import in_two_processes
 from tests.unit.tiny import tiny_images, tiny_model, tiny_tokenizer
 from tests.warm import python
@@ -191,21 +192,21 @@ def test_what_another_run_kept_is_not_used(tmp_path, caplog):
     tensors = load_file(other / WEIGHTS)
     save_weights(other, tensors | {name: own * 1.5 for name, own in tensors.items() if "layer.0" in name})
     broken = (tmp_path / "kept" / "blocks" / "process-0.json").read_text()[:-9]
-    for run, on, stream in (
+    for own, on, stream in (
         (model, changed, "on"),
         (other, data, "on"),
         (model, data, "off"),
         ("broken", data, "on"),
     ):
         shutil.copytree(tmp_path / "kept", work, dirs_exist_ok=True)
-        if run == "broken":
-            run = model
+        if own == "broken":
+            own = model
             (work / "blocks" / "process-0.json").write_text(broken)
         caplog.clear()
-        collect(str(run), on, tmp_path / "out", stream=stream, **SAME).close()
+        collect(str(own), on, tmp_path / "out", stream=stream, **SAME).close()
         assert "starting anew" in caplog.text and "Going on" not in caplog.text
         assert not work.exists()
-        collect(str(run), on, tmp_path / "fresh", stream="off", **SAME).close()
+        collect(str(own), on, tmp_path / "fresh", stream="off", **SAME).close()
         assert (tmp_path / "out" / FILENAME).read_bytes() == (tmp_path / "fresh" / FILENAME).read_bytes()
         shutil.rmtree(tmp_path / "out"), shutil.rmtree(tmp_path / "fresh")
 
@@ -217,6 +218,14 @@ def test_a_model_without_separate_blocks_is_refused_or_read_whole(tmp_path, capl
     monkeypatch.setattr(fusehub.collecting.counting, "is_better_by_blocks", lambda *_: True)
     collect(model, data, tmp_path / "out", **SAME).close()
     assert "cannot be run block by block" in caplog.text
+    # Where it must be whole and does not fit, what would not help is not said.
+    weights = sum(own.nbytes for own in load_file(Path(model) / WEIGHTS).values())
+    monkeypatch.setattr(fusehub.collecting.room, "available_memory", lambda **_: weights - 1)
+    with pytest.raises(NoMemory, match=r"(?s)of weights.* run more than once .* larger machine"):
+        collect(model, data, tmp_path / "more", **SAME)
+    monkeypatch.undo()
+    code, _, said = run("collect", model, "--data", data, "--stream", "on", "--out", tmp_path / "more")
+    assert code == 1 and "run more than once" in said and "--stream off" in said
     assert not (tmp_path / ".out.collecting").exists()
 
 
