@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import Incompatible, Indivisible
 from fusehub.models.checkpoint import Checkpoint
@@ -30,6 +30,7 @@ from fusehub.utils.devices import find_dtype, has_float64
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from torch.overrides import TorchFunctionMode
     from transformers import PreTrainedModel
 
     from fusehub.models.ref import ModelRef
@@ -190,10 +191,30 @@ def _empty(ref: ModelRef, dtype: torch.dtype) -> PreTrainedModel:
     if make is None:
         raise Incompatible(f"transformers has no class {class_name_of(config)}.", "Update transformers.")
     with quiet_transformers(), strange_files(ref.name, "config.json"), init_empty_weights(include_buffers=False):
-        network = make(config, dtype=dtype).eval()
+        with _without_memory():
+            network = make(copy.deepcopy(config), dtype=dtype).eval()
+        if any(buffer.is_meta for buffer in network.buffers()):
+            # Some class fills what it takes for a buffer, and does not make it of numbers at once.
+            network = make(config, dtype=dtype).eval()
     # Sharing is lost where parameters are replaced one by one.
     network.tie_weights()
     # What a block that is not run again would have added to it is missing.
     if getattr(network.config, "use_cache", False):
         network.config.use_cache = False
     return network
+
+
+def _without_memory() -> TorchFunctionMode:
+    """Has `torch.empty`, of which parameters are made, take no memory: what is given back at once still leaves the
+    process with as many addresses, which limits count."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+            kwargs = dict(kwargs or {})
+            if function is torch.empty:
+                kwargs["device"] = "meta"
+            return function(*args, **kwargs)
+
+    return Mode()
