@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/stream.py [--layers 22] [--limit 1.5e9] [--texts 16] [--folder DIR]
 
-A Llama of the widths of a 1.1B model in float32 (4.4 GB), in shards of 500 MB, and 16 texts of 50 tokens. Each run is
+A Llama of the widths of a 1.1B model in float32 (4.4 GB), in shards of 500 MB, and 16 texts of 50 words. Each run is
 a process of its own; the limited one may have so many bytes of data in all, what it imports included (`RLIMIT_DATA`).
 The target: it works within 1.5 GB, with the grams of the whole model to 1e-6.
 """
@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-TOKENS = 50
+WORDS = 50
 # Arrow's own pool would claim a gigabyte of addresses at once, which count as data.
 PLAIN = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=22)
     parser.add_argument("--limit", type=float, default=1.5e9)
-    parser.add_argument("--texts", type=int, default=16, help=f"of {TOKENS} tokens each")
+    parser.add_argument("--texts", type=int, default=16, help=f"of {WORDS} words each")
     parser.add_argument("--folder", type=Path, help="where the model is made, and kept")
     said = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -64,7 +64,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.unit.tiny import WORDS, tiny_tokenizer
 model, data, layers, texts = sys.argv[1:]
 words = random.Random(0)
-Path(data).write_text("\\n".join(" ".join(words.choices(WORDS, k={TOKENS})) for _ in range(int(texts))) + "\\n")
+Path(data).write_text("\\n".join(" ".join(words.choices(WORDS, k={WORDS})) for _ in range(int(texts))) + "\\n")
 if not Path(model).exists():
     torch.manual_seed(0)
     config = LlamaConfig(hidden_size=2048, intermediate_size=5632, num_hidden_layers=int(layers),
