@@ -170,7 +170,7 @@ def test_work_is_found_again_after_a_reload_and_can_be_cancelled(visitor, app, m
     assert float(work.get_by_role("progressbar").get_attribute("aria-valuenow")) < 100
     work.get_by_role("button", name="Cancel").click()
     page.get_by_text("was cancelled").wait_for()
-    assert work.count() == 0
+    work.wait_for(state="detached")
     assert not list(app.temporary.rglob("*.partial"))
     assert set(app.temporary.rglob("statistics.safetensors")) == before
     # What it had to say was for that: it is gone once one was elsewhere.
