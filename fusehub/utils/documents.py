@@ -111,6 +111,11 @@ class _Adapter(BaseModel):
     modules_to_save: Annotated[list[str], Field(max_length=SAVED_MODULES)] | None = None
     layers_to_transform: int | Annotated[list[int], Field(max_length=LAYERS)] | None = None
     layers_pattern: str | list[str] | None = None
+    # How its numbers began; but peft makes an object of each, and loads no adapter where one is no table.
+    loftq_config: dict[str, Any] | None = None
+    eva_config: dict[str, Any] | None = None
+    corda_config: dict[str, Any] | None = None
+    arrow_config: dict[str, Any] | None = None
 
 
 def read_text(path: Path, owner: str) -> str:

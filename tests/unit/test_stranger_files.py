@@ -336,6 +336,7 @@ def adapters(experts, tmp_path_factory):
         ({"lora_alpha": "16"}, r'lora_alpha in adapter_config\.json is "16"'),
         ({"lora_alpha": 10**400}, "lora_alpha in adapter_config"),
         ({"rank_pattern": {"query": 0}}, r"rank_pattern\.query in adapter_config"),
+        ({"eva_config": 3}, r"eva_config in adapter_config\.json is 3"),
     ],
 )
 def test_settings_of_an_adapter_that_nothing_can_be_computed_by(
