@@ -14,6 +14,7 @@ from fusehub.hub.client import be_patient
 from fusehub.utils.reach import confine
 
 from . import dock, endpoints
+from .downloads import add_downloads
 from .frame import Frame, Step, shown, token_of
 from .public_models import Recent
 from .render.nav import STEPS
@@ -50,7 +51,7 @@ def serve(setting: Setting, *, host: str | None, port: int | None, open_browser:
     page = build(frame)
     page.queue(default_concurrency_limit=8, max_size=200)
     try:
-        _, address, _ = page.launch(
+        served, address, _ = page.launch(
             server_name=host,
             server_port=port,
             inbrowser=open_browser,
@@ -69,6 +70,7 @@ def serve(setting: Setting, *, host: str | None, port: int | None, open_browser:
         )
     except OSError as error:
         raise FuseHubError(f"The app cannot be served ({error}).", "Choose another port with --port.") from error
+    add_downloads(served, frame)
     # Only now: the page is there, and what is heavy can come.
     frame.worker.start()
     threading.Thread(target=_sweeping, args=(frame.visits, page, setting), daemon=True).start()

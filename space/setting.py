@@ -31,7 +31,8 @@ class Setting:
     """`shared`: others than the machine's owner come here. Sizes are in bytes, times in seconds.
 
     `most_merges` are those of one visit, `most_kept` those of all programs; `most_sessions` are the pages and programs
-    that gradio keeps in mind, half a megabyte each; `idle` and `left` are how long a visit lasts after the last touch
+    that gradio keeps in mind, half a megabyte each; `undo` is how long a deleted merge can be brought
+    back; `idle` and `left` are how long a visit lasts after the last touch
     and after its page was closed; `running` and `waiting` are the queue.
     """
 
@@ -46,6 +47,7 @@ class Setting:
     upload: int = 20 * 1000**2
     running: int = 1
     waiting: int = 20
+    undo: float = 600
     idle: float = 3600
     left: float = 1800
     sweep: float = 30

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 PICK, CHECK, STATISTICS, MERGE, COMPARE, PUSH = range(6)
 # Seconds for which what is pressed on a page waits for the visit that the page is just opening.
 _OPENING = 5.0
+# Where merges are downloaded, from the address of the page on.
+DOWNLOADS = "gradio_api/merged"
 
 
 @dataclass
@@ -65,6 +67,10 @@ class Made:
     recipe: str = ""
     asked: dict[str, Any] = field(default_factory=dict)
     """What the visit asked for: models, method, parameters, weights, labels, base, statistics."""
+    at: float = field(default_factory=time.time)
+    """When it was made, in seconds of the clock."""
+    secret: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+    """Whoever has it may download this merge, while the visit has it."""
 
     @property
     def models(self) -> dict[str, str]:
@@ -72,6 +78,26 @@ class Made:
         if not self.parts:
             return {self.name: str(self.folder)}
         return {f"{self.name}/{part}": str(self.folder / part) for part in self.parts}
+
+    @property
+    def address(self) -> str:
+        """Where it is downloaded: `.zip` is all of it, and `/` a file."""
+        return f"{DOWNLOADS}/{self.secret}"
+
+    def files(self) -> list[tuple[str, int]]:
+        """Its files by their paths in it, with their sizes in bytes."""
+        found = sorted(path for path in self.folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+        return [(path.relative_to(self.folder).as_posix(), path.stat().st_size) for path in found]
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """A merge that can be brought back, and what was known of it; `at` is of `time.monotonic`."""
+
+    made: Made
+    at: float
+    comparison: dict[str, Any] | None
+    evaluation: dict[str, Any] | None
 
 
 @dataclass
@@ -105,15 +131,22 @@ class Visit:
     base_filled: tuple[str | None, str] = (None, "")
     """The page whose box for the base was filled last, and with what: what is typed meanwhile stays."""
     merges: dict[str, Made] = field(default_factory=dict)
+    deleted: dict[str, Deleted] = field(default_factory=dict)
+    """Merges that are gone but for their files."""
     texts: Path | None = None
     """A file with texts, to make statistics of."""
     uploads: dict[str, str] = field(default_factory=dict)
     """Name -> file with labels, to score on."""
     comparison: dict[str, Any] | None = None
     evaluation: dict[str, Any] | None = None
-    card: dict[str, Any] = field(default_factory=dict)
-    card_of: str = ""
-    """The merge that `card` is of."""
+    cards: dict[str, Any] = field(default_factory=dict)
+    """Merge -> the draft of its card (see `space.steps.card`)."""
+    pushing: str = ""
+    """The merge that is shown in the last step."""
+    painted_card: tuple[Any, ...] = ()
+    """Which page shows which version of whose card."""
+    pushes_as: tuple[int, str] | None = None
+    """What was last asked of the Hub: a token's hash, and whose it is."""
     token_given: bool = False
     """A token was pasted for a push that has begun: its box is to be emptied."""
     published: dict[str, Any] | None = None
@@ -144,10 +177,37 @@ class Visit:
             self.base, self.base_is_found = "", False
         self.notices.clear()
 
+    def merges_of_picks(self) -> dict[str, Made]:
+        """The merges of just those models that are picked now."""
+        here = set(self.names())
+        return {name: made for name, made in self.merges.items() if set(made.asked.get("models", ())) == here}
+
+    def delete(self, name: str) -> None:
+        """Takes a merge out of the visit; its files stay until it is purged."""
+        made = self.merges.pop(name, None)
+        if made is not None:
+            self.deleted[name] = Deleted(made, time.monotonic(), self.comparison, self.evaluation)
+            self.comparison = self.evaluation = None
+
+    def restore(self, name: str) -> None:
+        """Brings a deleted merge back, with what was known of it where nothing else is known since."""
+        gone = self.deleted.pop(name, None)
+        if gone is not None:
+            self.merges[name] = gone.made
+            if self.comparison is None and self.evaluation is None:
+                self.comparison, self.evaluation = gone.comparison, gone.evaluation
+
+    def purge(self, name: str) -> None:
+        """Deletes the files of a deleted merge: nothing brings it back."""
+        gone = self.deleted.pop(name, None)
+        if gone is not None:
+            self.cards.pop(name, None)
+            shutil.rmtree(gone.made.folder.parent, ignore_errors=True)
+
     def all_models(self) -> dict[str, str]:
-        """Name -> what to load, of experts and merges."""
+        """Name -> what to load, of the experts that are picked and their merges."""
         everyone = {pick.name: pick.id for pick in self.picks}
-        for made in self.merges.values():
+        for made in self.merges_of_picks().values():
             everyone |= made.models
         return everyone
 
@@ -215,6 +275,13 @@ class Visits:
                     visit.users -= 1
                     visit.touched = time.monotonic()
 
+    def merge_of(self, secret: str) -> tuple[Visit, Made] | None:
+        """The merge with that secret, and its visit; None where there is none, or it was deleted."""
+        with self._lock:
+            everyone = [(visit, made) for visit in self._visits.values() for made in list(visit.merges.values())]
+        found = (own for own in everyone if secrets.compare_digest(own[1].secret.encode(), secret.encode()))
+        return next(found, None)
+
     def leave(self, page: str) -> None:
         """A page was closed. Its visit may be shown again in a moment, or is shown by another page already."""
         with self._lock:
@@ -229,7 +296,10 @@ class Visits:
         self._end(visit)
 
     def sweep(self, now: float | None = None) -> int:
-        """Ends visits that are idle or were left, and says how many. Work that goes on keeps an open visit alive."""
+        """Ends visits that are idle or were left, and says how many. Work that goes on keeps an open visit alive.
+
+        Merges that were deleted long enough ago go for good, where no work may still read them.
+        """
         now = time.monotonic() if now is None else now
         with self._lock:
             over = [visit for visit in self._visits.values() if self._is_over(visit, now)]
@@ -238,10 +308,15 @@ class Visits:
             kept = {visit.folder for visit in self._visits.values()}
             # What was still at work for a visit that has ended may have written there again.
             left = [folder for folder in self.root.iterdir() if folder not in kept]
+            rest = [visit for visit in self._visits.values() if visit.job is None or not visit.job.is_open]
         for visit in over:
             self._end(visit)
         for folder in left:
             shutil.rmtree(folder, ignore_errors=True)
+        for visit in rest:
+            for name, gone in list(visit.deleted.items()):
+                if now - gone.at > self.setting.undo:
+                    visit.purge(name)
         return len(over)
 
     def trim(self, most: int) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadFile
 from fusehub.hub.licenses import LicenseVerdict, reconcile
+from fusehub.hub.upload import Files
 from fusehub.merging.provenance import REPORT_FILENAME
 from fusehub.merging.recipe import FILENAME as RECIPE_FILENAME
 from fusehub.merging.recipe import Recipe
@@ -124,6 +125,18 @@ class MergedFolder:
     def labels(self) -> list[str]:
         """Of the head. A label may look like a path ("/m/09x0r"), but is none of the folders that went in."""
         return [self._without_folders(label) for label in self.report["labels"]]
+
+    def public_files(self) -> Files:
+        """Everything in the folder, hidden and unfinished files left out, and nobody's paths in it."""
+        files: Files = {}
+        for path in sorted(self.path.rglob("*")):
+            parts = path.relative_to(self.path).parts
+            if path.is_file() and not any(part.startswith(".") or part.endswith(".partial") for part in parts):
+                files["/".join(parts)] = path
+        return files | {
+            REPORT_FILENAME: self.public_report().encode(),
+            RECIPE_FILENAME: self.public_recipe().encode(),
+        }
 
     def public(self, text: str) -> str:
         """`text` with folders of this machine named by their last part."""

@@ -22,7 +22,6 @@ from fusehub.hub.client import fusehub_version
 from fusehub.hub.licenses import license_of
 from fusehub.hub.upload import CARD, Files, Published, Target
 from fusehub.merging.provenance import REPORT_FILENAME
-from fusehub.merging.recipe import FILENAME as RECIPE_FILENAME
 from fusehub.models.adapters import CONFIG as ADAPTER_CONFIG
 from fusehub.models.resolve import ModelRef, ref_of, resolve
 from fusehub.models.side_files import legal_files
@@ -121,7 +120,7 @@ def publish(
             _require_for_everyone([origin["name"] for origin in merge.origins if origin["private"]], target.private)
         for part in merge.configs:
             require_loadable(folder / part)
-        files, experts = _merge_files(merge), [source["short_name"] for source in merge.sources]
+        files, experts = merge.public_files(), [source["short_name"] for source in merge.sources]
         message = f"Merge of {listed(experts)} by {merge.report['method']}"
     else:
         require_loadable(folder)
@@ -243,18 +242,6 @@ def _finished(folder: Path) -> MergedFolder | None:
                 f"Merge again; or, if you changed it on purpose, delete {REPORT_FILENAME} and write a README.md.",
             )
     return merge
-
-
-def _merge_files(merge: MergedFolder) -> Files:
-    """Everything in the folder, hidden and unfinished files left out, and nobody's paths in it."""
-    files: Files = {}
-    for path in sorted(merge.path.rglob("*")):
-        parts = path.relative_to(merge.path).parts
-        if path.is_file() and not any(part.startswith(".") or part.endswith(".partial") for part in parts):
-            files["/".join(parts)] = path
-    files[REPORT_FILENAME] = merge.public_report().encode()
-    files[RECIPE_FILENAME] = merge.public_recipe().encode()
-    return files
 
 
 def _model_files(folder: Path, few_rows: bool, other_weights: bool) -> Files:

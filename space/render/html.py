@@ -31,8 +31,13 @@ element.addEventListener('click', (event) => {
     pressed.innerText = 'Copied';
     return;
   }
-  last = {act: pressed.dataset.act, id: pressed.dataset.id || ''};
+  const written = pressed.parentElement.querySelector('input');
+  last = {act: pressed.dataset.act, id: pressed.dataset.id || '', value: written ? written.value : ''};
   trigger('click', last);
+});
+element.addEventListener('keydown', (event) => {
+  if (event.key !== 'Enter' || !event.target.matches('input')) return;
+  event.target.parentElement.querySelector('button[data-act]').click();
 });
 watch('value', () => {
   if (!last || (document.activeElement && document.activeElement !== document.body)) return;

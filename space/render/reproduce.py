@@ -26,10 +26,22 @@ def command_lines(asked: Mapping[str, Any]) -> str:
     for model, known in _collected(asked).items():
         if known["dataset"] is None:
             lines.append(f"# {_TEXTS}: {known['data']}, as in this visit")
-        parts = [["fusehub", "collect", model], ["--data", known["dataset"] or _TEXTS]]
-        parts += [["--limit", str(known["limit"])], *([["--fisher"]] if known["fisher"] else [])]
-        lines.append(_wrapped([*parts, ["--out", known["folder"]]]))
+        lines.append(_wrapped([*_collect_parts(model, known), ["--out", known["folder"]]]))
     return "\n".join([*lines, _wrapped(_merge_parts(asked))])
+
+
+def propose_lines(asked: Mapping[str, Any]) -> str:
+    """The commands that propose statistics which were made in the visit to the models' owners; "" without any."""
+    return "\n".join(
+        _wrapped([*_collect_parts(model, known), ["--publish", "--create-pr"]])
+        for model, known in _collected(asked).items()
+    )
+
+
+def _collect_parts(model: str, known: Mapping[str, Any]) -> list[list[str]]:
+    """The words of the command that makes a model's statistics again, but for where they go."""
+    parts = [["fusehub", "collect", model], ["--data", known["dataset"] or _TEXTS]]
+    return [*parts, ["--limit", str(known["limit"])], *([["--fisher"]] if known["fisher"] else [])]
 
 
 def merge_command(asked: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from fusehub.errors import BadRecipe, FuseHubError
+from fusehub.merging.preconditions import require_shares
 from fusehub.merging.sources import source_said
 from fusehub.methods import METHODS, Method
 from fusehub.recommending.recommendation import NEEDS, need_of, sentence_of
@@ -21,6 +22,7 @@ from ..render.reproduce import merge_command
 from ..visits import COMPARE, MERGE, Made, Visit, statistics_of
 from .advice import advice_html, advise, need_html, offered, suggested, wants_more, ways
 from .check import check
+from .made import made_html, pressed, same_as
 from .options import changed_options, options_of
 
 
@@ -82,11 +84,11 @@ class Merge(Step):
                 show_progress="hidden", api_visibility="private",
             )  # fmt: skip
         self.frame.on(self.go.click, self, self._merge, [*self.choices, *self.options.values(), *self.shares])
-        self.frame.on(self.made.click, self, self._delete, show_progress="hidden")
+        self.frame.on(self.made.click, self, self._press, show_progress="hidden")
 
     def show(self, visit: Visit, token: str | None) -> list:
         """Where nothing can be merged, it says why, and there is nothing to choose."""
-        made = _made_html(visit)
+        made = made_html(visit, self.frame.setting.undo)
         rest: list[Any] = [gr.skip()] * (len(self.painted) - len(self.shares) - 3)
         if len(visit.picks) < 2:
             nothing = html.empty("Pick two models or more in step 1 first.")
@@ -138,7 +140,7 @@ class Merge(Step):
         visit.chosen = self._chosen(visit, *values)
         return [gr.Accordion(visible=name in visit.chosen) for name in self.boxes]
 
-    def _merge(self, visit: Visit, token: str | None, data: Any, *values: Any) -> None:
+    def _merge(self, visit: Visit, token: str | None, data: Any, *values: Any) -> str | None:
         count = len(self.choices)
         chosen = visit.chosen = self._chosen(visit, *values[:count])
         if not chosen or visit.advice is None:
@@ -162,15 +164,16 @@ class Merge(Step):
                 for option, value in best["options"].items()
                 if option not in changed_options(best["method"], own)
             }
-        start_merges(self.frame, visit, parameters, weights, token)
+        there = start_merges(self.frame, visit, parameters, weights, token)
+        if not there:
+            return None
+        names = " and ".join(made.name for made in there)
+        return html.notice(
+            f"You have {names} already: of the same models, by the same options. Nothing was made twice."
+        )
 
-    def _delete(self, visit: Visit, token: str | None, data: Any) -> None:
-        made = visit.merges.pop(data.id, None)
-        if made is not None:
-            import shutil
-
-            shutil.rmtree(made.folder.parent, ignore_errors=True)
-            visit.comparison = visit.evaluation = None
+    def _press(self, visit: Visit, token: str | None, data: Any) -> None:
+        pressed(visit, data.act, data.id, data.value)
 
 
 def start_merges(
@@ -179,14 +182,21 @@ def start_merges(
     parameters: dict[str, dict[str, Any]],
     weights: dict[str, float],
     token: str | None,
-) -> None:
-    """Puts merges of the visit's models into the queue: `parameters` has the options by method."""
+) -> list[Made]:
+    """Puts merges of the visit's models into the queue: `parameters` has the options by method.
+
+    Those that the visit has already are not made again, and returned.
+    """
     setting = frame.setting
-    if len(visit.merges) + len(parameters) > setting.most_merges:
+    if len(visit.merges) + len(visit.deleted) + len(parameters) > setting.most_merges:
         raise FuseHubError(
-            f"A visit keeps at most {setting.most_merges} merges.", "Delete some that you do not need, below."
+            f"A visit keeps at most {setting.most_merges} merges, those among them that can be brought back.",
+            "Delete some that you do not need for good, below.",
         )
     require_offered(parameters)
+    for method in parameters:
+        if weights:
+            require_shares(METHODS[method], list(weights.values()))
     recipes: list[dict[str, Any]] = []
     for method, own in parameters.items():
         name = _free_name(visit, method, [recipe["name"] for recipe in recipes])
@@ -196,7 +206,7 @@ def start_merges(
                 "method": method,
                 "models": visit.names(),
                 "parameters": own,
-                "weights": weights if len(set(weights.values())) > 1 else {},
+                "weights": weights if set(weights.values()) != {1.0} else {},
                 "statistics": _sources(visit, METHODS[method]),
                 "labels": visit.labels,
                 "base_model": visit.base if visit.base and _takes_base(visit, METHODS[method], own) else None,
@@ -206,11 +216,15 @@ def start_merges(
         )
     bases = {recipe["base_model"] for recipe in recipes if recipe["base_model"]}
     require_all([*visit.names(), *bases], token)
+    there = [made for recipe in recipes if (made := same_as(visit, recipe)) is not None]
+    recipes = [recipe for recipe in recipes if same_as(visit, recipe) is None]
+    if not recipes:
+        return there
     command = merge_command(recipes[0])
     if visit.report and visit.report.get("cost"):
         cost = visit.report["cost"]
         setting.require_room(
-            cost["memory_bytes"], cost["download_bytes"] + cost["output_bytes"] * len(parameters), command
+            cost["memory_bytes"], cost["download_bytes"] + cost["output_bytes"] * len(recipes), command
         )
 
     def keep(visit: Visit, result: dict[str, Any]) -> None:
@@ -234,9 +248,10 @@ def start_merges(
             for name, error in result["failed"]
         )
 
-    titles = " and ".join(METHODS[name].title for name in parameters)
+    titles = " and ".join(METHODS[recipe["method"]].title for recipe in recipes)
     arguments = {"models": visit.names(), "recipes": recipes, "room": (setting.memory(), command)}
     frame.start(visit, "merge", f"Merging by {titles}", arguments, token, keep)
+    return there
 
 
 def require_offered(methods: Iterable[str]) -> None:
@@ -310,7 +325,7 @@ def _range(field: Any) -> tuple[float | None, float | None]:
 
 
 def _free_name(visit: Visit, method: str, others: list[str]) -> str:
-    taken = {*visit.merges, *others}
+    taken = {*visit.merges, *visit.deleted, *others}
     number = 1
     while (name := method if number == 1 else f"{method}-{number}") in taken:
         number += 1
@@ -325,28 +340,3 @@ def _options_text(recipe: dict[str, Any]) -> str:
     if recipe["weights"]:
         texts.append("shares " + " : ".join(f"{share:g}" for share in recipe["weights"].values()))
     return ", ".join(texts) or "default options"
-
-
-def _made_html(visit: Visit) -> str:
-    if not visit.merges:
-        return ""
-    shown = []
-    for made in visit.merges.values():
-        notes = "".join(f"<li>{html.esc(note)}</li>" for note in made.notes)
-        body = html.facts(
-            {
-                "Method": METHODS[made.method].title,
-                "Options": made.options,
-                "Took": html.seconds(made.seconds),
-                "Heads": "one for each expert: " + ", ".join(made.parts) if made.parts else None,
-            }
-        )
-        body += (
-            f"<details><summary>{html.count(len(made.notes), 'note')}</summary><ul>{notes}</ul></details>"
-            if notes
-            else ""
-        )
-        body += f"<details><summary>Recipe</summary>{html.code(made.recipe, 'Recipe of ' + made.name)}</details>"
-        delete = html.button("delete", "Delete", made.name, kind="fh-small", says=f"Delete {made.name}")
-        shown.append(html.card(made.name, body, action=delete))
-    return f"<h3>Merged in this visit</h3>{html.cards(shown, 'Merged models')}"

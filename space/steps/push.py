@@ -1,4 +1,4 @@
-"""Step 6: a merged model goes to the Hub, with a card that the visitor can change; then how to do the same again."""
+"""Step 6: a merged model goes to the Hub, with a card that follows what is typed and that the visitor can change."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from typing import Any
 import gradio as gr
 
 from fusehub.errors import AccessDenied, FuseHubError
+from fusehub.hub.upload import pushes_as
+from fusehub.publishing.naming import suggested_name
 from fusehub.utils.yaml_text import split_front_matter
 
 from ..frame import Step, typed
-from ..render import html, reproduce
+from ..render import html
+from ..render.published import published_html
 from ..visits import Made, Visit
+from .card import Draft
 
 PRIVATE, PUBLIC = "Private: only I can see it", "Public: everybody can"
 NEW, PROPOSE = "A new repo", "A pull request to a repo that is there"
+# Pixels of the preview, beyond which it scrolls.
+_PREVIEW = 420
 
 
 class Push(Step):
@@ -25,95 +31,180 @@ class Push(Step):
 
     def layout(self) -> None:
         self.which = gr.Dropdown([], label="Merged model", elem_id="push-which")
-        self.who = gr.HTML("")
+        self.who = gr.HTML("", elem_id="push-who")
         if self.frame.setting.signs_in:
             gr.LoginButton()
         self.pasted = gr.Textbox(
             label="Token", type="password", visible=not self.frame.setting.signs_in, elem_id="push-token",
-            info="Needs the right to write. It is used for this one push and kept nowhere. Empty: the token that is "
-            "stored on this machine.",
+            info="Needs the right to write. It is asked whose it is, used for this one push, and kept nowhere.",
         )  # fmt: skip
         with gr.Row():
             self.repo = gr.Textbox(
                 label="Name on the Hub", max_lines=1, placeholder="you/merged-model", elem_id="push-repo", scale=2
             )
             self.kind = gr.Radio([NEW, PROPOSE], value=NEW, label="As", elem_id="push-kind")
-        self.seen = gr.Radio([PRIVATE, PUBLIC], value=PRIVATE, label="Who can see it", elem_id="push-seen")
-        self.license = gr.Textbox(label="Licence", max_lines=1, elem_id="push-license")
+        with gr.Row():
+            self.seen = gr.Radio([PRIVATE, PUBLIC], value=PRIVATE, label="Who can see it", elem_id="push-seen")
+            self.license = gr.Textbox(label="Licence", max_lines=1, elem_id="push-license")
         self.why = gr.HTML("")
-        with gr.Accordion("Model card", open=False, elem_id="card"), gr.Row():
-            self.card = gr.Textbox(label="Card (Markdown)", lines=18, max_lines=30, elem_id="push-card")
-            with gr.Column():
-                gr.HTML("<p class='fh-label-like'>Preview</p>")
-                self.preview = gr.Markdown("", elem_id="preview", sanitize_html=True)
         with gr.Row(elem_classes="fh-actions"):
             self.go = gr.Button("Push", variant="primary", elem_id="push")
         self.done = gr.HTML("", js_on_load=html.PRESS)
-        self.painted = [self.which, self.who, self.license, self.why, self.card, self.preview, self.done, self.pasted]
+        with gr.Accordion("Model card", open=False, elem_id="card"), gr.Tabs():
+            with gr.Tab("Preview"):
+                self.preview = gr.Markdown("", elem_id="preview", sanitize_html=True, max_height=_PREVIEW)
+            with gr.Tab("Edit"):
+                self.card = gr.Textbox(
+                    label="Card (Markdown)", lines=16, max_lines=16, elem_id="push-card",
+                    info="What you change stays as you wrote it. All else follows the name and the licence above.",
+                )  # fmt: skip
+        self.painted = [
+            self.which, self.who, self.repo, self.license, self.why, self.card, self.preview, self.done, self.pasted,
+        ]  # fmt: skip
         self.result_by_work = {"push": self.done}
 
     def wire(self) -> None:
         frame = self.frame
         frame.on(self.which.input, self, self._choose, [self.which])
-        self.card.change(
-            lambda text: without_front_matter(text),
-            self.card, self.preview, show_progress="hidden", api_visibility="private", trigger_mode="always_last",
-        )  # fmt: skip
-        typed(self.license)(
-            with_license, [self.card, self.license], self.card, show_progress="hidden", api_visibility="private",
+        told = [frame.key, self.repo, self.license, self.seen, self.card]
+        for event in (typed(self.repo), typed(self.license), self.seen.change):
+            event(
+                self._follow, told, [self.card, self.preview, self.why], show_progress="hidden",
+                api_visibility="private", trigger_mode="always_last",
+            )  # fmt: skip
+        typed(self.card)(
+            self._edit, [frame.key, self.card], self.preview, show_progress="hidden", api_visibility="private",
             trigger_mode="always_last",
         )  # fmt: skip
+        self.pasted.blur(
+            self._ask_whose, [frame.key, self.pasted], self.who, show_progress="hidden", api_visibility="private"
+        )
         frame.on(
             self.go.click,
             self,
             self._push,
-            [self.which, self.pasted, self.repo, self.kind, self.seen, self.card],
+            [self.which, self.pasted, self.repo, self.kind, self.seen, self.license, self.card],
         )
 
-    def show(self, visit: Visit, token: str | None) -> list:
+    def show(self, visit: Visit, token: str | None) -> list[Any]:
         names = list(visit.merges)
         if not names:
             nothing = html.empty("Nothing is merged yet. Merge in step 4; then push the result here.")
-            return [gr.Dropdown([], value=None), nothing, *[gr.skip()] * 4, _done_html(visit), gr.skip()]
-        if visit.card_of not in visit.merges:
-            self._make_card(visit, names[0])
-        facts, made = visit.card, visit.merges[visit.card_of]
-        fresh = facts.get("painted") != (made.name, bool(visit.evaluation))
-        card = gr.skip() if not fresh else facts["text"]
-        preview = gr.skip() if not fresh else without_front_matter(facts["text"])
-        license = gr.skip() if not fresh else facts["license"] or ""
-        facts["painted"] = (made.name, bool(visit.evaluation))
+            return [gr.Dropdown([], value=None), nothing, *[gr.skip()] * 5, published_html(visit), gr.skip()]
+        emptied, who = self._emptied(visit), self._who(visit, token)
+        if visit.pushing not in visit.merges:
+            visit.pushing = names[0]
+        draft = self._draft(visit)
+        # What is typed at this moment is not painted over.
+        state = (visit.page, visit.pushing, draft.version)
+        fresh, visit.painted_card = visit.painted_card != state, state
         return [
-            gr.Dropdown([(_called(visit.merges[name]), name) for name in names], value=made.name),
-            _who_html(self.frame.setting),
-            license,
-            _why_html(facts),
-            card,
-            preview,
-            _done_html(visit),
-            self._emptied(visit),
+            gr.Dropdown([(_called(visit.merges[name]), name) for name in names], value=visit.pushing),
+            who,
+            draft.repo if fresh else gr.skip(),
+            draft.license if fresh else gr.skip(),
+            why_html(draft),
+            draft.text if fresh else gr.skip(),
+            without_front_matter(draft.text),
+            published_html(visit),
+            emptied,
         ]
 
     def _emptied(self, visit: Visit) -> Any:
         if not visit.token_given:
             return gr.skip()
-        visit.token_given = False
+        visit.token_given, visit.pushes_as = False, None
         return gr.Textbox(value="")
 
     def _choose(self, visit: Visit, token: str | None, data: Any, name: str) -> None:
-        self._make_card(visit, name)
+        visit.pushing = name
 
-    def _make_card(self, visit: Visit, name: str) -> None:
-        made = visit.merges[name]
-        scored = visit.evaluation
-        visit.card = self.frame.worker.ask(
-            "card", {"folder": str(made.folder), "repo_id": None, "evaluation": scored if not made.parts else None}
-        )
-        visit.card_of = name
+    def _draft(self, visit: Visit) -> Draft:
+        """The draft of the merge that is shown, with the scores that there are now."""
+        made = visit.merges[visit.pushing]
+        draft: Draft | None = visit.cards.get(made.name)
+        if draft is None:
+            owner = f"{visit.pushes_as[1]}/" if visit.pushes_as else ""
+            draft = Draft(owner + suggested_name(made.asked["models"], made.method))
+            draft.facts, draft.evaluation = self._written(visit, made, draft.repo, None), visit.evaluation
+            draft.license = draft.facts["license"] or ""
+            draft.write(draft.facts["text"])
+            visit.cards[made.name] = draft
+        elif draft.evaluation is not visit.evaluation:
+            self._rewrite(visit, draft)
+        return draft
+
+    def _rewrite(self, visit: Visit, draft: Draft) -> None:
+        """Has the card follow what is typed and scored by now."""
+        made, repo = visit.merges[visit.pushing], _whole(draft.repo, visit)
+        draft.facts, draft.evaluation = self._written(visit, made, repo, draft.license), visit.evaluation
+        draft.write(draft.facts["text"])
+
+    def _written(self, visit: Visit, made: Made, repo: str, license: str | None) -> dict[str, Any]:
+        """What the package writes for a merge of that name and licence; None for the licence that follows."""
+        # Scores are of the models that are picked, and of their merges.
+        scored = visit.evaluation if not made.parts and made.name in visit.merges_of_picks() else None
+        asked = {"folder": str(made.folder), "repo_id": repo or None, "evaluation": scored, "license": license}
+        told: dict[str, Any] = self.frame.worker.ask("card", asked)
+        return told
+
+    def _follow(self, key: str, repo: str | None, license: str | None, seen: str, text: str | None) -> list[Any]:
+        """Card, preview and words on licences after something was typed."""
+        visit = self.frame.visits.find(key)
+        draft: Draft | None = visit.cards.get(visit.pushing) if visit is not None else None
+        if visit is None or draft is None:
+            return [gr.skip()] * 3
+        repo, license = (repo or "").strip(), (license or "").strip()
+        changed = (draft.repo, draft.license) != (repo, license)
+        draft.repo, draft.license, draft.public = repo, license, seen == PUBLIC
+        draft.take(text)
+        try:
+            if changed:
+                self._rewrite(visit, draft)
+        except FuseHubError as error:
+            return [gr.skip(), gr.skip(), html.problem(error)]
+        return [draft.text if changed else gr.skip(), without_front_matter(draft.text), why_html(draft)]
+
+    def _edit(self, key: str, text: str | None) -> str:
+        """The preview of what the visitor wrote."""
+        visit = self.frame.visits.find(key)
+        draft: Draft | None = visit.cards.get(visit.pushing) if visit is not None else None
+        if draft is None:
+            return without_front_matter(text or "")
+        draft.take(text)
+        return without_front_matter(draft.text)
+
+    def _ask_whose(self, key: str, pasted: str | None) -> Any:
+        visit = self.frame.visits.find(key)
+        own = (pasted or "").strip()
+        return self._who(visit, own) if visit is not None and own else gr.skip()
+
+    def _who(self, visit: Visit, token: str | None) -> str:
+        """As whom the visitor pushes, as HTML; asks the Hub once a token."""
+        setting = self.frame.setting
+        if token is None and setting.signs_in:
+            visit.pushes_as = None
+            return "<p class='fh-intro'>Sign in with Hugging Face to push as yourself.</p>"
+        try:
+            if token is not None or (not setting.shared and _stored()):
+                self._account(visit, token)
+        except FuseHubError as error:
+            return html.notice(html.told(error).what, "warning")
+        if visit.pushes_as is None:
+            return "<p class='fh-intro'>Nobody is logged in here: paste a token of yours.</p>"
+        return f"<p class='fh-intro'>You push as <strong>{html.esc(visit.pushes_as[1])}</strong>.</p>"
+
+    def _account(self, visit: Visit, token: str | None) -> str:
+        """Whose token it is. Raises `AccessDenied` where it may not push."""
+        known = hash(token)
+        if visit.pushes_as is None or visit.pushes_as[0] != known:
+            visit.pushes_as = None
+            visit.pushes_as = (known, pushes_as(token))
+        return visit.pushes_as[1]
 
     def _push(
         self, visit: Visit, token: str | None, data: Any, which: str, pasted: str, repo: str, kind: str, seen: str,
-        card: str,
+        license: str, card: str,
     ) -> None:  # fmt: skip
         visit.token_given = True
         made = visit.merges.get(which or "")
@@ -124,10 +215,18 @@ class Push(Step):
         own = pasted.strip() or token
         if own is None and self.frame.setting.shared:
             raise AccessDenied("Nobody is signed in.", "Sign in with Hugging Face above, then push.")
+        self._account(visit, own)
+        visit.pushing = made.name
+        draft = self._draft(visit)
+        draft.repo, draft.license, draft.public = _whole(repo.strip(), visit), license.strip(), seen == PUBLIC
+        draft.take(card)
+        self._rewrite(visit, draft)
+        # The whole name is shown, and what is pushed.
+        draft.version += 1
         arguments = {
             "folder": str(made.folder),
-            "repo_id": repo.strip(),
-            "card": card,
+            "repo_id": draft.repo,
+            "card": draft.text,
             "public": seen == PUBLIC,
             "pull_request": kind == PROPOSE,
         }
@@ -138,37 +237,30 @@ class Push(Step):
         self.frame.start(visit, "push", f"Pushing {made.name}", arguments, own, keep)
 
 
+def _whole(repo: str, visit: Visit) -> str:
+    """`repo` with its owner, where that is known."""
+    return repo if not repo or "/" in repo or visit.pushes_as is None else f"{visit.pushes_as[1]}/{repo}"
+
+
+def _stored() -> bool:
+    """Whether somebody is logged in on this machine."""
+    from huggingface_hub import get_token
+
+    return get_token() is not None
+
+
 def without_front_matter(text: str) -> str:
     """A card as a reader sees it."""
     return split_front_matter(text or "")[1]
-
-
-def with_license(card: str, license: str) -> str:
-    """The card with another licence in its front matter."""
-    front, body = split_front_matter(card or "")
-    if front is None:
-        return card
-    kept = [line for line in front.splitlines() if not line.startswith("license:")]
-    said = [f"license: {license.strip()}"] if license.strip() else []
-    return "---\n" + "\n".join([*said, *kept]) + "\n---\n" + body
 
 
 def _called(made: Made) -> str:
     return f"{made.name} ({made.options})"
 
 
-def _who_html(setting: Any) -> str:
-    if setting.signs_in:
-        return "<p class='fh-intro'>You push as yourself: sign in with Hugging Face.</p>"
-    from huggingface_hub import get_token
-
-    stored = get_token() if not setting.shared else None
-    if stored:
-        return "<p class='fh-intro'>A token is stored on this machine, and is used unless you paste another.</p>"
-    return "<p class='fh-intro'>No token is stored on this machine: paste one.</p>"
-
-
-def _why_html(facts: dict[str, Any]) -> str:
+def why_html(draft: Draft) -> str:
+    """What follows from the licences of what went in, and what speaks against what was chosen."""
+    facts = draft.facts
     if facts["forbidden"]:
         return html.notice(f"This merge may not be published: {facts['why']}.", "warning")
     parts = [html.notice(f"This merge may not be shared: {conflict}.", "warning") for conflict in facts["conflicts"]]
@@ -176,29 +268,13 @@ def _why_html(facts: dict[str, Any]) -> str:
         parts.append(html.notice(f"{facts['license']}: {facts['why']}. This is no legal advice."))
     elif not facts["conflicts"]:
         parts.append(html.notice("No model says what its licence is: ask their owners before you publish.", "warning"))
+    if facts["loosened"]:
+        parts.append(
+            html.notice(f"What is typed asks for less than {facts['license']}, and will be refused.", "warning")
+        )
     parts += [html.notice(warning, "warning") for warning in facts["warnings"]]
     if facts["restricted"]:
         names = ", ".join(facts["restricted"])
-        parts.append(html.notice(f"{names}: gated or private, so the result has to stay private.", "warning"))
+        said = "gated or private, so the result has to stay private."
+        parts.append(html.notice(f"{names}: {said}", "error" if draft.public else "warning"))
     return "".join(parts)
-
-
-def _done_html(visit: Visit) -> str:
-    published = visit.published
-    made = visit.merges.get(published["made"]) if published else None
-    if not published or made is None:
-        return ""
-    link = published["pull_request_url"] or published["url"]
-    repo = published["repo_id"]
-    kind = "The pull request is open" if published["pull_request_url"] else "The model is on the Hub"
-    seen = "private" if published["private"] else "public"
-    how = {"public": not published["private"], "pull_request": bool(published["pull_request_url"])}
-    commands = f"{reproduce.command_lines(made.asked)}\n{reproduce.publish_command(repo, **how)}"
-    python = reproduce.python_lines(made.asked, repo, **how)
-    recipe = f"# fusehub merge fusehub_recipe.yaml --out merged\n{made.recipe}"
-    return (
-        f'<section class="fh-result" role="status"><h3>{kind}</h3><p><a href="{html.esc(link)}" target="_blank" '
-        f'rel="noopener">{html.esc(link)}</a> ({seen}, commit {html.esc(published["commit"][:8])})</p>'
-        f"<h3>The same again</h3>{html.code(commands, 'On the command line')}"
-        f"{html.code(python, 'In Python')}{html.code(recipe, 'The recipe, fusehub_recipe.yaml')}</section>"
-    )

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import fusehub
-from fusehub.errors import FuseHubError
+from fusehub.errors import FuseHubError, NotFound, OutputExists
 from fusehub.hub.access import STORED
 from fusehub.hub.client import be_patient
 
@@ -184,6 +184,8 @@ def _push(
         published = fusehub.publish(
             folder, repo_id, private=not public, create_pr=pull_request, token=token, progress=progress
         )
+    except OutputExists as error:
+        raise error.retold(error.what, "Choose another name, or push it as a pull request to that repo.") from error
     finally:
         readme.unlink(missing_ok=True)
     return published.to_dict()
@@ -270,18 +272,23 @@ def _kept() -> Any:
     return KeptModels(_KEEP)
 
 
-def _card(token: str | None, *, folder: str, repo_id: str | None, evaluation: dict[str, Any] | None) -> dict[str, Any]:
+def _card(
+    token: str | None, *, folder: str, repo_id: str | None, evaluation: dict[str, Any] | None, license: str | None
+) -> dict[str, Any]:
     from fusehub.publishing.merged_folder import read_merge
 
     merge = read_merge(folder)
-    license = merge.license if merge else None
+    verdict = merge.license if merge else None
+    if verdict is not None and license == verdict.license:
+        license = None  # What follows of itself.
     return {
-        "text": str(fusehub.model_card(folder, repo_id=repo_id, evaluation=evaluation)),
-        "license": license and license.license,
-        "why": license.why if license else "",
-        "forbidden": bool(license and license.forbids_publishing),
-        "conflicts": list(license.conflicts) if license else [],
-        "warnings": list(license.warnings) if license else [],
+        "text": str(fusehub.model_card(folder, repo_id=repo_id, evaluation=evaluation, license=license)),
+        "license": verdict and verdict.license,
+        "why": verdict.why if verdict else "",
+        "forbidden": bool(verdict and verdict.forbids_publishing),
+        "conflicts": list(verdict.conflicts) if verdict else [],
+        "warnings": list(verdict.warnings) if verdict else [],
+        "loosened": bool(verdict and license and verdict.is_loosened_by(license)),
         "restricted": [source["short_name"] for source in merge.sources if source["private"]] if merge else [],
     }
 
@@ -290,11 +297,24 @@ def _recommend(token: str | None, *, models: list[str], **said: Any) -> dict[str
     return fusehub.recommend(models, token=token, **said).to_dict()
 
 
+def _files(token: str | None, *, folder: str, card: str | None) -> dict[str, str | bytes]:
+    """What a push of a merge would upload: path in it -> the file here, or its content."""
+    from fusehub.publishing.merged_folder import read_merge
+
+    merge = read_merge(folder)
+    if merge is None:
+        raise NotFound(f"There is no merge in {folder}.", "Merge again.")
+    files = {path: str(content) if isinstance(content, Path) else content for path, content in
+             merge.public_files().items()}  # fmt: skip
+    return files | {"README.md": (card or str(fusehub.model_card(folder))).encode()}
+
+
 _ANSWERS: dict[str, Callable[..., Any]] = {
     "check": _check,
     "recommend": _recommend,
     "compare": _compare,
     "card": _card,
+    "files": _files,
 }
 
 

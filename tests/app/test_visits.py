@@ -6,8 +6,10 @@ import csv
 import io
 import os
 import subprocess
+import zipfile
 from pathlib import Path
 
+import httpx
 from huggingface_hub import HfApi, snapshot_download
 
 from fusehub.comparing.predictor import predict
@@ -34,7 +36,7 @@ _STORED = """async () => {
 }"""
 
 
-def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, hub, tmp_path) -> None:
+def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, app, hub, tmp_path) -> None:
     """From the example to the Hub on a phone; every step fits the window and axe-core finds nothing grave in it.
 
     So it is for whoever is at the same step in a wide window and in the light.
@@ -67,6 +69,7 @@ def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, hub, tmp_path
     page.get_by_text("All statistics are there").wait_for()
     look("statistics")
     merge(page)
+    packed = _manage(page, app)
     look("merge")
     compare(page, "a very good film", "an awful bad plot", "music was fine")
     with page.expect_file_chooser() as chosen:
@@ -76,16 +79,23 @@ def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, hub, tmp_path
     page.locator("#score").click()
     page.locator(".fh-plots").wait_for()
     assert page.get_by_role("rowheader", name="regmean").count() == 1
+    page.get_by_text("labels are matched by number: 1 = positive, 0 = negative").wait_for()
     look("compare")
     repo = "carl/merged-sentiment"
     go(page, "Push")
     page.get_by_role("button", name="Model card").click()
+    page.get_by_role("tab", name="Edit").click()
     card = page.locator("#push-card textarea")
     card.fill(card.input_value() + "\n\nA word of mine.\n")
+    page.locator("#push-license").get_by_role("textbox").fill("mit")
+    page.get_by_role("tab", name="Preview").click()
     page.locator("#preview").get_by_text("A word of mine.").wait_for()
     push(page, repo, hub.token("carl"))
     page.get_by_role("heading", name="The model is on the Hub").wait_for()
+    page.locator("#preview").get_by_role("heading", name="merged-sentiment").wait_for()
     look("push")
+    page.get_by_role("tab", name="Edit").click()
+    shown = card.input_value()
     assert faults == {step: [] for step in faults}
     assert wide == dict.fromkeys(wide, 0)
 
@@ -94,8 +104,14 @@ def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, hub, tmp_path
     folder = snapshot_download(repo, endpoint=hub.url, token=hub.token("carl"), cache_dir=tmp_path / "cache")
     assert predict(folder, ["a very good film"]).labels == ["negative", "positive"]
     said = Path(folder, "README.md").read_text()
-    assert "A word of mine." in said
+    assert Path(folder, "README.md").read_bytes() == shown.encode(), "what is pushed is what the page shows"
+    assert f'model="{repo}"' in said and "\n# merged-sentiment\n" in said and "\n- name: merged-sentiment\n" in said
+    assert "\nlicense: mit\n" in said and "A word of mine." in said and 'model="regmean' not in said
     assert "fusehub-visits" not in said
+    # The zip has the same, but for the card, which was another one then.
+    for path in ("model.safetensors", "fusehub_recipe.yaml", "fusehub_report.json", "tokenizer.json"):
+        assert packed.read(f"regmean/{path}") == Path(folder, path).read_bytes()
+    assert b"nothing was trained" in packed.read("regmean/README.md")
 
 
 def test_an_entities_visit_makes_the_statistics_that_are_missing(visitor) -> None:
@@ -109,6 +125,7 @@ def test_an_entities_visit_makes_the_statistics_that_are_missing(visitor) -> Non
     )
     page.locator("#make-statistics").click()
     page.get_by_text("made in this visit").wait_for()
+    page.get_by_text("are of 3 texts: a merge by them follows these texts").wait_for()
     assert "3 pasted texts" in page.get_by_role("list", name="Statistics of each model").inner_text()
     # Of two taggers the mean is recommended, as RegMean was not better in our tests.
     merge(page, "RegMean")
@@ -344,6 +361,10 @@ def test_what_is_hidden_stays_hidden_when_one_comes_back(visitor) -> None:
     page.locator("#share-1").wait_for()
     assert options.count() == shown - 1
     assert not page.locator("#share-2").is_visible()
+    for place in (0, 1):
+        page.locator(f"#share-{place} input[type=number]").fill("0")
+    page.locator("#merge").click()
+    page.get_by_role("alert").get_by_text("All models have the weight 0").wait_for()
 
 
 def test_the_commands_that_are_shown_make_the_same_again(visitor, hub, tmp_path) -> None:
@@ -390,11 +411,35 @@ def _is_loud(button) -> bool:
     return "primary" in button.get_attribute("class").split()
 
 
+def _manage(page, app) -> zipfile.ZipFile:
+    """What can be done with merges: nothing is made twice, and each is renamed, brought back and downloaded."""
+    page.locator("#merge").click()
+    page.get_by_text("You have regmean and mean already").wait_for()
+    made = page.get_by_role("list", name="Merged models")
+    assert f"Models {SENTIMENT[0]}, {SENTIMENT[1]}" in " ".join(made.inner_text().split())
+    made.get_by_role("group").filter(has_text="Rename").last.locator("summary").click()
+    page.get_by_label("New name of mean").fill("average")
+    page.get_by_label("New name of mean").press("Enter")
+    made.get_by_role("heading", name="average").wait_for()
+    page.get_by_role("button", name="Delete average", exact=True).click()
+    page.get_by_role("button", name="Undo: bring average back").click()
+    made.get_by_role("heading", name="average").wait_for()
+    made.get_by_role("group").filter(has_text="Download").first.locator("summary").click()
+    link = page.get_by_role("link", name="Download regmean (zip)")
+    with page.expect_download() as saved:
+        link.click()
+    assert saved.value.suggested_filename == "regmean.zip"
+    address = app.url + (link.get_attribute("href") or "").removesuffix(".zip")
+    one = httpx.get(f"{address}/config.json")
+    assert one.status_code == 200 and one.json()["model_type"] == "bert"
+    for wrong in (f"{address[:-1]}.zip", f"{address}/..%2F..%2Fapp.log", f"{address}/%2Fetc%2Fpasswd", f"{address}/x"):
+        assert httpx.get(wrong).status_code == 404
+    return zipfile.ZipFile(saved.value.path())
+
+
 def _labelled(folder):
     path = folder / "domain.csv"
-    path.write_text(
-        "text,label\na good film,positive\nan awful plot,negative\nfine music,positive\nsad and bad,negative\n"
-    )
+    path.write_text("text,label\na good film,1\nan awful plot,0\nfine music,1\nsad and bad,0\n")
     return path
 
 

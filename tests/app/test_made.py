@@ -1,0 +1,164 @@
+"""What a visit has merged, and its cards: named, kept apart, brought back, packed, and following what is typed."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from fusehub.errors import FuseHubError
+from fusehub.publishing.naming import suggested_name
+from space.downloads import zipped
+from space.render.reproduce import propose_lines
+from space.setting import Setting
+from space.steps.card import Draft, followed
+from space.steps.made import made_html, rename, same_as
+from space.visits import Made, Picked, Visits
+from space.workers.jobs import Jobs
+
+WRITTEN = "---\nlicense: mit\n---\n# regmean\n\nOne model.\n\nmodel='regmean'\n\n## Limits\n\nLicence: mit."
+NAMED = WRITTEN.replace("regmean", "ada/fused")
+
+
+def test_a_card_follows_its_name_wherever_nobody_wrote_otherwise() -> None:
+    assert followed(WRITTEN, WRITTEN, NAMED) == NAMED
+    mine = WRITTEN.replace("One model.", "The best model.\nBy me.") + "\n\nA word of mine."
+    assert (
+        followed(mine, WRITTEN, NAMED)
+        == NAMED.replace("One model.", "The best model.\nBy me.") + "\n\nA word of mine."
+    )
+    # A line that both change stays as the visitor wrote it, and the lines about it follow.
+    titled = WRITTEN.replace("# regmean", "# Our model")
+    assert followed(titled, WRITTEN, NAMED) == NAMED.replace("# ada/fused", "# Our model")
+    scored = NAMED.replace("## Limits", "## Results\n\n| a | 1 |\n\n## Limits")
+    assert followed(mine, WRITTEN, scored).count("| a | 1 |") == 1
+    assert followed(mine, WRITTEN, WRITTEN) == mine
+
+
+def test_what_a_page_still_shows_is_not_taken_for_the_visitors_own() -> None:
+    draft = Draft("ada/fused")
+    draft.write(WRITTEN)
+    draft.write(NAMED)
+    draft.take(WRITTEN)
+    assert draft.text == NAMED
+    draft.take(None)
+    assert draft.text == NAMED, "a box that is not on the page says nothing"
+    draft.take(NAMED + "\nMine.")
+    draft.write(WRITTEN)
+    assert draft.text == WRITTEN + "\nMine."
+
+
+@pytest.fixture
+def visit():
+    visits = Visits(Setting(shared=True, undo=60), Jobs(1, 1))
+    visit = visits.open()
+    visit.picks = [Picked(name, name, None, None, None, None, None, (), False, None) for name in ("ada/a", "ben/b")]
+    for name, models in (("mean", ["ada/a", "ben/b"]), ("regmean", ["ada/a", "ben/b"]), ("other", ["ada/a", "c/c"])):
+        folder = visit.new_folder(name)
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(name.encode() * 1000)
+        asked = {"name": name, "out": str(folder), "models": models, "method": "mean", "base_model": None, "made": {}}
+        visit.merges[name] = Made(name, folder, "mean", "default options", (), asked=asked | {"weights": {}})
+    yield visit, visits
+    visits.close()
+
+
+def test_merges_of_other_models_stay_apart(visit) -> None:
+    visit, _ = visit
+    assert set(visit.merges_of_picks()) == {"mean", "regmean"}
+    assert set(visit.all_models()) == {"ada/a", "ben/b", "mean", "regmean"}
+    shown = made_html(visit, 60)
+    these, _, others = shown.partition("1 merge of other models")
+    assert these.count("ada/a, ben/b") == 2 and "ada/a, c/c" not in these and "ada/a, c/c" in others
+
+
+def test_the_same_recipe_is_known_again_whatever_it_is_called(visit) -> None:
+    visit, _ = visit
+    asked = visit.merges["mean"].asked | {"name": "mean-2", "out": "elsewhere"}
+    assert same_as(visit, asked) is visit.merges["mean"]
+    assert same_as(visit, asked | {"weights": {"ada/a": 2.0}}) is None
+
+
+def test_a_deleted_merge_comes_back_until_its_time_is_over(visit) -> None:
+    visit, visits = visit
+    visit.evaluation = {"scores": []}
+    folder = visit.merges["mean"].folder
+    visit.delete("mean")
+    assert folder.exists() and "mean" not in visit.merges and visit.evaluation is None
+    assert visits.merge_of(visit.deleted["mean"].made.secret) is None
+    visit.restore("mean")
+    assert visit.merges["mean"].folder == folder and visit.evaluation == {"scores": []}
+    visit.delete("mean")
+    deleted = visit.deleted["mean"].at
+    visits.sweep(deleted + 59)
+    assert folder.exists()
+    visits.sweep(deleted + 61)
+    assert not folder.exists() and not visit.deleted
+    visit.delete("regmean")
+    visit.purge("regmean")
+    visit.restore("regmean")
+    assert set(visit.merges) == {"other"}
+
+
+def test_a_merge_is_renamed_with_its_folder_and_its_scores(visit) -> None:
+    visit, _ = visit
+    before = visit.merges["mean"].folder
+    score = {"model": "mean", "model_id": str(before), "data": "mean"}
+    visit.evaluation = {"models": ["a", "mean"], "scores": [score], "mean": {"mean": 1.0}, "data": ["mean"]}
+    visit.cards["mean"] = card = Draft("ada/mean")
+    rename(visit, "mean", "best")
+    made = visit.merges["best"]
+    assert list(visit.merges) == ["best", "regmean", "other"], "each keeps its place"
+    assert made.folder.name == "best" and (made.folder / "model.safetensors").exists() and not before.exists()
+    assert visit.cards == {"best": card}
+    assert visit.evaluation["models"] == ["a", "best"] and visit.evaluation["mean"] == {"best": 1.0}
+    told = {"model": "best", "model_id": str(made.folder), "data": "mean"}
+    assert visit.evaluation["scores"] == [told] and visit.evaluation["data"] == ["mean"]
+    for wrong in ("", "../up", ".hidden", "a/b", "x" * 61, "a\nb"):
+        with pytest.raises(FuseHubError, match="cannot be the name of a merge"):
+            rename(visit, "best", wrong)
+    visit.delete("other")
+    for taken in ("regmean", "other"):
+        with pytest.raises(FuseHubError, match="another merge called"):
+            rename(visit, "best", taken)
+
+
+def test_a_merge_is_found_by_its_own_secret_alone(visit) -> None:
+    visit, visits = visit
+    made = visit.merges["mean"]
+    assert visits.merge_of(made.secret) == (visit, made)
+    assert visits.merge_of(visit.key) is None and visits.merge_of("") is None
+    visits.end(visit)
+    assert visits.merge_of(made.secret) is None
+
+
+def test_a_zip_is_sent_in_pieces_and_holds_every_byte(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(bytes(range(256)) * 20_000)
+    pieces = list(zipped({"model.safetensors": weights, "parts/README.md": b"A card."}, "fused"))
+    assert max(map(len, pieces)) < 1_200_000 < weights.stat().st_size, "the file is never in memory as a whole"
+    with zipfile.ZipFile(io.BytesIO(b"".join(pieces))) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == ["fused/model.safetensors", "fused/parts/README.md"]
+        assert archive.read("fused/model.safetensors") == weights.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("experts", "method", "name"),
+    [
+        (["ada/minilm-films-sentiment", "ben/minilm-shops-sentiment@abc"], "regmean", "minilm-sentiment-regmean"),
+        (["ada/one", "ben/two"], "task_arithmetic", "merged-task-arithmetic"),
+        (["/home/x/Some Model!", "ada/some.other_model"], "mean", "some-model-mean"),
+    ],
+)
+def test_a_name_is_suggested_by_what_all_experts_are_called(experts, method, name) -> None:
+    assert suggested_name(experts, method) == name
+
+
+def test_statistics_of_the_visit_can_be_proposed_to_the_owners() -> None:
+    known = {"data": "carl/texts", "dataset": "carl/texts", "limit": 200, "fisher": False}
+    said = propose_lines({"made": {"ada/one": known}})
+    assert said == "fusehub collect ada/one --data carl/texts --limit 200 --publish --create-pr"
+    assert propose_lines({"made": {}}) == ""
