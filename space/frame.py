@@ -83,7 +83,8 @@ class Frame:
         job = visit.job if visit.job is not None and visit.job.is_open else None
         said = visit.notices.get(visit.step, "")
         work = dock.running(job, self.jobs.before(job)) if job else ""
-        return [nav_html(visit), said, work, gr.Timer(active=job is not None)]
+        # Only a tick ends the ticking: what was painted before a press may arrive after its answer.
+        return [nav_html(visit), said, work, gr.Timer(active=True) if job else gr.skip()]
 
     def _take_in(self, visit: Visit) -> None:
         """Work that has ended says how, where it was begun and, if the visitor is elsewhere by now, there too."""
@@ -142,7 +143,9 @@ class Frame:
             if visit.job is not None and visit.job.is_open:
                 work = dock.running(visit.job, self.jobs.before(visit.job))
                 return [gr.skip(), gr.skip(), work, *[gr.skip()] * (len(everything) - 3)]
-            return self.paint_all(visit, token_of(oauth))
+            painted = self.paint_all(visit, token_of(oauth))
+            painted[everything.index(self.timer)] = gr.Timer(active=False)
+            return painted
 
         self.work.click(shown(cancel), [self.key], everything, **hidden)
         self.timer.tick(shown(tick), [self.key], everything, queue=False, **hidden)

@@ -30,8 +30,10 @@ class Draft:
     evaluation: Any = None
     """The scores that are in it."""
     public: bool = False
+    named: int = 0
+    """How often something else than the visitor's hand changed the name."""
     version: int = 0
-    """How often something else than the visitor's hand changed what the page is to show."""
+    """How often something else than the visitor's hand changed the text."""
     shown: deque[str] = field(default_factory=lambda: deque(maxlen=4))
     """What the page was last given, and may not have shown yet when it tells what is in its box."""
 

@@ -96,13 +96,14 @@ class Push(Step):
             visit.pushing = names[0]
         draft = self._draft(visit)
         # What is typed at this moment is not painted over.
-        state = (visit.page, visit.pushing, draft.version)
-        fresh, visit.painted_card = visit.painted_card != state, state
+        before, now = visit.painted_card, (visit.page, visit.pushing, draft.named, draft.version)
+        renamed, fresh = before[:3] != now[:3], before != now
+        visit.painted_card = now
         return [
             gr.Dropdown([(_called(visit.merges[name]), name) for name in names], value=visit.pushing),
             who,
-            draft.repo if fresh else gr.skip(),
-            draft.license if fresh else gr.skip(),
+            draft.repo if renamed else gr.skip(),
+            draft.license if renamed else gr.skip(),
             why_html(draft),
             draft.text if fresh else gr.skip(),
             without_front_matter(draft.text),
@@ -163,6 +164,8 @@ class Push(Step):
                 self._rewrite(visit, draft)
         except FuseHubError as error:
             return [gr.skip(), gr.skip(), html.problem(error)]
+        # The page has it by this answer: what is typed into it meanwhile is not painted over.
+        visit.painted_card = (*visit.painted_card[:3], draft.version)
         return [draft.text if changed else gr.skip(), without_front_matter(draft.text), why_html(draft)]
 
     def _edit(self, key: str, text: str | None) -> str:
@@ -222,7 +225,7 @@ class Push(Step):
         draft.take(card)
         self._rewrite(visit, draft)
         # The whole name is shown, and what is pushed.
-        draft.version += 1
+        draft.named += 1
         arguments = {
             "folder": str(made.folder),
             "repo_id": draft.repo,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 
+import gradio as gr
 import pytest
 
 import fusehub
 from space import dock
+from space.serve import close, new_frame
+from space.setting import Setting
 from space.workers.jobs import RUNNING, Job
 from space.workers.pace import Course, Merging
 from space.workers.tasks import carry_out
@@ -78,3 +81,14 @@ def test_what_is_said_can_be_closed_and_nothing_is_said_of_nothing() -> None:
     assert 'data-act="close"' in dock.message("<p>Told.</p>", "#made") and 'data-shows="#made"' in dock.message(
         "<p>Told.</p>", "#made"
     )
+
+
+def test_a_paint_that_comes_late_does_not_end_the_ticking() -> None:
+    """It may have been made before the press whose work is going on by now: the page would stand still."""
+    frame = new_frame(Setting(shared=False))
+    visit = frame.visits.open()
+    *_, idle = frame.paint(visit)
+    visit.job = Job("merge", "Merging", RUNNING, started=time.monotonic())
+    *_, busy = frame.paint(visit)
+    close(frame)
+    assert idle == gr.skip() and busy.active

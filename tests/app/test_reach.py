@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from gradio_client import Client
 from huggingface_hub import HfApi
 
+from space.visits import DOWNLOADS
 from tests.app.conftest import DATASET, PRIVATE, ROOT, SENTIMENT, serving
 from tests.unit.experts import edit_json, relatives
 from tests.unit.lora_cases import adapter
@@ -183,7 +185,7 @@ def test_what_one_visitor_was_answered_is_not_answered_to_another_who_may_not_re
 def test_what_a_visitor_made_here_is_reached_by_its_secret_name_alone(shared, hub) -> None:
     """Its folder is no name, neither for models and data nor as the base of an adapter."""
     owner, stranger = (Client(shared.url, verbose=False) for _ in range(2))
-    owner.predict(models=SENTIMENT, method="mean", api_name="/merge")
+    name, _, key = owner.predict(models=SENTIMENT, method="mean", api_name="/merge")["name"].partition("@")
     made = next(path.parent for path in shared.temporary.rglob("fusehub_recipe.yaml"))
     api = HfApi(endpoint=hub.url, token=hub.token("eve"))
     config = json.loads(Path(api.hf_hub_download("eve/absolute", "adapter_config.json")).read_text())
@@ -196,6 +198,20 @@ def test_what_a_visitor_made_here_is_reached_by_its_secret_name_alone(shared, hu
             refused(lambda call=call: call(stranger))
     for data in (made / "fusehub_recipe.yaml", made.parent):
         refused(lambda data=data: stranger.predict(models=SENTIMENT, data={"x": str(data)}, api_name="/evaluate"))
+    # What leads to a download is the merge's own secret, which only its page tells: no name, key or path.
+    place = urllib.parse.quote(str(made), safe="")
+    for guess in ("", name, key, f"{name}@{key}", made.name, place, f"..%2F{place}"):
+        for address in (f"{guess}.zip", f"{guess}/config.json", f"{guess}/..%2Fconfig.json"):
+            assert _status(f"{shared.url}{DOWNLOADS}/{address}") == 404, address
+    assert _status(f"{shared.url}gradio_api/file={made}/config.json") == 403
+
+
+def _status(asked: str | urllib.request.Request) -> int:
+    try:
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def _calls(models: list[str]):
@@ -207,7 +223,7 @@ def _calls(models: list[str]):
     yield lambda client: client.predict(models=models, data=data, limit=2, api_name="/evaluate")
 
 
-@pytest.mark.parametrize("path", ["", "gradio_api/info", "gradio_api/mcp/", "config"])
+@pytest.mark.parametrize("path", ["", "gradio_api/info", "gradio_api/mcp/", "config", f"{DOWNLOADS}/secret.zip"])
 def test_only_the_address_that_is_served_is_answered(shared, app, path) -> None:
     for served in (shared, app):
         port = served.url.rstrip("/").rpartition(":")[2]
@@ -221,11 +237,7 @@ def test_only_the_address_that_is_served_is_answered(shared, app, path) -> None:
             ("ada-fusehub.hf.space", served is shared),
         ):
             request = urllib.request.Request(f"{served.url}{path}", headers={"Host": host, "Origin": f"http://{host}"})
-            try:
-                with urllib.request.urlopen(request, timeout=60) as answer:
-                    status = answer.status
-            except urllib.error.HTTPError as error:
-                status = error.code
+            status = _status(request)
             assert (status != 421) == allowed, (host, status)
 
 
