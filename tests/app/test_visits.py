@@ -361,6 +361,7 @@ def test_what_is_hidden_stays_hidden_when_one_comes_back(visitor) -> None:
     page.locator("#share-1").wait_for()
     assert options.count() == shown - 1
     assert not page.locator("#share-2").is_visible()
+    page.locator("#recommended input").check()
     for place in (0, 1):
         page.locator(f"#share-{place} input[type=number]").fill("0")
     page.locator("#merge").click()
