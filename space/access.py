@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fusehub.models.resolve import resolve
+from fusehub.hub.access import Access
+from fusehub.models.resolve import refs_of
 
 
 def require_all(models: Iterable[str], token: str | None) -> None:
@@ -16,5 +17,4 @@ def require_all(models: Iterable[str], token: str | None) -> None:
 
     Resolving asks the Hub for every repo that a name leads to; folders of the visit itself need no asking.
     """
-    for model in models:
-        resolve(model, token=token)
+    refs_of(models, Access(token))

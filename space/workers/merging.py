@@ -24,15 +24,20 @@ def merge(
     """Those that can be made (`made`), and why the others cannot (`failed`, by name). Raises where none can."""
     from fusehub.checking.check import missing_bytes
     from fusehub.errors import together
-    from fusehub.models.resolve import resolve
+    from fusehub.hub.access import Access
+    from fusehub.merging.plan import plan_by
+    from fusehub.models.resolve import refs_of
 
     memory, command = room
     tell("Planning")
+    access = Access(token)
+    refs = refs_of(models, access)
+    known = dict(zip(models, refs, strict=True))
     plans: dict[str, Any] = {}
     failed: dict[str, FuseHubError] = {}
     for recipe in recipes:
         try:
-            plan = fusehub.plan_merge(_recipe(recipe), token=token)
+            plan = plan_by(_recipe(recipe), access, resolved=known)
             if plan.cost["memory_bytes"] > memory:
                 raise _too_large(plan.cost["memory_bytes"], memory, command)
             plans[recipe["name"]] = plan
@@ -40,7 +45,6 @@ def merge(
             failed[recipe["name"]] = error
     if not plans:
         raise together([*failed.values()])
-    refs = [resolve(model, token=token) for model in models]
     todo = [recipe for recipe in recipes if recipe["name"] in plans]
     merges = [Merging(plans[recipe["name"]]) for recipe in todo]
     course = Course([*(missing_bytes(ref) / NETWORK for ref in refs), *(merging.seconds for merging in merges)])

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusehub.statistics.few_texts import few_texts_finding
 
+if TYPE_CHECKING:
+    from fusehub.models.ref import ModelRef
 
-def published(model: str, token: str | None) -> dict[str, Any] | None:
+
+def published(ref: ModelRef) -> dict[str, Any] | None:
     """Where the published statistics of a model's weights are, and what they are of; or whose else there are.
 
     None where nobody has published any.
     """
     from fusehub.errors import BadStatistics, NotFound
     from fusehub.models.checkpoint import weight_hashes
-    from fusehub.models.resolve import resolve
     from fusehub.statistics.sources import find_statistics, offered_statistics
 
-    ref = resolve(model, token=token)
     hashes = weight_hashes(ref)
     try:
         found = find_statistics(ref, hashes=hashes)
@@ -28,18 +29,18 @@ def published(model: str, token: str | None) -> dict[str, Any] | None:
         return {"offered": [source.partition("@")[0] for source in offered]} if offered else None
     except BadStatistics as error:
         return {"problem": error.what}
-    return {"origin": found.origin, "when": _when(found.origin, token), **of_metadata(found.metadata)}
+    return {"origin": found.origin, "when": _when(found.origin, ref), **of_metadata(found.metadata)}
 
 
-def _when(origin: str, token: str | None) -> str | None:
+def _when(origin: str, ref: ModelRef) -> str | None:
     """The day of the commit that has published statistics."""
-    from fusehub.hub.client import client, hub_errors
+    from fusehub.hub.client import hub_errors
 
     repo, _, commit = origin.partition("@")
     if not commit:
         return None
     with hub_errors(origin):
-        changed = client(token).model_info(repo, revision=commit).last_modified
+        changed = ref.access.info(repo, commit).last_modified
     return changed.date().isoformat() if changed else None
 
 

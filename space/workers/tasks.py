@@ -29,9 +29,10 @@ from fusehub.errors import FuseHubError, NotFound, OutputExists
 from fusehub.hub.access import STORED
 from fusehub.hub.client import be_patient
 
+from .checks import check
 from .merging import merge
 from .pace import DISK, NETWORK, START, UPLOAD, Course, Tell
-from .published import of_metadata, published
+from .published import of_metadata
 
 # Progress is told at most this often, in seconds.
 _EVERY = 0.15
@@ -202,41 +203,6 @@ _WORK: dict[str, Callable[..., Any]] = {
 # --- what takes a moment --------------------------------------------------------------------------------------------
 
 
-def _check(
-    token: str | None,
-    *,
-    models: list[str],
-    base: str | None = None,
-    labels: dict[str, list[str]] | None = None,
-    statistics: dict[str, str] | None = None,
-) -> dict[str, Any]:
-    """The report of `fusehub.check`, with what a merge would cost and where statistics are."""
-    report = fusehub.check(models, base=base, labels=labels, token=token)
-    found = report.to_dict() | {"statistics": {}, "cost": None}
-    for model in models:
-        found["statistics"][model] = published(model, token)
-    if report.ok:
-        found["cost"] = _cost(models, base, labels, statistics, token)
-    return found
-
-
-def _cost(
-    models: list[str],
-    base: str | None,
-    labels: dict[str, list[str]] | None,
-    statistics: dict[str, str] | None,
-    token: str | None,
-) -> dict[str, int] | None:
-    """What RegMean would cost, or the mean where there are no statistics yet."""
-    for method, own in (("regmean", statistics), ("mean", None)):
-        try:
-            recipe = fusehub.Recipe.of(models, method, labels=labels, base_model=base, statistics=own)
-            return dict(fusehub.plan_merge(recipe, token=token).cost)
-        except FuseHubError:
-            continue
-    return None
-
-
 def _compare(
     token: str | None,
     *,
@@ -310,7 +276,7 @@ def _files(token: str | None, *, folder: str, card: str | None) -> dict[str, str
 
 
 _ANSWERS: dict[str, Callable[..., Any]] = {
-    "check": _check,
+    "check": check,
     "recommend": _recommend,
     "compare": _compare,
     "card": _card,

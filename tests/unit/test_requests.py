@@ -23,6 +23,11 @@ assert fusehub.check(models).ok
 recipe = fusehub.Recipe.of(models, "regmean")
 assert fusehub.plan_merge(recipe, resolved={{model.id: model for model in models}}).statistics
 """
+IN_THE_APP = f"""
+from space.workers.checks import check
+found = check(None, models={WITH})
+assert found["ok"] and found["cost"] and all(own["origin"] for own in found["statistics"].values()), found
+"""
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +121,9 @@ def test_work_is_done_side_by_side_and_the_first_error_is_raised():
     with pytest.raises(ValueError, match="1"):
         side_by_side(work, range(3))
     assert side_by_side(str, [1, 2]) == ["1", "2"]
+
+
+def test_a_check_in_the_app_asks_no_more_than_a_plan_does(asked):
+    asked.forget()
+    requests, _ = asked(code=IN_THE_APP)
+    assert requests == INFO | HEADERS | FILES | STATISTICS
