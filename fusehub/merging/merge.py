@@ -79,8 +79,9 @@ def merge(
 
     It then has weights, config, tokenizer, the recipe with everything resolved, and a report. A merge that was killed
     goes on when it is started again: files of weights that were complete are kept. Where several processes were
-    started together (`torchrun`), all call it with the same, each makes its share, and all return the same. The other
-    arguments are those of `Recipe.changed`.
+    started together (`torchrun`), all call it with the same, each makes its share, and all return the same.
+
+    The other arguments are those of `Recipe.changed`.
 
     Args:
         models: Two or more models, a recipe, a recipe's file, a plan, or the file of one (.json). What

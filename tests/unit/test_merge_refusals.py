@@ -29,6 +29,7 @@ from tests.unit.experts import (
     weights_of,
     with_statistics,
 )
+from tests.unit.test_statistics_format import rewrite
 from tests.unit.tiny import ARCHITECTURES, tiny_model
 
 # --- what a merge refuses -----------------------------------------------------------------------------------------
@@ -154,11 +155,15 @@ def test_truncated_statistics_are_refused(tmp_path, part):
 def test_a_layer_without_statistics_or_rows_is_averaged_and_said(tmp_path, absent):
     paths = with_statistics(relatives(tmp_path, layers=1))
     gone = "bert.encoder.layer.0.intermediate.dense.weight"
-    metadata = paths[1] / "fusehub" / "statistics.json"
+    file, metadata = (paths[1] / "fusehub" / f"statistics.{kind}" for kind in ("safetensors", "json"))
     layers = json.loads(metadata.read_text())["layers"]
-    edit_json(metadata, layers={name: own for name, own in layers.items() if name != gone})
+    own = layers.pop(gone)
+    tensors = {name: None for name in load_file(file) if name.startswith(f"{gone}.")}
     if not absent:
-        edit_json(metadata, layers={**layers, gone: {**layers[gone], "rows": 0}})
+        layers[gone] = own | {"rows": 0}
+        tensors = {name: torch.zeros_like(load_file(file)[name]) for name in tensors}
+    edit_json(metadata, layers=layers)
+    rewrite(file, lambda told: told | {"layers": layers}, **tensors)
     result = merge(recipe_of(paths), tmp_path / "out")
     assert result.plan.tensors[gone].action == "mean"
     assert "no input rows in the statistics of" in result.plan.tensors[gone].why
