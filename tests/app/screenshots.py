@@ -70,6 +70,9 @@ class _Camera:
             page.set_viewport_size({"width": width, "height": 800})
             page.emulate_media(color_scheme=scheme)
             page.mouse.move(0, 0)
+            # A picture of the whole page has the bar at the bottom of the window in its middle.
+            for said in page.get_by_role("button", name="Close this message").all():
+                said.click()
             page.wait_for_timeout(700)
             path = self.out / f"app-{step}-{kind}.png"
             page.screenshot(path=path, full_page=True)
@@ -81,6 +84,7 @@ class _Camera:
 
 def _visit(camera: _Camera, token: str) -> None:
     page = camera.page()
+    camera.take(page, "first")
     example(page)
     camera.take(page, "pick")
     go(page, "Check")

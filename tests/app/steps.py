@@ -78,6 +78,25 @@ def _grave_faults(page: Any) -> list[str]:
     ]
 
 
-def sticks_out(page: Any) -> int:
-    """Pixels by which the page is wider than the window."""
-    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+_STICKS_OUT = """() => {
+  const width = document.documentElement.clientWidth;
+  const scrolls = (one) => ['auto', 'scroll'].includes(getComputedStyle(one).overflowX);
+  const found = [];
+  for (const one of document.querySelectorAll('.gradio-container main *')) {
+    if (!one.checkVisibility({visibilityProperty: true}) || one.closest('.fh-sr, svg')) continue;
+    let up = one.parentElement;
+    while (up && !up.matches('main') && !scrolls(up)) up = up.parentElement;
+    if (up && !up.matches('main')) continue;
+    // What a page hides where it ends makes it no wider; so does what is wider than its button.
+    const by = Math.max(one.getBoundingClientRect().right - width, one.matches('.fh-nav button') ?
+      Math.max(0, ...[...one.querySelectorAll('*')].map((part) => part.getBoundingClientRect().right)) -
+      one.getBoundingClientRect().right : 0);
+    if (by >= 1) found.push(`${one.outerHTML.slice(0, 90)} by ${Math.ceil(by)}`);
+  }
+  return found;
+}"""
+
+
+def sticks_out(page: Any) -> list[str]:
+    """What lies beyond the right edge of the window, or of its step in the navigation, and by how many pixels."""
+    return page.evaluate(_STICKS_OUT)
