@@ -19,6 +19,7 @@ import tokenize
 from typing import Any
 
 from fusehub.errors import BadData
+from fusehub.utils.documents import is_deep
 from fusehub.utils.limits import LITERAL_CHARACTERS
 
 _ARRAYS = ("array", "tensor", "asarray")
@@ -38,7 +39,7 @@ def read_list(text: str) -> list[Any] | None:
     if not (stripped.startswith("[") and stripped.endswith("]")) and not _PREFIX.match(stripped):
         return None
     value = read_literal(stripped)
-    return value if isinstance(value, list) else None
+    return value if isinstance(value, list) and not is_deep(value) else None
 
 
 def read_literal(text: str) -> Any:

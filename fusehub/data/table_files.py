@@ -21,6 +21,7 @@ from fusehub.data.conll import are_words_with_tags, sentences
 from fusehub.data.tables import GRAMMAR, Row, label_names
 from fusehub.errors import BadData, BadFile, first_line
 from fusehub.models.tensor_files import sha256_of
+from fusehub.utils.documents import is_deep
 from fusehub.utils.extras import needs
 from fusehub.utils.limits import (
     CELL_CHARACTERS,
@@ -214,14 +215,18 @@ def _json(text: str, name: str) -> Any:
         _require_different([key for key, _ in pairs], name)
         return dict(pairs)
 
+    deep = "its lists and objects are nested too deeply"
     try:
-        return json.loads(text, object_pairs_hook=keep)
+        content = json.loads(text, object_pairs_hook=keep)
     except json.JSONDecodeError:
         raise
     except ValueError as error:
         raise ValueError("a number has more digits than any label") from error
     except RecursionError as error:
-        raise ValueError("its lists and objects are nested too deeply") from error
+        raise ValueError(deep) from error
+    if is_deep(content):
+        raise ValueError(deep)
+    return content
 
 
 def _require_different(columns: Sequence[str], name: str) -> None:

@@ -139,7 +139,7 @@ def read_object(path: Path, owner: str) -> dict[str, Any]:
         raise BadFile(f"{owner}: {path.name} is not JSON ({error}).", _AGAIN) from error
     except RecursionError as error:
         raise BadFile(f"{owner}: {path.name} is nested too deeply to be read.", _AGAIN) from error
-    if _is_deep(content):
+    if is_deep(content):
         raise BadFile(f"{owner}: {path.name} is nested too deeply to be read.", _AGAIN)
     if not isinstance(content, dict):
         raise BadFile(f"{owner}: {path.name} holds {_kind(content)}, and no JSON object.", _AGAIN)
@@ -153,8 +153,8 @@ def _text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _is_deep(content: Any) -> bool:
-    """Whether there is more in each other than anything that goes into it can follow."""
+def is_deep(content: Any) -> bool:
+    """Whether there are more lists and objects in each other than `NESTED`: more than who goes into it can follow."""
     level = [content]
     for _ in range(NESTED):
         if not level:

@@ -42,7 +42,18 @@ def test_lists_in_lists_and_objects_are_read():
 
 @pytest.mark.parametrize(
     "text",
-    ["a text", "[Reuters]", "[anna, likes]", "['a', 'b' 'c']", "[1 - 1]", "[print('x')]", "[open]", "['a'", "[]]"],
+    [
+        "a text",
+        "[Reuters]",
+        "[anna, likes]",
+        "['a', 'b' 'c']",
+        "[1 - 1]",
+        "[print('x')]",
+        "[open]",
+        "['a'",
+        "[]]",
+        "[" * 400 + "]" * 400,
+    ],
 )
 def test_what_is_no_list_for_certain_is_text(text):
     assert read_list(text) is None

@@ -31,6 +31,9 @@ def test_text_of_another_encoding_without_a_mark_is_refused(tmp_path, name, enco
     [
         ("a.json", "[" * 100_000, "a.json is JSON that cannot be read: .* nested too deeply"),
         ("a.jsonl", "[" * 100_000, "line 1 is not JSON .*nested too deeply"),
+        # What Python can hold, but who goes through it cannot.
+        ("a.json", '[{"text": "a", "label": ' + "[" * 400 + "]" * 400 + "}]", "nested too deeply"),
+        ("a.jsonl", '{"text": "a", "label": ' + "[" * 400 + "]" * 400 + "}", "line 1 .*nested too deeply"),
         ("a.json", '[{"text": "a", "label": ' + "9" * 5000 + "}]", "more digits"),
         ("a.jsonl", '{"text": "a"}\n{"text": "a", "label": ' + "9" * 5000 + "}", "line 2 .*more digits"),
     ],
