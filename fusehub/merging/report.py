@@ -138,7 +138,8 @@ def check_report(report: Any, owner: str) -> dict[str, Any]:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "all of it"
         raise BadFile(
-            f"The report of the merge in {owner} is broken: {where}: {first['msg']}.", "Merge again."
+            f"The report of the merge in {owner}, fusehub_report.json, is broken: {where}: {first['msg']}.",
+            "Merge again.",
         ) from error
     return report
 

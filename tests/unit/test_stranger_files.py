@@ -126,7 +126,9 @@ def merged(experts, tmp_path):
 )  # fmt: skip
 def test_a_report_of_a_merge_that_is_none_is_refused(merged, change) -> None:
     edit_json(merged / "fusehub_report.json", **change)
-    with pytest.raises(BadFile, match=f"report of the merge in .* is broken: {next(iter(change))}|sources"):
+    with pytest.raises(
+        BadFile, match=f"report of the merge in .*, fusehub_report.json, is broken: {next(iter(change))}|sources"
+    ):
         model_card(merged)
 
 
