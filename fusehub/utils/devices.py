@@ -34,8 +34,7 @@ def find_device(name: Device | None = None) -> str:
         return _own_device()
     try:
         torch.zeros(1, device=name)
-    # What is raised for a device that torch was not built for depends on the device.
-    except (RuntimeError, AssertionError, NotImplementedError, ModuleNotFoundError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ModuleNotFoundError) as error:  # Depends on the device.
         raise FuseHubError(
             f"There is no device {name} here ({str(error).splitlines()[0][:120]})"
             + (f", which {VARIABLE} names." if said is None or str(said) == "auto" else "."),
@@ -82,8 +81,7 @@ def has_dtype(device: str, dtype: torch.dtype) -> bool:
 
     try:
         torch.zeros(1, dtype=dtype, device=device).add_(1)
-    # Each of these says that the device lacks it: MPS raises TypeError, a backend without the kernel the last.
-    except (TypeError, RuntimeError, NotImplementedError):
+    except (TypeError, RuntimeError, NotImplementedError):  # It lacks it: MPS, most others, one without the kernel.
         return False
     return True
 

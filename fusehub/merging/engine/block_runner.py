@@ -12,9 +12,10 @@ the next block looks at it, which `holds` finds out.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fusehub.collecting.kept_outputs import is_plain, tensors_in
 from fusehub.models.piecewise.blocks import list_of
 from fusehub.utils.memory import available_memory
 
@@ -136,7 +137,7 @@ class Runner:
                 return self._again(own, place, forward, args, kwargs)
             if place == self._upto:
                 if self._seen is not None:
-                    self._seen += _tensors((args, kwargs))
+                    self._seen += tensors_in((args, kwargs))
                 output = forward(*args, **kwargs)
                 self._left -= 1
                 if not self._left:
@@ -153,7 +154,7 @@ class Runner:
         if may and self._key in kept and kept[self._key][0] >= place:
             return _moved(kept[self._key][1], _device_of(args, kwargs))
         output = forward(*args, **kwargs)
-        if may and _is_plain(output):
+        if may and is_plain(output):
             before = kept.pop(self._key, (0, None))[1]
             kept[self._key] = (place, _moved(output, "cpu"))
             self._bytes += _nbytes(output) - _nbytes(before)
@@ -161,28 +162,6 @@ class Runner:
                 self._keeping = False
                 self.forget()
         return output
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _tensors(item)
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether it is tensors, or tuples and lists of them."""
-    import torch
-
-    if isinstance(value, tuple | list) and type(value) in (tuple, list):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, torch.Tensor)
 
 
 def _moved(value: Any, device: Any) -> Any:
@@ -195,11 +174,11 @@ def _moved(value: Any, device: Any) -> Any:
 
 
 def _device_of(args: Any, kwargs: Any) -> Any:
-    return next(_tensors((args, kwargs))).device
+    return next(tensors_in((args, kwargs))).device
 
 
 def _nbytes(value: Any) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(value))
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(value))
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -161,7 +161,7 @@ class LayerSolver:
         except torch.OutOfMemoryError as error:
             told = f"{self.device} has too little memory to solve {tensor.name}, {list(tensor.info.shape)}"
             raise FuseHubError(f"{told}.", "Say --device cpu, or one with more memory.") from error
-        except NotImplementedError as error:
+        except NotImplementedError as error:  # What torch raises where a device lacks an operation.
             if self.device == "cpu":
                 raise
             told = f"{self.device} cannot solve {tensor.name} ({str(error).splitlines()[0][:120]})"
