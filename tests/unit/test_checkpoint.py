@@ -11,7 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fusehub.errors import BadFile, NotFound, UnsafeFile
-from fusehub.models.checkpoint import Checkpoint, ShardWriter, headers, index_of, plan_shards, weight_hashes
+from fusehub.models.checkpoint import (
+    Checkpoint,
+    ShardWriter,
+    SharedShard,
+    headers,
+    index_of,
+    plan_shards,
+    weight_hashes,
+)
 from fusehub.models.resolve import resolve
 from fusehub.models.tensor_files import TensorInfo, dtype_name, sha256_of, torch_dtype
 
@@ -345,6 +353,23 @@ def test_shards_are_as_large_as_allowed_and_hold_everything(tmp_path, limit):
         assert [s.filename for s in shards] == [
             f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)
         ]
+
+
+def test_a_shard_that_two_write_at_once_piece_by_piece_has_the_bytes_of_one(tmp_path):
+    tensors = {name: torch.randn(5, 3, generator=torch.Generator().manual_seed(ord(name))) for name in "abcd"}
+    (tmp_path / "alone").mkdir()
+    [shard], _ = write_all(tmp_path / "alone", tensors)
+    SharedShard.lay(tmp_path, shard)
+    first, second = SharedShard(tmp_path, shard), SharedShard(tmp_path, shard)
+    # Neither in the order of the file, and one between the pieces of the other.
+    for place in range(0, 5, 2):
+        first.append("d", tensors["d"][place : place + 2])
+        second.append("a", tensors["a"][place : place + 2])
+    second.append("c", tensors["c"])
+    first.append("b", tensors["b"])
+    first.close()
+    second.close()
+    assert (tmp_path / shard.filename).read_bytes() == (tmp_path / "alone" / shard.filename).read_bytes()
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
