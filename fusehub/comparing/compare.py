@@ -23,7 +23,8 @@ from fusehub.comparing.tasks import answers_of
 from fusehub.data.examples import Examples, load_examples
 from fusehub.errors import Action, BadData
 from fusehub.hub.access import Access
-from fusehub.models.resolve import ModelRef, ref_of, short_names
+from fusehub.models.ref import ModelRef, short_names
+from fusehub.models.resolve import ref_of
 from fusehub.utils.devices import Device
 from fusehub.utils.progress import Progress, silent
 

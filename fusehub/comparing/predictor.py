@@ -24,7 +24,8 @@ from fusehub.hub.access import Access
 from fusehub.models.checkpoint import headers
 from fusehub.models.completeness import require_complete
 from fusehub.models.loading import load_model, load_tokenizer
-from fusehub.models.resolve import ModelRef, ref_of, short_names
+from fusehub.models.ref import ModelRef, short_names
+from fusehub.models.resolve import ref_of
 from fusehub.models.tasks import TASKS, labels_of, task_of
 from fusehub.utils.devices import Device, find_device
 from fusehub.utils.progress import Progress, silent

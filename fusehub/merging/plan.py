@@ -30,7 +30,8 @@ from fusehub.methods.by_layer import Settings
 from fusehub.methods.plugins import load_plugins, require_plugins
 from fusehub.models.checkpoint import Shard, plan_shards
 from fusehub.models.layout import Layout, layout_of
-from fusehub.models.resolve import ModelRef, ref_of, short_names
+from fusehub.models.ref import ModelRef, short_names
+from fusehub.models.resolve import ref_of
 from fusehub.models.tasks import load_config
 from fusehub.models.tensor_files import TensorInfo
 from fusehub.utils.findings import NOTHING_ALLOWED, Allowed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -337,3 +338,17 @@ def why_no_weights(files: Iterable[str]) -> str:
     if any(name.endswith(".gguf") for name in names):
         return "It holds GGUF files, which are quantised: use the repo with the original weights."
     return "Give a repo or folder that `from_pretrained` can load."
+
+
+def short_names(refs: Iterable[ModelRef]) -> list[str]:
+    """One short name a model, for tables and subfolders: without the user where that stays unambiguous."""
+    refs = list(refs)
+    places = [ref.subfolder or ref.own_name for ref in refs]
+    tails = [re.sub(r"[^\w.-]+", "-", place.rpartition("/")[2]) for place in places]
+    names: list[str] = []
+    for ref, tail in zip(refs, tails, strict=True):
+        full = "--".join(filter(None, (ref.repo_id, ref.subfolder))).replace("/", "--") or tail
+        name = tail if tails.count(tail) == 1 else full
+        count = sum(other == name or other.startswith(f"{name}-") for other in names)
+        names.append(f"{name}-{count + 1}" if name in names else name)
+    return names

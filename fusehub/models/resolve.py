@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fusehub.errors import BadRecipe, NotFound, Offline, shortly
+from fusehub.errors import BadFile, BadRecipe, NotFound, Offline, shortly
 from fusehub.hub.access import STORED, Access
 from fusehub.hub.cache import snapshot_of
 from fusehub.hub.client import hub_errors
@@ -27,7 +27,7 @@ from fusehub.hub.verified import claimed
 from fusehub.models.adapters import CONFIG, adapted, is_model_file
 from fusehub.models.ref import ModelRef, RemoteFile, why_no_weights
 from fusehub.models.side_files import CHAT_TEMPLATES
-from fusehub.utils.limits import YAML_BYTES
+from fusehub.utils.limits import ADAPTERS, YAML_BYTES
 from fusehub.utils.reach import is_path, local_path
 from fusehub.utils.side_by_side import side_by_side
 from fusehub.utils.yaml_text import load_yaml, split_front_matter
@@ -97,14 +97,22 @@ def refs_of(models: Iterable[str | os.PathLike[str] | ModelRef], access: Access 
     return side_by_side(lambda model: ref_of(model, access), models)
 
 
-def _resolve(text: str, access: Access, revision: str | None = None, subfolder: str | None = None) -> ModelRef:
+def _resolve(
+    text: str,
+    access: Access,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    above: tuple[ModelRef, ...] = (),
+) -> ModelRef:
+    """What `text` means; `above` are the adapters that were followed to it, the first one first."""
     name, text = _plain(text), text.strip()
     folder = _folder(text)
     if folder is not None:
         if revision:
             raise NotFound(f"{text} is a folder of this machine, which has no revisions.", "Leave out the revision.")
         whole = _resolve_folder(text, folder, access)
-        return _require_model(_on_its_base(_inside(whole, subfolder, f"{text}/{subfolder}") if subfolder else whole))
+        inside = _inside(whole, subfolder, f"{text}/{subfolder}") if subfolder else whole
+        return _require_model(_on_its_base(inside, above))
     for plus in re.finditer(r"\+", text):
         base, adapter = text[: plus.start()].strip(), text[plus.end() :].strip()
         if _may_be_model(base) and _may_be_model(adapter):
@@ -114,8 +122,8 @@ def _resolve(text: str, access: Access, revision: str | None = None, subfolder: 
                     "Say it in their names: BASE@REVISION+ADAPTER@REVISION.",
                 )
             found = _resolve_adapter(adapter, access)
-            return adapted(f"{_plain(base)}+{_plain(adapter)}", _resolve(base, access), found)
-    return _require_model(_on_its_base(_resolve_place(name, access, revision, subfolder)))
+            return adapted(f"{_plain(base)}+{_plain(adapter)}", _resolve(base, access, above=above), found)
+    return _require_model(_on_its_base(_resolve_place(name, access, revision, subfolder), above))
 
 
 def resolve_all(
@@ -202,16 +210,22 @@ def _resolve_adapter(name: str, access: Access) -> ModelRef:
     return found
 
 
-def _on_its_base(ref: ModelRef) -> ModelRef:
-    """`ref`, or where it is an adapter alone, the adapter on the base that its config names."""
+def _on_its_base(ref: ModelRef, above: tuple[ModelRef, ...]) -> ModelRef:
+    """`ref`, or where it is an adapter alone, the adapter on the base that its config names: perhaps another adapter
+    on its own, but not without end."""
     if CONFIG not in ref.files or any(is_model_file(name) for name in ref.files if name != "config.json"):
         return ref
     said = ref.adapter_config
     base = said.get("base_model_name_or_path")
     if not base:
         raise NotFound(f"{ref.name} is an adapter that does not name its base.", f"Say it: BASE+{ref.name}.")
+    if len(above) >= ADAPTERS:
+        raise BadFile(
+            f"{above[0].name} is an adapter on another, and so on: no more than {ADAPTERS} are followed.",
+            f"Does one of them name itself as its base? Name the base: BASE+{above[0].name}.",
+        )
     try:
-        found = _resolve_named_base(ref, base, said.get("revision"))
+        found = _resolve_named_base(ref, base, said.get("revision"), (*above, ref))
     except NotFound as error:
         raise NotFound(
             f"{ref.name} is an adapter on {base}, which cannot be found. {error.what}", f"Name it: BASE+{ref.name}."
@@ -219,26 +233,12 @@ def _on_its_base(ref: ModelRef) -> ModelRef:
     return adapted(ref.name, found, ref)
 
 
-def _resolve_named_base(adapter: ModelRef, base: str, revision: str | None) -> ModelRef:
+def _resolve_named_base(adapter: ModelRef, base: str, revision: str | None, above: tuple[ModelRef, ...]) -> ModelRef:
     """The base that an adapter's config names. What was downloaded is a stranger's word: it names no folder here."""
     named = f"{base}@{revision}" if revision else base
     if adapter.repo_id is None:
-        return _resolve(named, adapter.access)
-    return _require_model(_on_its_base(_resolve_place(_plain(named), adapter.access)))
-
-
-def short_names(refs: Iterable[ModelRef]) -> list[str]:
-    """One short name a model, for tables and subfolders: without the user where that stays unambiguous."""
-    refs = list(refs)
-    places = [ref.subfolder or ref.own_name for ref in refs]
-    tails = [re.sub(r"[^\w.-]+", "-", place.rpartition("/")[2]) for place in places]
-    names: list[str] = []
-    for ref, tail in zip(refs, tails, strict=True):
-        full = "--".join(filter(None, (ref.repo_id, ref.subfolder))).replace("/", "--") or tail
-        name = tail if tails.count(tail) == 1 else full
-        count = sum(other == name or other.startswith(f"{name}-") for other in names)
-        names.append(f"{name}-{count + 1}" if name in names else name)
-    return names
+        return _resolve(named, adapter.access, above=above)
+    return _require_model(_on_its_base(_resolve_place(_plain(named), adapter.access), above))
 
 
 def _plain(text: str) -> str:

@@ -54,7 +54,7 @@ def load_yaml(text: str, what: str) -> Any:
         for node in nodes:
             _require_plain(node, what)
         return loader.construct_document(nodes[0]) if nodes else None
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (yaml.YAMLError, ValueError, LookupError) as error:
         raise BadRecipe(f"{what} is not YAML ({' '.join(str(error).split())}).", "Correct the file.") from error
     except RecursionError as error:
         raise BadRecipe(f"{what} has lists in lists deeper than can be read.", "Write it flat.") from error
@@ -72,6 +72,14 @@ class _Loader(_Plain):
         if self._values > YAML_VALUES:
             raise BadRecipe(f"{self._what} has more than {YAML_VALUES:,} values.", "Is it the right file?")
         return super().compose_node(parent, index)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            # What Python says of a number of 6,000 digits, or of "" as one, is said to programmers.
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(None, None, f"no {kind} can be read", node.start_mark) from error
 
 
 def split_front_matter(text: str) -> tuple[str | None, str]:

@@ -10,7 +10,8 @@ from itertools import pairwise
 import pytest
 
 from fusehub.errors import BadFile, NotFound
-from fusehub.models.resolve import resolve, short_names
+from fusehub.models.ref import short_names
+from fusehub.models.resolve import resolve
 from tests.unit.experts import WEIGHTS, relatives
 from tests.warm import python
 
