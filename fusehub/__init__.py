@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from fusehub.collecting.collect import collect
     from fusehub.collecting.noise import Noise
     from fusehub.comparing.compare import Comparison, compare
-    from fusehub.comparing.evaluate import Evaluation, evaluate
+    from fusehub.comparing.evaluate import evaluate
+    from fusehub.comparing.evaluation import Evaluation
     from fusehub.comparing.trials import Tuned, Tuning
     from fusehub.comparing.tuning import tune
     from fusehub.errors import FuseHubError
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "METHODS": "methods",
     "Comparison": "comparing.compare",
-    "Evaluation": "comparing.evaluate",
+    "Evaluation": "comparing.evaluation",
     "FoundModel": "finding",
     "FuseHubError": "errors",
     "MergeResult": "merging.result",

@@ -11,6 +11,7 @@ import typer
 from fusehub.cli import console
 from fusehub.cli.console import bar, command, print_json, say, table
 from fusehub.cli.options import Device, Json, LabelColumn, Limit, MaxLength, Models, TextColumn
+from fusehub.cli.printing import print_evaluation
 from fusehub.cli.program import app
 from fusehub.utils.formats import label_text
 
@@ -73,7 +74,20 @@ def evaluate(
     ],
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Add the mean of the experts' probabilities.")] = False,
     limit: Limit = None,
-    seed: Annotated[int, typer.Option(help="Which examples --limit draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Which examples --limit draws, and which the resamples.")] = 0,
+    resamples: Annotated[
+        int, typer.Option(min=0, help="How often the examples are drawn anew for the intervals; 0: none.")
+    ] = 1000,
+    confidence: Annotated[
+        float, typer.Option(metavar="SHARE", help="What part of the resamples an interval holds.")
+    ] = 0.95,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Hold all others against this one, not against the experts."),
+    ] = None,
+    per_label: Annotated[
+        bool, typer.Option("--per-label", help="Precision, recall and F1 of each label too.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write the scores as JSON, for `publish --results`.")
     ] = None,
@@ -83,7 +97,10 @@ def evaluate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Score models on labelled data, each task by its own metrics; language models by their perplexity."""
+    """Score models on labelled data, each task by its own metrics; language models by their perplexity.
+
+    Each score has an interval, and each difference to an expert: what other examples of the kind would have given.
+    """
     import json
 
     from fusehub.comparing.evaluate import evaluate as evaluate_models
@@ -96,17 +113,15 @@ def evaluate(
         require_place(out.parent)
     with bar("Predicting", quiet=as_json) as progress:
         evaluation = evaluate_models(
-            models, sources, ensemble=ensemble, limit=limit, seed=seed, text_column=text_column,
-            label_column=label_column, max_length=max_length, device=device, progress=progress,
+            models, sources, ensemble=ensemble, limit=limit, seed=seed, resamples=resamples,
+            confidence_level=confidence, against=against, text_column=text_column, label_column=label_column,
+            max_length=max_length, device=device, progress=progress,
         )  # fmt: skip
     if out is not None:
         write_text(out, json.dumps(evaluation.to_dict(), indent=2) + "\n")
     if as_json:
         print_json(evaluation.to_dict())
         return
-    rows = evaluation.rows()
-    columns = list(rows[0])
-    metric = next(iter(evaluation.scores[0].metrics))
-    table(metric, columns, [[row.get(column) for column in columns] for row in rows], numbers=columns[1:])
+    print_evaluation(evaluation, per_label=per_label)
     if out is not None:
         say(f"next: fusehub publish MERGED USER/NAME --results {shlex.quote(str(out))}")

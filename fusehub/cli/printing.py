@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fusehub.cli.console import say, table
+from fusehub.comparing.summary import difference_words
 from fusehub.utils.formats import describe, size
 
 if TYPE_CHECKING:
     from fusehub.checking.report import Report
+    from fusehub.comparing.evaluation import Evaluation
+    from fusehub.comparing.intervals import Interval
     from fusehub.comparing.trials import Tuned
     from fusehub.merging.plan import Plan
     from fusehub.merging.planner import TensorPlan
@@ -79,6 +82,55 @@ def print_plan(plan: Plan) -> None:
         f"Download {size(cost['download_bytes'])}, write {size(cost['output_bytes'])}, "
         f"memory at most about {size(cost['memory_bytes'])}, {cost['gflop']} GFLOP."
     )
+
+
+def print_evaluation(evaluation: Evaluation, *, per_label: bool = False) -> None:
+    """Scores with their intervals, what each model is better by than the experts, and in words what that means."""
+    data = evaluation.data
+    means = evaluation.mean() if len(data) > 1 else {}
+    heads = ["model", *data, *(["mean"] if means else [])]
+    rows = []
+    for model in evaluation.models:
+        scores = [evaluation.score_of(model, name) for name in data]
+        cells = [_with_interval(score.main, score.intervals.get(score.metric)) for score in scores]
+        mean = [_with_interval(means[model], evaluation.mean_intervals.get(model))] if means else []
+        rows.append([model, *cells, *mean])
+    table(evaluation.scores[0].metric, heads, rows, numbers=heads[1:])
+    if evaluation.differences:
+        _print_differences(evaluation)
+    if per_label:
+        _print_labels(evaluation)
+    for line in evaluation.summary:
+        say(line)
+
+
+def _print_differences(evaluation: Evaluation) -> None:
+    """Under the name of each column, whom the others are held against there."""
+    places: list[str | None] = [*evaluation.data, *([None] if len(evaluation.data) > 1 else [])]
+    against = {own.data: own.against for own in evaluation.differences}
+    heads = ["model", *(f"{place or 'mean'} against {against[place]}" for place in places if place in against)]
+    rows = []
+    for model in evaluation.models:
+        found = [evaluation.difference_of(model, place) for place in places if place in against]
+        rows.append([model, *(own and difference_words(own.value, own.metric, own.interval) for own in found)])
+    table("better by", heads, rows, numbers=heads[1:])
+
+
+def _print_labels(evaluation: Evaluation) -> None:
+    rows: list[list[Any]] = [
+        [score.data, label.label, score.model, label.precision, label.recall,
+         _with_interval(label.f1, label.interval), f"{label.support} (few)" if label.few else str(label.support)]
+        for score in evaluation.scores
+        for label in score.labels
+    ]  # fmt: skip
+    heads = ["data", "label", "model", "precision", "recall", "f1", "support"]
+    # All models of a label stand below each other.
+    rows.sort(key=lambda row: (evaluation.data.index(row[0]), row[1]))
+    table("per label", heads, rows, numbers=heads[3:])
+
+
+def _with_interval(value: float, interval: Interval | None) -> str:
+    return f"{value:.4f} [{interval.low:.4f}, {interval.high:.4f}]" if interval else f"{value:.4f}"
 
 
 def print_tuning(tuned: Tuned) -> None:

@@ -14,9 +14,10 @@
 | target texts | chrf, bleu, exact_match |
 | none: a language model | perplexity of the next token, or of masked tokens (lower is better) |
 
-Entities count as in seqeval's default mode and conlleval: right only with the right words and type, and an I- after
-an O or another type starts one too, so that IOB1, IOB2, BIOES and BILOU are all read as they are meant.
-Labels are compared by name. A label of the data that the model does not know counts as wrong, with a warning.
+Each has a bootstrap interval (`fusehub.comparing.intervals`), but for spearman. Entities count as in seqeval's default
+mode and conlleval: right only with the right words and type, and an I- after an O or another type starts one too, so
+that IOB1, IOB2, BIOES and BILOU are all read as they are meant. Labels are compared by name. A label of the data that
+the model does not know counts as wrong, with a warning.
 """
 
 from __future__ import annotations
@@ -24,17 +25,21 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import ParamSpec
 
-from fusehub.comparing.ensemble import ensemble, experts_among
+from fusehub.comparing.differences import Weighing
+from fusehub.comparing.ensemble import ENSEMBLE, ensemble, experts_among, is_merge
+from fusehub.comparing.evaluation import Evaluation, Score
+from fusehub.comparing.intervals import Resampling
+from fusehub.comparing.metrics.measured import Measured
 from fusehub.comparing.perplexity import perplexity
 from fusehub.comparing.prediction import Prediction
 from fusehub.comparing.predictor import Predictor, check_one_task, known_labels, predict_all, shifted
+from fusehub.comparing.summary import summary
 from fusehub.comparing.tasks import answers_of
 from fusehub.data.examples import Examples, load_examples
 from fusehub.errors import Action, BadData, Incompatible
@@ -49,129 +54,16 @@ from fusehub.utils.progress import Progress, silent
 logger = logging.getLogger(__name__)
 
 Arguments = ParamSpec("Arguments")
-# Metrics of which a lower value is the better one.
-LESS_IS_BETTER = ("perplexity", "mse")
-
-
-@dataclass(frozen=True)
-class Score:
-    """What one model reaches on one data set: `metrics` by name, the main one first, in fractions of 1 (but for `mse`
-    and `perplexity`, of which less is better).
-
-    `model_id` names exactly the weights (None for an ensemble); `source`, `split` and `revision` exactly the data.
-    """
-
-    model: str
-    model_id: str | None
-    data: str
-    source: str
-    split: str | None
-    revision: str | None
-    examples: int
-    seconds: float
-    metrics: dict[str, float]
-
-    @property
-    def main(self) -> float:
-        """The value of the main metric."""
-        return next(iter(self.metrics.values()))
-
-
-@dataclass(frozen=True)
-class Result:
-    """One number, as a model card's `model-index` wants it."""
-
-    model: str
-    task: str
-    data: str
-    source: str
-    split: str | None
-    revision: str | None
-    metric: str
-    value: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores of all models on all data sets, model by model.
-
-    Attributes:
-        task: What the models are for.
-        models: Their names, the ensemble among them.
-        data: The names of the data sets.
-        scores: One for each model and data set.
-        ensemble_of: Whose probabilities the ensemble is the mean of; empty where there is none.
-        warnings: What one should know of the numbers: labels that were guessed, rows that were left out.
-
-    Examples:
-        >>> scores = fusehub.evaluate(["user/expert-1"], {"texts": "user/texts"}, limit=5)
-        >>> scores.rows()
-        [{'model': 'expert-1', 'texts': ...}]
-    """
-
-    task: str
-    models: list[str]
-    data: list[str]
-    scores: list[Score]
-    ensemble_of: list[str]
-    warnings: list[str] = field(default_factory=list)
-
-    def mean(self) -> dict[str, float]:
-        """Each model's mean of the main metric over the data sets."""
-        return {
-            model: math.fsum(score.main for score in self.scores if score.model == model) / len(self.data)
-            for model in self.models
-        }
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One row a model for a table: its name, the main metric on each data set, and their mean."""
-        means = self.mean()
-        return [
-            {"model": model}
-            | {score.data: score.main for score in self.scores if score.model == model}
-            | ({"mean": means[model]} if len(self.data) > 1 else {})
-            for model in self.models
-        ]
-
-    def results(self) -> list[Result]:
-        """Every metric of every model on every data set, for the model card."""
-        return [
-            Result(
-                model=score.model,
-                task=self.task,
-                data=score.data,
-                source=score.source,
-                split=score.split,
-                revision=score.revision,
-                metric=metric,
-                value=value,
-            )
-            for score in self.scores
-            for metric, value in score.metrics.items()
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it.
-
-        Returns:
-            Each attribute by its name, and `mean`; a correlation that does not exist, as all predictions are equal, is
-                None.
-        """
-        whole = asdict(self) | {"mean": self.mean()}
-        for score in whole["scores"]:
-            score["metrics"] = {name: _finite(value) for name, value in score["metrics"].items()}
-        whole["mean"] = {name: _finite(value) for name, value in whole["mean"].items()}
-        return whole
 
 
 def _with_warnings(evaluate: Callable[Arguments, Evaluation]) -> Callable[Arguments, Evaluation]:
-    """`evaluate`, whose results tell what was warned of on the way, each once."""
+    """`evaluate`, whose results tell what was warned of on the way, each once, and what they mean."""
 
     @functools.wraps(evaluate)
     def run(*args: Arguments.args, **options: Arguments.kwargs) -> Evaluation:
         with gathering() as told:
             done = evaluate(*args, **options)
-        return replace(done, warnings=list(dict.fromkeys(told)))
+        return replace(done, warnings=list(dict.fromkeys(told)), summary=summary(done))
 
     return run
 
@@ -184,6 +76,9 @@ def evaluate(
     ensemble: bool | Sequence[str] = False,
     limit: int | None = None,
     seed: int = 0,
+    resamples: int = 1000,
+    confidence_level: float = 0.95,
+    against: str | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
     batch_size: int = 32,
@@ -202,7 +97,11 @@ def evaluate(
             it names one; or examples that were read before.
         ensemble: Whether the mean of the experts' probabilities is added (see `compare`).
         limit: How many examples of each data set are drawn; all where it is not said.
-        seed: For that draw.
+        seed: For that draw, and for the resamples.
+        resamples: How often the examples are drawn anew for the intervals (bootstrap); 0 for no intervals.
+        confidence_level: What part of the resamples an interval holds.
+        against: The model that all others are held against; where it is not said, each data set's own expert (whose
+            card names the data set, else the best one there), and on average the best expert.
         text_column: The column that has the texts; guessed where it is not said.
         label_column: The column that has the labels; guessed where it is not said.
         batch_size: How many examples a model is given at once.
@@ -220,6 +119,7 @@ def evaluate(
     Raises:
         Incompatible: The models are for different tasks.
         BadData: Labels are missing, or are not those of the model.
+        NotFound: No model is called what `against` says.
 
     Examples:
         >>> experts = ["user/expert-1", "user/expert-2"]
@@ -229,6 +129,7 @@ def evaluate(
         >>> list(scores.scores[0].metrics)
         ['accuracy', 'f1_macro']
     """
+    resampling = Resampling(confidence_level, resamples, seed) if resamples else None
     access = Access(token, cache_dir, local_files_only)
     refs = [ref_of(model, access) for model in models]
     task = check_one_task(refs)
@@ -257,8 +158,11 @@ def evaluate(
     }
     for ref, name in zip(refs, names, strict=True):
         _warn_of_tuning(ref, name, sets)
+    experts = {name: ref for name, ref in zip(names, refs, strict=True) if not is_merge(ref)}
+    weighing = Weighing(sets, experts, resampling, against)
+    weighing.require_known([*names, *([ENSEMBLE] if members else [])])
     if TASKS[task].unlabelled:
-        return _perplexities(refs, names, sets, members, batch_size, max_length, seed, device, progress)
+        return _perplexities(refs, names, sets, members, batch_size, max_length, seed, device, progress, weighing)
     _check_labels(refs, names, sets)
     answers_of(task).require_library()
     predictions = predict_all(
@@ -276,11 +180,12 @@ def evaluate(
         predictions.insert(place, _ensemble([predictions[index] for index in members]))
         ids.insert(place, None)
     scores = [
-        _score(prediction, examples, name, model_id)
+        _score(prediction, examples, name, model_id, weighing)
         for own, model_id in zip(predictions, ids, strict=True)
         for prediction, (name, examples) in zip(own, sets.items(), strict=True)
     ]
-    return Evaluation(task, [own[0].model for own in predictions], list(sets), scores, [names[i] for i in members])
+    found = Evaluation(task, [own[0].model for own in predictions], list(sets), scores, [names[i] for i in members])
+    return weighing.weighed(found)
 
 
 def _ensemble(predictions: Sequence[Sequence[Prediction]]) -> list[Prediction]:
@@ -322,15 +227,21 @@ def _check_labels(refs: Sequence[ModelRef], names: Sequence[str], sets: Mapping[
                 raise error.retold(f"{name}: {error.what}") from error
 
 
-def _score(prediction: Prediction, examples: Examples, name: str, model_id: str | None) -> Score:
-    metrics = answers_of(prediction.task).score(prediction, examples)
-    return _scored(prediction.model, model_id, name, examples, prediction.seconds, metrics)
+def _score(prediction: Prediction, examples: Examples, name: str, model_id: str | None, weighing: Weighing) -> Score:
+    measured = answers_of(prediction.task).score(prediction, examples)
+    return _scored(prediction.model, model_id, name, examples, prediction.seconds, measured, weighing)
 
 
 def _scored(
-    model: str, model_id: str | None, name: str, examples: Examples, seconds: float, metrics: Mapping[str, float]
+    model: str,
+    model_id: str | None,
+    name: str,
+    examples: Examples,
+    seconds: float,
+    measured: Measured,
+    weighing: Weighing,
 ) -> Score:
-    return Score(
+    score = Score(
         model=model,
         model_id=model_id,
         data=name,
@@ -339,8 +250,9 @@ def _scored(
         revision=examples.revision,
         examples=len(examples),
         seconds=round(seconds, 3),
-        metrics={metric: float(value) for metric, value in metrics.items()},
+        metrics={metric: float(value) for metric, value in measured.metrics.items()},
     )
+    return weighing.of(score, measured)
 
 
 def _perplexities(
@@ -353,6 +265,7 @@ def _perplexities(
     seed: int,
     device: Device | None,
     progress: Progress,
+    weighing: Weighing,
 ) -> Evaluation:
     """Scores of language models, which predict no labels; they have no ensemble here."""
     if members:
@@ -367,7 +280,7 @@ def _perplexities(
         with Predictor(ref, name=name, device=device) as predictor:
             for data, examples in sets.items():
                 start = time.perf_counter()
-                value = perplexity(
+                measured = perplexity(
                     ref,
                     predictor.network,
                     examples,
@@ -377,11 +290,6 @@ def _perplexities(
                     progress=shifted(progress, before, total),
                 )
                 before += len(examples)
-                scores.append(
-                    _scored(name, ref.id, data, examples, time.perf_counter() - start, {"perplexity": value})
-                )
-    return Evaluation(next(iter(sets.values())).task, list(names), list(sets), scores, [])
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+                seconds = time.perf_counter() - start
+                scores.append(_scored(name, ref.id, data, examples, seconds, measured, weighing))
+    return weighing.weighed(Evaluation(next(iter(sets.values())).task, list(names), list(sets), scores, []))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from fusehub.comparing.metrics.measured import Measured, Tally
 from fusehub.comparing.said import on_device, require_numbers
 from fusehub.comparing.tasks import answers_of
 from fusehub.data.examples import Examples
@@ -15,9 +16,13 @@ from fusehub.models.loading import running
 from fusehub.utils.progress import Progress
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedModel
 
     from fusehub.models.resolve import ModelRef
+
+# exp of more is no number any more.
+_MOST = 700.0
 
 
 def perplexity(
@@ -29,26 +34,39 @@ def perplexity(
     seed: int,
     batch_size: int,
     progress: Progress,
-) -> float:
-    """exp of the mean negative log-likelihood of a token: of the next one, or of those that are masked by `seed`."""
+) -> Measured:
+    """exp of the mean negative log-likelihood of a token: of the next one, or of those that are masked by `seed`.
+
+    Each row that the model was given counts for itself: a text, or what fitted of it.
+    """
+    import numpy as np
     import torch
 
     inputs = Inputs.of(ref, examples, max_length=max_length, seed=seed)
-    losses: list[float] = []
-    count = done = 0
+    counts = np.zeros((len(inputs), 2))  # Of each row its negative log-likelihood, and the tokens that it is of.
+    done = 0
     # All tokens of the vocabulary for all places are kept at once, so batches are small.
     for indices, batch in inputs.batches(batch_size=min(batch_size, 8)):
         with torch.inference_mode(), running(ref.name):
             logits = network(**on_device(network, batch)).logits.float()
         logits, targets = answers_of(examples.task).targets(inputs, indices, batch, logits)
         targets = targets.to(logits.device)
-        loss = torch.nn.functional.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=IGNORED, reduction="sum"
-        )
-        losses.append(float(require_numbers(loss, ref.name)))
-        count += int((targets != IGNORED).sum())
+        losses = torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
+        )  # [rows, tokens]
+        counts[indices, 0] = require_numbers(losses.sum(-1), ref.name).cpu()
+        counts[indices, 1] = (targets != IGNORED).sum(-1).cpu()
         done += len(indices)
         progress(done, len(inputs), ref.name)
-    if not count:
+    tokens = counts[:, 1].sum()
+    if not tokens:
         raise BadData(f"{examples.source} holds no text of more than one token.", "Give longer texts.")
-    return math.exp(min(math.fsum(losses) / count, 700.0))
+    value = math.exp(min(math.fsum(counts[:, 0]) / tokens, _MOST))
+    return Measured({"perplexity": value}, {"perplexity": Tally(counts, _of_sums)})
+
+
+def _of_sums(sums: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    mean = np.divide(sums[..., 0], sums[..., 1], out=np.full(sums.shape[:-1], np.nan), where=sums[..., 1] > 0)
+    return np.exp(np.minimum(mean, _MOST))

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.checking.heads import Heads
-from fusehub.comparing.evaluate import LESS_IS_BETTER, evaluate
+from fusehub.comparing.evaluate import evaluate
+from fusehub.comparing.evaluation import LESS_IS_BETTER
 from fusehub.comparing.predictor import check_one_task, known_labels
 from fusehub.comparing.trials import Trial, Tuned, Tuning
 from fusehub.data.examples import Examples, load_examples
@@ -243,7 +244,12 @@ class Search:
                 models = {str(folder / name): {name: self.sets[name]} for name in plan.names}
             for model, sets in models.items():
                 found = evaluate(
-                    [model], sets, max_length=self.tuning.max_length, seed=self.tuning.seed, device=self.device
+                    [model],
+                    sets,
+                    max_length=self.tuning.max_length,
+                    seed=self.tuning.seed,
+                    resamples=0,
+                    device=self.device,
                 )
                 for score in found.scores:
                     scores[score.data] = score.main

@@ -42,7 +42,7 @@ from fusehub.utils.renamed import Renamed, renamed
 from fusehub.utils.yaml_text import load_yaml, split_front_matter
 
 if TYPE_CHECKING:
-    from fusehub.comparing.evaluate import Evaluation
+    from fusehub.comparing.evaluation import Evaluation
 
 _OLD: dict[str, str | Renamed] = {"public": Renamed("private", operator.not_), "pull_request": "create_pr"}
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fusehub.comparing.evaluate import LESS_IS_BETTER
+from fusehub.comparing.evaluation import LESS_IS_BETTER
 from fusehub.comparing.tasks import answers_of
 
 from ..visits import Visit

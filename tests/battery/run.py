@@ -260,7 +260,7 @@ class Battery:
 
     def _score(self, prediction: Prediction, test: str) -> float:
         """The main metric."""
-        return float(next(iter(answers_of(prediction.task).score(prediction, self.tests[test]).values())))
+        return float(next(iter(answers_of(prediction.task).score(prediction, self.tests[test]).metrics.values())))
 
     @cached_property
     def tests(self) -> dict[str, Examples]:

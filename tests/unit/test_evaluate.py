@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from fusehub.comparing.evaluate import _score, evaluate
+from fusehub.comparing.evaluate import evaluate
 from fusehub.comparing.prediction import Prediction
 from fusehub.comparing.predictor import predict
 from fusehub.comparing.said import MULTI, REGRESSION, SINGLE
+from fusehub.comparing.tasks import answers_of
 from fusehub.data.examples import Examples
 from fusehub.errors import BadData, Incompatible, NotFound
 from tests.unit.tiny import tiny_model, tiny_texts
@@ -44,7 +45,7 @@ def score(labels, said, names, task="text-classification", problem=SINGLE, class
     """The metrics of a model that says `said`, as rows of probabilities, where `labels` are true."""
     probabilities = [np.array(rows, float) for rows in said] if task == TOKENS else np.array(said, float)
     examples = Examples(task, ["x"] * len(labels), labels, "data", None, names=classes)
-    return _score(Prediction("m", task, problem, names, probabilities), examples, "data", None).metrics
+    return answers_of(task).score(Prediction("m", task, problem, names, probabilities), examples).metrics
 
 
 def hot(names, labels):

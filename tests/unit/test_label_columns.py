@@ -39,8 +39,10 @@ def test_columns_that_are_labels_of_the_model_say_which_a_text_has(tmp_path, wri
     write(tmp_path / name, rows)
     examples = read(tmp_path / name)
     assert (examples.texts, examples.labels) == (["one", "two", "three"], TRUE)
-    scores = answers_of("text-classification").score(
-        predicted(TOXIC, [[0.9, 0.1, 0.8], [0.1, 0.1, 0.1], [0.1, 0.9, 0.1]]), examples
+    scores = (
+        answers_of("text-classification")
+        .score(predicted(TOXIC, [[0.9, 0.1, 0.8], [0.1, 0.1, 0.1], [0.1, 0.9, 0.1]]), examples)
+        .metrics
     )
     assert scores == {"f1_micro": 1.0, "f1_macro": 1.0, "accuracy": 1.0}
 
@@ -49,8 +51,10 @@ def test_a_named_column_of_zeros_and_ones_is_that_label_and_says_nothing_of_othe
     examples = read(write_csv(tmp_path / "a.csv", ROWS), label_column="insult")
     assert examples.labels == [["insult"], [], []]
     # Right about insults in two of three; what it says of other labels is neither right nor wrong.
-    scores = answers_of("text-classification").score(
-        predicted(TOXIC, [[0.9, 0.1, 0.8], [0.9, 0.1, 0.9], [0.9, 0.9, 0.1]]), examples
+    scores = (
+        answers_of("text-classification")
+        .score(predicted(TOXIC, [[0.9, 0.1, 0.8], [0.9, 0.1, 0.9], [0.9, 0.9, 0.1]]), examples)
+        .metrics
     )
     assert scores["accuracy"] == pytest.approx(2 / 3)
     assert scores["f1_micro"] == pytest.approx(2 / 3)
@@ -63,7 +67,10 @@ def test_of_two_labels_one_column_tells_both_whatever_their_order(tmp_path):
     for labels in (["toxic", "fine"], ["fine", "toxic"]):
         examples = read(path, labels, label_column="toxic")
         rows = [[labels[0] == "toxic", labels[1] == "toxic"], *[[labels[0] == "fine", labels[1] == "fine"]] * 2]
-        assert answers_of("text-classification").score(predicted(labels, rows, SINGLE), examples)["accuracy"] == 1.0
+        assert (
+            answers_of("text-classification").score(predicted(labels, rows, SINGLE), examples).metrics["accuracy"]
+            == 1.0
+        )
 
 
 def test_what_is_no_column_of_zeros_and_ones_is_not_taken_for_one(tmp_path):
@@ -101,7 +108,10 @@ def test_labels_and_columns_are_found_however_their_letters_are_encoded(tmp_path
     columns = write_csv(tmp_path / "b.csv", [{"text": "a", "cafe\u0301": 1, "x": 0}])
     assert labels_as_ids(read(columns, model), model) == [[0]]
     named = read(columns, model, label_column="caf\u00e9")
-    assert answers_of("text-classification").score(predicted(model, [[0.9, 0.1]], SINGLE), named)["accuracy"] == 1.0
+    assert (
+        answers_of("text-classification").score(predicted(model, [[0.9, 0.1]], SINGLE), named).metrics["accuracy"]
+        == 1.0
+    )
 
 
 def test_evaluation_finds_the_columns_of_the_models_labels(tmp_path):

@@ -71,6 +71,31 @@ def test_a_merge_that_loses_says_so(fused):
     assert "ensemble reaches 0.900." in text and "mean reaches" not in text
 
 
+def test_what_examples_cannot_tell_is_not_called_better(fused):
+    found = results(fused, **{"expert-0": [0.9, 0.5], "fused": [0.85, 0.6]})
+    found["resampling"] = {"confidence_level": 0.9, "resamples": 1000, "seed": 0}
+
+    def difference(data, value, low, high):
+        interval = {"low": low, "high": high}
+        told = {"model": "fused", "against": "expert-0", "data": data, "metric": "accuracy", "value": value}
+        return told | {"interval": interval, "chosen": "best"}
+
+    found["differences"] = [difference("films", -0.05, -0.09, -0.01), difference(None, 0.025, -0.01, 0.06)]
+    found["scores"][2]["examples"] = 60
+    text = model_card(fused, evaluation=found).text
+    assert (
+        "These examples do not tell the merge from the best single expert, expert-0: 0.725 against 0.700 on average, "
+        "+2.5 points [−1.0, +6.0]."
+    ) in text
+    assert "On films it lost to expert-0: −5.0 points [−9.0, −1.0]." in text and "90 % intervals" in text
+    assert "so that the numbers say little: films (60)." in text
+    found["differences"][1]["interval"]["low"] = 0.01
+    assert "The merge is better than the best single expert" in model_card(fused, evaluation=found).text
+    found["differences"] = [{"model": "fused"}]
+    with pytest.raises(BadData, match="not those of an evaluation"):
+        model_card(fused, evaluation=found)
+
+
 def test_a_draw_is_a_draw(fused):
     text = model_card(fused, evaluation=results(fused, **{"expert-0": [0.7, 0.8], "fused": [0.8, 0.70001]})).text
     assert "as good as the best single expert, expert-0 (0.750 on average)" in text

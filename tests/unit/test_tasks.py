@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import fusehub
+from fusehub.comparing.metrics.measured import Measured
 from fusehub.comparing.predictor import predict
 from fusehub.comparing.tasks import ANSWERS, add_task
 from fusehub.comparing.tasks.labelled import LabelledAnswers
@@ -50,7 +51,7 @@ class FollowsAnswers(LabelledAnswers):
 
     def score(self, said, examples):
         pairs = zip(self.answers(said), examples.labels, strict=True)
-        return {"right": sum(label == right for (label, _), right in pairs) / len(examples)}
+        return Measured({"right": sum(label == right for (label, _), right in pairs) / len(examples)})
 
 
 @pytest.fixture

@@ -12,6 +12,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from fusehub.comparing.answers import with_prefixes
+from fusehub.comparing.metrics.measured import (
+    LabelCounts,
+    Measured,
+    Tally,
+    count_labels,
+    f1_macro,
+    f1_micro,
+    mean_of,
+    pearson_of,
+    precision_micro,
+    recall_micro,
+)
 from fusehub.comparing.said import MULTI, REGRESSION, Said
 from fusehub.data.examples import Examples
 from fusehub.data.label_matching import from_multi_hot, match_labels, one_a_text
@@ -39,7 +51,7 @@ def _labels(examples: Examples) -> Sequence[Label]:
     return examples.labels
 
 
-def label_metrics(prediction: Said, answers: Sequence[Any], examples: Examples) -> dict[str, float]:
+def label_metrics(prediction: Said, answers: Sequence[Any], examples: Examples) -> Measured:
     """The metrics of a model that predicts labels or numbers, the main one first."""
     if prediction.problem == REGRESSION:
         return _regression_metrics(answers, examples)
@@ -48,7 +60,7 @@ def label_metrics(prediction: Said, answers: Sequence[Any], examples: Examples) 
     return _class_metrics(prediction, answers, examples)
 
 
-def _class_metrics(prediction: Said, answers: Sequence[Any], examples: Examples) -> dict[str, float]:
+def _class_metrics(prediction: Said, answers: Sequence[Any], examples: Examples) -> Measured:
     examples = one_a_text(examples, prediction.labels)
     labels = _labels(examples)
     if any(isinstance(label, list) for label in labels):
@@ -59,7 +71,10 @@ def _class_metrics(prediction: Said, answers: Sequence[Any], examples: Examples)
         )
     named, meant = _common_names(prediction, examples)
     true = [meant[name_of(label)] for label in labels]
-    return _accuracy_and_f1(true, [named[label] for label, _ in answers])
+    said = [named[label] for label, _ in answers]
+    counts = count_labels([[label] for label in true], [[label] for label in said], sorted({*true, *said}))
+    tallies = {"accuracy": mean_of(counts.right.sum(-1)), "f1_macro": Tally(counts.together(), f1_macro)}
+    return Measured(_accuracy_and_f1(true, said), tallies, counts)
 
 
 def _accuracy_and_f1(true: Sequence[str], said: Sequence[str]) -> dict[str, float]:
@@ -70,7 +85,7 @@ def _accuracy_and_f1(true: Sequence[str], said: Sequence[str]) -> dict[str, floa
     return {"accuracy": accuracy_score(true, said), "f1_macro": macro}
 
 
-def _multi_metrics(prediction: Said, answers: Sequence[Any], examples: Examples) -> dict[str, float]:
+def _multi_metrics(prediction: Said, answers: Sequence[Any], examples: Examples) -> Measured:
     with needs("evaluate", "Scores"):
         from sklearn.metrics import accuracy_score, f1_score
         from sklearn.preprocessing import MultiLabelBinarizer
@@ -86,25 +101,32 @@ def _multi_metrics(prediction: Said, answers: Sequence[Any], examples: Examples)
     binarizer = MultiLabelBinarizer(classes=classes)
     a, b = binarizer.fit_transform(true), binarizer.transform(said)
     present = [index for index, label in enumerate(classes) if any(label in own for own in true)]
-    return {
+    metrics = {
         "f1_micro": f1_score(a, b, average="micro", zero_division=0.0),
         "f1_macro": f1_score(a, b, labels=present, average="macro", zero_division=0.0) if present else 0.0,
         "accuracy": accuracy_score(a, b),
     }
+    counts = LabelCounts(classes, a * b, b, a)
+    together = counts.together()
+    tallies = {"f1_micro": Tally(together, f1_micro), "f1_macro": Tally(together, f1_macro)}
+    return Measured(metrics, tallies | {"accuracy": mean_of((a == b).all(-1))}, counts)
 
 
-def _regression_metrics(answers: Sequence[Any], examples: Examples) -> dict[str, float]:
+def _regression_metrics(answers: Sequence[Any], examples: Examples) -> Measured:
     with needs("evaluate", "Scores"):
         from scipy.stats import pearsonr, spearmanr
         from sklearn.metrics import mean_squared_error
 
     true, said = _numbers(examples), [value for value, _ in answers]
     constant = len(set(true)) < 2 or len(set(said)) < 2
-    return {
+    metrics = {
         "pearson": math.nan if constant else pearsonr(true, said).statistic,
         "spearman": math.nan if constant else spearmanr(true, said).statistic,
         "mse": mean_squared_error(true, said),
     }
+    # Ranks follow from no sums.
+    errors = [(a - b) ** 2 for a, b in zip(true, said, strict=True)]
+    return Measured(metrics, {"pearson": pearson_of(true, said), "mse": mean_of(errors)})
 
 
 def _numbers(examples: Examples) -> list[float]:
@@ -126,8 +148,11 @@ def _numbers(examples: Examples) -> list[float]:
     return numbers
 
 
-def word_metrics(prediction: Said, answers: Sequence[Any], examples: Examples) -> dict[str, float]:
-    """Whole entities, and words. Words that the model did not see, because their text was cut, count as O."""
+def word_metrics(prediction: Said, answers: Sequence[Any], examples: Examples) -> Measured:
+    """Whole entities, and words; counted text by text, whose words are not independent of each other.
+
+    Words that the model did not see, because their text was cut, count as O.
+    """
     named, meant = _common_names(prediction, examples)
     labels = _labels(examples)
     assert are_word_lists(labels)
@@ -136,18 +161,29 @@ def word_metrics(prediction: Said, answers: Sequence[Any], examples: Examples) -
     flat_true = [label for own in true for label in own]
     flat_said = [label for own in said for label in own]
     words = _accuracy_and_f1(flat_true, flat_said)
+    right = [sum(one == other for one, other in zip(*both, strict=True)) for both in zip(true, said, strict=True)]
+    accuracy = mean_of(right, [len(own) for own in true])
     if not any(re.match("[BIESLU]-", label) for label in (*flat_true, *prediction.labels)):
-        return words
+        placed = [[[(label, at) for at, label in enumerate(own)] for own in texts] for texts in (true, said)]
+        counts = count_labels(placed[0], placed[1], sorted({*flat_true, *flat_said}))
+        return Measured(words, {"accuracy": accuracy, "f1_macro": Tally(counts.together(), f1_macro)}, counts)
     with needs("evaluate", "Scores of entities"):
         from seqeval.metrics import f1_score, precision_score, recall_score
+        from seqeval.metrics.sequence_labeling import get_entities
 
     a, b = [with_prefixes(own) for own in true], [with_prefixes(own) for own in said]
-    return {
+    metrics = {
         "f1": f1_score(a, b, zero_division=0),
         "precision": precision_score(a, b, zero_division=0),
         "recall": recall_score(a, b, zero_division=0),
         "accuracy": words["accuracy"],
     }
+    found = [[get_entities(own) for own in texts] for texts in (a, b)]
+    counts = count_labels(found[0], found[1], sorted({kind for texts in found for own in texts for kind, *_ in own}))
+    together = counts.together()
+    of_entities = {"f1": f1_micro, "precision": precision_micro, "recall": recall_micro}
+    tallies = {name: Tally(together, metric) for name, metric in of_entities.items()}
+    return Measured(metrics, {**tallies, "accuracy": accuracy}, counts)
 
 
 def _common_names(prediction: Said, examples: Examples) -> tuple[dict[str, str], dict[str, str]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.comparing.answers import LIKELIEST, Answer, Span
 from fusehub.comparing.averages import mean_of_labels
+from fusehub.comparing.metrics.measured import Measured
 from fusehub.comparing.said import Asked, Said, embedded, on_device, require_numbers
 from fusehub.comparing.tasks.labelled import top
 from fusehub.comparing.tasks.task import TaskAnswers
@@ -96,7 +97,7 @@ class FillMaskAnswers(TaskAnswers):
             likeliest = {clean_token(said.labels[at]): float(row[at]) for at in row.argsort()[::-1][:LIKELIEST]}
         return Answer(said.model, fillings, min(p for _, p in given), likeliest, [], marked)
 
-    def score(self, said: Said, examples: Examples) -> dict[str, float]:
+    def score(self, said: Said, examples: Examples) -> Measured:
         raise TypeError("the task is scored by the perplexity of its tokens")
 
     def targets(

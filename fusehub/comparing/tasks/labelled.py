@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.comparing.answers import Answer, Span
 from fusehub.comparing.averages import mean_of_labels
 from fusehub.comparing.metrics.labels import label_metrics, require_known
+from fusehub.comparing.metrics.measured import Measured
 from fusehub.comparing.said import MULTI, REGRESSION, SINGLE, Asked, Said, on_device, require_numbers
 from fusehub.comparing.tasks.task import TaskAnswers
 from fusehub.data.examples import Examples
@@ -99,7 +100,7 @@ class LabelledAnswers(TaskAnswers):
         """No label of the data is one of the model's, or one is no number."""
         require_known(examples, labels, is_number=problem == REGRESSION)
 
-    def score(self, said: Said, examples: Examples) -> dict[str, float]:
+    def score(self, said: Said, examples: Examples) -> Measured:
         """Accuracy and F1, or correlations of numbers."""
         return label_metrics(said, self.answers(said), examples)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from fusehub.comparing.answers import LIKELIEST, Answer, Span
+from fusehub.comparing.metrics.measured import Measured
 from fusehub.comparing.metrics.texts import answer_metrics
 from fusehub.comparing.said import Asked, Said, on_device, require_numbers
 from fusehub.comparing.tasks.task import TaskAnswers
@@ -95,7 +96,7 @@ class QuestionAnsweringAnswers(TaskAnswers):
         label, probability = given
         return Answer(said.model, label, probability, dict(list(likeliest(said, index).items())[:LIKELIEST]), [], text)
 
-    def score(self, said: Said, examples: Examples) -> dict[str, float]:
+    def score(self, said: Said, examples: Examples) -> Measured:
         """F1 over words, and exact match."""
         labels = examples.labels
         assert labels is not None and are_word_lists(labels)  # What is scored was read for its labels.

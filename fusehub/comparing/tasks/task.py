@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from fusehub.comparing.answers import Answer, Entity, Span
+from fusehub.comparing.metrics.measured import Measured
 from fusehub.comparing.said import REGRESSION, Asked, Said
 from fusehub.data.examples import Examples
 from fusehub.data.inputs import Inputs
@@ -113,8 +114,8 @@ class TaskAnswers(ABC):
         """Raises `BadData` where a model with these `labels` cannot be scored on the data."""
 
     @abstractmethod
-    def score(self, said: Said, examples: Examples) -> dict[str, float]:
-        """The metrics by name, the main one first."""
+    def score(self, said: Said, examples: Examples) -> Measured:
+        """The metrics, and what each example has counted for them: without, there are no intervals."""
 
     def targets(
         self, inputs: Inputs, indices: Sequence[int], batch: Mapping[str, Tensor], logits: Tensor

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fusehub.comparing.answers import Answer, Entity, Span, find_entities, mark
 from fusehub.comparing.averages import mean_of_labels
 from fusehub.comparing.metrics.labels import require_known, word_metrics
+from fusehub.comparing.metrics.measured import Measured
 from fusehub.comparing.said import SINGLE, Said
 from fusehub.comparing.tasks.labelled import LabelledAnswers, top
 from fusehub.data.examples import Examples
@@ -92,6 +93,6 @@ class TokenClassificationAnswers(LabelledAnswers):
         """No label of the data is one of the model's."""
         require_known(examples, labels, is_number=False)
 
-    def score(self, said: Said, examples: Examples) -> dict[str, float]:
+    def score(self, said: Said, examples: Examples) -> Measured:
         """Whole entities, and words."""
         return word_metrics(said, self.answers(said), examples)

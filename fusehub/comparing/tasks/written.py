@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fusehub.comparing.answers import Answer, Span
+from fusehub.comparing.metrics.measured import Measured
 from fusehub.comparing.metrics.texts import written_metrics
 from fusehub.comparing.said import Asked, Said, embedded, on_device
 from fusehub.comparing.tasks.task import TaskAnswers
@@ -88,7 +89,7 @@ class WrittenAnswers(TaskAnswers):
         label, probability = given
         return Answer(said.model, label, probability, {}, [], text)
 
-    def score(self, said: Said, examples: Examples) -> dict[str, float]:
+    def score(self, said: Said, examples: Examples) -> Measured:
         """chrF, BLEU and exact match."""
         labels, written = examples.labels, said.written
         assert labels is not None and are_texts(labels) and written is not None  # It was read for its labels.

@@ -36,7 +36,7 @@ from fusehub.utils.markdown import fence_for, link, listed, md, render
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
-    from fusehub.comparing.evaluate import Evaluation
+    from fusehub.comparing.evaluation import Evaluation
 
 # Findings that the card tells in its own words, or that were of no concern once it was merged.
 _LICENSE = ("license-result", "license-forbids", "license-conflict", "license-unclear")

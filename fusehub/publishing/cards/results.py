@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.comparing.evaluate import LESS_IS_BETTER
+from fusehub.comparing.evaluation import LESS_IS_BETTER, Difference
+from fusehub.comparing.intervals import FEW_EXAMPLES, Interval
+from fusehub.comparing.summary import difference_words
 from fusehub.data.hub_datasets import pinned_dataset
 from fusehub.errors import Action, BadData
 from fusehub.hub.client import endpoint
@@ -18,7 +20,7 @@ from fusehub.utils.markdown import link, listed, md
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-    from fusehub.comparing.evaluate import Evaluation
+    from fusehub.comparing.evaluation import Evaluation
 
 # The Hub's name of a metric, how a person calls it, and what has to be said about how it is computed.
 _METRICS: dict[str, tuple[str, str, dict[str, str] | None]] = {
@@ -80,6 +82,11 @@ class Results:
             self.models: list[str] = list(whole["models"])
             self._scores = list(whole["scores"])
             names = list(whole["data"])
+            # By model and data set, None for the mean of all.
+            self._differences = {(own["model"], own["data"]): _difference(own) for own in whole.get("differences", ())}
+            self._level: float | None = (whole.get("resampling") or {}).get("confidence_level")
+            counts = {score["data"]: score["examples"] for score in self._scores}
+            self._few = {data: count for data, count in counts.items() if count < FEW_EXAMPLES}
             self._main = {(score["model"], score["data"]): _main(score) for score in self._scores}
             ids = {score["model"]: score["model_id"] for score in self._scores}
             self.data = [_data_set(next(s for s in self._scores if s["data"] == name)) for name in names]
@@ -124,7 +131,8 @@ class Results:
     def caption(self) -> str:
         """What the numbers are."""
         metrics = list(dict.fromkeys(_name_of(data.metric) for data in self.data))
-        return f"{listed(metrics)}; the best of each column in bold."
+        level = f" In brackets: {100 * self._level:g} % intervals over the examples." if self._level else ""
+        return f"{listed(metrics)}; the best of each column in bold.{level}"
 
     @property
     def verdict(self) -> list[str]:
@@ -137,7 +145,11 @@ class Results:
             if behind:
                 names = listed([md(name) for name in behind])
                 said.append(f"On {len(behind)} of {len(self.data)} data sets ({names}) an expert is better than it.")
+        said += [line for model in self.merged for line in self._lost(model)]
         said += self._better_others()
+        if self._few:
+            few = listed([f"{md(name)} ({count})" for name, count in self._few.items()])
+            said.append(f"Of few examples, so that the numbers say little: {few}.")
         return said
 
     def mean(self, model: str) -> float | None:
@@ -186,9 +198,22 @@ class Results:
         numbers = f"{_shown(own)} against {_shown(known[best])} {where}"
         if _shown(own) == _shown(known[best]):
             return f"The merge is as good as the best single expert, {md(best)} ({_shown(own)} {where})."
+        difference = self._differences.get((merged, None if len(self.data) > 1 else self.data[0].name))
+        if difference is not None and difference.against == best and difference.interval:
+            numbers += f", {difference_words(difference.value, difference.metric, difference.interval)}"
+            if not (difference.is_better or difference.is_worse):
+                return f"These examples do not tell the merge from the best single expert, {md(best)}: {numbers}."
         if self._sign * own > self._sign * known[best]:
             return f"The merge is better than the best single expert, {md(best)}: {numbers}."
         return f"**The merge does not beat the best single expert**, {md(best)}: {numbers}."
+
+    def _lost(self, merged: str) -> Iterator[str]:
+        """Where an expert is better by more than the draw of the examples explains."""
+        for data in self.data if len(self.data) > 1 else ():
+            found = self._differences.get((merged, data.name))
+            if found is not None and found.is_worse:
+                words = difference_words(found.value, found.metric, found.interval)
+                yield f"On {md(data.name)} it lost to {md(found.against)}: {words}."
 
     def _expert_is_better(self, data: str) -> bool:
         def best(models: Sequence[str]) -> float:
@@ -208,6 +233,13 @@ class Results:
             if (value := self.mean(name)) is not None and round(self._sign * value, 3) > round(self._sign * own, 3)
         ]
         return [f"{md(name)} reaches {_shown(self.mean(name))}." for name in better]
+
+
+def _difference(told: Mapping[str, Any]) -> Difference:
+    """A difference that an evaluation tells, without its labels."""
+    interval = Interval(**told["interval"]) if told["interval"] else None
+    model, against, data, metric, value = (told[name] for name in ("model", "against", "data", "metric", "value"))
+    return Difference(model, against, data, metric, value, interval, told["chosen"])
 
 
 def _main(score: Mapping[str, Any]) -> float | None:
