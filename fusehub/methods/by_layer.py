@@ -170,7 +170,7 @@ def _mapped(name: str, value: Any, change: Callable[[Any], Any]) -> Any:
     for item in value:
         if not isinstance(item, Mapping) or "value" not in item or set(item) - {"filter", "value"}:
             raise BadRecipe(
-                f"{name}: {shortly(thawed(item))} is not of the form {{filter: TEXT, value: VALUE}}.",
+                f"{name}={shortly(thawed(item))} is not of the form {{filter: TEXT, value: VALUE}}.",
                 "Give each a value, and all but the last a filter: a part of tensors' names.",
             )
         if isinstance(item["value"], Mapping):

@@ -113,14 +113,17 @@ class AdaptedRef(ModelRef):
         return self.adapter if has_vocabulary(self.adapter.files) else self.base
 
 
+def on_an_adapter(name: str) -> Incompatible:
+    """What is said of the adapter `name`, whose base is an adapter, too."""
+    return Incompatible(f"{name}: an adapter on an adapter.", "Merge the first into its base: `merge_and_unload()`.")
+
+
 def adapted(name: str, base: ModelRef, adapter: ModelRef) -> AdaptedRef:
     """`adapter` on `base`, called `name`. Raises `Incompatible` for what cannot be done exactly."""
     said = adapter.adapter_config
     _require_plain(adapter.name, said)
     if base.parts is not None:
-        raise Incompatible(
-            f"{name}: an adapter on an adapter.", "Merge the first into its base: `merge_and_unload()`."
-        )
+        raise on_an_adapter(name)
     config = base.config
     if config.get("quantization_config"):
         raise Incompatible(

@@ -18,16 +18,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fusehub.errors import BadFile, BadRecipe, NotFound, Offline, shortly
+from fusehub.errors import BadRecipe, NotFound, Offline, shortly
 from fusehub.hub.access import STORED, Access
 from fusehub.hub.cache import snapshot_of
 from fusehub.hub.client import hub_errors
 from fusehub.hub.names import Place, may_be_repo, plain, readings
 from fusehub.hub.verified import claimed
-from fusehub.models.adapters import CONFIG, adapted, is_model_file
+from fusehub.models.adapters import CONFIG, adapted, is_model_file, on_an_adapter
 from fusehub.models.ref import ModelRef, RemoteFile, why_no_weights
 from fusehub.models.side_files import CHAT_TEMPLATES
-from fusehub.utils.limits import ADAPTERS, YAML_BYTES
+from fusehub.utils.limits import YAML_BYTES
 from fusehub.utils.reach import is_path, local_path
 from fusehub.utils.side_by_side import side_by_side
 from fusehub.utils.yaml_text import load_yaml, split_front_matter
@@ -102,9 +102,9 @@ def _resolve(
     access: Access,
     revision: str | None = None,
     subfolder: str | None = None,
-    above: tuple[ModelRef, ...] = (),
+    adapter: ModelRef | None = None,
 ) -> ModelRef:
-    """What `text` means; `above` are the adapters that were followed to it, the first one first."""
+    """What `text` means; it is named as its base by `adapter`, if by anyone."""
     name, text = _plain(text), text.strip()
     folder = _folder(text)
     if folder is not None:
@@ -112,7 +112,7 @@ def _resolve(
             raise NotFound(f"{text} is a folder of this machine, which has no revisions.", "Leave out the revision.")
         whole = _resolve_folder(text, folder, access)
         inside = _inside(whole, subfolder, f"{text}/{subfolder}") if subfolder else whole
-        return _require_model(_on_its_base(inside, above))
+        return _require_model(_on_its_base(inside, adapter))
     for plus in re.finditer(r"\+", text):
         base, adapter = text[: plus.start()].strip(), text[plus.end() :].strip()
         if _may_be_model(base) and _may_be_model(adapter):
@@ -122,8 +122,8 @@ def _resolve(
                     "Say it in their names: BASE@REVISION+ADAPTER@REVISION.",
                 )
             found = _resolve_adapter(adapter, access)
-            return adapted(f"{_plain(base)}+{_plain(adapter)}", _resolve(base, access, above=above), found)
-    return _require_model(_on_its_base(_resolve_place(name, access, revision, subfolder), above))
+            return adapted(f"{_plain(base)}+{_plain(adapter)}", _resolve(base, access, adapter=found), found)
+    return _require_model(_on_its_base(_resolve_place(name, access, revision, subfolder), adapter))
 
 
 def resolve_all(
@@ -210,22 +210,21 @@ def _resolve_adapter(name: str, access: Access) -> ModelRef:
     return found
 
 
-def _on_its_base(ref: ModelRef, above: tuple[ModelRef, ...]) -> ModelRef:
-    """`ref`, or where it is an adapter alone, the adapter on the base that its config names: perhaps another adapter
-    on its own, but not without end."""
+def _on_its_base(ref: ModelRef, adapter: ModelRef | None = None) -> ModelRef:
+    """`ref`, or where it is an adapter alone, the adapter on the base that its config names.
+
+    As the base of another `adapter` it is not looked for: an adapter may name itself.
+    """
     if CONFIG not in ref.files or any(is_model_file(name) for name in ref.files if name != "config.json"):
         return ref
     said = ref.adapter_config
     base = said.get("base_model_name_or_path")
     if not base:
         raise NotFound(f"{ref.name} is an adapter that does not name its base.", f"Say it: BASE+{ref.name}.")
-    if len(above) >= ADAPTERS:
-        raise BadFile(
-            f"{above[0].name} is an adapter on another, and so on: no more than {ADAPTERS} are followed.",
-            f"Does one of them name itself as its base? Name the base: BASE+{above[0].name}.",
-        )
+    if adapter is not None:
+        raise on_an_adapter(adapter.name)
     try:
-        found = _resolve_named_base(ref, base, said.get("revision"), (*above, ref))
+        found = _resolve_named_base(ref, base, said.get("revision"))
     except NotFound as error:
         raise NotFound(
             f"{ref.name} is an adapter on {base}, which cannot be found. {error.what}", f"Name it: BASE+{ref.name}."
@@ -233,12 +232,12 @@ def _on_its_base(ref: ModelRef, above: tuple[ModelRef, ...]) -> ModelRef:
     return adapted(ref.name, found, ref)
 
 
-def _resolve_named_base(adapter: ModelRef, base: str, revision: str | None, above: tuple[ModelRef, ...]) -> ModelRef:
+def _resolve_named_base(adapter: ModelRef, base: str, revision: str | None) -> ModelRef:
     """The base that an adapter's config names. What was downloaded is a stranger's word: it names no folder here."""
     named = f"{base}@{revision}" if revision else base
     if adapter.repo_id is None:
-        return _resolve(named, adapter.access, above=above)
-    return _require_model(_on_its_base(_resolve_place(_plain(named), adapter.access), above))
+        return _resolve(named, adapter.access, adapter=adapter)
+    return _require_model(_on_its_base(_resolve_place(_plain(named), adapter.access), adapter))
 
 
 def _plain(text: str) -> str:

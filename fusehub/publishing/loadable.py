@@ -81,6 +81,6 @@ def _load(ref: ModelRef, folder: Path) -> Any:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise BadFile(
                 f"The model in {folder} {words} {', '.join(names[:3])}{more}.",
-                "config.json and the weights do not belong together: make it again.",
+                f"config.json and {' and '.join(ref.weight_files()[:3])} do not belong together: make it again.",
             )
     return network.eval()

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-from fusehub.errors import Action, BadStatistics
+from fusehub.errors import Action, BadStatistics, shortly
 
 FORMAT = "fusehub-statistics"
 VERSION = 1
@@ -122,9 +122,9 @@ def check_metadata(metadata: Any, origin: str) -> dict[str, Any]:
     """`metadata` if it is the metadata of statistics of a version that we know; else raises `BadStatistics`."""
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise BadStatistics(f"{origin} does not hold statistics.", "Give a file made by `fusehub collect`.")
-    if metadata.get("version") != VERSION:
+    if (version := metadata.get("version")) != VERSION:
         raise BadStatistics(
-            f"{origin} has version {metadata.get('version')} of the format; this FuseHub reads version {VERSION}.",
+            f"{origin} has version {shortly(version)} of the format; this FuseHub reads version {VERSION}.",
             "Update FuseHub.",
         )
     try:

@@ -47,7 +47,8 @@ class _SpecialTokens(BaseModel):
     bos_token_id: TokenIds = None
     eos_token_id: TokenIds = None
     pad_token_id: TokenIds = None
-    decoder_start_token_id: TokenIds = None
+    # One for all texts: of a list, transformers wants as many as there are texts in a batch.
+    decoder_start_token_id: _TokenId | None = None
     forced_bos_token_id: TokenIds = None
     forced_eos_token_id: TokenIds = None
 

@@ -42,8 +42,6 @@ EXPERTS = 8_192
 """Experts of one layer. The most are 2,048."""
 LABELS = 100_000
 """Labels of a head. ImageNet has 21,843 at most."""
-ADAPTERS = 8
-"""Adapters on each other, each named as the base of the next. Real ones are on a model, or on one that is."""
 SAVED_MODULES = 10_000
 """Modules that an adapter says it saves whole. Real ones name a head and embeddings."""
 PATTERN_CHARACTERS = 100_000

@@ -112,6 +112,21 @@ def test_an_adapter_alone_stands_for_the_base_that_it_names(tmp_path):
         resolve(f"{base}+{base}")
 
 
+def test_the_base_of_an_adapter_is_no_adapter_and_not_itself(tmp_path):
+    base = tiny_model(tmp_path / "base", "bert", layers=1)
+    one, other = (adapter(tmp_path / name, base, target_modules=["query"])[0] for name in ("one", "other"))
+    for named in (one, other):
+        # Itself; one that names it; one on a base.
+        edit_json(one / "adapter_config.json", base_model_name_or_path=str(named))
+        edit_json(other / "adapter_config.json", base_model_name_or_path=str(base if named == one else one))
+        for name in (one, f"{one}+{other}"):
+            with pytest.raises(Incompatible, match="an adapter on an adapter"):
+                resolve(str(name))
+    edit_json(other / "adapter_config.json", base_model_name_or_path=str(base))
+    with pytest.raises(Incompatible, match=f"{one.name}: an adapter on an adapter"):
+        resolve(str(one))
+
+
 def test_adapters_are_merged_collected_checked_and_compared_like_any_expert(tmp_path):
     base = tiny_model(tmp_path / "base", "bert")
     experts = []

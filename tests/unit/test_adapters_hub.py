@@ -204,3 +204,15 @@ def test_an_adapter_on_another_base_than_it_names_is_told(published, bob, ann, w
     said = [finding["what"] for finding in found if finding["level"] == "warning"]
     assert "ann/adapter-0 says that it was trained on ann/base, and is put on ann/elsewhere." in said
     assert not any("adapter-1 says" in text for text in said)
+
+
+def test_adapters_at_the_hub_that_name_each_other_are_not_followed_round(published, ann, bob, work, tmp_path):
+    for number in range(2):
+        folder = shutil.copytree(work / f"adapter-{number}", tmp_path / f"round-{number}")
+        edit_json(folder / "adapter_config.json", base_model_name_or_path=f"ann/round-{1 - number}")
+        ann.python(
+            f"from huggingface_hub import HfApi; HfApi().create_repo('ann/round-{number}'); "
+            f"HfApi().upload_folder(repo_id='ann/round-{number}', folder_path={str(folder)!r})"
+        )
+    what, _ = bob.fails("check", "ann/round-0", *published)
+    assert "ann/round-0: an adapter on an adapter" in what

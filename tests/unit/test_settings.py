@@ -67,7 +67,7 @@ def test_depth_is_told_by_the_number_in_the_name():
     [
         ("slerp", {"t": [0, 2]}, ({}, {}), "t=2 cannot be"),
         ("slerp", {"t": []}, ({}, {}), "t is an empty list"),
-        ("slerp", {"t": [{"filter": "a"}]}, ({}, {}), "not of the form"),
+        ("slerp", {"t": [{"filter": "a"}]}, ({}, {}), "t={'filter': 'a'} is not of the form"),
         ("slerp", {"t": [{"filter": "a", "value": 1}, 0.5]}, ({}, {}), "not of the form"),
         ("slerp", {"t": {"filtre": "a", "value": 1}}, ({}, {}), "not of the form"),
         ("slerp", {"t": {"filter": "a", "value": {"value": 1}}}, ({}, {}), "a filter inside a filter"),

@@ -182,6 +182,7 @@ def test_a_file_that_lacks_something_says_what(tmp_path, tensors, said):
     [
         (lambda old: {**old, "version": 2}, "has version 2 of the format; this FuseHub reads version 1"),
         (lambda old: {**old, "version": None}, "has version None"),
+        (lambda old: {**old, "version": [0] * 3000}, r"has version \[0, 0, .{,100}of the format"),
         (lambda old: {**old, "format": "other"}, "does not hold statistics"),
         (lambda old: [1], "does not hold statistics"),
         (lambda old: "no json", "not one of statistics"),

@@ -120,7 +120,7 @@ def _named_by(recipe: Path) -> list[str]:
         places = [entry.get(key) for entry in entries for key in ("model", "statistics")] + [said.get("base_model")]
         options = [name for own in (said, *entries) for name in own.get("parameters") or ()]
         return [f"'{said['merge_method']}'", *(f"{name}=" for name in options), *(str(own) for own in places if own)]
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError):
         return []
 
 

@@ -47,7 +47,7 @@ def partner(repo: Repo) -> Any:
 def says(model: Any) -> torch.Tensor:
     """What a model says about tokens, or pixels, that are always the same."""
     with torch.inference_mode():
-        if "image_size" in model.config.to_dict():
+        if model.main_input_name == "pixel_values":
             size = model.config.image_size
             pixels = torch.linspace(-1, 1, 3 * size * size).reshape(1, 3, size, size)
             return model(pixel_values=pixels.to(model.dtype), return_dict=True).logits.float()

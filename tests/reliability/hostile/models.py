@@ -305,12 +305,3 @@ def _long_expression(folder: Path, sound: Path) -> Command:
 @hostile("an adapter that saves 20,000 modules", "SAVED_MODULES", "modules_to_save in adapter_config.json")
 def _saved(folder: Path, sound: Path) -> Command:
     return _adapter(folder, sound, modules_to_save=[f"module{number}" for number in range(20_000)])
-
-
-@hostile(
-    "an adapter that names itself as its base", "ADAPTERS", "is an adapter on another, and so on", "RecursionError"
-)
-def _ring(folder: Path, sound: Path) -> Command:
-    adapter = folder / "adapter"
-    _adapter(folder, sound, base_model_name_or_path=str(adapter))
-    return ["check", adapter]
