@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -25,7 +24,7 @@ from fusehub.errors import BadData, FuseHubError, NotFound
 from .frame import Frame, token_of
 from .render import html
 from .render.offers import fix_of
-from .render.scores import ENSEMBLE, table_of, without_paths
+from .render.scores import table_of, without_paths
 from .steps.check import check as check_visit
 from .steps.compare import require_few_datasets, require_readers, require_texts
 from .steps.merge import start_merges
@@ -134,9 +133,8 @@ def endpoints(frame: Frame) -> None:
             scored: list[dict[str, Any]] = []
             frame.start(visit, "evaluate", "Scoring", arguments, token, lambda visit, result: scored.append(result))
             finished(visit)
-        merges = [score["model"] for score in scored[0]["scores"] if score["model_id"] in _folders(asked)]
         told = without_paths(scored[0])
-        return {"table": table_of(told | {"merges": [*merges, ENSEMBLE]}), **told}
+        return {"table": table_of(told), **told}
 
     # Types of the parameters become the schema that programs and MCP clients see.
     for function in (check, merge, compare, evaluate):
@@ -171,10 +169,6 @@ def _asked(frame: Frame, models: list[str], token: str | None) -> Iterator[dict[
                 raise NotFound(f"There is no merge {name} here.", f"Give one of {', '.join(merges)}, with its key.")
             asked[model] = merges[name]
         yield asked
-
-
-def _folders(asked: dict[str, str]) -> set[str]:
-    return {place for place in asked.values() if Path(place).is_absolute()}
 
 
 def _require_few(models: list[str], most: int) -> None:

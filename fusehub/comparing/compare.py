@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.comparing.answers import Answer, Entity, Span
-from fusehub.comparing.ensemble import ensemble, experts_among
+from fusehub.comparing.ensemble import ensemble, experts_among, is_merge
 from fusehub.comparing.prediction import Prediction
 from fusehub.comparing.predictor import Predictor, check_one_task, known_labels, predict_all
 from fusehub.comparing.said import REGRESSION
@@ -55,6 +55,7 @@ class Comparison:
         texts: The texts, each with the answers.
         ensemble_of: Whose probabilities the ensemble is the mean of; empty where there is none.
         source: Where the texts are from, where they were read from data.
+        experts: Those of the models that are no merges.
 
     Examples:
         >>> comparison = fusehub.compare(["user/expert-1", "user/expert-2"], ["Not bad at all."])
@@ -69,6 +70,7 @@ class Comparison:
     texts: list[ComparedText]
     ensemble_of: list[str]
     source: str | None = None
+    experts: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
@@ -190,7 +192,9 @@ def compare(
         predictions.insert(place, _mean([predictions[index] for index in members]))
     rows = _rows(predictions, examples, shown, spans)
     ensemble_of = [names[index] for index in members]
-    return Comparison(task, [one.model for one in predictions], rows, ensemble_of, examples.source or None)
+    experts = [name for name, ref in zip(names, refs, strict=True) if not is_merge(ref)]
+    asked = [one.model for one in predictions]
+    return Comparison(task, asked, rows, ensemble_of, examples.source or None, experts)
 
 
 def _mean(predictions: Sequence[Prediction]) -> Prediction:

@@ -124,29 +124,52 @@ def card(title: str, body: str, *, link: str | None = None, action: str = "", ki
     return f'<article class="fh-card {kind}"><header><h3>{name}</h3>{action}</header>{body}</article>'
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str, numbers: Sequence[int] = ()) -> str:
-    """A table whose cells are HTML already; those in columns `numbers` stand to the right."""
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    caption: str,
+    numbers: Sequence[int] = (),
+    heads: Sequence[str] = (),
+    kinds: Sequence[str] = (),
+    kinds_of_columns: Sequence[str] = (),
+) -> str:
+    """A table whose cells are HTML already; those in columns `numbers` stand to the right.
+
+    `heads` are further columns, whose names are HTML too. Rows and columns look like what they are of by `kinds` and
+    `kinds_of_columns`, classes of the page's style.
+    """
 
     def line(cells: Sequence[str], head: bool = False) -> str:
         return "".join(
-            f'<th scope="col"{_right(place, numbers)}>{esc(cell)}</th>'
+            f'<th scope="col"{_classes(place, numbers, kinds_of_columns)}>{cell}</th>'
             if head
             else f'<th scope="row">{cell}</th>'
             if place == 0
-            else f"<td{_right(place, numbers)}>{cell}</td>"
+            else f"<td{_classes(place, numbers, kinds_of_columns)}>{cell}</td>"
             for place, cell in enumerate(cells)
         )
 
-    body = "".join(f"<tr>{line(row)}</tr>" for row in rows)
+    named = [*(esc(column) for column in columns), *heads]
+    body = "".join(f"<tr{_class(kinds[at]) if kinds else ''}>{line(row)}</tr>" for at, row in enumerate(rows))
     return (
         f'<div class="fh-scroll" tabindex="0" role="region" aria-label="{esc(caption)}"><table class="fh-table">'
-        f"<caption>{esc(caption)}</caption><thead><tr>{line(columns, True)}</tr></thead>"
+        f"<caption>{esc(caption)}</caption><thead><tr>{line(named, True)}</tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
     )
 
 
-def _right(place: int, numbers: Sequence[int]) -> str:
-    return ' class="fh-number"' if place in numbers else ""
+def _classes(place: int, numbers: Sequence[int], kinds: Sequence[str]) -> str:
+    return _class(" ".join(filter(None, ("fh-number" * (place in numbers), kinds[place] if kinds else ""))))
+
+
+def _class(names: str) -> str:
+    return f' class="{names}"' if names else ""
+
+
+def folded(label: str, body: str, *, kind: str = "") -> str:
+    """What opens when its `label` is pressed; the body is HTML already."""
+    return f'<details class="{f"fh-fold {kind}".strip()}"><summary>{esc(label)}</summary>{body}</details>'
 
 
 def code(text: str, label: str) -> str:

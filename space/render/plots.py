@@ -58,13 +58,15 @@ def colours_of(names: Sequence[str]) -> dict[str, int]:
     return {name: place % COLOURS for place, name in enumerate(dict.fromkeys(names))}
 
 
-def marked(text: str, entities: Sequence[Mapping], colours: Mapping[str, int]) -> str:
-    """A text with its entities coloured and named."""
+def marked(text: str, entities: Sequence[Mapping], colours: Mapping[str, int], odd: Sequence[Mapping] = ()) -> str:
+    """A text with its entities coloured and named; those that are `odd` stand out, for who does not see it too."""
     result, at = [], 0
     for entity in sorted(entities, key=lambda entity: entity["start"]):
         result.append(esc(text[at : entity["start"]]))
+        kind, sign = (" fh-odd", "≠ ") if entity in odd else ("", "")
         result.append(
-            f'<mark class="fh-c{colours.get(entity["label"], 0)}">{esc(text[entity["start"] : entity["end"]])}'
+            f'<mark class="fh-c{colours.get(entity["label"], 0)}{kind}">'
+            f"{sign}{esc(text[entity['start'] : entity['end']])}"
             f"<span>{esc(entity['label'])}</span></mark>"
         )
         at = entity["end"]

@@ -83,7 +83,7 @@ class Compare(Step):
             answers_html(visit.comparison) if visit.comparison else html.empty("Type texts above and press Compare.")
         )
         scores = (
-            scores_html(visit.evaluation, visit)
+            scores_html(visit.evaluation)
             if visit.evaluation
             else html.empty("Name datasets or upload files above and press Score.")
         )

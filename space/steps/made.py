@@ -81,8 +81,14 @@ def _renamed(scored: Mapping[str, Any], name: str, new: str, before: Path, after
         | ({"model_id": str(after)} if score["model_id"] == str(before) else {})
         for score in scored["scores"]
     ]
-    means = {called(model): value for model, value in scored["mean"].items()}
-    return {**scored, "models": [called(model) for model in scored["models"]], "scores": scores, "mean": means}
+    changed: dict[str, Any] = {"models": [called(model) for model in scored["models"]], "scores": scores}
+    for key in ("mean", "mean_intervals"):
+        changed[key] = {called(model): value for model, value in scored[key].items()}
+    changed["differences"] = [
+        own | {"model": called(own["model"]), "against": called(own["against"])} for own in scored["differences"]
+    ]
+    # What was said of it has its old name: see `space.render.scores`, which says it anew.
+    return {**scored, **changed, "summary": []}
 
 
 def same_as(visit: Visit, recipe: Mapping[str, Any]) -> Made | None:

@@ -99,7 +99,7 @@ def _visit(camera: _Camera, token: str) -> None:
     page.locator("#datasets").get_by_role("textbox").fill(DATA)
     page.locator("#score-limit input[type=number]").fill("100")
     page.locator("#score").click()
-    page.locator(".fh-plots").wait_for()
+    page.get_by_role("list", name="What the numbers mean").wait_for()
     camera.take(page, "compare")
     push(page, "you/minilm-sentiment-merged-in-the-app", token)
     page.get_by_role("heading", name="The model is on the Hub").wait_for()

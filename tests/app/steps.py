@@ -46,7 +46,7 @@ def compare(page: Any, *texts: str) -> None:
     go(page, "Compare")
     page.locator("#texts").get_by_role("textbox").fill("\n".join(texts))
     page.locator("#compare").click()
-    page.locator(".fh-text").nth(len(texts) - 1).wait_for()
+    page.locator(f".fh-compared[data-texts='{len(texts)}']").wait_for()
 
 
 def push(page: Any, repo: str, token: str) -> None:

@@ -106,7 +106,9 @@ def test_a_merge_is_renamed_with_its_folder_and_its_scores(visit) -> None:
     visit, _ = visit
     before = visit.merges["mean"].folder
     score = {"model": "mean", "model_id": str(before), "data": "mean"}
+    gain = {"model": "mean", "against": "a", "data": "mean"}
     visit.evaluation = {"models": ["a", "mean"], "scores": [score], "mean": {"mean": 1.0}, "data": ["mean"]}
+    visit.evaluation |= {"mean_intervals": {"mean": None}, "differences": [gain], "summary": ["mean lost"]}
     visit.cards["mean"] = card = Draft("ada/mean")
     rename(visit, "mean", "best")
     made = visit.merges["best"]
@@ -116,6 +118,7 @@ def test_a_merge_is_renamed_with_its_folder_and_its_scores(visit) -> None:
     assert visit.evaluation["models"] == ["a", "best"] and visit.evaluation["mean"] == {"best": 1.0}
     told = {"model": "best", "model_id": str(made.folder), "data": "mean"}
     assert visit.evaluation["scores"] == [told] and visit.evaluation["data"] == ["mean"]
+    assert visit.evaluation["differences"] == [gain | {"model": "best"}] and visit.evaluation["summary"] == []
     for wrong in ("", "../up", ".hidden", "a/b", "x" * 61, "a\nb"):
         with pytest.raises(FuseHubError, match="cannot be the name of a merge"):
             rename(visit, "best", wrong)

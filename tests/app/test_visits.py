@@ -77,7 +77,7 @@ def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, app, hub, tmp
     chosen.value.set_files(_labelled(tmp_path))
     page.get_by_text("domain.csv").wait_for()
     page.locator("#score").click()
-    page.locator(".fh-plots").wait_for()
+    page.get_by_role("list", name="What the numbers mean").wait_for()
     assert page.get_by_role("rowheader", name="regmean").count() == 1
     page.get_by_text("labels are matched by number: 1 = positive, 0 = negative").wait_for()
     look("compare")

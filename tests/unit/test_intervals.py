@@ -58,7 +58,7 @@ def drawn_words(seed):
         ),
         measured([1.0, 2.5, 4.0, 3.0], [[1.0], [3.0], [3.5], [3.25]], ["score"], problem=REGRESSION),
         measured(drawn_words(0), words(TAGS, *drawn_words(1)), TAGS, TOKENS),
-        measured([["A", "B"], ["A"], ["B", "B", "A"]], words(["A", "B"], "AA", "A", "ABA"), ["A", "B"], TOKENS),
+        measured([["A", "B"], ["A", "A"], ["B", "B", "A"]], words(["A", "B"], "AA", "AA", "ABA"), ["A", "B"], TOKENS),
         answer_metrics([["the Eiffel Tower"], ["Paris", "in Paris"], []], ["Eiffel tower!", "in London", ""]),
         written_metrics(["the cat sat on the mat", "a b c d e"], ["the cat sat on a mat", "a b d e"]),
     ],
