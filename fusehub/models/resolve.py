@@ -102,9 +102,9 @@ def _resolve(
     access: Access,
     revision: str | None = None,
     subfolder: str | None = None,
-    adapter: ModelRef | None = None,
+    named_by: ModelRef | None = None,
 ) -> ModelRef:
-    """What `text` means; it is named as its base by `adapter`, if by anyone."""
+    """What `text` means; `named_by` is the adapter that names it as its base, if any does."""
     name, text = _plain(text), text.strip()
     folder = _folder(text)
     if folder is not None:
@@ -112,7 +112,7 @@ def _resolve(
             raise NotFound(f"{text} is a folder of this machine, which has no revisions.", "Leave out the revision.")
         whole = _resolve_folder(text, folder, access)
         inside = _inside(whole, subfolder, f"{text}/{subfolder}") if subfolder else whole
-        return _require_model(_on_its_base(inside, adapter))
+        return _require_model(_on_its_base(inside, named_by))
     for plus in re.finditer(r"\+", text):
         base, adapter = text[: plus.start()].strip(), text[plus.end() :].strip()
         if _may_be_model(base) and _may_be_model(adapter):
@@ -122,8 +122,8 @@ def _resolve(
                     "Say it in their names: BASE@REVISION+ADAPTER@REVISION.",
                 )
             found = _resolve_adapter(adapter, access)
-            return adapted(f"{_plain(base)}+{_plain(adapter)}", _resolve(base, access, adapter=found), found)
-    return _require_model(_on_its_base(_resolve_place(name, access, revision, subfolder), adapter))
+            return adapted(f"{_plain(base)}+{_plain(adapter)}", _resolve(base, access, named_by=found), found)
+    return _require_model(_on_its_base(_resolve_place(name, access, revision, subfolder), named_by))
 
 
 def resolve_all(
@@ -210,10 +210,10 @@ def _resolve_adapter(name: str, access: Access) -> ModelRef:
     return found
 
 
-def _on_its_base(ref: ModelRef, adapter: ModelRef | None = None) -> ModelRef:
+def _on_its_base(ref: ModelRef, named_by: ModelRef | None = None) -> ModelRef:
     """`ref`, or where it is an adapter alone, the adapter on the base that its config names.
 
-    As the base of another `adapter` it is not looked for: an adapter may name itself.
+    Where another adapter named it, its base is not looked for: an adapter may name itself.
     """
     if CONFIG not in ref.files or any(is_model_file(name) for name in ref.files if name != "config.json"):
         return ref
@@ -221,8 +221,8 @@ def _on_its_base(ref: ModelRef, adapter: ModelRef | None = None) -> ModelRef:
     base = said.get("base_model_name_or_path")
     if not base:
         raise NotFound(f"{ref.name} is an adapter that does not name its base.", f"Say it: BASE+{ref.name}.")
-    if adapter is not None:
-        raise on_an_adapter(adapter.name)
+    if named_by is not None:
+        raise on_an_adapter(named_by.name)
     try:
         found = _resolve_named_base(ref, base, said.get("revision"))
     except NotFound as error:
@@ -236,7 +236,7 @@ def _resolve_named_base(adapter: ModelRef, base: str, revision: str | None) -> M
     """The base that an adapter's config names. What was downloaded is a stranger's word: it names no folder here."""
     named = f"{base}@{revision}" if revision else base
     if adapter.repo_id is None:
-        return _resolve(named, adapter.access, adapter=adapter)
+        return _resolve(named, adapter.access, named_by=adapter)
     return _require_model(_on_its_base(_resolve_place(_plain(named), adapter.access), adapter))
 
 
