@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fusehub.comparing.compare import Comparison, compare
     from fusehub.comparing.evaluate import evaluate
     from fusehub.comparing.evaluation import Evaluation
+    from fusehub.comparing.layer_changes import LayerChanges, layer_changes
     from fusehub.comparing.trials import Tuned, Tuning
     from fusehub.comparing.tuning import tune
     from fusehub.errors import FuseHubError
@@ -55,6 +56,7 @@ _MODULES = {
     "Evaluation": "comparing.evaluation",
     "FoundModel": "finding",
     "FuseHubError": "errors",
+    "LayerChanges": "comparing.layer_changes",
     "MergeResult": "merging.result",
     "ModelRef": "models.ref",
     "Noise": "collecting.noise",
@@ -76,6 +78,7 @@ _MODULES = {
     "fusehub_version": "hub.client",
     "import_statistics": "statistics.importers",
     "inspect": "statistics.inspection",
+    "layer_changes": "comparing.layer_changes",
     "load_heads": "models.multi_head",
     "merge": "merging.merge",
     "model_card": "publishing.cards.merge_card",
@@ -94,6 +97,7 @@ __all__ = [
     "Evaluation",
     "FoundModel",
     "FuseHubError",
+    "LayerChanges",
     "MergeResult",
     "ModelRef",
     "Noise",
@@ -115,6 +119,7 @@ __all__ = [
     "fusehub_version",
     "import_statistics",
     "inspect",
+    "layer_changes",
     "load_heads",
     "merge",
     "model_card",

@@ -139,6 +139,8 @@ class Visit:
     """Name -> file with labels, to score on."""
     comparison: dict[str, Any] | None = None
     evaluation: dict[str, Any] | None = None
+    layers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Merge -> what each of its layers kept of each expert (see `fusehub.layer_changes`)."""
     cards: dict[str, Any] = field(default_factory=dict)
     """Merge -> the draft of its card (see `space.steps.card`)."""
     pushing: str = ""
@@ -185,6 +187,7 @@ class Visit:
     def delete(self, name: str) -> None:
         """Takes a merge out of the visit; its files stay until it is purged."""
         made = self.merges.pop(name, None)
+        self.layers.pop(name, None)
         if made is not None:
             self.deleted[name] = Deleted(made, time.monotonic(), self.comparison, self.evaluation)
             self.comparison = self.evaluation = None

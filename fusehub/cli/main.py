@@ -11,6 +11,7 @@ from fusehub.cli import statistics  # noqa: F401  # isort: skip
 from fusehub.cli import merge  # noqa: F401  # isort: skip
 from fusehub.cli import methods  # noqa: F401  # isort: skip
 from fusehub.cli import compare  # noqa: F401  # isort: skip
+from fusehub.cli import layers  # noqa: F401  # isort: skip
 from fusehub.cli import publish  # noqa: F401  # isort: skip
 from fusehub.cli import browser  # noqa: F401  # isort: skip
 from fusehub.cli import local  # noqa: F401  # isort: skip

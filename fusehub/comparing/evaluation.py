@@ -186,11 +186,27 @@ class Evaluation:
         ]
 
     def score_of(self, model: str, data: str) -> Score:
-        """The score of one model on one data set."""
+        """The score of one model on one data set.
+
+        Args:
+            model: Its name.
+            data: That of the data set.
+
+        Returns:
+            The score.
+        """
         return next(score for score in self.scores if (score.model, score.data) == (model, data))
 
     def difference_of(self, model: str, data: str | None) -> Difference | None:
-        """What a model is better by on a data set, or on average; None where it is what others are held against."""
+        """What a model is better by than the one that all are held against.
+
+        Args:
+            model: Its name.
+            data: The data set; None for the mean over all.
+
+        Returns:
+            The difference, None for the one that all are held against.
+        """
         found = (own for own in self.differences if (own.model, own.data) == (model, data))
         return next(found, None)
 
@@ -235,6 +251,9 @@ class Evaluation:
 
         Args:
             told: What it gave, and perhaps more.
+
+        Returns:
+            The evaluation.
 
         Raises:
             BadData: It is not what `to_dict` gives.

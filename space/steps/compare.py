@@ -16,6 +16,7 @@ from ..access import require_all
 from ..frame import Step
 from ..render import html
 from ..render.answers import answers_html
+from ..render.layers import layers_html
 from ..render.scores import scores_html
 from ..setting import Setting
 from ..visits import PUSH, Visit
@@ -60,8 +61,15 @@ class Compare(Step):
             self.score = gr.Button("Score", variant="primary", elem_id="score")
             self.lead("Push a result", PUSH)
         self.scores = gr.HTML("")
-        self.painted = [self.answers, self.uploads, self.scores]
-        self.result_by_work = {"evaluate": self.scores}
+        gr.HTML(
+            "<h3>What each layer kept of each expert</h3><p class='fh-intro'>From the weights of all, and "
+            "from what the layers see where there are statistics.</p>"
+        )
+        with gr.Row(elem_classes="fh-actions"):
+            self.look = gr.Button("Compare the layers", elem_id="layers")
+        self.layers = gr.HTML("")
+        self.painted = [self.answers, self.uploads, self.scores, self.layers]
+        self.result_by_work = {"evaluate": self.scores, "layers": self.layers}
 
     def wire(self) -> None:
         for event, change in ((self.go.click, self._compare), (self.only.change, self._filter)):
@@ -70,6 +78,7 @@ class Compare(Step):
                 shows=self.answers, concurrency_limit=40,
             )  # fmt: skip
         self.frame.on(self.score.click, self, self._score, [self.datasets, self.limit])
+        self.frame.on(self.look.click, self, self._look)
         self.frame.on(self.upload.upload, self, self._upload, [self.upload], show_progress="hidden")
         self.frame.on(self.uploads.click, self, self._drop, show_progress="hidden")
         self.example.click(
@@ -78,7 +87,7 @@ class Compare(Step):
 
     def show(self, visit: Visit, token: str | None) -> list:
         if not visit.picks:
-            return [html.empty("Pick models in step 1 first."), "", ""]
+            return [html.empty("Pick models in step 1 first."), "", "", ""]
         answers = (
             answers_html(visit.comparison) if visit.comparison else html.empty("Type texts above and press Compare.")
         )
@@ -87,7 +96,9 @@ class Compare(Step):
             if visit.evaluation
             else html.empty("Name datasets or upload files above and press Score.")
         )
-        return [answers, html.files(visit.uploads, "Files to score on") or self._files_wanted(), scores]
+        known = {name: visit.layers[name] for name in visit.merges_of_picks() if name in visit.layers}
+        layers = layers_html(known) if known else html.empty("Merge in step 4, then press Compare the layers.")
+        return [answers, html.files(visit.uploads, "Files to score on") or self._files_wanted(), scores, layers]
 
     def _files_wanted(self) -> str:
         most = self.frame.setting.upload_size
@@ -121,6 +132,17 @@ class Compare(Step):
     def _filter(self, visit: Visit, token: str | None, data: Any, texts: str, only: bool) -> None:
         if visit.comparison:
             visit.comparison["only"] = only
+
+    def _look(self, visit: Visit, token: str | None, data: Any) -> None:
+        merges = {name: str(made.folder) for name, made in visit.merges_of_picks().items() if not made.parts}
+        if not merges:
+            raise BadData("There is no merge of these models with one head.", "Merge them in step 4.")
+        require_all(visit.names(), token)
+
+        def keep(visit: Visit, found: dict[str, Any]) -> None:
+            visit.layers |= found
+
+        self.frame.start(visit, "layers", "Comparing the layers", {"merges": merges}, token, keep)
 
     def _score(self, visit: Visit, token: str | None, data: Any, datasets: str, limit: float) -> None:
         sources = named_datasets(datasets, self.frame.setting)

@@ -60,6 +60,8 @@ def rename(visit: Visit, name: str, new: str) -> None:
     visit.merges = {own.name: own for own in visit.merges.values()}
     if name in visit.cards:
         visit.cards[new] = visit.cards.pop(name)
+    if name in visit.layers:
+        visit.layers[new] = visit.layers.pop(name)
     if visit.pushing == name:
         visit.pushing = new
     if visit.published and visit.published["made"] == name:

@@ -162,6 +162,19 @@ def _evaluate(
     return scored.to_dict()
 
 
+def _layers(tell: Tell, token: str | None, *, merges: dict[str, str]) -> dict[str, Any]:
+    tell("Reading the models")
+    found = {}
+    for place, (name, folder) in enumerate(merges.items()):
+
+        def progress(done: int, total: int, unit: str, name: str = name, place: int = place) -> None:
+            share = (place + (done / total if total else 1.0)) / len(merges)
+            tell(f"Comparing the layers of {name}", done, total, unit, share)
+
+        found[name] = fusehub.layer_changes(folder, token=token, progress=progress).to_dict()
+    return found
+
+
 def _push(
     tell: Tell,
     token: str | None,
@@ -196,6 +209,7 @@ _WORK: dict[str, Callable[..., Any]] = {
     "statistics": _statistics,
     "merge": merge,
     "evaluate": _evaluate,
+    "layers": _layers,
     "push": _push,
 }
 

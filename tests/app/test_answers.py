@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from fusehub.comparing.evaluation import Difference, Evaluation, LabelScore, Score
 from fusehub.comparing.intervals import Interval, Resampling
 from space.render.answers import answers_html
+from space.render.layers import layers_html
 from space.render.scores import scores_html, table_of
 
 
@@ -144,3 +147,22 @@ def test_experts_ensemble_and_merges_look_like_what_they_are() -> None:
         "fh-expert", "fh-expert", "fh-ensemble", "fh-merge"
     ]  # fmt: skip
     assert shown.count(">merge<") == 2, "in the table and beside its own answer"
+
+
+def test_what_layers_kept_is_a_line_an_expert_with_a_table_beside_it() -> None:
+    rows = [{"layer": "first", "one": 0.0, "<b>": 0.5}, {"layer": "second", "one": 0.25, "<b>": 0.25}]
+    told = {"experts": ["one", "<b>"], "layers": ["first", "second"], "rows": rows, "of_outputs": True}
+    shown = layers_html({"merged": told})
+    one, other = re.findall(r'points="([^"]*)"', shown)
+    places = [tuple(map(float, point.split(","))) for point in (*one.split(), *other.split())]
+    assert [x for x, _ in places[:2]] == [x for x, _ in places[2:]], "layers stand below each other"
+    (_, nothing), (_, quarter), (_, half), (_, same) = places
+    assert quarter == same and nothing - quarter == pytest.approx(quarter - half), "less is lower, in proportion"
+    assert quarter - half > 50
+    assert "one: 0.0 % to 25.0 %, on average 12.5 %; &lt;b&gt;: 25.0 % to 50.0 %" in shown
+    dashes = re.findall(r'<polyline[^>]*stroke-dasharray="([^"]*)"', shown)
+    assert len(set(dashes)) == 2, "not by colour alone"
+    assert "expert&#x27;s texts" in shown and re.findall(r"<td[^>]*>([^<]*)</td>", shown) == [
+        "0.0 %", "50.0 %", "25.0 %", "25.0 %"
+    ]  # fmt: skip
+    assert "<b>" not in shown

@@ -110,11 +110,12 @@ def test_a_merge_is_renamed_with_its_folder_and_its_scores(visit) -> None:
     visit.evaluation = {"models": ["a", "mean"], "scores": [score], "mean": {"mean": 1.0}, "data": ["mean"]}
     visit.evaluation |= {"mean_intervals": {"mean": None}, "differences": [gain], "summary": ["mean lost"]}
     visit.cards["mean"] = card = Draft("ada/mean")
+    visit.layers = {"mean": {"rows": []}}
     rename(visit, "mean", "best")
     made = visit.merges["best"]
     assert list(visit.merges) == ["best", "regmean", "other"], "each keeps its place"
     assert made.folder.name == "best" and (made.folder / "model.safetensors").exists() and not before.exists()
-    assert visit.cards == {"best": card}
+    assert visit.cards == {"best": card} and visit.layers == {"best": {"rows": []}}
     assert visit.evaluation["models"] == ["a", "best"] and visit.evaluation["mean"] == {"best": 1.0}
     told = {"model": "best", "model_id": str(made.folder), "data": "mean"}
     assert visit.evaluation["scores"] == [told] and visit.evaluation["data"] == ["mean"]

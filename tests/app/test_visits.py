@@ -80,6 +80,8 @@ def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, app, hub, tmp
     page.get_by_role("list", name="What the numbers mean").wait_for()
     assert page.get_by_role("rowheader", name="regmean").count() == 1
     page.get_by_text("labels are matched by number: 1 = positive, 0 = negative").wait_for()
+    page.locator("#layers").click()
+    page.get_by_role("img", name="Change layer by layer").first.wait_for()
     look("compare")
     repo = "carl/merged-sentiment"
     go(page, "Push")

@@ -141,6 +141,7 @@ found = {
         "add_statistics": fusehub.add_statistics(
             ["anna/expert-0", str(out.parent / "statistics-0")], next(places), disjoint=True, **how
         ).close() is None,
+        "layer_changes": fusehub.layer_changes(str(out), **how).of_outputs,
         "resize_statistics": fusehub.resize_statistics(
             "anna/expert-0", next(places), size="tiny", **how
         ).close() is None,

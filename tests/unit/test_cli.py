@@ -17,7 +17,20 @@ from typer.testing import CliRunner
 from tests.unit.experts import relatives
 from tests.unit.tiny import tiny_model, tiny_texts
 
-COMMANDS = ["find", "check", "collect", "inspect", "merge", "methods", "compare", "evaluate", "publish", "hub", "demo"]
+COMMANDS = [
+    "find",
+    "check",
+    "collect",
+    "inspect",
+    "merge",
+    "methods",
+    "compare",
+    "evaluate",
+    "layers",
+    "publish",
+    "hub",
+    "demo",
+]
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
