@@ -15,13 +15,13 @@ from fusehub.cli.options import (
     CreatePR,
     Device,
     Json,
-    Limit,
     MaxLength,
     OldPullRequest,
     TextColumn,
 )
 from fusehub.cli.printing import print_findings
 from fusehub.cli.program import app
+from fusehub.statistics.settled import error_in, error_words
 from fusehub.utils.formats import size
 
 if TYPE_CHECKING:
@@ -67,7 +67,13 @@ def collect(
     ] = None,
     create_pr: CreatePR = False,
     revision: Annotated[str | None, typer.Option(help="A branch, a tag or a commit of MODEL's repo.")] = None,
-    limit: Limit = None,
+    limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER|auto",
+            help="Take that many examples, drawn from all by --seed; auto: as many as settle the grams.",
+        ),
+    ] = None,
     max_length: MaxLength = None,
     seed: Annotated[int, typer.Option(help="Which examples --limit draws.")] = 0,
     text_column: TextColumn = None,
@@ -158,7 +164,7 @@ def collect(
                 resolve(models[0], revision=revision),
                 data,
                 folder,
-                limit=limit,
+                limit=_limit(limit),
                 max_length=max_length,
                 seed=seed,
                 text_column=text_column,
@@ -183,6 +189,7 @@ def collect(
             "tokens": made.metadata["tokens"],
             "layers": len(made.layers),
             "uncounted": made.metadata["uncounted"],
+            "standard_error": error_in(made.metadata),
             "size": made.metadata["size"],
             "bytes": made.nbytes,
             "folder": str(folder) if out else None,
@@ -203,6 +210,8 @@ def collect(
         return
     where = summary.get("url") or f"{folder}/"
     say(f"Statistics of {len(made.layers)} layers{_counted(made.metadata)}, {size(summary['bytes'])} -> {where}")
+    if (error := error_in(made.metadata)) is not None:
+        say(f"The grams are known to {error_words(error)} (standard error, in nine of ten layers).")
     if ignored := (made.metadata.get("imported") or {}).get("ignored"):
         say(f"Of no linear layer of the model, and left out: {', '.join(ignored[:5])}.")
     if made.metadata["uncounted"]:
@@ -240,6 +249,16 @@ def _require_one_way(
         raise typer.BadParameter("give one model; or say --add, to add statistics", param_hint="MODEL")
     if not ways and data is None:
         raise typer.BadParameter("say which texts the model is to be run over", param_hint="--data")
+
+
+def _limit(text: str | None) -> int | Literal["auto"] | None:
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    if not text.isascii() or not text.isdecimal() or not int(text):
+        raise typer.BadParameter(f"'{text}' is neither a number of 1 or more nor auto", param_hint="--limit")
+    return int(text)
 
 
 def _counted(metadata: dict[str, Any]) -> str:
@@ -281,6 +300,8 @@ def inspect(
         f"{_counted(facts).strip() or 'from texts that were not counted'}, of {data['source']}; "
         f"format version {facts['version']}"
     )
+    if (error := error_in(facts)) is not None:
+        say(f"known to {error_words(error)} (standard error of the grams, in nine of ten layers)")
     if fisher := facts.get("fisher"):
         labels = f"{fisher['samples']} drawn labels an example" if fisher["samples"] else "all labels"
         say(f"Fisher diagonals of {len(fisher['exponents'])} tensors, {fisher['examples']} examples, over {labels}")
@@ -290,9 +311,23 @@ def inspect(
     print_findings(summary.findings)
     if summary.likeness and against:
         say(summary.likeness.question(statistics, against) or f"held against {against}: {summary.likeness}")
-    numbers = ["inputs", "rows", "rank", "condition", "bytes", "shared by"]
+    numbers = ["inputs", "rows", "error", "rank", "condition", "bytes", "shared by"]
     rows = [
-        (x.name, x.size, x.rows, x.rank, f"{x.condition:.1e}", x.nbytes, len(x.aliases) + 1, x.encoding)
+        (
+            x.name,
+            x.size,
+            x.rows,
+            _error(x.standard_error),
+            x.rank,
+            f"{x.condition:.1e}",
+            x.nbytes,
+            len(x.aliases) + 1,
+            x.encoding,
+        )
         for x in summary.layers
     ]
     table(None, ["layer", *numbers, "stored as"], rows, numbers=numbers)
+
+
+def _error(error: float | None) -> str:
+    return "-" if error is None else error_words(error)

@@ -211,6 +211,11 @@ class StoredSums:
         """The sum of the rows: [in], float64."""
         return self.load().total
 
+    @property
+    def standard_error(self) -> float | None:
+        """The relative standard error of `S`; None where it is not known."""
+        return self.load().standard_error
+
     def packed(self) -> Tensor:
         """The upper triangle of `S`, row after row: [in * (in + 1) / 2], float32."""
         return self.load().packed()

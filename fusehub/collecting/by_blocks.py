@@ -25,6 +25,7 @@ from fusehub.collecting.probes import changed, unpadded
 from fusehub.models.layout import linears_of
 from fusehub.models.piecewise.blocks import block_of
 from fusehub.models.piecewise.skeleton import Skeleton, indivisible
+from fusehub.statistics.halves import halves_of
 from fusehub.utils.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -154,10 +155,10 @@ class ByBlocks:
         if collector.needs_unpadded and not state.split:
             return True, {}
         done = 0
-        for batch in self._batches():
+        for halves, batch in self._batches():
             batch = {name: value.to(way.device) for name, value in batch.items()}
             try:
-                with collector.counting(batch):
+                with collector.counting(batch, halves):
                     output = way.run(batch)
             except Misjudged as error:
                 # A layer that must be counted without padding asks for it at the next attempt.
@@ -171,14 +172,15 @@ class ByBlocks:
         total = (len(self._blocks) + 1) * len(self._inputs)
         self._progress(min(done, total), total, "texts in each block")
 
-    def _batches(self) -> Iterator[Mapping[str, Tensor]]:
-        """This process's, the same at every call."""
+    def _batches(self) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
+        """This process's, the same at every call, each with the halves that its examples are in."""
+        halves = halves_of(len(self._inputs))
         every = self._inputs.batches(batch_tokens=self._batch_tokens)
-        for _, batch in itertools.islice(every, self._processes.index, None, self._processes.count):
+        for indices, batch in itertools.islice(every, self._processes.index, None, self._processes.count):
             if self._work.state.split:
-                yield from (part for _, part in unpadded(batch))
+                yield from ((halves[indices][rows], part) for rows, part in unpadded(batch))
             else:
-                yield batch
+                yield halves[indices], batch
 
     def _refuse(self, way: BlockForward, weight: str) -> None:
         """A layer outside of the blocks whose sums are written must not be called again."""

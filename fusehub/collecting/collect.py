@@ -11,7 +11,7 @@ import functools
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fusehub.collecting.by_blocks import Counted
 from fusehub.collecting.counting import Counting
@@ -34,11 +34,16 @@ from fusehub.statistics.encodings import DEFAULT_SIZE, LayerSums, check_size
 from fusehub.statistics.file import Statistics, write_statistics
 from fusehub.statistics.fisher_file import encode_fisher, write_fisher
 from fusehub.statistics.privacy import count_labels
+from fusehub.statistics.settled import FIRST, SETTLED, error_words, next_limit, typical_error
 from fusehub.utils.devices import Device
 from fusehub.utils.holding import Held, held, scratch
 from fusehub.utils.places import made_folder, require_place
 from fusehub.utils.processes import Processes
 from fusehub.utils.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from fusehub.collecting.block_work import StoredSums
+    from fusehub.statistics.grams import GramSum
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +56,7 @@ def collect(
     data: str,
     out: str | Path,
     *,
-    limit: int | None = None,
+    limit: int | Literal["auto"] | None = None,
     max_length: int | None = None,
     seed: int = 0,
     text_column: str | None = None,
@@ -82,7 +87,9 @@ def collect(
         model: `user/name`, `user/name@revision`, a folder, or `BASE+ADAPTER`.
         data: A file, a folder or `user/dataset[:config][/split]`; labels are not used.
         out: A folder, new or empty.
-        limit: How many examples are taken, chosen by `seed`; all where it is not said.
+        limit: How many examples are taken, chosen by `seed`; all where it is not said. `auto` takes a few, foresees by
+            the standard error of their grams how many are enough (`fusehub.statistics.settled`), and begins anew with
+            so many until they are: with the same result as of that number.
         max_length: Where texts are cut, in tokens.
         seed: For the choice of examples, and for labels that are drawn.
         text_column: The column that has the texts; guessed where it is not said.
@@ -140,6 +147,10 @@ def collect(
         )
     if device is not None and str(device) != "auto" and device_map:
         raise BadRecipe("A model runs on one device or is spread over all.", "Leave out --device or --device-map.")
+    if limit == "auto" and noise is not None:
+        raise BadRecipe(
+            "How well private grams are known is not told: that would be told of the texts, too.", "Say a --limit."
+        )
     needs_whole = _needs_whole(fisher=fisher, noise=noise is not None, device_map=device_map is not None)
     if stream == "on" and needs_whole:
         raise BadRecipe(needs_whole, "Leave that out, or --stream on.")
@@ -152,36 +163,73 @@ def collect(
         access = Access(token, cache_dir, local_files_only)
         ref = ref_of(model, access, revision=revision, subfolder=subfolder)
         task = task_of(ref.config, ref.name)
-        examples = load_examples(
-            data, task.name, limit=limit, seed=seed, text_column=text_column, access=access, default_split="train"
-        )
-        inputs = Inputs.of(ref, examples, max_length=max_length, seed=seed)
-        _require_known_words(ref.name, examples.source, inputs)
-        counting = Counting(
-            ref, inputs, processes, work, digest_of(inputs, examples, seed=seed), batch_tokens, device, progress
-        )
-        counted: GramCollector | Counted | None = None
-        gradients = None
-        if needs_whole is None and counting.is_by_blocks(stream):
-            counted = counting.by_blocks(size, required=stream == "on")
-        if counted is None:
-            counted, gradients = counting.whole(
-                within.enter_context(scratch()),
-                device_map=device_map,
-                max_memory=max_memory,
-                noise=noise,
-                fisher=fisher,
-                fisher_samples=fisher_samples,
-                seed=seed,
-                save_every=save_every,
-                why_whole=needs_whole,
+        taken = FIRST if limit == "auto" else limit
+        while True:
+            examples = load_examples(
+                data, task.name, limit=taken, seed=seed, text_column=text_column, access=access, default_split="train"
             )
+            inputs = Inputs.of(ref, examples, max_length=max_length, seed=seed)
+            _require_known_words(ref.name, examples.source, inputs)
+            counting = Counting(
+                ref,
+                inputs,
+                processes,
+                # An attempt that was stopped is not taken for what a smaller one left.
+                work / f"limit-{taken}" if limit == "auto" else work,
+                digest_of(inputs, examples, seed=seed),
+                batch_tokens,
+                device,
+                progress,
+            )
+            counted: GramCollector | Counted | None = None
+            gradients = None
+            if needs_whole is None and counting.is_by_blocks(stream):
+                counted = counting.by_blocks(size, required=stream == "on")
+            if counted is None:
+                counted, gradients = counting.whole(
+                    within.enter_context(scratch()),
+                    device_map=device_map,
+                    max_memory=max_memory,
+                    noise=noise,
+                    fisher=fisher,
+                    fisher_samples=fisher_samples,
+                    seed=seed,
+                    save_every=save_every,
+                    why_whole=needs_whole,
+                )
+            if limit != "auto":
+                break
+            assert taken is not None
+            # Block by block, the main process alone has the sums.
+            error = processes.agree(typical_error(_errors(counted.sums)))[0]
+            if len(inputs) < taken or (error is not None and error <= SETTLED):
+                _warn_of_unsettled(examples.source, len(inputs), error)
+                break
+            counting.remove_work()
+            taken = next_limit(taken, error)
         path = None
         if processes.is_main:
             path = _write(out, ref, inputs, counted, description, examples, seed, size, noise, gradients)
         processes.agree()
         counting.remove_work()
     return Statistics(path) if path else None
+
+
+def _errors(sums: Mapping[str, GramSum | StoredSums]) -> dict[str, float]:
+    """The relative standard errors of layers, as far as they are known."""
+    errors = ((name, own.standard_error) for name, own in sums.items())
+    return {name: error for name, error in errors if error is not None}
+
+
+def _warn_of_unsettled(source: str, examples: int, error: float | None) -> None:
+    if error is not None and error > SETTLED:
+        logger.warning(
+            "%s: all %d examples are taken, and the grams are known to %s alone: %s is wanted.",
+            source,
+            examples,
+            error_words(error),
+            error_words(SETTLED),
+        )
 
 
 def _needs_whole(*, fisher: bool, noise: bool, device_map: bool) -> str | None:
@@ -254,6 +302,8 @@ def _write(
     file_names = {parameter: name for name, parameter in stored.items()}
     aliases = collector.aliases
     sums: Mapping[str, LayerSums] = collector.sums
+    # With noise, nothing is told of single texts.
+    errors = {} if noise else {file_names.get(name, name): own for name, own in _errors(collector.sums).items()}
     if noise is not None:
         assert isinstance(collector, GramCollector)  # Noise is for what was counted as a whole.
         sums = with_noise(collector.sums, noise)
@@ -269,6 +319,7 @@ def _write(
         # What is not noisy is not told of private examples, but for how many they are.
         "tokens": None if noise else inputs.tokens,
         "labels": count_labels(examples.labels) if TASKS[inputs.task].labels and not noise else None,
+        "standard_errors": {name: float(f"{error:.3g}") for name, error in sorted(errors.items())} or None,
         "noise": noise.describe() if noise else None,
         "max_length": inputs.max_length,
         "seed": seed,

@@ -105,6 +105,7 @@ class GramCollector:
         self._bounds = bounds
         self._handles: list = []
         self._masks: dict[str, Tensor] | None = None
+        self._halves: Tensor | None = None
         self._recording: list[tuple[_Watched, Tensor]] | None = None
 
     def __enter__(self) -> GramCollector:
@@ -155,8 +156,10 @@ class GramCollector:
         return bool(kinds & {"rows", "by length"}) or "rows" in self._verdicts.values()
 
     @contextmanager
-    def counting(self, batch: Batch) -> Iterator[None]:
-        """Counts the inputs of the forward inside, which is one on `batch`. May raise `Misjudged`."""
+    def counting(self, batch: Batch, halves: Tensor | None = None) -> Iterator[None]:
+        """Counts the inputs of the forward inside, which is one on `batch`; `halves` are those of its examples, 0 or
+        1, if they are to be told apart: [batch]. May raise `Misjudged`."""
+        self._halves = halves
         self._masks = masks_of(batch)
         self._axes = Axes.of(batch)
         self._full = {side: bool(mask.all()) for side, mask in self._masks.items()}
@@ -190,8 +193,7 @@ class GramCollector:
     @property
     def sums(self) -> dict[str, GramSum]:
         """The sums by weight name, for the layers that have been called and own theirs."""
-        own = {watched.weight: watched.sums for watched in self._watched.values() if watched.sums is not None}
-        return own | self._of_experts
+        return {one.weight: one.sums for one in self._watched.values() if one.sums is not None} | self._of_experts
 
     def sums_of(self, weight: str, size: int, device: torch.device | str | None = None) -> GramSum:
         """The sums of one layer of `size` inputs; empty ones where it has seen no row here."""
@@ -309,7 +311,16 @@ class GramCollector:
             owners = self._owners(watched, call, x.device)
             watched.sums.count(rows, owners, self._axes.batch, index, len(watched.calls))
             return
-        watched.sums.add(rows, times=times)
+        watched.sums.add(rows, times=times, half=self._half(watched, call, x.device))
+
+    def _half(self, watched: _Watched, call: Call | None, device: torch.device) -> int | Tensor | None:
+        """Which half of all examples each counted row is in; that of the first where they are not told apart."""
+        if self._halves is None:
+            return None
+        if call is None or call.kind not in ("encoder", "decoder", "example"):
+            return int(self._halves[0])
+        owners = self._owners(watched, call, device)
+        return None if owners is None else self._halves.to(device)[owners]
 
     def _mask(self, side: str) -> Tensor:
         """Which tokens of the batch that is being counted are real: [batch, length]."""
@@ -349,7 +360,7 @@ class GramCollector:
         counted = None if self._full[call.kind] else self._mask(call.kind).reshape(-1).to(hidden.device)
         hidden = hidden.detach().reshape(-1, hidden.shape[-1])
         for weight, rows in experts.inputs(module, hidden, chosen.reshape(len(hidden), -1), counted):
-            self.sums_of(weight, rows.shape[-1], rows.device).add(rows)
+            self.sums_of(weight, rows.shape[-1], rows.device).add(rows, half=self._half(watched, None, rows.device))
 
     def _call(self, watched: _Watched, index: int) -> Call:
         if index < len(watched.calls):

@@ -24,6 +24,7 @@ from fusehub.collecting.ways import device_of
 from fusehub.data.trial import random_batch, vocabulary_of
 from fusehub.errors import FuseHubError
 from fusehub.models.layout import Layout, linears_of
+from fusehub.statistics.halves import halves_of
 from fusehub.utils.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -121,6 +122,9 @@ class _Pass:
     tokens: int = 0
     learned: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.halves = halves_of(len(self.inputs))
+
     def run(self, batch_tokens: int, saved: Saved | None) -> dict[str, str]:
         """Counts all batches; returns verdicts, of any of the processes, that spoil the work."""
         if saved:
@@ -147,16 +151,17 @@ class _Pass:
         """Counts one batch; False where it showed that a layer was misjudged."""
         import torch
 
+        halves = self.halves[indices]
         try:
             for rows, part in self.collector.parts(batch):
                 part = {name: value.to(self.collector.device) for name, value in part.items()}
                 if self.fisher is not None:
-                    with self.collector.counting(part):
+                    with self.collector.counting(part, halves[rows]):
                         self.fisher.forward(part)
                     require_finite_pass(self.collector.sums, part, None, self.name)
                     self.fisher.add([indices[row] for row in rows])
                     continue
-                with torch.inference_mode(), self.collector.counting(part):
+                with torch.inference_mode(), self.collector.counting(part, halves[rows]):
                     output = self.network(**part)
                 require_finite_pass(self.collector.sums, part, output, self.name)
         except Misjudged as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fusehub.statistics.halves import Halves
 from fusehub.utils.devices import has_float64
 from fusehub.utils.symmetric import unpacked, whole
 
@@ -41,18 +42,26 @@ class GramSum:
         self.device = torch.device(device)
         place = device if has_float64(device) else "cpu"
         self.total = torch.zeros(size, dtype=torch.float64, device=place)
+        self._halves = Halves(size, device)
 
-    def add(self, rows: Tensor, times: int = 1) -> None:
-        """Counts `rows`, [n, size], each of them `times` times."""
+    def add(self, rows: Tensor, times: int = 1, half: int | Tensor | None = None) -> None:
+        """Counts `rows`, [n, size], each of them `times` times; for `standard_error`, in which `half`, 0 or 1: [n]."""
         x = rows.float()
         for block, start in zip(self._blocks, range(0, self.size, self._step), strict=True):
             block.addmm_(x[:, start : start + self._step].T, x[:, start:], alpha=times)
         self.total.add_(x.sum(0).to(self.total.device), alpha=times)
         self.rows += len(x) * times
+        if half is not None:
+            self._halves.add(x, times, half)
+
+    @property
+    def standard_error(self) -> float | None:
+        """The relative standard error of `S` (see `Halves`); None where not both halves were counted."""
+        return self._halves.standard_error(self.diagonal())
 
     def tensors(self) -> list[Tensor]:
         """The tensors that hold the sums, to be reduced over processes in place."""
-        return [*self._blocks, self.total]
+        return [*self._blocks, self.total, *self._halves.tensors()]
 
     def diagonal(self) -> Tensor:
         """The sums of squares of each input: [size], float64, on the CPU."""

@@ -28,7 +28,8 @@ _NEGATIVE = 1e-6
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One stored gram: its size, the rows counted, how it is stored, its numerical rank and condition, who shares it.
+    """One stored gram: its size, the rows counted, how it is stored, its numerical rank and condition, who shares it,
+    and its standard error by the texts, relative to itself, where the file tells it.
 
     Rank and condition are of the correlations, so that features of unlike scales do not hide each other; of an
     encoding that loses something, they are what is left.
@@ -42,6 +43,7 @@ class LayerSummary:
     rank: int
     condition: float
     aliases: tuple[str, ...]
+    standard_error: float | None
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,10 @@ def inspect(
         _check_beside(statistics)
         stored = [layer for layer in statistics.layers.values() if layer.name == layer.stored_as]
         summaries = []
+        errors = statistics.metadata.get("standard_errors") or {}
         for number, layer in enumerate(stored, 1):
             sharing = (name for name, target in statistics.aliases.items() if target == layer.name)
-            summaries.append(_summary(layer, tuple(sorted(sharing)), source))
+            summaries.append(_summary(layer, tuple(sorted(sharing)), source, errors.get(layer.name)))
             progress(number, len(stored), "layers")
         told = statistics.metadata
         weights = told["model"].get("bytes")
@@ -154,7 +157,7 @@ def require_sound(statistics: Statistics) -> None:
         correlations = _correlations(layer)
         correlations.diagonal().add_(layer.shift + _NEGATIVE)
         if torch.linalg.cholesky_ex(correlations).info:
-            _summary(layer, (), statistics.origin)
+            _summary(layer, (), statistics.origin, None)
 
 
 def _check_beside(statistics: Statistics) -> None:
@@ -181,7 +184,7 @@ def _correlations(layer: StoredLayer) -> Tensor:
     return gram.mul_(scale[:, None]).mul_(scale)
 
 
-def _summary(layer: StoredLayer, aliases: tuple[str, ...], source: str) -> LayerSummary:
+def _summary(layer: StoredLayer, aliases: tuple[str, ...], source: str, error: float | None) -> LayerSummary:
     import torch
 
     # What rounding has made of it, with the shift that makes up for it.
@@ -205,4 +208,5 @@ def _summary(layer: StoredLayer, aliases: tuple[str, ...], source: str) -> Layer
         len(kept),
         float(kept[-1] / kept[0]) if len(kept) else float("inf"),
         aliases,
+        error,
     )

@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from fusehub.errors import Action, BadStatistics, shortly
 
@@ -104,6 +113,9 @@ class StatisticsTold(_Told):
     max_length: PositiveInt | None = Field(None, description="Where texts were cut, in tokens.")
     seed: int | None = Field(None, description="What examples were chosen by.")
     labels: dict[str, NonNegativeInt] | None = Field(None, description="Examples of each label, where they have any.")
+    standard_errors: dict[str, NonNegativeFloat] | None = Field(
+        None, description="Stored layers: the standard error of the gram, relative to it, as far as it is known."
+    )
     noise: NoiseTold | None = Field(None, description="The noise that was added; null for none.")
     fisher: FisherTold | None = None
     parts: list[PartTold] | None = Field(None, description="What was added up: the facts of each part.")

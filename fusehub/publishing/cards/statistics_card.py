@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.data.hub_datasets import pinned_dataset
 from fusehub.hub.client import endpoint
 from fusehub.publishing.cards.front_matter import card_of
+from fusehub.statistics.settled import error_in, error_words
 from fusehub.utils.markdown import link, md, render, without_paths
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def _counts(metadata: Mapping[str, Any]) -> dict[str, str]:
     if metadata.get("tokens"):
         longest = f", at most {metadata['max_length']:,} a text" if metadata.get("max_length") else ""
         counts["Tokens"] = f"{metadata['tokens']:,}{longest}"
+    if (error := error_in(metadata)) is not None:
+        counts["Standard error"] = f"{error_words(error)} of the grams, in nine of ten layers"
     if noise := metadata.get("noise"):
         counts["Noise"] = f"({noise['epsilon']:g}, {noise['delta']:g})-differentially private for each text"
     if imported := metadata.get("imported"):
