@@ -15,6 +15,7 @@ import pytest
 from gradio.data_classes import FileData
 from gradio.queueing import EventQueue
 from gradio_client import Client
+from gradio_client.exceptions import AppError
 
 from fusehub.errors import BadData, FuseHubError, NotFound
 from space.serve import build, close, new_frame
@@ -46,19 +47,22 @@ def test_a_file_that_is_too_large_is_not_taken(narrow) -> None:
 
 
 def test_the_queue_has_an_end(narrow) -> None:
-    def merge(number: int) -> str:
+    # On a busy machine the app may be slow to answer; whoever gives up sooner was not refused.
+    clients = [Client(narrow.url, verbose=False, httpx_kwargs={"timeout": 300}) for _ in range(4)]
+
+    def merge(client: Client) -> str:
         try:
-            Client(narrow.url, verbose=False).predict(models=SLOW, method="mean", options={}, api_name="/merge")
+            client.predict(models=SLOW, method="mean", options={}, api_name="/merge")
             return "merged"
-        except Exception as error:
+        except AppError as error:
             return str(error)
 
     with ThreadPoolExecutor(4) as callers:
-        said = list(callers.map(merge, range(4)))
+        said = list(callers.map(merge, clients))
     assert "merged" in said
     refused = [text for text in said if text != "merged"]
     assert refused
-    assert all("others have work going on here, and no more can wait" in text for text in refused)
+    assert [text for text in refused if "others have work going on here, and no more can wait" not in text] == []
 
 
 def test_more_models_than_fit_are_refused(narrow) -> None:
