@@ -99,6 +99,21 @@ def ended(job: Job) -> str:
     return html.notice(f"{job.title}: done{took}.", "done")
 
 
+def cancelled(job: Job) -> str:
+    """What is said of work that was cancelled."""
+    stays = " What was done before stays." if job.parts else ""
+    return html.notice(f"{job.title} was cancelled. Nothing half-made is left.{stays}", "warning")
+
+
+def reading(job: Job) -> str:
+    """How far something is that a step has to know first: the page goes on without it where one goes elsewhere."""
+    return (
+        f'<section class="fh-work fh-reading" aria-label="Being read"><div><p class="fh-work-title" role="status">'
+        f"{html.esc(job.step or job.title)}</p>{html.progress(job.share, job.title)}"
+        f'<p class="fh-work-details">{html.esc(_details(job))}</p></div></section>'
+    )
+
+
 def running(job: Job, before: int) -> str:
     """Work that waits or goes on: what it does, how far it is, what is left, and how to cancel it."""
     if job.state == WAITING:

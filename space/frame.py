@@ -8,11 +8,9 @@ painted anew.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, TypedDict
 
 import gradio as gr
@@ -20,14 +18,15 @@ import gradio as gr
 from fusehub.errors import LOG_IN, Action, FuseHubError
 
 from . import dock
+from .events import preparing, shown, shown_in_turn, text_of
 from .public_models import Recent
 from .render import html, offers
 from .render.nav import is_ready, nav_html
 from .setting import Setting
 from .shelves import Shelves
+from .step import Step
 from .visits import CHECK, Visit, Visits
-from .workers.jobs import DONE, FAILED, Jobs
-from .workers.tasks import bug
+from .workers.jobs import CANCELLED, DONE, FAILED, Job, Jobs, Part
 from .workers.worker import Worker
 
 MOCK = "mock-oauth-token-for-local-dev"
@@ -92,24 +91,29 @@ class Frame:
         if job is None or job.is_open or job.told:
             return
         job.told = True
+        if job.state != CANCELLED and visit.step == job.begun_at:
+            visit.step = job.place
         if job.state == DONE:
             said = dock.message(dock.ended(job), selector(self.steps[job.place].result_of(job.kind)))
         elif job.state == FAILED and job.error is not None:
             said = dock.message(self.problem(job.error))
         else:
-            said = dock.message(html.notice(f"{job.title} was cancelled. Nothing half-made is left.", "warning"))
+            said = dock.message(dock.cancelled(job))
         visit.notices[job.place] = visit.notices[visit.step] = said
 
     def wire(self) -> None:
         """Connects navigation, cancelling and the ticking while work goes on. Called when all steps are there."""
         everything = [*self.outputs, *self.columns, *(output for step in self.steps for output in step.outputs)]
 
-        def go(oauth: gr.OAuthToken | None, request: gr.Request, data: gr.EventData, key: str) -> list[Any]:
+        def go(oauth: gr.OAuthToken | None, request: gr.Request, data: gr.EventData, key: str) -> Iterator[list[Any]]:
             place = min(max(int(data.id), 0), len(self.steps) - 1)
-            return self._at(self.visit_of(request, key), place, token_of(oauth))
+            yield from self._at(self.visit_of(request, key), place, token_of(oauth))
 
         hidden: _Hidden = {"show_progress": "hidden", "api_visibility": "private"}
-        self._busy(self.nav.click, shown(go), [self.key], everything, "One moment", **hidden)
+        # Whoever does not wait for a step goes to another one.
+        self._busy(
+            self.nav.click, shown_in_turn(go), [self.key], everything, "One moment", trigger_mode="multiple", **hidden
+        )
         for step in self.steps:
             for place, press in step.leads:
                 words = "Checking the models" if place == CHECK else "One moment"
@@ -117,19 +121,22 @@ class Frame:
                     None, None, None, js="() => window.scrollTo({top: 0})"
                 )
 
-        def answer(oauth: gr.OAuthToken | None, request: gr.Request, data: gr.EventData, key: str) -> list[Any]:
+        def answer(
+            oauth: gr.OAuthToken | None, request: gr.Request, data: gr.EventData, key: str
+        ) -> Iterator[list[Any]]:
             """Does what a button of an error, or of what cannot be done yet, offers; or takes the message away."""
             visit = self.visit_of(request, key)
             action = offers.pressed(data.act, data.id)
             if action is not None:
-                return self._at(visit, offers.OFFERS[action.code].step or 0, token_of(oauth), action)
-            if data.act == dock.CLOSE:
+                yield from self._at(visit, offers.OFFERS[action.code].step or 0, token_of(oauth), action)
+            elif data.act == dock.CLOSE:
                 visit.notices.pop(visit.step, None)
-                return [gr.skip(), "", *[gr.skip()] * (len(everything) - 2)]
-            return [gr.skip()] * len(everything)
+                yield [gr.skip(), "", *[gr.skip()] * (len(everything) - 2)]
+            else:
+                yield [gr.skip()] * len(everything)
 
         for box in (self.message, *(box for step in self.steps for box in step.offering)):
-            box.click(shown(answer), [self.key], everything, **hidden)
+            box.click(shown_in_turn(answer), [self.key], everything, **hidden)
 
         def cancel(oauth: gr.OAuthToken | None, request: gr.Request, key: str) -> list[Any]:
             visit = self.visit_of(request, key)
@@ -151,46 +158,80 @@ class Frame:
         self.timer.tick(shown(tick), [self.key], everything, queue=False, **hidden)
         self.everything = everything
 
-    def _leading(self, place: int) -> Callable[..., list[Any]]:
-        def lead(oauth: gr.OAuthToken | None, request: gr.Request, key: str) -> list[Any]:
-            return self._at(self.visit_of(request, key), place, token_of(oauth))
+    def _leading(self, place: int) -> Callable[..., Iterator[list[Any]]]:
+        def lead(oauth: gr.OAuthToken | None, request: gr.Request, key: str) -> Iterator[list[Any]]:
+            yield from self._at(self.visit_of(request, key), place, token_of(oauth))
 
-        return shown(lead)
+        return shown_in_turn(lead)
 
-    def _at(self, visit: Visit, place: int, token: str | None, wanted: Action | None = None) -> list[Any]:
-        """The visit goes to a step, with what is `wanted` there. What the one that it leaves had to say is said."""
+    def _at(self, visit: Visit, place: int, token: str | None, wanted: Action | None = None) -> Iterator[list[Any]]:
+        """The visit goes to a step, with what is `wanted` there. What the one that it leaves had to say is said.
+
+        The step is there at once; while it is prepared, the bar at the bottom says how far that is.
+        """
         if visit.step != place:
             visit.notices.pop(visit.step, None)
         visit.step, visit.wanted = place, wanted
-        return self.paint_all(visit, token)
+        failed = None
+        try:
+            for painted in self._preparing(self.steps[place], visit, token):
+                if visit.step != place:
+                    break
+                yield self._whole(place, painted)
+        except FuseHubError as error:
+            failed = error
+        if visit.step != place:
+            return  # The visitor did not wait, and another press paints.
+        if failed is not None:
+            visit.notices[place] = dock.message(self.problem(failed))
+        yield self.paint_all(visit, token, failed=failed is not None)
 
-    def paint_all(self, visit: Visit, token: str | None) -> list[Any]:
-        """What `everything` shows: of the steps, the one that the visit is at."""
+    def paint_all(self, visit: Visit, token: str | None, *, failed: bool = False) -> list[Any]:
+        """What `everything` shows: of the steps, the one that the visit is at; nothing of it where that `failed`."""
         self._take_in(visit)
-        columns = [gr.Column(visible=place == visit.step) for place in range(len(self.steps))]
-        painted: list[Any] = []
-        for place, step in enumerate(self.steps):
-            here = place == visit.step
-            painted += self._show(step, place, visit, token) if here else [gr.skip()] * len(step.outputs)
-        # After the steps: what they found out is ticked above.
-        return [*self.paint(visit), *columns, *painted]
+        place = visit.step
+        painted = self._show(self.steps[place], place, visit, token, failed=failed)
+        # After the step: what it found out is ticked above.
+        return self._whole(place, [*self.paint(visit), *painted])
 
-    def paint_step(self, step: Any, visit: Visit, token: str | None) -> list[Any]:
+    def _whole(self, at: int, painted: list[Any]) -> list[Any]:
+        """What `everything` shows, where `painted` is for the frame and for the step `at`, which alone is seen."""
+        own, count = painted[: len(self.outputs)], len(self.outputs)
+        columns = [gr.Column(visible=place == at) for place in range(len(self.steps))]
+        steps = (
+            painted[count:] if place == at else [gr.skip()] * len(step.outputs)
+            for place, step in enumerate(self.steps)
+        )
+        return [*own, *columns, *(output for outputs in steps for output in outputs)]
+
+    def _preparing(self, step: Step, visit: Visit, token: str | None) -> Iterator[list[Any]]:
+        """What the frame and the step show one after the other while the step is prepared, where that takes longer
+        than a moment. Raises what preparing raises."""
+        rest = [gr.skip()] * (len(step.painted) - 1)
+        buttons = [gr.skip()] * (len(step.outputs) - len(step.painted))
+        painted = [*buttons, html.empty("One moment: the models are being read."), *rest]
+        for job in preparing(step, visit, token):
+            # What the visitor has going on has the place.
+            busy = visit.job is not None and visit.job.is_open
+            yield [nav_html(visit), "", gr.skip() if busy else dock.reading(job), gr.skip(), *painted]
+
+    def paint_step(self, step: Any, visit: Visit, token: str | None, *, failed: bool = False) -> list[Any]:
         """What `outputs` and those of one step show."""
         self._take_in(visit)
-        painted = self._show(step, self.steps.index(step), visit, token)
+        painted = self._show(step, self.steps.index(step), visit, token, failed=failed)
         return [*self.paint(visit), *painted]
 
-    def _show(self, step: Any, place: int, visit: Visit, token: str | None) -> list[Any]:
+    def _show(self, step: Any, place: int, visit: Visit, token: str | None, *, failed: bool = False) -> list[Any]:
+        # What stood there belongs to what was asked before.
+        painted = ["", *[gr.skip()] * (len(step.painted) - 1)]
         try:
-            painted = step.show(visit, token)
+            painted = painted if failed else step.show(visit, token)
         except FuseHubError as error:
             visit.notices[place] = dock.message(self.problem(error))
-            # What stood there belongs to what was asked before.
-            painted = ["", *[gr.skip()] * (len(step.painted) - 1)]
         # Now that the step has found out what it can.
         loud = [to > place and is_ready(visit, to) for to, _ in step.leads]
-        return [*(gr.Button(variant="primary" if one else "secondary") for one in loud), *painted]
+        leads = [gr.Button(variant="primary" if one else "secondary") for one in loud]
+        return [*leads, *(gr.Button(visible=len(visit.picks) > 1) for _ in step.one_goes), *painted]
 
     def problem(self, error: FuseHubError) -> str:
         """An error as the page says it: where visitors sign in, they do not log in on a command line."""
@@ -207,12 +248,14 @@ class Frame:
         show_progress: str = "minimal",
         busy: str = "One moment",
         shows: Any = None,
+        prepares: bool = False,
         **options: Any,
     ) -> Any:
         """`change(visit, token, data, *values)` when `event` happens; it returns what the step has to say, or nothing.
 
         `data` is what was pressed (act, id). Then the step and the frame are painted. Unless progress is hidden, the
-        bar at the bottom says `busy` meanwhile; the component `shows` is brought into view when it succeeds.
+        bar at the bottom says `busy` meanwhile; the component `shows` is brought into view when it succeeds. What
+        `prepares` makes the step ask anew, and says how far that is.
         """
         place = self.steps.index(step)
         outputs = [*self.outputs, *step.outputs]
@@ -220,18 +263,29 @@ class Frame:
         def run(
             oauth: gr.OAuthToken | None, request: gr.Request, data: gr.EventData, key: str, *values: Any
         ) -> list[Any]:
+            *_, painted = run_in_turn(oauth, request, data, key, *values)
+            return painted
+
+        def run_in_turn(
+            oauth: gr.OAuthToken | None, request: gr.Request, data: gr.EventData, key: str, *values: Any
+        ) -> Iterator[list[Any]]:
             visit, token = self.visit_of(request, key), token_of(oauth)
             values = tuple(
-                _text(value) if isinstance(box, gr.Textbox) else value
+                text_of(value) if isinstance(box, gr.Textbox) else value
                 for box, value in zip(inputs, values, strict=True)
             )
             # What work has to say comes before what this press has.
             self._take_in(visit)
+            failed = False
             try:
                 visit.notices[place] = dock.message(change(visit, token, data, *values) or "")
+                if prepares:
+                    failed = True
+                    yield from self._preparing(step, visit, token)
+                    failed = False
             except FuseHubError as error:
                 visit.notices[place] = dock.message(self.problem(error))
-            return self.paint_step(step, visit, token)
+            yield self.paint_step(step, visit, token, failed=failed)
 
         named: dict[str, Any] = {
             "show_progress": show_progress,
@@ -239,10 +293,11 @@ class Frame:
             "api_visibility": "private",
             **options,
         }
+        handler = shown_in_turn(run_in_turn) if prepares else shown(run)
         if show_progress == "hidden":
-            return event(shown(run), [self.key, *inputs], outputs, **named)
+            return event(handler, [self.key, *inputs], outputs, **named)
         result = selector(shows) if shows is not None else None
-        return self._busy(event, shown(run), [self.key, *inputs], outputs, busy, shows=result, **named)
+        return self._busy(event, handler, [self.key, *inputs], outputs, busy, shows=result, **named)
 
     def _busy(
         self,
@@ -271,11 +326,19 @@ class Frame:
         keep: Callable[..., Any],
     ) -> None:
         """Puts work of the visit into the queue; `keep(visit, result)` takes in what comes of it."""
+        part = Part(kind, arguments, lambda result: keep(visit, result))
+        self.start_parts(visit, kind, title, lambda job: iter([part]), token)
+
+    def start_parts(
+        self, visit: Visit, kind: str, title: str, parts: Callable[[Job], Iterator[Part]], token: str | None
+    ) -> None:
+        """Puts work of several parts into the queue. The visitor is led to the step where it ends, unless they have
+        gone to another one by themselves."""
         if visit.job is not None and visit.job.is_open:
             raise FuseHubError(f"{visit.job.title} is still going on.", "Wait for it, or cancel it.")
         visit.notices[visit.step] = ""
-        visit.job = self.jobs.submit(kind, title, arguments, token, lambda job: keep(visit, job.result))
-        visit.job.place = visit.step
+        job = Job(kind, title, begun_at=visit.step, place=visit.step)
+        visit.job = self.jobs.submit_parts(job, parts, token)
 
     def take_uploads(self, visit: Visit, files: Any) -> list[str]:
         """Uploaded files, moved out of where the server serves files from, into the visit's folder."""
@@ -294,79 +357,3 @@ class Frame:
 def selector(component: Any) -> str:
     """How a component of a step is found on the page."""
     return f"#{component.elem_id}"
-
-
-def shown(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` whose `FuseHubError`s are shown as a message, where no step can show them: a visit that has ended."""
-    import functools
-
-    @functools.wraps(function)
-    def run(*args: Any) -> Any:
-        try:
-            return function(*args)
-        except FuseHubError as error:
-            said = html.told(error)
-        except Exception:
-            said = bug()
-        raise gr.Error(f"{said.what} {offers.fix_of(said)}", duration=10, print_exception=False)
-
-    return run
-
-
-def _text(value: str | None) -> str:
-    """What a text box gives: nothing at all where it is not on the page, hidden or in a closed part.
-
-    Browsers send halves of characters too, of a text that was cut; nothing that has one can be sent on or written.
-    """
-    return (value or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def typed(box: gr.Textbox) -> Any:
-    """The event of a text box whose text was changed, in whatever way: typed, deleted, pasted, cut, undone.
-
-    Its `input` is heard for keys that make a character alone where the box has one line. Connect what does no harm if
-    the page itself sets the text, and with `trigger_mode="always_last"`.
-    """
-    return box.change
-
-
-# --- pieces that several steps have ---------------------------------------------------------------------------------
-
-
-class Step(ABC):
-    """What all steps have: a place for messages first, and buttons that lead on."""
-
-    title = ""
-    intro = ""
-    painted: list[Any]
-    """What the step shows of a visit; `layout` makes it."""
-    result_by_work: Mapping[str, Any] = MappingProxyType({})
-    """Kind of work -> the component that shows what comes of it, where that is not the first of `painted`."""
-
-    def __init__(self, frame: Frame) -> None:
-        self.frame = frame
-        self.leads: list[tuple[int, gr.Button]] = []
-        self.offering: list[gr.HTML] = []
-        self.head = gr.HTML(f"<h2>{self.title}</h2><p class='fh-intro'>{self.intro}</p>")
-        self.layout()
-        for part in self.painted:
-            # By which it is brought into view.
-            part.elem_id = part.elem_id or f"part-{part._id}"
-
-    @abstractmethod
-    def layout(self) -> None:
-        """Makes the step's components."""
-
-    @property
-    def outputs(self) -> list[Any]:
-        return [*(press for _, press in self.leads), *self.painted]
-
-    def result_of(self, kind: str) -> Any:
-        """The component that shows what comes of work of that kind."""
-        return self.result_by_work.get(kind, self.painted[0])
-
-    def lead(self, label: str, place: int) -> gr.Button:
-        """A button that leads to a step: a loud one where that comes next and can be taken."""
-        press = gr.Button(label, elem_classes="fh-lead")
-        self.leads.append((place, press))
-        return press

@@ -15,17 +15,20 @@ from fusehub.utils.reach import confine
 
 from . import dock, endpoints
 from .downloads import add_downloads
-from .frame import Frame, Step, shown, token_of
+from .events import shown
+from .frame import Frame, token_of
 from .public_models import Recent
 from .render.nav import STEPS
 from .sessions import forget_idle, forget_uploads
 from .setting import Setting
+from .step import Step
 from .steps.check import Check
 from .steps.compare import Compare
 from .steps.merge import Merge
 from .steps.pick import Pick, describe
 from .steps.push import Push
 from .steps.statistics import StatisticsStep
+from .steps.way import start_way
 from .visits import Visits
 from .workers.jobs import Jobs
 from .workers.worker import Worker
@@ -114,6 +117,8 @@ def build(frame: Frame) -> gr.Blocks:
         first: Pick = frame.steps[0]
         for step in frame.steps:
             step.wire()
+            for press in step.one_goes:
+                frame.on(press.click, step, lambda visit, token, data: start_way(frame, visit, token))
         frame.wire()
         recalled = gr.Textbox(visible="hidden", elem_id="visit")
 

@@ -47,6 +47,8 @@ class Picked:
     statistics: str | None
     """The repo or folder where its statistics are published."""
     url: str | None = None
+    datasets: tuple[str, ...] = ()
+    """The datasets on the Hub that its card names as what it was trained on."""
 
     @property
     def short(self) -> str:
@@ -118,6 +120,8 @@ class Visit:
     base: str = ""
     base_is_found: bool = False
     """It is the one that all of the models name: nobody has typed it."""
+    base_is_said: bool = False
+    """The visitor has said what the base is, or that there is none."""
     report: dict[str, Any] | None = None
     statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Model -> where its statistics are and what is known of them."""
@@ -138,6 +142,8 @@ class Visit:
     uploads: dict[str, str] = field(default_factory=dict)
     """Name -> file with labels, to score on."""
     comparison: dict[str, Any] | None = None
+    asked_for_them: str | None = None
+    """Texts that all models were asked without the visitor having typed any: the box for texts is to have them."""
     evaluation: dict[str, Any] | None = None
     layers: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Merge -> what each of its layers kept of each expert (see `fusehub.layer_changes`)."""
@@ -177,6 +183,7 @@ class Visit:
         self.advice = self.chosen = None
         if self.base_is_found:
             self.base, self.base_is_found = "", False
+        self.base_is_said = bool(self.base)
         self.notices.clear()
 
     def merges_of_picks(self) -> dict[str, Made]:

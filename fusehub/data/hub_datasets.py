@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -28,6 +28,7 @@ PARTS = 64
 """So many parts of a dataset are read, at least, for a sample of it: what is in one of 64 rows or more is met."""
 HELD = 64 * 2**20
 """Bytes of a split that are downloaded whole, so that they can be held to their hashes."""
+_REPO = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TABLES = ("csv", "json", "text", "parquet", "arrow")
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
@@ -53,6 +54,13 @@ def parse_dataset(text: str) -> DatasetName:
     if not match:
         raise NotFound(f"'{text}' names no data.", GRAMMAR)
     return DatasetName(match[1], match[2], match[3], revision or None)
+
+
+def trained_on(card: Mapping[str, Any]) -> list[str]:
+    """The datasets on the Hub that a model's card names, `user/dataset`; what is no such name is left out."""
+    named = card.get("datasets")
+    names = named if isinstance(named, list) else [named]
+    return list(dict.fromkeys(name for name in names if isinstance(name, str) and _REPO.fullmatch(name)))
 
 
 def pinned_dataset(source: str, revision: str | None) -> DatasetName | None:

@@ -6,7 +6,9 @@ which finds it chosen (`Visit.wanted`). An error that says no code has words of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fusehub.errors import LOG_IN, Action, FuseHubError
 
@@ -52,6 +54,11 @@ def fix_of(error: FuseHubError, log_in: str = LOG_IN) -> str:
         return error.fix_by(log_in)
     said = [OFFERS[action.code].words for action in error.actions]
     return "\n".join(dict.fromkeys([*said, *([log_in] if error.log_in else [])]))
+
+
+def action_of(told: Mapping[str, Any]) -> Action:
+    """An action, as plain data tell it."""
+    return Action(told["code"], tuple(told["models"]), told["count"])
 
 
 def pressed(code: str, models: str) -> Action | None:

@@ -13,7 +13,9 @@ from fusehub.utils.formats import describe
 
 from ..frame import Frame
 from ..render import html
+from ..render.offers import action_of
 from ..visits import Visit, statistics_of
+from ..workers.pace import Tell, untold
 
 
 def offered() -> dict[str, Method]:
@@ -26,25 +28,38 @@ def wants_more(method: Method) -> bool:
     return method.needs_data
 
 
-def advise(frame: Frame, visit: Visit, token: str | None) -> dict[str, Any]:
+def advise(frame: Frame, visit: Visit, token: str | None, heard: Tell = untold) -> dict[str, Any]:
     """The recommendation (as `Recommendation.to_dict` has it) for what the visit has now."""
-    if visit.advice is None or visit.advised_on != _at_hand(visit):
-        visit.advice = frame.worker.ask(
-            "recommend",
-            {
-                "models": visit.names(),
-                # What all models name is looked at there, and may be gone.
-                "base_model": None if visit.base_is_found else visit.base or None,
-                "statistics": dict(statistics_of(visit)),
-                "among": list(offered()),
-            },
-            token,
-        )
-        if visit.base_is_found:
-            visit.base = visit.advice["at_hand"]["base"] or ""
-        visit.advised_on = _at_hand(visit)
-        visit.chosen = None
-    return visit.advice
+    while (advice := known_advice(visit)) is None:
+        at_hand = _at_hand(visit)
+        found = frame.worker.ask("recommend", what_to_recommend(visit), token, heard)
+        if _at_hand(visit) == at_hand:
+            take_in_advice(visit, found)
+    return advice
+
+
+def known_advice(visit: Visit) -> dict[str, Any] | None:
+    """The recommendation that is known for what the visit has now."""
+    return visit.advice if visit.advised_on == _at_hand(visit) else None
+
+
+def what_to_recommend(visit: Visit) -> dict[str, Any]:
+    """What is asked for a recommendation."""
+    return {
+        "models": visit.names(),
+        # What all models name is looked at there, and may be gone.
+        "base_model": None if visit.base_is_found else visit.base or None,
+        "statistics": dict(statistics_of(visit)),
+        "among": list(offered()),
+    }
+
+
+def take_in_advice(visit: Visit, found: dict[str, Any]) -> None:
+    visit.advice = found
+    if visit.base_is_found:
+        visit.base = found["at_hand"]["base"] or ""
+    visit.advised_on = _at_hand(visit)
+    visit.chosen = None
 
 
 def _at_hand(visit: Visit) -> tuple[Any, ...]:
@@ -53,7 +68,7 @@ def _at_hand(visit: Visit) -> tuple[Any, ...]:
 
 def fill_in_base(visit: Visit) -> None:
     """The base that all models name is taken for theirs until somebody says another."""
-    if not visit.base:
+    if not visit.base and not visit.base_is_said:
         visit.base = common_base([pick.base for pick in visit.picks]) or ""
         visit.base_is_found = bool(visit.base)
 
@@ -61,6 +76,12 @@ def fill_in_base(visit: Visit) -> None:
 def suggested(advice: Mapping[str, Any]) -> list[str]:
     """What is chosen until the visitor chooses: the recommended way, and the mean to compare it with."""
     return list(dict.fromkeys([advice["recommended"]["method"], advice["baseline"]["method"]]))
+
+
+def parameters_of(advice: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The same with the options that are recommended, by method."""
+    known = ways(advice)
+    return {name: dict(known[name]["options"]) for name in suggested(advice)}
 
 
 def ways(advice: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -105,8 +126,7 @@ def need_html(need: str, group: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _actions(obstacles: Sequence[Mapping[str, Any]]) -> list[Action]:
-    told = [obstacle["action"] for obstacle in obstacles]
-    return [Action(own["code"], tuple(own["models"]), own["count"]) for own in told]
+    return [action_of(obstacle["action"]) for obstacle in obstacles]
 
 
 def _gain(gain: Mapping[str, Any] | None) -> str | None:

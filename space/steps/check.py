@@ -6,17 +6,16 @@ from typing import Any
 
 import gradio as gr
 
-from fusehub.errors import Action, FuseHubError
+from fusehub.errors import FuseHubError
 from fusehub.models.label_names import are_generic
 from fusehub.utils.formats import size
 
-from ..access import require_all
-from ..frame import Step
 from ..render import html
-from ..render.offers import OFFERS
+from ..render.offers import OFFERS, action_of
 from ..render.reproduce import merge_command
+from ..step import Step
 from ..visits import PICK, STATISTICS, Picked, Visit, statistics_of
-from ..workers.pace import seconds_of
+from ..workers.pace import Tell, seconds_of, untold
 from .advice import fill_in_base
 
 
@@ -62,7 +61,12 @@ class Check(Step):
             busy="Checking the models",
             shows=self.report,
             concurrency_limit=10,
+            prepares=True,
         )
+
+    def prepare(self, visit: Visit, token: str | None, heard: Tell) -> None:
+        if len(visit.picks) > 1:
+            check(self.frame, visit, token, heard)
 
     def show(self, visit: Visit, token: str | None) -> list:
         if len(visit.picks) < 2:
@@ -110,33 +114,47 @@ class Check(Step):
                 named[pick.name] = [label.strip() for label in text.split(",")]
         visit.labels = named
         # Whoever took the base that was found out of the box wants none.
-        visit.base, visit.base_is_found = base.strip(), False
+        visit.base, visit.base_is_found, visit.base_is_said = base.strip(), False, True
         visit.base_filled = (visit.page, visit.base)
         if visit.base:
             self.frame.setting.require_name(visit.base)
         visit.report = None
-        check(self.frame, visit, token, fill_in=False)
 
 
-def check(frame: Any, visit: Visit, token: str | None, *, fill_in: bool = True) -> dict[str, Any]:
-    """The report of the visit's models, asked for once. A base that all of them name is filled in after it."""
+def check(frame: Any, visit: Visit, token: str | None, heard: Tell = untold) -> dict[str, Any]:
+    """The report of the visit's models, asked for once; `heard` is told how far that is.
+
+    A base that all of them name is filled in after it, unless the visitor has said what is the base, or that none is.
+    """
+    require_two(visit)
+    while visit.report is None:
+        asked = what_to_check(visit)
+        found = frame.worker.ask("check", asked, token, heard)
+        if what_to_check(visit) == asked:  # Else it is of other models than are picked now.
+            take_in_check(visit, found)
+        require_two(visit)
+    return visit.report
+
+
+def require_two(visit: Visit) -> None:
+    """Raises `FuseHubError` where there is nothing to merge yet."""
     if len(visit.picks) < 2:
         raise FuseHubError("A merge takes two models or more.", "Pick them in step 1.")
-    if visit.report is None:
-        require_all([*visit.names(), *([visit.base] if visit.base else [])], token)
-        visit.report = frame.worker.ask(
-            "check",
-            {
-                "models": visit.names(),
-                "base": visit.base or None,
-                "labels": visit.labels or None,
-                "statistics": dict(statistics_of(visit)) or None,
-            },
-            token,
-        )
-        if fill_in:
-            fill_in_base(visit)
-    return visit.report
+
+
+def what_to_check(visit: Visit) -> dict[str, Any]:
+    """What a check is asked, which asks the Hub whether the visitor may read the models."""
+    return {
+        "models": visit.names(),
+        "base": visit.base or None,
+        "labels": visit.labels or None,
+        "statistics": dict(statistics_of(visit)) or None,
+    }
+
+
+def take_in_check(visit: Visit, found: dict[str, Any]) -> None:
+    visit.report = found
+    fill_in_base(visit)
 
 
 def _report_html(visit: Visit) -> str:
@@ -163,7 +181,7 @@ def _report_html(visit: Visit) -> str:
 
 def _finding_html(finding: dict[str, Any], kind: str) -> str:
     word = {"error": "Problem", "warning": "To know", "note": "Fact"}[kind]
-    actions = [Action(own["code"], tuple(own["models"]), own["count"]) for own in finding["actions"]]
+    actions = [action_of(own) for own in finding["actions"]]
     said = " ".join(dict.fromkeys(OFFERS[action.code].words for action in actions)) or finding["fix"]
     fix = f'<p class="fh-fix">{html.esc(said)}</p>' if said else ""
     fix += html.offers(actions)

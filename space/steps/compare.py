@@ -13,12 +13,12 @@ from fusehub.errors import BadData, FuseHubError
 from fusehub.models.tasks import TASKS
 
 from ..access import require_all
-from ..frame import Step
 from ..render import html
 from ..render.answers import answers_html
 from ..render.layers import layers_html
 from ..render.scores import scores_html
 from ..setting import Setting
+from ..step import Step
 from ..visits import PUSH, Visit
 
 
@@ -68,7 +68,7 @@ class Compare(Step):
         with gr.Row(elem_classes="fh-actions"):
             self.look = gr.Button("Compare the layers", elem_id="layers")
         self.layers = gr.HTML("")
-        self.painted = [self.answers, self.uploads, self.scores, self.layers]
+        self.painted = [self.answers, self.uploads, self.scores, self.layers, self.texts]
         self.result_by_work = {"evaluate": self.scores, "layers": self.layers}
 
     def wire(self) -> None:
@@ -87,7 +87,7 @@ class Compare(Step):
 
     def show(self, visit: Visit, token: str | None) -> list:
         if not visit.picks:
-            return [html.empty("Pick models in step 1 first."), "", "", ""]
+            return [html.empty("Pick models in step 1 first."), "", "", "", gr.skip()]
         answers = (
             answers_html(visit.comparison) if visit.comparison else html.empty("Type texts above and press Compare.")
         )
@@ -98,7 +98,11 @@ class Compare(Step):
         )
         known = {name: visit.layers[name] for name in visit.merges_of_picks() if name in visit.layers}
         layers = layers_html(known) if known else html.empty("Merge in step 4, then press Compare the layers.")
-        return [answers, html.files(visit.uploads, "Files to score on") or self._files_wanted(), scores, layers]
+        # What was asked for the visitor is there to be changed; what they type themselves stays.
+        asked, visit.asked_for_them = visit.asked_for_them, None
+        texts = gr.skip() if asked is None else gr.Textbox(value=asked)
+        files = html.files(visit.uploads, "Files to score on") or self._files_wanted()
+        return [answers, files, scores, layers, texts]
 
     def _files_wanted(self) -> str:
         most = self.frame.setting.upload_size
@@ -178,7 +182,7 @@ def compare_texts(frame: Any, visit: Visit, texts: list[str], token: str | None)
         # Tells whether the visitor may read it, still.
         frame.recent.describe(name, token)
     found = frame.worker.ask("compare", {"models": models, "texts": texts}, token)
-    return _renamed(found, models)
+    return renamed(found, models)
 
 
 def require_texts(texts: list[str], most: int) -> list[str]:
@@ -215,7 +219,7 @@ def models_to_ask(visit: Visit) -> dict[str, str]:
     return visit.all_models()
 
 
-def _renamed(found: dict[str, Any], models: dict[str, str]) -> dict[str, Any]:
+def renamed(found: dict[str, Any], models: dict[str, str]) -> dict[str, Any]:
     """Short names that the package gave are kept; commits and folders never show."""
     return found | {"source": None, "asked": list(models)}
 

@@ -18,6 +18,7 @@ from fusehub.utils.formats import size
 
 from ..render import html
 from ..visits import Made, Visit
+from .options import changed_options
 
 # A name that can be a folder's and a repo's.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
@@ -100,7 +101,8 @@ def same_as(visit: Visit, recipe: Mapping[str, Any]) -> Made | None:
 
 
 def _told_apart_by(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in recipe.items() if key not in ("name", "out")}
+    own = {key: value for key, value in recipe.items() if key not in ("name", "out")}
+    return own | {"parameters": changed_options(recipe["method"], recipe["parameters"])}
 
 
 def made_html(visit: Visit, undo: float) -> str:

@@ -16,10 +16,12 @@ from fusehub.methods import METHODS, Method
 from fusehub.recommending.recommendation import NEEDS, need_of, sentence_of
 
 from ..access import require_all
-from ..frame import Step
 from ..render import html
 from ..render.reproduce import merge_command
+from ..step import Step
 from ..visits import COMPARE, MERGE, Made, Visit, statistics_of
+from ..workers.jobs import Part
+from ..workers.pace import Tell
 from .advice import advice_html, advise, need_html, offered, suggested, wants_more, ways
 from .check import check
 from .made import made_html, pressed, same_as
@@ -85,6 +87,10 @@ class Merge(Step):
             )  # fmt: skip
         self.frame.on(self.go.click, self, self._merge, [*self.choices, *self.options.values(), *self.shares])
         self.frame.on(self.made.click, self, self._press, show_progress="hidden")
+
+    def prepare(self, visit: Visit, token: str | None, heard: Tell) -> None:
+        if len(visit.picks) > 1 and check(self.frame, visit, token, heard)["ok"]:
+            advise(self.frame, visit, token, heard)
 
     def show(self, visit: Visit, token: str | None) -> list:
         """Where nothing can be merged, it says why, and there is nothing to choose."""
@@ -187,6 +193,21 @@ def start_merges(
 
     Those that the visit has already are not made again, and returned.
     """
+    part, there = merging(frame, visit, parameters, weights, token)
+    if part is not None:
+        titles = " and ".join(METHODS[recipe["method"]].title for recipe in part.arguments["recipes"])
+        frame.start_parts(visit, "merge", f"Merging by {titles}", lambda job: iter([part]), token)
+    return there
+
+
+def merging(
+    frame: Any,
+    visit: Visit,
+    parameters: dict[str, dict[str, Any]],
+    weights: dict[str, float],
+    token: str | None,
+) -> tuple[Part | None, list[Made]]:
+    """The work of making those merges that the visit has not, if there are any; and those that it has."""
     setting = frame.setting
     if len(visit.merges) + len(visit.deleted) + len(parameters) > setting.most_merges:
         raise FuseHubError(
@@ -219,7 +240,7 @@ def start_merges(
     there = [made for recipe in recipes if (made := same_as(visit, recipe)) is not None]
     recipes = [recipe for recipe in recipes if same_as(visit, recipe) is None]
     if not recipes:
-        return there
+        return None, there
     command = merge_command(recipes[0])
     if visit.report and visit.report.get("cost"):
         cost = visit.report["cost"]
@@ -227,7 +248,7 @@ def start_merges(
             cost["memory_bytes"], cost["download_bytes"] + cost["output_bytes"] * len(recipes), command
         )
 
-    def keep(visit: Visit, result: dict[str, Any]) -> None:
+    def keep(result: dict[str, Any]) -> None:
         asked = {recipe["name"]: recipe for recipe in recipes}
         for made in result["made"]:
             recipe = asked[made["name"]]
@@ -248,10 +269,8 @@ def start_merges(
             for name, error in result["failed"]
         )
 
-    titles = " and ".join(METHODS[recipe["method"]].title for recipe in recipes)
     arguments = {"models": visit.names(), "recipes": recipes, "room": (setting.memory(), command)}
-    frame.start(visit, "merge", f"Merging by {titles}", arguments, token, keep)
-    return there
+    return Part("merge", arguments, keep), there
 
 
 def require_offered(methods: Iterable[str]) -> None:

@@ -11,12 +11,14 @@ from fusehub.errors import FuseHubError, together
 from fusehub.finding import FoundModel
 
 from .. import dock
-from ..frame import Step, typed
+from ..events import typed
 from ..render import html
 from ..render.first import first_html, links
 from ..shelves import Shelf
+from ..step import Step
 from ..visits import CHECK, PICK, Picked, Visit
 from ..workers.pace import seconds_of
+from .way import seconds_of_way
 
 _FOUND = 12
 # What the visitor does beside the work of the machine, in seconds.
@@ -50,6 +52,8 @@ class Pick(Step):
         self.picked = gr.HTML(_picked_html(Visit("", Path())), js_on_load=html.PRESS)
         with gr.Row(elem_classes="fh-actions"):
             self.lead("Check these models", CHECK)
+            self.one_go("Merge and compare in one go")
+        self.one_go_about = gr.HTML("")
         gr.HTML("<h3>Find models on the Hub</h3>")
         with gr.Row():
             self.query = gr.Textbox(
@@ -81,7 +85,9 @@ class Pick(Step):
                 elem_id="named",
             )
             self.add = gr.Button("Add", scale=1, elem_id="add")
-        self.painted = [self.picked, self.results, self.named, self.first, self.example, self.about, self.task]
+        self.painted = [
+            self.picked, self.results, self.named, self.first, self.example, self.about, self.task, self.one_go_about
+        ]  # fmt: skip
 
     def wire(self) -> None:
         frame, asked = self.frame, [self.query, self.task, self.base, self.only]
@@ -112,7 +118,10 @@ class Pick(Step):
         )
         about = self._about(visit.found) if begins else ""
         task = gr.skip() if visit.task is None else gr.Dropdown(value=visit.task)
-        return [_picked_html(visit), _found_html(visit), named, gr.HTML(visible=begins), example, about, task]
+        in_one_go = _one_go_html(visit) if len(visit.picks) > 1 else ""
+        return [
+            _picked_html(visit), _found_html(visit), named, gr.HTML(visible=begins), example, about, task, in_one_go
+        ]  # fmt: skip
 
     def _about(self, found: list[Shelf] | None) -> str:
         """What the example is, and how long it takes, as far as that is known."""
@@ -233,6 +242,7 @@ def _belonging(models: Sequence[FoundModel]) -> list[str]:
 def describe(name: str, token: str | None) -> Picked:
     """What the card of a model says. Raises a `FuseHubError` where the visitor may not read it."""
     from fusehub.checking.configs import base_of
+    from fusehub.data.hub_datasets import trained_on
     from fusehub.hub.licenses import license_of
     from fusehub.models.resolve import resolve
     from fusehub.models.tasks import labels_of, task_of
@@ -262,6 +272,7 @@ def describe(name: str, token: str | None) -> Picked:
         gated=ref.gated or ref.private,
         statistics=own if has_statistics(ref) else None,
         url=ref.url,
+        datasets=tuple(trained_on(ref.card)),
     )
 
 
@@ -277,6 +288,7 @@ def _picked_html(visit: Visit) -> str:
                 "Base": pick.base or "not said",
                 "Size": html.amount(pick.size, "bytes") if pick.size else "?",
                 "Licence": pick.license or "not said",
+                "Trained on": ", ".join(pick.datasets[:3]) or None,
                 "Downloads": html.number(pick.downloads) if pick.downloads is not None else None,
                 "Labels": labels or None,
             }
@@ -285,6 +297,14 @@ def _picked_html(visit: Visit) -> str:
         shown.append(html.card(pick.name, body, link=pick.url, action=remove, kind="fh-picked"))
     more = "" if len(visit.picks) > 1 else html.empty("Pick at least one more: a merge takes two.")
     return f"<h3>Your models</h3>{html.cards(shown, 'Your models')}{more}"
+
+
+def _one_go_html(visit: Visit) -> str:
+    takes = html.minutes(seconds_of_way(visit))
+    return (
+        "<p class='fh-intro'>In one go: they are checked, merged by the recommended way and by the mean, and compared "
+        f"on example texts. That takes about {takes}; each step stays open behind it.</p>"
+    )
 
 
 def _found_html(visit: Visit) -> str:

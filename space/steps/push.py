@@ -11,9 +11,10 @@ from fusehub.hub.upload import pushes_as
 from fusehub.publishing.naming import suggested_name
 from fusehub.utils.yaml_text import split_front_matter
 
-from ..frame import Step, typed
+from ..events import typed
 from ..render import html
 from ..render.published import published_html
+from ..step import Step
 from ..visits import Made, Visit
 from .card import Draft
 

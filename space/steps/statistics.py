@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,17 @@ from fusehub.errors import BadData, FuseHubError
 from fusehub.merging.sources.data_free import DATA_FREE
 
 from ..access import require_all
-from ..frame import Step
 from ..render import html
+from ..step import Step
 from ..visits import MERGE, Visit
+from ..workers.jobs import Job, Part
+from ..workers.pace import Tell
 from .check import check
+from .counting import LIMIT, Texts, counting, named_for
 
 DATASET, FILE, TEXTS, NONE = "A dataset on the Hub", "A file", "Texts that I paste", "No texts at all"
+# In the place of one model: all that lack statistics. No model is called so.
+ALL = ""
 
 
 class StatisticsStep(Step):
@@ -30,44 +37,48 @@ class StatisticsStep(Step):
 
     def layout(self) -> None:
         self.cards = gr.HTML("", js_on_load=html.PRESS)
-        gr.HTML("<h3>Make statistics</h3>")
-        self.model = gr.Dropdown([], label="For the model", elem_id="statistics-model")
-        self.source = gr.Radio([DATASET, FILE, TEXTS, NONE], value=DATASET, label="From", elem_id="statistics-source")
-        self.dataset = gr.Textbox(
-            label="Dataset",
-            info="user/dataset, user/dataset:config or user/dataset/split; texts like those the model was trained on.",
-            placeholder="stanfordnlp/imdb",
-            max_lines=1,
-            elem_id="statistics-dataset",
-        )
-        most = self.frame.setting.upload_size
-        with gr.Column(visible=False) as self.upload:
-            self.file = gr.File(
-                label=f"A .txt, .csv, .jsonl or .parquet file with texts (at most {most})", height=140,
-                file_types=[".txt", ".csv", ".jsonl", ".parquet"], elem_id="statistics-file",
+        with gr.Column(visible=False) as self.form:
+            gr.HTML("<h3>Make statistics</h3>")
+            self.model = gr.Dropdown([], label="For the model", elem_id="statistics-model")
+            self.source = gr.Radio(
+                [DATASET, FILE, TEXTS, NONE], value=DATASET, label="From", elem_id="statistics-source"
+            )
+            self.dataset = gr.Textbox(
+                label="Dataset",
+                info="user/dataset, user/dataset:config or user/dataset/split; texts like those the model was trained on.",
+                placeholder="stanfordnlp/imdb",
+                max_lines=1,
+                elem_id="statistics-dataset",
+            )
+            most = self.frame.setting.upload_size
+            with gr.Column(visible=False) as self.upload:
+                self.file = gr.File(
+                    label=f"A .txt, .csv, .jsonl or .parquet file with texts (at most {most})", height=140,
+                    file_types=[".txt", ".csv", ".jsonl", ".parquet"], elem_id="statistics-file",
+                )  # fmt: skip
+                self.uploaded = gr.HTML("", js_on_load=html.PRESS)
+            self.texts = gr.Textbox(
+                label="Texts, one a line", lines=5, visible=False, elem_id="statistics-texts",
+                info="A few hundred make good statistics.",
             )  # fmt: skip
-            self.uploaded = gr.HTML("", js_on_load=html.PRESS)
-        self.texts = gr.Textbox(
-            label="Texts, one a line", lines=5, visible=False, elem_id="statistics-texts",
-            info="A few hundred make good statistics.",
-        )  # fmt: skip
-        self.none = gr.HTML(
-            "<p class='fh-intro'>The model's difference to its base stands in for its statistics. That needs the base "
-            "model (step 2), and is not as good as texts.</p>",
-            visible=False,
-        )
-        self.limit = gr.Slider(
-            50, 5000, value=1000, step=50, label="Texts at most", info="More are better and slower.",
-            elem_id="statistics-limit",
-        )  # fmt: skip
-        self.fisher = gr.Checkbox(
-            label="Also for Fisher merging", elem_id="statistics-fisher",
-            info="The Fisher diagonals of all weights too. Takes about three times as long.",
-        )  # fmt: skip
-        with gr.Row(elem_classes="fh-actions"):
-            self.make = gr.Button("Make statistics", elem_id="make-statistics")
-            self.lead("Go on to merge", MERGE)
-        self.painted = [self.cards, self.model, self.file, self.uploaded, self.fisher]
+            self.none = gr.HTML(
+                "<p class='fh-intro'>The model's difference to its base stands in for its statistics. That needs the base "
+                "model (step 2), and is not as good as texts.</p>",
+                visible=False,
+            )
+            self.limit = gr.Slider(
+                50, 5000, value=LIMIT, step=50, label="Texts at most", info="More are better and slower.",
+                elem_id="statistics-limit",
+            )  # fmt: skip
+            self.fisher = gr.Checkbox(
+                label="Also for Fisher merging", elem_id="statistics-fisher",
+                info="The Fisher diagonals of all weights too. Takes about three times as long.",
+            )  # fmt: skip
+            with gr.Row(elem_classes="fh-actions"):
+                self.make = gr.Button("Make statistics", elem_id="make-statistics")
+                self.lead("Go on to merge", MERGE)
+                self.one_go("Do the rest in one go")
+        self.painted = [self.cards, self.form, self.model, self.file, self.uploaded, self.fisher]
 
     def wire(self) -> None:
         def shown(source: str) -> list[Any]:
@@ -96,20 +107,20 @@ class StatisticsStep(Step):
         )
         self.frame.on(self.file.upload, self, self._upload, [self.file], show_progress="hidden")
         self.frame.on(self.uploaded.click, self, self._drop, show_progress="hidden")
-        self.frame.on(self.cards.click, self, self._forget, show_progress="hidden")
+        self.frame.on(self.cards.click, self, self._press, show_progress="hidden")
+
+    def prepare(self, visit: Visit, token: str | None, heard: Tell) -> None:
+        if len(visit.picks) > 1:
+            check(self.frame, visit, token, heard)
 
     def show(self, visit: Visit, token: str | None) -> list:
         if len(visit.picks) < 2:
-            return [html.empty("Pick two models or more in step 1 first."), gr.skip(), gr.skip(), gr.skip(), gr.skip()]
+            nothing = html.empty("Pick two models or more in step 1 first.")
+            return [nothing, gr.Column(visible=False), *[gr.skip()] * (len(self.painted) - 2)]
         report = check(self.frame, visit, token)
-        lacking = [pick.name for pick in visit.picks if not _known(visit, report, pick.name)]
+        lacking, fisher = _lacking(visit, report)
         names = visit.names()
-        wanted = visit.wanted
-        fisher = wanted is not None and wanted.code == "collect-fisher"
-        if wanted is not None:
-            # What was asked for and is not made yet.
-            asked = [name for name in wanted.models if name in names]
-            lacking = [name for name in asked if not _made_as(visit, name, fisher)] or lacking
+        all_of_them = [(f"All {len(lacking)} that have none", ALL)] if len(lacking) > 1 else []
         chosen = lacking[0] if lacking else names[0]
         shown = [_card_html(visit, report, pick) for pick in visit.picks]
         without = "no Fisher diagonals" if fisher else "no statistics"
@@ -120,13 +131,18 @@ class StatisticsStep(Step):
                 f"{html.count(len(lacking), 'model has', 'models have')} {without} yet. Make them below, or "
                 "merge by a method that needs none.",
                 "note",
+                offered=_named_html(named_for(visit, lacking)),
             )
         )
         files = {"": str(visit.texts)} if visit.texts else {}
-        # An upload is the visit's by now: the place to drop files is empty again.
-        return [all_there + html.cards(shown, "Statistics of each model"), gr.Dropdown(names, value=chosen),
-                None, html.files(files, "File with texts"),
-                gr.Checkbox(value=True) if fisher else gr.skip()]  # fmt: skip
+        return [
+            all_there + html.cards(shown, "Statistics of each model"),
+            gr.Column(visible=True),
+            gr.Dropdown([*((name, name) for name in names), *all_of_them], value=chosen),
+            None,  # An upload is the visit's by now: the place to drop files is empty again.
+            html.files(files, "File with texts"),
+            gr.Checkbox(value=True) if fisher else gr.skip(),
+        ]
 
     def _upload(self, visit: Visit, token: str | None, data: Any, file: Any) -> None:
         self._drop(visit, token, data)
@@ -140,45 +156,73 @@ class StatisticsStep(Step):
     def _make(
         self, visit: Visit, token: str | None, data: Any, model: str, source: str, dataset: str, texts: str,
         limit: float, fisher: bool,
-    ) -> str | None:  # fmt: skip
-        if model not in visit.names():
+    ) -> None:  # fmt: skip
+        models = _lacking(visit, check(self.frame, visit, token))[0] if model == ALL else [model]
+        if not models or not set(models) <= set(visit.names()):
             raise FuseHubError("No model was chosen.", "Choose the model that the statistics are for.")
         if source == NONE:
-            visit.statistics[model] = {"source": DATA_FREE, "free": True}
-            return None
-        require_all([model], token)
-        said, path = self._source(visit, source, dataset, texts)
-        dataset_ = path if source == DATASET else None
-        of = {"data": said, "dataset": dataset_, "limit": int(limit), "fisher": fisher}
-        out = visit.new_folder("statistics")
-        out.parent.mkdir(parents=True)
+            visit.statistics |= {name: {"source": DATA_FREE, "free": True} for name in models}
+            return
+        found = self._source(visit, source, dataset, texts)
+        self._start(visit, dict.fromkeys(models, found), token, limit=int(limit), fisher=fisher)
 
-        def keep(visit: Visit, made: dict[str, Any]) -> None:
-            visit.statistics[model] = {"source": str(out), **made, **of}
+    def _start(self, visit: Visit, texts: Mapping[str, Texts], token: str | None, *, limit: int, fisher: bool) -> None:
+        """Puts the work of making statistics of each model into the queue, from its texts."""
+        if not texts:
+            return
+        require_all(texts, token)
 
-        arguments = {"model": model, "data": path, "out": str(out), "limit": int(limit), "fisher": fisher}
-        self.frame.start(visit, "statistics", f"Statistics of {model}", arguments, token, keep)
-        return None
+        def parts(job: Job) -> Iterator[Part]:
+            for left, (model, own) in zip(reversed(range(len(texts))), texts.items(), strict=True):
+                part = counting(visit, model, own, limit=limit, fisher=fisher)
+                yield replace(part, rest=left * part.seconds)
 
-    def _source(self, visit: Visit, source: str, dataset: str, texts: str) -> tuple[str, str]:
-        """What to call the data, and where it is."""
+        of = next(iter(texts)) if len(texts) == 1 else html.count(len(texts), "model")
+        self.frame.start_parts(visit, "statistics", f"Statistics of {of}", parts, token)
+
+    def _source(self, visit: Visit, source: str, dataset: str, texts: str) -> Texts:
         if source == DATASET:
             name = self.frame.setting.require_dataset(dataset)
-            return name, name
+            return Texts(name, name, is_dataset=True)
         if source == FILE:
             if visit.texts is None:
                 raise BadData("No file was uploaded.", "Drop a .txt, .csv, .jsonl or .parquet file above.")
-            return f"the file {visit.texts.name}", str(visit.texts)
+            return Texts(f"the file {visit.texts.name}", str(visit.texts))
         lines = [line.strip() for line in texts.splitlines() if line.strip()]
         if not lines:
             raise BadData("No text was pasted.", "Paste texts, one a line.")
         target = visit.new_folder("texts.txt")
         target.parent.mkdir(parents=True)
         target.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return f"{html.count(len(lines), 'pasted text')}", str(target)
+        return Texts(html.count(len(lines), "pasted text"), str(target))
 
-    def _forget(self, visit: Visit, token: str | None, data: Any) -> None:
-        visit.statistics.pop(data.id, None)
+    def _press(self, visit: Visit, token: str | None, data: Any) -> None:
+        """Statistics are forgotten, or made of what the cards name."""
+        if data.act == "named":
+            lacking, fisher = _lacking(visit, check(self.frame, visit, token))
+            self._start(visit, named_for(visit, lacking), token, limit=LIMIT, fisher=fisher)
+        else:
+            visit.statistics.pop(data.id, None)
+
+
+def _lacking(visit: Visit, report: Mapping[str, Any]) -> tuple[list[str], bool]:
+    """The models that have no statistics yet, and whether these are to have Fisher diagonals: so it may be wanted."""
+    lacking = [pick.name for pick in visit.picks if not _known(visit, report, pick.name)]
+    wanted = visit.wanted
+    fisher = wanted is not None and wanted.code == "collect-fisher"
+    asked = [name for name in wanted.models if name in visit.names()] if wanted is not None else []
+    # What was asked for and is not made yet.
+    return [name for name in asked if not _made_as(visit, name, fisher)] or lacking, fisher
+
+
+def _named_html(named: Mapping[str, Texts]) -> str:
+    """What the cards of models name, and the button that makes statistics of it."""
+    if not named:
+        return ""
+    listed = ", ".join(f"{html.esc(model)}: {html.esc(texts.called)}" for model, texts in named.items())
+    press = html.button("named", "Make statistics of what the cards name", kind="fh-small")
+    said = f"Their cards name what they were trained on. {listed}."
+    return f'<p class="fh-fix">{said}</p><p class="fh-offers">{press}</p>'
 
 
 def _made_as(visit: Visit, name: str, fisher: bool) -> bool:
@@ -187,7 +231,7 @@ def _made_as(visit: Visit, name: str, fisher: bool) -> bool:
     return made is not None and (not fisher or bool(made.get("fisher")))
 
 
-def _known(visit: Visit, report: dict[str, Any], name: str) -> bool:
+def _known(visit: Visit, report: Mapping[str, Any], name: str) -> bool:
     return name in visit.statistics or "origin" in (report["statistics"].get(name) or {})
 
 

@@ -1,6 +1,6 @@
 """One run over a visit's models: whether they fit, where their statistics are, and what a merge would cost.
 
-What the Hub says of a commit is asked once, of all models side by side.
+What the Hub says of a commit is asked once, of all models side by side; as models come in, that is told.
 """
 
 from __future__ import annotations
@@ -16,10 +16,17 @@ from fusehub.merging.plan import plan_by
 from fusehub.models.resolve import ModelRef, refs_of
 from fusehub.utils.side_by_side import side_by_side
 
+from .pace import Course, Tell
 from .published import published
+
+# How long the phases take beside each other where the Hub is far away: models are found and read, their statistics are
+# looked for, a merge is planned.
+_PHASES = Course([1, 3, 2, 1])
+_FIND, _READ, _LOOK, _PLAN = range(4)
 
 
 def check(
+    tell: Tell,
     token: str | None,
     *,
     models: list[str],
@@ -28,13 +35,24 @@ def check(
     statistics: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """The report of `fusehub.check`, with what a merge would cost and where statistics are."""
+    tell("Finding the models", share=0.0)
     access = Access(token)
     named = [*models, *([base] if base else [])]
     refs = dict(zip(named, refs_of(named, access), strict=True))
-    report = fusehub.check([refs[model] for model in models], base=refs[base] if base else None, labels=labels)
+
+    def read(done: int, total: int, name: str) -> None:
+        step = f"Reading {done + 1} of {total}" if done < total else "Comparing what was read"
+        tell(step, share=_PHASES.share(_READ, done / total))
+
+    read(0, len(named), "")
+    report = fusehub.check(
+        [refs[model] for model in models], base=refs[base] if base else None, labels=labels, progress=read
+    )
+    tell("Looking for statistics", share=_PHASES.share(_LOOK, 0))
     where = side_by_side(published, [refs[model] for model in models])
     found = report.to_dict() | {"statistics": dict(zip(models, where, strict=True)), "cost": None}
     if report.ok:
+        tell("Planning a merge", share=_PHASES.share(_PLAN, 0))
         found["cost"] = _cost(models, base, labels, statistics, access, refs, report)
     return found
 

@@ -4,6 +4,8 @@
     job.state, job.done, job.total           # "running", 12, 200
     jobs.cancel(job)                          # its process is ended, and what was half-made goes
 
+Work of several parts, each in a process of its own, is one job with one share of the whole (`submit_parts`).
+
 The token goes to the process through a pipe, never into its arguments, its environment or a file.
 """
 
@@ -52,11 +54,25 @@ def processes() -> Any:
     return context
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a job: what `tasks` knows by `kind`, and `keep`, which takes in what comes of it.
+
+    It takes about `seconds`, and all that comes after it in the same job about `rest`.
+    """
+
+    kind: str
+    arguments: Mapping[str, Any]
+    keep: Callable[[Any], None]
+    seconds: float = 1.0
+    rest: float = 0.0
+
+
 @dataclass
 class Job:
     """Work of one visit. `done` of `total` `unit`s of the present `step` are done, and `share` in [0, 1] of the whole
-    where that is known. `place` is the step of the app that it belongs to, `told` whether it has been said there how
-    it ended."""
+    where that is known. `begun_at` is the step of the app where it was begun, `place` the one that the present part
+    belongs to, `told` whether it has been said there how it ended; `parts` is how many of its parts are done."""
 
     kind: str
     title: str
@@ -70,8 +86,12 @@ class Job:
     started: float | None = None
     ended: float | None = None
     share: float | None = None
+    begun_at: int = 0
     place: int = 0
     told: bool = False
+    parts: int = 0
+    span: tuple[float, float] = field(default=(0.0, 1.0), repr=False)
+    """Where in the whole the present part begins, and how much of the whole it is."""
     measured: tuple[float, float] | None = field(default=None, repr=False)
     """When the share was first known, and what it was then."""
     heard_at: float = 0.0
@@ -100,10 +120,24 @@ class Job:
         self.step, self.done, self.total, self.unit = step, done, total, unit
         if share is None:
             return
+        begin, length = self.span
+        share = begin + share * length
         now = time.monotonic()
         self.measured = self.measured or (now, share)
         if self.share is None or share > self.share:
             self.share, self.heard_at = share, now
+
+    def begin(self, part: Part) -> None:
+        """Takes in that a part begins: it and the rest share what is left of the whole by the time that they take."""
+        left = 1.0 - (sum(self.span) if self.parts else 0.0)
+        whole = part.seconds + part.rest
+        self.span = (1.0 - left, left * part.seconds / whole if whole else 0.0)
+        self.done = self.total = 0
+
+    def complete(self) -> None:
+        """Takes in that the present part is done."""
+        self.parts += 1
+        self.heard(self.step, self.total, self.total, self.unit, 1.0)
 
 
 class Jobs:
@@ -127,8 +161,17 @@ class Jobs:
         token: str | None,
         on_done: Callable[[Job], None],
     ) -> Job:
-        """Puts work into the queue. `on_done` is called when it succeeded, before the job is said to be done."""
-        job = Job(kind, title)
+        """Puts work of one part into the queue. `on_done` is called when it succeeded, before the job is said to be
+        done."""
+
+        def parts(job: Job) -> Iterator[Part]:
+            yield Part(kind, arguments, lambda result: on_done(job))
+
+        return self.submit_parts(Job(kind, title), parts, token)
+
+    def submit_parts(self, job: Job, parts: Callable[[Job], Iterator[Part]], token: str | None) -> Job:
+        """Puts work into the queue, one part after the other. A `FuseHubError` of `parts`, or of what takes in a
+        result, ends it; what came of the parts before stays."""
         with self._turn:
             if len(self._open) >= self.running + self.waiting:
                 raise FuseHubError(
@@ -136,7 +179,7 @@ class Jobs:
                     "Try again in a few minutes, or run the app on your own machine: `fusehub app`.",
                 )
             self._open.append(job)
-        threading.Thread(target=self._run, args=(job, dict(arguments), token, on_done), daemon=True).start()
+        threading.Thread(target=self._run, args=(job, parts(job), token), daemon=True).start()
         return job
 
     def before(self, job: Job) -> int:
@@ -165,17 +208,21 @@ class Jobs:
         for job in list(self._open):
             self.cancel(job)
 
-    def _run(self, job: Job, arguments: dict[str, Any], token: str | None, on_done: Callable[[Job], None]) -> None:
+    def _run(self, job: Job, parts: Iterator[Part], token: str | None) -> None:
         with self._turn:
             while self._open.index(job) >= self.running and not job.cancelled.is_set():
                 self._turn.wait()
         state = CANCELLED
         try:
             if not job.cancelled.is_set():
-                job.state, job.started = RUNNING, time.monotonic()
-                state = self._follow(job, self._events(job, arguments, token))
-                if state == DONE:
-                    on_done(job)
+                job.state, job.started, state = RUNNING, time.monotonic(), DONE
+                for part in parts:
+                    # Who cancelled while a result was taken in found no process to end.
+                    state = CANCELLED if job.cancelled.is_set() else self._do(job, part, token)
+                    if state != DONE:
+                        break
+        except FuseHubError as error:
+            job.error, state = error, FAILED
         except Exception:
             job.error, state = bug(), FAILED
         finally:
@@ -186,23 +233,32 @@ class Jobs:
                 self._open.remove(job)
                 self._turn.notify_all()
 
-    def _events(self, job: Job, arguments: dict[str, Any], token: str | None) -> Iterable[tuple]:
+    def _do(self, job: Job, part: Part, token: str | None) -> str:
+        """Does a part, takes in what comes of it, and says how it ended."""
+        job.begin(part)
+        state = self._follow(job, self._events(job, part, token))
+        if state == DONE:
+            part.keep(job.result)
+            job.complete()
+        return state
+
+    def _events(self, job: Job, part: Part, token: str | None) -> Iterable[tuple]:
         from . import zero_gpu
 
-        if zero_gpu.is_lent_for(job.kind):
-            return zero_gpu.carry_out(job.kind, arguments, token)
-        return self._in_process(job, arguments, token)
+        if zero_gpu.is_lent_for(part.kind):
+            return zero_gpu.carry_out(part.kind, dict(part.arguments), token)
+        return self._in_process(job, part, token)
 
-    def _in_process(self, job: Job, arguments: dict[str, Any], token: str | None) -> Iterator[tuple]:
+    def _in_process(self, job: Job, part: Part, token: str | None) -> Iterator[tuple]:
         with job.starting:
             if job.cancelled.is_set():
                 return
             mine, theirs = self.context.Pipe()
-            job.process = self.context.Process(target=run, args=(theirs,), name=f"fusehub-{job.kind}", daemon=True)
+            job.process = self.context.Process(target=run, args=(theirs,), name=f"fusehub-{part.kind}", daemon=True)
             job.process.start()
         theirs.close()
         try:
-            mine.send((job.kind, arguments, token))
+            mine.send((part.kind, dict(part.arguments), token))
             life = _Life(job.process.pid)
             while True:
                 while not mine.poll(_LOOK):

@@ -19,6 +19,10 @@ class Tell(Protocol):
     ) -> None: ...
 
 
+def untold(step: str, done: int = 0, total: int = 0, unit: str = "", share: float | None = None) -> None:
+    """How work says that to whoever does not want to know."""
+
+
 def seconds_of(cost: Mapping[str, int]) -> float:
     """About how long a merge of that cost takes."""
     return START + cost["download_bytes"] / NETWORK + _written(cost["output_bytes"]) + cost["gflop"] / GFLOPS

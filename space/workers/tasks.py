@@ -4,7 +4,8 @@
 
     ("progress", step, done, total, unit, share)      ("result", content)      ("error", FuseHubError)
 
-`answer` is what takes a moment (a check, a comparison, a card). Everything that goes in and comes out is plain data.
+`answer` is what takes a moment (a check, a comparison, a card), which can be a part of long work too. Everything that
+goes in and comes out is plain data.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from fusehub.hub.client import be_patient
 
 from .checks import check
 from .merging import merge
-from .pace import DISK, NETWORK, START, UPLOAD, Course, Tell
+from .pace import DISK, NETWORK, START, UPLOAD, Course, Tell, untold
 from .published import of_metadata
 
 # Progress is told at most this often, in seconds.
@@ -67,10 +68,13 @@ def serve(pipe: Any, meek: bool = False) -> None:
     sending = threading.Lock()
 
     def reply(number: int, kind: str, arguments: Mapping[str, Any], token: str | None) -> None:
-        with sending:
-            pipe.send((number, "begun", None))
+        def emit(event: tuple) -> None:
+            with sending:
+                pipe.send((number, event[0], event[1:]))
+
+        emit(("begun",))
         try:
-            content, said = answer(kind, arguments, token), "result"
+            content, said = answer(kind, arguments, token, _telling(emit)), "result"
         except BaseException as error:
             content, said = _in_words(error), "error"
         with sending:
@@ -97,26 +101,31 @@ def carry_out(kind: str, arguments: Mapping[str, Any], token: str | None) -> Ite
 
 def _perform(kind: str, arguments: Mapping[str, Any], token: str | None, emit: Callable[[tuple], None]) -> None:
     """Does one piece of work, here and now; an error ends it, and leaves nothing half-made."""
-    step, told = "", 0.0
-
-    def tell(now_step: str, done: int = 0, total: int = 0, unit: str = "", share: float | None = None) -> None:
-        nonlocal step, told
-        now = time.monotonic()
-        if now_step != step or done >= total or now - told > _EVERY:
-            step, told = now_step, now
-            emit(("progress", now_step, done, total, unit, share))
-
     try:
-        emit(("result", _WORK[kind](tell, token, **arguments)))
+        emit(("result", (_WORK | _ANSWERS)[kind](_telling(emit), token, **arguments)))
     except (BrokenPipeError, KeyboardInterrupt):
         raise
     except BaseException as error:
         emit(("error", _in_words(error)))
 
 
-def answer(kind: str, arguments: Mapping[str, Any], token: str | None) -> Any:
+def _telling(emit: Callable[[tuple], None]) -> Tell:
+    """Progress as events, not too many of them."""
+    last, told = "", 0.0
+
+    def tell(step: str, done: int = 0, total: int = 0, unit: str = "", share: float | None = None) -> None:
+        nonlocal last, told
+        now = time.monotonic()
+        if step != last or done >= total or now - told > _EVERY:
+            last, told = step, now
+            emit(("progress", step, done, total, unit, share))
+
+    return tell
+
+
+def answer(kind: str, arguments: Mapping[str, Any], token: str | None, tell: Tell = untold) -> Any:
     """The answer to one question, as plain data. Raises a `FuseHubError`."""
-    return _ANSWERS[kind](token, **arguments)
+    return _ANSWERS[kind](tell, token, **arguments)
 
 
 # --- long work -----------------------------------------------------------------------------------------------------
@@ -218,14 +227,21 @@ _WORK: dict[str, Callable[..., Any]] = {
 
 
 def _compare(
+    tell: Tell,
     token: str | None,
     *,
     models: dict[str, str],
     texts: list[str],
     ensemble: bool | list[str] = True,
 ) -> dict[str, Any]:
+    tell("Reading the models")
     refs = [_resolved(model, token) for model in models.values()]
-    return fusehub.compare(refs, texts, ensemble=ensemble, token=token, kept=_kept()).to_dict()
+
+    def progress(done: int, total: int, model: str) -> None:
+        tell(f"Asking {model}", done, total, "answers", done / total if total else None)
+
+    found = fusehub.compare(refs, texts, ensemble=ensemble, token=token, progress=progress, kept=_kept())
+    return found.to_dict()
 
 
 def _resolved(model: str, token: str | None) -> Any:
@@ -253,7 +269,13 @@ def _kept() -> Any:
 
 
 def _card(
-    token: str | None, *, folder: str, repo_id: str | None, evaluation: dict[str, Any] | None, license: str | None
+    tell: Tell,
+    token: str | None,
+    *,
+    folder: str,
+    repo_id: str | None,
+    evaluation: dict[str, Any] | None,
+    license: str | None,
 ) -> dict[str, Any]:
     from fusehub.publishing.merged_folder import read_merge
 
@@ -273,11 +295,12 @@ def _card(
     }
 
 
-def _recommend(token: str | None, *, models: list[str], **said: Any) -> dict[str, Any]:
+def _recommend(tell: Tell, token: str | None, *, models: list[str], **said: Any) -> dict[str, Any]:
+    tell("Choosing a way to merge")
     return fusehub.recommend(models, token=token, **said).to_dict()
 
 
-def _files(token: str | None, *, folder: str, card: str | None) -> dict[str, str | bytes]:
+def _files(tell: Tell, token: str | None, *, folder: str, card: str | None) -> dict[str, str | bytes]:
     """What a push of a merge would upload: path in it -> the file here, or its content."""
     from fusehub.publishing.merged_folder import read_merge
 

@@ -1,6 +1,7 @@
 """A process that stays, with the libraries and the last models in memory, and answers what takes a moment.
 
     worker.ask("compare", {"models": [...], "texts": [...]}, token)
+    worker.ask("check", {"models": [...]}, token, heard=job.heard)      # told meanwhile how far it is
 
 The page's own process imports nothing heavy, so it paints at once and never stands still. Questions of several
 visitors are answered side by side. Should the process die, the next question starts another.
@@ -25,6 +26,7 @@ from fusehub.errors import FuseHubError
 
 from . import zero_gpu
 from .jobs import processes
+from .pace import Tell, untold
 
 _BUSY = 60.0
 _PATIENCE = 300.0
@@ -36,13 +38,14 @@ _ALONE = 4
 class _Question:
     """What was asked (kind, arguments, token), and its answer once it is there.
 
-    `since` is when a process was last asked it, `begun` whether that one works on it.
+    `since` is when a process was last asked it, `begun` whether that one works on it; `heard` is told how far it is.
     """
 
     asked: tuple[str, dict[str, Any], str | None]
     answer: Future = field(default_factory=Future)
     since: float = 0.0
     begun: bool = False
+    heard: Tell = untold
 
 
 class _Process:
@@ -87,6 +90,9 @@ class _Process:
                 if kind == "begun":
                     if question := self.open.get(number):
                         question.begun = True
+                elif kind == "progress":
+                    if question := self.open.get(number):
+                        question.heard(*content)
                 elif question := self.open.pop(number, None):
                     answer = question.answer
                     answer.set_result(content) if kind == "result" else answer.set_exception(content)
@@ -110,11 +116,14 @@ class Worker:
         """Starts the process in the background, if it does not run."""
         threading.Thread(target=self._ensure, daemon=True).start()
 
-    def ask(self, kind: str, arguments: Mapping[str, Any], token: str | None = None) -> Any:
-        """The answer of `space.workers.tasks.answer`. Raises the `FuseHubError` that it raises."""
+    def ask(self, kind: str, arguments: Mapping[str, Any], token: str | None = None, heard: Tell = untold) -> Any:
+        """The answer of `space.workers.tasks.answer`. Raises the `FuseHubError` that it raises.
+
+        `heard` is called meanwhile, in another thread, and takes no time.
+        """
         if zero_gpu.is_lent_for(kind):
             return zero_gpu.answer(kind, dict(arguments), token)
-        question = _Question((kind, dict(arguments), token))
+        question = _Question((kind, dict(arguments), token), heard=heard)
         with self._lock:
             self._send_locked(question)
         while True:

@@ -43,7 +43,7 @@ def carry_out(kind: str, arguments: Mapping[str, Any], token: str | None) -> Ite
 
 @marked
 def answer(kind: str, arguments: Mapping[str, Any], token: str | None) -> Any:
-    """The answer to one short question (see `space.workers.tasks.answer`)."""
+    """The answer to one short question (see `space.workers.tasks.answer`), which says nothing meanwhile."""
     from .tasks import answer
 
     return answer(kind, arguments, token)

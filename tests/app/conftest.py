@@ -38,6 +38,7 @@ NAMES = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 SENTIMENT = ["ada/films-sentiment", "ben/shops-sentiment"]
 ENTITIES = ["ada/films-entities", "ben/shops-entities"]
 SLOW = ["ada/slow-sentiment", "ben/slow-sentiment"]
+NAMED = ["ada/named-sentiment", "ben/named-sentiment"]
 PRIVATE = "ada/secret-sentiment"
 DATASET = "ada/reviews"
 # The app with a setting of its own, which comes as the first argument.
@@ -68,21 +69,24 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def fill(server: Running, folder: Path) -> None:
-    """Two sentiment experts with statistics, two of entities of which one has none, and models that do not go."""
+    """Two sentiment experts with statistics, two whose cards name a dataset instead, two of entities of which one has
+    none, and models that do not go."""
     sentiment = with_statistics(relatives(folder / "sentiment"))
     entities = relatives(folder / "entities", labels=(NAMES, NAMES), task="token-classification")
     with_statistics(entities[:1])
     for repo, path in zip([*SENTIMENT, *ENTITIES], [*sentiment, *entities], strict=True):
-        _push(server, repo, path, base=f"ada/{'base' if repo in SENTIMENT else 'entities-base'}")
-    _push(server, "ada/base", sentiment[0].parent / "base")
-    _push(server, "ada/gated-sentiment", sentiment[0], base="ada/base")
+        publish(server, repo, path, base=f"ada/{'base' if repo in SENTIMENT else 'entities-base'}")
+    for repo, path in zip(NAMED, relatives(folder / "named"), strict=True):
+        publish(server, repo, path, base="ada/named-base", dataset=DATASET)
+    publish(server, "ada/base", sentiment[0].parent / "base")
+    publish(server, "ada/gated-sentiment", sentiment[0], base="ada/base")
     HfApi(endpoint=server.url, token=server.token("ada")).update_repo_settings("ada/gated-sentiment", gated="manual")
-    _push(server, "ada/other-sentiment", tiny_model(folder / "other", "distilbert"), base="ada/other-base")
-    _push(server, PRIVATE, sentiment[0], base="ada/base")
+    publish(server, "ada/other-sentiment", tiny_model(folder / "other", "distilbert"), base="ada/other-base")
+    publish(server, PRIVATE, sentiment[0], base="ada/base")
     HfApi(endpoint=server.url, token=server.token("ada")).update_repo_settings(PRIVATE, private=True)
     # Large enough that its statistics and merges take a while.
     for repo, path in zip(SLOW, relatives(folder / "slow", hidden=256, layers=6), strict=True):
-        _push(server, repo, path, base="ada/slow-base")
+        publish(server, repo, path, base="ada/slow-base")
     api = HfApi(endpoint=server.url, token=server.token("ada"))
     api.create_repo(DATASET, repo_type="dataset")
     rows = "text,label\na good film,positive\nan awful plot,negative\nfine music,positive\nsad and bad,negative\n"
@@ -90,11 +94,12 @@ def fill(server: Running, folder: Path) -> None:
     server.token("carl")
 
 
-def _push(server: Running, repo: str, path: Path, base: str | None = None) -> None:
+def publish(server: Running, repo: str, path: Path, base: str | None = None, dataset: str | None = None) -> None:
     user = repo.partition("/")[0]
     api = HfApi(endpoint=server.url, token=server.token(user))
     task = "token-classification" if "entities" in repo else "text-classification"
     front = f"license: apache-2.0\npipeline_tag: {task}\n" + (f"base_model: {base}\n" if base else "")
+    front += f"datasets: [{dataset}]\n" if dataset else ""
     (path / "README.md").write_text(f"---\n{front}---\nA tiny model.\n")
     api.create_repo(repo)
     api.upload_folder(repo_id=repo, folder_path=path, commit_message="Model")

@@ -11,7 +11,7 @@ import fusehub
 from space import dock
 from space.serve import close, new_frame
 from space.setting import Setting
-from space.workers.jobs import RUNNING, Job
+from space.workers.jobs import RUNNING, Job, Part
 from space.workers.pace import Course, Merging
 from space.workers.tasks import carry_out
 from tests.unit.experts import relatives, with_statistics
@@ -74,6 +74,19 @@ def test_what_is_left_is_told_of_the_whole_and_never_as_nothing() -> None:
     job.heard("Merging: the last", 8, 8, "bytes", 0.999)
     shown = dock.running(job, 0)
     assert "nearly done" in shown and "0.0 s" not in shown and "per second" not in shown
+
+
+def test_several_parts_have_one_share_that_is_told_anew_as_more_is_known() -> None:
+    job = Job("way", "All of it", RUNNING)
+    told = []
+    for seconds, rest in ((2, 6), (1, 1), (4, 0)):
+        job.begin(Part("kind", {}, print, seconds, rest))
+        job.heard("half of it", 1, 2, "texts", 0.5)
+        told.append(job.share)
+        job.complete()
+        told.append(job.share)
+    assert told == pytest.approx([1 / 8, 1 / 4, 7 / 16, 5 / 8, 13 / 16, 1])
+    assert "What was done before stays" in dock.cancelled(job)
 
 
 def test_what_is_said_can_be_closed_and_nothing_is_said_of_nothing() -> None:

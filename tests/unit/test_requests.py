@@ -25,7 +25,8 @@ assert fusehub.plan_merge(recipe, resolved={{model.id: model for model in models
 """
 IN_THE_APP = f"""
 from space.workers.checks import check
-found = check(None, models={WITH})
+from space.workers.pace import untold
+found = check(untold, None, models={WITH})
 assert found["ok"] and found["cost"] and all(own["origin"] for own in found["statistics"].values()), found
 """
 

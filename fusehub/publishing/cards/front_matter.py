@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from fusehub.data.hub_datasets import trained_on
 from fusehub.hub.client import endpoint
 from fusehub.hub.licenses import is_ordered
 from fusehub.publishing.cards.results import Results
@@ -19,7 +20,6 @@ _HUB_LICENSES = frozenset(
     {"bsd-3-clause-clear", "c-uda", "cc", "cdla-permissive-1.0", "cdla-permissive-2.0", "etalab-2.0", "gfdl"}
     | {"lppl-1.3c", "postgresql", "ofl-1.1", "lgpl-lr", "deepfloyd-if-license"}
 )
-_DATA_SET = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def card_of(front_matter: Mapping[str, Any], body: str) -> ModelCard:
@@ -48,7 +48,7 @@ def front_matter_of(
     # YAML reads a bare `no`, which is Norwegian, as false.
     if languages := _union("no" if source["languages"] is False else source["languages"] for source in sources):
         data["language"] = languages
-    sets = [name for name in _union(source["datasets"] for source in sources) if _DATA_SET.fullmatch(name)]
+    sets = list(dict.fromkeys(name for source in sources for name in trained_on(source)))
     # What experts were trained on, as the Hub understands the field: data of the results are in the index.
     if sets:
         data["datasets"] = sets

@@ -1,0 +1,79 @@
+"""What all steps of the way have: a place for messages first, and buttons that lead on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from .visits import Visit
+from .workers.pace import Tell
+
+if TYPE_CHECKING:
+    from .frame import Frame
+
+
+class Step(ABC):
+    """One step: it makes its components, and says which of them it paints from a visit."""
+
+    title = ""
+    intro = ""
+    painted: list[Any]
+    """What the step shows of a visit; `layout` makes it."""
+    result_by_work: Mapping[str, Any] = MappingProxyType({})
+    """Kind of work -> the component that shows what comes of it, where that is not the first of `painted`."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+        self.leads: list[tuple[int, gr.Button]] = []
+        self.one_goes: list[gr.Button] = []
+        self.offering: list[gr.HTML] = []
+        self.head = gr.HTML(f"<h2>{self.title}</h2><p class='fh-intro'>{self.intro}</p>")
+        self.layout()
+        for part in self.painted:
+            # By which it is brought into view.
+            part.elem_id = part.elem_id or f"part-{part._id}"
+
+    @abstractmethod
+    def layout(self) -> None:
+        """Makes the step's components."""
+
+    @abstractmethod
+    def wire(self) -> None:
+        """Connects its events, once all steps are there."""
+
+    @abstractmethod
+    def show(self, visit: Visit, token: str | None) -> list[Any]:
+        """What `painted` show of a visit."""
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the step has to ask before it can be shown."""
+        return type(self).prepare is not Step.prepare
+
+    def prepare(self, visit: Visit, token: str | None, heard: Tell) -> None:
+        """Asks what has to be known before the step can be shown; `heard` is told how far it is."""
+        return
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [*(press for _, press in self.leads), *self.one_goes, *self.painted]
+
+    def result_of(self, kind: str) -> Any:
+        """The component that shows what comes of work of that kind."""
+        return self.result_by_work.get(kind, self.painted[0])
+
+    def one_go(self, label: str) -> gr.Button:
+        """A button that does all that is left up to the comparison, there as soon as there is something to merge."""
+        press = gr.Button(label, elem_classes="fh-lead", visible=False)
+        self.one_goes.append(press)
+        return press
+
+    def lead(self, label: str, place: int) -> gr.Button:
+        """A button that leads to a step: a loud one where that comes next and can be taken."""
+        press = gr.Button(label, elem_classes="fh-lead")
+        self.leads.append((place, press))
+        return press

@@ -1,0 +1,185 @@
+"""From the models that are picked to what everybody says of example texts, in one go and with one progress.
+
+Each part of it is what a step does by itself, and what comes of it is kept as there: every step is open behind it, and
+what is known already is not asked again. What cannot be done without asking ends it at its step, with words and with
+what can be done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from fusehub.comparing.tasks import answers_of
+from fusehub.errors import Action, BadData, BadStatistics, FuseHubError, Incompatible
+from fusehub.models.tasks import TASKS
+
+from ..access import require_all
+from ..frame import Frame
+from ..render import html
+from ..render.offers import action_of
+from ..visits import CHECK, COMPARE, MERGE, STATISTICS, Visit
+from ..workers.jobs import Job, Part
+from ..workers.pace import DISK, START, seconds_of
+from .advice import known_advice, parameters_of, take_in_advice, what_to_recommend
+from .check import require_two, take_in_check, what_to_check
+from .compare import models_to_ask, renamed, require_readers, require_texts
+from .counting import counting, named_for
+from .merge import merging
+
+_TITLE = "Merging and comparing"
+# About how long the Hub is asked, for each model, in seconds.
+_ASKED = 1.0
+
+
+def start_way(frame: Frame, visit: Visit, token: str | None) -> None:
+    """Puts all of it into the queue. The visitor is led to the step where it ends."""
+    require_two(visit)
+    frame.start_parts(visit, "way", _TITLE, Way(frame, visit, token).parts, token)
+
+
+def seconds_of_way(visit: Visit) -> float:
+    """About how long it takes, from what is known of the models."""
+    return sum(_expected(visit).values())
+
+
+class Way:
+    """One run of it: what is asked part by part, by what the parts before have found out."""
+
+    def __init__(self, frame: Frame, visit: Visit, token: str | None) -> None:
+        self.frame, self.visit, self.token = frame, visit, token
+        self.models = visit.names()
+        self.left = _expected(visit)
+
+    def parts(self, job: Job) -> Iterator[Part]:
+        visit = self.visit
+        job.place = CHECK
+        if visit.report is None:
+            yield self._question("check", what_to_check, take_in_check)
+        self._require_fit()
+        job.place = MERGE
+        yield from self._advice()
+        if lacking := self._lacking():
+            job.place = STATISTICS
+            yield from self._statistics(lacking)
+            job.place = MERGE
+            yield from self._advice()
+        part, _ = merging(self.frame, visit, parameters_of(self._advised()), {}, self.token)
+        if part is not None:
+            yield self._timed(part)
+        self.left.pop("merge", None)
+        job.place = COMPARE
+        self._require_same(visit.report is not None)
+        require_readers((pick.task for pick in visit.picks), self.frame.setting)
+        texts = self._texts()
+        require_all(self.models, self.token)
+
+        def what_to_compare(visit: Visit) -> dict[str, Any]:
+            return {"models": models_to_ask(visit), "texts": texts}
+
+        def take_in(visit: Visit, found: dict[str, Any]) -> None:
+            visit.comparison = renamed(found, models_to_ask(visit)) | {"only": False}
+            visit.asked_for_them = "\n".join(texts)
+
+        yield self._question("compare", what_to_compare, take_in)
+
+    def _question(
+        self, kind: str, asked_of: Callable[[Visit], dict[str, Any]], take_in: Callable[[Visit, Any], None]
+    ) -> Part:
+        """A part that asks something of the visit as it is now; what was changed meanwhile is asked something else."""
+        asked = asked_of(self.visit)
+
+        def keep(found: Any) -> None:
+            self._require_same(asked_of(self.visit) == asked)
+            take_in(self.visit, found)
+
+        return self._timed(Part(kind, asked, keep))
+
+    def _timed(self, part: Part) -> Part:
+        """The part with the seconds that it and all after it are expected to take."""
+        return replace(part, seconds=self.left.pop(part.kind, _ASKED), rest=sum(self.left.values()))
+
+    def _require_same(self, is_same: bool = True) -> None:
+        """Raises `FuseHubError` where the visitor has picked other models meanwhile, or said other things of them."""
+        if not is_same or self.visit.names() != self.models:
+            raise FuseHubError("What is to be merged was changed meanwhile.", "Begin again with what is there now.")
+
+    def _advice(self) -> Iterator[Part]:
+        self._require_same(self.visit.report is not None)
+        if known_advice(self.visit) is None:
+            yield self._question("recommend", what_to_recommend, take_in_advice)
+        self.left.pop("recommend", None)
+
+    def _advised(self) -> dict[str, Any]:
+        advice = known_advice(self.visit)
+        self._require_same(advice is not None)
+        assert advice is not None  # It was just asked for.
+        return advice
+
+    def _require_fit(self) -> None:
+        """Raises `Incompatible` where the check says that they cannot be merged, and takes in what a merge costs."""
+        report = self.visit.report
+        self._require_same(report is not None)
+        assert report is not None  # It was just asked for.
+        if not report["ok"]:
+            errors = [finding for finding in report["findings"] if finding["level"] == "error"]
+            raise Incompatible(
+                f"These models cannot be merged: {html.count(len(errors), 'problem')}.",
+                "See what speaks against it.",
+                actions=[action_of(own) for finding in errors for own in finding["actions"]],
+            )
+        # What a merge costs is known by now.
+        self.left = _expected(self.visit)
+        del self.left["check"]
+
+    def _lacking(self) -> dict[str, bool]:
+        """The models whose statistics are all that a better way lacks, and whether it wants Fisher diagonals."""
+        better = self._advised()["better"]
+        actions = [action_of(obstacle["action"]) for obstacle in better["obstacles"]] if better else []
+        codes = {action.code for action in actions}
+        if not codes or not codes <= {"collect-statistics", "collect-fisher"}:
+            return {}
+        return {model: "collect-fisher" in codes for action in actions for model in action.models}
+
+    def _statistics(self, lacking: Mapping[str, bool]) -> Iterator[Part]:
+        """Those that can be made without asking: where each card names the one dataset that they are to be made of."""
+        named = named_for(self.visit, list(lacking))
+        if unnamed := [model for model in lacking if model not in named]:
+            title = self._advised()["better"]["title"]
+            raise BadStatistics(
+                f"{title} promises more than what can be done now, and needs statistics of each model. There are none "
+                f"of {' and '.join(unnamed)}, and the card does not name one data set that they could be made of.",
+                "Make them from texts, or choose another way.",
+                actions=[Action("collect-statistics", tuple(unnamed)), Action("choose-method")],
+            )
+        for number, (model, texts) in enumerate(named.items(), 1):
+            part = counting(self.visit, model, texts, fisher=lacking[model])
+            after = (len(named) - number) * part.seconds + sum(self.left.values())
+            yield replace(part, rest=after)
+            self._require_same(self.visit.report is not None)
+
+    def _texts(self) -> list[str]:
+        """Example texts for the models' task."""
+        task = self.visit.picks[0].task
+        if task is None or TASKS[task].of_images:
+            raise BadData(
+                "The models are merged. There are no examples for their task to compare them by.",
+                "Type what they are to be asked, or score them on a data set.",
+            )
+        return require_texts(answers_of(task).typed.splitlines(), self.frame.setting.most_texts)
+
+
+def _expected(visit: Visit) -> dict[str, float]:
+    """About how many seconds each part takes."""
+    sizes = [pick.size or 0 for pick in visit.picks]
+    largest = max(sizes, default=0)
+    first = (visit.report or {}).get("cost") or {"download_bytes": sum(sizes), "output_bytes": largest, "gflop": 0}
+    second = {"download_bytes": 0, "output_bytes": first["output_bytes"], "gflop": 0}
+    asked = _ASKED * len(sizes)
+    return {
+        "check": 2 * asked,
+        "recommend": asked,
+        "merge": seconds_of(first) + seconds_of(second),
+        "compare": START + (sum(sizes) + 2 * largest) / DISK,
+    }
