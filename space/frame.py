@@ -91,12 +91,13 @@ class Frame:
         if job is None or job.is_open or job.told:
             return
         job.told = True
-        if job.state != CANCELLED and visit.step == job.begun_at:
-            visit.step = job.place
+        leads = job.state != CANCELLED and visit.step == job.begun_at != job.place
+        visit.step = job.place if leads else visit.step
+        result = selector(self.steps[job.place].result_of(job.kind))
         if job.state == DONE:
-            said = dock.message(dock.ended(job), selector(self.steps[job.place].result_of(job.kind)))
+            said = dock.message(dock.ended(job), result)
         elif job.state == FAILED and job.error is not None:
-            said = dock.message(self.problem(job.error))
+            said = dock.message(self.problem(job.error), result if leads else None)
         else:
             said = dock.message(dock.cancelled(job))
         visit.notices[job.place] = visit.notices[visit.step] = said

@@ -45,7 +45,7 @@ class StatisticsStep(Step):
             )
             self.dataset = gr.Textbox(
                 label="Dataset",
-                info="user/dataset, user/dataset:config or user/dataset/split; texts like those the model was trained on.",
+                info="user/dataset, user/dataset:config or user/dataset/split; texts like those it was trained on.",
                 placeholder="stanfordnlp/imdb",
                 max_lines=1,
                 elem_id="statistics-dataset",
@@ -62,8 +62,8 @@ class StatisticsStep(Step):
                 info="A few hundred make good statistics.",
             )  # fmt: skip
             self.none = gr.HTML(
-                "<p class='fh-intro'>The model's difference to its base stands in for its statistics. That needs the base "
-                "model (step 2), and is not as good as texts.</p>",
+                "<p class='fh-intro'>The model's difference to its base stands in for its statistics. That needs the "
+                "base model (step 2), and is not as good as texts.</p>",
                 visible=False,
             )
             self.limit = gr.Slider(

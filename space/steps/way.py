@@ -147,9 +147,10 @@ class Way:
         named = named_for(self.visit, list(lacking))
         if unnamed := [model for model in lacking if model not in named]:
             title = self._advised()["better"]["title"]
+            theirs = "its card does" if len(unnamed) == 1 else "their cards do"
             raise BadStatistics(
                 f"{title} promises more than what can be done now, and needs statistics of each model. There are none "
-                f"of {' and '.join(unnamed)}, and the card does not name one data set that they could be made of.",
+                f"of {' and '.join(unnamed)}, and {theirs} not name one data set to make them of.",
                 "Make them from texts, or choose another way.",
                 actions=[Action("collect-statistics", tuple(unnamed)), Action("choose-method")],
             )

@@ -35,7 +35,7 @@ def check(
     statistics: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """The report of `fusehub.check`, with what a merge would cost and where statistics are."""
-    tell("Finding the models", share=0.0)
+    tell("Finding the models")
     access = Access(token)
     named = [*models, *([base] if base else [])]
     refs = dict(zip(named, refs_of(named, access), strict=True))
