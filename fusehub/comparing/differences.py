@@ -22,7 +22,7 @@ from fusehub.comparing.evaluation import (
 from fusehub.comparing.intervals import Interval, Resampling, interval_of, resampled
 from fusehub.comparing.metrics.measured import LabelCounts, Measured, Tally, f1_of_labels
 from fusehub.data.examples import Examples
-from fusehub.data.hub_datasets import pinned_dataset
+from fusehub.data.hub_datasets import pinned_dataset, trained_on
 from fusehub.errors import NotFound
 from fusehub.models.resolve import ModelRef
 
@@ -143,7 +143,7 @@ class Weighing:
             return self.against, "asked"
         examples = self.sets[data]
         hub = pinned_dataset(examples.source, examples.revision)
-        own = [name for name, ref in self.experts.items() if hub and hub.repo_id in _trained_on(ref)]
+        own = [name for name, ref in self.experts.items() if hub and hub.repo_id in trained_on(ref.card)]
         if len(own) == 1:
             return own[0], "own"
         scores = {name: found.score_of(name, data).main for name in found.experts}
@@ -181,9 +181,3 @@ def _sign(metric: str) -> int:
 def _best(models: Sequence[str], values: Mapping[str, float], metric: str) -> str | None:
     known = [name for name in models if values[name] == values[name]]
     return max(known, key=lambda name: _sign(metric) * values[name], default=None)
-
-
-def _trained_on(ref: ModelRef) -> list[str]:
-    """The data sets that a model's card names."""
-    named = ref.card.get("datasets")
-    return [name for name in (named if isinstance(named, list) else [named]) if isinstance(name, str)]

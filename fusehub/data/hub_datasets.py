@@ -28,7 +28,7 @@ PARTS = 64
 """So many parts of a dataset are read, at least, for a sample of it: what is in one of 64 rows or more is met."""
 HELD = 64 * 2**20
 """Bytes of a split that are downloaded whole, so that they can be held to their hashes."""
-_REPO = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_REPO = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _TABLES = ("csv", "json", "text", "parquet", "arrow")
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 

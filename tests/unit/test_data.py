@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from fusehub.data.examples import Examples, load_examples
-from fusehub.data.hub_datasets import DatasetName, parse_dataset
+from fusehub.data.hub_datasets import DatasetName, parse_dataset, trained_on
 from fusehub.data.label_matching import labels_as_ids, match_labels
 from fusehub.data.sources import open_table
 from fusehub.errors import BadData, BadFile, NotFound
@@ -350,6 +350,14 @@ def test_a_folder_without_splits_is_read_whole(tmp_path):
 )
 def test_names_of_datasets(text, parts):
     assert parse_dataset(text) == DatasetName(*parts)
+
+
+def test_what_a_card_names_is_a_dataset_on_the_hub_or_left_out():
+    assert trained_on({"datasets": ["ada/texts", 3, "/etc/passwd", "../x", "imdb", "ada/texts", None]}) == [
+        "ada/texts",
+        "imdb",
+    ]
+    assert trained_on({"datasets": "ada/texts"}) == ["ada/texts"] and trained_on({}) == []
 
 
 def of_labels(labels, names=None, task="text-classification"):
