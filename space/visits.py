@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 from fusehub.errors import Action, NotFound
 
 if TYPE_CHECKING:
+    from fusehub.checking.heads import Heads
+
     from .setting import Setting
     from .shelves import Shelf
     from .workers.jobs import Job, Jobs
@@ -117,6 +119,10 @@ class Visit:
     taken_in: bool = False
     """The models that were named have become cards: the box for names is to be emptied."""
     labels: dict[str, list[str]] = field(default_factory=dict)
+    heads: Heads = "auto"
+    """Whether each model keeps its own head, or heads are merged where their labels agree."""
+    heads_filled: tuple[str | None, str] = (None, "")
+    """The page whose box for that was filled last, and with what."""
     base: str = ""
     base_is_found: bool = False
     """It is the one that all of the models name: nobody has typed it."""

@@ -27,7 +27,7 @@ class Offer:
 OFFERS = {
     "name-base": Offer("Name the pretrained model that they share, in step 2.", "Name the base model", CHECK),
     "name-labels": Offer("Say what their labels mean, in step 2.", "Name the labels", CHECK),
-    "keep-heads": Offer("Pick models whose labels mean the same.", "Choose other models", PICK),
+    "keep-heads": Offer("Let each model keep its own head, in step 2.", "Keep the heads", CHECK),
     "choose-models": Offer("Pick other models in step 1.", "Choose other models", PICK),
     "collect-statistics": Offer("Make statistics of them from texts, in step 3.", "Make statistics", STATISTICS),
     "collect-fisher": Offer("Make statistics for Fisher merging, in step 3.", "Make Fisher statistics", STATISTICS),

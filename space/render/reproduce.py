@@ -58,6 +58,7 @@ def _merge_parts(asked: Mapping[str, Any]) -> list[list[str]]:
         parts.append(["--param", f"{name}={value if isinstance(value, str) else json.dumps(value)}"])
     parts += [["--weight", f"{name}={weight:g}"] for name, weight in asked["weights"].items()]
     parts += [["--labels", f"{name}={','.join(labels)}"] for name, labels in _labels(asked).items()]
+    parts += [["--heads", asked["heads"]]] if asked["heads"] != "auto" else []
     parts += [["--statistics", f"{name}={source}"] for name, source in _sources(asked).items()]
     return [*parts, ["--out", OUT]]
 
@@ -83,6 +84,7 @@ def python_lines(asked: Mapping[str, Any], repo: str, *, public: bool, pull_requ
         lines.append(f"fusehub.collect({model!r}, {source!r}, {known['folder']!r}, {how}){note}")
     said = {
         "parameters": _changed(asked), "weights": dict(asked["weights"]), "labels": _labels(asked),
+        "heads": asked["heads"] if asked["heads"] != "auto" else None,
         "statistics": _sources(asked), "base_model": asked["base_model"],
     }  # fmt: skip
     lines += ["fusehub.merge(", "    experts,", f"    {OUT!r},", f"    method={asked['method']!r},"]

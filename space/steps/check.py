@@ -37,6 +37,13 @@ class Check(Step):
                 gr.Textbox(visible=False, label=f"Labels of model {place + 1}", placeholder="negative, positive")
                 for place in range(self.frame.setting.most_models)
             ]
+        with gr.Accordion("Heads", open=False) as self.heads_part:
+            self.keep = gr.Checkbox(
+                label="Each model keeps its own head",
+                info="The rest is merged, and the result holds one model for each. Otherwise heads are merged where "
+                "their labels agree.",
+                elem_id="keep-heads",
+            )
         with gr.Accordion("Base model", open=False) as self.base_part:
             self.base = gr.Textbox(
                 label="The pretrained model that they share",
@@ -49,14 +56,16 @@ class Check(Step):
             self.again = gr.Button("Check again", elem_id="check")
             self.lead("Go on to statistics", STATISTICS)
             self.lead("Pick other models", PICK)
-        self.painted = [self.report, self.naming, self.base, self.base_part, *self.labels]
+        self.painted = [
+            self.report, self.naming, self.base, self.base_part, self.keep, self.heads_part, *self.labels
+        ]  # fmt: skip
 
     def wire(self) -> None:
         self.frame.on(
             self.again.click,
             self,
             self._check,
-            [self.base, *self.labels],
+            [self.base, self.keep, *self.labels],
             paints=[self.report],
             busy="Checking the models",
             shows=self.report,
@@ -71,7 +80,7 @@ class Check(Step):
     def show(self, visit: Visit, token: str | None) -> list:
         if len(visit.picks) < 2:
             nothing = html.empty("A merge takes two models or more. Go back to step 1 and pick them.")
-            return [nothing, gr.Group(visible=False), *[gr.skip()] * (len(self.labels) + 2)]
+            return [nothing, gr.Group(visible=False), *[gr.skip()] * (len(self.painted) - 2)]
         if visit.report is None:
             check(self.frame, visit, token)
         boxes, asks = [], False
@@ -83,13 +92,18 @@ class Check(Step):
                 asks = True
                 count = html.count(len(pick.labels), "label")
                 boxes.append(gr.Textbox(visible=True, label=f"{pick.name} ({count})"))
-        wants_base = visit.wanted is not None and visit.wanted.code == "name-base"
-        part = gr.Accordion(open=True) if wants_base else gr.skip()
+        wanted = visit.wanted.code if visit.wanted is not None else None
+        base = gr.Accordion(open=True) if wanted == "name-base" else gr.skip()
+        heads = gr.Accordion(open=True) if wanted == "keep-heads" else gr.skip()
+        kept = (visit.page, visit.heads)
+        keeps = wanted == "keep-heads" or visit.heads == "keep"
+        keep = gr.skip() if kept == visit.heads_filled and not wanted else gr.Checkbox(value=keeps)
+        visit.heads_filled = kept
         report = _report_html(visit) + self._room_html(visit)
         filled = (visit.page, visit.base)
         box = gr.skip() if filled == visit.base_filled else gr.Textbox(value=visit.base)
         visit.base_filled = filled
-        return [report, gr.Group(visible=asks), box, part, *boxes]
+        return [report, gr.Group(visible=asks), box, base, keep, heads, *boxes]
 
     def _room_html(self, visit: Visit) -> str:
         """Said here already, where this machine is too small for the merge."""
@@ -98,6 +112,7 @@ class Check(Step):
             return ""
         asked = {
             "models": visit.names(), "method": "regmean", "base_model": visit.base, "labels": visit.labels,
+            "heads": visit.heads,
             "parameters": {}, "weights": {}, "statistics": {}, "made": {},
         }  # fmt: skip
         try:
@@ -107,12 +122,13 @@ class Check(Step):
             return html.notice(error.what, "warning", error.fix)
         return ""
 
-    def _check(self, visit: Visit, token: str | None, data: Any, base: str, *labels: str) -> None:
+    def _check(self, visit: Visit, token: str | None, data: Any, base: str, keep: bool, *labels: str) -> None:
         named = {}
         for pick, text in zip(visit.picks, labels, strict=False):
             if text and are_generic(list(pick.labels)):
                 named[pick.name] = [label.strip() for label in text.split(",")]
-        visit.labels = named
+        visit.labels, visit.heads, visit.wanted = named, "keep" if keep else "auto", None
+        visit.heads_filled = (visit.page, visit.heads)
         # Whoever took the base that was found out of the box wants none.
         visit.base, visit.base_is_found, visit.base_is_said = base.strip(), False, True
         visit.base_filled = (visit.page, visit.base)
@@ -148,6 +164,7 @@ def what_to_check(visit: Visit) -> dict[str, Any]:
         "models": visit.names(),
         "base": visit.base or None,
         "labels": visit.labels or None,
+        "heads": visit.heads,
         "statistics": dict(statistics_of(visit)) or None,
     }
 

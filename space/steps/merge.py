@@ -209,11 +209,6 @@ def merging(
 ) -> tuple[Part | None, list[Made]]:
     """The work of making those merges that the visit has not, if there are any; and those that it has."""
     setting = frame.setting
-    if len(visit.merges) + len(visit.deleted) + len(parameters) > setting.most_merges:
-        raise FuseHubError(
-            f"A visit keeps at most {setting.most_merges} merges, those among them that can be brought back.",
-            "Delete some that you do not need for good, below.",
-        )
     require_offered(parameters)
     for method in parameters:
         if weights:
@@ -230,6 +225,7 @@ def merging(
                 "weights": weights if set(weights.values()) != {1.0} else {},
                 "statistics": _sources(visit, METHODS[method]),
                 "labels": visit.labels,
+                "heads": visit.heads,
                 "base_model": visit.base if visit.base and _takes_base(visit, METHODS[method], own) else None,
                 "out": str(visit.new_folder(name)),
                 "made": _made_here(visit, METHODS[method]),
@@ -241,6 +237,11 @@ def merging(
     recipes = [recipe for recipe in recipes if same_as(visit, recipe) is None]
     if not recipes:
         return None, there
+    if len(visit.merges) + len(visit.deleted) + len(recipes) > setting.most_merges:
+        raise FuseHubError(
+            f"A visit keeps at most {setting.most_merges} merges, those among them that can be brought back.",
+            "Delete some that you do not need for good, in step 4.",
+        )
     command = merge_command(recipes[0])
     if visit.report and visit.report.get("cost"):
         cost = visit.report["cost"]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import fusehub
+from fusehub.checking.heads import Heads
 from fusehub.checking.report import Report
 from fusehub.errors import FuseHubError
 from fusehub.hub.access import Access
@@ -32,6 +33,7 @@ def check(
     models: list[str],
     base: str | None = None,
     labels: dict[str, list[str]] | None = None,
+    heads: Heads = "auto",
     statistics: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """The report of `fusehub.check`, with what a merge would cost and where statistics are."""
@@ -46,14 +48,18 @@ def check(
 
     read(0, len(named), "")
     report = fusehub.check(
-        [refs[model] for model in models], base=refs[base] if base else None, labels=labels, progress=read
+        [refs[model] for model in models],
+        base=refs[base] if base else None,
+        heads=heads,
+        labels=labels,
+        progress=read,
     )
     tell("Looking for statistics", share=_PHASES.share(_LOOK, 0))
     where = side_by_side(published, [refs[model] for model in models])
     found = report.to_dict() | {"statistics": dict(zip(models, where, strict=True)), "cost": None}
     if report.ok:
         tell("Planning a merge", share=_PHASES.share(_PLAN, 0))
-        found["cost"] = _cost(models, base, labels, statistics, access, refs, report)
+        found["cost"] = _cost(models, base, labels, heads, statistics, access, refs, report)
     return found
 
 
@@ -61,6 +67,7 @@ def _cost(
     models: list[str],
     base: str | None,
     labels: dict[str, list[str]] | None,
+    heads: Heads,
     statistics: dict[str, str] | None,
     access: Access,
     refs: Mapping[str, ModelRef],
@@ -69,7 +76,7 @@ def _cost(
     """What RegMean would cost, or the mean where there are no statistics yet."""
     for method, own in (("regmean", statistics), ("mean", None)):
         try:
-            recipe = fusehub.Recipe.of(models, method, labels=labels, base_model=base, statistics=own)
+            recipe = fusehub.Recipe.of(models, method, labels=labels, heads=heads, base_model=base, statistics=own)
             return dict(plan_by(recipe, access, resolved=refs, report=report).cost)
         except FuseHubError:
             continue

@@ -97,6 +97,7 @@ def _recipe(asked: Mapping[str, Any]) -> Any:
         weights=asked["weights"],
         statistics=asked["statistics"],
         labels=asked["labels"],
+        heads=asked["heads"],
         base_model=asked["base_model"],
     )
 

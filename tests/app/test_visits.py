@@ -152,6 +152,11 @@ def test_one_way_is_recommended_and_what_cannot_run_leads_to_what_it_lacks(visit
     # The base that both cards name is filled in.
     page.get_by_role("button", name="Base model").click()
     assert page.locator("#base-model").get_by_role("textbox").input_value() == "ada/base"
+    page.get_by_role("button", name="Heads").click()
+    for keeps in (True, False):
+        page.locator("#keep-heads input").set_checked(keeps)
+        page.locator("#check").click()
+        page.get_by_text("Each expert keeps its own head").wait_for(state="visible" if keeps else "detached")
     go(page, "Merge")
     page.get_by_role("heading", name="Recommended: RegMean").wait_for()
     page.get_by_text("+2.2 points in our tests, higher in 17 of 18 runs").wait_for()

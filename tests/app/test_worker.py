@@ -203,7 +203,7 @@ def test_what_is_noted_of_layers_is_told_once(tmp_path: Path) -> None:
         collect(str(path), text_file(tmp_path, texts=["a"]), path / "fusehub").close()
     names = [str(path) for path in models]
     recipe = {"name": "one", "out": str(tmp_path / "out"), "models": names, "method": "regmean", "base_model": None}
-    recipe |= {"parameters": {"alpha": 1.0}, "weights": {}, "statistics": {}, "labels": None}
+    recipe |= {"parameters": {"alpha": 1.0}, "weights": {}, "statistics": {}, "labels": None, "heads": "auto"}
     # One that cannot be made, as there are no Fisher diagonals, does not stop the other.
     lacking = recipe | {"name": "two", "out": str(tmp_path / "two"), "method": "fisher", "parameters": {}}
     asked = {"models": names, "recipes": [lacking, recipe], "room": (2**40, "fusehub merge")}
