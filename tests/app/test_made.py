@@ -60,7 +60,9 @@ def visit():
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(name.encode() * 1000)
         asked = {"name": name, "out": str(folder), "models": models, "method": "mean", "base_model": None, "made": {}}
-        visit.merges[name] = Made(name, folder, "mean", "default options", (), asked=asked | {"weights": {}})
+        visit.merges[name] = Made(
+            name, folder, "mean", "default options", (), asked=asked | {"weights": {}, "parameters": {}}
+        )
     yield visit, visits
     visits.close()
 
@@ -79,6 +81,10 @@ def test_the_same_recipe_is_known_again_whatever_it_is_called(visit) -> None:
     asked = visit.merges["mean"].asked | {"name": "mean-2", "out": "elsewhere"}
     assert same_as(visit, asked) is visit.merges["mean"]
     assert same_as(visit, asked | {"weights": {"ada/a": 2.0}}) is None
+    # An option at its default is the same as one that nobody named.
+    assert same_as(visit, asked | {"method": "regmean", "parameters": {"alpha": 0.5}}) is None
+    visit.merges["mean"].asked |= {"method": "regmean"}
+    assert same_as(visit, asked | {"method": "regmean", "parameters": {"alpha": 1.0}}) is visit.merges["mean"]
 
 
 def test_a_deleted_merge_comes_back_until_its_time_is_over(visit) -> None:
