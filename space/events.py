@@ -10,19 +10,17 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
 from fusehub.errors import FuseHubError
 
 from .render import html, offers
+from .step import Step
 from .visits import Visit
 from .workers.jobs import RUNNING, Job
 from .workers.tasks import bug
-
-if TYPE_CHECKING:
-    from .frame import Step
 
 # Seconds that preparing a step may take before it is said how far that is.
 _MOMENT = 0.4

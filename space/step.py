@@ -5,15 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
 from .visits import Visit
 from .workers.pace import Tell
-
-if TYPE_CHECKING:
-    from .frame import Frame
 
 
 class Step(ABC):
@@ -26,7 +23,8 @@ class Step(ABC):
     result_by_work: Mapping[str, Any] = MappingProxyType({})
     """Kind of work -> the component that shows what comes of it, where that is not the first of `painted`."""
 
-    def __init__(self, frame: Frame) -> None:
+    def __init__(self, frame: Any) -> None:
+        # What holds the steps together (`space.frame`), which knows them.
         self.frame = frame
         self.leads: list[tuple[int, gr.Button]] = []
         self.one_goes: list[gr.Button] = []
