@@ -1,15 +1,23 @@
 """What every test starts from, and that it leaves no trace for the tests after it."""
 
+import atexit
 import gc
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
 import pytest
+
+if "HF_ASSETS_CACHE" not in os.environ:
+    # What is remembered from run to run is shared by the tests and their processes, and by nothing else.
+    os.environ["HF_ASSETS_CACHE"] = tempfile.mkdtemp(prefix="fusehub-tests-")
+    atexit.register(shutil.rmtree, os.environ["HF_ASSETS_CACHE"], ignore_errors=True)
 
 # What takes minutes, and what waits more than it works, comes first: no worker is left with it at the end.
 FIRST = (

@@ -30,10 +30,11 @@ from fusehub.models.completeness import (
     stored_by_some,
     without_rows,
 )
-from fusehub.models.layout import Layout, layout_of
+from fusehub.models.known.layouts import layout_for
+from fusehub.models.layout import Layout
 from fusehub.models.resolve import ModelRef, refs_of
 from fusehub.models.side_documents import side_findings
-from fusehub.models.tasks import architecture_of, labels_of, load_config, task_of
+from fusehub.models.tasks import architecture_of, labels_of, task_of
 from fusehub.statistics.sources import has_statistics
 from fusehub.utils.findings import Finding, Level
 from fusehub.utils.progress import Progress, silent
@@ -211,7 +212,7 @@ class _Check:
         if self.heads == "merge" or len({self.configs[ref.id].get("model_type") for ref in self.refs}) > 1:
             return False
         try:
-            layouts = [layout_of(load_config(ref)) for ref in self.refs]
+            layouts = [layout_for(ref) for ref in self.refs]
         except FuseHubError:
             return False
         return len({layout.base_prefix for layout in layouts}) == 1 and all(layout.has_body for layout in layouts)
@@ -226,7 +227,7 @@ class _Check:
         """Whether transformers would load each model whole, and the base has what is compared with it."""
         for ref in self.refs:
             try:
-                self.layouts[ref.id] = layout_of(load_config(ref))
+                self.layouts[ref.id] = layout_for(ref)
             except FuseHubError as error:
                 self._find("unreadable", "error", error.what, error.fix, error.actions)
         first = self.layouts.get(self.refs[0].id)
@@ -370,20 +371,20 @@ class _Check:
 
 def missing_bytes(ref: ModelRef) -> int:
     """Bytes of weights that have to be downloaded before the model can be read."""
-    from huggingface_hub import try_to_load_from_cache
-
     try:
         names = ref.weight_files()
     except FuseHubError:
         return 0
-    total = 0
-    for name in names:
-        owner = ref.owner(name)
-        if owner.repo_id is not None and not isinstance(
-            try_to_load_from_cache(
-                owner.repo_id, owner.inside(name), cache_dir=owner.access.cache, revision=owner.commit
-            ),
-            str,
-        ):
-            total += ref.files[name].size
-    return total
+    return sum(ref.files[name].size for name in names if not _is_here(ref.owner(name), name))
+
+
+def _is_here(owner: ModelRef, name: str) -> bool:
+    """Whether a file is on this machine; what is in a folder takes no import to be told."""
+    if owner.repo_id is None:
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    known = try_to_load_from_cache(
+        owner.repo_id, owner.inside(name), cache_dir=owner.access.cache, revision=owner.commit
+    )
+    return isinstance(known, str)

@@ -5,12 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusehub.checking.tokenizers import differences
 from fusehub.errors import FuseHubError, Incompatible
+from fusehub.hub.remembered import code_of, keep, recall, versions
 from fusehub.models.layout import meta_model
-from fusehub.models.loading import load_processor, load_tokenizer, quiet_transformers, strange_files
+from fusehub.models.loading import (
+    load_processor,
+    load_tokenizer,
+    no_tokenizer,
+    quiet_transformers,
+    strange_files,
+    tokenizer_or_reason,
+)
 from fusehub.models.resolve import ModelRef
 from fusehub.models.side_files import VOCABULARIES, has_vocabulary, tokenizer_files
 from fusehub.models.tasks import find_task, load_config
@@ -22,8 +30,23 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 
+# What turns files into a tokenizer.
+_MAKERS = ("transformers", "tokenizers", "sentencepiece", "tiktoken", "protobuf", "mistral-common")
+_CODE = (
+    "fusehub.checking.preprocessing",
+    "fusehub.checking.tokenizers",
+    "fusehub.models.vocabularies",
+    "fusehub.models.loading",
+    "fusehub.models.side_files",
+    "fusehub.utils.limits",
+)
+
+
 class Vocabularies:
-    """The tokenizers of models, each loaded once; models whose files are the same have one."""
+    """The tokenizers of models, each loaded once; models whose files are the same have one.
+
+    Which tokens one has is remembered from run to run, so that it is loaded only where more is asked of it.
+    """
 
     def __init__(self) -> None:
         self._files: dict[str, dict[str, str]] = {}
@@ -47,18 +70,38 @@ class Vocabularies:
         kind = (str(ref.config.get("model_type")), str(ref.config.get("tokenizer_class")))
         key = self._keys[ref.id] = (*kind, *(f"{name} {sha256}" for name, sha256 in hashes.items()))
         self._files[ref.id] = hashes
-        if key not in self._loaded and key not in self._failed:
+        if key not in self._tokens and key not in self._failed:
             try:
-                tokenizer = load_tokenizer(ref)
-                self._tokens[key] = dict(tokenizer.get_vocab())
-                self._loaded[key] = tokenizer
+                self._tokens[key] = self._vocabulary(ref, key)
             except FuseHubError as error:
                 self._failed[key] = error
         return []
 
+    def _vocabulary(self, ref: ModelRef, key: tuple[str, ...]) -> dict[str, int]:
+        """Token -> id. Raises what `load_tokenizer` raises."""
+        question = self.question(ref)
+        told = recall("tokens", question)
+        if told is None:
+            found = tokenizer_or_reason(ref)
+            if not isinstance(found, str):
+                self._loaded[key] = found
+            told = {"lacks": found} if isinstance(found, str) else {"tokens": dict(found.get_vocab())}
+            keep("tokens", question, told)
+        if "lacks" in told:
+            raise no_tokenizer(ref, told["lacks"])
+        tokens: dict[str, int] = told["tokens"]
+        return tokens
+
+    def question(self, *refs: ModelRef) -> list[Any]:
+        """All that decides what the tokenizers of these models are, and do."""
+        return [[self._keys[ref.id] for ref in refs], versions(*_MAKERS), code_of(*_CODE)]
+
     def loaded(self, ref: ModelRef) -> PreTrainedTokenizerBase | None:
         """The model's tokenizer; None where there is none that can be loaded."""
-        return self._loaded.get(self._keys.get(ref.id, ()))
+        key = self._keys.get(ref.id, ())
+        if key in self._tokens and key not in self._loaded:
+            self._loaded[key] = load_tokenizer(ref)
+        return self._loaded.get(key)
 
     def failure(self, ref: ModelRef) -> FuseHubError | None:
         """Why the model's tokenizer cannot be loaded; None where it can, or nothing was read."""
@@ -132,9 +175,21 @@ def _tokenizers(first: ModelRef, other: ModelRef, vocabularies: Vocabularies, *,
             "The same number must mean the same token in all models: merge models of one tokenizer.",
         )
         return
-    mine, theirs = vocabularies.loaded(first), vocabularies.loaded(other)
-    if mine is None or theirs is None or vocabularies.same_files(first, other):
+    if vocabularies.same_files(first, other) or vocabularies.of(first) is None or vocabularies.of(other) is None:
         return
+    question = vocabularies.question(first, other)
+    if recall("tokenizers", question) is not None:
+        return
+    found = list(_differing(first, other, vocabularies, is_base=is_base))
+    if not found:
+        keep("tokenizers", question, "alike")
+    yield from found
+
+
+def _differing(first: ModelRef, other: ModelRef, vocabularies: Vocabularies, *, is_base: bool) -> Iterator[Finding]:
+    """What tokenizers do otherwise whose vocabularies fit, when they are run."""
+    mine, theirs = vocabularies.loaded(first), vocabularies.loaded(other)
+    assert mine is not None and theirs is not None  # Their tokens are known.
     yield from _added(first, other, vocabularies)
     for found in differences(mine, theirs, (first.name, other.name)):
         # A chat template has the special tokens in it, so that what is put around other texts matters less.
@@ -195,8 +250,11 @@ def _image_processors(refs: Sequence[ModelRef]) -> Iterator[Finding]:
     first = said[0]
     for ref, own in zip(refs, said, strict=True):
         if own is not None and find_spec("PIL") is not None:
+            question = [own, ref.config, versions("transformers", "torch", "pillow"), code_of(*_CODE)]
             try:
-                _require_own_size(ref, load_processor(ref))
+                if recall("processors", question) is None:
+                    _require_own_size(ref, load_processor(ref))
+                    keep("processors", question, "sound")
             except FuseHubError as error:
                 yield Finding("unreadable", "error", error.what, error.fix)
                 continue

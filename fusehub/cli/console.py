@@ -60,10 +60,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def leave_it_to_the_main_process() -> None:
+def leave_it_to_the_main_process() -> Processes:
     """Of several processes that do one thing together, only the main one speaks; of errors, all do."""
-    if not Processes.join().is_main:
+    processes = Processes.join()
+    if not processes.is_main:
         out.quiet = err.quiet = True
+    return processes
 
 
 def print_json(content: Any) -> None:

@@ -161,7 +161,7 @@ def merge(
         raise typer.BadParameter(f"{models[0]} is a recipe, which names all models", param_hint=" ".join(models[1:]))
     if out is None and not dry_run and not save_plan:
         raise typer.BadParameter("say where the merged model goes", param_hint="--out")
-    console.leave_it_to_the_main_process()
+    processes = console.leave_it_to_the_main_process()
     if models[0].endswith(_PLAN) and len(models) == 1:
         _require_as_it_is(context)
         _merge(Plan.load(models[0], plugins=plugin or ()), out, None, device, dry_run, save_plan, as_json)
@@ -211,7 +211,11 @@ def merge(
     allowed = Allowed.of(unrelated=allow_unrelated, other_weights=allow_other_weights, ignore=ignore or ())
     most = console.parse_size(max_shard_size, "--max-shard-size")
     # What the Hub was asked for the recommendation is not asked again.
-    plan = plan_by(recipe, access, allowed=allowed, max_shard_size=most, resolved=known)
+    with processes.together():
+        plan = plan_by(
+            recipe, access, allowed=allowed, max_shard_size=most, resolved=known, processes=processes,
+            made=not dry_run or save_plan is not None,
+        )  # fmt: skip
     search = None
     if tune:
         from fusehub.comparing.tuning import Search, Tuning

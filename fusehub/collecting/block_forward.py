@@ -16,7 +16,7 @@ the comparison shows that something else looks at them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,7 @@ class BlockForward:
     """
 
     def __init__(
-        self, skeleton: Skeleton, kept: KeptOutputs, blocks: list[str], done: list[str], spared: list[str]
+        self, skeleton: Skeleton, kept: KeptOutputs, blocks: Sequence[str], done: list[str], spared: list[str]
     ) -> None:
         import torch
         from torch import nn

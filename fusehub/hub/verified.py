@@ -10,13 +10,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from functools import lru_cache
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from fusehub.errors import BadFile
 from fusehub.hub.access import Access
 from fusehub.hub.cache import cache_errors, remove_broken_off
 from fusehub.hub.client import cut_token, is_offline
+from fusehub.hub.remembered import keep, recall
 from fusehub.hub.small_files import fetch_small
 
 
@@ -97,23 +100,78 @@ def file_hash(path: Path) -> str:
     return _hash_with(path, 64)
 
 
+def remembered_hash(path: Path) -> str:
+    """The same, as another command may have found it; for what comes of it nothing is made.
+
+    A bit that turns over on a disk is not seen so: its file was not written.
+    """
+    started = time.time_ns()
+    written = _Written.of(path, 64)
+    told = recall("hashes", written)
+    if isinstance(told, str):
+        return told
+    found = file_hash(path)
+    # Clocks of file systems are coarse: what is written just after it was hashed can have the same time.
+    if started - max(written.mtime, written.ctime) > _COARSE_NS:
+        keep("hashes", written, found)
+    return found
+
+
+def known_hashes() -> dict[tuple[Any, ...], str]:
+    """What this process has hashed, for another one that reads the same files."""
+    return {tuple(written): found for written, found in list(_known.items())}
+
+
+def learn_hashes(told: Mapping[tuple[Any, ...], str]) -> None:
+    """Takes over what another process has hashed: it holds for a file that is the same by all that tells files."""
+    for written, found in told.items():
+        _learn(_Written(*written), found)
+
+
+class _Written(NamedTuple):
+    """A file as it was last written, and which hash of it is meant, by its digits."""
+
+    path: str
+    digits: int
+    size: int
+    device: int
+    inode: int
+    mtime: int
+    ctime: int
+
+    @classmethod
+    def of(cls, path: Path, digits: int) -> _Written:
+        stat = path.stat()
+        whole = str(path.resolve())
+        return cls(whole, digits, stat.st_size, stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+_MOST = 4096
+_COARSE_NS = 2_000_000_000
+_known: dict[_Written, str] = {}
+
+
+def _learn(written: _Written, found: str) -> None:
+    _known[written] = found
+    for oldest in list(_known)[: max(0, len(_known) - _MOST)]:
+        _known.pop(oldest, None)
+
+
 def _hash_of(path: Path, claim: str) -> str:
     """The hash of a file, of the kind that `claim` is."""
     return _hash_with(path, len(claim))
 
 
 def _hash_with(path: Path, digits: int) -> str:
-    stat = path.stat()
-    return _hash(str(path.resolve()), digits, stat.st_size, (stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns))
-
-
-@lru_cache(maxsize=4096)
-def _hash(path: str, digits: int, size: int, written: tuple[int, int, int]) -> str:
-    """sha256 or git's sha1 of a file; remembered until it is written anew."""
-    digest = hashlib.sha256() if digits == 64 else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    with open(path, "rb") as file:
+    """sha256 or git's sha1 of a file; remembered in this process until it is written anew."""
+    written = _Written.of(path, digits)
+    if (known := _known.get(written)) is not None:
+        return known
+    digest = hashlib.sha256() if digits == 64 else hashlib.sha1(b"blob %d\0" % written.size, usedforsecurity=False)
+    with open(written.path, "rb") as file:
         while piece := file.read(2**20):
             digest.update(piece)
+    _learn(written, digest.hexdigest())
     return digest.hexdigest()
 
 

@@ -10,11 +10,13 @@ from fusehub.checking.check import check
 from fusehub.checking.heads import LabelPlan
 from fusehub.checking.report import Report
 from fusehub.errors import Action, BadRecipe, Incompatible
+from fusehub.hub.verified import file_hash, remembered_hash
 from fusehub.merging.cast import Cast
 from fusehub.merging.recipe import Recipe
-from fusehub.models.checkpoint import weight_hashes
+from fusehub.models.checkpoint import hash_share, share_hashes, weight_hashes
 from fusehub.models.ref import ModelRef
 from fusehub.utils.findings import Allowed
+from fusehub.utils.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,18 @@ class Checked:
     hashes: tuple[dict[str, str], ...]
 
 
-def checked(cast: Cast, allowed: Allowed, report: Report | None = None) -> Checked:
+def checked(
+    cast: Cast, allowed: Allowed, report: Report | None, processes: Processes, *, made: bool = True
+) -> Checked:
     """What is found of the cast; `report` is what `check` has found of it already, if it has.
 
-    Raises `Incompatible` with all that speaks against the merge, but for what is `allowed`.
+    Each of the `processes` hashes its share of what only lies in folders; where nothing is `made` of it, what another
+    command has found will do. Raises `Incompatible` with all that speaks against the merge, but for what is `allowed`.
     """
     recipe, experts = cast.recipe, cast.experts
     given = {ref.name: list(entry.labels) for ref, entry in zip(experts, recipe.models, strict=True) if entry.labels}
-    with ThreadPoolExecutor() as pool:
-        hashing = [pool.submit(weight_hashes, ref) for ref in experts]
+    with ThreadPoolExecutor(1) as pool:
+        hashing = pool.submit(hash_share, experts, processes) if made else None
         import torch  # noqa: F401  # takes a second, which hashing fills
 
         if report is None or [model.id for model in report.models] != [ref.id for ref in experts]:
@@ -44,7 +49,10 @@ def checked(cast: Cast, allowed: Allowed, report: Report | None = None) -> Check
     if report.labels is None:
         report.require_ok()
         raise Incompatible("The models' heads cannot be planned.", "Say --heads keep.", actions=[Action("keep-heads")])
-    hashes = tuple(future.result() for future in hashing)
+    if hashing:
+        hashing.result()
+        share_hashes(processes)
+    hashes = tuple(weight_hashes(ref, file_hash if made else remembered_hash) for ref in experts)
     _require_provenance(recipe, experts, hashes)
     return Checked(report, report.labels, hashes)
 

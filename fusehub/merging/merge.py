@@ -141,7 +141,7 @@ def merge(
             )
         if isinstance(models, Plan):
             return models
-        return plan_of(models, method, plugins, allowed, access, max_shard_size, **changes)
+        return plan_of(models, method, plugins, allowed, access, max_shard_size, processes, **changes)
 
     processes = Processes.join()
     with processes.together():
@@ -238,6 +238,7 @@ def plan_of(
     allowed: Allowed,
     access: Access,
     max_shard_size: int = MAX_SHARD_SIZE,
+    processes: Processes | None = None,
     **changes: Unpack[Changes],
 ) -> Plan:
     """The plan of what `models`, a recipe or a recipe's file mean: see `recipe_of`."""
@@ -245,7 +246,7 @@ def plan_of(
     refs = [ref for ref in (*named, changes.get("base_model")) if isinstance(ref, ModelRef)]
     return plan_by(
         recipe_of(models, method, plugins=plugins, **changes), access, allowed=allowed,
-        max_shard_size=max_shard_size, resolved={ref.id: ref for ref in refs},
+        max_shard_size=max_shard_size, resolved={ref.id: ref for ref in refs}, processes=processes,
     )  # fmt: skip
 
 

@@ -29,14 +29,15 @@ from fusehub.methods import Method
 from fusehub.methods.by_layer import Settings
 from fusehub.methods.plugins import load_plugins, require_plugins
 from fusehub.models.checkpoint import Shard, plan_shards
-from fusehub.models.layout import Layout, layout_of
+from fusehub.models.known.layouts import layout_for
+from fusehub.models.layout import Layout
 from fusehub.models.ref import ModelRef, short_names
 from fusehub.models.resolve import ref_of
-from fusehub.models.tasks import load_config
 from fusehub.models.tensor_files import TensorInfo
 from fusehub.utils.findings import NOTHING_ALLOWED, Allowed
 from fusehub.utils.formats import describe
 from fusehub.utils.frozen import freeze, thawed
+from fusehub.utils.processes import Processes
 
 MAX_SHARD_SIZE = 5 * 10**9
 
@@ -292,14 +293,17 @@ def plan_by(
     max_shard_size: int = MAX_SHARD_SIZE,
     resolved: Mapping[str, ModelRef] = MappingProxyType({}),
     report: Report | None = None,
+    processes: Processes | None = None,
+    made: bool = True,
 ) -> Plan:
     """The same within a run that has asked the Hub of these models before; `report` is what `check` found of them and
-    the base."""
+    the base, `processes` those that plan together, and `made` whether something is to be made by the plan: then
+    weights in folders are hashed anew."""
     cast = cast_of(recipe, resolved, access)
     recipe, method, experts, base = cast.recipe, cast.method, cast.experts, cast.base
-    found = checked(cast, allowed, report)
+    found = checked(cast, allowed, report, processes or Processes(), made=made)
     statistics, notes = sources_of(recipe, method, experts, found.hashes, allowed, access)
-    layout = layout_of(load_config(experts[0]))
+    layout = layout_for(experts[0])
     decided = planned(cast, layout, found.labels, statistics)
     donors = donors_of(recipe, experts, base, found.report) if found.labels.policy == "merge" else None
     require_usable(recipe, method, decided.tensors.values(), statistics, experts, base)

@@ -13,10 +13,9 @@ from fusehub.checking.report import Report
 from fusehub.merging.donors import Donors, donors_alone
 from fusehub.merging.planner import TensorPlan, infos_of
 from fusehub.models.completeness import beyond_rows, shortcomings, without_rows
-from fusehub.models.layout import layout_of
+from fusehub.models.known.layouts import layout_for
 from fusehub.models.loading import load_tokenizer
 from fusehub.models.resolve import ModelRef
-from fusehub.models.tasks import config_like
 from fusehub.models.tensor_files import DTYPES, TensorInfo
 from fusehub.models.ties import config_with_ties
 from fusehub.utils.findings import Allowed, Finding, incompatible
@@ -95,7 +94,7 @@ def _shortcomings(
 ) -> list[Finding]:
     """What is wrong with the model that has the tensors `infos`, and config and tokenizer of the `donors`."""
     assert report.labels is not None  # Without, nothing is planned.
-    layout = layout_of(config_like(donors.config, config_of_result(donors, report.labels, tensors, infos)))
+    layout = layout_for(donors.config, config_of_result(donors, report.labels, tensors, infos))
     found = shortcomings(f"What would be made with the config of {donors.config.name}", layout, infos)
     if any(finding.code == "no-header" for finding in report.findings):
         # Weights that had no header are seen for the first time.

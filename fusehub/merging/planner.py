@@ -16,7 +16,8 @@ from fusehub.methods.base import Options
 from fusehub.methods.by_layer import depths
 from fusehub.models.checkpoint import Checkpoint, headers
 from fusehub.models.completeness import stored_by_some
-from fusehub.models.layout import Layout, Linear, layout_like
+from fusehub.models.known.layouts import layout_like
+from fusehub.models.layout import Layout, Linear
 from fusehub.models.resolve import ModelRef
 from fusehub.models.tensor_files import TensorInfo
 from fusehub.models.ties import merged_parameters, stored_names, tie_notes

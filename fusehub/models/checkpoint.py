@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusehub.errors import OtherHeader
-from fusehub.hub.verified import file_hash
+from fusehub.hub.verified import file_hash, known_hashes, learn_hashes
 from fusehub.models.checkpoints import kind_of
 from fusehub.models.checkpoints.kind import Tensors
 from fusehub.models.ref import ModelRef
 from fusehub.models.tensor_files import DTYPES, TensorInfo, dtype_name
 from fusehub.utils.frozen import freeze
+from fusehub.utils.processes import Processes
 
 if TYPE_CHECKING:
     import torch
@@ -91,19 +92,37 @@ class Checkpoint(Mapping):
         self.close()
 
 
-def fetch_weights(refs: Iterable[ModelRef]) -> None:
+def fetch_weights(refs: Iterable[ModelRef], processes: Processes | None = None) -> None:
     """Brings the weights of all models onto this machine, several files at a time, and holds them to their hashes.
 
-    Opening them does so too, one after the other. Raises what `ModelRef.path` raises.
+    Of several processes on one machine, each does so with its share of the files. Opening them does it too, one after
+    the other. Raises what `ModelRef.path` raises.
     """
+    processes = processes or Processes()
     wanted = [(ref, name) for ref in refs for name in ref.hashed_files()]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        list(pool.map(lambda one: one[0].path(one[1]), wanted))
+        list(pool.map(lambda one: one[0].path(one[1]), wanted[processes.index :: processes.count]))
+        if processes.count > 1:
+            share_hashes(processes)
+            list(pool.map(lambda one: one[0].path(one[1]), wanted))
 
 
-def weight_hashes(ref: ModelRef) -> dict[str, str]:
+def weight_hashes(ref: ModelRef, hashed: Callable[[Path], str] = file_hash) -> dict[str, str]:
     """sha256 of each weight file: as the Hub tells it, computed only for files of a local folder."""
-    return {name: ref.files[name].sha256 or file_hash(ref.path(name)) for name in ref.hashed_files()}
+    return {name: ref.files[name].sha256 or hashed(ref.path(name)) for name in ref.hashed_files()}
+
+
+def hash_share(refs: Sequence[ModelRef], processes: Processes) -> None:
+    """Hashes this process's share of the weight files that the Hub tells no hash of."""
+    names = [(ref, name) for ref in refs for name in ref.hashed_files() if ref.files[name].sha256 is None]
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        list(pool.map(lambda one: file_hash(one[0].path(one[1])), names[processes.index :: processes.count]))
+
+
+def share_hashes(processes: Processes) -> None:
+    """Has all processes know what each has hashed; what lies on another machine they have to hash themselves."""
+    for told in processes.agree(known_hashes()):
+        learn_hashes(told)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from fusehub.models.layout import Layout, layout_of
+from fusehub.models.known.layouts import layout_for
+from fusehub.models.layout import Layout
 from fusehub.models.ref import ModelRef
 from fusehub.models.side_files import tokenizer_files
-from fusehub.models.tasks import load_config
 from fusehub.models.tensor_files import TensorInfo
 from fusehub.models.vocabularies import is_free
 from fusehub.models.wrappers import wrappers_in
@@ -25,7 +25,7 @@ _QUANTISED = re.compile(r"\.(qweight|qzeros|absmax|quant_map|quant_state\S*|SCB|
 
 def require_complete(ref: ModelRef, tensors: Mapping[str, TensorInfo]) -> None:
     """Raises `Incompatible` where the model cannot be loaded whole from these `tensors`, with the cause."""
-    found = [f for f in shortcomings(ref.name, layout_of(load_config(ref)), tensors) if f.level == "error"]
+    found = [f for f in shortcomings(ref.name, layout_for(ref), tensors) if f.level == "error"]
     if found:
         raise incompatible(found)
 

@@ -11,19 +11,19 @@ The model is built on the meta device, so this costs no memory and no download b
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import Incompatible, first_line
 from fusehub.models.piecewise.blocks import blocks_of
-from fusehub.models.ref import ModelRef
-from fusehub.models.tasks import class_name_of, has_labels, load_config
+from fusehub.models.tasks import class_name_of, has_labels
 from fusehub.models.tensor_files import require_few
 from fusehub.models.transformers_internals import (
     StoredName,
@@ -77,13 +77,28 @@ class Layout:
     renamings); each is a linear layer among `linears`, whose module is the one that holds all of them.
     """
 
+    key: str
+    """What all configs of this layout have in common."""
     architecture: str
     shapes: Mapping[str, tuple[int, ...]]
     linears: Mapping[str, Linear]
     label_axes: Mapping[str, int]
     tied: Mapping[str, str]
     base_prefix: str
-    _model: PreTrainedModel
+    blocks: tuple[str, ...]
+    """The repeated blocks that hold linear layers, and are more than one by itself."""
+    embeddings: tuple[str, ...]
+    """The parameter with one row a token of the input, by all names that it has; none for models of images."""
+    output: tuple[str, ...]
+    """The weight that tells tokens from what the model computed; none for models that tell something else."""
+    ties_said: tuple[bool | None, ...]
+    """What the config and those inside it say of sharing."""
+    left_over: tuple[str, ...]
+    """Expressions for what checkpoints have and models compute by now, or have no use for, as transformers says it."""
+    computed: tuple[str, ...]
+    """Expressions for what a checkpoint need not have."""
+    places: Callable[[tuple[str, ...]], Mapping[str, StoredName]] = field(compare=False, repr=False)
+    """Where transformers loads the tensors of a file, which it is asked by their names, all at once."""
     parts: Mapping[str, Part] = field(default_factory=dict)
     token_axes: Mapping[str, int] = field(default_factory=dict)
     """Which tensors have one row (or element) a token of the vocabulary, with the axis along which tokens run."""
@@ -106,7 +121,7 @@ class Layout:
         # The same names are asked for by every check and every step of a merge.
         names = tuple(stored)
         if names not in self._placed:
-            self._placed[names] = stored_names(self._model, names)
+            self._placed[names] = self.places(names) if names else {}
         return self._placed[names]
 
     def unknown(self, stored: Iterable[str]) -> list[str]:
@@ -143,44 +158,13 @@ class Layout:
 
     @property
     def _left_over(self) -> re.Pattern[str]:
-        """What checkpoints have and models compute by now, or have no use for, as transformers says it."""
         always = ("position_ids$", r"rotary_emb\.inv_freq$", r"\.attn\.(masked_)?bias$")
-        return re.compile("|".join([*always, *left_over(self._model)]))
+        return re.compile("|".join([*always, *self.left_over]))
 
     @property
     def _computed(self) -> re.Pattern[str]:
-        """What a checkpoint need not have."""
         always = "(position_ids|token_type_ids|num_batches_tracked)$"
-        return re.compile("|".join([always, *may_be_missing(self._model)]))
-
-    @property
-    def blocks(self) -> list[str]:
-        """The repeated blocks that hold linear layers, and are more than one by itself."""
-        return blocks_of(self._model, [linear.module.rpartition(".")[0] for linear in self.linears.values()])
-
-    @property
-    def embeddings(self) -> tuple[str, ...]:
-        """The parameter with one row a token of the input, by all names that it has; none for models of images."""
-        return self._names_of(self._model.get_input_embeddings)
-
-    @property
-    def output(self) -> tuple[str, ...]:
-        """The weight that tells tokens from what the model computed; none for models that tell something else."""
-        return self._names_of(self._model.get_output_embeddings)
-
-    def _names_of(self, get: Callable[[], Any]) -> tuple[str, ...]:
-        try:
-            weight = getattr(get(), "weight", None)
-        except (NotImplementedError, AttributeError):  # What transformers raises for a class that has none.
-            return ()
-        own = self._model.named_parameters(remove_duplicate=False)
-        return tuple(name for name, value in own if value is weight)
-
-    def ties_of(self, config: PretrainedConfig) -> Mapping[str, str]:
-        """`tied` as another config of this architecture has it."""
-        if _tie_flags(config) == _tie_flags(self._model.config):
-            return self.tied
-        return tied_names(meta_model(config))
+        return re.compile("|".join([always, *self.computed]))
 
     def tied_with(self, parameter: str) -> list[str]:
         """The other names of what shares its storage with `parameter`."""
@@ -228,30 +212,40 @@ def _layout_of(key: _Key) -> Layout:
     model = meta_model(config)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     parts = _parts(model, shapes)
+    linears = linears_of(model) | {name: _part_linear(name, part, shapes) for name, part in parts.items()}
     return Layout(
+        key=hashlib.sha256(key.text.encode()).hexdigest(),
         architecture=class_name_of(config),
         shapes=shapes,
-        linears=linears_of(model) | {name: _part_linear(name, part, shapes) for name, part in parts.items()},
+        linears=linears,
         label_axes=_axes_of(config, "num_labels", shapes) if has_labels(config.to_dict()) else {},
         token_axes=_axes_of(config, "vocab_size", shapes),
         tied=tied_names(model),
         base_prefix=model.base_model_prefix,
-        _model=model,
+        blocks=tuple(blocks_of(model, [linear.module.rpartition(".")[0] for linear in linears.values()])),
+        embeddings=_names_of(model, model.get_input_embeddings),
+        output=_names_of(model, model.get_output_embeddings),
+        ties_said=tie_flags(config),
+        left_over=left_over(model),
+        computed=may_be_missing(model),
+        places=partial(stored_names, model),
         parts=parts,
     )
 
 
-def _tie_flags(config: PretrainedConfig) -> list[bool | None]:
+def tie_flags(config: PretrainedConfig) -> tuple[bool | None, ...]:
     """What the config and those inside it say of sharing."""
     parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
-    return [getattr(part, "tie_word_embeddings", None) for part in parts]
+    return tuple(getattr(part, "tie_word_embeddings", None) for part in parts)
 
 
-def layout_like(ref: ModelRef, layout: Layout) -> Layout:
-    """The layout of `ref`, which is `layout` itself where the architecture is the same."""
-    if ref.config.get("architectures") in ([layout.architecture], None):
-        return layout
-    return layout_of(load_config(ref))
+def _names_of(model: PreTrainedModel, get: Callable[[], Any]) -> tuple[str, ...]:
+    """All names of the weight of a module of the model; none where it has no such module."""
+    try:
+        weight = getattr(get(), "weight", None)
+    except (NotImplementedError, AttributeError):  # What transformers raises for a class that has none.
+        return ()
+    return tuple(name for name, value in model.named_parameters(remove_duplicate=False) if value is weight)
 
 
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:

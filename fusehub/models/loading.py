@@ -182,6 +182,14 @@ def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
 
     Raises `NotFound` where the model has none, and `Incompatible` where transformers cannot load it.
     """
+    found = tokenizer_or_reason(ref)
+    if isinstance(found, str):
+        raise no_tokenizer(ref, found)
+    return found
+
+
+def tokenizer_or_reason(ref: ModelRef) -> PreTrainedTokenizerBase | str:
+    """The same, or why the model has none."""
     from transformers import AutoTokenizer
 
     owner = ref.tokenizer_ref
@@ -196,12 +204,13 @@ def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
         if not is_of_files(error):
             raise
         if not has_vocabulary(owner.files):
-            raise _no_tokenizer(ref, "none of its files is a vocabulary") from error
+            return "none of its files is a vocabulary"
         raise Incompatible(
             f"transformers cannot load the tokenizer of {ref.name}: {first_line(error)}.",
             "Are its files complete, of a tokenizer that transformers itself knows, and what it needs installed?",
         ) from error
-    _require_vocabulary(ref, tokenizer)
+    if (made_of := _made_up_for(ref, tokenizer)) is not None:
+        return f"a {type(tokenizer).__name__} is made of {made_of}"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -234,21 +243,22 @@ def _too_many(ref: ModelRef, what: str) -> BadFile:
     )
 
 
-def _require_vocabulary(ref: ModelRef, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises `NotFound` for a tokenizer that transformers has made up for want of files: without a word, and every
-    word is then unknown.
+def _made_up_for(ref: ModelRef, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The files for want of which transformers has made a tokenizer up: without a word, and every word is then
+    unknown. None for one that is sound.
     """
     needed = type(tokenizer).vocab_files_names
     if not needed or "tokenizer.json" in ref.tokenizer_ref.files:
-        return  # Of bytes or letters, so that nothing is needed; or all is in one file.
+        return None  # Of bytes or letters, so that nothing is needed; or all is in one file.
     words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) - set(tokenizer.added_tokens_encoder)
-    if len(words) < 2:  # Some make up a mark of a word's beginning too.
-        names = [name for part, name in needed.items() if part not in ("tokenizer_file", "tokenizer_config_file")]
-        either = f", or of {' and '.join(names)}" if names else ""
-        raise _no_tokenizer(ref, f"a {type(tokenizer).__name__} is made of tokenizer.json{either}")
+    if len(words) >= 2:  # Some make up a mark of a word's beginning too.
+        return None
+    names = [name for part, name in needed.items() if part not in ("tokenizer_file", "tokenizer_config_file")]
+    return "tokenizer.json" + (f", or of {' and '.join(names)}" if names else "")
 
 
-def _no_tokenizer(ref: ModelRef, why: str) -> NotFound:
+def no_tokenizer(ref: ModelRef, why: str) -> NotFound:
+    """The error for a model that has none."""
     return NotFound(
         f"{ref.name} has no tokenizer: {why}.",
         "Copy the tokenizer's files of its base into it, if it was trained with that one.",

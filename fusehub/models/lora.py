@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 
 from fusehub.errors import Incompatible, NonFinite
 from fusehub.models.adapter_settings import AdapterSettings
-from fusehub.models.layout import layout_of
+from fusehub.models.known.layouts import layout_for
 from fusehub.models.ref import ModelRef
-from fusehub.models.tasks import load_config
 from fusehub.models.tensor_files import TensorFile, TensorInfo, is_copy
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Updates:
         self._said = adapter.adapter_config
         self._settings = AdapterSettings(self._said, self._name)
         self._infos = infos
-        self._layout = layout_of(load_config(ref))
+        self._layout = layout_for(ref)
         self._stored = {parameter: name for name, parameter in self._layout.names(infos).items()}
         self.reader = reader
         self.changes: dict[str, dict[str, str]] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fusehub.errors import BadFile, FuseHubError, first_line
+from fusehub.hub.remembered import code_of, keep, recall, versions
 from fusehub.models.chat_templates import template_of
 from fusehub.models.loading import quiet_transformers
 from fusehub.models.ref import ModelRef
@@ -49,11 +50,15 @@ def _require_generation(ref: ModelRef) -> None:
     said = ref.json(GENERATION_CONFIG)
     if _writing(ref) is None:
         return  # It is not read then.
+    question = [said, versions("transformers"), code_of("fusehub.models.side_documents", "fusehub.utils.documents")]
+    if recall("generation", question) is not None:
+        return
     from transformers import GenerationConfig
 
     try:
         with quiet_transformers():
             GenerationConfig.from_dict(check_generation_config(said, ref.name))
+        keep("generation", question, "sound")
     except FuseHubError:
         raise
     except Exception as error:  # A value of a wrong kind raises whatever is done with it.

@@ -190,16 +190,10 @@ def class_name_of(config: PretrainedConfig) -> str:
 
 def load_config(ref: ModelRef) -> PretrainedConfig:
     """transformers' config object of the model."""
-    from transformers import AutoConfig
-
     ref.path("config.json")
     labels_of(ref.config, ref.name)
     try:
-        if ref.parts:
-            config = AutoConfig.for_model(**ref.config)
-        else:
-            config = AutoConfig.from_pretrained(_folder(ref), trust_remote_code=False, local_files_only=True)
-        return _with_own_attention(config)
+        return config_in_words(ref.config, None if ref.parts else _folder(ref))
     except Exception as error:  # A value of a wrong kind raises whatever the config's own code comes upon.
         said = "; ".join(line.strip() for line in str(error)[:300].splitlines() if line.strip())
         said = said or type(error).__name__
@@ -207,6 +201,20 @@ def load_config(ref: ModelRef) -> PretrainedConfig:
             f"{ref.name}: transformers cannot read its config ({said}).",
             "Is its architecture known to the installed transformers, and is every value of the kind it should be?",
         ) from error
+
+
+def config_in_words(
+    own: Mapping[str, Any], folder: Path | None, said: dict[str, Any] | None = None
+) -> PretrainedConfig:
+    """transformers' config object of a config.json that says `own`, which is in `folder` if it is in any; or of one of
+    its kind that says `said`. Raises whatever wrong values lead to."""
+    from transformers import AutoConfig
+
+    if folder is None:
+        config = AutoConfig.for_model(**own)
+    else:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    return _with_own_attention(config if said is None else type(config).from_dict(said))
 
 
 def config_like(ref: ModelRef, said: dict[str, Any]) -> PretrainedConfig:

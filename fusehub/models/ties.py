@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from fusehub.errors import Incompatible
 from fusehub.models.adapters import TIED
 from fusehub.models.checkpoint import Checkpoint
-from fusehub.models.layout import Layout, layout_of
+from fusehub.models.known.layouts import layout_for, ties_like
+from fusehub.models.layout import Layout
 from fusehub.models.ref import ModelRef
-from fusehub.models.tasks import config_like, load_config
+from fusehub.models.tasks import config_like
 from fusehub.models.tensor_files import TensorInfo, is_copy
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def stored_names(ref: ModelRef, layout: Layout, infos: Mapping[str, TensorInfo])
         if infos[other].shape != infos[name].shape:
             raise two_names(ref.name, other, name)
         twice.append((other, name))
-    tied = layout.ties_of(load_config(ref))
+    tied = ties_like(ref, layout)
     at = dict(own)
     unsure: dict[str, str] = {}
     for source in dict.fromkeys(tied.values()):
@@ -150,15 +151,14 @@ def config_with_ties(ref: ModelRef, config: dict[str, Any], stored: Iterable[str
     in config.json. (T5 reads something else there.)
     """
     stored = list(stored)
-    before = config_like(ref, config)
-    wrong = _contradictions(layout_of(before), stored)
+    wrong = _contradictions(layout_for(ref, config), stored)
     text = config.get("text_config")
     for tied in (False, True) if wrong else ():
         options = [{**config, TIED: tied}]
         options += [{**options[0], "text_config": {**text, TIED: tied}}] if isinstance(text, dict) else []
         for option in options:
-            after = config_like(ref, option)
-            if _but_ties(after) == _but_ties(before) and _contradictions(layout_of(after), stored) < wrong:
+            as_they_are = [_but_ties(config_like(ref, own)) for own in (config, option)]
+            if as_they_are[0] == as_they_are[1] and _contradictions(layout_for(ref, option), stored) < wrong:
                 return option
     return config
 

@@ -14,10 +14,11 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from fusehub.errors import Incompatible, first_line
+from fusehub.hub.remembered import keep, recall, versions
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 KNOWN = ("5.21", "5.23")
 """The oldest and the newest version that this was tried with."""
@@ -69,6 +70,14 @@ def model_class(architecture: str) -> Callable[..., PreTrainedModel] | None:
     import transformers
 
     return getattr(getattr(transformers, architecture, None), "_from_config", None)
+
+
+def is_its_own(config: PretrainedConfig) -> bool:
+    """Whether the config's class and that of its model are of transformers itself, and not put into it by others."""
+    import transformers
+
+    kinds = (type(config), getattr(transformers, (config.architectures or [""])[0], None))
+    return all(getattr(kind, "__module__", "").partition(".")[0] == "transformers" for kind in kinds)
 
 
 @_internal("which parameters it keeps in float32 whatever the model is loaded in")
@@ -146,9 +155,12 @@ def may_be_missing(model: PreTrainedModel) -> tuple[str, ...]:
 @_internal("which classes of models there are for a task")
 def classes_of(mapping: str) -> Mapping[str, Any]:
     """Model type -> class name, as in the table `mapping` of `transformers.models.auto.modeling_auto`."""
-    from transformers.models.auto import modeling_auto
+    question = [mapping, versions("transformers")]
+    if (told := recall("classes", question)) is None:
+        from transformers.models.auto import modeling_auto
 
-    table: Mapping[str, Any] = getattr(modeling_auto, mapping)
+        keep("classes", question, told := dict(getattr(modeling_auto, mapping)))
+    table: Mapping[str, Any] = told
     return table
 
 

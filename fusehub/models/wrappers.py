@@ -11,9 +11,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from fusehub.errors import FuseHubError
-from fusehub.models.layout import Layout, layout_of
+from fusehub.models.known.layouts import layout_for
+from fusehub.models.layout import Layout
 from fusehub.models.ref import ModelRef
-from fusehub.models.tasks import load_config
 
 # Who saves names like that.
 _WRAPPERS = {
@@ -55,7 +55,7 @@ def wrapping_of(ref: ModelRef, names: Collection[str]) -> Wrapping:
     if not _may_be_wrapped(names):
         return Wrapping()
     try:
-        return unwrap(names, layout_of(load_config(ref)))
+        return unwrap(names, layout_for(ref))
     except FuseHubError:  # Of a class that nobody knows, no name is known either.
         return Wrapping()
 

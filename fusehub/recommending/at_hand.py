@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from fusehub.checking.configs import base_of, common_base
 from fusehub.errors import AccessDenied, FuseHubError, Offline
+from fusehub.hub.verified import remembered_hash
 from fusehub.models.checkpoint import weight_hashes
 from fusehub.models.resolve import ModelRef, ref_of
 from fusehub.models.tasks import task_of
@@ -72,7 +73,7 @@ def at_hand(
         if said == DATA_FREE:
             return None
         try:
-            return find_statistics(ref, said, hashes=weight_hashes(ref))
+            return find_statistics(ref, said, hashes=weight_hashes(ref, remembered_hash))
         except (AccessDenied, Offline):
             raise
         except FuseHubError as error:

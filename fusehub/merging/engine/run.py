@@ -81,7 +81,7 @@ class _Engine:
 
     def run(self, remarks: tuple[str, ...]) -> MergeResult:
         with self._files, _threads(None if any(map(self._is_solved, map(Work, self.tensors.values()))) else 1):
-            fetch_weights([*self.plan.experts, *([self.plan.base] if self.plan.base else [])])
+            fetch_weights([*self.plan.experts, *filter(None, [self.plan.base])], self.processes)
             self.experts = [self._files.enter_context(Checkpoint(ref)) for ref in self.plan.experts]
             self.base = self._files.enter_context(Checkpoint(self.plan.base)) if self.plan.base else None
             for checkpoint, told in zip([*self.experts, *filter(None, [self.base])], self.plan.headers, strict=True):
