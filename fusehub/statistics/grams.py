@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fusehub.statistics.halves import Halves
+from fusehub.statistics.halves import HalfSum
 from fusehub.utils.devices import has_float64
 from fusehub.utils.symmetric import unpacked, whole
 
@@ -42,7 +42,7 @@ class GramSum:
         self.device = torch.device(device)
         place = device if has_float64(device) else "cpu"
         self.total = torch.zeros(size, dtype=torch.float64, device=place)
-        self._halves = Halves(size, device)
+        self._half = HalfSum(size, device)
 
     def add(self, rows: Tensor, times: int = 1, half: int | Tensor | None = None) -> None:
         """Counts `rows`, [n, size], each of them `times` times; for `standard_error`, in which `half`, 0 or 1: [n]."""
@@ -52,16 +52,24 @@ class GramSum:
         self.total.add_(x.sum(0).to(self.total.device), alpha=times)
         self.rows += len(x) * times
         if half is not None:
-            self._halves.add(x, times, half)
+            self._half.add(x, times, half)
 
     @property
     def standard_error(self) -> float | None:
-        """The relative standard error of `S` (see `Halves`); None where not both halves were counted."""
-        return self._halves.standard_error(self.diagonal())
+        """The relative standard error of `S` (see `HalfSum`); None where not both halves were counted."""
+        import torch
+
+        vectors = self._half.vectors.cpu()
+        whole = torch.zeros(vectors.shape, dtype=torch.float64)
+        for start, strip in self.strips(torch.float32):
+            end = start + len(strip)
+            whole[start:end] += strip @ vectors[start:]
+            whole[end:] += strip[:, end - start :].T @ vectors[start:end]
+        return self._half.standard_error(whole, self.diagonal(), self.rows)
 
     def tensors(self) -> list[Tensor]:
         """The tensors that hold the sums, to be reduced over processes in place."""
-        return [*self._blocks, self.total, *self._halves.tensors()]
+        return [*self._blocks, self.total, *self._half.tensors()]
 
     def diagonal(self) -> Tensor:
         """The sums of squares of each input: [size], float64, on the CPU."""

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-PROBES = 16
-"""Random vectors. What they tell of two random matrices of many numbers is then right to a few percent."""
+PROBES = 8
+"""Random vectors. What they tell of a matrix of many numbers is right to some percent; each costs a pass over them."""
 
 
 def halves_of(examples: int) -> Tensor:
@@ -29,53 +29,47 @@ def halves_of(examples: int) -> Tensor:
     return torch.randperm(examples, generator=torch.Generator().manual_seed(0)) % 2
 
 
-class Halves:
-    """`H W` of both halves, for `PROBES` random vectors `W`: [2, size, PROBES]; and how many rows each has."""
+class HalfSum:
+    """`H W` of one half of all rows, for `PROBES` random vectors `W`: [size, PROBES]; and how many rows that are."""
 
     def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
         import torch
 
         # The same vectors for every layer of that size, in every process: sums of several can then be added.
-        self._vectors = torch.randn(size, PROBES, generator=torch.Generator().manual_seed(size)).to(device)
+        self.vectors = torch.randn(size, PROBES, generator=torch.Generator().manual_seed(size)).to(device)
         place = device if has_float64(device) else "cpu"
-        self._seen = torch.zeros(2, size, PROBES, dtype=torch.float64, device=place)
-        self._rows = torch.zeros(2, dtype=torch.int64)
+        self._seen = torch.zeros(size, PROBES, dtype=torch.float64, device=place)
+        self._rows = torch.zeros(1, dtype=torch.int64)
 
     def add(self, x: Tensor, times: int, half: int | Tensor) -> None:
         """Counts the rows `x`, [n, size] float32, each of them `times` times, in the half 0 or 1; [n] of such, where
         it is not the same for all."""
-        import torch
-
-        seen = x @ self._vectors
-        if isinstance(half, int):
-            self._seen[half].add_((x.T @ seen).to(self._seen.device), alpha=times)
-            self._rows[half] += len(x) * times
+        if isinstance(half, int) and not half:
             return
-        second = half.to(seen.dtype)[:, None]
-        both = x.T @ torch.cat([seen * (1 - second), seen * second], dim=1)
-        self._seen.add_(both.unflatten(1, (2, PROBES)).transpose(0, 1).to(self._seen.device), alpha=times)
-        ones = int(half.sum())
-        self._rows += torch.tensor([len(half) - ones, ones]) * times
+        seen = x @ self.vectors
+        if not isinstance(half, int):
+            seen *= half[:, None]
+        self._seen.add_((x.T @ seen).to(self._seen.device), alpha=times)
+        self._rows += (len(x) if isinstance(half, int) else int(half.sum())) * times
 
     def tensors(self) -> list[Tensor]:
         """What is summed, to be reduced over processes in place."""
         return [self._seen, self._rows]
 
-    def standard_error(self, diagonal: Tensor) -> float | None:
-        """The standard error of the gram, relative to its own size; None where one half has no rows.
+    def standard_error(self, whole: Tensor, diagonal: Tensor, rows: int) -> float | None:
+        """The standard error of the gram `S` of all `rows`, relative to its own size; None where one half has none.
 
-        Both are Frobenius norms with each input (row of the gram) scaled to length 1 by `diagonal`, [size], so that
-        the inputs with large numbers do not speak for all.
+        Both are Frobenius norms with each input (row of the gram) scaled to length 1, so that the inputs with large
+        numbers do not speak for all. `whole` is `S W`, [size, PROBES] float64; `diagonal` that of `S`, [size].
         """
         import torch
 
-        counts = self._rows.double()
-        if not bool((counts > 0).all()):
+        own = int(self._rows)
+        if not 0 < own < rows:
             return None
-        first, second = (self._seen.cpu() / counts[:, None, None]).unbind()
+        second = self._seen.cpu()
         scale = torch.where(diagonal > 0, diagonal.rsqrt(), 0.0)[:, None]
-        shares = counts / counts.sum()
-        whole = float((scale * (shares[0] * first + shares[1] * second)).norm())
+        apart = float((scale * (second / own - (whole - second) / (rows - own))).norm())
+        size = float((scale * whole / rows).norm())
         # The variance of a mean over all rows is this part of that of the difference of the two halves' means.
-        apart = float((scale * (first - second)).norm()) * math.sqrt(float(shares[0] * shares[1]))
-        return apart / whole if whole else None
+        return apart * math.sqrt(own * (rows - own)) / rows / size if size else None

@@ -20,7 +20,7 @@ _OF_LAYERS = 0.9
 def typical_error(errors: Mapping[str, float]) -> float | None:
     """The standard error that nine of ten layers have at most; None where no layer's is known.
 
-    `errors` are those of the layers, by name (see `Halves.standard_error`).
+    `errors` are those of the layers, by name (see `HalfSum.standard_error`).
     """
     if len(errors) < 2:
         return next(iter(errors.values()), None)
