@@ -3,10 +3,9 @@
     from space import launch
     launch(["user/expert-1", "user/expert-2"])          # a browser opens; the Hub is that of HF_ENDPOINT
 
-One file a step (`pick`, `check`, `statistics`, `merge`, `compare`, `push`), `visit` for what a visitor has,
-`jobs`, `work` and `worker` for what runs in other processes, `words`, `plots`, `answers`, `scores` and `again` for
-what is shown, `frame` for what holds the steps together, `api` for programs. All that is done with models is done by
-the package `fusehub`.
+`steps` has one file a step (`pick`, `check`, `statistics`, `merge`, `compare`, `push`), `visits` what a visitor has,
+`workers` what runs in other processes, `render` what is shown, `frame` what holds the steps together, `programs` the
+endpoints. All that is done with models is done by the package `fusehub`.
 """
 
 from __future__ import annotations

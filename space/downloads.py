@@ -41,7 +41,7 @@ def add_downloads(app: Starlette, frame: Frame) -> None:
             return _gone()
         visit, made = found
         try:
-            files = _files(frame, visit, made)
+            files = files_of(frame, visit, made)
         except FuseHubError:
             return _gone()
 
@@ -55,7 +55,7 @@ def add_downloads(app: Starlette, frame: Frame) -> None:
     def one(request: Request) -> Response:
         found = frame.visits.merge_of(request.path_params["secret"])
         try:
-            content = _files(frame, *found).get(request.path_params["path"]) if found else None
+            content = files_of(frame, *found).get(request.path_params["path"]) if found else None
         except FuseHubError:
             content = None
         if content is None:
@@ -72,12 +72,17 @@ def add_downloads(app: Starlette, frame: Frame) -> None:
     ]
 
 
-def _files(frame: Frame, visit: Visit, made: Made) -> dict[str, Path | bytes]:
-    """Path in the merge -> a file here, or its content."""
+def files_of(frame: Frame, visit: Visit, made: Made) -> dict[str, Path | bytes]:
+    """What a push would upload: path in the merge -> a file here, or its content."""
     draft = visit.cards.get(made.name)
     asked = {"folder": str(made.folder), "card": draft.text if draft is not None else None}
     told: dict[str, Any] = frame.worker.ask("files", asked)
     return {name: Path(content) if isinstance(content, str) else content for name, content in told.items()}
+
+
+def size_of(content: Path | bytes) -> int:
+    """Bytes of a file here, or of its content."""
+    return content.stat().st_size if isinstance(content, Path) else len(content)
 
 
 def _gone() -> Response:
@@ -89,8 +94,7 @@ def zipped(files: Mapping[str, Path | bytes], folder: str) -> Iterator[bytes]:
     sink = _Sink()
     with ZipFile(sink, "w", ZIP_STORED) as archive:
         for name, content in files.items():
-            nbytes = content.stat().st_size if isinstance(content, Path) else len(content)
-            with archive.open(ZipInfo(f"{folder}/{name}"), "w", force_zip64=nbytes > _ZIP64) as entry:
+            with archive.open(ZipInfo(f"{folder}/{name}"), "w", force_zip64=size_of(content) > _ZIP64) as entry:
                 for piece in _pieces(content):
                     entry.write(piece)
                     yield sink.take()

@@ -19,8 +19,11 @@ from fusehub.errors import LOG_IN, Action, FuseHubError
 
 from . import dock
 from .events import preparing, shown, shown_in_turn, text_of
+from .link import link_of, read_link
 from .public_models import Recent
 from .render import html, offers
+from .render.address import ADDRESS, BACK, GO_ON
+from .render.elsewhere import elsewhere_html
 from .render.nav import is_ready, nav_html
 from .setting import Setting
 from .shelves import Shelves
@@ -57,21 +60,24 @@ class Frame:
     shelves: Shelves = field(default_factory=Shelves)
     steps: list[Any] = field(default_factory=list)
     presses: int = 0
+    address: str = "http://127.0.0.1:7860"
+    """Where programs find the app: a Space by its name."""
 
     def layout(self) -> None:
         """Key, navigation, and the panel of work. Called once, inside the page."""
         self.key = gr.State("")
-        self.nav = gr.HTML(nav_html(None), js_on_load=html.PRESS, elem_classes="fh-nav-box")
+        self.nav = gr.HTML(nav_html(None), js_on_load=html.PRESS + ADDRESS, elem_classes="fh-nav-box")
         with gr.Column(elem_classes="fh-dock"):
             gr.HTML(dock.BUSY)
             self.message = gr.HTML("", js_on_load=dock.MESSAGE, elem_classes="fh-maybe")
             self.work = gr.HTML("", js_on_load=html.PRESS, elem_classes="fh-maybe")
+        self.elsewhere = gr.HTML("", render=False, js_on_load=html.PRESS)
         self.timer = gr.Timer(_TICK, active=False)
         self.columns: list[gr.Column] = []
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.nav, self.message, self.work, self.timer]
+        return [self.nav, self.message, self.work, self.timer, self.elsewhere]
 
     def visit_of(self, request: gr.Request, key: str) -> Visit:
         """The visit behind what a page asks for. Raises `NotFound` where it has ended."""
@@ -83,7 +89,9 @@ class Frame:
         said = visit.notices.get(visit.step, "")
         work = dock.running(job, self.jobs.before(job)) if job else ""
         # Only a tick ends the ticking: what was painted before a press may arrive after its answer.
-        return [nav_html(visit), said, work, gr.Timer(active=True) if job else gr.skip()]
+        address = link_of(visit).query() if not visit.opened_by else None
+        timer = gr.Timer(active=True) if job else gr.skip()
+        return [nav_html(visit, address), said, work, timer, elsewhere_html(visit, self.address)]
 
     def _take_in(self, visit: Visit) -> None:
         """Work that has ended says how, where it was begun and, if the visitor is elsewhere by now, there too."""
@@ -107,7 +115,7 @@ class Frame:
         everything = [*self.outputs, *self.columns, *(output for step in self.steps for output in step.outputs)]
 
         def go(oauth: gr.OAuthToken | None, request: gr.Request, data: gr.EventData, key: str) -> Iterator[list[Any]]:
-            place = min(max(int(data.id), 0), len(self.steps) - 1)
+            place = read_link(data.id, self.setting).step if data.act == BACK else int(data.id)
             yield from self._at(self.visit_of(request, key), place, token_of(oauth))
 
         hidden: _Hidden = {"show_progress": "hidden", "api_visibility": "private"}
@@ -130,6 +138,8 @@ class Frame:
             action = offers.pressed(data.act, data.id)
             if action is not None:
                 yield from self._at(visit, offers.OFFERS[action.code].step or 0, token_of(oauth), action)
+            elif data.act == GO_ON:
+                yield from self._at(visit, int(data.id), token_of(oauth))
             elif data.act == dock.CLOSE:
                 visit.notices.pop(visit.step, None)
                 yield [gr.skip(), "", *[gr.skip()] * (len(everything) - 2)]
@@ -170,6 +180,7 @@ class Frame:
 
         The step is there at once; while it is prepared, the bar at the bottom says how far that is.
         """
+        place = min(max(place, 0), len(self.steps) - 1)
         if visit.step != place:
             visit.notices.pop(visit.step, None)
         visit.step, visit.wanted = place, wanted

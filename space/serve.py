@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -13,14 +14,19 @@ from fusehub.errors import FuseHubError
 from fusehub.hub.client import be_patient
 from fusehub.utils.reach import confine
 
-from . import dock, endpoints
+from . import dock
 from .downloads import add_downloads
 from .events import shown
 from .frame import Frame, token_of
+from .link import read_link
+from .programs.endpoints import endpoints
+from .programs.tools import structured
 from .public_models import Recent
+from .render.address import RECALL, REMEMBER
 from .render.nav import STEPS
 from .sessions import forget_idle, forget_uploads
 from .setting import Setting
+from .sharing import Sharing, fill_in
 from .step import Step
 from .steps.check import Check
 from .steps.compare import Compare
@@ -29,15 +35,12 @@ from .steps.pick import Pick, describe
 from .steps.push import Push
 from .steps.statistics import StatisticsStep
 from .steps.way import start_way
-from .visits import Visits
+from .visits import COMPARE, MERGE, Visits
 from .workers.jobs import Jobs
 from .workers.worker import Worker
 
 _HERE = Path(__file__).parent
-# The tab's own store, so that two tabs are two visits and a reload finds its own.
-_RECALL = "(key) => [sessionStorage.getItem('fusehub') || '']"
 _HEAD = f'<meta name="description" content="Merge fine-tuned models without their training data">{dock.SCRIPT}'
-_REMEMBER = "(key) => { sessionStorage.setItem('fusehub', key); }"
 
 
 def serve(setting: Setting, *, host: str | None, port: int | None, open_browser: bool, block: bool) -> str:
@@ -73,7 +76,9 @@ def serve(setting: Setting, *, host: str | None, port: int | None, open_browser:
         )
     except OSError as error:
         raise FuseHubError(f"The app cannot be served ({error}).", "Choose another port with --port.") from error
+    frame.address = os.environ.get("SPACE_ID") or address.rstrip("/")
     add_downloads(served, frame)
+    structured(page)
     # Only now: the page is there, and what is heavy can come.
     frame.worker.start()
     threading.Thread(target=_sweeping, args=(frame.visits, page, setting), daemon=True).start()
@@ -101,52 +106,63 @@ def build(frame: Frame) -> gr.Blocks:
     """The page, all six steps of it."""
     # What gradio itself keeps of uploads goes after an hour; the app moves them into the visit's folder at once.
     # Files that gradio took in and no visit took over go when a visit would that nobody touches.
-    idle = frame.setting.idle
-    kept = (max(1, round(idle / 6)), max(1, round(idle)))
+    setting = frame.setting
+    kept = (max(1, round(setting.idle / 6)), max(1, round(setting.idle)))
     with gr.Blocks(title="FuseHub", analytics_enabled=False, delete_cache=kept) as page:
         gr.HTML(
             "<header class='fh-top'><h1>FuseHub</h1><p>Merge fine-tuned models into one, without their training data."
             "</p></header>"
         )
         frame.layout()
+        sharing = Sharing(frame)
         kinds: tuple[type[Step], ...] = (Pick, Check, StatisticsStep, Merge, Compare, Push)
         for place, (name, kind) in enumerate(zip(STEPS, kinds, strict=True)):
             with gr.Column(visible=place == 0, elem_id=f"step-{name.lower()}", elem_classes="fh-column") as column:
                 frame.steps.append(kind(frame))
             frame.columns.append(column)
+        frame.elsewhere.render()
         first: Pick = frame.steps[0]
         for step in frame.steps:
             step.wire()
             for press in step.one_goes:
                 frame.on(press.click, step, lambda visit, token, data: start_way(frame, visit, token))
         frame.wire()
+        sharing.wire(frame.steps[MERGE], frame.steps[COMPARE])
         recalled = gr.Textbox(visible="hidden", elem_id="visit")
+        query = gr.Textbox(visible="hidden", elem_id="query-of-page")
 
-        def enter(oauth: gr.OAuthToken | None, request: gr.Request, key: str) -> list[Any]:
+        def enter(oauth: gr.OAuthToken | None, request: gr.Request, key: str, query: str) -> list[Any]:
             # First of all, and without the Hub: what is pressed meanwhile waits for it.
             visit = frame.visits.open(key, request.session_hash)
+            link = read_link(query, setting)
+            if visit.picks:
+                visit.step = link.step
+            elif link.says_something:
+                visit.opened_by = query
             return [visit.key, visit.key, *frame.paint_all(visit, token_of(oauth))]
 
-        def find(oauth: gr.OAuthToken | None, request: gr.Request, key: str) -> list[Any]:
+        def look(oauth: gr.OAuthToken | None, request: gr.Request, key: str) -> list[Any]:
             visit, token = frame.visit_of(request, key), token_of(oauth)
+            fill_in(frame, visit, token)
+            filled = sharing.filled(visit)
             if visit.found is not None:
-                return [gr.skip()] * (len(frame.outputs) + len(first.outputs))
+                return [*[gr.skip()] * (len(frame.outputs) + len(first.outputs)), *filled]
             first.first_search(visit, token)
-            return frame.paint_step(first, visit, token)
+            return [*frame.paint_step(first, visit, token), *filled]
 
         def leave(request: gr.Request) -> None:
             if request.session_hash is not None:
                 frame.visits.leave(request.session_hash)
 
         page.load(
-            enter, [recalled], [frame.key, recalled, *frame.everything], js=_RECALL, show_progress="hidden",
+            enter, [recalled, query], [frame.key, recalled, *frame.everything], js=RECALL, show_progress="hidden",
             api_visibility="private", concurrency_limit=20,
-        ).then(None, [recalled], None, js=_REMEMBER, show_progress="hidden").then(
-            shown(find), [frame.key], [*frame.outputs, *first.outputs], show_progress="hidden",
+        ).then(None, [recalled], None, js=REMEMBER, show_progress="hidden").then(
+            shown(look), [frame.key], [*frame.outputs, *first.outputs, *sharing.inputs], show_progress="hidden",
             api_visibility="private", concurrency_limit=20,
         )  # fmt: skip
         page.unload(leave)
-        endpoints.endpoints(frame)
+        endpoints(frame)
     return page
 
 

@@ -93,7 +93,7 @@ class Setting:
                 f"'{text[:40]}...' is too long to be the name of a {what}.", "Write user/name, or paste a link."
             )
         # Words at once; whatever has such a form, `fusehub.utils.reach` keeps it from leading to a file here.
-        if self.shared and (not _NAME.fullmatch(text) or ".." in text):
+        if self.shared and not is_name(text):
             raise NotFound(f"'{text}' is not the name of a {what} on the Hub.", "Write user/name, or paste a link.")
         return text
 
@@ -130,6 +130,11 @@ class Setting:
                     f"This merge needs about {size(needed)} of {what}, and this machine has {size(there)}.",
                     f"Do it on a larger one: {command}",
                 )
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` has the form of a name or a link of the Hub, and none of a path."""
+    return len(text) <= _LONGEST and _NAME.fullmatch(text) is not None and ".." not in text
 
 
 def _forget_tokens() -> None:

@@ -136,6 +136,16 @@ class Visit:
     advised_on: tuple[Any, ...] = ()
     chosen: list[str] | None = None
     """The methods that the visitor chose; None for those that are recommended."""
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Method -> those of its options that are not at their defaults, as the last merge had them or a link says."""
+    shares: dict[str, float] = field(default_factory=dict)
+    """Model -> how much it counts, from the same."""
+    typed: list[str] = field(default_factory=list)
+    """The texts that were compared on last, or that a link has."""
+    opened_by: str = ""
+    """The query of the link that it was opened by, until what that says is filled in."""
+    linked: list[str] | None = None
+    """The methods that a link has chosen, until the step that offers them is reached."""
     wanted: Action | None = None
     """What the visitor pressed to have done: the step where that is finds it chosen."""
     base_filled: tuple[str | None, str] = (None, "")
@@ -172,7 +182,7 @@ class Visit:
     """The page (gradio's session) that shows the visit: a reload is another page."""
     left_at: float | None = None
     users: int = 0
-    """Calls of programs that work with its merges at this moment."""
+    """Calls of programs that work with what it has at this moment."""
     numbers: int = 0
 
     def names(self) -> list[str]:
@@ -336,10 +346,10 @@ class Visits:
         return len(over)
 
     def trim(self, most: int) -> None:
-        """Of the merges of programs, which no page shows, those that nobody asked for longest go; `most` are left."""
+        """What programs made and nobody asked for longest goes; that of `most` of their calls is left."""
         with self._lock:
-            everyone = self._visits.values()
-            kept = [visit for visit in everyone if visit.page is None and visit.merges and not visit.users]
+            everyone = [visit for visit in self._visits.values() if visit.page is None and not visit.users]
+            kept = [visit for visit in everyone if visit.merges or visit.statistics]
             over = sorted(kept, key=lambda visit: visit.touched)[: max(0, len(kept) - most)]
         for visit in over:
             self.end(visit)

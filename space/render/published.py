@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fusehub.hub.client import endpoint
+from fusehub.hub.names import plain, readings
+from fusehub.methods import METHODS
+
+from ..link import is_of_hub
 from ..visits import Visit
 from . import html, reproduce
 
@@ -23,6 +28,8 @@ def published_html(visit: Visit) -> str:
     commands = f"{reproduce.command_lines(made.asked)}\n{reproduce.publish_command(repo, **how)}"
     python = reproduce.python_lines(made.asked, repo, **how)
     recipe = html.code(f"# fusehub merge fusehub_recipe.yaml --out merged\n{made.recipe}", "fusehub_recipe.yaml")
+    file = html.esc(f"{made.address}/fusehub_recipe.yaml")
+    recipe += f'<p><a class="fh-button fh-small" href="{file}" download>Download the recipe alone</a></p>'
     steps = "".join(f"<li>{step}</li>" for step in _next_steps(published, made.asked))
     return (
         f'<section class="fh-result" role="status"><h3>{kind}</h3><p><a href="{html.esc(link)}" target="_blank" '
@@ -41,10 +48,35 @@ def _next_steps(published: Mapping[str, Any], asked: Mapping[str, Any]) -> list[
     elif published["private"]:
         steps.append(f"Its page opens for {owner} alone, who signs in there; others see it once it is made public.")
     else:
-        steps.append("Everybody can open its page: send the address.")
+        steps.append("Everybody can open its page: send the address." + html.code(published["url"], "Address"))
+        if experts := _experts(asked):
+            steps.append(
+                f"Tell the owners of the models in it, in the discussions of {experts}."
+                + html.code(_told_owners(published, asked), "Words for the owners")
+            )
     if proposed := reproduce.propose_lines(asked):
         steps.append(
             "Statistics that you made here can be of use to others: propose them to the owners of the models."
             + html.code(proposed, "To propose statistics")
         )
     return steps
+
+
+def _experts(asked: Mapping[str, Any]) -> str:
+    """Links to the discussions of the models in a merge, of those that are on the Hub; "" where none is."""
+    names = [part for name in asked["models"] if is_of_hub(name) for part in name.split("+")]
+    repos = dict.fromkeys(readings(plain(name))[0].repo_id for name in names)
+    return ", ".join(
+        f'<a href="{html.esc(endpoint())}/{html.esc(repo)}/discussions" target="_blank" rel="noopener">'
+        f"{html.esc(repo)}</a>"
+        for repo in repos
+    )
+
+
+def _told_owners(published: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """What an owner may want to know of a merge with their model."""
+    return (
+        f"Your model is part of a merge: {published['url']}\n\n{', '.join(asked['models'])} were merged by "
+        f"{METHODS[asked['method']].title}, without their training data. The card names them with their commits and "
+        "licences, and says how to make the merge again."
+    )

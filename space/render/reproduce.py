@@ -22,12 +22,17 @@ _WIDTH = 90
 
 def command_lines(asked: Mapping[str, Any]) -> str:
     """The commands that make the merge: statistics that were made in the visit, then the merge."""
+    return "\n".join([*collect_lines(asked), _wrapped(_merge_parts(asked))])
+
+
+def collect_lines(asked: Mapping[str, Any]) -> list[str]:
+    """The commands that make the statistics which were made in the visit."""
     lines = []
     for model, known in _collected(asked).items():
         if known["dataset"] is None:
             lines.append(f"# {_TEXTS}: {known['data']}, as in this visit")
         lines.append(_wrapped([*_collect_parts(model, known), ["--out", known["folder"]]]))
-    return "\n".join([*lines, _wrapped(_merge_parts(asked))])
+    return lines
 
 
 def propose_lines(asked: Mapping[str, Any]) -> str:
@@ -54,7 +59,7 @@ def _merge_parts(asked: Mapping[str, Any]) -> list[list[str]]:
     parts = [["fusehub", "merge", *asked["models"]], ["--method", asked["method"]]]
     if asked["base_model"]:
         parts.append(["--base", asked["base_model"]])
-    for name, value in _changed(asked).items():
+    for name, value in changed(asked).items():
         parts.append(["--param", f"{name}={value if isinstance(value, str) else json.dumps(value)}"])
     parts += [["--weight", f"{name}={weight:g}"] for name, weight in asked["weights"].items()]
     parts += [["--labels", f"{name}={','.join(labels)}"] for name, labels in _labels(asked).items()]
@@ -76,26 +81,37 @@ def publish_command(repo: str, *, public: bool, pull_request: bool) -> str:
 
 def python_lines(asked: Mapping[str, Any], repo: str, *, public: bool, pull_request: bool) -> str:
     """The same in Python, pushed to `repo`."""
-    lines = ["import fusehub", "", f"experts = {list(asked['models'])!r}"]
+    options = "".join(f", {word}" for word, on in (("private=False", public), ("create_pr=True", pull_request)) if on)
+    return "\n".join(["import fusehub", "", *merge_python(asked), f"fusehub.publish({OUT!r}, {repo!r}{options})"])
+
+
+def merge_python(asked: Mapping[str, Any]) -> list[str]:
+    """The lines of Python that make the merge."""
+    said = {
+        "parameters": changed(asked), "weights": dict(asked["weights"]), "labels": _labels(asked),
+        "heads": asked["heads"] if asked["heads"] != "auto" else None,
+        "statistics": _sources(asked), "base_model": asked["base_model"],
+    }  # fmt: skip
+    lines = [f"experts = {list(asked['models'])!r}", *collect_python(asked)]
+    lines += ["fusehub.merge(", "    experts,", f"    {OUT!r},", f"    method={asked['method']!r},"]
+    for name, value in said.items():
+        if value:
+            lines.append(f"    {name}={pprint.pformat(value, width=10_000, sort_dicts=False)},")
+    return [*lines, ")"]
+
+
+def collect_python(asked: Mapping[str, Any]) -> list[str]:
+    """The lines of Python that make the statistics which were made in the visit."""
+    lines = []
     for model, known in _collected(asked).items():
         note = f"  # {_TEXTS}: {known['data']}" if known["dataset"] is None else ""
         source = known["dataset"] or _TEXTS
         how = f"limit={known['limit']}" + (", fisher=True" if known["fisher"] else "")
         lines.append(f"fusehub.collect({model!r}, {source!r}, {known['folder']!r}, {how}){note}")
-    said = {
-        "parameters": _changed(asked), "weights": dict(asked["weights"]), "labels": _labels(asked),
-        "heads": asked["heads"] if asked["heads"] != "auto" else None,
-        "statistics": _sources(asked), "base_model": asked["base_model"],
-    }  # fmt: skip
-    lines += ["fusehub.merge(", "    experts,", f"    {OUT!r},", f"    method={asked['method']!r},"]
-    for name, value in said.items():
-        if value:
-            lines.append(f"    {name}={pprint.pformat(value, width=10_000, sort_dicts=False)},")
-    options = "".join(f", {word}" for word, on in (("private=False", public), ("create_pr=True", pull_request)) if on)
-    return "\n".join([*lines, ")", f"fusehub.publish({OUT!r}, {repo!r}{options})"])
+    return lines
 
 
-def _changed(asked: Mapping[str, Any]) -> dict[str, Any]:
+def changed(asked: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that are not at their defaults."""
     return changed_options(asked["method"], asked["parameters"])
 

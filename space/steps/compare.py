@@ -132,6 +132,7 @@ class Compare(Step):
     def _compare(self, visit: Visit, token: str | None, data: Any, texts: str, only: bool) -> None:
         lines = [line.strip() for line in texts.splitlines() if line.strip()]
         visit.comparison = compare_texts(self.frame, visit, lines, token) | {"only": only}
+        visit.typed = lines
 
     def _filter(self, visit: Visit, token: str | None, data: Any, texts: str, only: bool) -> None:
         if visit.comparison:
@@ -204,12 +205,16 @@ def start_scores(frame: Any, visit: Visit, sources: dict[str, str], limit: int |
     def keep(visit: Visit, scored: dict[str, Any]) -> None:
         visit.evaluation = scored
 
-    task = visit.picks[0].task
-    has_mean = task is None or (answers_of(task).has_mean and not TASKS[task].unlabelled)
-    arguments = {"models": models, "data": sources, "ensemble": has_mean, "limit": limit}
+    ensemble = has_ensemble(visit.picks[0].task)
+    arguments = {"models": models, "data": sources, "ensemble": ensemble, "limit": limit}
     # What stands there is of other data.
     visit.evaluation = None
     frame.start(visit, "evaluate", "Scoring all models", arguments, token, keep)
+
+
+def has_ensemble(task: str | None) -> bool:
+    """Whether the answers of models for a task have a mean that can be scored."""
+    return task is None or (answers_of(task).has_mean and not TASKS[task].unlabelled)
 
 
 def models_to_ask(visit: Visit) -> dict[str, str]:

@@ -106,6 +106,8 @@ class Merge(Step):
             return [nothing, gr.Column(visible=False), *rest, made, *[gr.skip()] * len(self.shares)]
         advice = advise(self.frame, visit, token)
         first = suggested(advice)
+        if visit.linked is not None:
+            visit.chosen, visit.linked = visit.linked, None
         chosen = first if visit.chosen is None else visit.chosen
         known = ways(advice)
         second = first[-1] if len(first) > 1 else ""
@@ -171,6 +173,8 @@ class Merge(Step):
                 if option not in changed_options(best["method"], own)
             }
         there = start_merges(self.frame, visit, parameters, weights, token)
+        visit.options = {name: changed_options(name, own) for name, own in parameters.items()}
+        visit.shares = weights
         if not there:
             return None
         names = " and ".join(made.name for made in there)

@@ -227,18 +227,32 @@ class Push(Step):
         self._rewrite(visit, draft)
         # The whole name is shown, and what is pushed.
         draft.named += 1
-        arguments = {
-            "folder": str(made.folder),
-            "repo_id": draft.repo,
-            "card": draft.text,
-            "public": seen == PUBLIC,
-            "pull_request": kind == PROPOSE,
-        }
+        start_push(
+            self.frame, visit, made, draft.repo, draft.text,
+            public=seen == PUBLIC, pull_request=kind == PROPOSE, token=own,
+        )  # fmt: skip
 
-        def keep(visit: Visit, published: dict[str, Any]) -> None:
-            visit.published = published | {"made": made.name}
 
-        self.frame.start(visit, "push", f"Pushing {made.name}", arguments, own, keep)
+def start_push(
+    frame: Any,
+    visit: Visit,
+    made: Made,
+    repo: str,
+    card: str,
+    *,
+    public: bool,
+    pull_request: bool,
+    token: str | None,
+) -> None:
+    """Puts the push of a merge with that card into the queue."""
+    arguments = {
+        "folder": str(made.folder), "repo_id": repo, "card": card, "public": public, "pull_request": pull_request,
+    }  # fmt: skip
+
+    def keep(visit: Visit, published: dict[str, Any]) -> None:
+        visit.published = published | {"made": made.name}
+
+    frame.start(visit, "push", f"Pushing {made.name}", arguments, token, keep)
 
 
 def _whole(repo: str, visit: Visit) -> str:

@@ -336,10 +336,14 @@ def _in_words(error: BaseException) -> FuseHubError:
     return error if isinstance(error, FuseHubError) else bug()
 
 
-def bug() -> FuseHubError:
+class OwnFault(FuseHubError):
+    """Something that no visitor has caused, nor can mend."""
+
+
+def bug() -> OwnFault:
     """A bug of ours: its traceback is for whoever runs the app, the visitor gets words."""
     traceback.print_exc(file=sys.stderr)
-    return FuseHubError(
+    return OwnFault(
         "Something went wrong in FuseHub itself.",
         "Try again; if it stays so, please report it on FuseHub's page with what you did.",
     )

@@ -6,9 +6,8 @@ import os
 import subprocess
 import sys
 
-from gradio_client import Client
-
 from tests.app.conftest import DATASET, ROOT, SENTIMENT, serving
+from tests.app.programs import Client
 
 # What the package `spaces` does on ZeroGPU, but for the GPU: it wraps a function, and is told for how long.
 _SPACES = """
@@ -43,13 +42,13 @@ def test_a_gpu_is_lent_for_what_runs_models_and_for_nothing_else(hub, tmp_path_f
     (package / "spaces.py").write_text(_SPACES)
     environment = {"SPACES_ZERO_GPU": "true", "PYTHONPATH": f"{package}{os.pathsep}{ROOT}"}
     with serving(hub, tmp_path, **environment) as app:
-        client = Client(app.url, verbose=False)
+        client = Client(app.url)
         assert client.predict(models=SENTIMENT, api_name="/check")["ok"]
         merged = client.predict(models=SENTIMENT, method="regmean", options={}, api_name="/merge")
         assert "lent" not in app.log.read_text()
         everyone = [*SENTIMENT, merged["name"]]
         compared = client.predict(models=everyone, texts=["fine"], api_name="/compare")
-        assert compared["models"][-1] == "regmean"
+        assert compared["models"][-1] == merged["name"]
         assert app.log.read_text().split("\n").count("lent for 120 seconds: answer") == 1
         client.predict(models=everyone, data={"films": f"{DATASET}/test"}, limit=2, api_name="/evaluate")
         assert app.log.read_text().split("\n").count("lent for 120 seconds: carry_out") == 1

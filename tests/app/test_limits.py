@@ -14,8 +14,6 @@ import httpx
 import pytest
 from gradio.data_classes import FileData
 from gradio.queueing import EventQueue
-from gradio_client import Client
-from gradio_client.exceptions import AppError
 
 from fusehub.errors import BadData, FuseHubError, NotFound
 from space.serve import build, close, new_frame
@@ -25,6 +23,7 @@ from space.steps.compare import named_datasets
 from space.visits import Made, Visits
 from space.workers.jobs import DONE, RUNNING, Job, Jobs
 from tests.app.conftest import DATASET, SENTIMENT, SLOW, serving
+from tests.app.programs import Client, Refused
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +47,13 @@ def test_a_file_that_is_too_large_is_not_taken(narrow) -> None:
 
 def test_the_queue_has_an_end(narrow) -> None:
     # On a busy machine the app may be slow to answer; whoever gives up sooner was not refused.
-    clients = [Client(narrow.url, verbose=False, httpx_kwargs={"timeout": 300}) for _ in range(4)]
+    clients = [Client(narrow.url, httpx_kwargs={"timeout": 300}) for _ in range(4)]
 
     def merge(client: Client) -> str:
         try:
             client.predict(models=SLOW, method="mean", options={}, api_name="/merge")
             return "merged"
-        except AppError as error:
+        except Refused as error:
             return str(error)
 
     with ThreadPoolExecutor(4) as callers:
@@ -67,12 +66,12 @@ def test_the_queue_has_an_end(narrow) -> None:
 
 def test_more_models_than_fit_are_refused(narrow) -> None:
     with pytest.raises(Exception, match="4 models are too many: 3 fit here"):
-        Client(narrow.url, verbose=False).predict(models=SENTIMENT * 2, api_name="/check")
+        Client(narrow.url).predict(models=SENTIMENT * 2, api_name="/check")
 
 
 def test_more_datasets_and_longer_names_than_a_visit_needs_are_refused(narrow) -> None:
     """Each of these words would keep the page's own process busy."""
-    client, setting = Client(narrow.url, verbose=False), Setting(shared=True)
+    client, setting = Client(narrow.url), Setting(shared=True)
     many = {str(number): f"{DATASET}/test" for number in range(11)}
     with pytest.raises(Exception, match="11 datasets are too many: 10 fit here"):
         client.predict(models=SENTIMENT, data=many, api_name="/evaluate")
@@ -85,7 +84,7 @@ def test_more_datasets_and_longer_names_than_a_visit_needs_are_refused(narrow) -
 
 
 def test_of_the_merges_of_programs_the_oldest_goes(narrow) -> None:
-    client = Client(narrow.url, verbose=False)
+    client = Client(narrow.url)
     merges = [client.predict(models=SENTIMENT, method="mean", options={}, api_name="/merge")["name"] for _ in range(2)]
     client.predict(models=merges[1:], texts=["fine"], api_name="/compare")
     with pytest.raises(Exception, match="There is no merge mean with that key here"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from fusehub.errors import FuseHubError
 from fusehub.publishing.naming import suggested_name
 from space.downloads import zipped
+from space.render.published import published_html
 from space.render.reproduce import propose_lines
 from space.setting import Setting
 from space.steps.card import Draft, followed
@@ -172,3 +174,25 @@ def test_statistics_of_the_visit_can_be_proposed_to_the_owners() -> None:
     said = propose_lines({"made": {"ada/one": known}})
     assert said == "fusehub collect ada/one --data carl/texts --limit 200 --publish --create-pr"
     assert propose_lines({"made": {}}) == ""
+
+
+def test_owners_of_the_models_can_be_told_of_a_merge_that_they_can_see(visit) -> None:
+    visit, _ = visit
+    made = visit.merges["mean"]
+    made.asked["models"] = ["ada/a@1a2b", "hf://ben/b", "cam/base+cam/adapter", "/home/ada/model"]
+    made.asked |= {"parameters": {}, "labels": {}, "statistics": {}, "heads": "auto"}
+    visit.published = {
+        "made": "mean", "repo_id": "ada/fused", "url": "https://hub/ada/fused", "commit": "1" * 40, "private": False,
+        "pull_request_url": None,
+    }  # fmt: skip
+    told = published_html(visit)
+    assert re.findall(r'href="[^"]*/([\w-]+/[\w-]+)/discussions"', told) == [
+        "ada/a",
+        "ben/b",
+        "cam/base",
+        "cam/adapter",
+    ]
+    assert "Your model is part of a merge: https://hub/ada/fused" in told
+    assert f'href="{made.address}/fusehub_recipe.yaml"' in told
+    visit.published["private"] = True
+    assert "discussions" not in published_html(visit) and "opens for ada alone" in published_html(visit)

@@ -9,14 +9,15 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from gradio_client import Client
 from huggingface_hub import HfApi
 
 from space.visits import DOWNLOADS
 from tests.app.conftest import DATASET, PRIVATE, ROOT, SENTIMENT, serving
+from tests.app.programs import Client, Refused
 from tests.unit.experts import edit_json, relatives
 from tests.unit.lora_cases import adapter
 
@@ -112,25 +113,67 @@ def refused(call) -> str:
 
 
 def test_no_endpoint_reaches_a_folder_of_the_server_by_any_name_of_a_model(shared, hub, machine, strangers) -> None:
-    client = Client(shared.url, verbose=False)
-    texts, data = ["fine"], {"x": f"{DATASET}/test"}
+    client, pusher = Client(shared.url), Client(shared.url, oauth_token=hub.token("eve"))
+    texts, data, two = ["fine"], {"x": f"{DATASET}/test"}, SENTIMENT
+
+    def ask(endpoint: str, by: Client = client, **arguments):
+        return lambda name: by.predict(
+            **{key: value(name) if callable(value) else value for key, value in arguments.items()}, api_name=endpoint
+        )
+
+    def both(name: str) -> list[str]:
+        return [name, two[0]]
+
+    def said(name: str) -> dict[str, str]:
+        return {two[0]: name}
+
+    def itself(name: str) -> str:
+        return name
+
     calls = {
-        "/check": lambda name: client.predict(models=[name, SENTIMENT[0]], api_name="/check"),
-        "/merge": lambda name: client.predict(models=[name, SENTIMENT[0]], method="mean", api_name="/merge"),
-        "/compare": lambda name: client.predict(models=[name], texts=texts, api_name="/compare"),
-        "/evaluate": lambda name: client.predict(models=[name], data=data, api_name="/evaluate"),
+        "/find": [ask("/find", base=itself)],
+        "/methods": [],
+        "/recommend": [
+            ask("/recommend", models=both),
+            ask("/recommend", models=two, base_model=itself),
+        ],
+        "/check": [ask("/check", models=both), ask("/check", models=two, base_model=itself)],
+        "/statistics": [ask("/statistics", model=itself, texts=texts)],
+        "/merge": [
+            ask("/merge", models=both, method="mean"),
+            ask("/merge", models=two, method="task_arithmetic", base_model=itself),
+            ask("/merge", models=two, method="regmean", statistics=said),
+        ],
+        "/compare": [ask("/compare", models=lambda name: [name], texts=texts)],
+        "/evaluate": [ask("/evaluate", models=lambda name: [name], data=data)],
+        # What takes merges takes no other names; where a push goes to is no reference that is read.
+        "/card": [ask("/card", merge=itself)],
+        "/push": [ask("/push", pusher, merge=itself, repo_id="eve/x")],
+        "/download": [ask("/download", merge=itself)],
     }
     assert set(client.view_api(return_format="dict")["named_endpoints"]) == set(calls), "an endpoint is not walked"
-    for endpoint, call in calls.items():
-        for name in models(machine, hub, strangers[0]):
-            said = refused(lambda name=name, call=call: call(name))
-            assert "in FuseHub itself" not in said, (endpoint, name, said)
-            # The words of visitors may come back, and nothing of the machine that they did not say themselves.
-            assert not any(str(place) in said for place in (shared.temporary, shared.log.parent, ROOT)), (name, said)
+    names = list(models(machine, hub, strangers[0]))
+
+    def walk(endpoint: str, call, name: str) -> None:
+        try:
+            # Nothing was fine-tuned from these adapters: that is no reference that is followed.
+            answer = call(name)
+            assert endpoint == "/find" and answer == {"models": []}, (endpoint, name, answer)
+            return
+        except Refused as error:
+            said = str(error)
+        assert "in FuseHub itself" not in said, (endpoint, name, said)
+        # The words of visitors may come back, and nothing of the machine that they did not say themselves.
+        assert not any(str(place) in said for place in (shared.temporary, shared.log.parent, ROOT)), (name, said)
+
+    with ThreadPoolExecutor(4) as asking:
+        for endpoint, own in calls.items():
+            for call in own:
+                list(asking.map(lambda name, endpoint=endpoint, call=call: walk(endpoint, call, name), names))
 
 
 def test_data_is_read_from_the_hub_and_from_nowhere_else(shared, hub, machine, strangers, elsewhere) -> None:
-    client = Client(shared.url, verbose=False)
+    client = Client(shared.url)
     csv = machine.parent / "texts.csv"
     named = [str(csv), f"hf:/{csv}", f"file://{csv}", f"{hub.url}/{csv}", f"hf://datasets/{csv}", f"..{csv}"]
     named += [
@@ -141,22 +184,24 @@ def test_data_is_read_from_the_hub_and_from_nowhere_else(shared, hub, machine, s
         f"{elsewhere[0]}/datasets/ada/reviews",
     ]
     for source in [*named, *strangers[1]]:
-        said = refused(
-            lambda source=source: client.predict(models=SENTIMENT, data={"x": source}, api_name="/evaluate")
-        )
-        assert "in FuseHub itself" not in said and "secret" not in said, (source, said)
-        assert not any(str(place) in said for place in (shared.temporary, shared.log.parent, ROOT)), (source, said)
+        for call in (
+            lambda source=source: client.predict(models=SENTIMENT, data={"x": source}, api_name="/evaluate"),
+            lambda source=source: client.predict(model=SENTIMENT[0], data=source, api_name="/statistics"),
+        ):
+            said = refused(call)
+            assert "in FuseHub itself" not in said and "secret" not in said, (source, said)
+            assert not any(str(place) in said for place in (shared.temporary, shared.log.parent, ROOT)), (source, said)
     assert elsewhere[1] == []
     assert client.predict(models=SENTIMENT, data={"x": f"{DATASET}/test"}, api_name="/evaluate")["scores"]
 
 
 def test_what_one_may_read_is_not_answered_to_another_through_an_adapter(shared, hub) -> None:
     """The base is in the memory of the process that answers, and in the cache, since its owner asked it."""
-    owner = Client(shared.url, verbose=False, oauth_token=hub.token("ada"))
+    owner = Client(shared.url, oauth_token=hub.token("ada"))
     assert owner.predict(models=[GATED], texts=["fine"], api_name="/compare")["models"]
     assert owner.predict(models=["eve/gated"], texts=["fine"], api_name="/compare")["models"]
     for token in (None, hub.token("carl"), hub.token("eve")):
-        stranger = Client(shared.url, verbose=False, oauth_token=token)
+        stranger = Client(shared.url, oauth_token=token)
         for name in ("eve/gated", f"{GATED}+eve/gated", f"{GATED}+eve/absolute"):
             for call in (
                 lambda name=name, stranger=stranger: stranger.predict(
@@ -173,7 +218,7 @@ def test_what_one_visitor_was_answered_is_not_answered_to_another_who_may_not_re
     """By any endpoint, by name and by commit: files, models and reports are in memory and on the disk by then."""
     api = HfApi(endpoint=hub.url, token=hub.token("ada"))
     owner, *strangers = (
-        Client(shared.url, verbose=False, oauth_token=token) for token in (hub.token("ada"), hub.token("carl"), None)
+        Client(shared.url, oauth_token=token) for token in (hub.token("ada"), hub.token("carl"), None)
     )
     for name, said in ((f"{PRIVATE}@{api.model_info(PRIVATE).sha}", "or is private"), (GATED, "is gated")):
         for call in _calls([name, SENTIMENT[1]]):
@@ -184,7 +229,7 @@ def test_what_one_visitor_was_answered_is_not_answered_to_another_who_may_not_re
 
 def test_what_a_visitor_made_here_is_reached_by_its_secret_name_alone(shared, hub) -> None:
     """Its folder is no name, neither for models and data nor as the base of an adapter."""
-    owner, stranger = (Client(shared.url, verbose=False) for _ in range(2))
+    owner, stranger = (Client(shared.url) for _ in range(2))
     name, _, key = owner.predict(models=SENTIMENT, method="mean", api_name="/merge")["name"].partition("@")
     made = next(path.parent for path in shared.temporary.rglob("fusehub_recipe.yaml"))
     api = HfApi(endpoint=hub.url, token=hub.token("eve"))
@@ -215,9 +260,13 @@ def _status(asked: str | urllib.request.Request) -> int:
 
 
 def _calls(models: list[str]):
-    """Every endpoint, asked for these models."""
-    data = {"x": f"{DATASET}/test"}
+    """Every endpoint, asked for these models, and for the first of them as a base and as what holds statistics."""
+    data, taken = {"x": f"{DATASET}/test"}, {SENTIMENT[0]: models[0]}
     yield lambda client: client.predict(models=models, api_name="/check")
+    yield lambda client: client.predict(models=SENTIMENT, base_model=models[0], api_name="/check")
+    yield lambda client: client.predict(models=models, api_name="/recommend")
+    yield lambda client: client.predict(model=models[0], texts=["fine"] * 3, api_name="/statistics")
+    yield lambda client: client.predict(models=SENTIMENT, method="regmean", statistics=taken, api_name="/merge")
     yield lambda client: client.predict(models=models, method="mean", api_name="/merge")
     yield lambda client: client.predict(models=models, texts=["fine"], api_name="/compare")
     yield lambda client: client.predict(models=models, data=data, limit=2, api_name="/evaluate")
@@ -243,4 +292,4 @@ def test_only_the_address_that_is_served_is_answered(shared, app, path) -> None:
 
 def test_an_app_on_a_laptop_reads_the_folders_of_its_user(app, machine, tmp_path) -> None:
     own = shutil.copytree(machine, tmp_path / "own")
-    assert Client(app.url, verbose=False).predict(models=[str(own), SENTIMENT[0]], api_name="/check")["models"]
+    assert Client(app.url).predict(models=[str(own), SENTIMENT[0]], api_name="/check")["models"]

@@ -6,10 +6,10 @@ import os
 import time
 
 import pytest
-from gradio_client import Client
 from huggingface_hub import HfApi
 
 from tests.app.conftest import PRIVATE, ROOT, SENTIMENT, serving
+from tests.app.programs import Client
 from tests.app.provider import provider
 from tests.app.steps import compare, example, go, grave_faults, merge, pick
 
@@ -49,7 +49,7 @@ def test_a_stranger_gets_nothing_by_the_token_of_the_space(guest, space) -> None
     _refused(page, PRIVATE, "or is private")
     page.get_by_role("alert").get_by_text("Sign in with Hugging Face").wait_for()
     with pytest.raises(Exception, match="or is private"):
-        Client(space.url, verbose=False).predict(models=[PRIVATE, SENTIMENT[1]], api_name="/check")
+        Client(space.url).predict(models=[PRIVATE, SENTIMENT[1]], api_name="/check")
     example(page)
     merge(page)
     go(page, "Push")
@@ -98,9 +98,9 @@ def test_signing_in_keeps_the_visit_and_signing_out_forgets_the_token(guest, ide
 
 
 def test_a_program_is_served_by_its_own_token(space, hub) -> None:
-    own = Client(space.url, verbose=False, oauth_token=hub.token("ada"))
+    own = Client(space.url, oauth_token=hub.token("ada"))
     assert own.predict(models=[PRIVATE, SENTIMENT[1]], api_name="/check")["ok"]
-    other = Client(space.url, verbose=False, oauth_token=hub.token("carl"))
+    other = Client(space.url, oauth_token=hub.token("carl"))
     with pytest.raises(Exception, match="or is private"):
         other.predict(models=[PRIVATE, SENTIMENT[1]], api_name="/check")
 
@@ -110,13 +110,13 @@ def test_a_model_that_becomes_private_is_soon_closed_to_strangers(space, hub, tm
     repo = "ada/open-for-a-while"
     owner.create_repo(repo)
     owner.upload_folder(repo_id=repo, folder_path=owner.snapshot_download(SENTIMENT[0], local_dir=tmp_path))
-    own = Client(space.url, verbose=False, oauth_token=hub.token("ada"))
-    stranger = Client(space.url, verbose=False)
+    own = Client(space.url, oauth_token=hub.token("ada"))
+    stranger = Client(space.url)
 
     def ask(client: Client) -> list[str]:
         return client.predict(models=[repo], texts=["fine"], api_name="/compare")["models"]
 
-    assert ask(stranger) == ["open-for-a-while"]
+    assert ask(stranger) == [repo]
     owner.update_repo_settings(repo, private=True)
     # What was public is taken as public for some seconds.
     end = time.monotonic() + 60
@@ -125,14 +125,14 @@ def test_a_model_that_becomes_private_is_soon_closed_to_strangers(space, hub, tm
             ask(stranger)
             time.sleep(1)
     # Its owner may, and that opens it to nobody else.
-    assert ask(own) == ["open-for-a-while"]
+    assert ask(own) == [repo]
     with pytest.raises(Exception, match="or is private"):
         ask(stranger)
 
 
 @pytest.mark.parametrize("name", ["/etc", "../app.py", "~/models", "file:///etc", "ada/base+/etc"])
 def test_folders_of_the_machine_cannot_be_named(space, name: str) -> None:
-    client = Client(space.url, verbose=False)
+    client = Client(space.url)
     with pytest.raises(Exception, match="is not the name of a model on the Hub"):
         client.predict(models=[name, SENTIMENT[0]], api_name="/check")
     with pytest.raises(Exception, match="is not the name of a dataset on the Hub"):

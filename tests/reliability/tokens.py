@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from gradio_client import Client
 from huggingface_hub import HfApi
 
 from fusehub.localhub import Running, running
 from tests.app.conftest import DATASET, SENTIMENT, fill, serving
 from tests.app.processes import Watched
+from tests.app.programs import Client
 from tests.reliability.report import keep
 from tests.unit.experts import relatives, with_statistics
 
@@ -173,13 +173,20 @@ def in_app(folder: Path) -> Iterator[Told]:
 
 def _asked(url: str, secret: str) -> Iterator[str]:
     """What the app says to one who is signed in, and then what it says to a stranger."""
-    own = Client(url, verbose=False, oauth_token=secret)
+    own = Client(url, oauth_token=secret)
     models = ["ada/secret-sentiment", SENTIMENT[1]]
+    merged = {"name": "mean@none"}
     calls: dict[str, Callable[[], Any]] = {
+        "find": lambda: own.predict(query="sentiment", api_name="/find"),
         "check": lambda: own.predict(models=models, api_name="/check"),
-        "merge": lambda: own.predict(models=models, method="mean", api_name="/merge"),
+        "recommend": lambda: own.predict(models=models, api_name="/recommend"),
+        "statistics": lambda: own.predict(model=models[0], texts=["fine"] * 3, api_name="/statistics"),
+        "merge": lambda: merged.update(own.predict(models=models, method="mean", api_name="/merge")) or merged,
         "compare": lambda: own.predict(models=models, texts=["fine"], api_name="/compare"),
         "evaluate": lambda: own.predict(models=models, data={"x": f"{DATASET}/test"}, limit=2, api_name="/evaluate"),
+        "card": lambda: own.predict(merge=merged["name"], api_name="/card"),
+        "download": lambda: own.predict(merge=merged["name"], api_name="/download"),
+        "push": lambda: own.predict(merge=merged["name"], repo_id="pushed-by-a-program", api_name="/push"),
     }
     for name, call in calls.items():
         try:

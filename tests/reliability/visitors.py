@@ -13,10 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gradio_client import Client
-from gradio_client.exceptions import AppError
-
 from tests.app.conftest import DATASET, ENTITIES, SENTIMENT, SLOW
+from tests.app.programs import Client, Refused
 from tests.app.steps import compare, go, merge, pick
 
 TEXTS = ("a very good film", "an awful bad plot", "music was fine", "not bad at all", "Anna visited Paris")
@@ -84,11 +82,11 @@ class Programs:
         self.url = url
         self.seconds: list[float] = []
         self.merges = 0
-        self._client = Client(url, verbose=False)
+        self._client = Client(url)
         self._merged: str | None = None
 
     def merge(self, number: int) -> None:
-        client = Client(self.url, verbose=False)
+        client = Client(self.url)
         method = ("mean", "regmean")[number % 2]
         self._merged = client.predict(models=SENTIMENT, method=method, options={}, api_name="/merge")["name"]
         self.merges += 1
@@ -114,7 +112,7 @@ class Programs:
         """On a machine that has other things to do, a merge has been idle for too long by the time it is asked."""
         try:
             yield
-        except AppError as error:
+        except Refused as error:
             if "There is no merge" not in str(error):
                 raise
             self._merged = None

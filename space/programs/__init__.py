@@ -1,0 +1,1 @@
+"""The steps for programs and agents: endpoints that `gradio_client`, plain HTTP and MCP clients call."""

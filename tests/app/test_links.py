@@ -1,0 +1,193 @@
+"""What travels: the address of the page, links that are copied and opened, and the same as code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from space.link import KEYS, Link, link_of, read_link
+from space.render.elsewhere import elsewhere_html
+from space.setting import Setting
+from space.visits import COMPARE, MERGE, PUSH, Made, Picked, Visit
+from tests.app.conftest import SENTIMENT
+from tests.app.steps import compare, example, go, merge
+
+SHARED, OWN = Setting(shared=True), Setting(shared=False)
+
+
+def picked(name: str, url: str | None = "https://hub/x", commit: str = "1a2b") -> Picked:
+    known = (None, None, None, None, None, (), False, None, url)
+    return Picked(name, f"{name}@{commit}" if url else name, *known)
+
+
+@pytest.fixture
+def visit() -> Visit:
+    visit = Visit("key-of-the-visit", Path("folder-of-the-visit"), step=MERGE)
+    visit.picks = [picked("ada/films"), picked("ben/base+ben/shops")]
+    visit.base, visit.chosen = "ada/base", ["regmean", "mean"]
+    visit.options = {"regmean": {"alpha": 0.5}}
+    visit.shares = {"ada/films": 2.0, "ben/base+ben/shops": 1.0}
+    visit.typed = ["Not bad & not good + 1 = ?", "ünï \u202e 🤗"]
+    return visit
+
+
+def test_a_link_says_again_what_it_was_made_of(visit) -> None:
+    link = link_of(visit)
+    assert link.models == ("ada/films@1a2b", "ben/base+ben/shops@1a2b") and link.step == MERGE
+    assert read_link(f"?{link.query()}", SHARED) == link == read_link(link.query(), OWN)
+    # Whatever else is in an address is not ours.
+    assert read_link(f"__theme=dark&{link.query()}&view=api", SHARED) == link
+    assert read_link("?__theme=dark", SHARED) == Link() and not Link().says_something
+
+
+def test_no_token_no_file_and_no_statistics_of_ones_own_go_into_a_link(visit) -> None:
+    visit.picks.append(picked("/home/ada/model", url=None))
+    visit.base = "/home/ada/base"
+    visit.statistics = {"ada/films": {"source": "/tmp/fusehub/statistics", "data": "the file mine.csv"}}
+    visit.uploads = {"mine": "/tmp/fusehub/mine.csv"}
+    visit.pushes_as, visit.token_given = (1, "ada"), True
+    query = link_of(visit).query()
+    assert "home" not in query and "tmp" not in query and "mine" not in query and visit.key not in query
+    assert set(re.findall(r"(?:^|&)(\w+)=", query)) <= set(KEYS)
+
+
+def test_a_long_link_has_the_texts_that_fit_into_an_address(visit) -> None:
+    visit.typed = [f"{number} " + "word " * 100 for number in range(50)]
+    link = link_of(visit)
+    assert 0 < len(link.shown_texts) < 50 and len(link.query()) <= 6000
+    assert len(read_link(link.query(), SHARED).texts) == len(link.shown_texts)
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("step=x", "no step 'x'"),
+        ("model=/etc/passwd", "'/etc/passwd'"),
+        ("model=../../x", "'../../x'"),
+        ("model=~/models", "'~/models'"),
+        ("model=file:///etc", "'file:///etc'"),
+        ("model=tests", "'tests'"),
+        ("model=ada/films%2B/etc", "ada/films"),
+        ("base=/etc", "'/etc'"),
+        (f"model={'a' * 5000}", "too long"),
+        ("&".join(f"model=ada/m{number}" for number in range(9)), "names 9 models: 8 fit"),
+        ("method=regmaen", "Did you mean 'regmean'"),
+        ("method=regmean_plus_plus", "needs more than the app can give"),
+        ("option=regmean.alpha=1", "of no method that it names"),
+        ("method=regmean&option=regmean", "of no method that it names"),
+        ("method=regmean&option=regmean.alpa=1", "no option of regmean 'alpa'"),
+        ("method=regmean&option=regmean.alpha=7", "less than or equal to 1"),
+        ("method=regmean&option=regmean.alpha=NaN", "alpha cannot be NaN"),
+        ("method=regmean&option=regmean.alpha=[1]", "alpha cannot be"),
+        (f"method=regmean&option=regmean.alpha={'[' * 3000}", "cannot be"),
+        (f"method=regmean&option=regmean.alpha={'9' * 5000}", "cannot be"),
+        ("model=ada/a&share=nan", "shares of this link do not fit"),
+        ("model=ada/a&share=one", "share cannot be 'one'"),
+        ("model=ada/a&share=1&share=1", "shares of this link do not fit"),
+        ("&".join(["text=a"] * 51), "51 texts"),
+        ("x" * 20_000, "too long"),
+        ("&" * 10 + "&".join(["text=a"] * 400), "more than 300 parts"),
+    ],
+)
+def test_a_broken_link_is_answered_in_words_and_leads_nowhere(query, said, monkeypatch) -> None:
+    """On a laptop too, where folders can be named otherwise: no link that somebody sent leads to one."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    for setting in (SHARED, OWN):
+        link = read_link(query, setting)
+        told = "\n".join(str(problem) for problem in link.problems)
+        assert (said in told) or (setting is SHARED and query == "model=tests"), told
+        assert "base" not in query or not link.base
+        assert not any(name.startswith(("/", ".", "~", "file")) for name in link.models)
+    # What else it says holds.
+    kept = read_link(f"model=ada/kept&{query}"[:10_000], SHARED)
+    assert "model" in query or len(query) > 5000 or "text" in query or kept.models == ("ada/kept",)
+
+
+def test_each_step_can_be_done_elsewhere(visit) -> None:
+    """The code that is shown is whole: Python reads it, and it says what the visit has."""
+    visit.merges["regmean"] = Made(
+        "regmean", Path("regmean"), "regmean", "", (),
+        asked={
+            "models": visit.names(), "method": "regmean", "parameters": {"alpha": 0.5, "nonneg": False},
+            "base_model": None, "weights": visit.shares, "labels": {}, "heads": "auto",
+            "statistics": {"ada/films": "/tmp/x/statistics"},
+            "made": {"ada/films": {"data": "3 pasted texts", "dataset": None, "limit": 100, "fisher": False}},
+        },
+    )  # fmt: skip
+    for step in range(PUSH + 1):
+        visit.step = step
+        shown = elsewhere_html(visit, "http://127.0.0.1:7860")
+        command, python, call = (
+            re.sub(r"<[^>]*>", "", own).replace("&#x27;", "'").replace("&quot;", '"').replace("&amp;", "&")
+            for own in re.findall(r"<code>(.*?)</code>", shown, re.S)
+        )
+        compile(python, "python", "exec")
+        compile(call, "call", "exec")
+        assert "fusehub " in command and "/tmp/x" not in shown
+        assert 'Client("http://127.0.0.1:7860")' in call
+        if step == MERGE:
+            assert "alpha=0.5" in command and "fusehub collect ada/films" in command
+            assert "'alpha': 0.5" in python and "'alpha': 0.5" in call and ')["name"]' in call
+            assert "statistics_1 = client.predict" in call
+        if step == COMPARE:
+            assert "Not bad & not good" in command and 'merged["name"]' in call
+
+
+def test_the_address_goes_with_the_visit_and_a_link_brings_a_colleague_there(visitor, app) -> None:
+    page = visitor(alone=True)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    example(page)
+    page.wait_for_url(lambda url: url.count("model=") == 2)
+    commits = re.findall(r"model=([\w%./-]+)(?:%40|@)([0-9a-f]{40})", page.url)
+    assert len(commits) == 2
+    go(page, "Check")
+    page.wait_for_url(re.compile("step=check"))
+    go(page, "Merge")
+    page.locator("#merge").wait_for()
+    page.go_back()
+    page.locator("#step-check").wait_for()
+    page.go_forward()
+    page.locator("#merge").wait_for()
+    page.get_by_role("button", name="RegMean: options").click()
+    alpha = page.get_by_role("spinbutton", name=re.compile(r"\(alpha\)"))
+    alpha.fill("0.5")
+    alpha.blur()
+    merge(page)
+    page.wait_for_url(re.compile(r"option=regmean.alpha(%3D|=)0.5"))
+    texts = "a very good film\nan awful plot"
+    compare(page, *texts.splitlines())
+    page.get_by_role("button", name="Copy link").click()
+    page.get_by_text("A link to this step was copied, with 2 models at their commits").wait_for()
+    link = page.evaluate("navigator.clipboard.readText()")
+    page.get_by_text("The same elsewhere, as code").click()
+    assert "--text" in page.locator(".fh-elsewhere").inner_text()
+    # A reload finds the same visit, and what was typed.
+    page.reload()
+    page.locator(".fh-compared[data-texts='2']").wait_for()
+    expect(page.locator("#texts textarea")).to_have_value(texts, timeout=180_000)
+
+    colleague = visitor(link)
+    colleague.get_by_text("A link has filled in 2 models").wait_for()
+    said = colleague.locator(".fh-said").inner_text()
+    assert "RegMean" in said and "2 texts" in said and "Nothing was computed" in said
+    for model in SENTIMENT:
+        colleague.get_by_role("button", name=f"Remove {model}").wait_for()
+    assert colleague.get_by_text("What a merge will take").count() == 0
+    go(colleague, "Merge")
+    colleague.locator("#merge").wait_for()
+    assert colleague.locator("#recommended input").is_checked()
+    colleague.get_by_role("button", name="RegMean: options").click()
+    expect(colleague.get_by_role("spinbutton", name=re.compile(r"\(alpha\)"))).to_have_value("0.5", timeout=180_000)
+    go(colleague, "Pick")
+    go(colleague, "Compare")
+    expect(colleague.locator("#texts textarea")).to_have_value(texts, timeout=180_000)
+
+    broken = visitor(f"{app.url}?step=nowhere&model=/etc/passwd&model={SENTIMENT[0]}&method=zz")
+    alert = broken.get_by_role("alert")
+    alert.get_by_text("There is no step 'nowhere'").wait_for()
+    assert "/etc/passwd" in alert.inner_text() and "no merge method 'zz'" in alert.inner_text()
+    broken.get_by_role("button", name=f"Remove {SENTIMENT[0]}").wait_for()
+    broken.wait_for_url(lambda url: "passwd" not in url)
