@@ -157,6 +157,8 @@ class Visit:
     """A file with texts, to make statistics of."""
     uploads: dict[str, str] = field(default_factory=dict)
     """Name -> file with labels, to score on."""
+    pictures: dict[str, str] = field(default_factory=dict)
+    """Name -> image that models of images are asked about."""
     comparison: dict[str, Any] | None = None
     asked_for_them: str | None = None
     """Texts that all models were asked without the visitor having typed any: the box for texts is to have them."""

@@ -15,7 +15,7 @@ from .kinds import kind_of, named
 
 # Longer texts than this fold, in characters.
 LONG = 200
-_CELL = 60
+_CELL = 80
 
 
 def answers_html(found: dict[str, Any]) -> str:
@@ -57,8 +57,16 @@ def _overview_html(found: dict[str, Any], texts: list[dict[str, Any]]) -> str:
             shown = folding(label)
             told = f"<strong>≠ {shown}</strong>" if odd else shown
             cells.append(f"{told} <small>{sure}</small>" if sure else told)
-        rows.append([folding(text["text"], _CELL), *cells])
+        rows.append([_asked(text), *cells])
     return _table(found, rows, "Label and its probability; ≠: not what most models say")
+
+
+def _asked(text: dict[str, Any]) -> str:
+    """What was asked, at the beginning of a row: a text, or an image with its name."""
+    shown = folding(text["text"], _CELL)
+    if not (picture := text.get("picture")):
+        return shown
+    return f'<img class="fh-thumbnail" src="{html.esc(picture)}" alt="">{shown}'
 
 
 def _entities_html(found: dict[str, Any], texts: list[dict[str, Any]]) -> str:
@@ -164,9 +172,11 @@ def _downloads(found: dict[str, Any]) -> str:
         for text in found["texts"]
         for answer in text["answers"]
     ]
+    # A picture is on the page, and no part of what was answered.
+    told = found | {"texts": [{key: own for key, own in text.items() if key != "picture"} for text in found["texts"]]}
     return (
         '<p class="fh-downloads">'
         + html.download("comparison.csv", html.csv_of(rows), "text/csv", "Download as CSV")
-        + html.download("comparison.json", json.dumps(found, indent=1), "application/json", "Download as JSON")
+        + html.download("comparison.json", json.dumps(told, indent=1), "application/json", "Download as JSON")
         + "</p>"
     )

@@ -35,6 +35,10 @@ class Compare(Step):
         with gr.Row(elem_classes="fh-actions"):
             self.go = gr.Button("Compare", variant="primary", elem_id="compare")
             self.example = gr.Button("Fill in some texts", elem_id="example-texts")
+            self.add = gr.UploadButton(
+                "Add images", file_count="multiple", file_types=["image"], visible=False, elem_id="ask-images"
+            )
+        self.pictures = gr.HTML("", js_on_load=html.PRESS)
         self.only = gr.Checkbox(label="Only texts where the models disagree", elem_id="only-disagreeing")
         self.answers = gr.HTML("")
         gr.HTML(
@@ -68,7 +72,8 @@ class Compare(Step):
         with gr.Row(elem_classes="fh-actions"):
             self.look = gr.Button("Compare the layers", elem_id="layers")
         self.layers = gr.HTML("")
-        self.painted = [self.answers, self.uploads, self.scores, self.layers, self.texts]
+        self.asked = [self.texts, self.example, self.add, self.pictures]
+        self.painted = [self.answers, self.uploads, self.scores, self.layers, *self.asked]
         self.result_by_work = {"evaluate": self.scores, "layers": self.layers}
 
     def wire(self) -> None:
@@ -81,15 +86,18 @@ class Compare(Step):
         self.frame.on(self.look.click, self, self._look)
         self.frame.on(self.upload.upload, self, self._upload, [self.upload], show_progress="hidden")
         self.frame.on(self.uploads.click, self, self._drop, show_progress="hidden")
+        self.frame.on(self.add.upload, self, self._add, [self.add], show_progress="hidden")
+        self.frame.on(self.pictures.click, self, self._drop_picture, show_progress="hidden")
         self.example.click(
             self._examples, self.frame.key, self.texts, show_progress="hidden", api_visibility="private"
         )
 
     def show(self, visit: Visit, token: str | None) -> list:
         if not visit.picks:
-            return [html.empty("Pick models in step 1 first."), "", "", "", gr.skip()]
+            return [html.empty("Pick models in step 1 first."), "", "", "", *self._to_ask(visit)]
+        wanted = "Add images" if is_of_images(visit) else "Type texts"
         answers = (
-            answers_html(visit.comparison) if visit.comparison else html.empty("Type texts above and press Compare.")
+            answers_html(visit.comparison) if visit.comparison else html.empty(f"{wanted} above and press Compare.")
         )
         scores = (
             scores_html(visit.evaluation)
@@ -98,41 +106,61 @@ class Compare(Step):
         )
         known = {name: visit.layers[name] for name in visit.merges_of_picks() if name in visit.layers}
         layers = layers_html(known) if known else html.empty("Merge in step 4, then press Compare the layers.")
+        files = html.files(visit.uploads, "Files to score on") or self._files_wanted(visit)
+        return [answers, files, scores, layers, *self._to_ask(visit)]
+
+    def _to_ask(self, visit: Visit) -> list[Any]:
+        """The form that questions have: texts of the task's own kind, or images."""
+        of_images = is_of_images(visit)
         # What was asked for the visitor is there to be changed; what they type themselves stays.
         asked, visit.asked_for_them = visit.asked_for_them, None
-        texts = gr.skip() if asked is None else gr.Textbox(value=asked)
-        files = html.files(visit.uploads, "Files to score on") or self._files_wanted()
-        return [answers, files, scores, layers, texts]
+        said: dict[str, Any] = {} if asked is None else {"value": asked}
+        return [
+            gr.Textbox(label=_answers_of(visit).asks, visible=not of_images, **said),
+            gr.Button(visible=not of_images),
+            gr.UploadButton(visible=of_images),
+            html.files(visit.pictures, "Images to ask about") if of_images else "",
+        ]
 
-    def _files_wanted(self) -> str:
+    def _files_wanted(self, visit: Visit) -> str:
+        columns = _answers_of(visit).scored_on
         most = self.frame.setting.upload_size
-        return f"<p class='fh-intro'>.csv, .jsonl or .parquet with texts and labels in columns; {most} each.</p>"
+        return f"<p class='fh-intro'>.csv, .jsonl or .parquet with {columns} in columns; {most} each.</p>"
 
     def _upload(self, visit: Visit, token: str | None, data: Any, files: Any) -> None:
+        self._take(visit, files, visit.uploads)
+
+    def _add(self, visit: Visit, token: str | None, data: Any, files: Any) -> None:
+        self._take(visit, files, visit.pictures)
+
+    def _take(self, visit: Visit, files: Any, into: dict[str, str]) -> None:
         most = self.frame.setting.most_files
-        room = most - len(visit.uploads)
+        room = most - len(into)
         taken = self.frame.take_uploads(visit, files)
         for path in taken[:room]:
-            visit.uploads[_free(Path(path).stem, visit.uploads)] = path
+            into[_free(Path(path).stem, into)] = path
         for path in taken[room:]:
             Path(path).unlink()
         if len(taken) > room:
             raise BadData(f"{most} files are as many as fit here.", "Remove one that you do not need.")
 
     def _drop(self, visit: Visit, token: str | None, data: Any) -> None:
-        path = visit.uploads.pop(data.id, None)
-        if path:
-            Path(path).unlink(missing_ok=True)
+        _removed(data.id, visit.uploads)
+
+    def _drop_picture(self, visit: Visit, token: str | None, data: Any) -> None:
+        _removed(data.id, visit.pictures)
 
     def _examples(self, request: gr.Request, key: str) -> str:
-        visit = self.frame.visit_of(request, key)
-        task = visit.picks[0].task if visit.picks else None
-        return (answers_of(task) if task else TaskAnswers).typed
+        return _answers_of(self.frame.visit_of(request, key)).typed
 
     def _compare(self, visit: Visit, token: str | None, data: Any, texts: str, only: bool) -> None:
-        lines = [line.strip() for line in texts.splitlines() if line.strip()]
-        visit.comparison = compare_texts(self.frame, visit, lines, token) | {"only": only}
-        visit.typed = lines
+        if is_of_images(visit):
+            found = compare_pictures(self.frame, visit, token)
+        else:
+            lines = [line.strip() for line in texts.splitlines() if line.strip()]
+            found = compare_texts(self.frame, visit, lines, token)
+            visit.typed = lines
+        visit.comparison = found | {"only": only}
 
     def _filter(self, visit: Visit, token: str | None, data: Any, texts: str, only: bool) -> None:
         if visit.comparison:
@@ -178,12 +206,23 @@ def compare_texts(frame: Any, visit: Visit, texts: list[str], token: str | None)
     """The comparison of all models of the visit on `texts`, as plain data with the visit's names."""
     require_texts(texts, frame.setting.most_texts)
     require_readers((pick.task for pick in visit.picks), frame.setting)
+    return _asked(frame, visit, {"texts": texts}, token)
+
+
+def compare_pictures(frame: Any, visit: Visit, token: str | None) -> dict[str, Any]:
+    """The same of the images that the visitor has uploaded."""
+    if not visit.pictures:
+        raise BadData("There is no image.", "Add one or more.")
+    names = [Path(path).name for path in visit.pictures.values()]
+    return _asked(frame, visit, {"texts": list(visit.pictures.values()), "pictures": names}, token)
+
+
+def _asked(frame: Any, visit: Visit, asked: dict[str, Any], token: str | None) -> dict[str, Any]:
     models = models_to_ask(visit)
     for name in visit.names():
         # Tells whether the visitor may read it, still.
         frame.recent.describe(name, token)
-    found = frame.worker.ask("compare", {"models": models, "texts": texts}, token)
-    return renamed(found, models)
+    return renamed(frame.worker.ask("compare", {"models": models, **asked}, token), models)
 
 
 def require_texts(texts: list[str], most: int) -> list[str]:
@@ -229,6 +268,23 @@ def renamed(found: dict[str, Any], models: dict[str, str]) -> dict[str, Any]:
     return found | {"source": None, "asked": list(models)}
 
 
+def _answers_of(visit: Visit) -> TaskAnswers | type[TaskAnswers]:
+    """How models of the visit's task are asked."""
+    task = visit.picks[0].task if visit.picks else None
+    return answers_of(task) if task in TASKS else TaskAnswers
+
+
+def is_of_images(visit: Visit) -> bool:
+    """Whether its models are asked about images, and not about texts."""
+    return any(pick.task in TASKS and TASKS[pick.task].of_images for pick in visit.picks)
+
+
+def _removed(name: str, files: dict[str, str]) -> None:
+    """Takes away a file that was uploaded."""
+    if path := files.pop(name, None):
+        Path(path).unlink(missing_ok=True)
+
+
 def _free(name: str, taken: dict[str, str]) -> str:
     number, free = 1, name
     while free in taken:
@@ -246,5 +302,5 @@ def require_readers(tasks: Iterable[str | None], setting: Setting) -> None:
     """Raises `BadData` for models of images where strangers come: their texts would name files of this machine."""
     if setting.shared and any(task in TASKS and TASKS[task].of_images for task in tasks):
         raise BadData(
-            "Models of images cannot be asked here.", "Score them on a dataset below, or use fusehub compare."
+            "Models of images cannot be asked here by names of files.", "Add images in the app, or score on a dataset."
         )

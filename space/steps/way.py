@@ -24,7 +24,7 @@ from ..workers.jobs import Job, Part
 from ..workers.pace import DISK, START, seconds_of
 from .advice import known_advice, parameters_of, take_in_advice, what_to_recommend
 from .check import require_two, take_in_check, what_to_check
-from .compare import models_to_ask, renamed, require_readers, require_texts
+from .compare import models_to_ask, renamed, require_texts
 from .counting import counting, named_for
 from .merge import merging
 
@@ -71,7 +71,6 @@ class Way:
         self.left.pop("merge", None)
         job.place = COMPARE
         self._require_same(visit.report is not None)
-        require_readers((pick.task for pick in visit.picks), self.frame.setting)
         texts = self._texts()
         require_all(self.models, self.token)
 
@@ -166,7 +165,7 @@ class Way:
         if task is None or TASKS[task].of_images:
             raise BadData(
                 "The models are merged. There are no examples for their task to compare them by.",
-                "Type what they are to be asked, or score them on a data set.",
+                "Type or add what they are to be asked, or score them on a data set.",
             )
         return require_texts(answers_of(task).typed.splitlines(), self.frame.setting.most_texts)
 

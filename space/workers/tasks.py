@@ -34,6 +34,7 @@ from .checks import check
 from .merging import merge
 from .pace import DISK, NETWORK, START, UPLOAD, Course, Tell, untold
 from .published import of_metadata
+from .thumbnails import thumbnail
 
 # Progress is told at most this often, in seconds.
 _EVERY = 0.15
@@ -233,15 +234,23 @@ def _compare(
     models: dict[str, str],
     texts: list[str],
     ensemble: bool | list[str] = True,
+    pictures: list[str] | None = None,
 ) -> dict[str, Any]:
+    """`pictures` are the names of images, whose files `texts` are then."""
     tell("Reading the models")
     refs = [_resolved(model, token) for model in models.values()]
 
     def progress(done: int, total: int, model: str) -> None:
         tell(f"Asking {model}", done, total, "answers", done / total if total else None)
 
-    found = fusehub.compare(refs, texts, ensemble=ensemble, token=token, progress=progress, kept=_kept())
-    return found.to_dict()
+    compared = fusehub.compare(refs, texts, ensemble=ensemble, token=token, progress=progress, kept=_kept())
+    found = compared.to_dict()
+    for name, path, text in zip(pictures or (), texts, found["texts"], strict=False):
+        # By its name, and not by where it lies on this machine.
+        text["text"], text["picture"] = name, thumbnail(name, path)
+        for answer in text["answers"]:
+            answer["marked"] = name
+    return found
 
 
 def _resolved(model: str, token: str | None) -> Any:

@@ -33,6 +33,8 @@ class FillMaskAnswers(TaskAnswers):
     """For each text [masks, tokens]."""
 
     typed = "The film was [MASK].\nParis is the capital of [MASK]."
+    asks = "Texts with [MASK] where a word is to be found, one a line"
+    scored_on = "texts"
     question = 'f"This is {model.tokenizer.mask_token} than I thought."'
 
     def asked_of(self, examples: Examples, seed: int) -> Examples:

@@ -108,6 +108,9 @@ class LabelledAnswers(TaskAnswers):
 class ImageClassificationAnswers(LabelledAnswers):
     """Labels of images, which are typed as names of files."""
 
+    typed = ""
+    asks = "Images"
+    scored_on = "images and labels"
     question = '"photo.jpg"'
 
     def pipeline_options(self, config: Mapping[str, Any]) -> str:

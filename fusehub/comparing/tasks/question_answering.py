@@ -23,6 +23,8 @@ class QuestionAnsweringAnswers(TaskAnswers):
     """For each question a dict of the likeliest answers, "" for none."""
 
     typed = "Who wrote it? | The book was written by Anna Schmidt in 1987."
+    asks = "Questions, one a line: the question | the text that holds its answer"
+    scored_on = "questions, contexts and answers"
     metric_names: ClassVar[Mapping[str, str]] = {"f1": "F1 of words"}
     by_hand = (
         'inputs = tokenizer("Who lives in Paris?", "Anna Schmidt lives in Paris.", return_tensors="pt")',

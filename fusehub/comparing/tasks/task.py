@@ -35,6 +35,10 @@ class TaskAnswers(ABC):
         "Not bad at all.\nI waited three weeks, and then it broke.\nThe plot is thin, but the actors are wonderful."
     )
     """Texts that a person may try, one a line."""
+    asks: ClassVar[str] = "Texts, one a line"
+    """What a person types to ask a model."""
+    scored_on: ClassVar[str] = "texts and labels"
+    """What labelled data has in its columns."""
     has_mean: ClassVar[bool] = True
     """Several models' answers have a mean."""
     metric_names: ClassVar[Mapping[str, str]] = {}

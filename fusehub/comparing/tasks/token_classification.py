@@ -25,6 +25,7 @@ class TokenClassificationAnswers(LabelledAnswers):
     """A label a word."""
 
     typed = "Anna Schmidt works for Siemens in Munich.\nThe Rolling Stones played in Buenos Aires."
+    scored_on = "words and the label of each"
     metric_names: ClassVar[Mapping[str, str]] = {"f1": "F1 of entities"}
     question = '"Anna Schmidt lives in Paris."'
 

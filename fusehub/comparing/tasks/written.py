@@ -101,6 +101,8 @@ class TextGenerationAnswers(WrittenAnswers):
 
     continues = True
     typed = "Once upon a time\nThe best way to learn is"
+    asks = "Beginnings, one a line: each model goes on with them"
+    scored_on = "texts"
     question = '"It was a dark and stormy", max_new_tokens=30'
 
     def to_read(self, text: Text) -> tuple[str, list[Span]]:
@@ -118,6 +120,8 @@ class TextGenerationAnswers(WrittenAnswers):
 class Text2TextGenerationAnswers(WrittenAnswers):
     """What is written for a source."""
 
+    asks = "Sources, one a line: each model writes what follows from them"
+    scored_on = "sources and targets"
     typed = "The committee met on Tuesday, and after a long debate it agreed to build the bridge."
     by_hand = (
         'inputs = tokenizer("This is better than I thought.", return_tensors="pt")',

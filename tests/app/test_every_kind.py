@@ -1,0 +1,113 @@
+"""Every kind of model has its form of comparing: questions, language models and images, each from pick to scores."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from huggingface_hub import HfApi
+
+from fusehub.localhub import running
+from tests.app.conftest import serving
+from tests.app.steps import go, grave_faults, merge, pick, sticks_out
+from tests.unit.experts import relatives
+from tests.unit.tiny import tiny_images, tiny_texts
+
+KINDS = {"question-answering": "bert", "text-generation": "gpt2", "image-classification": "vit"}
+SQUAD = [
+    {"question": "Who?", "context": text, "answers": {"text": [text.split()[0]], "answer_start": [0]}}
+    for text in tiny_texts(12, seed=3)
+]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A Hub with two experts of each kind, and the app on it."""
+    folder = tmp_path_factory.mktemp("kinds")
+    with running(folder / "hub") as hub:
+        api = HfApi(endpoint=hub.url, token=hub.token("ada"))
+        for task, arch in KINDS.items():
+            labels = ("cat", "dog") if task == "image-classification" else ("a", "b")
+            for number, expert in enumerate(relatives(folder / task, arch, labels=(labels, labels), task=task)):
+                front = f"license: apache-2.0\npipeline_tag: {task}\nbase_model: ada/{arch}-base"
+                (expert / "README.md").write_text(f"---\n{front}\n---\n")
+                api.create_repo(f"ada/{task}-{number}")
+                api.upload_folder(repo_id=f"ada/{task}-{number}", folder_path=expert)
+        with serving(hub, folder) as app:
+            yield app
+            assert "Traceback" not in app.log.read_text()
+
+
+@pytest.fixture
+def at_compare(visitor, served):
+    """`at_compare(task)`: a page at the comparison of the two experts of a task and their mean."""
+
+    def come(task: str):
+        page = visitor(served.url)
+        pick(page, f"ada/{task}-0", f"ada/{task}-1")
+        go(page, "Merge")
+        page.locator("#merge").wait_for()
+        page.locator("#recommended input").check()
+        merge(page)
+        go(page, "Compare")
+        return page
+
+    return come
+
+
+def test_questions_are_typed_with_the_text_that_holds_the_answer(at_compare, tmp_path) -> None:
+    page = at_compare("question-answering")
+    page.get_by_label("the question | the text that holds its answer").wait_for()
+    _fill_in_and_compare(page)
+    page.get_by_role("rowheader", name="Who wrote it?").wait_for()
+    (tmp_path / "squad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in SQUAD))
+    page.get_by_text("with questions, contexts and answers in columns").wait_for()
+    _score(page, tmp_path / "squad.jsonl", "F1 of words, in percent")
+    assert grave_faults(page) == []
+
+
+def test_language_models_go_on_with_a_beginning_and_are_scored_by_perplexity(at_compare, tmp_path) -> None:
+    page = at_compare("text-generation")
+    page.get_by_label("Beginnings, one a line").wait_for()
+    _fill_in_and_compare(page)
+    page.get_by_role("heading", name="Once upon a time").wait_for()
+    assert page.locator(".fh-written").count() == 2 * 3, "each text by two experts and the merge: no ensemble"
+    (tmp_path / "texts.csv").write_text("text\n" + "".join(f'"{text}"\n' for text in tiny_texts(12)))
+    _score(page, tmp_path / "texts.csv", "Perplexity, less is better")
+
+
+def test_images_are_added_shown_and_asked_about(at_compare, tmp_path) -> None:
+    page = at_compare("image-classification")
+    assert not page.locator("#texts").is_visible()
+    page.locator("#compare").click()
+    page.get_by_text("There is no image.").wait_for()
+    images = sorted(tiny_images(tmp_path / "images", count=2).rglob("*.png"))
+    with page.expect_file_chooser() as chosen:
+        page.get_by_role("button", name="Add images").click()
+    chosen.value.set_files([{"name": f"{path.parent.name}-{path.name}", "mimeType": "image/png",
+                             "buffer": path.read_bytes()} for path in images])  # fmt: skip
+    page.get_by_role("list", name="Images to ask about").get_by_text("dog-1.png").wait_for()
+    page.get_by_role("button", name="Remove cat-1.png").click()
+    page.locator("#compare").click()
+    page.locator(".fh-compared[data-texts='3']").wait_for()
+    assert page.locator(".fh-thumbnail").count() == 3
+    assert page.locator(".fh-thumbnail").first.evaluate("image => image.complete && image.naturalWidth") > 0
+    page.get_by_role("rowheader", name="dog-1.png").wait_for()
+    assert "fusehub-visits" not in page.content(), "nobody is told where it lies"
+    assert grave_faults(page) == [] and sticks_out(page) == []
+
+
+def _fill_in_and_compare(page) -> None:
+    page.get_by_role("button", name="Fill in some texts").click()
+    page.wait_for_function("() => document.querySelector('#texts textarea').value !== ''")
+    page.locator("#compare").click()
+    page.locator(".fh-compared").wait_for()
+
+
+def _score(page, path, caption: str) -> None:
+    with page.expect_file_chooser() as chosen:
+        page.get_by_role("button", name="Add files with texts and labels").click()
+    chosen.value.set_files(path)
+    page.get_by_text(path.name).wait_for()
+    page.locator("#score").click()
+    page.get_by_role("region", name=caption).wait_for()
