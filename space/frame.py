@@ -225,7 +225,8 @@ class Frame:
         for job in preparing(step, visit, token):
             # What the visitor has going on has the place.
             busy = visit.job is not None and visit.job.is_open
-            yield [nav_html(visit), "", gr.skip() if busy else dock.reading(job), gr.skip(), *painted]
+            seen = [nav_html(visit), "", gr.skip() if busy else dock.reading(job)]
+            yield [*seen, *[gr.skip()] * (len(self.outputs) - len(seen)), *painted]
 
     def paint_step(self, step: Any, visit: Visit, token: str | None, *, failed: bool = False) -> list[Any]:
         """What `outputs` and those of one step show."""
