@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub.constants import HF_HOME
+from huggingface_hub.constants import HF_ASSETS_CACHE, HF_HOME
 
 SECONDS = 20.0
 """The processor time that all the questions of a case may take; a sound repo's take a quarter of one."""
@@ -45,8 +45,8 @@ def _note(event: str, arguments: tuple) -> None:
         if isinstance(path, int):
             continue
         full = os.path.abspath(os.fsdecode(path))
-        # Pictures are read by `datasets`, which keeps what it reads in the Hub's cache.
-        if not full.startswith((_place, HF_HOME, "/dev/", "/proc/")) and "__pycache__" not in full:
+        # `datasets` keeps the pictures that it reads in the Hub's cache, and we what transformers says.
+        if not full.startswith((_place, HF_HOME, HF_ASSETS_CACHE, "/dev/", "/proc/")) and "__pycache__" not in full:
             _outside.append(f"{event} {full}")
 
 
