@@ -104,7 +104,7 @@ def test_what_is_read_is_said_and_who_does_not_wait_goes_on(visitor, hub, tmp_pa
     slow = [{"path": path, "do": "stall", "seconds": seconds} for path, seconds in (("/ben/.*", 6), (".*", 2))]
     plan.write_text(json.dumps(slow))
     try:
-        page.get_by_role("button", name="Check these models").click()
+        go(page, "Check")
         read = page.get_by_role("region", name="Being read")
         read.get_by_text("Reading 1 of 2").wait_for()
         # The step is there meanwhile.
