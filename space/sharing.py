@@ -15,7 +15,7 @@ from fusehub.methods import METHODS
 from fusehub.utils.side_by_side import side_by_side
 
 from . import dock
-from .events import shown
+from .events import shown, text_of
 from .frame import Frame
 from .link import Link, link_of, read_link
 from .render import html
@@ -142,7 +142,7 @@ class Sharing:
         shares = values[count : count + len(visit.picks)]
         if None not in shares:
             visit.shares = {pick.name: float(share) for pick, share in zip(visit.picks, shares, strict=True)}
-        if lines := [line.strip() for line in (values[-1] or "").splitlines() if line.strip()]:
+        if lines := [line.strip() for line in text_of(values[-1]).splitlines() if line.strip()]:
             visit.typed = lines
 
 
