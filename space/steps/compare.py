@@ -105,7 +105,8 @@ class Compare(Step):
             else html.empty("Name datasets or upload files above and press Score.")
         )
         known = {name: visit.layers[name] for name in visit.merges_of_picks() if name in visit.layers}
-        layers = layers_html(known) if known else html.empty("Merge in step 4, then press Compare the layers.")
+        first = "Press" if visit.merges_of_picks() else "Merge in step 4, then press"
+        layers = layers_html(known) if known else html.empty(f"{first} Compare the layers.")
         files = html.files(visit.uploads, "Files to score on") or self._files_wanted(visit)
         return [answers, files, scores, layers, *self._to_ask(visit)]
 
