@@ -22,6 +22,7 @@ if "HF_ASSETS_CACHE" not in os.environ:
 # What takes minutes, and what waits more than it works, comes first: no worker is left with it at the end.
 FIRST = (
     "app/test_visits.py",
+    "app/test_choices.py",
     "demo/test_demo.py",
     "app/test_reach.py",
     "unit/test_fuzz.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
@@ -100,3 +101,13 @@ _STICKS_OUT = """() => {
 def sticks_out(page: Any) -> list[str]:
     """What lies beyond the right edge of the window, or of its step in the navigation, and by how many pixels."""
     return page.evaluate(_STICKS_OUT)
+
+
+def collect_file(page: Any, path: Path) -> None:
+    """Uploads a file in the step of statistics, and asks for statistics of it."""
+    go(page, "Statistics")
+    page.get_by_label("A file", exact=True).check()
+    page.locator("#statistics-file input").set_input_files(path)
+    page.get_by_role("list", name="File with texts").get_by_text(path.name).wait_for()
+    page.locator("#statistics-limit input[type=number]").fill("5000")
+    page.locator("#make-statistics").click()

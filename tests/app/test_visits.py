@@ -15,25 +15,7 @@ from huggingface_hub import HfApi, snapshot_download
 from fusehub.comparing.predictor import predict
 from tests import warm
 from tests.app.conftest import DATASET, ENTITIES, ROOT, SENTIMENT, SLOW
-from tests.app.processes import Watched
-from tests.app.steps import compare, example, go, grave_faults, merge, pick, push, sticks_out
-
-# All that a page has stored in its browser, as one text.
-_STORED = """async () => {
-  const told = [JSON.stringify({...localStorage}), JSON.stringify({...sessionStorage})];
-  const result = (request) => new Promise((ok, no) => {
-    request.onsuccess = () => ok(request.result);
-    request.onerror = () => no(request.error);
-  });
-  for (const {name} of await indexedDB.databases()) {
-    const database = await result(indexedDB.open(name));
-    for (const store of database.objectStoreNames) {
-      told.push(JSON.stringify(await result(database.transaction(store).objectStore(store).getAll())));
-    }
-    database.close();
-  }
-  return told.join();
-}"""
+from tests.app.steps import collect_file, compare, example, go, grave_faults, merge, pick, push, sticks_out
 
 
 def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, app, hub, tmp_path) -> None:
@@ -188,7 +170,7 @@ def test_work_is_found_again_after_a_reload_and_can_be_cancelled(visitor, app, m
     page = visitor()
     pick(page, *SLOW)
     before = set(app.temporary.rglob("statistics.safetensors"))
-    _collect_file(page, many_texts)
+    collect_file(page, many_texts)
     work = page.get_by_role("region", name="Work that goes on")
     # How far the whole is, and how long it will still take.
     work.get_by_text("left").wait_for()
@@ -226,156 +208,6 @@ def test_two_visitors_do_not_see_each_other(visitor) -> None:
     other = one.context.new_page()
     other.goto(one.url)
     other.get_by_text("Nothing is picked yet").wait_for()
-
-
-def test_searching_as_one_types_puts_what_fits_first(visitor) -> None:
-    page = visitor()
-    pick(page, SENTIMENT[0])
-    page.locator("#query").get_by_role("textbox").press_sequentially("sentiment")
-    page.get_by_text("Does not fit: it comes from ada/other-base").wait_for()
-    found = page.get_by_role("list", name="Models found").get_by_role("listitem").all_inner_texts()
-    # Whatever fits comes before whatever does not.
-    misfits = ["Does not fit" in card for card in found]
-    assert misfits == sorted(misfits) and any(misfits)
-    assert [misfit for card, misfit in zip(found, misfits, strict=True) if SENTIMENT[1] in card] == [False]
-
-
-def test_bad_choices_are_said_where_they_are_made(visitor, hub, tmp_path) -> None:
-    page = visitor()
-    _refused(page, "nobody/nothing", "does not exist")
-    # It is said where the eye is, at the bottom of the window, and goes by its button or with the next try.
-    said = page.get_by_role("alert")
-    box = said.bounding_box()
-    assert box["y"] > 450 and box["y"] + box["height"] <= 900
-    assert page.locator("#named textarea").input_value() == "nobody/nothing"
-    page.get_by_role("button", name="Close this message").click()
-    said.wait_for(state="detached")
-    _refused(page, "ada/gated-sentiment", "is gated")
-    pick(page, SENTIMENT[0], "ada/other-sentiment")
-    go(page, "Check")
-    page.get_by_text("These models cannot be merged").wait_for()
-    assert grave_faults(page) == []
-    page.locator("#check").click()
-    page.get_by_role("button", name="Base model").click()
-    page.locator("#base-model").get_by_role("textbox").fill("ada/nothing")
-    said = page.get_by_role("alert").get_by_text("ada/nothing")
-    report = page.locator("#step-check .fh-findings")
-    for _ in range(120):
-        # A press is not heard while the last one is still worked on.
-        page.locator("#check").click()
-        page.wait_for_timeout(1000)
-        if said.is_visible():
-            break
-    said.wait_for()
-    # The report was of what was asked before.
-    assert report.count() == 0
-    page.locator("#base-model").get_by_role("textbox").fill("")
-    page.locator("#check").click()
-    said.wait_for(state="detached")
-    page.get_by_text("These models cannot be merged").wait_for()
-    go(page, "Merge")
-    page.get_by_text("See step 2").wait_for()
-    assert not page.locator("#merge").is_visible()
-
-
-def test_a_broken_upload_and_a_wrong_token_are_said_in_words(visitor, hub, tmp_path) -> None:
-    page = visitor()
-    example(page)
-    broken = tmp_path / "broken.parquet"
-    broken.write_bytes(b"this is no parquet")
-    _collect_file(page, broken)
-    page.get_by_role("alert").get_by_text("broken.parquet").wait_for()
-    merge(page)
-    push(page, "carl/never", "hf_wrong")
-    page.get_by_role("alert").get_by_text("does not accept your token").wait_for()
-    assert page.locator("#push-token input").input_value() == ""
-    assert not HfApi(endpoint=hub.url, token=hub.token("carl")).repo_exists("carl/never")
-
-
-def test_a_pasted_token_is_kept_nowhere(visitor, app, hub) -> None:
-    """In no log, file, URL, process's arguments or environment, nor in the browser's own store, nor another visit."""
-    page, other = visitor(alone=True), visitor()
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    example(page)
-    merge(page)
-    secret = hub.token("carl")
-    with Watched(app.process.pid) as watched:
-        push(page, "carl/with-secret", secret)
-        page.get_by_role("heading", name="The model is on the Hub").wait_for()
-    assert any("forkserver" in line for line in watched.lines), "the processes of work are looked at"
-    assert not [line for line in watched.lines if secret in line]
-    assert not [url for url in asked if secret in url]
-    assert secret not in app.log.read_text()
-    for shown in (page, other):
-        assert secret not in shown.content()
-        assert secret not in shown.evaluate(_STORED)
-    files = (path for folder in (app.temporary, app.log.parent) for path in folder.rglob("*") if path.is_file())
-    assert not [path for path in files if path.stat().st_size < 1_000_000 and secret.encode() in path.read_bytes()]
-
-
-def test_the_keyboard_alone_leads_through_the_steps(visitor) -> None:
-    page = visitor()
-    page.locator("#example").press("Enter")
-    page.get_by_role("list", name="Your models").wait_for()
-    check = page.get_by_role("navigation", name="Steps").get_by_role("button", name="Check")
-    check.focus()
-    page.keyboard.press("Enter")
-    page.get_by_text("What a merge will take").wait_for()
-    # What was pressed keeps the focus although it was painted anew.
-    assert "Check" in page.evaluate("document.activeElement.closest('nav button')?.innerText ?? ''")
-
-
-def test_an_uploaded_file_stays_until_it_is_removed(visitor, tmp_path) -> None:
-    """It serves for several models, and is still there after a reload."""
-    page = visitor()
-    pick(page, *ENTITIES)
-    path = tmp_path / "cities.txt"
-    path.write_text("Anna visited Paris .\nBruno lives in London .\n")
-    _collect_file(page, path)
-    statistics = page.get_by_role("list", name="Statistics of each model")
-    statistics.get_by_text("made in this visit").wait_for()
-    page.reload()
-    page.get_by_label("A file", exact=True).check()
-    page.get_by_role("list", name="File with texts").get_by_text("cities.txt").wait_for()
-    page.get_by_role("combobox", name="For the model").click()
-    page.get_by_role("option", name=ENTITIES[0]).click()
-    page.locator("#make-statistics").click()
-    statistics.get_by_text("made in this visit").nth(1).wait_for()
-    page.get_by_role("button", name="Remove cities.txt").click()
-    page.get_by_role("list", name="File with texts").wait_for(state="detached")
-    page.locator("#make-statistics").click()
-    page.get_by_role("alert").get_by_text("No file was uploaded").wait_for()
-
-
-def test_what_is_hidden_stays_hidden_when_one_comes_back(visitor) -> None:
-    """The other inputs for texts, and options of methods that are not chosen."""
-    page = visitor()
-    pick(page, *ENTITIES)
-    go(page, "Statistics")
-    page.get_by_label("Texts that I paste").check()
-    page.locator("#statistics-texts").wait_for()
-    go(page, "Merge")
-    page.locator("#merge").wait_for()
-    page.get_by_role("button", name="How much each model counts").click()
-    page.locator("#share-1").wait_for()
-    options = page.get_by_role("button", name="options")
-    shown = options.count()
-    page.locator("#recommended input").uncheck()
-    options.nth(shown - 1).wait_for(state="detached")
-    go(page, "Statistics")
-    page.locator("#statistics-texts").wait_for()
-    assert not page.locator("#statistics-dataset").is_visible()
-    assert not page.locator("#statistics-file").is_visible()
-    go(page, "Merge")
-    page.locator("#share-1").wait_for()
-    assert options.count() == shown - 1
-    assert not page.locator("#share-2").is_visible()
-    page.locator("#recommended input").check()
-    for place in (0, 1):
-        page.locator(f"#share-{place} input[type=number]").fill("0")
-    page.locator("#merge").click()
-    page.get_by_role("alert").get_by_text("All models have the weight 0").wait_for()
 
 
 def test_the_commands_that_are_shown_make_the_same_again(visitor, hub, tmp_path) -> None:
@@ -452,18 +284,3 @@ def _labelled(folder):
     path = folder / "domain.csv"
     path.write_text("text,label\na good film,1\nan awful plot,0\nfine music,1\nsad and bad,0\n")
     return path
-
-
-def _collect_file(page, path) -> None:
-    go(page, "Statistics")
-    page.get_by_label("A file", exact=True).check()
-    page.locator("#statistics-file input").set_input_files(path)
-    page.get_by_role("list", name="File with texts").get_by_text(path.name).wait_for()
-    page.locator("#statistics-limit input[type=number]").fill("5000")
-    page.locator("#make-statistics").click()
-
-
-def _refused(page, model: str, said: str) -> None:
-    page.locator("#named").get_by_role("textbox").fill(model)
-    page.get_by_role("button", name="Add", exact=True).click()
-    page.get_by_role("alert").get_by_text(said).wait_for()
