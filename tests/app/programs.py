@@ -17,10 +17,13 @@ class Refused(Exception):
 
 
 class Client(gradio_client.Client):
-    """gradio's own client; `predict` raises `Refused` where that is the answer."""
+    """gradio's own client; `predict` raises `Refused` where that is the answer.
+
+    It waits: on a busy machine the app is slow to answer, and five seconds are all that is waited for otherwise.
+    """
 
     def __init__(self, url: str, **options: Any) -> None:
-        super().__init__(url, verbose=False, **options)
+        super().__init__(url, verbose=False, httpx_kwargs={"timeout": 300}, **options)
 
     def predict(self, *args: Any, **arguments: Any) -> Any:
         answer = super().predict(*args, **arguments)
@@ -30,7 +33,7 @@ class Client(gradio_client.Client):
 
     def answers(self) -> dict[str, dict[str, Any]]:
         """Endpoint -> the schema of its answers, in which nothing may be that is not named."""
-        told = httpx.get(f"{self.src}gradio_api/info").json()["named_endpoints"]
+        told = httpx.get(f"{self.src}gradio_api/info", timeout=300).json()["named_endpoints"]
         return {name: _exact(endpoint["returns"][0]["type"]) for name, endpoint in told.items()}
 
 
