@@ -12,6 +12,7 @@ from fusehub.errors import BadRecipe
 from fusehub.publishing.cards.statistics_card import statistics_card
 from fusehub.statistics.adding import add_statistics
 from fusehub.statistics.grams import GramSum
+from fusehub.statistics.halves import halves_of
 from fusehub.statistics.resizing import resize_statistics
 from fusehub.statistics.settled import FIRST, SETTLED, error_in, error_words, next_limit, typical_error
 from tests.unit.experts import text_file
@@ -61,6 +62,14 @@ def test_rows_of_one_batch_are_told_apart_by_their_examples() -> None:
     assert untold.standard_error is None
     untold.add(rows, half=0)
     assert untold.standard_error is None, "one half alone tells nothing"
+
+
+def test_halves_do_not_go_with_the_order_of_the_data() -> None:
+    """Data may have every second text of one label, or all of one first: neither is one half then."""
+    halves = halves_of(1000)
+    assert int(halves.sum()) == 500 and torch.equal(halves, halves_of(1000))
+    for one in (halves[::2], halves[:500]):
+        assert 200 < int(one.sum()) < 300
 
 
 def test_what_is_told_depends_on_no_batches(experts, tmp_path) -> None:
