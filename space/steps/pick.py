@@ -18,7 +18,7 @@ from ..shelves import Shelf
 from ..step import Step
 from ..visits import CHECK, PICK, Picked, Visit
 from ..workers.pace import seconds_of
-from .way import seconds_of_way
+from .way import said_of_way, seconds_of_way
 
 _FOUND = 12
 # What the visitor does beside the work of the machine, in seconds.
@@ -302,8 +302,8 @@ def _picked_html(visit: Visit) -> str:
 def _one_go_html(visit: Visit) -> str:
     takes = html.minutes(seconds_of_way(visit))
     return (
-        "<p class='fh-intro'>In one go: they are checked, merged by the recommended way and by the mean, and compared "
-        f"on example texts. That takes about {takes}; each step stays open behind it.</p>"
+        f"<p class='fh-intro'>In one go: they are checked, {html.esc(said_of_way(visit))}. That takes about {takes}; "
+        "each step stays open behind it.</p>"
     )
 
 

@@ -1,4 +1,7 @@
-"""From the models that are picked to what everybody says of example texts, in one go and with one progress.
+"""From the models that are picked to what everybody says of some texts, in one go and with one progress.
+
+The ways to merge, their options, the models' shares and the texts are those that a link brought or the visitor chose;
+else the recommended way and the mean, and example texts.
 
 Each part of it is what a step does by itself, and what comes of it is kept as there: every step is open behind it, and
 what is known already is not asked again. What cannot be done without asking ends it at its step, with words and with
@@ -13,7 +16,10 @@ from typing import Any
 
 from fusehub.comparing.tasks import answers_of
 from fusehub.errors import Action, BadData, BadStatistics, FuseHubError, Incompatible
+from fusehub.methods import METHODS
 from fusehub.models.tasks import TASKS
+from fusehub.utils.formats import describe
+from fusehub.utils.markdown import listed
 
 from ..access import require_all
 from ..frame import Frame
@@ -22,7 +28,7 @@ from ..render.offers import action_of
 from ..visits import CHECK, COMPARE, MERGE, STATISTICS, Visit
 from ..workers.jobs import Job, Part
 from ..workers.pace import DISK, START, seconds_of
-from .advice import known_advice, parameters_of, take_in_advice, what_to_recommend
+from .advice import known_advice, parameters_of, take_in_advice, ways, what_to_recommend
 from .check import require_two, take_in_check, what_to_check
 from .compare import models_to_ask, renamed, require_texts
 from .counting import counting, named_for
@@ -44,12 +50,38 @@ def seconds_of_way(visit: Visit) -> float:
     return sum(_expected(visit).values())
 
 
+def methods_of_way(visit: Visit) -> list[str]:
+    """The methods that a link or the visitor chose; none where the recommended ones are meant."""
+    return list(visit.linked or visit.chosen or ())
+
+
+def said_of_way(visit: Visit) -> str:
+    """How it merges and what it compares on, as the end of a sentence."""
+    named = [METHODS[name].title + _bracketed(visit.options.get(name)) for name in methods_of_way(visit)]
+    ways = f"by {listed(named)}" if named else "by the recommended way and by the mean"
+    shares = [f"{share:g}" for share in _shares(visit).values()]
+    counted = f" with the shares {' : '.join(shares)}" if shares else ""
+    texts = html.count(len(visit.typed), "text") if visit.typed else ""
+    return f"merged {ways}{counted}, and compared on {f'your {texts}' if texts else 'example texts'}"
+
+
+def _bracketed(options: Mapping[str, Any] | None) -> str:
+    return f" ({describe(options)})" if options else ""
+
+
+def _shares(visit: Visit) -> dict[str, float]:
+    """Model -> how much it counts, where that was said and is not the same for all."""
+    shares = {name: visit.shares.get(name, 1.0) for name in visit.names()}
+    return shares if set(shares.values()) != {1.0} else {}
+
+
 class Way:
     """One run of it: what is asked part by part, by what the parts before have found out."""
 
     def __init__(self, frame: Frame, visit: Visit, token: str | None) -> None:
         self.frame, self.visit, self.token = frame, visit, token
         self.models = visit.names()
+        self.methods, self.shares, self.typed = methods_of_way(visit), _shares(visit), list(visit.typed)
         self.left = _expected(visit)
 
     def parts(self, job: Job) -> Iterator[Part]:
@@ -65,7 +97,7 @@ class Way:
             yield from self._statistics(lacking)
             job.place = MERGE
             yield from self._advice()
-        part, _ = merging(self.frame, visit, parameters_of(self._advised()), {}, self.token)
+        part, _ = merging(self.frame, visit, self._parameters(), self.shares, self.token)
         if part is not None:
             yield self._timed(part)
         self.left.pop("merge", None)
@@ -108,7 +140,16 @@ class Way:
         self._require_same(self.visit.report is not None)
         if known_advice(self.visit) is None:
             yield self._question("recommend", what_to_recommend, take_in_advice)
+            if self.methods:
+                # New advice has the choice made anew: the step that offers it finds the one that was there.
+                self.visit.linked = list(self.methods)
         self.left.pop("recommend", None)
+
+    def _parameters(self) -> dict[str, dict[str, Any]]:
+        """The methods to merge by with their options: those that were said, and else those that are recommended."""
+        recommended = parameters_of(self._advised())
+        named = self.methods or recommended
+        return {name: recommended.get(name, {}) | self.visit.options.get(name, {}) for name in named}
 
     def _advised(self) -> dict[str, Any]:
         advice = known_advice(self.visit)
@@ -132,23 +173,42 @@ class Way:
         self.left = _expected(self.visit)
         del self.left["check"]
 
+    def _wanting(self) -> list[Mapping[str, Any]]:
+        """The ways that would be taken if nothing was lacking, and cannot be taken as it is."""
+        advice = self._advised()
+        if not self.methods:
+            return [advice["better"]] if advice["better"] else []
+        known = ways(advice)
+        return [known[name] for name in self.methods if name in known and not known[name]["can_run"]]
+
     def _lacking(self) -> dict[str, bool]:
-        """The models whose statistics are all that a better way lacks, and whether it wants Fisher diagonals."""
-        better = self._advised()["better"]
-        actions = [action_of(obstacle["action"]) for obstacle in better["obstacles"]] if better else []
+        """The models whose statistics are all that is lacking, and whether they are to have Fisher diagonals.
+
+        Raises `Incompatible` where a way that was chosen lacks more; a better one than those is left.
+        """
+        wanting = self._wanting()
+        actions = [action_of(obstacle["action"]) for way in wanting for obstacle in way["obstacles"]]
         codes = {action.code for action in actions}
-        if not codes or not codes <= {"collect-statistics", "collect-fisher"}:
-            return {}
-        return {model: "collect-fisher" in codes for action in actions for model in action.models}
+        if codes and codes <= {"collect-statistics", "collect-fisher"}:
+            return {model: "collect-fisher" in codes for action in actions for model in action.models}
+        if self.methods and wanting:
+            raise Incompatible(
+                " ".join(f"{way['title']} cannot run now: {_obstacles(way)}" for way in wanting),
+                "Do that first, or choose another way.",
+                actions=dict.fromkeys([*actions, Action("choose-method")]),
+            )
+        return {}
 
     def _statistics(self, lacking: Mapping[str, bool]) -> Iterator[Part]:
         """Those that can be made without asking: where each card names the one dataset that they are to be made of."""
         named = named_for(self.visit, list(lacking))
         if unnamed := [model for model in lacking if model not in named]:
-            title = self._advised()["better"]["title"]
+            titles = " and ".join(way["title"] for way in self._wanting())
+            wants = f"{titles} was chosen" if self.methods else f"{titles} promises more than what can be done now"
+            kind = "none with Fisher diagonals" if any(lacking[model] for model in unnamed) else "none"
             theirs = "its card does" if len(unnamed) == 1 else "their cards do"
             raise BadStatistics(
-                f"{title} promises more than what can be done now, and needs statistics of each model. There are none "
+                f"{wants}, and needs statistics of each model. There are {kind} "
                 f"of {' and '.join(unnamed)}, and {theirs} not name one data set to make them of.",
                 "Make them from texts, or choose another way.",
                 actions=[Action("collect-statistics", tuple(unnamed)), Action("choose-method")],
@@ -160,14 +220,18 @@ class Way:
             self._require_same(self.visit.report is not None)
 
     def _texts(self) -> list[str]:
-        """Example texts for the models' task."""
+        """The texts that were said, and else examples for the models' task."""
         task = self.visit.picks[0].task
         if task is None or TASKS[task].of_images:
             raise BadData(
                 "The models are merged. There are no examples for their task to compare them by.",
                 "Type or add what they are to be asked, or score them on a data set.",
             )
-        return require_texts(answers_of(task).typed.splitlines(), self.frame.setting.most_texts)
+        return require_texts(self.typed or answers_of(task).typed.splitlines(), self.frame.setting.most_texts)
+
+
+def _obstacles(way: Mapping[str, Any]) -> str:
+    return " ".join(obstacle["what"] for obstacle in way["obstacles"])
 
 
 def _expected(visit: Visit) -> dict[str, float]:
@@ -176,10 +240,10 @@ def _expected(visit: Visit) -> dict[str, float]:
     largest = max(sizes, default=0)
     first = (visit.report or {}).get("cost") or {"download_bytes": sum(sizes), "output_bytes": largest, "gflop": 0}
     second = {"download_bytes": 0, "output_bytes": first["output_bytes"], "gflop": 0}
-    asked = _ASKED * len(sizes)
+    asked, merges = _ASKED * len(sizes), len(methods_of_way(visit)) or 2
     return {
         "check": 2 * asked,
         "recommend": asked,
-        "merge": seconds_of(first) + seconds_of(second),
-        "compare": START + (sum(sizes) + 2 * largest) / DISK,
+        "merge": seconds_of(first) + (merges - 1) * seconds_of(second),
+        "compare": START + (sum(sizes) + merges * largest) / DISK,
     }

@@ -88,6 +88,26 @@ def test_one_go_makes_statistics_of_what_cards_name_and_else_stops_where_they_ar
     made.get_by_text("made in this visit").nth(1).wait_for()
 
 
+def test_one_go_does_what_a_link_says(visitor, app) -> None:
+    """Its method, option, shares and texts, and not what is recommended; one that cannot run says what it lacks."""
+    said = f"{app.url}?model={SENTIMENT[0]}&model={SENTIMENT[1]}&share=1&share=0.5&text=Not+bad.&text=So+sad."
+    page = visitor(f"{said}&method=regmean&option=regmean.alpha%3D0.5")
+    page.get_by_text("merged by RegMean (alpha 0.5) with the shares 1 : 0.5, and compared on your 2 texts").wait_for()
+    page.get_by_role("button", name=IN_ONE_GO).click()
+    page.locator(".fh-compared[data-texts='2']").wait_for()
+    assert page.locator("#texts textarea").input_value() == "Not bad.\nSo sad."
+    go(page, "Merge")
+    made = page.get_by_role("list", name="Merged models").get_by_role("article")
+    made.get_by_text("alpha 0.5, shares 1 : 0.5").wait_for()
+    assert made.count() == 1 and not page.locator("#baseline input").is_checked()
+
+    page = visitor(f"{said}&method=fisher&method=slerp")
+    page.get_by_role("button", name=IN_ONE_GO).click()
+    wanted = "was chosen, and needs statistics of each model. There are none with Fisher diagonals of"
+    page.get_by_role("alert").get_by_text(wanted).wait_for()
+    page.get_by_role("alert").get_by_role("button", name="Choose another way").wait_for()
+
+
 def test_what_was_changed_meanwhile_is_not_taken_for_what_was_asked(tmp_path) -> None:
     frame = new_frame(Setting(shared=False))
     visit = frame.visits.open()
