@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from fusehub.errors import BadRecipe
-from fusehub.utils.limits import YAML_BYTES, YAML_VALUES
+from fusehub.utils.limits import NESTED, YAML_BYTES, YAML_VALUES
 
 
 class _Plain(yaml.SafeLoader):
@@ -57,11 +57,15 @@ def load_yaml(text: str, what: str) -> Any:
     except (yaml.YAMLError, ValueError, LookupError) as error:
         raise BadRecipe(f"{what} is not YAML ({' '.join(str(error).split())}).", "Correct the file.") from error
     except RecursionError as error:
-        raise BadRecipe(f"{what} has lists in lists deeper than can be read.", "Write it flat.") from error
+        raise _too_deep(what) from error
+
+
+def _too_deep(what: str) -> BadRecipe:
+    return BadRecipe(f"{what} has lists in lists deeper than can be read.", "Write it flat.")
 
 
 class _Loader(_Plain):
-    """PyYAML's safe loader, which ends as soon as there are more values than any recipe has."""
+    """PyYAML's safe loader, which ends as soon as there are more values, or lists in lists, than any recipe has."""
 
     def __init__(self, text: str, what: str) -> None:
         super().__init__(text)
@@ -72,6 +76,12 @@ class _Loader(_Plain):
         if self._values > YAML_VALUES:
             raise BadRecipe(f"{self._what} has more than {YAML_VALUES:,} values.", "Is it the right file?")
         return super().compose_node(parent, index)
+
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        # For each word that follows, PyYAML looks at every bracket that is open: a thousand take a second.
+        if self.flow_level >= NESTED:
+            raise _too_deep(self._what)
+        super().fetch_flow_collection_start(token)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:

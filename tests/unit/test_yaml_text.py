@@ -1,8 +1,11 @@
 """YAML from strangers: plain data, or words."""
 
+import json
+
 import pytest
 
 from fusehub.errors import BadRecipe
+from fusehub.utils.limits import NESTED
 from fusehub.utils.yaml_text import load_yaml
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -21,6 +24,9 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: &a {b: {c: *a}}", "an anchor holds itself"),
         ("[" * 5000, "(deeper than can be read|is not YAML)"),
         ("[" * 3000 + "]" * 3000, "deeper than can be read"),
+        ("a: " + "[" * 101 + "]" * 101, "deeper than can be read"),
+        ("{a: " * 101 + "}" * 101, "deeper than can be read"),
+        ("- " * 3000 + "a", "deeper than can be read"),
         ("? [a, b]\n: c", "where a key should"),
         ("? {a: b}\n: c", "where a key should"),
         ("a: !!python/object/apply:os.system ['true']", "is not YAML"),
@@ -50,3 +56,7 @@ def test_anchors_and_merge_keys_are_plain() -> None:
         "three": [{"weight": 1, "density": 2}] * 2,
     }
     assert load_yaml("", "my.yaml") is None
+
+
+def test_lists_are_read_as_deep_as_json_is() -> None:
+    assert load_yaml("[" * NESTED + "]" * NESTED, "my.yaml") == json.loads("[" * NESTED + "]" * NESTED)

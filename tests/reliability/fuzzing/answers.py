@@ -13,6 +13,7 @@ from typing import TypeVar
 import yaml
 
 from fusehub.errors import BadFile, BadStatistics, FuseHubError, NonFinite
+from tests.reliability.fuzzing.text_changes import yaml_of
 from tests.reliability.fuzzing.worlds import Repo, World
 
 Result = TypeVar("Result")
@@ -115,7 +116,7 @@ def _named_by(recipe: Path) -> list[str]:
     """What a refusal of a changed recipe may name: its method, in quotes, its options, as `name=`, and what it merges;
     nothing where it is broken."""
     try:
-        said = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        said = yaml_of(recipe.read_text(encoding="utf-8"))
         entries = [entry if isinstance(entry, dict) else {"model": entry} for entry in said["models"]]
         places = [entry.get(key) for entry in entries for key in ("model", "statistics")] + [said.get("base_model")]
         options = [name for own in (said, *entries) for name in own.get("parameters") or ()]
