@@ -22,7 +22,7 @@ from .events import preparing, shown, shown_in_turn, text_of
 from .link import link_of, read_link
 from .public_models import Recent
 from .render import html, offers
-from .render.address import ADDRESS, BACK, GO_ON
+from .render.address import ADDRESS, AGAIN, BACK, GO_ON, STILL, address_html
 from .render.elsewhere import elsewhere_html
 from .render.nav import is_ready, nav_html
 from .setting import Setting
@@ -66,7 +66,8 @@ class Frame:
     def layout(self) -> None:
         """Key, navigation, and the panel of work. Called once, inside the page."""
         self.key = gr.State("")
-        self.nav = gr.HTML(nav_html(None), js_on_load=html.PRESS + ADDRESS, elem_classes="fh-nav-box")
+        self.nav = gr.HTML(nav_html(None), js_on_load=html.PRESS + STILL, elem_classes="fh-nav-box")
+        self.address_bar = gr.HTML("", js_on_load=ADDRESS, elem_classes="fh-address")
         with gr.Column(elem_classes="fh-dock"):
             gr.HTML(dock.BUSY)
             self.message = gr.HTML("", js_on_load=dock.MESSAGE, elem_classes="fh-maybe")
@@ -77,21 +78,22 @@ class Frame:
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.nav, self.message, self.work, self.timer, self.elsewhere]
+        return [self.nav, self.message, self.work, self.timer, self.elsewhere, self.address_bar]
 
     def visit_of(self, request: gr.Request, key: str) -> Visit:
         """The visit behind what a page asks for. Raises `NotFound` where it has ended."""
         return self.visits.of(key, request.session_hash)
 
-    def paint(self, visit: Visit) -> list[Any]:
-        """What `outputs` show for this visit."""
+    def paint(self, visit: Visit, turn: int) -> list[Any]:
+        """What `outputs` show for this visit. `turn` was drawn before anything that is painted was looked at."""
         job = visit.job if visit.job is not None and visit.job.is_open else None
         said = visit.notices.get(visit.step, "")
         work = dock.running(job, self.jobs.before(job)) if job else ""
         # Only a tick ends the ticking: what was painted before a press may arrive after its answer.
         address = link_of(visit).query() if not visit.opened_by else None
         timer = gr.Timer(active=True) if job else gr.skip()
-        return [nav_html(visit, address), said, work, timer, elsewhere_html(visit, self.address)]
+        place = address_html(turn, address)
+        return [nav_html(visit), said, work, timer, elsewhere_html(visit, self.address), place]
 
     def _take_in(self, visit: Visit) -> None:
         """Work that has ended says how, where it was begun and, if the visitor is elsewhere by now, there too."""
@@ -115,14 +117,19 @@ class Frame:
         everything = [*self.outputs, *self.columns, *(output for step in self.steps for output in step.outputs)]
 
         def go(oauth: gr.OAuthToken | None, request: gr.Request, data: gr.EventData, key: str) -> Iterator[list[Any]]:
+            visit = self.visit_of(request, key)
+            if data.act == AGAIN:
+                yield self.paint_all(visit, token_of(oauth))
+                return
             place = read_link(data.id, self.setting).step if data.act == BACK else int(data.id)
-            yield from self._at(self.visit_of(request, key), place, token_of(oauth))
+            yield from self._at(visit, place, token_of(oauth))
 
         hidden: _Hidden = {"show_progress": "hidden", "api_visibility": "private"}
         # Whoever does not wait for a step goes to another one.
         self._busy(
             self.nav.click, shown_in_turn(go), [self.key], everything, "One moment", trigger_mode="multiple", **hidden
         )
+        self.address_bar.click(shown_in_turn(go), [self.key], everything, trigger_mode="multiple", **hidden)
         for step in self.steps:
             for place, press in step.leads:
                 words = "Checking the models" if place == CHECK else "One moment"
@@ -200,11 +207,12 @@ class Frame:
 
     def paint_all(self, visit: Visit, token: str | None, *, failed: bool = False) -> list[Any]:
         """What `everything` shows: of the steps, the one that the visit is at; nothing of it where that `failed`."""
+        turn = next(visit.turns)
         self._take_in(visit)
         place = visit.step
         painted = self._show(self.steps[place], place, visit, token, failed=failed)
         # After the step: what it found out is ticked above.
-        return self._whole(place, [*self.paint(visit), *painted])
+        return self._whole(place, [*self.paint(visit, turn), *painted])
 
     def _whole(self, at: int, painted: list[Any]) -> list[Any]:
         """What `everything` shows, where `painted` is for the frame and for the step `at`, which alone is seen."""
@@ -230,9 +238,10 @@ class Frame:
 
     def paint_step(self, step: Any, visit: Visit, token: str | None, *, failed: bool = False) -> list[Any]:
         """What `outputs` and those of one step show."""
+        turn = next(visit.turns)
         self._take_in(visit)
         painted = self._show(step, self.steps.index(step), visit, token, failed=failed)
-        return [*self.paint(visit), *painted]
+        return [*self.paint(visit, turn), *painted]
 
     def _show(self, step: Any, place: int, visit: Visit, token: str | None, *, failed: bool = False) -> list[Any]:
         # What stood there belongs to what was asked before.

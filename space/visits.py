@@ -6,6 +6,7 @@ when it was idle for an hour, or half an hour after its page was closed. Then it
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import shutil
 import tempfile
@@ -148,6 +149,8 @@ class Visit:
     """The methods that a link has chosen, until the step that offers them is reached."""
     wanted: Action | None = None
     """What the visitor pressed to have done: the step where that is finds it chosen."""
+    turns: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    """Numbers what is painted of the visit: answers may overtake each other on their way to the page."""
     base_filled: tuple[str | None, str] = (None, "")
     """The page whose box for the base was filled last, and with what: what is typed meanwhile stays."""
     merges: dict[str, Made] = field(default_factory=dict)

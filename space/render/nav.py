@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from ..visits import CHECK, COMPARE, MERGE, STATISTICS, Visit
-from . import html
 
 STEPS = ("Pick", "Check", "Statistics", "Merge", "Compare", "Push")
 
 
-def nav_html(visit: Visit | None, query: str | None = None) -> str:
-    """The six steps as buttons; what is done is ticked, where one is is marked. `query` is what the address is to say
-    of the visit (see `space.sharing`)."""
+def nav_html(visit: Visit | None) -> str:
+    """The six steps as buttons; what is done is ticked, where one is is marked."""
     at = visit.step if visit else 0
     done = [False] * len(STEPS)
     if visit:
@@ -26,8 +24,7 @@ def nav_html(visit: Visit | None, query: str | None = None) -> str:
             f'<li><button type="button" data-act="go" data-id="{place}"{here}>'
             f'<span class="fh-step">{place + 1}</span> {name}{tick}</button></li>'
         )
-    address = f' data-query="{html.esc(query)}"' if query is not None else ""
-    return f'<nav class="fh-nav" aria-label="Steps"{address}><ol>{"".join(items)}</ol></nav>'
+    return f'<nav class="fh-nav" aria-label="Steps"><ol>{"".join(items)}</ol></nav>'
 
 
 def is_ready(visit: Visit, place: int) -> bool:
