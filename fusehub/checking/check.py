@@ -192,6 +192,13 @@ class _Check:
                 f"{ref.name} has tensors of dtype {odd[0]}: it is quantised.",
                 "Use the repo with the original float weights.",
             )
+        if found.scaled:
+            self._find(
+                "float8",
+                "note",
+                f"{ref.name} stores {len(found.scaled)} matrices in float8 with scales: they are read as what they "
+                "mean, and merged into bfloat16 where no other dtype is asked for.",
+            )
         return found
 
     def _same_architecture(self) -> bool:

@@ -108,7 +108,7 @@ def merge(
     ] = None,
     scale: Annotated[float | None, typer.Option(help="How far to go from the base; needs --base.")] = None,
     dtype: Annotated[
-        Literal["float32", "float16", "bfloat16", "float64"] | None, typer.Option(help="For the result.")
+        Literal["float32", "float16", "bfloat16", "float64", "float8"] | None, typer.Option(help="For the result.")
     ] = None,
     as_adapter: Annotated[
         bool, typer.Option("--as-adapter", help="Write a merge of LoRA adapters over one base as an adapter.")

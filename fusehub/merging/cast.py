@@ -17,6 +17,7 @@ from fusehub.merging.sources.data_at_hand import require_data
 from fusehub.methods import METHODS, Method, find_method
 from fusehub.methods.by_layer import Settings
 from fusehub.models.chat_templates import require_template
+from fusehub.models.quantised.float8 import FLOAT8
 from fusehub.models.resolve import ModelRef, refs_of
 
 # How methods count the base.
@@ -52,6 +53,8 @@ def cast_of(recipe: Recipe, resolved: Mapping[str, ModelRef], access: Access) ->
     """
     method = find_method(recipe.merge_method)
     _require_adding(recipe, method)
+    if recipe.as_adapter and recipe.stored_dtype == FLOAT8:
+        raise BadRecipe("An adapter is not stored in float8.", "Leave out --dtype float8, or --as-adapter.")
     # Before the Hub is asked of anything.
     settings = Settings.of(method, recipe.parameters, [entry.parameters for entry in recipe.models])
     require_template(recipe.chat_template)

@@ -14,6 +14,7 @@ from fusehub.merging.recipe import Recipe
 from fusehub.merging.sources.source import StatisticsSource
 from fusehub.methods import Method
 from fusehub.models.adapters import weights_file
+from fusehub.models.quantised.float8 import with_scales
 from fusehub.models.resolve import ModelRef
 
 # What importing torch and transformers takes before any tensor is read; measured on Linux.
@@ -32,7 +33,7 @@ def cost_of(
 ) -> dict[str, int]:
     """Bytes to download, to write, and at the peak in memory; multiplications in units of 10^9."""
     tensors = list(tensors)
-    output = sum(tensor.info.nbytes for tensor in tensors)
+    output = sum(info.nbytes for info in with_scales({tensor.name: tensor.info for tensor in tensors}).values())
     if recipe.as_adapter:
         # The ranks of all together.
         adapters = [ref.parts.adapter for ref in experts if ref.parts]

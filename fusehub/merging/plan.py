@@ -320,7 +320,7 @@ def plan_by(
         labels=found.labels,
         tensors=decided.tensors,
         kept=decided.kept,
-        shards=tuple(plan_shards(infos, max_shard_size)),
+        shards=tuple(plan_shards(infos, max_shard_size, scaled=True)),
         headers=decided.headers,
         statistics=statistics,
         hashes=found.hashes,

@@ -15,13 +15,16 @@ from fusehub.merging.planner import TensorPlan, infos_of
 from fusehub.models.completeness import beyond_rows, shortcomings, without_rows
 from fusehub.models.known.layouts import layout_for
 from fusehub.models.loading import load_tokenizer
+from fusehub.models.quantised.configs import KEY as QUANTISATION
+from fusehub.models.quantised.float8 import FLOAT8, said_in_config
 from fusehub.models.resolve import ModelRef
 from fusehub.models.tensor_files import DTYPES, TensorInfo
 from fusehub.models.ties import config_with_ties
 from fusehub.utils.findings import Allowed, Finding, incompatible
 
 _NOT_OF_THE_RESULT = (
-    *("_name_or_path", "torch_dtype"),
+    # How the donor's weights are stored is not how those of the result are.
+    *("_name_or_path", "torch_dtype", QUANTISATION),
     # What computes on the machine of a model's author may not be there on another: the result does not load then.
     *("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation"),
 )
@@ -32,11 +35,7 @@ def config_of_result(
 ) -> dict[str, Any]:
     """The config.json of the merge: that of the `donors`, with the merged labels, rows of tokens and dtype, and with
     what it ties as it is in a file of the tensors `written`."""
-    config = {
-        key: value
-        for key, value in donors.merged_config().items()
-        if key not in _NOT_OF_THE_RESULT and not (key == "quantization_config" and not value)
-    }
+    config = {key: value for key, value in donors.merged_config().items() if key not in _NOT_OF_THE_RESULT}
     if labels.policy == "merge" and labels.labels:
         config["id2label"] = {str(row): label for row, label in enumerate(labels.labels)}
         config["label2id"] = {label: row for row, label in enumerate(labels.labels)}
@@ -47,10 +46,20 @@ def config_of_result(
     size = vocabulary_size(tensors) or donors.tokenizer.config.get("vocab_size")
     if size is not None and "vocab_size" in config:
         config["vocab_size"] = size
+    written = list(written)
     stored = {tensor.info.dtype for tensor in tensors.values() if tensor.info.is_float}
     if len(stored) == 1:
         config["dtype"] = DTYPES[stored.pop()][0]
+    # What tells tokens from what was computed is in no file where it is the embeddings.
+    if narrow := {name for name, tensor in tensors.items() if tensor.info.dtype == FLOAT8}:
+        config[QUANTISATION] = said_in_config(
+            _modules([*written, *layout_for(donors.config).output]) - _modules(narrow)
+        )
     return config_with_ties(donors.config, config, written)
+
+
+def _modules(parameters: Iterable[str]) -> set[str]:
+    return {name.rpartition(".")[0] for name in parameters}
 
 
 def vocabulary_size(tensors: Mapping[str, TensorPlan]) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fusehub.checking.heads import LabelPlan
 from fusehub.collecting.routing import FEWEST_ROWS, mixture_of, mixture_rows, shares_of
-from fusehub.errors import Incompatible
+from fusehub.errors import Action, BadRecipe, Incompatible
 from fusehub.merging.cast import Cast
 from fusehub.merging.sources.source import StatisticsSource
 from fusehub.methods import Method
@@ -18,6 +18,7 @@ from fusehub.models.checkpoint import Checkpoint, headers
 from fusehub.models.completeness import stored_by_some
 from fusehub.models.known.layouts import layout_like
 from fusehub.models.layout import Layout, Linear
+from fusehub.models.quantised.float8 import BLOCK, FLOAT8, REST, can_be_float8
 from fusehub.models.resolve import ModelRef
 from fusehub.models.tensor_files import TensorInfo
 from fusehub.models.ties import merged_parameters, stored_names, tie_notes
@@ -166,6 +167,8 @@ class _Planner:
                 f"{len(self._uncounted)} linear layers have no statistics of every expert and are averaged: "
                 + ", ".join(self._uncounted[:3]) + (", ..." if len(self._uncounted) > 3 else "")
             )  # fmt: skip
+        if self.recipe.stored_dtype == FLOAT8:
+            self.notes.append(_float8_note([plan.info for plan in plans.values()]))
         self.notes += tie_notes(self.experts, self.stored)
         if self._rows_differ:
             self.notes.append(_rows_note(self._rows_differ, self.method))
@@ -210,7 +213,7 @@ class _Planner:
         tokens, counts, base_rows = self._token_rows(parameter, infos, base)
         if counts and tokens and action == "solve":
             action, why = "mean", "its tokens are not its rows, and not all models have all of them"
-        info = self._stored(infos[counts.index(max(counts))] if counts else infos[0], axis)
+        info = self._stored(parameter, infos[counts.index(max(counts))] if counts else infos[0])
         depth = self.depths.get(name, 0.0)
         options, own = self.settings.at(name, depth)
         rest = {_without(i.shape, tokens if counts else None) for i in infos}
@@ -319,12 +322,20 @@ class _Planner:
         theirs, mine = self.base_infos[self.base_files[parameter]].shape, infos[0].shape
         return _without(theirs, tokens) == _without(mine, tokens)
 
-    def _stored(self, info: TensorInfo, axis: int | None) -> TensorInfo:
+    def _stored(self, parameter: str, info: TensorInfo) -> TensorInfo:
         dtype = self.recipe.stored_dtype if info.is_float and self.recipe.stored_dtype else info.dtype
-        shape = list(info.shape)
+        if dtype == FLOAT8 and not self._is_matrix(parameter, info):
+            dtype = REST
+        shape, axis = list(info.shape), self.layout.label_axes.get(parameter)
         if axis is not None and self.labels.policy == "merge":
             shape[axis] = len(self.labels.labels)
         return TensorInfo(dtype, tuple(shape))
+
+    def _is_matrix(self, parameter: str, info: TensorInfo) -> bool:
+        """Whether it is a weight that models are stored in float8 by: of a linear layer [out, in] within the body."""
+        linear = self.layout.linears.get(parameter)
+        within = linear is not None and not linear.transposed and self._in_body(parameter)
+        return within and parameter not in self.layout.output and can_be_float8(info.shape)
 
     def _in_body(self, parameter: str) -> bool:
         return self.layout.in_body(parameter)
@@ -345,6 +356,21 @@ def _rows_note(rows: Mapping[str, tuple[int, ...]], method: Method) -> str:
     return (
         f"Models have {sizes} rows, one a token or padding, in {', '.join(rows)}: "
         f"the {min(counts)} that all have are merged by {method.title} as any other tensor, the others {rest}."
+    )
+
+
+def _float8_note(infos: Sequence[TensorInfo]) -> str:
+    """How many are written in float8. Raises `BadRecipe` where none is."""
+    count = sum(info.dtype == FLOAT8 for info in infos)
+    if not count:
+        raise BadRecipe(
+            "The models have no linear layer that can be stored in float8: none in the body whose weight is stored as "
+            f"[out, in], with sides up to {BLOCK} or multiples of it.",
+            "Store the result in bfloat16: --dtype bfloat16.",
+            actions=[Action("choose-dtype")],
+        )
+    return (
+        f"{count} matrices are stored in float8, with a scale for each {BLOCK} x {BLOCK} of it; all else in bfloat16."
     )
 
 

@@ -29,6 +29,7 @@ from fusehub.errors import BadRecipe, FuseHubError, NotFound, shortly, together,
 from fusehub.merging.mergekit_forms import Forms
 from fusehub.merging.report import require_provenance
 from fusehub.methods.mergekit import MERGEKIT_OPTIONS
+from fusehub.models.quantised.float8 import FLOAT8
 from fusehub.models.ref import ModelRef
 from fusehub.utils.frozen import thawed
 from fusehub.utils.limits import YAML_BYTES, require_bytes
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 
 FILENAME = "fusehub_recipe.yaml"
 
-DType = Literal["float32", "float16", "bfloat16", "float64"]
-_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+DType = Literal["float32", "float16", "bfloat16", "float64", "float8"]
+_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64", "float8": FLOAT8}
 
 
 class Changes(TypedDict, total=False):

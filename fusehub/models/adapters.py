@@ -16,6 +16,7 @@ from typing import Any, Self
 from fusehub.errors import Incompatible, NotFound
 from fusehub.hub.access import Access
 from fusehub.models.label_names import read_labels, require_few_labels
+from fusehub.models.quantised.configs import float8_of
 from fusehub.models.ref import ModelRef, Parts
 from fusehub.models.remote_headers import remote_header
 from fusehub.models.side_files import has_vocabulary, side_files, tokenizer_files
@@ -125,11 +126,13 @@ def adapted(name: str, base: ModelRef, adapter: ModelRef) -> AdaptedRef:
     if base.parts is not None:
         raise on_an_adapter(name)
     config = base.config
-    if config.get("quantization_config"):
+    try:
+        float8_of(config, base.name)
+    except Incompatible as error:
         raise Incompatible(
             f"{base.name} is quantised, and {adapter.name} was put on top of it.",
             "Name the base in full precision: BASE+ADAPTER.",
-        )
+        ) from error
     left_out = set(tokenizer_files(base.files)) if has_vocabulary(adapter.files) else set()
     own = [n for n in side_files(base.files) if n not in adapter.files and n not in left_out]
     kept = {n: base.files[n] for n in ("config.json", *own, *base.weight_files()) if n in base.files}

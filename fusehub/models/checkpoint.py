@@ -18,6 +18,7 @@ from fusehub.errors import OtherHeader
 from fusehub.hub.verified import file_hash, known_hashes, learn_hashes
 from fusehub.models.checkpoints import kind_of
 from fusehub.models.checkpoints.kind import Tensors
+from fusehub.models.quantised.float8 import with_scales
 from fusehub.models.ref import ModelRef
 from fusehub.models.tensor_files import DTYPES, TensorInfo, dtype_name
 from fusehub.utils.frozen import freeze
@@ -52,8 +53,9 @@ class Checkpoint(Mapping):
 
     @property
     def read_by_transformers(self) -> bool:
-        """Whether the files are what transformers itself loads, by the names that they have."""
-        return self._weights.read_by_transformers and not self.tensors.wrapping.names
+        """Whether the files are what transformers itself loads, by the names and in the numbers that they have."""
+        tensors = self.tensors
+        return self._weights.read_by_transformers and not tensors.wrapping.names and not tensors.scaled
 
     def require(self, told: Mapping[str, TensorInfo]) -> None:
         """Raises `OtherHeader` where this holds other tensors than those that its header told from afar.
@@ -140,21 +142,32 @@ class Shard:
         return sum(info.nbytes for info in self.tensors.values())
 
 
-def plan_shards(tensors: Mapping[str, TensorInfo], max_shard_size: int, prefix: str = "model") -> list[Shard]:
-    """How `tensors` are spread over files of at most `max_shard_size` bytes (a larger tensor gets its own)."""
-    ordered = sorted(tensors.items(), key=lambda item: (_RANK[item[1].dtype], item[0]))
+def plan_shards(
+    tensors: Mapping[str, TensorInfo], max_shard_size: int, prefix: str = "model", *, scaled: bool = False
+) -> list[Shard]:
+    """How `tensors` are spread over files of at most `max_shard_size` bytes (a larger tensor gets its own).
+
+    `scaled` puts scales beside those in float8, in the same file.
+    """
     groups: list[dict[str, TensorInfo]] = [{}]
     size = 0
-    for name, info in ordered:
-        if groups[-1] and size + info.nbytes > max_shard_size:
+    for name, info in _in_order(tensors):
+        own = with_scales({name: info}) if scaled else {name: info}
+        nbytes = sum(one.nbytes for one in own.values())
+        if groups[-1] and size + nbytes > max_shard_size:
             groups.append({})
             size = 0
-        groups[-1][name] = info
-        size += info.nbytes
+        groups[-1] |= own
+        size += nbytes
+    groups = [dict(_in_order(group)) for group in groups]
     if len(groups) == 1:
         return [Shard(f"{prefix}.safetensors", groups[0])]
     count = len(groups)
     return [Shard(f"{prefix}-{i:05d}-of-{count:05d}.safetensors", group) for i, group in enumerate(groups, 1)]
+
+
+def _in_order(tensors: Mapping[str, TensorInfo]) -> list[tuple[str, TensorInfo]]:
+    return sorted(tensors.items(), key=lambda item: (_RANK[item[1].dtype], item[0]))
 
 
 def index_of(shards: list[Shard]) -> dict:

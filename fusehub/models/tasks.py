@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import Incompatible, UnsafeFile
 from fusehub.models.label_names import read_labels
+from fusehub.models.quantised.configs import KEY, float8_of
 from fusehub.models.ref import ModelRef
 from fusehub.models.transformers_internals import classes_of
 
@@ -143,18 +144,14 @@ def has_labels(config: Mapping[str, Any]) -> bool:
 
 
 def architecture_of(config: dict[str, Any], name: str) -> str:
-    """The transformers class that the config names. Raises `UnsafeFile` if it needs code of the repo's own."""
+    """The transformers class that the config names. Raises `UnsafeFile` if it needs code of the repo's own, and
+    `Incompatible` where it names none, or says that the weights are quantised in a way that is not read."""
     if config.get("auto_map"):
         raise UnsafeFile(
             f"{name} needs code of its own (auto_map in config.json); FuseHub never runs code of a repo.",
             "Use a model whose architecture transformers itself knows.",
         )
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "unknown method")
-        raise Incompatible(
-            f"{name} is quantised ({method}); the sum of quantised weights is not a weight.",
-            "Use the repo with the original float weights.",
-        )
+    float8_of(config, name)  # Raises for what is stored in bits that are not read.
     architectures = config.get("architectures") or []
     if len(architectures) != 1:
         raise Incompatible(
@@ -214,16 +211,19 @@ def config_in_words(
         config = AutoConfig.for_model(**own)
     else:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    return _with_own_attention(config if said is None else type(config).from_dict(said))
+    return _of_this_machine(config if said is None else type(config).from_dict(said))
 
 
 def config_like(ref: ModelRef, said: dict[str, Any]) -> PretrainedConfig:
     """transformers' config object of a config.json that says `said`, of the kind that the model's own is."""
-    return _with_own_attention(type(load_config(ref)).from_dict(said))
+    return _of_this_machine(type(load_config(ref)).from_dict(said))
 
 
-def _with_own_attention(config: PretrainedConfig) -> PretrainedConfig:
-    """What computes attention is this machine's affair; the config may name what its author's had."""
+def _of_this_machine(config: PretrainedConfig) -> PretrainedConfig:
+    """What computes attention is this machine's affair; the config may name what its author's had. And weights are
+    read as what they mean, in however few bits they are stored."""
+    if hasattr(config, KEY):
+        delattr(config, KEY)
     for part in [config, *(getattr(config, name, None) for name in config.sub_configs)]:
         if part is not None and part._attn_implementation not in (None, "eager", "sdpa"):
             part._attn_implementation = None

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusehub.data.inputs import Inputs
 from fusehub.data.trial import one_example
 from fusehub.errors import BadFile, Incompatible, NonFinite, first_line
 from fusehub.models.checkpoint import Checkpoint
 from fusehub.models.loading import is_of_files, load_model, load_tokenizer, quiet_transformers, running
+from fusehub.models.quantised.configs import KEY
 from fusehub.models.resolve import ModelRef, resolve
 from fusehub.models.tasks import TEXTS, architecture_of, find_task, load_config
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 def require_loadable(folder: Path) -> None:
@@ -58,7 +62,7 @@ def _load(ref: ModelRef, folder: Path) -> Any:
         with quiet_transformers():
             network, loading = kind.from_pretrained(
                 folder,
-                config=load_config(ref),
+                config=_config_as_stored(ref),
                 local_files_only=True,
                 weights_only=True,
                 dtype=dtype or "auto",
@@ -84,3 +88,11 @@ def _load(ref: ModelRef, folder: Path) -> Any:
                 f"config.json and {' and '.join(ref.weight_files()[:3])} do not belong together: make it again.",
             )
     return network.eval()
+
+
+def _config_as_stored(ref: ModelRef) -> PretrainedConfig:
+    """With what it says of the bits of the weights, which a stranger's transformers reads them by."""
+    config = load_config(ref)
+    if said := ref.config.get(KEY):
+        config.quantization_config = said
+    return config

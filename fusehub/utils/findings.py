@@ -25,7 +25,8 @@ class Kind:
 
 CODES = {
     "unreadable": Kind("A file of the model cannot be read, or is not of a kind that can be merged."),
-    "quantised": Kind("The weights are quantised."),
+    "quantised": Kind("The weights are quantised, in a way that is not read."),
+    "float8": Kind("The weights are stored in float8, and read as what they mean."),
     "no-header": Kind("Shapes are seen only once the model is downloaded."),
     "architecture-differs": Kind("The models are of different architectures."),
     "config-differs": Kind("A key of the configs that changes what is computed differs.", ignorable=True),

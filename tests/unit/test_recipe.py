@@ -83,7 +83,7 @@ def test_an_unknown_key_is_told_the_closest_one():
         ({"models": [{"model": "a", "parameters": "much"}, *TWO]}, "models.0.parameters"),
         ({"merge_method": None}, "merge_method"),
         ({"dtype": "int8"}, "dtype"),
-        ({"out_dtype": "float8"}, "out_dtype"),
+        ({"out_dtype": "int8"}, "out_dtype"),
         ({"heads": "both"}, "heads"),
         ({"scale": "far"}, "scale"),
         ({"scale": float("nan")}, "scale"),

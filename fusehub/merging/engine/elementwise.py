@@ -15,6 +15,7 @@ from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan
 from fusehub.methods.base import Layer
 from fusehub.methods.mean import weighted_mean
+from fusehub.models.quantised.float8 import BLOCK, FLOAT8
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,6 +69,8 @@ def cut(plan: Plan, tensor: TensorPlan) -> Iterator[Work]:
         yield Work(tensor)
         return
     step = max(1, _PIECE_ELEMENTS * rows // tensor.info.numel)
+    if tensor.info.dtype == FLOAT8:
+        step = -(-step // BLOCK) * BLOCK  # A block has one scale.
     for first, last in itertools.pairwise(edges):
         size = last - first if whole else step
         for start in range(first, last, size):

@@ -29,6 +29,7 @@ from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan, weights_of_biases
 from fusehub.merging.result import MergeResult
 from fusehub.models.checkpoint import Checkpoint, fetch_weights
+from fusehub.models.quantised.float8 import FLOAT8, as_float8, as_stored, scales_of
 from fusehub.models.tensor_files import dtype_name, torch_dtype
 from fusehub.utils.processes import Processes
 from fusehub.utils.progress import Progress
@@ -169,7 +170,8 @@ class _Engine:
         import torch
 
         pieces = [self._make(work, self._read(work)) for work in cut(self.plan, tensor)]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        return as_stored(whole) if tensor.info.dtype == FLOAT8 else whole
 
     def _pieces(self, file: WeightFile, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         """The bytes of tensors of a file, in pieces, the next one read while one is worked on."""
@@ -177,22 +179,23 @@ class _Engine:
             for name in names:
                 yield name, self.experts[file.expert].read(name).to(torch_dtype(file.shard.tensors[name].dtype))
             return
-        work = (item for name in names for item in cut(self.plan, self.tensors[name]))
+        # Scales are made with what they are of.
+        work = (item for name in names if name in self.tensors for item in cut(self.plan, self.tensors[name]))
         with ThreadPoolExecutor(_WORKERS) as workers:
             ahead: deque[tuple[Work, Future]] = deque()
 
-            def finished() -> tuple[str, Tensor]:
+            def finished() -> Iterator[tuple[str, Tensor]]:
                 done, future = ahead.popleft()
                 inputs = future.result()
-                return done.tensor.name, self._make(done, inputs) if isinstance(inputs, list) else inputs
+                return _written(done, self._make(done, inputs) if isinstance(inputs, list) else inputs)
 
             for item in work:
                 # Whole tensors can be large: no more is read ahead than the largest of them would take.
                 while len(ahead) > _WORKERS or (ahead and sum(i.numel for i, _ in ahead) + item.numel > self._ahead):
-                    yield finished()
+                    yield from finished()
                 ahead.append((item, workers.submit(self._prepare, item)))
             while ahead:
-                yield finished()
+                yield from finished()
 
     def _prepare(self, work: Work) -> Tensor | list[Tensor]:
         """What can be done ahead: the finished piece, or only its inputs where layers depend on each other."""
@@ -218,7 +221,7 @@ class _Engine:
         return tensor.action != "mean" or self.plan.recipe.scale != 1
 
     def _make(self, work: Work, inputs: list[Tensor]) -> Tensor:
-        """The merged piece, in the dtype that it is stored in."""
+        """The merged piece, in the dtype that it is stored in; for float8 in float32."""
         tensor = work.tensor
         if tensor.action == "copy":
             return inputs[0]
@@ -241,7 +244,7 @@ class _Engine:
         if scale != 1 and base is not None:
             merged = base + scale * (merged - base)
         dtype = work.tensor.info.dtype
-        stored = merged.to(torch_dtype(dtype))
+        stored = merged.float() if dtype == FLOAT8 else merged.to(torch_dtype(dtype))
         # bfloat16 reaches as far as the arithmetic does, so the faster sum of the two tells the same.
         self._require_finite(work, merged if dtype == "BF16" else stored)
         return stored
@@ -332,6 +335,15 @@ class _Engine:
                     "Choose models of one base, or say --allow-unrelated.",
                     actions=[Action("choose-models")],
                 )
+
+
+def _written(work: Work, merged: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """What of a merged piece goes into the file, each with the name of its tensor there."""
+    name = work.tensor.name
+    if work.tensor.info.dtype == FLOAT8:
+        merged, scales = as_float8(merged)
+        yield scales_of(name), scales
+    yield name, merged
 
 
 def _cosine(tensor: TensorPlan, one: Checkpoint, own: str, other: Checkpoint, theirs: str) -> float:

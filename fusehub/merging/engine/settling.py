@@ -42,7 +42,8 @@ def settled(plan: Plan, experts: Sequence[Checkpoint], base: Checkpoint | None) 
     if not copies and kept == plan.kept:
         return Settled(plan.tensors, plan.kept, plan.shards)
     tensors = {name: tensor for name, tensor in plan.tensors.items() if name not in copies}
-    shards = plan_shards({name: tensor.info for name, tensor in tensors.items()}, plan.max_shard_size)
+    infos = {name: tensor.info for name, tensor in tensors.items()}
+    shards = plan_shards(infos, plan.max_shard_size, scaled=True)
     return Settled(tensors, kept, tuple(shards))
 
 

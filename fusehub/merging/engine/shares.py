@@ -1,7 +1,7 @@
 """Which of several processes makes which tensors, so that all are done at about the same time.
 
-What is solved by one system (q, k and v of a layer; a bias with its weight) is made by one process. The longest come
-first, each to the process that has the least to do until then.
+What is solved by one system (q, k and v of a layer; a bias with its weight) is made by one process, and so are float8
+and its scales. The longest come first, each to the process that has the least to do until then.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from fusehub.merging.engine.weight_files import WeightFile
 from fusehub.merging.planner import TensorPlan
+from fusehub.models.quantised.float8 import FLOAT8, scales_of
 
 # How many multiplications take as long as one byte that is read or written: measured on RegMean and the mean of three
 # models of BERT-base's size, to the order of magnitude.
@@ -60,11 +61,12 @@ def _groups(
 ) -> list[tuple[set[Hashable], _Group]]:
     """The tensors of a file that one process makes together, each group with what they have in common."""
     groups: list[tuple[set[Hashable], _Group]] = []
+    weights = {scales_of(name): name for name, info in file.shard.tensors.items() if info.dtype == FLOAT8}
     for name, info in file.shard.tensors.items():
         # Its own head's tensors are copied, as they are.
         tensor = tensors.get(partners.get(name, name)) if file.expert is None else None
         solved = tensor is not None and tensor.action == "solve"
-        keys: set[Hashable] = {name, *(systems(tensor) if solved and tensor is not None else ())}
+        keys: set[Hashable] = {weights.get(name, name), *(systems(tensor) if solved and tensor is not None else ())}
         group = _Group([name], _work(name, info.nbytes, tensor if solved else None, tensors))
         apart = []
         for others, other in groups:

@@ -10,12 +10,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusehub.merging.engine.settling import Settled
 from fusehub.merging.plan import Plan
 from fusehub.models.checkpoint import Checkpoint, Shard, index_of, plan_shards
+from fusehub.models.quantised.float8 import FLOAT8, REST
 
 _INDEX = "model.safetensors.index.json"
 
@@ -36,10 +37,13 @@ def weight_files(plan: Plan, settlement: Settled, experts: Sequence[Checkpoint])
     body = {name: tensor.info for name, tensor in settlement.tensors.items() if not tensor.is_head}
     files = [
         WeightFile(f"{plan.names[0]}/body-{shard.filename}", Shard(f"body-{shard.filename}", shard.tensors))
-        for shard in plan_shards(body, plan.max_shard_size)
+        for shard in plan_shards(body, plan.max_shard_size, scaled=True)
     ]
     for index, name in enumerate(plan.names):
         head = {own: experts[index].tensors[own] for own in settlement.kept[index]}
+        if plan.recipe.stored_dtype == FLOAT8:
+            # What is read by a config that says so is of one dtype beside float8, or transformers cannot run it.
+            head = {own: replace(info, dtype=REST) if info.is_float else info for own, info in head.items()}
         files.append(WeightFile(f"{name}/head.safetensors", Shard("head.safetensors", head), index))
     return files
 

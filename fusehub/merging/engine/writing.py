@@ -20,6 +20,7 @@ from fusehub.merging.engine.begun import Begun, File
 from fusehub.merging.engine.layer_solver import LayerSolver
 from fusehub.merging.engine.weight_files import WeightFile, make_folders
 from fusehub.models.checkpoint import ShardWriter, SharedShard
+from fusehub.models.quantised.float8 import FLOAT8
 from fusehub.utils.processes import Processes
 from fusehub.utils.progress import Progress
 
@@ -64,13 +65,20 @@ class Writing:
         return done
 
     def _write(self, file: WeightFile, pieces: Pieces) -> File:
-        """Writes a whole file in the order of its bytes."""
-        writer = ShardWriter((self._folder / file.path).parent, file.shard)
-        try:
-            self._put(pieces(file, file.shard.tensors), lambda _, piece: writer.append(piece))
-            sha256 = writer.close()
-        finally:
-            writer.abandon()
+        """Writes a whole file: in the order of its bytes, but for scales, which lie before what they are of."""
+        folder = (self._folder / file.path).parent
+        if any(info.dtype == FLOAT8 for info in file.shard.tensors.values()):
+            SharedShard.lay(folder, file.shard)
+            with closing(SharedShard(folder, file.shard)) as shard:
+                self._put(pieces(file, file.shard.tensors), shard.append)
+            sha256 = file_hash(folder / file.shard.filename)
+        else:
+            writer = ShardWriter(folder, file.shard)
+            try:
+                self._put(pieces(file, file.shard.tensors), lambda _, piece: writer.append(piece))
+                sha256 = writer.close()
+            finally:
+                writer.abandon()
         own = File(sha256, _within(self._solver.notes, file), _within(self._solver.precision, file))
         self._begun.complete(file.path, own)
         return own

@@ -32,7 +32,7 @@ class AdapterOverBase(StoredWeights):
         known = whole_of(base).headers(base)
         if known is None:
             return None
-        return Tensors({**known, **Updates(ref, known, adapter_header(adapter)).added}, known.wrapping)
+        return Tensors({**known, **Updates(ref, known, adapter_header(adapter)).added}, known.wrapping, known.scaled)
 
     def __init__(self, ref: ModelRef) -> None:
         assert ref.parts is not None
@@ -48,7 +48,8 @@ class AdapterOverBase(StoredWeights):
         except FuseHubError:
             self.close()
             raise
-        self.tensors = Tensors({**self._base.tensors, **self._updates.added}, self._base.tensors.wrapping)
+        own = self._base.tensors
+        self.tensors = Tensors({**own, **self._updates.added}, own.wrapping, own.scaled)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """With its update, in float32 or wider, where the adapter changes it."""

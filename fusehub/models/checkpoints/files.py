@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from fusehub.errors import FuseHubError, NotFound
 from fusehub.models.checkpoints.kind import StoredWeights, Tensors
+from fusehub.models.quantised.float8 import plain, scaled_in
 from fusehub.models.ref import ModelRef
-from fusehub.models.tensor_files import TensorFile, open_tensors, require_few
+from fusehub.models.tensor_files import TensorFile, TensorInfo, open_tensors, require_few
 from fusehub.models.wrappers import wrapping_of
 
 if TYPE_CHECKING:
     import torch
 
 
+def readable(ref: ModelRef, stored: Mapping[str, TensorInfo]) -> Tensors:
+    """What can be read of files that hold the tensors `stored`: by names without what wrappers put around them, and
+    weights in float8 without their scales."""
+    scaled = scaled_in(lambda: ref.config, ref.name, stored)
+    infos = plain(stored, scaled)
+    wrapping = wrapping_of(ref, infos)
+    return Tensors(
+        {wrapping.of(name): info for name, info in infos.items()},
+        wrapping,
+        {wrapping.of(name): own for name, own in scaled.items()},
+    )
+
+
 class FilesOfTensors(StoredWeights):
-    """Files that each hold some of the tensors, by names without what wrappers put around them."""
+    """Files that each hold some of the tensors."""
 
     suffix: ClassVar[str]
     """How their names end."""
@@ -46,22 +61,23 @@ class FilesOfTensors(StoredWeights):
             for filename in ref.weight_files():
                 self._open.append(open_tensors(ref.path(filename), ref.name))
                 require_few(sum(len(own.tensors) for own in self._open), ref.name)
-            stored = {name: file for file in self._open for name in file.tensors}
-            wrapping = wrapping_of(ref, stored)
+            self._files = {name: file for file in self._open for name in file.tensors}
+            self.tensors = readable(ref, {name: file.tensors[name] for name, file in self._files.items()})
         except FuseHubError:
             self.close()
             raise
-        # Each name -> its file, and its name there.
-        self._places = {wrapping.of(name): (file, name) for name, file in stored.items()}
-        infos = {name: file.tensors[own] for name, (file, own) in self._places.items()}
-        self.tensors = Tensors(infos, wrapping)
+        wrapping = self.tensors.wrapping
+        self._stored = {wrapping.of(name): name for name in self._files}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """As the file has it."""
-        if name not in self._places:
+        """As the file has it; in float32 what float8 with scales means."""
+        if name not in self.tensors:
             raise NotFound(f"{self._name} has no tensor {name}.", "Are the models of one architecture?")
-        file, stored = self._places[name]
-        return file.read(stored, start, stop)
+        stored, scaled = self._stored[name], self.tensors.scaled.get(name)
+        return scaled.read(stored, start, stop, self._rows) if scaled else self._rows(stored, start, stop)
+
+    def _rows(self, stored: str, start: int, stop: int | None) -> torch.Tensor:
+        return self._files[stored].read(stored, start, stop)
 
     def close(self) -> None:
         """Closes all of them."""

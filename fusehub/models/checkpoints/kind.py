@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
+from fusehub.models.quantised.float8 import Scaled
 from fusehub.models.ref import ModelRef
 from fusehub.models.tensor_files import TensorInfo
 from fusehub.models.wrappers import Wrapping
@@ -18,11 +20,17 @@ if TYPE_CHECKING:
 
 
 class Tensors(dict[str, TensorInfo]):
-    """The tensors of a checkpoint by their names, in the order of these, and what was taken off the names."""
+    """The tensors of a checkpoint by their names, in the order of these: `wrapping` is what was taken off the names,
+    `scaled` has those that are stored in float8."""
 
-    def __init__(self, tensors: Mapping[str, TensorInfo], wrapping: Wrapping) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, TensorInfo],
+        wrapping: Wrapping,
+        scaled: Mapping[str, Scaled] = MappingProxyType({}),
+    ) -> None:
         super().__init__(sorted(tensors.items()))
-        self.wrapping = wrapping
+        self.wrapping, self.scaled = wrapping, scaled
 
 
 class StoredWeights(ABC):
