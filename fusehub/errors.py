@@ -16,6 +16,7 @@
     |-- BadRecipe             unknown or wrong method, option or recipe key
     |-- Outdated              a plan whose models or statistics have changed since
     |-- OutputExists          an output folder or repo that is already there
+    |-- PartlyPublished       a model that is on the Hub without what was to go with it
     |-- NoSpace               the disk is full
     `-- NoMemory              the machine has too little memory, or the process may not have it
 
@@ -28,6 +29,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 def is_panic(error: BaseException) -> bool:
@@ -82,6 +84,7 @@ ACTIONS = {
     "name-another": "Choose another name for the repo.",
     "push-again": "Push into the repo that is there, once more.",
     "keep-private": "Keep the repo private, or leave the model out.",
+    "leave-demo": "Push the model without a demonstration.",
 }
 """What can be done, by its code: whoever shows an error offers it in their own way, as a button or an option."""
 
@@ -219,6 +222,12 @@ class Outdated(FuseHubError):
 
 class OutputExists(FuseHubError):
     """An output folder is not empty, or the name of a repo is taken."""
+
+
+class PartlyPublished(FuseHubError):
+    """A model is on the Hub, and what was to go with it is not; `published` says where the model is."""
+
+    published: Any = None
 
 
 class NoSpace(FuseHubError):

@@ -44,6 +44,9 @@ def publish(
     license: Annotated[
         str | None, typer.Option(metavar="ID", help="The card's licence, in the Hub's words; derived if not said.")
     ] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Make a Space too, REPO-demo, that shows what the model answers.")
+    ] = False,
     allow_license: Annotated[
         bool, typer.Option("--allow-license", help="Push although licences of the experts forbid it.")
     ] = False,
@@ -89,6 +92,7 @@ def publish(
         exist_ok=exist_ok,
         evaluation=evaluation,
         license=license,
+        demo=demo,
         allow_license=allow_license or allow_licence,
         allow_restricted=allow_restricted,
         allow_few_rows=allow_few_rows,
@@ -101,3 +105,10 @@ def publish(
         say(f"Pull request: {published.pull_request_url}", "green")
     else:
         say(f"Published ({'private' if published.private else 'public'}): {published.url}", "green")
+    if published.demo_url:
+        say(f"Demonstration: {published.demo_url}", "green")
+    if published.demo_needs_token:
+        say(
+            f"Its Space can read the model only with a secret HF_TOKEN: {published.demo_url}/settings. "
+            "Or make model and Space public."
+        )

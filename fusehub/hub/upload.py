@@ -15,14 +15,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from fusehub.errors import AccessDenied, Action, BadData, BadFile, FuseHubError, NotFound, Offline, OutputExists
+from fusehub.errors import Action, BadData, BadFile, FuseHubError, NotFound, Offline, OutputExists
 from fusehub.hub.client import client, endpoint, hub_errors
+from fusehub.hub.repos import Kind, Repo, writer
 from fusehub.utils.interrupts import shielded
 from fusehub.utils.markdown import listed
 from fusehub.utils.progress import Progress
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo
+    from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo, SpaceInfo
     from huggingface_hub.hf_api import CommitOperation
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class ModelPushOptions(PushOptions, total=False):
     evaluation: Any
     license: str | None
     allow_license: bool
+    demo: bool
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Published:
         repo_id: `user/name`.
         private: Whether only its owner sees it.
         pull_request_url: The pull request, where it is one.
+        demo_url: The Space that shows the model, where one was made.
+        demo_needs_token: Whether that Space can read the model only with a token, as its secret HF_TOKEN.
 
     Examples:
         >>> merged = fusehub.merge(["user/expert-1", "user/expert-2"], "merged")
@@ -79,6 +83,8 @@ class Published:
     repo_id: str
     private: bool
     pull_request_url: str | None = None
+    demo_url: str | None = None
+    demo_needs_token: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data.
@@ -95,7 +101,7 @@ class Target:
 
     api: HfApi
     repo_id: str
-    info: ModelInfo | None
+    info: ModelInfo | SpaceInfo | None
     private: bool
     create_pr: bool
     is_empty: bool = False
@@ -104,6 +110,7 @@ class Target:
     """The branch that is pushed to, or that a pull request is for; None for the main one."""
     has_revision: bool = True
     """Whether the branch is there; else it is made, from the main one."""
+    kind: Kind = "model"
 
     @classmethod
     def of(
@@ -115,24 +122,23 @@ class Target:
         exist_ok: bool = False,
         private: bool = True,
         revision: str | None = None,
+        kind: Kind = "model",
     ) -> Target:
         """Raises where the token cannot write there, or the name is taken and nobody said that this is fine."""
-        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+        from huggingface_hub.errors import RevisionNotFoundError
         from huggingface_hub.utils import validate_repo_id
 
         api = client(token)
-        user = _writer(api)
+        user = writer(api)
         repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
-        with hub_errors(repo_id):
+        repo = Repo(api, repo_id, kind)
+        with hub_errors(repo.place):
             validate_repo_id(repo_id)
-            try:
-                info = api.model_info(repo_id, files_metadata=True)
-            except RepositoryNotFoundError:
-                info = None
+            info = repo.find()
             has_revision = revision is None or info is not None
             if info is not None and revision is not None:
                 try:
-                    info = api.model_info(repo_id, revision=revision, files_metadata=True)
+                    info = repo.info(revision)
                 except RevisionNotFoundError:
                     has_revision = False
         if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
@@ -147,18 +153,22 @@ class Target:
                 f"{repo_id} has no branch {revision}: there is nothing to propose a pull request to.",
                 "Name a branch that is there, or none for the main one.",
             )
-        is_empty = info is not None and not (create_pr or exist_ok) and _is_empty(api, info)
+        is_empty = info is not None and not (create_pr or exist_ok) and repo.is_empty(info)
         if info is not None and not create_pr:
             if not exist_ok and not is_empty:
                 raise OutputExists(
-                    f"{repo_id} exists already on {endpoint()}.",
+                    f"{repo.place} exists already on {endpoint()}.",
                     "Choose another name, or push into it all the same: --exist-ok (nothing is deleted), --create-pr.",
                     actions=[Action("name-another")],
                 )
-            _require_write(api, repo_id, user)
+            repo.require_write(user)
         private = bool(info.private) if info is not None and not is_empty else private
         name = info.id if info is not None else repo_id
-        return cls(api, name, info, private, create_pr, is_empty, revision, has_revision)
+        return cls(api, name, info, private, create_pr, is_empty, revision, has_revision, kind)
+
+    @property
+    def repo(self) -> Repo:
+        return Repo(self.api, self.repo_id, self.kind)
 
     @property
     def files(self) -> list[str]:
@@ -180,53 +190,39 @@ class Target:
         _require_not_shadowed(self, files)
         if CARD in files:
             card = files[CARD]
-            self._require_card((card.read_bytes() if isinstance(card, Path) else card).decode())
+            self.require_card((card.read_bytes() if isinstance(card, Path) else card).decode())
         progress(1, 3, "uploading")
         operations = [CommitOperationAdd(path, content) for path, content in sorted(files.items())]
         is_made = False
-        with hub_errors(self.repo_id):
+        with hub_errors(self.repo.place):
             try:
                 if self.info is None:
                     with shielded():
-                        self._make()
+                        self.repo.make(self.private)
                         is_made = True
                 elif self.is_empty and bool(self.info.private) != self.private:
-                    self.api.update_repo_settings(self.repo_id, private=self.private)
+                    self.api.update_repo_settings(self.repo_id, private=self.private, repo_type=self.kind)
                 if self.revision is not None and not self.has_revision:
-                    self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True)
+                    self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True, repo_type=self.kind)
                 deleted = [CommitOperationDelete(path) for path in replaced]
                 commit, pull_request = self._commit([*operations, *deleted], message, description)
             except BaseException:
                 if is_made:
-                    _delete_if_empty(self.api, self.repo_id)
+                    self.repo.delete_if_empty()
                 raise
             progress(2, 3, "reading back")
             try:
-                with hub_errors(self.repo_id):
+                with hub_errors(self.repo.place):
                     self._verify(operations, commit)
             except Offline as error:
                 raise Offline(
-                    f"All is in {self.repo_id} (commit {commit[:8]}), but it could not be read back: {error.what}",
-                    f"Look at {endpoint()}/{self.repo_id}, or push again with --exist-ok to have it compared.",
+                    f"All is in {self.repo.place} (commit {commit[:8]}), but it could not be read back: {error.what}",
+                    f"Look at {self.repo.url}, or push again with --exist-ok to have it compared.",
                     actions=[Action("push-again")],
                 ) from error
         progress(3, 3, "done")
-        place = f"{self.repo_id}/tree/{self.revision}" if self.revision else self.repo_id
-        return Published(f"{endpoint()}/{place}", commit, self.repo_id, self.private, pull_request)
-
-    def _make(self) -> None:
-        """Makes the repo. Where the answer is lost, what is there tells whether it was made."""
-        try:
-            with hub_errors(self.repo_id):
-                self.api.create_repo(self.repo_id, private=self.private)
-        except Offline:
-            try:
-                made = self.api.model_info(self.repo_id)
-                is_ours = bool(made.private) == self.private and _is_empty(self.api, made)
-            except Exception:  # The Hub is as it is: what is told is that the repo could not be made.
-                is_ours = False
-            if not is_ours:
-                raise
+        url = f"{self.repo.url}/tree/{self.revision}" if self.revision else self.repo.url
+        return Published(url, commit, self.repo_id, self.private, pull_request)
 
     def _commit(
         self, operations: Sequence[CommitOperation], message: str, description: str | None
@@ -236,7 +232,7 @@ class Target:
 
         head = self.info.sha if self.info is not None else self._head()
         try:
-            with hub_errors(self.repo_id):
+            with hub_errors(self.repo.place):
                 done = self.api.create_commit(
                     self.repo_id,
                     operations,
@@ -245,6 +241,7 @@ class Target:
                     revision=self.revision,
                     create_pr=self.create_pr,
                     parent_commit=head,
+                    repo_type=self.kind,
                 )
                 return done.oid, done.pr_url
         except FuseHubError as error:
@@ -255,7 +252,7 @@ class Target:
             if self.create_pr and not changed:
                 raise Offline(
                     f"Whether the pull request arrived is not known: {error.what}",
-                    f"Look at {endpoint()}/{self.repo_id}/discussions before you push again.",
+                    f"Look at {self.repo.url}/discussions before you push again.",
                 ) from error
             # The answer was lost, or the question was sent twice: what is there tells whether it arrived.
             if (arrived := self._arrived(operations, head)) is not None:
@@ -268,14 +265,14 @@ class Target:
 
     def _head(self) -> str | None:
         """The newest commit of what is pushed to."""
-        return self.api.model_info(self.repo_id, revision=self.revision).sha
+        return self.repo.info(self.revision).sha
 
     def _arrived(self, operations: Sequence[CommitOperation], head: str | None) -> str | None:
         """The newest commit, if it is not `head` any more and has everything that was sent."""
         from huggingface_hub import CommitOperationAdd
 
         try:
-            with hub_errors(self.repo_id):
+            with hub_errors(self.repo.place):
                 newest = self._head()
                 if self.create_pr or newest is None or newest == head:
                     return None
@@ -291,7 +288,9 @@ class Target:
         paths = [operation.path_in_repo for operation in operations]
         there: dict[str, tuple[str, int]] = {}
         for start in range(0, len(paths), 200):
-            found = self.api.get_paths_info(self.repo_id, paths[start : start + 200], revision=commit)
+            found = self.api.get_paths_info(
+                self.repo_id, paths[start : start + 200], revision=commit, repo_type=self.kind
+            )
             for item in found:
                 if isinstance(item, RepoFile):
                     there[item.path] = (item.lfs.sha256 if item.lfs else item.blob_id, item.size)
@@ -308,14 +307,14 @@ class Target:
                 actions=[Action("push-again")],
             )
 
-    def _require_card(self, text: str) -> None:
+    def require_card(self, text: str) -> None:
         """Raises `BadData` where the Hub would refuse the card, which it says only after the repo was made."""
         import yaml
         from huggingface_hub import ModelCard
 
-        with hub_errors(self.repo_id):
+        with hub_errors(self.repo.place):
             try:
-                ModelCard(text, ignore_metadata_errors=True).validate(repo_type="model")
+                ModelCard(text, ignore_metadata_errors=True).validate(repo_type=self.kind)
             except yaml.YAMLError as error:
                 said = " ".join(str(error).split())
                 raise BadData(f"The front matter of {CARD} is not YAML: {said}", "Correct it.") from error
@@ -329,54 +328,6 @@ def _said(error: ValueError) -> str:
         return "; ".join(item["message"].rstrip(".") for item in json.loads(str(error))["errors"])
     except (ValueError, KeyError, TypeError):
         return str(error)
-
-
-def pushes_as(token: bool | str | None) -> str:
-    """The user that a token pushes as. Raises `AccessDenied` without one, or where it can only read."""
-    return _writer(client(token))
-
-
-def _writer(api: HfApi) -> str:
-    """The user that the token belongs to. Raises `AccessDenied` without one, or where it can only read."""
-    with hub_errors("your account"):
-        who = api.whoami()
-    if ((who.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
-        raise AccessDenied(
-            f"Your token can only read ({who['name']}).",
-            f"Make one that can write on {endpoint()}/settings/tokens.",
-            log_in=True,
-        )
-    return who["name"]
-
-
-def _require_write(api: HfApi, repo_id: str, user: str) -> None:
-    from huggingface_hub.errors import HfHubHTTPError
-
-    with hub_errors(repo_id):
-        try:
-            api.auth_check(repo_id, write=True)
-        except HfHubHTTPError as error:
-            if error.response is None or error.response.status_code != 403:
-                raise
-            fix = "Propose it to the owner with --create-pr, or choose a name of your own."
-            what, another = f"{user} may not write to {repo_id}.", [Action("name-another")]
-            raise AccessDenied(what, fix, actions=another) from error
-
-
-def _is_empty(api: HfApi, info: ModelInfo) -> bool:
-    """Whether nothing was ever put into the repo."""
-    with hub_errors(info.id):
-        files = {file.rfilename for file in info.siblings or []}
-        return files <= {".gitattributes"} and len(api.list_repo_commits(info.id)) == 1
-
-
-def _delete_if_empty(api: HfApi, repo_id: str) -> None:
-    """Takes back a repo that this push has just made, if nothing came into it meanwhile."""
-    try:
-        if _is_empty(api, api.model_info(repo_id)):
-            api.delete_repo(repo_id)
-    except Exception as error:
-        logger.warning("%s was made and could not be taken back (%s).", repo_id, type(error).__name__)
 
 
 def _git_identity(operation: Any) -> tuple[str, int]:

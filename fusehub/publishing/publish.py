@@ -28,6 +28,7 @@ from fusehub.models.side_files import legal_files
 from fusehub.models.tensor_files import sha256_of
 from fusehub.publishing.cards.merge_card import model_card
 from fusehub.publishing.cards.statistics_card import statistics_card
+from fusehub.publishing.demonstration import demonstration_of, half_of
 from fusehub.publishing.loadable import require_loadable
 from fusehub.publishing.merged_folder import MergedFolder, is_local, read_merge
 from fusehub.statistics.file import METADATA_FILENAME, require_weights
@@ -60,6 +61,7 @@ def publish(
     exist_ok: bool = False,
     evaluation: Evaluation | Mapping[str, Any] | None = None,
     license: str | None = None,
+    demo: bool = False,
     allow_license: bool = False,
     allow_restricted: bool = False,
     allow_few_rows: bool = False,
@@ -82,6 +84,7 @@ def publish(
         exist_ok: Go on where the repo is there: files are added and replaced, none deleted.
         evaluation: Results for the card.
         license: The licence that the card says, "" for none; None for what follows from those of the experts.
+        demo: Make a Space too, `REPO-demo`, that shows what the model answers; private where the model is.
         allow_license: Go on where a license forbids it, two do not go together, or the card's asks for less.
         allow_restricted: Go on where an expert is not for everyone, in public.
         allow_few_rows: Go on where statistics in the folder are of few rows.
@@ -98,6 +101,7 @@ def publish(
         OutputExists: The repo is there already.
         AccessDenied: The token may not write there, or the result may not be shown to everyone.
         Incompatible: A license speaks against it, or transformers cannot load the model.
+        PartlyPublished: The model is there, and the demonstration could not be made.
 
     Examples:
         >>> merged = fusehub.merge(["user/expert-1", "user/expert-2"], "merged")
@@ -130,7 +134,10 @@ def publish(
     if merge is not None and not allow_license:
         _require_no_less(merge, card)
     files[CARD] = card.encode()
-    return target.push(files, commit_message or _signed(message), progress, description=commit_description)
+    shown = demonstration_of(folder, merge, target, card=card, exist_ok=exist_ok, token=token) if demo else None
+    tell = half_of(progress, 0) if shown else progress
+    published = target.push(files, commit_message or _signed(message), tell, description=commit_description)
+    return shown.push(published, half_of(progress, 1)) if shown else published
 
 
 @renamed(**_OLD)

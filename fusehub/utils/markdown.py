@@ -39,12 +39,16 @@ def listed(items: list[str], most: int = 30) -> str:
 
 
 def render(template: str, **facts: Any) -> str:
-    """The template of that name in `templates/`, filled in. A fact that it names and is not given is an error."""
+    """The template of that name in `templates/`, filled in; "card" is card.md, and "app.py.jinja" a program.
+
+    A fact that it names and is not given is an error.
+    """
     import jinja2
 
     environment = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False
     )
-    environment.filters["md"] = md
-    path = Path(__file__).parents[1] / "publishing" / "cards" / "templates" / f"{template}.md"
+    environment.filters |= {"md": md, "py": repr}
+    name = template if "." in template else f"{template}.md"
+    path = Path(__file__).parents[1] / "publishing" / "cards" / "templates" / name
     return environment.from_string(path.read_text(encoding="utf-8")).render(facts).strip() + "\n"

@@ -323,6 +323,8 @@ class Pushed(TypedDict):
     commit: str
     private: bool
     pull_request_url: str | None
+    demo_url: str | None
+    demo_needs_token: bool
 
 
 class File(TypedDict):

@@ -318,6 +318,7 @@ class Programs:
         create_pr: bool = False,
         license: str | None = None,
         card: str | None = None,
+        demo: bool = False,
     ) -> answers.Pushed:
         """Pushes a merge to the Hub as the caller, after it was loaded and asked, and compares what arrived.
 
@@ -330,9 +331,10 @@ class Programs:
             create_pr: true proposes it to the owner of a repo that is there.
             license: the licence that the card says, in the Hub's words; left out: the one that follows.
             card: the text of the card, changed by hand; left out: what `card` writes.
+            demo: true makes a Space too that shows what the model answers.
 
         Returns:
-            Where it is: repo_id, url, commit, and the pull request's address where it is one.
+            Where it is: repo_id, url, commit, and the addresses of pull request and Space where there are any.
         """
         if card and license is not None:
             raise BadData("A card that was written by hand says its own licence.", "Give `card` or `license`.")
@@ -345,11 +347,10 @@ class Programs:
         with named.merge_named(self.frame, merge) as (visit, made):
             text = card or work.card_of(self.frame, visit, made, repo_id, license)["text"]
             start_push(
-                self.frame, visit, made, repo_id, text, public=not private, pull_request=create_pr, token=caller.token
-            )
-            work.finish(self.frame, visit)
-            assert visit.published is not None  # The work has just succeeded.
-            return forms.pushed(visit.published)
+                self.frame, visit, made, repo_id, text,
+                public=not private, pull_request=create_pr, demo=demo, token=caller.token,
+            )  # fmt: skip
+            return forms.pushed(work.pushed(self.frame, visit))
 
     def download(self, caller: Caller, merge: str) -> answers.Download:
         """Gives the addresses that a merge is downloaded from, by plain HTTP, for as long as it is here.

@@ -198,6 +198,7 @@ def pushed(published: Mapping[str, Any]) -> answers.Pushed:
     return {
         "repo_id": published["repo_id"], "url": published["url"], "commit": published["commit"],
         "private": published["private"], "pull_request_url": published["pull_request_url"],
+        "demo_url": published["demo_url"], "demo_needs_token": published["demo_needs_token"],
     }  # fmt: skip
 
 

@@ -48,6 +48,7 @@ DOES = {
     "name-another": "Give another `repo_id`.",
     "push-again": "Look at it on the Hub. To send it once more, push with create_pr=true.",
     "keep-private": "Push with private=true, or leave that model out.",
+    "leave-demo": "Push with demo=false.",
 }
 """What each action is at an endpoint, by its code."""
 

@@ -28,6 +28,16 @@ def finish(frame: Frame, visit: Visit) -> None:
         raise FuseHubError(f"{job.title} did not end in {_PATIENCE / 60:.0f} minutes.", "Take smaller models.")
 
 
+def pushed(frame: Frame, visit: Visit) -> dict[str, Any]:
+    """Waits for a push, and returns what came of it. Raises its error, and why a demonstration could not be made."""
+    finish(frame, visit)
+    published = visit.published
+    assert published is not None  # The work has just succeeded.
+    if published["failed"] is not None:
+        raise published["failed"]
+    return published
+
+
 def start_statistics(
     frame: Frame, visit: Visit, model: str, texts: Texts, token: str | None, *, limit: int, fisher: bool
 ) -> None:

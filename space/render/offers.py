@@ -44,6 +44,7 @@ OFFERS = {
         "Look at it on the Hub. To send it once more, propose it to that repo as a pull request, in step 6."
     ),
     "keep-private": Offer("Keep the repo private, or leave that model out.", "Keep it private", PUSH),
+    "leave-demo": Offer("Push it without a demonstration: untick that in step 6."),
 }
 """Every action as the app says it, by its code."""
 

@@ -24,7 +24,11 @@ def published_html(visit: Visit) -> str:
     repo = published["repo_id"]
     kind = "The pull request is open" if published["pull_request_url"] else "The model is on the Hub"
     seen = "private" if published["private"] else "public"
-    how = {"public": not published["private"], "pull_request": bool(published["pull_request_url"])}
+    how = {
+        "public": not published["private"],
+        "pull_request": bool(published["pull_request_url"]),
+        "demo": bool(published["demo_url"]),
+    }
     commands = f"{reproduce.command_lines(made.asked)}\n{reproduce.publish_command(repo, **how)}"
     python = reproduce.python_lines(made.asked, repo, **how)
     recipe = html.code(f"# fusehub merge fusehub_recipe.yaml --out merged\n{made.recipe}", "fusehub_recipe.yaml")
@@ -34,10 +38,25 @@ def published_html(visit: Visit) -> str:
     return (
         f'<section class="fh-result" role="status"><h3>{kind}</h3><p><a href="{html.esc(link)}" target="_blank" '
         f'rel="noopener">{html.esc(link)}</a> ({seen}, commit {html.esc(published["commit"][:8])})</p>'
+        f"{_demo_html(published)}"
         f'<h3>What next</h3><ul class="fh-next">{steps}</ul>'
         f"<h3>The same again</h3>{html.code(commands, 'On the command line')}"
         f"{html.code(python, 'In Python')}<details><summary>The recipe</summary>{recipe}</details></section>"
     )
+
+
+def _demo_html(published: Mapping[str, Any]) -> str:
+    """Where the demonstration is, and what it needs."""
+    if not (url := published["demo_url"]):
+        return ""
+    shown = f'<a href="{html.esc(url)}" target="_blank" rel="noopener">{html.esc(url)}</a>'
+    needs = (
+        f' It can read the model only with a token that may: give it a secret called HF_TOKEN in <a href="'
+        f'{html.esc(url)}/settings" target="_blank" rel="noopener">its settings</a>, or make model and Space public.'
+        if published["demo_needs_token"]
+        else ""
+    )
+    return f"<p>The demonstration is a Space: {shown}.{needs}</p>"
 
 
 def _next_steps(published: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:

@@ -74,14 +74,16 @@ def _wrapped(parts: list[list[str]]) -> str:
     return " ".join(lines) if len(" ".join(lines)) <= _WIDTH else " \\\n    ".join(lines)
 
 
-def publish_command(repo: str, *, public: bool, pull_request: bool) -> str:
-    options = [*(["--no-private"] if public else []), *(["--create-pr"] if pull_request else [])]
+def publish_command(repo: str, *, public: bool, pull_request: bool, demo: bool = False) -> str:
+    said = (("--no-private", public), ("--create-pr", pull_request), ("--demo", demo))
+    options = [word for word, on in said if on]
     return shlex.join(["fusehub", "publish", OUT, repo, *options])
 
 
-def python_lines(asked: Mapping[str, Any], repo: str, *, public: bool, pull_request: bool) -> str:
+def python_lines(asked: Mapping[str, Any], repo: str, *, public: bool, pull_request: bool, demo: bool = False) -> str:
     """The same in Python, pushed to `repo`."""
-    options = "".join(f", {word}" for word, on in (("private=False", public), ("create_pr=True", pull_request)) if on)
+    said = (("private=False", public), ("create_pr=True", pull_request), ("demo=True", demo))
+    options = "".join(f", {word}" for word, on in said if on)
     return "\n".join(["import fusehub", "", *merge_python(asked), f"fusehub.publish({OUT!r}, {repo!r}{options})"])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from fusehub.errors import AccessDenied, FuseHubError
-from fusehub.hub.upload import pushes_as
+from fusehub.hub.repos import pushes_as
 from fusehub.publishing.naming import suggested_name
 from fusehub.utils.yaml_text import split_front_matter
 
@@ -15,7 +15,7 @@ from ..events import typed
 from ..render import html
 from ..render.published import published_html
 from ..step import Step
-from ..visits import Made, Visit
+from ..visits import PUSH, Made, Visit
 from .card import Draft
 
 PRIVATE, PUBLIC = "Private: only I can see it", "Public: everybody can"
@@ -47,6 +47,11 @@ class Push(Step):
         with gr.Row():
             self.seen = gr.Radio([PRIVATE, PUBLIC], value=PRIVATE, label="Who can see it", elem_id="push-seen")
             self.license = gr.Textbox(label="Licence", max_lines=1, elem_id="push-license")
+        self.demo = gr.Checkbox(
+            label="With a demonstration", elem_id="push-demo",
+            info="A Space beside the model, called as it is and -demo, shows what it answers. It is private where the "
+            "model is.",
+        )  # fmt: skip
         self.why = gr.HTML("")
         with gr.Row(elem_classes="fh-actions"):
             self.go = gr.Button("Push", variant="primary", elem_id="push")
@@ -84,7 +89,7 @@ class Push(Step):
             self.go.click,
             self,
             self._push,
-            [self.which, self.pasted, self.repo, self.kind, self.seen, self.license, self.card],
+            [self.which, self.pasted, self.repo, self.kind, self.seen, self.license, self.card, self.demo],
         )
 
     def show(self, visit: Visit, token: str | None) -> list[Any]:
@@ -208,7 +213,7 @@ class Push(Step):
 
     def _push(
         self, visit: Visit, token: str | None, data: Any, which: str, pasted: str, repo: str, kind: str, seen: str,
-        license: str, card: str,
+        license: str, card: str, demo: bool,
     ) -> None:  # fmt: skip
         visit.token_given = True
         made = visit.merges.get(which or "")
@@ -229,7 +234,7 @@ class Push(Step):
         draft.named += 1
         start_push(
             self.frame, visit, made, draft.repo, draft.text,
-            public=seen == PUBLIC, pull_request=kind == PROPOSE, token=own,
+            public=seen == PUBLIC, pull_request=kind == PROPOSE, demo=demo, token=own,
         )  # fmt: skip
 
 
@@ -242,15 +247,19 @@ def start_push(
     *,
     public: bool,
     pull_request: bool,
+    demo: bool,
     token: str | None,
 ) -> None:
-    """Puts the push of a merge with that card into the queue."""
+    """Puts the push of a merge with that card into the queue, and of a demonstration of it if there is to be one."""
     arguments = {
         "folder": str(made.folder), "repo_id": repo, "card": card, "public": public, "pull_request": pull_request,
+        "demo": demo,
     }  # fmt: skip
 
     def keep(visit: Visit, published: dict[str, Any]) -> None:
         visit.published = published | {"made": made.name}
+        if published["failed"] is not None:
+            visit.notices[PUSH] = frame.problem(published["failed"])
 
     frame.start(visit, "push", f"Pushing {made.name}", arguments, token, keep)
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import fusehub
-from fusehub.errors import FuseHubError, NotFound, OutputExists
+from fusehub.errors import FuseHubError, NotFound, OutputExists, PartlyPublished
 from fusehub.hub.access import STORED
 from fusehub.hub.client import be_patient
 
@@ -194,10 +194,14 @@ def _push(
     card: str,
     public: bool,
     pull_request: bool,
+    demo: bool,
 ) -> dict[str, Any]:
+    """Where the merge is; `failed` is why there is no demonstration where one was wanted."""
     size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     # It is loaded, sent, and read back.
-    course = Course([START + size / DISK, START + size / UPLOAD, START + size / NETWORK])
+    course = Course(
+        [START + size / DISK, START + size / UPLOAD, START + size / NETWORK, *([0, START, START] if demo else [])]
+    )
 
     def progress(done: int, total: int, doing: str) -> None:
         tell(f"Pushing: {doing}", share=course.share(done, 0) if done < total else 1.0)
@@ -206,13 +210,15 @@ def _push(
     readme.write_text(card, encoding="utf-8")
     try:
         published = fusehub.publish(
-            folder, repo_id, private=not public, create_pr=pull_request, token=token, progress=progress
+            folder, repo_id, private=not public, create_pr=pull_request, demo=demo, token=token, progress=progress
         )
+    except PartlyPublished as error:
+        return error.published.to_dict() | {"failed": error}
     except OutputExists as error:
         raise error.retold(error.what, "Choose another name, or push it as a pull request to that repo.") from error
     finally:
         readme.unlink(missing_ok=True)
-    return published.to_dict()
+    return published.to_dict() | {"failed": None}
 
 
 _WORK: dict[str, Callable[..., Any]] = {

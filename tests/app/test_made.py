@@ -183,9 +183,11 @@ def test_owners_of_the_models_can_be_told_of_a_merge_that_they_can_see(visit) ->
     made.asked |= {"parameters": {}, "labels": {}, "statistics": {}, "heads": "auto"}
     visit.published = {
         "made": "mean", "repo_id": "ada/fused", "url": "https://hub/ada/fused", "commit": "1" * 40, "private": False,
-        "pull_request_url": None,
+        "pull_request_url": None, "demo_url": "https://hub/spaces/ada/fused-demo", "demo_needs_token": False,
     }  # fmt: skip
     told = published_html(visit)
+    assert 'href="https://hub/spaces/ada/fused-demo"' in told and "HF_TOKEN" not in told
+    assert "fusehub publish merged ada/fused --no-private --demo" in told and "demo=True" in told
     assert re.findall(r'href="[^"]*/([\w-]+/[\w-]+)/discussions"', told) == [
         "ada/a",
         "ben/b",

@@ -74,8 +74,11 @@ def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, app, hub, tmp
     page.locator("#push-license").get_by_role("textbox").fill("mit")
     page.get_by_role("tab", name="Preview").click()
     page.locator("#preview").get_by_text("A word of mine.").wait_for()
+    page.get_by_label("With a demonstration").check()
     push(page, repo, hub.token("carl"))
     page.get_by_role("heading", name="The model is on the Hub").wait_for()
+    page.get_by_role("link", name=f"{hub.url}/spaces/{repo}-demo").first.wait_for()
+    page.get_by_text("give it a secret called HF_TOKEN").wait_for()
     page.locator("#preview").get_by_role("heading", name="merged-sentiment").wait_for()
     look("push")
     page.get_by_role("tab", name="Edit").click()
@@ -85,6 +88,8 @@ def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, app, hub, tmp
 
     api = HfApi(endpoint=hub.url, token=hub.token("carl"))
     assert api.model_info(repo).private
+    space = api.space_info(f"{repo}-demo")
+    assert space.private and space.card_data.license == "mit" and space.card_data.get("models") == [repo]
     folder = snapshot_download(repo, endpoint=hub.url, token=hub.token("carl"), cache_dir=tmp_path / "cache")
     assert predict(folder, ["a very good film"]).labels == ["negative", "positive"]
     said = Path(folder, "README.md").read_text()
