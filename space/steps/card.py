@@ -34,13 +34,16 @@ class Draft:
     """How often something else than the visitor's hand changed the name."""
     version: int = 0
     """How often something else than the visitor's hand changed the text."""
-    shown: deque[str] = field(default_factory=lambda: deque(maxlen=4))
-    """What the page was last given, and may not have shown yet when it tells what is in its box."""
+    shown: deque[str] = field(default_factory=lambda: deque(maxlen=8))
+    """What the page was last given and may not have shown yet when it tells what is in its box, and what it told
+    before: what was made of that is not taken back by a page that still shows it."""
 
     def write(self, written: str) -> None:
         """What FuseHub writes from now on; what the visitor changed of it before stays as it is."""
         text = followed(self.text, self.written, written) if self.written else written
         self.version += text != self.text
+        if self.text:
+            self.shown.append(self.text)
         self.text, self.written = text, written
         self.shown.append(text)
 

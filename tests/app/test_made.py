@@ -50,6 +50,10 @@ def test_what_a_page_still_shows_is_not_taken_for_the_visitors_own() -> None:
     draft.take(NAMED + "\nMine.")
     draft.write(WRITTEN)
     assert draft.text == WRITTEN + "\nMine."
+    # A page that still shows what it told before the name was changed does not take that back.
+    draft.take(NAMED + "\nMine.")
+    draft.write(WRITTEN)
+    assert draft.text == WRITTEN + "\nMine."
 
 
 @pytest.fixture
