@@ -261,7 +261,7 @@ def _restricted(model: Target) -> str:
     """Why not everyone can read the model; empty where everyone can."""
     if model.private:
         return "private"
-    return "gated" if model.info is not None and model.info.gated else ""  # type: ignore[union-attr]
+    return "gated" if model.info is not None and model.info.gated else ""
 
 
 def _require_ours(target: Target, model: str, exist_ok: bool) -> None:
