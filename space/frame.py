@@ -42,9 +42,14 @@ def token_of(oauth: gr.OAuthToken | None) -> str | None:
 
 
 class _Hidden(TypedDict):
-    """What an event does that shows no progress and is no endpoint."""
+    """What an event does that shows no progress and is no endpoint.
+
+    The page tells each part that progress is shown on that it waits, and looks for it among all parts. By default
+    these are all outputs, which took the browser more than all else of a press; one is enough to hide it on.
+    """
 
     show_progress: Literal["hidden"]
+    show_progress_on: list[Any]
     api_visibility: Literal["private"]
 
 
@@ -124,7 +129,7 @@ class Frame:
             place = read_link(data.id, self.setting).step if data.act == BACK else int(data.id)
             yield from self._at(visit, place, token_of(oauth))
 
-        hidden: _Hidden = {"show_progress": "hidden", "api_visibility": "private"}
+        hidden = self.hidden
         # Whoever does not wait for a step goes to another one.
         self._busy(
             self.nav.click, shown_in_turn(go), [self.key], everything, "One moment", trigger_mode="multiple", **hidden
@@ -175,6 +180,10 @@ class Frame:
         self.work.click(shown(cancel), [self.key], everything, **hidden)
         self.timer.tick(shown(tick), [self.key], everything, queue=False, **hidden)
         self.everything = everything
+
+    @property
+    def hidden(self) -> _Hidden:
+        return {"show_progress": "hidden", "show_progress_on": [self.work], "api_visibility": "private"}
 
     def _leading(self, place: int) -> Callable[..., Iterator[list[Any]]]:
         def lead(oauth: gr.OAuthToken | None, request: gr.Request, key: str) -> Iterator[list[Any]]:

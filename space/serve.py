@@ -155,11 +155,11 @@ def build(frame: Frame) -> gr.Blocks:
                 frame.visits.leave(request.session_hash)
 
         page.load(
-            enter, [recalled, query], [frame.key, recalled, *frame.everything], js=RECALL, show_progress="hidden",
-            api_visibility="private", concurrency_limit=20,
+            enter, [recalled, query], [frame.key, recalled, *frame.everything], js=RECALL, concurrency_limit=20,
+            **frame.hidden,
         ).then(None, [recalled], None, js=REMEMBER, show_progress="hidden").then(
-            shown(look), [frame.key], [*frame.outputs, *first.outputs, *sharing.inputs], show_progress="hidden",
-            api_visibility="private", concurrency_limit=20,
+            shown(look), [frame.key], [*frame.outputs, *first.outputs, *sharing.inputs], concurrency_limit=20,
+            **frame.hidden,
         )  # fmt: skip
         page.unload(leave)
         endpoints(frame)

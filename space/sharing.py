@@ -110,8 +110,7 @@ class Sharing:
             return [message, link.query()]
 
         self.press.click(
-            shown(copied), [self.frame.key, *self.inputs], [self.frame.message, self.query],
-            show_progress="hidden", api_visibility="private",
+            shown(copied), [self.frame.key, *self.inputs], [self.frame.message, self.query], **self.frame.hidden
         ).then(None, [self.query], None, js=_COPY)  # fmt: skip
 
     def filled(self, visit: Visit) -> list[Any]:

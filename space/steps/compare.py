@@ -88,9 +88,7 @@ class Compare(Step):
         self.frame.on(self.uploads.click, self, self._drop, show_progress="hidden")
         self.frame.on(self.add.upload, self, self._add, [self.add], show_progress="hidden")
         self.frame.on(self.pictures.click, self, self._drop_picture, show_progress="hidden")
-        self.example.click(
-            self._examples, self.frame.key, self.texts, show_progress="hidden", api_visibility="private"
-        )
+        self.example.click(self._examples, self.frame.key, self.texts, **self.frame.hidden)
 
     def show(self, visit: Visit, token: str | None) -> list:
         if not visit.picks:

@@ -81,10 +81,7 @@ class Merge(Step):
 
     def wire(self) -> None:
         for choice in self.choices:
-            choice.input(
-                self._choose, [self.frame.key, *self.choices], list(self.boxes.values()),
-                show_progress="hidden", api_visibility="private",
-            )  # fmt: skip
+            choice.input(self._choose, [self.frame.key, *self.choices], list(self.boxes.values()), **self.frame.hidden)
         self.frame.on(self.go.click, self, self._merge, [*self.choices, *self.options.values(), *self.shares])
         self.frame.on(self.made.click, self, self._press, show_progress="hidden")
 

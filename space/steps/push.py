@@ -74,17 +74,9 @@ class Push(Step):
         frame.on(self.which.input, self, self._choose, [self.which])
         told = [frame.key, self.repo, self.license, self.seen, self.card]
         for event in (typed(self.repo), typed(self.license), self.seen.change):
-            event(
-                self._follow, told, [self.card, self.preview, self.why], show_progress="hidden",
-                api_visibility="private", trigger_mode="always_last",
-            )  # fmt: skip
-        typed(self.card)(
-            self._edit, [frame.key, self.card], self.preview, show_progress="hidden", api_visibility="private",
-            trigger_mode="always_last",
-        )  # fmt: skip
-        self.pasted.blur(
-            self._ask_whose, [frame.key, self.pasted], self.who, show_progress="hidden", api_visibility="private"
-        )
+            event(self._follow, told, [self.card, self.preview, self.why], trigger_mode="always_last", **frame.hidden)
+        typed(self.card)(self._edit, [frame.key, self.card], self.preview, trigger_mode="always_last", **frame.hidden)
+        self.pasted.blur(self._ask_whose, [frame.key, self.pasted], self.who, **frame.hidden)
         frame.on(
             self.go.click,
             self,

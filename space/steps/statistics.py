@@ -96,8 +96,7 @@ class StatisticsStep(Step):
             shown,
             self.source,
             [self.dataset, self.upload, self.texts, self.none, self.limit, self.fisher, self.make],
-            show_progress="hidden",
-            api_visibility="private",
+            **self.frame.hidden,
         )
         self.frame.on(
             self.make.click,

@@ -104,3 +104,13 @@ def test_no_box_listens_for_the_keys_that_make_a_character_alone() -> None:
     close(frame)
     # Of the box for a token, that it was left: it is asked whose it is.
     assert {event for _, event in heard} == {"change", "submit", "blur"}
+
+
+def test_no_press_has_all_parts_of_the_page_told_that_it_goes_on() -> None:
+    """The page looks for each among all parts, several times a press: by default these are all that is painted."""
+    frame = new_frame(Setting(shared=False))
+    page = build(frame)
+    told = [fn.outputs if fn.show_progress_on is None else fn.show_progress_on for fn in page.fns.values()]
+    painted = [len(fn.outputs) for fn in page.fns.values()]
+    close(frame)
+    assert max(painted) > 100 and max(map(len, told)) == 1
