@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fusehub.models.resolve import resolve
     from fusehub.publishing.cards.merge_card import model_card
     from fusehub.publishing.publish import Published, publish, publish_statistics
+    from fusehub.publishing.recipe_alone import publish_recipe
     from fusehub.recommending.recommend import recommend
     from fusehub.recommending.recommendation import Recommendation
     from fusehub.statistics.adding import add_statistics
@@ -84,6 +85,7 @@ _MODULES = {
     "model_card": "publishing.cards.merge_card",
     "plan_merge": "merging.plan",
     "publish": "publishing.publish",
+    "publish_recipe": "publishing.recipe_alone",
     "publish_statistics": "publishing.publish",
     "recommend": "recommending.recommend",
     "resolve": "models.resolve",
@@ -125,6 +127,7 @@ __all__ = [
     "model_card",
     "plan_merge",
     "publish",
+    "publish_recipe",
     "publish_statistics",
     "recommend",
     "resize_statistics",

@@ -20,6 +20,7 @@ from fusehub.hub.client import client, hub_errors
 from fusehub.hub.licenses import license_of
 from fusehub.hub.names import plain, readings
 from fusehub.hub.origins import base_of_merge, named_origins, names_parents
+from fusehub.hub.repos import RECIPE_TAG
 from fusehub.models.tasks import TASKS
 from fusehub.statistics.file import FILENAME, INDEX_FILENAME
 from fusehub.statistics.sources import FOLDER, TAG, is_same_owner
@@ -233,5 +234,7 @@ def _holds_statistics(info: ModelInfo) -> bool:
 
 
 def _is_model(info: ModelInfo) -> bool:
-    """Companion repos hold statistics alone."""
-    return TAG not in (info.tags or []) or any(file.rfilename == "config.json" for file in info.siblings or [])
+    """Companion repos hold statistics alone, and others a recipe."""
+    return not {TAG, RECIPE_TAG} & set(info.tags or []) or any(
+        file.rfilename == "config.json" for file in info.siblings or []
+    )

@@ -179,6 +179,8 @@ class Visit:
     token_given: bool = False
     """A token was pasted for a push that has begun: its box is to be emptied."""
     published: dict[str, Any] | None = None
+    published_recipe: dict[str, Any] | None = None
+    """Where the recipe of a merge went that was published alone."""
     job: Job | None = None
     notices: dict[int, str] = field(default_factory=dict)
     """Step -> what it has to say, as HTML."""

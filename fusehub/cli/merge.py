@@ -45,8 +45,8 @@ def merge(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL | RECIPE.yaml | PLAN.json",
-            help="Two or more models, one recipe, or one plan.",
+            metavar="MODEL | RECIPE.yaml | REPO | PLAN.json",
+            help="Two or more models, one recipe, one repo of the Hub that has a recipe, or one plan.",
             show_default=False,
         ),
     ],
@@ -147,6 +147,7 @@ def merge(
     `fusehub merge RECIPE.yaml OUT` is read, too. A plan is refused where what it was made from has changed since.
     """
     from fusehub.hub.access import Access
+    from fusehub.merging.hub_recipe import may_have_recipe, recipe_at_hub
     from fusehub.merging.merge import recipe_of
     from fusehub.merging.plan import Plan, plan_by
     from fusehub.merging.recipe import Recipe
@@ -166,13 +167,17 @@ def merge(
         _require_as_it_is(context)
         _merge(Plan.load(models[0], plugins=plugin or ()), out, None, device, dry_run, save_plan, as_json)
         return
-    source: Recipe | list[str] = Recipe.read(models[0]) if is_recipe else models
+    access = Access()
+    source: Recipe | list[str] = models
+    if is_recipe:
+        source = Recipe.read(models[0])
+    elif len(models) == 1 and may_have_recipe(models[0]):
+        source, is_recipe = recipe_at_hub(models[0], access), True
     names = [entry.model for entry in source.models] if isinstance(source, Recipe) else models
     sources = console.pairs(statistics, "--statistics", names)
     texts = console.pairs(data, "--data", names)
     shares = {name: console.scalar(value) for name, value in console.pairs(weight, "--weight", names).items()}
     said = {key: console.scalar(value) for key, value in console.pairs(param, "--param").items()}
-    access = Access()
     known: dict[str, ModelRef] = {}
     if method is None and not is_recipe:
         from fusehub.methods.plugins import load_plugins

@@ -24,10 +24,16 @@ from fusehub.cli.options import (
 )
 from fusehub.cli.program import app
 
+_OF_A_RECIPE = (
+    "folder", "repo", "recipe_only", "private", "public", "commit_message", "commit_description", "revision",
+    "exist_ok", "allow_restricted", "as_json",
+)  # fmt: skip
+
 
 @app.command(epilog="Example: fusehub publish merged/ user/merged --results scores.json")
 @command
 def publish(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a merged model.", show_default=False)],
     repo: Annotated[str, typer.Argument(metavar="REPO", help="user/name, or name for your own.", show_default=False)],
     private: Private = True,
@@ -46,6 +52,12 @@ def publish(
     ] = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="Make a Space too, REPO-demo, that shows what the model answers.")
+    ] = False,
+    recipe_only: Annotated[
+        bool,
+        typer.Option(
+            "--recipe-only", help="Push how it is made, and no weights: `fusehub merge REPO` makes the same."
+        ),
     ] = False,
     allow_license: Annotated[
         bool, typer.Option("--allow-license", help="Push although licences of the experts forbid it.")
@@ -70,6 +82,9 @@ def publish(
     from fusehub.publishing.publish import publish as publish_model
     from fusehub.utils.places import require_ordinary
 
+    if recipe_only:
+        _publish_recipe(context, folder, repo, as_json)
+        return
     evaluation = None
     if results is not None:
         require_ordinary(results)
@@ -112,3 +127,28 @@ def publish(
             f"Its Space can read the model only with a secret HF_TOKEN: {published.demo_url}/settings. "
             "Or make model and Space public."
         )
+
+
+def _publish_recipe(context: typer.Context, folder: Path, repo: str, as_json: bool) -> None:
+    from fusehub.publishing.recipe_alone import publish_recipe
+
+    said = context.params
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if source is not None and source.name == "COMMANDLINE" and param.name not in _OF_A_RECIPE:
+            raise typer.BadParameter("is said of a model, and not of a recipe alone", param_hint=param.opts[0])
+    published = publish_recipe(
+        folder,
+        repo,
+        private=said["private"] and not said["public"],
+        commit_message=said["commit_message"],
+        commit_description=said["commit_description"],
+        revision=said["revision"],
+        exist_ok=said["exist_ok"],
+        allow_restricted=said["allow_restricted"],
+    )
+    if as_json:
+        print_json(published.to_dict())
+        return
+    say(f"Recipe published ({'private' if published.private else 'public'}): {published.url}", "green")
+    say(f"Whoever may see it makes the same: fusehub merge {published.repo_id} --out merged")

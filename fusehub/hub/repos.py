@@ -25,6 +25,8 @@ _OF_THE_HUB: dict[Kind, frozenset[str]] = {
     "model": frozenset({".gitattributes"}),
     "space": frozenset({".gitattributes", "README.md"}),
 }
+RECIPE_TAG = "fusehub-recipe"
+"""What says of a repo that it holds a recipe and no model."""
 _SPACE_SDK = "gradio"
 
 

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from fusehub.checking.heads import Heads
 from fusehub.errors import BadRecipe, FuseHubError, NoSpace, NotFound, OtherHeader
-from fusehub.hub.access import Access
+from fusehub.hub.access import STORED, Access
 from fusehub.merging.as_adapter import write_adapter
 from fusehub.merging.engine.begun import RECORD, Begun, fingerprint
 from fusehub.merging.engine.run import carry_out
+from fusehub.merging.hub_recipe import may_have_recipe, recipe_at_hub
 from fusehub.merging.plan import MAX_SHARD_SIZE, Plan, plan_by
 from fusehub.merging.plan_file import require_unwritten
 from fusehub.merging.provenance import write_side_files
@@ -84,8 +85,9 @@ def merge(
     The other arguments are those of `Recipe.changed`.
 
     Args:
-        models: Two or more models, a recipe, a recipe's file, a plan, or the file of one (.json). What
-            `fusehub.resolve` returned is a model at its commit, and goes by its `id` where models are named.
+        models: Two or more models, a recipe, a recipe's file, the name of a repo on the Hub that has one, a plan, or
+            the file of one (.json). What `fusehub.resolve` returned is a model at its commit, and goes by its `id`
+            where models are named.
         out: A folder, new or empty.
         method: One of `fusehub.METHODS`; RegMean where nothing is said.
         plugins: Files with methods of your own, which are run.
@@ -242,10 +244,10 @@ def plan_of(
     **changes: Unpack[Changes],
 ) -> Plan:
     """The plan of what `models`, a recipe or a recipe's file mean: see `recipe_of`."""
-    named = [] if isinstance(models, Recipe | Path) else [*models]
+    named = [] if isinstance(models, str | Recipe | Path) else [*models]
     refs = [ref for ref in (*named, changes.get("base_model")) if isinstance(ref, ModelRef)]
     return plan_by(
-        recipe_of(models, method, plugins=plugins, **changes), access, allowed=allowed,
+        recipe_of(models, method, plugins=plugins, access=access, **changes), access, allowed=allowed,
         max_shard_size=max_shard_size, resolved={ref.id: ref for ref in refs}, processes=processes,
     )  # fmt: skip
 
@@ -255,15 +257,19 @@ def recipe_of(
     method: str | None = None,
     *,
     plugins: Sequence[str | Path] = (),
+    access: Access = STORED,
     **changes: Unpack[Changes],
 ) -> Recipe:
-    """The recipe that `models`, a recipe or a recipe's file mean, with `changes` (see `Recipe.changed`).
+    """The recipe that `models`, a recipe, a recipe's file or a repo with one mean, with `changes` (see
+    `Recipe.changed`).
 
     Runs `plugins`; a recipe that was made with some wants the same ones.
     """
     loaded = load_plugins(plugins)
     if isinstance(models, str):
-        raise BadRecipe("One model is no merge.", "Give a list of two or more, or Path('recipe.yaml').")
+        if not may_have_recipe(models):
+            raise BadRecipe("One model is no merge.", "Give a list of two or more, or Path('recipe.yaml').")
+        models = recipe_at_hub(models, access)
     if isinstance(models, Path):
         models = Recipe.read(models)
     if isinstance(models, Recipe):

@@ -191,6 +191,11 @@ def _resolve_place(name: str, access: Access, revision: str | None = None, subfo
     raise missing
 
 
+def repo_of(name: str, access: Access = STORED) -> ModelRef:
+    """What lies in the repo (or a folder of it) at the Hub that `name` means, be it a model or not."""
+    return _resolve_place(_plain(name), access)
+
+
 def _folder(name: str) -> Path | None:
     """The folder of this machine that `name` means, if it means one."""
     folder = local_path(name)

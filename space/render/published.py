@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,25 @@ from . import html, reproduce
 
 
 def published_html(visit: Visit) -> str:
-    """Where it is, who can see it, and how to make the same again; nothing before anything was pushed."""
+    """What was pushed, the model and the recipe alone; nothing before anything was."""
+    return _model_html(visit) + _recipe_html(visit)
+
+
+def _recipe_html(visit: Visit) -> str:
+    """Where the recipe is that was published alone, and what makes the model from it."""
+    if not (published := visit.published_recipe):
+        return ""
+    url, seen = html.esc(published["url"]), "private" if published["private"] else "public"
+    command = shlex.join(["fusehub", "merge", published["repo_id"], "--out", reproduce.OUT])
+    return (
+        f'<section class="fh-result" role="status"><h3>The recipe is on the Hub</h3><p><a href="{url}" '
+        f'target="_blank" rel="noopener">{url}</a> ({seen})</p>'
+        f"{html.code(command, 'The same model from it')}</section>"
+    )
+
+
+def _model_html(visit: Visit) -> str:
+    """Where the model is, who can see it, and how to make the same again."""
     published = visit.published
     made = visit.merges.get(published["made"]) if published else None
     if not published or made is None:

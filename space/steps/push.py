@@ -55,6 +55,11 @@ class Push(Step):
         self.why = gr.HTML("")
         with gr.Row(elem_classes="fh-actions"):
             self.go = gr.Button("Push", variant="primary", elem_id="push")
+            self.recipe = gr.Button("Publish the recipe only", elem_id="push-recipe")
+        gr.HTML(
+            "<p class='fh-intro'>The recipe alone goes to a repo of its own, called as above and -recipe: how the "
+            "merge is made, and no weights. Whoever may see it makes the same model with one command.</p>"
+        )
         self.done = gr.HTML("", js_on_load=html.PRESS)
         with gr.Accordion("Model card", open=False, elem_id="card"), gr.Tabs():
             with gr.Tab("Preview"):
@@ -67,7 +72,7 @@ class Push(Step):
         self.painted = [
             self.which, self.who, self.repo, self.license, self.why, self.card, self.preview, self.done, self.pasted,
         ]  # fmt: skip
-        self.result_by_work = {"push": self.done}
+        self.result_by_work = {"push": self.done, "recipe": self.done}
 
     def wire(self) -> None:
         frame = self.frame
@@ -83,6 +88,8 @@ class Push(Step):
             self._push,
             [self.which, self.pasted, self.repo, self.kind, self.seen, self.license, self.card, self.demo],
         )
+
+        frame.on(self.recipe.click, self, self._publish_recipe, [self.which, self.pasted, self.repo, self.seen])
 
     def show(self, visit: Visit, token: str | None) -> list[Any]:
         names = list(visit.merges)
@@ -207,16 +214,7 @@ class Push(Step):
         self, visit: Visit, token: str | None, data: Any, which: str, pasted: str, repo: str, kind: str, seen: str,
         license: str, card: str, demo: bool,
     ) -> None:  # fmt: skip
-        visit.token_given = True
-        made = visit.merges.get(which or "")
-        if made is None:
-            raise FuseHubError("No merged model was chosen.", "Merge in step 4, then choose it here.")
-        if not repo.strip():
-            raise FuseHubError("The model has no name yet.", "Write you/name, or a name for a repo of your own.")
-        own = pasted.strip() or token
-        if own is None and self.frame.setting.shared:
-            raise AccessDenied("Nobody is signed in.", "Sign in with Hugging Face above, then push.")
-        self._account(visit, own)
+        made, own = self._as_asked(visit, token, which, pasted, repo)
         visit.pushing = made.name
         draft = self._draft(visit)
         draft.repo, draft.license, draft.public = _whole(repo.strip(), visit), license.strip(), seen == PUBLIC
@@ -228,6 +226,35 @@ class Push(Step):
             self.frame, visit, made, draft.repo, draft.text,
             public=seen == PUBLIC, pull_request=kind == PROPOSE, demo=demo, token=own,
         )  # fmt: skip
+
+    def _publish_recipe(
+        self, visit: Visit, token: str | None, data: Any, which: str, pasted: str, repo: str, seen: str
+    ) -> None:
+        made, own = self._as_asked(visit, token, which, pasted, repo)
+        visit.pushing = made.name
+        name = f"{_whole(repo.strip(), visit)}-recipe"
+
+        def keep(visit: Visit, published: dict[str, Any]) -> None:
+            visit.published_recipe = published
+
+        asked = {"folder": str(made.folder), "repo_id": name, "public": seen == PUBLIC}
+        self.frame.start(visit, "recipe", f"Publishing the recipe of {made.name}", asked, own, keep)
+
+    def _as_asked(
+        self, visit: Visit, token: str | None, which: str, pasted: str, repo: str
+    ) -> tuple[Made, str | None]:
+        """The merge, and the token that it is pushed with. Raises where one of them is missing, or a name."""
+        visit.token_given = True
+        made = visit.merges.get(which or "")
+        if made is None:
+            raise FuseHubError("No merged model was chosen.", "Merge in step 4, then choose it here.")
+        if not repo.strip():
+            raise FuseHubError("The model has no name yet.", "Write you/name, or a name for a repo of your own.")
+        own = pasted.strip() or token
+        if own is None and self.frame.setting.shared:
+            raise AccessDenied("Nobody is signed in.", "Sign in with Hugging Face above, then push.")
+        self._account(visit, own)
+        return made, own
 
 
 def start_push(

@@ -221,12 +221,20 @@ def _push(
     return published.to_dict() | {"failed": None}
 
 
+def _recipe(tell: Tell, token: str | None, *, folder: str, repo_id: str, public: bool) -> dict[str, Any]:
+    def progress(done: int, total: int, doing: str) -> None:
+        tell(f"Publishing the recipe: {doing}", share=done / total)
+
+    return fusehub.publish_recipe(folder, repo_id, private=not public, token=token, progress=progress).to_dict()
+
+
 _WORK: dict[str, Callable[..., Any]] = {
     "statistics": _statistics,
     "merge": merge,
     "evaluate": _evaluate,
     "layers": _layers,
     "push": _push,
+    "recipe": _recipe,
 }
 
 

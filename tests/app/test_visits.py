@@ -80,6 +80,10 @@ def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, app, hub, tmp
     page.get_by_role("link", name=f"{hub.url}/spaces/{repo}-demo").first.wait_for()
     page.get_by_text("give it a secret called HF_TOKEN").wait_for()
     page.locator("#preview").get_by_role("heading", name="merged-sentiment").wait_for()
+    page.locator("#push-token input").fill(hub.token("carl"))
+    page.get_by_role("button", name="Publish the recipe only").click()
+    page.get_by_role("heading", name="The recipe is on the Hub").wait_for()
+    page.get_by_text(f"fusehub merge {repo}-recipe --out merged").wait_for()
     look("push")
     page.get_by_role("tab", name="Edit").click()
     shown = card.input_value()
@@ -88,6 +92,8 @@ def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, app, hub, tmp
 
     api = HfApi(endpoint=hub.url, token=hub.token("carl"))
     assert api.model_info(repo).private
+    alone = api.model_info(f"{repo}-recipe")
+    assert alone.private and "fusehub-recipe" in alone.tags
     space = api.space_info(f"{repo}-demo")
     assert space.private and space.card_data.license == "mit" and space.card_data.get("models") == [repo]
     folder = snapshot_download(repo, endpoint=hub.url, token=hub.token("carl"), cache_dir=tmp_path / "cache")

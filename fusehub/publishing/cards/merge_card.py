@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadData, Incompatible, NotFound
 from fusehub.hub.client import endpoint
+from fusehub.hub.repos import RECIPE_TAG
 from fusehub.merging.recipe import FILENAME as RECIPE_FILENAME
 from fusehub.models.adapters import CONFIG as ADAPTER_CONFIG
 from fusehub.models.adapters import WEIGHTS as ADAPTER_WEIGHTS
@@ -119,6 +120,21 @@ def _facts(merge: MergedFolder, repo_id: str | None, results: Results | None, li
         "hashes": report["sha256"],
         "license": _license_words(merge, license),
     }
+
+
+def recipe_card(merge: MergedFolder, repo_id: str) -> ModelCard:
+    """The card of the repo `repo_id`, which has the recipe of a merge and none of its weights."""
+    facts = _facts(merge, repo_id, None, None)
+    plugins = "".join(f" --plugin {plugin['file']}" for plugin in merge.recipe.plugins)
+    tasks = listed([task.name.replace("-", " ") for task in merge.tasks])
+    front = front_matter_of(merge, facts["title"], None)
+    # A licence would be read as that of weights, and a task as something that can be run.
+    front = {key: front[key] for key in ("base_model", "base_model_relation", "language", "datasets") if key in front}
+    tags = [RECIPE_TAG, "fusehub", "merge", merge.report["method"]]
+    return card_of(
+        {**front, "library_name": "fusehub", "tags": tags},
+        render("recipe_card", **facts, plugins=plugins, tasks=tasks),
+    )
 
 
 def _plain_card(folder: Path, repo_id: str | None, evaluation: object, license: str | None) -> ModelCard:
