@@ -8,7 +8,6 @@ from typing import Any
 
 from fusehub.hub.client import endpoint
 from fusehub.hub.names import plain, readings
-from fusehub.methods import METHODS
 
 from ..link import is_of_hub
 from ..visits import Visit
@@ -53,7 +52,7 @@ def _model_html(visit: Visit) -> str:
     recipe = html.code(f"# fusehub merge fusehub_recipe.yaml --out merged\n{made.recipe}", "fusehub_recipe.yaml")
     file = html.esc(f"{made.address}/fusehub_recipe.yaml")
     recipe += f'<p><a class="fh-button fh-small" href="{file}" download>Download the recipe alone</a></p>'
-    steps = "".join(f"<li>{step}</li>" for step in _next_steps(published, made.asked))
+    steps = "".join(f"<li>{step}</li>" for step in _next_steps(published, made.asked, visit.told))
     return (
         f'<section class="fh-result" role="status"><h3>{kind}</h3><p><a href="{html.esc(link)}" target="_blank" '
         f'rel="noopener">{html.esc(link)}</a> ({seen}, commit {html.esc(published["commit"][:8])})</p>'
@@ -78,7 +77,7 @@ def _demo_html(published: Mapping[str, Any]) -> str:
     return f"<p>The demonstration is a Space: {shown}.{needs}</p>"
 
 
-def _next_steps(published: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+def _next_steps(published: Mapping[str, Any], asked: Mapping[str, Any], told: Mapping[str, str]) -> list[str]:
     """What can be done with what was pushed, as HTML."""
     owner, steps = html.esc(published["repo_id"].partition("/")[0]), []
     if published["pull_request_url"]:
@@ -87,11 +86,9 @@ def _next_steps(published: Mapping[str, Any], asked: Mapping[str, Any]) -> list[
         steps.append(f"Its page opens for {owner} alone, who signs in there; others see it once it is made public.")
     else:
         steps.append("Everybody can open its page: send the address." + html.code(published["url"], "Address"))
-        if experts := _experts(asked):
-            steps.append(
-                f"Tell the owners of the models in it, in the discussions of {experts}."
-                + html.code(_told_owners(published, asked), "Words for the owners")
-            )
+        if repos := expert_repos(asked):
+            steps.append(f"Tell the owners of the models in it, in the discussions of {_discussions(repos)}.")
+        steps += [f"You have told the owner of {html.esc(repo)}: {_link(url)}" for repo, url in told.items()]
     if proposed := reproduce.propose_lines(asked):
         steps.append(
             "Statistics that you made here can be of use to others: propose them to the owners of the models."
@@ -100,21 +97,16 @@ def _next_steps(published: Mapping[str, Any], asked: Mapping[str, Any]) -> list[
     return steps
 
 
-def _experts(asked: Mapping[str, Any]) -> str:
-    """Links to the discussions of the models in a merge, of those that are on the Hub; "" where none is."""
+def expert_repos(asked: Mapping[str, Any]) -> list[str]:
+    """The repos of the models in a merge, of those that are on the Hub."""
     names = [part for name in asked["models"] if is_of_hub(name) for part in name.split("+")]
-    repos = dict.fromkeys(readings(plain(name))[0].repo_id for name in names)
-    return ", ".join(
-        f'<a href="{html.esc(endpoint())}/{html.esc(repo)}/discussions" target="_blank" rel="noopener">'
-        f"{html.esc(repo)}</a>"
-        for repo in repos
-    )
+    return list(dict.fromkeys(readings(plain(name))[0].repo_id for name in names))
 
 
-def _told_owners(published: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """What an owner may want to know of a merge with their model."""
-    return (
-        f"Your model is part of a merge: {published['url']}\n\n{', '.join(asked['models'])} were merged by "
-        f"{METHODS[asked['method']].title}, without their training data. The card names them with their commits and "
-        "licences, and says how to make the merge again."
-    )
+def _discussions(repos: list[str]) -> str:
+    """Links to the discussions of repos."""
+    return ", ".join(_link(f"{endpoint()}/{repo}/discussions", repo) for repo in repos)
+
+
+def _link(url: str, words: str | None = None) -> str:
+    return f'<a href="{html.esc(url)}" target="_blank" rel="noopener">{html.esc(words or url)}</a>'

@@ -17,6 +17,7 @@ from ..render.published import published_html
 from ..step import Step
 from ..visits import PUSH, Made, Visit
 from .card import Draft
+from .telling import Telling, tell
 
 PRIVATE, PUBLIC = "Private: only I can see it", "Public: everybody can"
 NEW, PROPOSE = "A new repo", "A pull request to a repo that is there"
@@ -61,6 +62,7 @@ class Push(Step):
             "merge is made, and no weights. Whoever may see it makes the same model with one command.</p>"
         )
         self.done = gr.HTML("", js_on_load=html.PRESS)
+        self.telling = Telling()
         with gr.Accordion("Model card", open=False, elem_id="card"), gr.Tabs():
             with gr.Tab("Preview"):
                 self.preview = gr.Markdown("", elem_id="preview", sanitize_html=True, max_height=_PREVIEW)
@@ -71,6 +73,7 @@ class Push(Step):
                 )  # fmt: skip
         self.painted = [
             self.which, self.who, self.repo, self.license, self.why, self.card, self.preview, self.done, self.pasted,
+            *self.telling.painted,
         ]  # fmt: skip
         self.result_by_work = {"push": self.done, "recipe": self.done}
 
@@ -90,12 +93,21 @@ class Push(Step):
         )
 
         frame.on(self.recipe.click, self, self._publish_recipe, [self.which, self.pasted, self.repo, self.seen])
+        frame.on(self.telling.whom.input, self, self._choose_owner, [self.telling.whom])
+        frame.on(self.telling.press.click, self, self._tell, [self.pasted, *self.telling.inputs])
 
     def show(self, visit: Visit, token: str | None) -> list[Any]:
         names = list(visit.merges)
         if not names:
             nothing = html.empty("Nothing is merged yet. Merge in step 4; then push the result here.")
-            return [gr.Dropdown([], value=None), nothing, *[gr.skip()] * 5, published_html(visit), gr.skip()]
+            return [
+                gr.Dropdown([], value=None),
+                nothing,
+                *[gr.skip()] * 5,
+                published_html(visit),
+                gr.skip(),
+                *self.telling.show(visit),
+            ]
         emptied, who = self._emptied(visit), self._who(visit, token)
         if visit.pushing not in visit.merges:
             visit.pushing = names[0]
@@ -114,6 +126,7 @@ class Push(Step):
             without_front_matter(draft.text),
             published_html(visit),
             emptied,
+            *self.telling.show(visit),
         ]
 
     def _emptied(self, visit: Visit) -> Any:
@@ -240,6 +253,17 @@ class Push(Step):
         asked = {"folder": str(made.folder), "repo_id": name, "public": seen == PUBLIC}
         self.frame.start(visit, "recipe", f"Publishing the recipe of {made.name}", asked, own, keep)
 
+    def _choose_owner(self, visit: Visit, token: str | None, data: Any, whom: str) -> None:
+        visit.telling = whom
+
+    def _tell(
+        self, visit: Visit, token: str | None, data: Any, pasted: str, whom: str | None, title: str, words: str
+    ) -> None:
+        own = pasted.strip() or token
+        if own is None and self.frame.setting.shared:
+            raise AccessDenied("Nobody is signed in.", "Sign in with Hugging Face above, then tell them.")
+        tell(visit, own, whom, title, words)
+
     def _as_asked(
         self, visit: Visit, token: str | None, which: str, pasted: str, repo: str
     ) -> tuple[Made, str | None]:
@@ -276,7 +300,7 @@ def start_push(
     }  # fmt: skip
 
     def keep(visit: Visit, published: dict[str, Any]) -> None:
-        visit.published = published | {"made": made.name}
+        visit.published, visit.told = published | {"made": made.name}, {}
         if published["failed"] is not None:
             visit.notices[PUSH] = frame.problem(published["failed"])
 

@@ -17,6 +17,7 @@ from space.render.reproduce import propose_lines
 from space.setting import Setting
 from space.steps.card import Draft, followed
 from space.steps.made import made_html, rename, same_as
+from space.steps.telling import letters_of, tell
 from space.visits import Made, Picked, Visits
 from space.workers.jobs import Jobs
 
@@ -198,7 +199,18 @@ def test_owners_of_the_models_can_be_told_of_a_merge_that_they_can_see(visit) ->
         "cam/base",
         "cam/adapter",
     ]
-    assert "Your model is part of a merge: https://hub/ada/fused" in told
+    # Nobody writes to oneself, and each other owner has words that name the others' models.
+    letters = letters_of(visit)
+    assert list(letters) == ["ben/b", "cam/base", "cam/adapter"]
+    assert "https://hub/ada/fused" in letters["ben/b"].text and "with ada/a, cam/base and" in letters["ben/b"].text
+    visit.told = {"ben/b": "https://hub/ben/b/discussions/1"}
+    assert 'href="https://hub/ben/b/discussions/1"' in published_html(visit)
+    with pytest.raises(FuseHubError, match="told already"):
+        tell(visit, None, "ben/b", "Hello", "Words")
+    with pytest.raises(FuseHubError, match="No owner was chosen"):
+        tell(visit, None, "somebody/else", "Hello", "Words")
     assert f'href="{made.address}/fusehub_recipe.yaml"' in told
     visit.published["private"] = True
+    visit.told = {}
+    assert not letters_of(visit)
     assert "discussions" not in published_html(visit) and "opens for ada alone" in published_html(visit)

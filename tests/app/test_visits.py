@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import subprocess
 import zipfile
 from pathlib import Path
 
 import httpx
 from huggingface_hub import HfApi, snapshot_download
+from playwright.sync_api import expect
 
 from fusehub.comparing.predictor import predict
 from tests import warm
@@ -259,6 +261,30 @@ def test_the_commands_that_are_shown_make_the_same_again(visitor, hub, tmp_path)
         assert done.returncode == 0, done.stderr
         assert (folder / "merged" / "model.safetensors").read_bytes() == wanted
         assert HfApi(endpoint=hub.url, token=hub.token("carl")).model_info(f"carl/entities-{place}").private
+
+    # Where everybody can see it, the owners can be told: one by one, in words that were changed before.
+    api = HfApi(endpoint=hub.url)
+    assert not page.locator("#telling").is_visible()
+    page.get_by_label("Public: everybody can").check()
+    push(page, "carl/entities-told", hub.token("carl"))
+    page.get_by_role("heading", name="Tell the owners").wait_for()
+    words = page.locator("#tell-words textarea")
+    assert f"{hub.url}/carl/entities-told" in words.input_value() and ENTITIES[0] in words.input_value()
+    words.fill("Thank you for your model.")
+    page.get_by_role("button", name="Open the discussion").click()
+    page.get_by_role("alert").get_by_text("This needs a Hub token").wait_for()
+    assert words.input_value() == "Thank you for your model."
+    page.locator("#push-token input").fill(hub.token("carl"))
+    page.get_by_role("button", name="Open the discussion").click()
+    page.get_by_text(f"You have told the owner of {ENTITIES[0]}").wait_for()
+    page.get_by_role("link", name=f"{hub.url}/{ENTITIES[0]}/discussions/1", exact=True).wait_for()
+    expect(words).to_have_value(re.compile(f"{ENTITIES[1]} was merged with"), timeout=180_000)
+    (opened,) = api.get_repo_discussions(ENTITIES[0])
+    assert opened.author == "carl" and opened.title == "Your model is part of a merge"
+    (said,) = api.get_discussion_details(ENTITIES[0], opened.num).events
+    assert said.content == "Thank you for your model."
+    assert not list(api.get_repo_discussions(ENTITIES[1])), "nobody is told without a press"
+    assert grave_faults(page) == []
 
 
 def _is_loud(button) -> bool:

@@ -1,0 +1,77 @@
+"""In step 6, after a push that everybody can see: telling the owners of the models, one by one.
+
+The words are shown first and can be changed. Nothing is sent without a press for that one owner.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from fusehub.errors import FuseHubError
+from fusehub.methods import METHODS
+from fusehub.publishing.telling import Letter, letter_to, tell_owner
+
+from ..render.published import expert_repos
+from ..visits import Visit
+
+
+class Telling:
+    """Whose model, a title and words; and the press that opens one discussion."""
+
+    def __init__(self) -> None:
+        with gr.Column(visible=False, elem_id="telling") as self.form:
+            gr.HTML(
+                "<h3>Tell the owners</h3><p class='fh-intro'>A discussion is opened at the model's repo, as you, with "
+                "the words below. Each owner is told by a press of its own.</p>"
+            )
+            self.whom = gr.Dropdown([], label="The owner of", elem_id="tell-whom")
+            self.title = gr.Textbox(label="Title", max_lines=1, elem_id="tell-title")
+            self.words = gr.Textbox(label="Words", lines=5, max_lines=12, elem_id="tell-words")
+            with gr.Row(elem_classes="fh-actions"):
+                self.press = gr.Button("Open the discussion", elem_id="tell")
+        self.painted = [self.form, self.whom, self.title, self.words]
+        self.inputs = [self.whom, self.title, self.words]
+
+    def show(self, visit: Visit) -> list[Any]:
+        letters = letters_of(visit)
+        if not letters:
+            visit.painted_letter = ()
+            return [gr.Column(visible=False), *[gr.skip()] * 3]
+        left = [repo for repo in letters if repo not in visit.told]
+        if visit.telling not in left:
+            visit.telling = left[0] if left else ""
+        letter = letters.get(visit.telling)
+        # What is typed at this moment is not painted over.
+        before, now = visit.painted_letter, (visit.page, visit.telling, visit.published and visit.published["url"])
+        visit.painted_letter = now
+        fresh = before != now
+        return [
+            gr.Column(visible=bool(left)),
+            gr.Dropdown(left, value=visit.telling or None),
+            letter.title if fresh and letter else gr.skip(),
+            letter.text if fresh and letter else gr.skip(),
+        ]
+
+
+def letters_of(visit: Visit) -> dict[str, Letter]:
+    """Repo -> the words for its owner, of the models in the merge that was pushed where everybody can see it; none of
+    one's own."""
+    published = visit.published
+    made = visit.merges.get(published["made"]) if published else None
+    if not published or made is None or published["private"] or published["pull_request_url"]:
+        return {}
+    own = published["repo_id"].partition("/")[0]
+    repos = [repo for repo in expert_repos(made.asked) if repo.partition("/")[0] != own]
+    title = METHODS[made.method].title
+    return {repo: letter_to(repo, expert_repos(made.asked), title, published["url"]) for repo in repos}
+
+
+def tell(visit: Visit, token: str | None, whom: str | None, title: str, words: str) -> None:
+    """Opens the discussion that was asked for."""
+    if whom not in letters_of(visit):
+        raise FuseHubError("No owner was chosen.", "Choose one whose model is in the merge.")
+    if whom in visit.told:
+        raise FuseHubError(f"The owner of {whom} was told already: {visit.told[whom]}", "Choose another one.")
+    visit.told[whom] = tell_owner(whom, title, words, token=token)
