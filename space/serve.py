@@ -19,6 +19,7 @@ from .downloads import add_downloads
 from .events import shown
 from .frame import Frame, token_of
 from .link import read_link
+from .page import Page
 from .programs.endpoints import endpoints
 from .programs.tools import structured
 from .public_models import Recent
@@ -108,7 +109,7 @@ def build(frame: Frame) -> gr.Blocks:
     # Files that gradio took in and no visit took over go when a visit would that nobody touches.
     setting = frame.setting
     kept = (max(1, round(setting.idle / 6)), max(1, round(setting.idle)))
-    with gr.Blocks(title="FuseHub", analytics_enabled=False, delete_cache=kept) as page:
+    with Page(title="FuseHub", analytics_enabled=False, delete_cache=kept) as page:
         gr.HTML(
             "<header class='fh-top'><h1>FuseHub</h1><p>Merge fine-tuned models into one, without their training data."
             "</p></header>"

@@ -1,0 +1,40 @@
+"""The page as gradio keeps it, where what an event leaves as it is costs nothing."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import gradio as gr
+from gradio.blocks import BlockFunction, postprocess_update_dict
+from gradio.state_holder import SessionState
+
+
+class Page(gr.Blocks):
+    """Gradio makes each output that an event skips anew and describes it again, a millisecond each.
+
+    Most events here have all hundred parts that a visitor can see as outputs, and skip most of them; and while work
+    goes on, one comes every moment.
+    """
+
+    async def postprocess_data(
+        self, block_fn: BlockFunction, predictions: list | dict, state: SessionState | None
+    ) -> list[Any]:
+        """What the outputs of an event become, as gradio says it."""
+        outputs, skipped = block_fn.outputs, gr.skip()
+        if len(outputs) < 2 or not isinstance(predictions, list | tuple) or len(predictions) != len(outputs):
+            return await super().postprocess_data(block_fn, predictions, state)
+        kept = [
+            place
+            for place, (block, value) in enumerate(zip(outputs, predictions, strict=True))
+            if block.stateful or not (isinstance(value, dict) and value == skipped)
+        ]
+        # The only output of an event is told otherwise than one of several.
+        kept += [place for place in range(len(outputs)) if place not in kept][: max(0, 2 - len(kept))]
+        narrow = copy.copy(block_fn)
+        narrow.outputs = [outputs[place] for place in kept]
+        made = await super().postprocess_data(narrow, [predictions[place] for place in kept], state)
+        told: list[Any] = [postprocess_update_dict(block, gr.skip(), block_fn.postprocess) for block in outputs]
+        for place, value in zip(kept, made, strict=True):
+            told[place] = value
+        return told
