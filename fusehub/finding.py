@@ -22,6 +22,7 @@ from fusehub.hub.names import plain, readings
 from fusehub.hub.origins import base_of_merge, named_origins, names_parents
 from fusehub.hub.repos import RECIPE_TAG
 from fusehub.models.tasks import TASKS
+from fusehub.models.tensor_files import DTYPES
 from fusehub.statistics.file import FILENAME, INDEX_FILENAME
 from fusehub.statistics.sources import FOLDER, TAG, is_same_owner
 
@@ -57,6 +58,7 @@ class FoundModel:
         statistics_at: The repo that holds its statistics: its own, or its owner's companion.
         offered_at: Repos of others that say they hold some, which a merge uses only where they are named.
         parents: The models that its card says are in it, where it is a merge.
+        weight_bytes: How large its weights are, in bytes, where the Hub knows.
 
     Examples:
         >>> found = fusehub.find("expert-1")[0]
@@ -77,6 +79,7 @@ class FoundModel:
     statistics_at: str | None = None
     offered_at: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
+    weight_bytes: int | None = None
 
     @property
     def statistics(self) -> bool:
@@ -216,7 +219,16 @@ def _model(info: ModelInfo, companions: dict[str, list[str]]) -> FoundModel:
         statistics_at=next(iter(own), None),
         offered_at=tuple(repo for repo in repos if repo not in own),
         parents=tuple(bases) if is_merge else (),
+        weight_bytes=_weight_bytes(info),
     )
+
+
+def _weight_bytes(info: ModelInfo) -> int | None:
+    """By the counts that the Hub has of each number format; None where it has none, or one that is not known here."""
+    counts = dict(info.safetensors.parameters) if info.safetensors else {}
+    if not counts or not counts.keys() <= DTYPES.keys():
+        return None
+    return sum(count * DTYPES[dtype][1] for dtype, count in counts.items())
 
 
 def _bases(info: ModelInfo) -> list[str]:

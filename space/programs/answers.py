@@ -40,6 +40,7 @@ class Model(TypedDict):
     base: str | None
     parents: list[str]
     parameters: int | None
+    weight_bytes: int | None
     license: str | None
     downloads: int
     likes: int

@@ -27,8 +27,9 @@ def model(found: FoundModel) -> answers.Model:
     told = found.to_dict()
     return {
         "id": told["id"], "task": told["task"], "base": told["base"], "parents": list(told["parents"]),
-        "parameters": told["parameters"], "license": told["license"], "downloads": told["downloads"],
-        "likes": told["likes"], "gated": told["gated"], "private": told["private"], "updated": told["updated"],
+        "parameters": told["parameters"], "weight_bytes": told["weight_bytes"], "license": told["license"],
+        "downloads": told["downloads"], "likes": told["likes"], "gated": told["gated"], "private": told["private"],
+        "updated": told["updated"],
         "statistics_at": told["statistics_at"], "offered_at": list(told["offered_at"]),
     }  # fmt: skip
 

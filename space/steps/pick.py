@@ -9,6 +9,7 @@ import gradio as gr
 
 from fusehub.errors import FuseHubError, together
 from fusehub.finding import FoundModel
+from fusehub.utils.formats import size
 
 from .. import dock
 from ..events import typed
@@ -286,7 +287,7 @@ def _picked_html(visit: Visit) -> str:
             {
                 "Task": pick.task.replace("-", " ") if pick.task else "unknown",
                 "Base": pick.base or "not said",
-                "Size": html.amount(pick.size, "bytes") if pick.size else "?",
+                "Size": size(pick.size) if pick.size else "?",
                 "Licence": pick.license or "not said",
                 "Trained on": ", ".join(pick.datasets[:3]) or None,
                 "Downloads": html.number(pick.downloads) if pick.downloads is not None else None,
@@ -339,7 +340,7 @@ def _cards_html(models: Sequence[FoundModel], label: str, picks: list[Picked]) -
             {
                 "Task": (model.task or "unknown").replace("-", " "),
                 "Base": model.base or ("several" if model.parents else "not said"),
-                "Size": f"{model.parameters / 1e6:,.1f} M parameters" if model.parameters else "?",
+                "Size": size(model.weight_bytes) if model.weight_bytes else "?",
                 "Licence": model.license or "not said",
                 "Downloads": html.number(model.downloads),
             }

@@ -117,6 +117,7 @@ def test_what_is_told_of_a_model(find):
         "offered_at": [],
         "parents": [],
         "statistics": True,
+        "weight_bytes": None,
     }
 
 
