@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fusehub.comparing.layer_changes import LayerChanges, layer_changes
     from fusehub.comparing.trials import Tuned, Tuning
     from fusehub.comparing.tuning import tune
+    from fusehub.data.preview import DataPreview, preview_data
     from fusehub.errors import FuseHubError
     from fusehub.finding import FoundModel, find
     from fusehub.hub.client import fusehub_version
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "METHODS": "methods",
     "Comparison": "comparing.compare",
+    "DataPreview": "data.preview",
     "Evaluation": "comparing.evaluation",
     "FoundModel": "finding",
     "FuseHubError": "errors",
@@ -84,6 +86,7 @@ _MODULES = {
     "merge": "merging.merge",
     "model_card": "publishing.cards.merge_card",
     "plan_merge": "merging.plan",
+    "preview_data": "data.preview",
     "publish": "publishing.publish",
     "publish_recipe": "publishing.recipe_alone",
     "publish_statistics": "publishing.publish",
@@ -96,6 +99,7 @@ _MODULES = {
 __all__ = [
     "METHODS",
     "Comparison",
+    "DataPreview",
     "Evaluation",
     "FoundModel",
     "FuseHubError",
@@ -126,6 +130,7 @@ __all__ = [
     "merge",
     "model_card",
     "plan_merge",
+    "preview_data",
     "publish",
     "publish_recipe",
     "publish_statistics",

@@ -162,7 +162,11 @@ class FuseHubError(Exception):
 
 
 class NotFound(FuseHubError):
-    """A repo, revision, file, dataset, split or column does not exist, or is not visible with this token."""
+    """A repo, revision, file, dataset, split or column does not exist, or is not visible with this token; `among` are
+    the configs or splits of data that one can be named from, `part` says which of both these are."""
+
+    part: str = ""
+    among: tuple[str, ...] = ()
 
 
 class AccessDenied(FuseHubError):

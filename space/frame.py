@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import gradio as gr
@@ -330,6 +329,27 @@ class Frame:
         result = selector(shows) if shows is not None else None
         return self._busy(event, handler, [self.key, *inputs], outputs, busy, shows=result, **named)
 
+    def answer(
+        self,
+        event: Callable[..., Any],
+        change: Callable[..., list[Any]],
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        busy: str,
+    ) -> Any:
+        """`change(visit, token, *values)` gives what `outputs` show when `event` happens, and nothing else is painted:
+        what the step has to say stays."""
+
+        def run(oauth: gr.OAuthToken | None, request: gr.Request, key: str, *values: Any) -> list[Any]:
+            taken = [
+                text_of(value) if isinstance(box, gr.Textbox) else value
+                for box, value in zip(inputs, values, strict=True)
+            ]
+            return change(self.visit_of(request, key), token_of(oauth), *taken)
+
+        options: dict[str, Any] = {**self.hidden, "trigger_mode": "always_last", "concurrency_limit": 10}
+        return self._busy(event, shown(run), [self.key, *inputs], outputs, busy, **options)
+
     def _busy(
         self,
         event: Callable[..., Any],
@@ -370,19 +390,6 @@ class Frame:
         visit.notices[visit.step] = ""
         job = Job(kind, title, begun_at=visit.step, place=visit.step)
         visit.job = self.jobs.submit_parts(job, parts, token)
-
-    def take_uploads(self, visit: Visit, files: Any) -> list[str]:
-        """Uploaded files, moved out of where the server serves files from, into the visit's folder."""
-        import shutil
-
-        taken = []
-        for file in files if isinstance(files, list) else [files] if files else []:
-            source = Path(file)
-            target = visit.new_folder(source.name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(source, target)
-            taken.append(str(target))
-        return taken
 
 
 def selector(component: Any) -> str:

@@ -23,6 +23,7 @@ from fusehub.errors import Action, NotFound
 if TYPE_CHECKING:
     from fusehub.checking.heads import Heads
 
+    from .readings import Readings
     from .setting import Setting
     from .shelves import Shelf
     from .workers.jobs import Job, Jobs
@@ -158,8 +159,12 @@ class Visit:
     """Merges that are gone but for their files."""
     texts: Path | None = None
     """A file with texts, to make statistics of."""
+    form_filled: tuple[str | None, bool] | None = None
+    """The page that shows the form for statistics, and whether it was opened or folded away there."""
     uploads: dict[str, str] = field(default_factory=dict)
     """Name -> file with labels, to score on."""
+    readings: dict[str, Readings] = field(default_factory=dict)
+    """Form -> what was found in the data that was given to it, and what of it is read."""
     pictures: dict[str, str] = field(default_factory=dict)
     """Name -> image that models of images are asked about."""
     comparison: dict[str, Any] | None = None
@@ -210,6 +215,7 @@ class Visit:
         """Forgets what was found out about another choice of models."""
         self.report, self.comparison, self.evaluation = None, None, None
         self.advice = self.chosen = None
+        self.readings.clear()
         if self.base_is_found:
             self.base, self.base_is_found = "", False
         self.base_is_said = bool(self.base)

@@ -10,8 +10,19 @@ import typer
 
 from fusehub.cli import console
 from fusehub.cli.console import bar, command, print_json, say, table
-from fusehub.cli.options import Device, Json, LabelColumn, Limit, MaxLength, Models, TextColumn
-from fusehub.cli.printing import print_evaluation
+from fusehub.cli.options import (
+    Device,
+    Json,
+    LabelColumn,
+    LabelColumns,
+    Limit,
+    MaxLength,
+    Models,
+    TextColumn,
+    TextColumns,
+    columns_by_data,
+)
+from fusehub.cli.printing import print_evaluation, print_preview
 from fusehub.cli.program import app
 from fusehub.utils.formats import label_text
 
@@ -65,6 +76,27 @@ def compare(
         console.out.print("[yellow]the models disagree[/yellow]\n" if compared.differs else "")
 
 
+@app.command(epilog="Example: fusehub preview user/films user/expert-1 user/expert-2")
+@command
+def preview(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file, a folder or a dataset on the Hub.")],
+    models: Models,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    as_json: Json = False,
+) -> None:
+    """Show what data has for models: its columns, which of them would be read, and which labels those are."""
+    from fusehub.data.preview import preview_data
+
+    seen = preview_data(source, models, text_column=text_column, label_column=label_column)
+    if as_json:
+        print_json(seen.to_dict())
+    else:
+        print_preview(seen)
+    if not seen.ok:
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: fusehub evaluate user/expert-1 merged/ --data films=user/films/test --ensemble")
 @command
 def evaluate(
@@ -91,8 +123,8 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write the scores as JSON, for `publish --results`.")
     ] = None,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
+    text_column: TextColumns = None,
+    label_column: LabelColumns = None,
     max_length: MaxLength = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -114,8 +146,9 @@ def evaluate(
     with bar("Predicting", quiet=as_json) as progress:
         evaluation = evaluate_models(
             models, sources, ensemble=ensemble, limit=limit, seed=seed, resamples=resamples,
-            confidence_level=confidence, against=against, text_column=text_column, label_column=label_column,
-            max_length=max_length, device=device, progress=progress,
+            confidence_level=confidence, against=against, text_column=columns_by_data(text_column, [*sources]),
+            label_column=columns_by_data(label_column, [*sources]), max_length=max_length, device=device,
+            progress=progress,
         )  # fmt: skip
     if out is not None:
         write_text(out, json.dumps(evaluation.to_dict(), indent=2) + "\n")

@@ -22,6 +22,22 @@ TextColumn = Annotated[
     str | None, typer.Option(help="Column of the text; 'premise,hypothesis' for pairs. Guessed if not said.")
 ]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the label. Guessed if not said.")]
+TextColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text-column",
+        metavar="[DATA=]NAME",
+        help="Column of the text; 'premise,hypothesis' for pairs. Guessed if not said; of one data set by its name.",
+    ),
+]
+LabelColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label-column",
+        metavar="[DATA=]NAME",
+        help="Column of the label. Guessed if not said; of one data set by its name.",
+    ),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take that many examples, drawn from all by --seed.")]
 MaxLength = Annotated[int | None, typer.Option(min=1, help="Cut texts to that many tokens.")]
 Device = Annotated[
@@ -74,3 +90,17 @@ def labels_by_model(given: list[str] | None, models: Sequence[str]) -> dict[str,
     """What `--labels` said: label names by model."""
     named = console.pairs(given, "--labels", models)
     return {name: [label.strip() for label in text.split(",")] for name, text in named.items()} or None
+
+
+def columns_by_data(given: list[str] | None, data: Sequence[str]) -> str | dict[str, str] | None:
+    """What `--text-column` or `--label-column` said: the column of all `data`, or that of each that is named."""
+    if not given:
+        return None
+    split = [text.partition("=") for text in given]
+    own = {name: column for name, separator, column in split if separator and name in data}
+    others = [
+        text for text, (name, separator, _) in zip(given, split, strict=True) if not (separator and name in data)
+    ]
+    if len(others) > 1:
+        raise typer.BadParameter(f"{', '.join(others)}: name one column, or DATA=COLUMN", param_hint="columns")
+    return {**dict.fromkeys(data, others[0]), **own} if others and own else others[0] if others else own

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fusehub.comparing.evaluation import Evaluation
     from fusehub.comparing.intervals import Interval
     from fusehub.comparing.trials import Tuned
+    from fusehub.data.preview import DataPreview
     from fusehub.merging.plan import Plan
     from fusehub.merging.planner import TensorPlan
     from fusehub.utils.findings import Finding
@@ -82,6 +83,26 @@ def print_plan(plan: Plan) -> None:
         f"Download {size(cost['download_bytes'])}, write {size(cost['output_bytes'])}, "
         f"memory at most about {size(cost['memory_bytes'])}, {cost['gflop']} GFLOP."
     )
+
+
+def print_preview(seen: DataPreview) -> None:
+    """Parts, columns with what they would be read as, the first rows, the labels of each model, and what is wrong.
+
+    What else is to be known was said when it was read.
+    """
+    for kind, one, every in (("config", seen.config, seen.configs), ("split", seen.split, seen.splits)):
+        if len(every) > 1:
+            say(f"{kind}: {one} of {', '.join(every)}")
+    read = dict.fromkeys(seen.text_columns, ("text", seen.why_texts))
+    read |= dict.fromkeys((seen.label_column or "").split(","), ("label", seen.why_label))
+    rows = [[name, *read.get(name, ("-", "")), *(row[name] for row in seen.rows[:1])] for name in seen.columns]
+    table(seen.source, ["column", "read as", "because", *(["first row"] if seen.rows else [])], rows)
+    for model, labels in seen.labels.items():
+        said = ", ".join(f"{label} = {own or 'none of its labels'}" for label, own in labels.items())
+        say(f"{model}: {said}")
+    for problem in seen.problems:
+        say(f"problem: {problem.what}", "red")
+        say(f"  -> {problem.fix}")
 
 
 def print_evaluation(evaluation: Evaluation, *, per_label: bool = False) -> None:

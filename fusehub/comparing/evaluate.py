@@ -79,8 +79,8 @@ def evaluate(
     resamples: int = 1000,
     confidence_level: float = 0.95,
     against: str | None = None,
-    text_column: str | None = None,
-    label_column: str | None = None,
+    text_column: str | Mapping[str, str] | None = None,
+    label_column: str | Mapping[str, str] | None = None,
     batch_size: int = 32,
     max_length: int | None = None,
     device: Device | None = None,
@@ -102,8 +102,9 @@ def evaluate(
         confidence_level: What part of the resamples an interval holds.
         against: The model that all others are held against; where it is not said, each data set's own expert (whose
             card names the data set, else the best one there), and on average the best expert.
-        text_column: The column that has the texts; guessed where it is not said.
-        label_column: The column that has the labels; guessed where it is not said.
+        text_column: The column that has the texts, of all data or by the names of data sets; guessed where it is not
+            said.
+        label_column: The column that has the labels, said in the same way.
         batch_size: How many examples a model is given at once.
         max_length: Where texts are cut, in tokens.
         device: Where the models run; by itself an accelerator where there is one.
@@ -147,8 +148,8 @@ def evaluate(
             task,
             limit=limit,
             seed=seed,
-            text_column=text_column,
-            label_column=label_column,
+            text_column=_column_of(text_column, name),
+            label_column=_column_of(label_column, name),
             need_labels=True,
             default_split="test",
             access=access,
@@ -186,6 +187,10 @@ def evaluate(
     ]
     found = Evaluation(task, [own[0].model for own in predictions], list(sets), scores, [names[i] for i in members])
     return weighing.weighed(found)
+
+
+def _column_of(said: str | Mapping[str, str] | None, data: str) -> str | None:
+    return said.get(data) if isinstance(said, Mapping) else said
 
 
 def _ensemble(predictions: Sequence[Sequence[Prediction]]) -> list[Prediction]:

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fusehub.data.chats import is_chat
 from fusehub.data.tables import Table
@@ -64,6 +64,10 @@ class Columns:
     label: str | None
     bits: tuple[str, ...] = ()
     """Columns of 0 and 1 that are labels of the model by themselves, each saying whether a row has it."""
+    why_texts: str = field(default="", compare=False)
+    """Why those of the texts were taken, for a person; nothing where they were named."""
+    why_label: str = field(default="", compare=False)
+    """The same of the one with the labels."""
 
     @property
     def described(self) -> str:
@@ -83,7 +87,7 @@ def choose_columns(
     For sequence to sequence, `text_column` may be "source,target". `labels` are those of the model: columns of 0 and 1
     that are called after them say which labels a row has.
     """
-    texts = _named_texts(table, text_column) if text_column else _guess_texts(table, guesses)
+    texts, why_texts = (_named_texts(table, text_column), "") if text_column else _guess_texts(table, guesses)
     if guesses.names_both and len(texts) == 2 and not label_column:
         label_column, texts = texts[1], texts[:1]
     if not guesses.least <= len(texts) <= guesses.most:
@@ -91,8 +95,10 @@ def choose_columns(
             f"{guesses.kind.capitalize()} cannot be in {len(texts)} columns ({', '.join(texts)}).", guesses.name_them
         )
     if bits := _bit_columns(table, guesses, label_column, labels):
-        return Columns(texts, None, bits)
-    label = _column(table, label_column, "--label-column") if label_column else _guess_label(table, guesses)
+        why = "" if label_column else "they are called after the model's labels, and hold 0 and 1"
+        return Columns(texts, None, bits, why_texts, why)
+    named = _column(table, label_column, "--label-column") if label_column else None
+    label, why_label = (named, "") if named else _guess_label(table, guesses)
     if label in texts:
         label = None
     if need_labels and label is None:
@@ -101,12 +107,12 @@ def choose_columns(
             f"{_columns_of(table)} Name the one with the {guesses.labels}: --label-column NAME",
             actions=[Action("name-columns")],
         )
-    return Columns(texts, label)
+    return Columns(texts, label, (), why_texts, why_label if label is not None else "")
 
 
 def _bit_columns(table: Table, guesses: Guesses, label_column: str | None, labels: Sequence[str]) -> tuple[str, ...]:
     """The columns that are labels of the model: all of them where none is named, else those that are named."""
-    if not guesses.bits or (not label_column and _guess_label(table, guesses)):
+    if not guesses.bits or (not label_column and _guess_label(table, guesses)[0]):
         return ()
     names = list(labels)
     if label_column:
@@ -146,35 +152,36 @@ def _named_texts(table: Table, text_column: str) -> tuple[str, ...]:
     return tuple(_column(table, name.strip(), "--text-column") for name in names)
 
 
-def _guess_label(table: Table, guesses: Guesses) -> str | None:
-    """The one column whose labels the data itself names, if there is one; else by its name."""
+def _guess_label(table: Table, guesses: Guesses) -> tuple[str | None, str]:
+    """The one column whose labels the data itself names, if there is one; else by its name; and why."""
     named = [column for column in table.columns if column in table.names]
     if guesses.labels_named and len(named) == 1:
-        return named[0]
-    return _find(table, guesses.targets)
+        return named[0], "the data names the labels in it"
+    return _find(table, guesses.targets), f"columns of {guesses.labels} are often called so"
 
 
-def _guess_texts(table: Table, guesses: Guesses) -> tuple[str, ...]:
+def _guess_texts(table: Table, guesses: Guesses) -> tuple[tuple[str, ...], str]:
+    """One column, or two, and why."""
+    what = {"text": "texts"}.get(guesses.kind, guesses.kind)
     chats = _find(table, _CHAT_COLUMNS)
     if guesses.chats and chats and is_chat((table.peek() or {}).get(chats)):
-        return (chats,)
+        return (chats,), "it holds conversations"
     for first, second in guesses.pairs:
         one, other = _find(table, [first]), _find(table, [second])
         if one is not None and other is not None:
-            return one, other
-    guess = _find(table, guesses.texts)
+            return (one, other), "two columns that belong together are often called so"
+    guess, why = _find(table, guesses.texts), f"columns of {what} are often called so"
     if guess is None and guesses.least == 1:
         aside = (*LABEL_COLUMNS, *TAG_COLUMNS, *guesses.targets, "id", "idx")
         rest = [name for name in table.columns if name.casefold() not in aside]
-        guess = rest[0] if len(rest) == 1 else None
+        guess, why = (rest[0], "there is no other for them") if len(rest) == 1 else (None, "")
     if guess is None:
-        what = {"text": "texts"}.get(guesses.kind, guesses.kind)
         raise NotFound(
             f"{table.source}: no column looks like {guesses.kind}.",
             f"{_columns_of(table)} Name the one with the {what}: --text-column {guesses.named}",
             actions=[Action("name-columns")],
         )
-    return (guess,)
+    return (guess,), why
 
 
 def _columns_of(table: Table) -> str:

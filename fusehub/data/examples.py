@@ -93,6 +93,14 @@ def load_examples(
             )
         need_labels = False
     columns = choose_columns(table, own.columns, text_column, label_column, need_labels, labels)
+    return read_examples(table, columns, task, need_labels=need_labels, draw=draw)
+
+
+def read_examples(
+    table: Table, columns: Columns, task: str, *, need_labels: bool = False, draw: Draw | None = None
+) -> Examples:
+    """The examples in the rows of `table` that are left to be read; all of them, or as many as `draw` says."""
+    own = data_of(task)
     usable = _usable(table, columns, own, need_labels)
     names = tuple(table.names.get(columns.label or "", ())) or None
     seen = LabelsSeen(names or ()) if TASKS[task].labels else None

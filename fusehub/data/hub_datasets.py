@@ -10,13 +10,13 @@ import random
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from fusehub.data.tables import GRAMMAR, Draw, Row, Table, label_names, split_among
+from fusehub.data.tables import GRAMMAR, Draw, Row, Table, label_names, part_not_found, split_among
 from fusehub.errors import BadData, NotFound, Offline
 from fusehub.hub.access import Access
 from fusehub.hub.client import client, cut_token, endpoint, hub_errors
@@ -41,6 +41,10 @@ class DatasetName:
     config: str | None
     split: str | None
     revision: str | None
+
+    def __str__(self) -> str:
+        parts = ((":", self.config), ("/", self.split), ("@", self.revision))
+        return self.repo_id + "".join(mark + part for mark, part in parts if part)
 
 
 def parse_dataset(text: str) -> DatasetName:
@@ -73,8 +77,7 @@ def pinned_data(source: str, revision: str | None) -> str:
     name = None if "@" in source else pinned_dataset(source, revision)
     if name is None:
         return source
-    config, split = f":{name.config}" if name.config else "", f"/{name.split}" if name.split else ""
-    return f"{name.repo_id}{config}{split}@{revision}"
+    return str(replace(name, revision=revision))
 
 
 def open_dataset(
@@ -112,7 +115,10 @@ def open_dataset(
         raise BadData(f"{wanted.repo_id}: the split {split} is empty.", "Name another split.")
     source = f"{info.id}{f':{wanted.config}' if wanted.config else ''}/{split}"
     columns = list(stream.features or first)
-    return Table(source, columns, chain([first], rows), info.sha, split, label_names(stream.features))
+    return Table(
+        source, columns, chain([first], rows), info.sha, split, label_names(stream.features),
+        config=builder.config.name, configs=list(builder.builder_configs), splits=list(known),
+    )  # fmt: skip
 
 
 def _bring_small_files(builder: Any, split: str, info: Any, access: Access) -> None:
@@ -246,7 +252,9 @@ def _config_error(name: str, error: ValueError) -> Exception:
     if not configs:
         return BadData(f"{name} cannot be read as a dataset: {_first_line(error)}", GRAMMAR)
     what = "has several configs" if is_missing else "has no such config"
-    return NotFound(f"{name} {what}.", f"Name one of {', '.join(configs)}: write {name}:CONFIG.")
+    return part_not_found(
+        "config", configs, f"{name} {what}.", f"Name one of {', '.join(configs)}: write {name}:CONFIG."
+    )
 
 
 def _configs_in(error: ValueError) -> tuple[list[str], bool]:

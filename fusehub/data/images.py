@@ -163,4 +163,7 @@ def _open_folder(folder: Path, asked: str | None, default: str) -> Table:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {column: list(feature.names) for column, feature in stream.features.items() if hasattr(feature, "names")}
     source = name if whole else f"{name}/{split}"
-    return Table(source, list(stream.features), iter(stream), hash_of(files, folder), split, names, folder)
+    return Table(
+        source, list(stream.features), iter(stream), hash_of(files, folder), split, names, folder,
+        splits=() if whole else list(splits),
+    )  # fmt: skip

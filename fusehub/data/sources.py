@@ -65,7 +65,9 @@ def _open_folder(folder: Path, split: str | None, default: str) -> Table:
         return _open_files(folder.resolve().name, files, root=folder)
     known = [name for name in by_split if name]
     chosen = split_among(split, default, known, str(folder))
-    return _open_files(f"{folder.resolve().name}/{chosen}", by_split[chosen], split=chosen, root=folder)
+    table = _open_files(f"{folder.resolve().name}/{chosen}", by_split[chosen], split=chosen, root=folder)
+    table.splits = known
+    return table
 
 
 def _is_data(path: Path) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -42,7 +42,8 @@ class Table:
     """Rows that can be gone through once, and what is known about them.
 
     `names` are the label names of columns that hold their numbers; `revision` the commit of a dataset on the Hub,
-    or the sha256 of what was read here; `root` the folder from which names of files in it are seen.
+    or the sha256 of what was read here; `root` the folder from which names of files in it are seen; `configs` and
+    `splits` are all that the source has, and `config` is the one of them that was read.
     """
 
     source: str
@@ -52,6 +53,9 @@ class Table:
     split: str | None = None
     names: Mapping[str, list[str]] = field(default_factory=dict)
     root: Path | None = None
+    config: str | None = None
+    configs: Sequence[str] = ()
+    splits: Sequence[str] = ()
 
     def peek(self) -> Row | None:
         """The next row, which stays to be read; None where there is none."""
@@ -93,8 +97,19 @@ def split_among(asked: str | None, default: str, known: list[str], name: str) ->
         if asked is None and found not in SPLITS.get(default, (default,)):
             warn(logger, "%s has no split '%s': '%s' is read.", name, default, found)
         return found
-    listed = ", ".join(known) or "none"
-    raise NotFound(f"{name} has no split '{asked or default}'.", f"Its splits are {listed}: write {name}/SPLIT.")
+    raise part_not_found(
+        "split",
+        known,
+        f"{name} has no split '{asked or default}'.",
+        f"Its splits are {', '.join(known) or 'none'}: write {name}/SPLIT.",
+    )
+
+
+def part_not_found(part: str, known: Sequence[str], what: str, fix: str) -> NotFound:
+    """The error for a `config` or `split` that is not there, or of which one of several has to be named."""
+    error = NotFound(what, fix)
+    error.part, error.among = part, tuple(known)
+    return error
 
 
 def label_names(features: Mapping[str, Any] | None) -> dict[str, list[str]]:

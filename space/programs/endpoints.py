@@ -169,6 +169,7 @@ class Programs:
         texts: list[str] | None = None,
         limit: Examples = 1000,
         fisher: bool = False,
+        text_column: str | None = None,
     ) -> answers.Collected:
         """Makes statistics of a model from texts of its kind: sums of what its layers see, which RegMean weighs by.
 
@@ -178,6 +179,7 @@ class Programs:
             texts: texts in the place of a dataset; some hundreds make good statistics.
             limit: how many texts are taken at most, up to 5000.
             fisher: true makes the Fisher diagonals that Fisher merging needs, too; it takes about three times as long.
+            text_column: the column of the dataset with the texts; left out: guessed by what it is called.
 
         Returns:
             The name that stands for them under `statistics` of `merge`, and how much was counted.
@@ -189,7 +191,7 @@ class Programs:
                 given = work.written(visit, texts, self.setting)
             else:
                 name = self.setting.require_dataset(str(data))
-                given = Texts(name, name, is_dataset=True)
+                given = Texts(name, name, is_dataset=True, column=text_column)
             work.start_statistics(self.frame, visit, model, given, caller.token, limit=limit, fisher=fisher)
             work.finish(self.frame, visit)
             made = visit.statistics[model]
@@ -261,8 +263,9 @@ class Programs:
         return forms.compared(found, list(asked.places))
 
     def evaluate(
-        self, caller: Caller, models: list[str], data: dict[str, str], limit: Examples = 200
-    ) -> answers.Scored:
+        self, caller: Caller, models: list[str], data: dict[str, str], limit: Examples = 200,
+        text_column: dict[str, str] | None = None, label_column: dict[str, str] | None = None,
+    ) -> answers.Scored:  # fmt: skip
         """Scores models, and the ensemble of those that are no merges, on labelled datasets of the Hub.
 
         The scores of a merge that was made here are in its card from then on.
@@ -271,6 +274,8 @@ class Programs:
             models: names of models on the Hub, and of merges that were made here.
             data: a name for each dataset, such as {"films": "stanfordnlp/imdb/test"}.
             limit: how many examples of each dataset are taken at most, up to 5000.
+            text_column: the column with the texts, by the names in `data`; left out: guessed by what it is called.
+            label_column: the column with the labels, said in the same way.
 
         Returns:
             A table with the main metric of each model and its gain over the best expert, and all scores.
@@ -285,15 +290,12 @@ class Programs:
         ):
             ensemble = has_ensemble(asked.task)
             arguments = {"models": asked.places, "data": sources, "ensemble": ensemble, "limit": limit}
-            scored: list[dict[str, Any]] = []
-            self.frame.start(
-                visit, "evaluate", "Scoring", arguments, caller.token, lambda _, result: scored.append(result)
-            )
-            work.finish(self.frame, visit)
+            arguments |= {"text_column": text_column, "label_column": label_column}
+            scored = work.scores(self.frame, visit, arguments, caller.token)
             for own, made in asked.merges.values():
                 if not made.parts:
-                    own.evaluation = scored[0]
-        return forms.scored(scored[0], list(asked.places))
+                    own.evaluation = scored
+        return forms.scored(scored, list(asked.places))
 
     def card(self, caller: Caller, merge: str, repo_id: str | None = None, license: str | None = None) -> answers.Card:
         """Writes the model card of a merge, and says what follows from the licences of the models in it.

@@ -41,7 +41,7 @@ DOES = {
     "keep-heads": 'Give heads="keep": each model keeps its own.',
     "set-shares": 'Give `weights`: {"user/one": 2.0}.',
     "give-data": "Give texts, or labelled data.",
-    "name-columns": "Call the columns with the texts and the labels so: text, label.",
+    "name-columns": "Name the columns of the data by `text_column` and `label_column`.",
     "leave-ensemble": "Ask the models one by one.",
     "choose-dtype": "Name first a model that is stored wider: a merge is stored as the first one is.",
     "merge-whole": "Take the command line: an endpoint writes merged weights as they are.",

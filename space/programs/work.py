@@ -47,6 +47,14 @@ def start_statistics(
     frame.start_parts(visit, "statistics", f"Statistics of {model}", lambda job: iter([part]), token)
 
 
+def scores(frame: Frame, visit: Visit, arguments: dict[str, Any], token: str | None) -> dict[str, Any]:
+    """What scoring gives, once it is done."""
+    scored: list[dict[str, Any]] = []
+    frame.start(visit, "evaluate", "Scoring", arguments, token, lambda _, result: scored.append(result))
+    finish(frame, visit)
+    return scored[0]
+
+
 def written(visit: Visit, texts: Sequence[str], setting: Setting) -> Texts:
     """Texts that were given, in a file of the visit, one a line. Raises `BadData` for more than could be uploaded."""
     content = "".join(f"{' '.join(text.split())}\n" for text in texts).encode()

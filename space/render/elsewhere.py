@@ -61,9 +61,13 @@ def _statistics(visit: Visit) -> Same | None:
     if not visit.picks:
         return None
     known = {name: own for name, own in visit.statistics.items() if not own.get("free")}
-    made = {name: {key: own[key] for key in ("data", "dataset", "limit", "fisher")} for name, own in known.items()}
+    made = {
+        name: {key: own[key] for key in ("data", "dataset", "limit", "fisher", "text_column")}
+        for name, own in known.items()
+    }
     if not made:
-        made = {visit.names()[0]: {"data": "", "dataset": "user/texts", "limit": 1000, "fisher": False}}
+        own = {"data": "", "dataset": "user/texts", "limit": 1000, "fisher": False, "text_column": None}
+        made = {visit.names()[0]: own}
     asked = {"made": made}
     return Same(
         "\n".join(reproduce.collect_lines(asked)),
@@ -154,7 +158,7 @@ def _statistics_calls(made: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         texts = None if own["dataset"] else _Code('open("texts.txt").read().splitlines()')
         calls[model] = _call(
             "statistics", model=model, data=own["dataset"], texts=texts, limit=own["limit"],
-            fisher=True if own["fisher"] else None,
+            fisher=True if own["fisher"] else None, text_column=own["text_column"] if own["dataset"] else None,
         )  # fmt: skip
     return calls
 

@@ -35,7 +35,9 @@ OFFERS = {
     "set-shares": Offer("Say in step 4 how much each model counts.", "Set the shares", MERGE),
     "give-texts": Offer("The app has no texts for it while it merges: choose another way, or use the command line."),
     "give-data": Offer("Give texts or a dataset.", "Give texts", COMPARE),
-    "name-columns": Offer("Call the columns with the texts and the labels so: text, label."),
+    "name-columns": Offer(
+        "Choose what is read as text and as labels from the columns that the data has, or name them so: text, label."
+    ),
     "leave-ensemble": Offer("Leave the ensemble out.", "Compare without it", COMPARE),
     "choose-dtype": Offer("The app stores a merge as the first model is stored: pick one first that is stored wider."),
     "merge-whole": Offer("The app writes merged weights as a whole."),

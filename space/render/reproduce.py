@@ -46,6 +46,7 @@ def propose_lines(asked: Mapping[str, Any]) -> str:
 def _collect_parts(model: str, known: Mapping[str, Any]) -> list[list[str]]:
     """The words of the command that makes a model's statistics again, but for where they go."""
     parts = [["fusehub", "collect", model], ["--data", known["dataset"] or _TEXTS]]
+    parts += [["--text-column", known["text_column"]]] if known["text_column"] else []
     return [*parts, ["--limit", str(known["limit"])], *([["--fisher"]] if known["fisher"] else [])]
 
 
@@ -109,6 +110,7 @@ def collect_python(asked: Mapping[str, Any]) -> list[str]:
         note = f"  # {_TEXTS}: {known['data']}" if known["dataset"] is None else ""
         source = known["dataset"] or _TEXTS
         how = f"limit={known['limit']}" + (", fisher=True" if known["fisher"] else "")
+        how += f", text_column={known['text_column']!r}" if known["text_column"] else ""
         lines.append(f"fusehub.collect({model!r}, {source!r}, {known['folder']!r}, {how}){note}")
     return lines
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from ..render.layers import layers_html
 from ..render.scores import scores_html
 from ..setting import Setting
 from ..step import Step
+from ..uploads import take_uploads
 from ..visits import PUSH, Visit
+from .columns import Columns
 
 
 class Compare(Step):
@@ -47,7 +50,7 @@ class Compare(Step):
         )
         self.datasets = gr.Textbox(
             label="Datasets on the Hub, one a line", lines=2, placeholder="films=stanfordnlp/imdb/test",
-            info="name=user/dataset/split; the name is optional, the split is test unless said.", elem_id="datasets",
+            info="user/dataset, or name=user/dataset; what is read of it is shown below.", elem_id="datasets",
         )  # fmt: skip
         with gr.Row(elem_classes="fh-actions"):
             self.upload = gr.UploadButton(
@@ -57,6 +60,7 @@ class Compare(Step):
                 elem_id="score-files",
             )
         self.uploads = gr.HTML("", js_on_load=html.PRESS)
+        self.columns = Columns(self.frame, "score", labelled=True)
         self.limit = gr.Slider(
             20, 2000, value=200, step=20, label="Examples of each at most", elem_id="score-limit",
             info="The same examples for all models.",
@@ -73,7 +77,9 @@ class Compare(Step):
             self.look = gr.Button("Compare the layers", elem_id="layers")
         self.layers = gr.HTML("")
         self.asked = [self.texts, self.example, self.add, self.pictures]
-        self.painted = [self.answers, self.uploads, self.scores, self.layers, *self.asked]
+        self.painted = [
+            self.answers, self.uploads, self.scores, self.layers, *self.asked, *self.columns.painted
+        ]  # fmt: skip
         self.result_by_work = {"evaluate": self.scores, "layers": self.layers}
 
     def wire(self) -> None:
@@ -84,15 +90,27 @@ class Compare(Step):
             )  # fmt: skip
         self.frame.on(self.score.click, self, self._score, [self.datasets, self.limit])
         self.frame.on(self.look.click, self, self._look)
-        self.frame.on(self.upload.upload, self, self._upload, [self.upload], show_progress="hidden")
-        self.frame.on(self.uploads.click, self, self._drop, show_progress="hidden")
+        changed = [
+            self.frame.on(self.upload.upload, self, self._upload, [self.upload], show_progress="hidden"),
+            self.frame.on(self.uploads.click, self, self._drop, show_progress="hidden"),
+        ]
+        for event in (*(own.then for own in changed), self.datasets.blur):
+            self.frame.answer(event, self._look_into, [self.datasets], self.columns.painted, "Reading the data")
+        self.columns.wire()
         self.frame.on(self.add.upload, self, self._add, [self.add], show_progress="hidden")
         self.frame.on(self.pictures.click, self, self._drop_picture, show_progress="hidden")
         self.example.click(self._examples, self.frame.key, self.texts, **self.frame.hidden)
 
     def show(self, visit: Visit, token: str | None) -> list:
         if not visit.picks:
-            return [html.empty("Pick models in step 1 first."), "", "", "", *self._to_ask(visit)]
+            return [
+                html.empty("Pick models in step 1 first."),
+                "",
+                "",
+                "",
+                *self._to_ask(visit),
+                *self.columns.show(visit),
+            ]
         wanted = "Add images" if is_of_images(visit) else "Type texts"
         answers = (
             answers_html(visit.comparison) if visit.comparison else html.empty(f"{wanted} above and press Compare.")
@@ -106,7 +124,7 @@ class Compare(Step):
         first = "Press" if visit.merges_of_picks() else "Merge in step 4, then press"
         layers = layers_html(known) if known else html.empty(f"{first} Compare the layers.")
         files = html.files(visit.uploads, "Files to score on") or self._files_wanted(visit)
-        return [answers, files, scores, layers, *self._to_ask(visit)]
+        return [answers, files, scores, layers, *self._to_ask(visit), *self.columns.show(visit)]
 
     def _to_ask(self, visit: Visit) -> list[Any]:
         """The form that questions have: texts of the task's own kind, or images."""
@@ -135,7 +153,7 @@ class Compare(Step):
     def _take(self, visit: Visit, files: Any, into: dict[str, str]) -> None:
         most = self.frame.setting.most_files
         room = most - len(into)
-        taken = self.frame.take_uploads(visit, files)
+        taken = take_uploads(visit, files)
         for path in taken[:room]:
             into[_free(Path(path).stem, into)] = path
         for path in taken[room:]:
@@ -176,11 +194,27 @@ class Compare(Step):
 
         self.frame.start(visit, "layers", "Comparing the layers", {"merges": merges}, token, keep)
 
+    def _look_into(self, visit: Visit, token: str | None, datasets: str) -> list[Any]:
+        """What the data has that models are to be scored on."""
+        places: dict[str, str] = {}
+        if visit.picks:
+            # What is no name of a dataset is said when it is used.
+            with suppress(FuseHubError):
+                places = {source: name for name, source in named_datasets(datasets, self.frame.setting).items()}
+            places |= {path: Path(path).name for path in visit.uploads.values()}
+        return self.columns.look(visit, token, places)
+
     def _score(self, visit: Visit, token: str | None, data: Any, datasets: str, limit: float) -> None:
         sources = named_datasets(datasets, self.frame.setting)
         for name, path in visit.uploads.items():
             sources[_free(name, sources)] = path
-        start_scores(self.frame, visit, sources, int(limit), token)
+        read = {name: self.columns.of(visit, place) for name, place in sources.items()}
+        columns = {
+            "text_column": {name: own.text_column for name, own in read.items() if own.text_column},
+            "label_column": {name: own.label_column for name, own in read.items() if own.label_column},
+        }
+        places = {name: own.source for name, own in read.items()}
+        start_scores(self.frame, visit, places, int(limit), token, **columns)
 
 
 def named_datasets(text: str, setting: Setting) -> dict[str, str]:
@@ -233,8 +267,17 @@ def require_texts(texts: list[str], most: int) -> list[str]:
     return texts
 
 
-def start_scores(frame: Any, visit: Visit, sources: dict[str, str], limit: int | None, token: str | None) -> None:
-    """Puts scoring of all models of the visit into the queue."""
+def start_scores(
+    frame: Any,
+    visit: Visit,
+    sources: dict[str, str],
+    limit: int | None,
+    token: str | None,
+    *,
+    text_column: dict[str, str] | None = None,
+    label_column: dict[str, str] | None = None,
+) -> None:
+    """Puts scoring of all models of the visit into the queue; columns are said by the names of the sources."""
     if not sources:
         raise BadData("There is no data to score on.", "Name a dataset of the Hub, or upload a file with labels.")
     models = models_to_ask(visit)
@@ -245,6 +288,7 @@ def start_scores(frame: Any, visit: Visit, sources: dict[str, str], limit: int |
 
     ensemble = has_ensemble(visit.picks[0].task)
     arguments = {"models": models, "data": sources, "ensemble": ensemble, "limit": limit}
+    arguments |= {"text_column": text_column, "label_column": label_column}
     # What stands there is of other data.
     visit.evaluation = None
     frame.start(visit, "evaluate", "Scoring all models", arguments, token, keep)

@@ -22,19 +22,24 @@ class Texts:
     called: str
     place: str
     is_dataset: bool = False
+    column: str | None = None
+    """The column with the texts, where the visitor chose one."""
 
 
 def counting(visit: Visit, model: str, texts: Texts, *, limit: int = LIMIT, fisher: bool = False) -> Part:
     """The work of making statistics of one model."""
     dataset = texts.called if texts.is_dataset else None
-    of = {"data": texts.called, "dataset": dataset, "limit": limit, "fisher": fisher}
+    of = {"data": texts.called, "dataset": dataset, "limit": limit, "fisher": fisher, "text_column": texts.column}
     out = visit.new_folder("statistics")
     out.parent.mkdir(parents=True)
 
     def keep(made: dict[str, Any]) -> None:
         visit.statistics[model] = {"source": str(out), **made, **of}
 
-    arguments = {"model": model, "data": texts.place, "out": str(out), "limit": limit, "fisher": fisher}
+    arguments = {
+        "model": model, "data": texts.place, "out": str(out), "limit": limit, "fisher": fisher,
+        "text_column": texts.column,
+    }  # fmt: skip
     return Part("statistics", arguments, keep, SECONDS)
 
 

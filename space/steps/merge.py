@@ -301,7 +301,7 @@ def _takes_base(visit: Visit, method: Method, options: Mapping[str, Any]) -> boo
 def _made_here(visit: Visit, method: Method) -> dict[str, dict[str, Any]]:
     """Model -> what its statistics were made of in this visit, for those that the method takes."""
     return {
-        name: {option: known[option] for option in ("data", "dataset", "limit", "fisher")}
+        name: {option: known[option] for option in ("data", "dataset", "limit", "fisher", "text_column")}
         for name, known in visit.statistics.items()
         if name in _sources(visit, method) and not known.get("free")
     }

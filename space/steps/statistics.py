@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from fusehub.merging.sources.data_free import DATA_FREE
 from ..access import require_all
 from ..render import html
 from ..step import Step
+from ..uploads import take_uploads
 from ..visits import MERGE, Visit
 from ..workers.jobs import Job, Part
 from ..workers.pace import Tell
 from .check import check
+from .columns import Columns
 from .counting import LIMIT, Texts, counting, named_for
 
 DATASET, FILE, TEXTS, NONE = "A dataset on the Hub", "A file", "Texts that I paste", "No texts at all"
@@ -37,48 +40,52 @@ class StatisticsStep(Step):
 
     def layout(self) -> None:
         self.cards = gr.HTML("", js_on_load=html.PRESS)
-        with gr.Column(visible=False) as self.form:
-            gr.HTML("<h3>Make statistics</h3>")
-            self.model = gr.Dropdown([], label="For the model", elem_id="statistics-model")
-            self.source = gr.Radio(
-                [DATASET, FILE, TEXTS, NONE], value=DATASET, label="From", elem_id="statistics-source"
-            )
-            self.dataset = gr.Textbox(
-                label="Dataset",
-                info="user/dataset, user/dataset:config or user/dataset/split; texts like those it was trained on.",
-                placeholder="stanfordnlp/imdb",
-                max_lines=1,
-                elem_id="statistics-dataset",
-            )
-            most = self.frame.setting.upload_size
-            with gr.Column(visible=False) as self.upload:
-                self.file = gr.File(
-                    label=f"A .txt, .csv, .jsonl or .parquet file with texts (at most {most})", height=140,
-                    file_types=[".txt", ".csv", ".jsonl", ".parquet"], elem_id="statistics-file",
+        with gr.Column(visible=False) as self.rest:
+            with gr.Accordion("Make statistics from texts", elem_id="statistics-form") as self.form:
+                self.model = gr.Dropdown([], label="For the model", elem_id="statistics-model")
+                self.source = gr.Radio(
+                    [DATASET, FILE, TEXTS, NONE], value=DATASET, label="From", elem_id="statistics-source"
+                )
+                self.dataset = gr.Textbox(
+                    label="Dataset",
+                    info="user/dataset, with texts like those it was trained on; config and split are chosen below.",
+                    placeholder="stanfordnlp/imdb",
+                    max_lines=1,
+                    elem_id="statistics-dataset",
+                )
+                most = self.frame.setting.upload_size
+                with gr.Column(visible=False) as self.upload:
+                    self.file = gr.File(
+                        label=f"A .txt, .csv, .jsonl or .parquet file with texts (at most {most})", height=140,
+                        file_types=[".txt", ".csv", ".jsonl", ".parquet"], elem_id="statistics-file",
+                    )  # fmt: skip
+                    self.uploaded = gr.HTML("", js_on_load=html.PRESS)
+                self.texts = gr.Textbox(
+                    label="Texts, one a line", lines=5, visible=False, elem_id="statistics-texts",
+                    info="A few hundred make good statistics.",
                 )  # fmt: skip
-                self.uploaded = gr.HTML("", js_on_load=html.PRESS)
-            self.texts = gr.Textbox(
-                label="Texts, one a line", lines=5, visible=False, elem_id="statistics-texts",
-                info="A few hundred make good statistics.",
-            )  # fmt: skip
-            self.none = gr.HTML(
-                "<p class='fh-intro'>The model's difference to its base stands in for its statistics. That needs the "
-                "base model (step 2), and is not as good as texts.</p>",
-                visible=False,
-            )
-            self.limit = gr.Slider(
-                50, 5000, value=LIMIT, step=50, label="Texts at most", info="More are better and slower.",
-                elem_id="statistics-limit",
-            )  # fmt: skip
-            self.fisher = gr.Checkbox(
-                label="Also for Fisher merging", elem_id="statistics-fisher",
-                info="The Fisher diagonals of all weights too. Takes about three times as long.",
-            )  # fmt: skip
+                self.columns = Columns(self.frame, "statistics", labelled=False)
+                self.none = gr.HTML(
+                    "<p class='fh-intro'>The model's difference to its base stands in for its statistics. That needs "
+                    "the base model (step 2), and is not as good as texts.</p>",
+                    visible=False,
+                )
+                self.limit = gr.Slider(
+                    50, 5000, value=LIMIT, step=50, label="Texts at most", info="More are better and slower.",
+                    elem_id="statistics-limit",
+                )  # fmt: skip
+                self.fisher = gr.Checkbox(
+                    label="Also for Fisher merging", elem_id="statistics-fisher",
+                    info="The Fisher diagonals of all weights too. Takes about three times as long.",
+                )  # fmt: skip
+                with gr.Row(elem_classes="fh-actions"):
+                    self.make = gr.Button("Make statistics", elem_id="make-statistics")
             with gr.Row(elem_classes="fh-actions"):
-                self.make = gr.Button("Make statistics", elem_id="make-statistics")
                 self.lead("Go on to merge", MERGE)
                 self.one_go("Do the rest in one go")
-        self.painted = [self.cards, self.form, self.model, self.file, self.uploaded, self.fisher]
+        self.painted = [
+            self.cards, self.rest, self.form, self.model, self.file, self.uploaded, self.fisher, *self.columns.painted
+        ]  # fmt: skip
 
     def wire(self) -> None:
         def shown(source: str) -> list[Any]:
@@ -104,8 +111,12 @@ class StatisticsStep(Step):
             self._make,
             [self.model, self.source, self.dataset, self.texts, self.limit, self.fisher],
         )
-        self.frame.on(self.file.upload, self, self._upload, [self.file], show_progress="hidden")
-        self.frame.on(self.uploaded.click, self, self._drop, show_progress="hidden")
+        asked = [self.source, self.dataset]
+        uploaded = self.frame.on(self.file.upload, self, self._upload, [self.file], show_progress="hidden")
+        dropped = self.frame.on(self.uploaded.click, self, self._drop, show_progress="hidden")
+        for event in (uploaded.then, dropped.then, self.dataset.blur, self.dataset.submit, self.source.change):
+            self.frame.answer(event, self._look, asked, self.columns.painted, "Reading the data")
+        self.columns.wire()
         self.frame.on(self.cards.click, self, self._press, show_progress="hidden")
 
     def prepare(self, visit: Visit, token: str | None, heard: Tell) -> None:
@@ -137,15 +148,34 @@ class StatisticsStep(Step):
         return [
             all_there + html.cards(shown, "Statistics of each model"),
             gr.Column(visible=True),
+            self._form(visit, open=bool(lacking)),
             gr.Dropdown([*((name, name) for name in names), *all_of_them], value=chosen),
             None,  # An upload is the visit's by now: the place to drop files is empty again.
             html.files(files, "File with texts"),
             gr.Checkbox(value=True) if fisher else gr.skip(),
+            *self.columns.show(visit),
         ]
+
+    def _form(self, visit: Visit, *, open: bool) -> Any:
+        """The form, folded away once all is there; whoever opens or closes it has their way until that changes."""
+        before, visit.form_filled = visit.form_filled, (visit.page, open)
+        return gr.skip() if before == visit.form_filled else gr.Accordion(open=open)
+
+    def _look(self, visit: Visit, token: str | None, source: str, dataset: str) -> list[Any]:
+        """What the data has that is to be read, where it has columns."""
+        places = {}
+        if source == FILE and visit.texts is not None:
+            places = {str(visit.texts): visit.texts.name}
+        elif source == DATASET and dataset.strip():
+            # What is no name of a dataset is said when it is used.
+            with suppress(FuseHubError):
+                name = self.frame.setting.require_dataset(dataset)
+                places = {name: name}
+        return self.columns.look(visit, token, places)
 
     def _upload(self, visit: Visit, token: str | None, data: Any, file: Any) -> None:
         self._drop(visit, token, data)
-        visit.texts = Path(self.frame.take_uploads(visit, file)[0])
+        visit.texts = Path(take_uploads(visit, file)[0])
 
     def _drop(self, visit: Visit, token: str | None, data: Any) -> None:
         if visit.texts is not None and not (visit.job and visit.job.is_open):
@@ -182,11 +212,13 @@ class StatisticsStep(Step):
     def _source(self, visit: Visit, source: str, dataset: str, texts: str) -> Texts:
         if source == DATASET:
             name = self.frame.setting.require_dataset(dataset)
-            return Texts(name, name, is_dataset=True)
+            own = self.columns.of(visit, name)
+            return Texts(own.source, own.source, is_dataset=True, column=own.text_column)
         if source == FILE:
             if visit.texts is None:
                 raise BadData("No file was uploaded.", "Drop a .txt, .csv, .jsonl or .parquet file above.")
-            return Texts(f"the file {visit.texts.name}", str(visit.texts))
+            own = self.columns.of(visit, str(visit.texts))
+            return Texts(f"the file {visit.texts.name}", str(visit.texts), column=own.text_column)
         lines = [line.strip() for line in texts.splitlines() if line.strip()]
         if not lines:
             raise BadData("No text was pasted.", "Paste texts, one a line.")

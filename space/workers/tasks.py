@@ -33,6 +33,7 @@ from fusehub.hub.client import be_patient
 from .checks import check
 from .merging import merge
 from .pace import DISK, NETWORK, START, UPLOAD, Course, Tell, untold
+from .previews import preview
 from .published import of_metadata
 from .thumbnails import thumbnail
 
@@ -133,14 +134,24 @@ def answer(kind: str, arguments: Mapping[str, Any], token: str | None, tell: Tel
 
 
 def _statistics(
-    tell: Tell, token: str | None, *, model: str, data: str, out: str, limit: int | None, fisher: bool
+    tell: Tell,
+    token: str | None,
+    *,
+    model: str,
+    data: str,
+    out: str,
+    limit: int | None,
+    fisher: bool,
+    text_column: str | None = None,
 ) -> dict[str, Any]:
     tell(f"Reading {model} and the texts")
 
     def progress(done: int, total: int, unit: str) -> None:
         tell(f"Counting what the layers of {model} see", done, total, unit, done / total if total else None)
 
-    made = fusehub.collect(model, data, out, limit=limit, fisher=fisher, token=token, progress=progress)
+    made = fusehub.collect(
+        model, data, out, limit=limit, fisher=fisher, text_column=text_column, token=token, progress=progress
+    )
     assert made is not None  # There is one process of it.
     with closing(made) as statistics:
         return of_metadata(statistics.metadata)
@@ -154,6 +165,8 @@ def _evaluate(
     data: dict[str, str],
     ensemble: bool,
     limit: int | None,
+    text_column: dict[str, str] | None = None,
+    label_column: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     tell("Reading the data")
     asked: list[str] = []
@@ -167,8 +180,9 @@ def _evaluate(
         tell(step, min(each, max(0, done - place * each)), each, "examples", done / total if total else None)
 
     scored = fusehub.evaluate(
-        list(models.values()), data, ensemble=ensemble, limit=limit, token=token, progress=progress
-    )
+        list(models.values()), data, ensemble=ensemble, limit=limit, text_column=text_column,
+        label_column=label_column, token=token, progress=progress,
+    )  # fmt: skip
     return scored.to_dict()
 
 
@@ -323,6 +337,11 @@ def _recommend(tell: Tell, token: str | None, *, models: list[str], **said: Any)
     return fusehub.recommend(models, token=token, **said).to_dict()
 
 
+def _preview(tell: Tell, token: str | None, *, models: dict[str, str], **asked: Any) -> dict[str, Any]:
+    tell("Reading the data")
+    return preview({name: _resolved(model, token) for name, model in models.items()}, token, **asked)
+
+
 def _files(tell: Tell, token: str | None, *, folder: str, card: str | None) -> dict[str, str | bytes]:
     """What a push of a merge would upload: path in it -> the file here, or its content."""
     from fusehub.publishing.merged_folder import read_merge
@@ -339,6 +358,7 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
     "check": check,
     "recommend": _recommend,
     "compare": _compare,
+    "preview": _preview,
     "card": _card,
     "files": _files,
 }

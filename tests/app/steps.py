@@ -103,9 +103,19 @@ def sticks_out(page: Any) -> list[str]:
     return page.evaluate(_STICKS_OUT)
 
 
+def open_form(page: Any) -> None:
+    """Opens the form for statistics where it was folded away, as nothing is missing."""
+    page.get_by_role("list", name="Statistics of each model").wait_for()
+    if page.get_by_text("All statistics are there").is_visible():
+        page.locator("#statistics-source").wait_for(state="hidden")
+        page.get_by_role("button", name="Make statistics from texts").click()
+    page.locator("#statistics-source").wait_for()
+
+
 def collect_file(page: Any, path: Path) -> None:
     """Uploads a file in the step of statistics, and asks for statistics of it."""
     go(page, "Statistics")
+    open_form(page)
     page.get_by_label("A file", exact=True).check()
     page.locator("#statistics-file input").set_input_files(path)
     page.get_by_role("list", name="File with texts").get_by_text(path.name).wait_for()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from huggingface_hub import HfApi
 
-from tests.app.conftest import ENTITIES, SENTIMENT
+from tests.app.conftest import ENTITIES, NAMED, SENTIMENT
 from tests.app.processes import Watched
-from tests.app.steps import collect_file, example, go, grave_faults, merge, pick, push
+from tests.app.steps import collect_file, example, go, grave_faults, merge, open_form, pick, push, sticks_out
+
+PARTS = {"en": "a good film", "de": "ein guter Film"}
 
 # All that a page has stored in its browser, as one text.
 _STORED = """async () => {
@@ -53,6 +55,11 @@ def test_bad_choices_are_said_where_they_are_made(visitor, hub, tmp_path) -> Non
     go(page, "Check")
     page.get_by_text("These models cannot be merged").wait_for()
     assert grave_faults(page) == []
+    apart = page.locator(".fh-findings li:has(.fh-fix)").first.evaluate(
+        "item => item.querySelector('.fh-fix').getBoundingClientRect().top - "
+        "item.querySelector('p').getBoundingClientRect().bottom"
+    )
+    assert apart >= 0, "what to do stands in a line of its own"
     page.locator("#check").click()
     page.get_by_role("button", name="Base model").click()
     page.locator("#base-model").get_by_role("textbox").fill("ada/nothing")
@@ -134,6 +141,7 @@ def test_an_uploaded_file_stays_until_it_is_removed(visitor, tmp_path) -> None:
     statistics = page.get_by_role("list", name="Statistics of each model")
     statistics.get_by_text("made in this visit").wait_for()
     page.reload()
+    open_form(page)
     page.get_by_label("A file", exact=True).check()
     page.get_by_role("list", name="File with texts").get_by_text("cities.txt").wait_for()
     page.get_by_role("combobox", name="For the model").click()
@@ -144,6 +152,48 @@ def test_an_uploaded_file_stays_until_it_is_removed(visitor, tmp_path) -> None:
     page.get_by_role("list", name="File with texts").wait_for(state="detached")
     page.locator("#make-statistics").click()
     page.get_by_role("alert").get_by_text("No file was uploaded").wait_for()
+
+
+def test_columns_config_and_split_are_chosen_from_what_the_data_has(visitor, hub, tmp_path) -> None:
+    """The guess is chosen with its reason; what does not go with the models is named; what is chosen is read."""
+    _publish_parts(hub)
+    page = visitor(width=360)
+    pick(page, *NAMED)
+    go(page, "Statistics")
+    dataset = page.locator("#statistics-dataset").get_by_role("textbox")
+    dataset.fill("ada/parts")
+    dataset.press("Tab")
+    has = page.locator("#statistics-columns")
+    has.get_by_text("Read as text: comment (columns of texts are often called so)").wait_for()
+    has.get_by_role("rowheader", name="a good film").wait_for()
+    assert page.locator("#statistics-config input").input_value() == "en"
+    _choose(page, "#statistics-config", "de")
+    has.get_by_role("rowheader", name="ein guter Film").wait_for()
+    assert page.locator("#statistics-split").is_hidden(), "there is one alone"
+    assert grave_faults(page) == [] and sticks_out(page) == []
+    page.locator("#make-statistics").click()
+    made = page.get_by_role("list", name="Statistics of each model")
+    made.get_by_text("made in this visit").wait_for()
+    assert "ada/parts:de" in made.inner_text()
+    go(page, "Compare")
+    films, shops = tmp_path / "films.csv", tmp_path / "shops.csv"
+    films.write_text("comment,verdict,note\na good film,1,x\nan awful plot,0,y\n")
+    shops.write_text("text,label\na good shop,positive\nan awful one,mixed\n")
+    with page.expect_file_chooser() as chosen:
+        page.get_by_role("button", name="Add files with texts and labels").click()
+    chosen.value.set_files([films, shops])
+    has = page.locator("#score-columns")
+    has.get_by_text("mixed: none of the models' labels").wait_for()
+    _choose(page, "#score-which", "films.csv")
+    has.get_by_text("films.csv: no column looks like labels").wait_for()
+    _choose(page, "#score-label-column", "verdict")
+    has.get_by_text("Its labels are those of the models: 1 = positive, 0 = negative").wait_for()
+    assert grave_faults(page) == [] and sticks_out(page) == []
+    page.locator("#score").click()
+    page.get_by_role("list", name="What the numbers mean").wait_for()
+    page.get_by_text("films 2 examples, shops 2 examples").wait_for()
+    page.get_by_role("button", name="Remove shops.csv").click()
+    page.locator("#score-which").wait_for(state="hidden")
 
 
 def test_what_is_hidden_stays_hidden_when_one_comes_back(visitor) -> None:
@@ -180,3 +230,20 @@ def _refused(page, model: str, said: str) -> None:
     page.locator("#named").get_by_role("textbox").fill(model)
     page.get_by_role("button", name="Add", exact=True).click()
     page.get_by_role("alert").get_by_text(said).wait_for()
+
+
+def _publish_parts(hub) -> None:
+    """A data set of two configs, whose one split is no train."""
+    api = HfApi(endpoint=hub.url, token=hub.token("ada"))
+    api.create_repo("ada/parts", repo_type="dataset")
+    configs = "".join(f"- config_name: {name}\n  data_files: [{{split: test, path: {name}.csv}}]\n" for name in PARTS)
+    files = {"README.md": f"---\nconfigs:\n{configs}---\n"} | {
+        f"{name}.csv": f"comment,mark\n{text},x\n" for name, text in PARTS.items()
+    }
+    for name, content in files.items():
+        api.upload_file(repo_id="ada/parts", repo_type="dataset", path_in_repo=name, path_or_fileobj=content.encode())
+
+
+def _choose(page, box: str, option: str) -> None:
+    page.locator(f"{box} input").click()
+    page.get_by_role("option", name=option, exact=True).click()

@@ -114,7 +114,8 @@ def test_each_step_can_be_done_elsewhere(visit) -> None:
             "models": visit.names(), "method": "regmean", "parameters": {"alpha": 0.5, "nonneg": False},
             "base_model": None, "weights": visit.shares, "labels": {}, "heads": "auto",
             "statistics": {"ada/films": "/tmp/x/statistics"},
-            "made": {"ada/films": {"data": "3 pasted texts", "dataset": None, "limit": 100, "fisher": False}},
+            "made": {"ada/films": {"data": "3 pasted texts", "dataset": None, "limit": 100, "fisher": False,
+                                   "text_column": "review"}},
         },
     )  # fmt: skip
     for step in range(PUSH + 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import zipfile
 from pathlib import Path
 
@@ -175,9 +176,11 @@ def test_a_name_is_suggested_by_what_all_experts_are_called(experts, method, nam
 
 
 def test_statistics_of_the_visit_can_be_proposed_to_the_owners() -> None:
-    known = {"data": "carl/texts", "dataset": "carl/texts", "limit": 200, "fisher": False}
+    known = {"data": "carl/texts", "dataset": "carl/texts", "limit": 200, "fisher": False, "text_column": "review"}
     said = propose_lines({"made": {"ada/one": known}})
-    assert said == "fusehub collect ada/one --data carl/texts --limit 200 --publish --create-pr"
+    assert shlex.split(said.replace("\\\n", "")) == shlex.split(
+        "fusehub collect ada/one --data carl/texts --text-column review --limit 200 --publish --create-pr"
+    )
     assert propose_lines({"made": {}}) == ""
 
 

@@ -42,7 +42,15 @@ def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, app, hub, tmp
     words = page.locator(".fh-picture text").evaluate_all("all => all.map((e) => e.getBoundingClientRect().height)")
     assert min(words) > 11
     look("nothing picked")
+    found = page.get_by_role("list", name="Models found").get_by_role("article").filter(has_text=SENTIMENT[0])
+    sizes = [_size(found)]
     example(page)
+    sizes.append(_size(page.get_by_role("list", name="Your models").get_by_role("article").first))
+    assert len({unit for _, unit in sizes}) == 1, "before and after it is picked, in the same unit"
+    numbers = page.locator(".fh-nav .fh-step").evaluate_all(
+        "all => all.map((one) => one.getBoundingClientRect().width)"
+    )
+    assert len(numbers) == 6 and min(numbers) > 4, "on a phone the steps have their numbers"
     page.locator(".fh-picture").wait_for(state="hidden")
     assert [_is_loud(check), _is_loud(begin)] == [True, False]
     look("pick")
@@ -63,10 +71,14 @@ def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, app, hub, tmp
     page.locator("#score").click()
     page.get_by_role("list", name="What the numbers mean").wait_for()
     assert page.get_by_role("rowheader", name="regmean").count() == 1
-    page.get_by_text("labels are matched by number: 1 = positive, 0 = negative").wait_for()
+    # Where the file was given, and above its scores.
+    page.get_by_text("labels are matched by number: 1 = positive, 0 = negative").nth(1).wait_for()
     page.locator("#layers").click()
     page.get_by_role("img", name="Change layer by layer").first.wait_for()
     look("compare")
+    # Beside the longest label a name has room for its words.
+    names = page.locator(".fh-table .fh-name:visible, .fh-answers .fh-name:visible")
+    assert min(names.evaluate_all("all => all.map((one) => one.parentElement.clientWidth)")) > 80
     repo = "carl/merged-sentiment"
     go(page, "Push")
     page.get_by_role("button", name="Model card").click()
@@ -87,6 +99,7 @@ def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, app, hub, tmp
     page.get_by_role("heading", name="The recipe is on the Hub").wait_for()
     page.get_by_text(f"fusehub merge {repo}-recipe --out merged").wait_for()
     look("push")
+    _read_card(page)
     page.get_by_role("tab", name="Edit").click()
     shown = card.input_value()
     assert faults == {step: [] for step in faults}
@@ -189,7 +202,13 @@ def test_work_is_found_again_after_a_reload_and_can_be_cancelled(visitor, app, m
     work.get_by_text("left").wait_for()
     page.reload()
     work.get_by_text("left").wait_for()
-    assert float(work.get_by_role("progressbar").get_attribute("aria-valuenow")) < 100
+    bar = work.get_by_role("progressbar")
+    assert float(bar.get_attribute("aria-valuenow")) < 100
+    drawn = bar.evaluate(
+        "bar => [bar, bar.firstElementChild].map((one) => [one.getBoundingClientRect().width, "
+        "getComputedStyle(one).backgroundColor])"
+    )
+    assert drawn[1][0] < drawn[0][0] and drawn[0][1] != drawn[1][1], "of what is done, and not a full block"
     work.get_by_role("button", name="Cancel").click()
     page.get_by_text("was cancelled").wait_for()
     work.wait_for(state="detached")
@@ -289,6 +308,24 @@ def test_the_commands_that_are_shown_make_the_same_again(visitor, hub, tmp_path)
 
 def _is_loud(button) -> bool:
     return "primary" in button.get_attribute("class").split()
+
+
+def _size(card) -> tuple[str, str]:
+    """The size that the card of a model tells: number and unit."""
+    return re.search(r"Size\s*([\d.,]+) (\w+)", card.inner_text()).groups()
+
+
+def _read_card(page) -> None:
+    """The preview of a long card scrolls in itself, below the button, and breaks no word of its tables."""
+    preview = page.locator("#preview")
+    box, button = preview.bounding_box(), page.locator("#push").bounding_box()
+    assert box["height"] <= 430 < preview.evaluate("box => Math.max(...[box, ...box.querySelectorAll('*')].map("
+                                                   "(one) => one.scrollHeight))")  # fmt: skip
+    assert button["y"] < box["y"]
+    words = preview.locator("th, td").evaluate_all(
+        "all => all.map((one) => getComputedStyle(one)).map((one) => [one.overflowWrap, one.wordBreak, one.hyphens])"
+    )
+    assert words and {tuple(own) for own in words} == {("normal", "normal", "manual")}
 
 
 def _manage(page, app) -> zipfile.ZipFile:

@@ -25,6 +25,7 @@ COMMANDS = [
     "merge",
     "methods",
     "compare",
+    "preview",
     "evaluate",
     "layers",
     "publish",
@@ -227,6 +228,26 @@ def test_evaluate_prints_a_table_and_writes_scores(experts: list[Path], texts: P
     assert "films" in out
     scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
     assert [score["examples"] for score in scores] == [24, 24]
+
+
+def test_columns_are_named_for_each_data_set_and_seen_before(experts: list[Path], tmp_path: Path) -> None:
+    rows = [{"text": "a good film", "note": "x", "verdict": "positive"}, {"text": "", "note": "y", "verdict": "z"}]
+    films, shops = tmp_path / "films.jsonl", tmp_path / "shops.jsonl"
+    films.write_text("".join(json.dumps(row) + "\n" for row in rows[:1]))
+    shops.write_text("".join(json.dumps({"label" if key == "verdict" else key: own for key, own in row.items()}) + "\n"
+                             for row in rows[:1]))  # fmt: skip
+    code, out, said = run("preview", films, *experts)
+    assert code == 1 and "no column looks like labels" in said and "verdict" in out
+    code, out, said = run("preview", films, *experts, "--label-column", "verdict")
+    assert code == 0 and "positive = positive" in said and "columns of texts are often called so" in out
+    data = ["--data", f"films={films}", "--data", f"shops={shops}", "--label-column", "films=verdict"]
+    code, out, said = run("evaluate", *experts, *data, "--json")
+    assert code == 0, said
+    assert {score["data"] for score in json.loads(out)["scores"]} == {"films", "shops"}
+    code, out, said = run(
+        "evaluate", *experts, *data, "--text-column", "shops=note", "--text-column", "a", "--text-column", "b"
+    )
+    assert code == 2 and "name one column" in said
 
 
 def test_inspect_shows_rows_and_refuses_what_is_no_sum_of_squares(statistics: list[Path], tmp_path: Path) -> None:

@@ -148,3 +148,38 @@ def test_a_sample_is_drawn_from_parts_all_over_a_large_dataset(dataset_hub, tmp_
     assert max(after - before for before, after in zip(sorted(groups), sorted(groups)[1:], strict=False)) <= 9
     assert 80 <= drawn["labels"].count("pos") <= 120
     assert len(set(more["texts"])) == 5000, "more row groups are read where 64 have too few rows"
+
+
+def test_of_several_configs_and_splits_the_first_is_looked_at(dataset_hub, tmp_path):
+    """Where nothing is said: a name of one of them is what stands for the data then."""
+    from tests.unit.tiny import tiny_model
+
+    code = f"""
+import json
+from fusehub import preview_data
+from fusehub.data.preview import with_parts
+from fusehub.errors import NotFound
+model = {str(tiny_model(tmp_path / "model"))!r}
+for source, split in (("alice/langs", "train"), ("alice/langs:de", "test"), ("alice/films@main", "train")):
+    print(json.dumps(preview_data(source, [model], default_split=split, labelled="films" in source).to_dict()))
+for wrong in ("alice/langs:fr", "alice/films/dev"):
+    try:
+        preview_data(wrong, [model])
+    except NotFound as error:
+        print(json.dumps([error.part, error.among]))
+print(json.dumps([with_parts("alice/langs@main", "de"), with_parts("alice/langs:en", split="test")]))
+"""
+    hub, _ = dataset_hub
+    environment = hub.env(home=tmp_path / "home") | {"PYTHONPATH": os.environ.get("PYTHONPATH", os.getcwd())}
+    done = subprocess.run([*python(), "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, named, films, config, split, parts = map(json.loads, done.stdout.splitlines())
+    assert (first["source"], first["config"], first["configs"]) == ("alice/langs:en", "en", ["en", "de"])
+    assert (first["split"], first["splits"], first["rows"]) == ("test", ["test"], [{"text": "hello"}])
+    assert (named["source"], named["config"], named["rows"]) == ("alice/langs:de", "de", [{"text": "hallo"}])
+    # What can be read as it is named stays as it is named.
+    assert (films["source"], films["split"], films["splits"]) == ("alice/films@main", "train", ["train", "test"])
+    assert films["rows"][1] == {"text": "t2", "label": "1 (pos)"} and films["label_column"] == "label"
+    assert "neg, pos" in films["problems"][0]["what"] and not films["ok"]
+    assert config == ["config", ["en", "de"]] and split == ["split", ["train", "test"]]
+    assert parts == ["alice/langs:de@main", "alice/langs:en/test"]
