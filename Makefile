@@ -8,6 +8,8 @@ NER_DATA ?= $(wildcard ../shared/data/ner)
 
 # Three files of tests at a time on two cores: many wait for an app, a browser or a Hub.
 TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder
+# What is compiled once is kept, also where an image says otherwise: the tests start a hundred processes.
+COMPILED := PYTHONDONTWRITEBYTECODE=
 
 CAMPAIGNS ?= faults kills fuzz limits tokens load
 
@@ -17,10 +19,10 @@ demo: install  ## the whole way on this machine alone
 	$(BIN)/fusehub demo --folder demo
 
 test: install  ## lint, format and the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TOGETHER)
+	$(COMPILED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TOGETHER)
 
 test-all: install  ## the same with what takes long: the demo on all of its texts, the core in a fresh environment
-	DEMO=full FRESH=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TOGETHER)
+	DEMO=full FRESH=1 $(COMPILED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TOGETHER)
 
 # OLDEST=torch==2.13.0+cpu takes that torch; by default it is the lowest too, with whatever its build brings along.
 test-oldest: install  ## the tests on the lowest versions that pyproject.toml allows
@@ -28,7 +30,7 @@ test-oldest: install  ## the tests on the lowest versions that pyproject.toml al
 	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(VENV)-oldest
 	$(BIN)/python .ci/oldest.py $(OLDEST) > $(VENV)-oldest/lowest.txt
 	$(BIN)/uv pip install --quiet --python $(VENV)-oldest --constraints $(VENV)-oldest/lowest.txt --editable ".[test]"
-	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest $(TOGETHER) $(TESTS)
+	$(COMPILED) OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest $(TOGETHER) $(TESTS)
 
 docs: install  ## the documents as a site, in build/site; a warning is an error
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"

@@ -34,6 +34,10 @@ FIRST = (
     "unit/test_verified.py",
     "app/test_worker.py",
     "app/test_limits.py",
+    "unit/test_publish.py",
+    "unit/test_remembered.py",
+    "unit/test_tokens.py",
+    "unit/test_rewording.py",
 )
 
 
