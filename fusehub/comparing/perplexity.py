@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fusehub.comparing.metrics.measured import Measured, Tally
 from fusehub.comparing.said import on_device, require_numbers
 from fusehub.comparing.tasks import answers_of
+from fusehub.comparing.token_logits import TokenLogits
 from fusehub.data.examples import Examples
 from fusehub.data.inputs import Inputs
 from fusehub.data.language_models import IGNORED
@@ -17,6 +19,7 @@ from fusehub.utils.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from fusehub.models.resolve import ModelRef
@@ -41,21 +44,25 @@ def perplexity(
     """
     import numpy as np
     import torch
+    from torch.nn.functional import cross_entropy
 
     inputs = Inputs.of(ref, examples, max_length=max_length, seed=seed)
     counts = np.zeros((len(inputs), 2))  # Of each row its negative log-likelihood, and the tokens that it is of.
     done = 0
-    # All tokens of the vocabulary for all places are kept at once, so batches are small.
-    for indices, batch in inputs.batches(batch_size=min(batch_size, 8)):
+    logits = TokenLogits(network)
+    for indices, batch in inputs.batches(batch_size=batch_size):
+        targets = answers_of(examples.task).targets(inputs, indices, batch)
+        places = targets != IGNORED
+        losses = torch.zeros(targets.shape)  # [rows, tokens]
         with torch.inference_mode(), running(ref.name):
-            logits = network(**on_device(network, batch)).logits.float()
-        logits, targets = answers_of(examples.task).targets(inputs, indices, batch, logits)
-        targets = targets.to(logits.device)
-        losses = torch.nn.functional.cross_entropy(
-            logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
-        )  # [rows, tokens]
-        counts[indices, 0] = require_numbers(losses.sum(-1), ref.name).cpu()
-        counts[indices, 1] = (targets != IGNORED).sum(-1).cpu()
+            found = [
+                cross_entropy(piece, told.to(piece.device), reduction="none").cpu()
+                for piece, told in _beside(logits.of(on_device(network, batch), places), targets[places])
+            ]
+        if found:
+            losses[places] = torch.cat(found)
+        counts[indices, 0] = require_numbers(losses.sum(-1), ref.name)
+        counts[indices, 1] = places.sum(-1)
         done += len(indices)
         progress(done, len(inputs), ref.name)
     tokens = counts[:, 1].sum()
@@ -63,6 +70,14 @@ def perplexity(
         raise BadData(f"{examples.source} holds no text of more than one token.", "Give longer texts.")
     value = math.exp(min(math.fsum(counts[:, 0]) / tokens, _MOST))
     return Measured({"perplexity": value}, {"perplexity": Tally(counts, _of_sums)})
+
+
+def _beside(pieces: Iterator[Tensor], targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each piece of logits with the tokens that are to be told by it."""
+    start = 0
+    for piece in pieces:
+        yield piece, targets[start : start + len(piece)]
+        start += len(piece)
 
 
 def _of_sums(sums: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from fusehub.comparing.metrics.measured import Measured
 from fusehub.comparing.said import Asked, Said, embedded, on_device, require_numbers
 from fusehub.comparing.tasks.labelled import top
 from fusehub.comparing.tasks.task import TaskAnswers
+from fusehub.comparing.token_logits import TokenLogits
 from fusehub.data.examples import Examples
 from fusehub.data.inputs import Inputs
 from fusehub.data.language_models import IGNORED, require_mask
@@ -67,14 +68,18 @@ class FillMaskAnswers(TaskAnswers):
             if tokenizer.mask_token_id not in encoding["input_ids"]:
                 raise BadData(f"There is no mask in '{text[:60]}'.", "Write [MASK] where a word is to be found.")
         found: list[Any] = [None] * len(texts)
+        logits = TokenLogits(network)
         done = 0
         for indices, batch in batches(encodings, tokenizer, batch_size=asked.batch_size):
+            masks = batch["input_ids"] == tokenizer.mask_token_id
             with torch.inference_mode(), running(asked.name):
-                logits = network(**on_device(network, batch)).logits.float().cpu()
-            for row, index in enumerate(indices):
-                masks = batch["input_ids"][row] == tokenizer.mask_token_id
-                chances = require_numbers(logits[row][masks], asked.name).softmax(-1)
-                found[index] = chances[:, : len(tokenizer)].numpy()
+                pieces = logits.of(on_device(network, batch), masks)
+                chances = [
+                    require_numbers(piece, asked.name).softmax(-1)[:, : len(tokenizer)].cpu() for piece in pieces
+                ]
+            of_texts = torch.cat(chances).split(masks.sum(-1).tolist())
+            for index, own in zip(indices, of_texts, strict=True):
+                found[index] = own.numpy()
             done += len(indices)
             asked.progress(done, len(texts), asked.name)
         return asked.said(found)
@@ -102,15 +107,13 @@ class FillMaskAnswers(TaskAnswers):
     def score(self, said: Said, examples: Examples) -> Measured:
         raise TypeError("the task is scored by the perplexity of its tokens")
 
-    def targets(
-        self, inputs: Inputs, indices: Sequence[int], batch: Mapping[str, Tensor], logits: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def targets(self, inputs: Inputs, indices: Sequence[int], batch: Mapping[str, Tensor]) -> Tensor:
         """Those that are masked."""
         import torch
 
         longest = batch["input_ids"].shape[1]
         rows = [inputs.encodings[index]["labels"] for index in indices]
-        return logits, torch.tensor([row + [IGNORED] * (longest - len(row)) for row in rows])
+        return torch.tensor([row + [IGNORED] * (longest - len(row)) for row in rows])
 
 
 def mask_a_word(examples: Examples, seed: int) -> Examples:

@@ -121,8 +121,7 @@ class TaskAnswers(ABC):
     def score(self, said: Said, examples: Examples) -> Measured:
         """The metrics, and what each example has counted for them: without, there are no intervals."""
 
-    def targets(
-        self, inputs: Inputs, indices: Sequence[int], batch: Mapping[str, Tensor], logits: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(logits, tokens that are to be told by them) of a batch, for tasks that need no labels: perplexity."""
+    def targets(self, inputs: Inputs, indices: Sequence[int], batch: Mapping[str, Tensor]) -> Tensor:
+        """For tasks that need no labels: the tokens [rows, tokens] that are to be told by the logits at each place of
+        a batch, `IGNORED` where none is."""
         raise TypeError("the task is scored by its answers")

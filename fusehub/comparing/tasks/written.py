@@ -108,13 +108,13 @@ class TextGenerationAnswers(WrittenAnswers):
     def to_read(self, text: Text) -> tuple[str, list[Span]]:
         return text.name if isinstance(text, Chat) else str(text), []
 
-    def targets(
-        self, inputs: Inputs, indices: Sequence[int], batch: Mapping[str, Tensor], logits: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def targets(self, inputs: Inputs, indices: Sequence[int], batch: Mapping[str, Tensor]) -> Tensor:
         """The token after each."""
+        from torch.nn.functional import pad
+
         # Padding is on the right, so what follows a text's last token is the first that is ignored.
         tokens = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)
-        return logits[:, :-1], tokens[:, 1:]
+        return pad(tokens[:, 1:], (0, 1), value=IGNORED)
 
 
 class Text2TextGenerationAnswers(WrittenAnswers):
