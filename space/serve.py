@@ -15,6 +15,7 @@ from fusehub.hub.client import be_patient
 from fusehub.utils.reach import confine
 
 from . import dock
+from .documents import add_documents
 from .downloads import add_downloads
 from .events import shown
 from .frame import Frame, token_of
@@ -79,6 +80,7 @@ def serve(setting: Setting, *, host: str | None, port: int | None, open_browser:
         raise FuseHubError(f"The app cannot be served ({error}).", "Choose another port with --port.") from error
     frame.address = os.environ.get("SPACE_ID") or address.rstrip("/")
     add_downloads(served, frame)
+    add_documents(served)
     structured(page)
     # Only now: the page is there, and what is heavy can come.
     frame.worker.start()

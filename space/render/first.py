@@ -10,6 +10,7 @@ from fusehub.hub.client import endpoint
 from fusehub.methods import METHODS
 from fusehub.recommending.measured import record
 
+from ..documents import FIRST, PLACE, are_there
 from . import html
 
 # What the number is of: the way that is recommended, on as many experts of one task as were measured most.
@@ -82,7 +83,11 @@ def picture() -> str:
 
 
 def links() -> dict[str, str]:
-    """Where to read more, by name: the paper, and code and documents where the app comes from a place that has any."""
+    """Where to read more, by name: the paper, the documents, and the code where it has an address.
+
+    On a Space these are its own files. Elsewhere they are what the package's metadata names ([project.urls] in
+    pyproject.toml: Documents, Code); without an address there, the documents are pages of the app itself.
+    """
     address = METHODS[_METHOD].paper
     found = {"The paper": address} if address else {}
     if space := os.environ.get("SPACE_ID"):
@@ -93,4 +98,5 @@ def links() -> dict[str, str]:
     except PackageNotFoundError:
         said = []
     named = dict(entry.split(", ", 1) for entry in said if ", " in entry)
-    return {name: named[name] for name in ("Documents", "Code") if name in named} | found
+    own = {"Documents": f"{PLACE}/{FIRST}"} if are_there() else {}
+    return own | {name: named[name] for name in ("Documents", "Code") if name in named} | found

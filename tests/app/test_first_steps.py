@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import gradio as gr
 
-from space.render.first import first_html
+from space.documents import picture_of, rendered, text_of
+from space.render.first import first_html, links
 from space.serve import build, close, new_frame
 from space.setting import Setting
 from space.visits import Visits
@@ -84,6 +85,42 @@ def test_the_number_that_is_shown_is_the_one_of_our_results() -> None:
     ).groups()
     shown = re.sub("<[^>]*>", "", first_html({}))
     assert points in shown and runs in shown
+
+
+def test_documents_are_pages_of_the_app_where_they_have_no_other_address(visitor, app, tmp_path) -> None:
+    page = visitor()
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="Documents").click()
+    read = opened.value
+    read.get_by_role("heading", name="FuseHub", exact=True).wait_for()
+    assert read.locator("main img").first.evaluate("one => one.decode().then(() => one.naturalWidth)") > 100
+    read.get_by_role("link", name="the format").first.click()
+    read.wait_for_url(re.compile(r"/documents/docs/[\w-]+\.md"))
+    read.locator("h1").wait_for()
+    answer = read.goto(f"{app.url}documents/pyproject.toml")
+    assert answer.status == 404 and "There is no pyproject.toml here" in read.content()
+    read.close()
+    # Links within a page and from one to another lead somewhere, and no file of the machine is a document.
+    ids = set(re.findall(r'id="([^"]+)"', rendered(text_of("README.md"))))
+    assert {"publishing", "the-app", "in-python"} <= ids
+    assert text_of("docs/guides.md") and text_of("SECURITY.md")
+    for path in ("../etc/passwd", "docs/../pyproject.toml", "space/style.css", "/etc/hostname", "tests/x.md", "docs"):
+        assert text_of(path) is None and picture_of(path) is None
+    root = tmp_path / "root"
+    (root / "tests").mkdir(parents=True)
+    for path in (root / "pyproject.toml", root / "README.md", root / "tests" / "notes.md", tmp_path / "secret.md"):
+        path.write_text("Words")
+    assert text_of("README.md", root) == "Words"
+    assert text_of("../secret.md", root) is None and text_of("tests/notes.md", root) is None
+    # Where the package is installed, its metadata has the first page.
+    installed = text_of("README.md", tmp_path)
+    assert installed and installed.lstrip().startswith("# FuseHub") and text_of("docs/guides.md", tmp_path) is None
+
+
+def test_on_a_space_code_and_documents_are_its_files(monkeypatch) -> None:
+    assert links()["Documents"] == "documents/README.md" and "Code" not in links()
+    monkeypatch.setenv("SPACE_ID", "you/app")
+    assert links()["Code"].endswith("/spaces/you/app/tree/main") and "/spaces/you/app/" in links()["Documents"]
 
 
 def test_what_is_pressed_waits_for_the_visit_that_its_page_opens() -> None:
