@@ -11,6 +11,7 @@ TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder
 # What is compiled once is kept, also where an image says otherwise: the tests start a hundred processes.
 COMPILED := PYTHONDONTWRITEBYTECODE=
 
+BENCHMARKS ?= startup merging mergekit growth
 CAMPAIGNS ?= faults kills fuzz limits tokens load
 
 .PHONY: demo test test-all test-oldest docs soak audit install lint format bench battery clean
@@ -54,8 +55,13 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install  ## time and memory of merging, as ratios to reading and writing the same bytes
-	$(BIN)/python tests/benchmarks/merging.py
+# Each writes its rows and plots into docs/performance.md. The models are made once, in build/benchmarks.
+bench: install  ## time and memory beside their targets: an hour or two, on a machine that does nothing else
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[battery]"
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m tests.benchmarks.$$name --record --folder build/benchmarks; done
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.layer --record
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.stream --record
+	$(BIN)/python -m tests.benchmarks.collect --record
 
 battery: install  ## the paper's comparison into docs/results.md: hours, and it goes on where it was stopped
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[battery]"

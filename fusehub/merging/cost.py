@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import mode
@@ -17,8 +18,9 @@ from fusehub.models.adapters import weights_file
 from fusehub.models.quantised.float8 import with_scales
 from fusehub.models.resolve import ModelRef
 
-# What importing torch and transformers takes before any tensor is read; measured on Linux.
-_PROCESS_BYTES = 450 * 2**20
+# What a process takes that has imported torch, with the pieces in which tensors are read; and what transformers adds,
+# which is imported where what it says of the models is not known yet, or where models are run. Measured on Linux.
+_PROCESS_BYTES, _TRANSFORMERS_BYTES = 320 * 2**20, 150 * 2**20
 # Tensors, of every token of a batch and as wide as the widest layer, that are there at once while a model is run.
 _FORWARD = 16
 
@@ -51,9 +53,14 @@ def cost_of(
     return {
         "download_bytes": report.download,
         "output_bytes": output,
-        "memory_bytes": _PROCESS_BYTES + peak,
+        "memory_bytes": _PROCESS_BYTES + _of_importing(method) + peak,
         "gflop": flops // 10**9,
     }
+
+
+def _of_importing(method: Method) -> int:
+    """Bytes of transformers, where planning needed it or the method will."""
+    return _TRANSFORMERS_BYTES if method.needs_data or "transformers" in sys.modules else 0
 
 
 def multiplications(tensor: TensorPlan, method: Method, models: int, statistics: Sequence[StatisticsSource]) -> int:

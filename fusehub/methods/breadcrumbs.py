@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from fusehub.methods.base import Layer, Merged
+from fusehub.methods.cost import of_dropping, of_election
 from fusehub.methods.registry import merge_method
 from fusehub.methods.task_vectors import (
     SparseShare,
@@ -55,6 +56,7 @@ class BreadcrumbsShare(SparseShare):
     own_options=BreadcrumbsShare,
     base="needed",
     whole_tensor=True,
+    cost=of_dropping,
     negative_weights=True,
     models=(1, None),
 )
@@ -74,6 +76,7 @@ def breadcrumbs(layer: Layer, options: BreadcrumbsOptions) -> Merged:
     own_options=BreadcrumbsShare,
     base="needed",
     whole_tensor=True,
+    cost=of_election,
     models=(1, None),
 )
 def breadcrumbs_ties(layer: Layer, options: BreadcrumbsOptions) -> Merged:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fusehub.errors import BadRecipe
 from fusehub.methods.base import Layer, Merged
+from fusehub.methods.cost import of_dropping, of_election
 from fusehub.methods.registry import merge_method
 from fusehub.methods.task_vectors import SparseShare, TaskOptions, add_up, differences, elect_and_add_up, rescale_to
 
@@ -58,6 +59,7 @@ class DellaShare(SparseShare):
     own_options=DellaShare,
     base="needed",
     whole_tensor=True,
+    cost=of_election,
     models=(1, None),
 )
 def della(layer: Layer, options: DellaOptions) -> Merged:
@@ -75,6 +77,7 @@ def della(layer: Layer, options: DellaOptions) -> Merged:
     own_options=DellaShare,
     base="needed",
     whole_tensor=True,
+    cost=of_dropping,
     negative_weights=True,
     models=(1, None),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from fusehub.methods.base import Layer, Merged, NoShare, Options
+from fusehub.methods.cost import of_election
 from fusehub.methods.registry import merge_method
 from fusehub.methods.task_vectors import differences
 
@@ -28,6 +29,7 @@ class ModelStockOptions(Options):
     own_options=NoShare,
     base="needed",
     whole_tensor=True,
+    cost=of_election,
 )
 def model_stock(layer: Layer, options: ModelStockOptions) -> Merged:
     """Jang et al. 2024, "Model Stock": `W_0 + t (mean − W_0)`, `t = k cos θ / (1 + (k − 1) cos θ)`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from fusehub.methods.base import Layer, Merged, NoShare, Options
+from fusehub.methods.cost import of_election
 from fusehub.methods.registry import merge_method
 from fusehub.methods.task_vectors import differences, largest
 
@@ -38,6 +39,7 @@ class SceOptions(Options):
     own_options=NoShare,
     base="needed",
     whole_tensor=True,
+    cost=of_election,
 )
 def sce(layer: Layer, options: SceOptions) -> Merged:
     """Wan et al. 2024, "FuseChat": SCE merging of each tensor."""

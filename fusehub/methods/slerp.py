@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from fusehub.methods.base import Layer, Merged, NoShare, Options, Share
+from fusehub.methods.cost import of_arc
 from fusehub.methods.registry import merge_method
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class SlerpOptions(Options):
     base="end",
     tune_over={"t": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)},
     whole_tensor=True,
+    cost=of_arc,
     models=(2, 2),
 )
 def slerp(layer: Layer, options: SlerpOptions) -> Merged:
@@ -71,6 +73,7 @@ class NuslerpOptions(Options):
     own_options=Share,
     base="origin",
     whole_tensor=True,
+    cost=of_arc,
     models=(2, 2),
 )
 def nuslerp(layer: Layer, options: NuslerpOptions) -> Merged:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from fusehub.methods.base import Layer, Merged
+from fusehub.methods.cost import of_election
 from fusehub.methods.registry import merge_method
 from fusehub.methods.task_vectors import SparseShare, TaskOptions, differences, elect_and_add_up, largest, rescale_to
 
@@ -42,6 +43,7 @@ class TiesOptions(TaskOptions):
     own_options=SparseShare,
     base="needed",
     whole_tensor=True,
+    cost=of_election,
     models=(1, None),
 )
 def ties(layer: Layer, options: TiesOptions) -> Merged:

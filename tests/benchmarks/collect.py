@@ -1,6 +1,6 @@
 """What collecting costs beside a bare forward: time, memory, and what a second process brings.
 
-    python tests/benchmarks/collect.py [--runs 5] [--threads 2] [--texts 512] [--cache DIR]
+    python -m tests.benchmarks.collect [--runs 5] [--threads 2] [--texts 512] [--cache DIR] [--record]
 
 BERT-base (random weights of its own shapes, a head of three labels) reads 512 film reviews of the demo, in batches of
 up to 4096 tokens. In one process, in turns: the bare forward; a plain hook on every linear layer that adds up
@@ -22,6 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.benchmarks.record import Row, keep, tell
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -29,6 +31,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--texts", type=int, default=512)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "fusehub-benchmark")
+    parser.add_argument("--record", action="store_true", help="into docs/performance.md")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     said = parser.parse_args()
     import torch
@@ -61,6 +64,17 @@ def main() -> None:
     print(f"memory on top of the model's own forward: {memory / 1e6:.0f} MB; packed grams are {packed:.0f} MB")
     alone, both = (statistics.median(workers(said, number) for _ in range(3)) for number in (1, 2))
     print(f"one process of one thread {alone:.2f} s, two {both:.2f} s: {alone / both:.2f} times as fast")
+    ratio = statistics.median(a / b for a, b in zip(times["fusehub"], bare, strict=True))
+    row = Row(
+        f"counting BERT-base, {len(inputs)} texts",
+        f"{ratio:.2f} × a bare forward ({min(times['fusehub']):.1f} s)",
+        "1.5 ×",
+        ratio <= 1.5,
+        "multiplications of the grams",
+    )
+    tell([row])
+    if said.record:
+        keep("collect", "python -m tests.benchmarks.collect", [row])
 
 
 def prepare(cache: Path, texts: int):
@@ -161,7 +175,16 @@ def workers(said, number: int) -> float:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, __file__, "--worker", "--texts", str(said.texts), "--cache", str(said.cache)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.collect",
+        "--worker",
+        "--texts",
+        str(said.texts),
+        "--cache",
+        str(said.cache),
+    ]
     common = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     started = [
         subprocess.Popen(

@@ -1,6 +1,7 @@
 """One layer of a large model: what counting, storing and solving it costs, in processor time beside a bare forward.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/layer.py [--hidden 4096] [--inner 11008] [--texts 100] [--folder DIR]
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.layer [--hidden 4096] [--inner 11008] [--texts 100] [--folder DIR]
+                                                       [--record]
 
 A Llama of one layer of these widths in bfloat16, by default those of a model of 7 billion parameters, and a second
 one of the same base. Processor time, so that other work on the machine counts little; the targets are for the default
@@ -10,7 +11,8 @@ widths on one core. What is read from `--folder` is made there first, and kept.
 from __future__ import annotations
 
 import argparse
-import os
+import dataclasses
+import json
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from tests.benchmarks.commands import FUSEHUB, taken_by
+from tests.benchmarks.record import Row, keep, tell
 
 TOKENS = 50
 EXPERTS = 2
@@ -29,6 +34,7 @@ def main() -> None:
     parser.add_argument("--inner", type=int, default=11008)
     parser.add_argument("--texts", type=int, default=100, help=f"of {TOKENS} tokens each")
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--record", action="store_true", help="into docs/performance.md")
     parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
     said = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -38,10 +44,19 @@ def main() -> None:
             return
         # In processes of their own: a process starts with the peak memory of the one that started it.
         again = ["--hidden", said.hidden, "--inner", said.inner, "--texts", said.texts, "--folder", root.parent]
-        done = subprocess.run([sys.executable, __file__, "--make", *map(str, again)], check=False)
+        # What the benchmark has to say of counting comes from there.
+        told = root / "counting.json"
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.benchmarks.layer", "--make", *map(str, again)], check=False
+        )
         if done.returncode:
             sys.exit(done.returncode)
-        merge(root)
+        rows = [merge(root)]
+        if told.exists():
+            rows.append(Row(**json.loads(told.read_text(encoding="utf-8"))))
+        tell(rows)
+        if said.record:
+            keep("layer", "OMP_NUM_THREADS=1 python -m tests.benchmarks.layer", rows)
 
 
 def make(root: Path, hidden: int, inner: int, texts: int) -> None:
@@ -106,9 +121,14 @@ def make(root: Path, hidden: int, inner: int, texts: int) -> None:
                 )
                 print(f"encoding of {len(sizes)} grams: {stored:.1f} s; one Cholesky of each: {factors:.1f} s")
                 beyond = (counting + stored - factors) / bare
-                print(
-                    f"beyond the forward and one Cholesky of each gram: x {beyond:.2f} of it (target 1.0)", flush=True
+                row = Row(
+                    f"collecting {texts} texts for that layer, beyond the forward and one Cholesky of each gram",
+                    f"{beyond:.2f} × the forward ({bare:.1f} s of the processor)",
+                    "1.0 ×",
+                    beyond <= 1,
+                    "multiplications of the grams in float32; the forward is in bfloat16",
                 )
+                (root / "counting.json").write_text(json.dumps(dataclasses.asdict(row)), encoding="utf-8")
             model = {"id": folder.name, "commit": None, "weights": weight_hashes(resolve(str(folder)))}
             facts = {"examples": texts, "tokens": texts * TOKENS, "data": {"source": "random", "revision": None}}
             write_statistics(folder / "fusehub", sums, aliases, {"model": model, **facts})
@@ -128,27 +148,25 @@ def timed(work: Callable, *arguments: object) -> float:
     return time.process_time() - started
 
 
-def merge(root: Path) -> None:
+def merge(root: Path) -> Row:
     """RegMean of the models by their statistics, the whole command; and the mean, which is all but the solve."""
+    folders = [root / f"expert-{number}" for number in range(EXPERTS)]
+    found = {}
     for method in ("mean", "regmean"):
         out = root / "merged"
         shutil.rmtree(out, ignore_errors=True)
-        folders = [str(root / f"expert-{number}") for number in range(EXPERTS)]
-        command = [sys.executable, "-m", "fusehub", "merge", *folders, "--method", method, "--out", str(out)]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        assert process.stderr is not None
-        complaint = process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            sys.exit(complaint.decode())
-        seconds = usage.ru_utime + usage.ru_stime
-        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
-        target = " (targets 110 s, 3 GB)" if method == "regmean" else ""
-        print(f"{method} of {EXPERTS}: {seconds:.1f} s of the processor, {peak:.2f} GB{target}", flush=True)
+        found[method] = taken_by([*FUSEHUB, "merge", *folders, "--method", method, "--out", out])
         shutil.rmtree(out)
+    mean, solved = found["mean"], found["regmean"]
+    took = f"{solved.processor:.0f} s of the processor (the mean {mean.processor:.0f} s), {solved.peak / 1e9:.2f} GB"
+    return Row(
+        f"one layer of a 7B shape, {EXPERTS} experts, RegMean, whole command",
+        took,
+        "110 s, 3 GB",
+        solved.processor <= 110 and solved.peak <= 3e9,
+        "multiplications",
+    )
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[2]))
     main()

@@ -1,6 +1,6 @@
 """Time and memory of merging, cold process included, beside reading and writing the same bytes.
 
-    python tests/benchmarks/merging.py [--runs 3] [--only bert] [--folder DIR]
+    python -m tests.benchmarks.merging [--runs 3] [--only bert] [--folder DIR] [--record]
 
 Makes its models from seeds (a base and small changes of it), runs `fusehub merge` in a process of its own, and
 prints the median wall time, the peak memory of that process, and both as ratios: time to that of copying as many
@@ -19,9 +19,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.benchmarks.commands import FUSEHUB, ROOT, taken_by
+from tests.benchmarks.record import Row, keep, tell
 
 
 def main() -> None:
@@ -29,6 +32,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", choices=sorted(CASES), nargs="+")
     parser.add_argument("--folder", type=Path, help="keep the models here, for the next time")
+    parser.add_argument("--record", action="store_true", help="into docs/performance.md")
     parser.add_argument("--make", metavar="CASE", choices=sorted(CASES), help=argparse.SUPPRESS)
     said = parser.parse_args()
     if said.make:
@@ -37,43 +41,67 @@ def main() -> None:
         return
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(f"{'case':46} {'seconds':>8} {'copying':>8} {'ratio':>6} {'peak':>9} {'one model':>10} {'ratio':>6}")
-    seconds = [measure([sys.executable, "-m", "fusehub", "--help"])[0] for _ in range(said.runs)]
-    print(f"{'fusehub --help':46} {statistics.median(seconds):8.2f}")
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as temporary:
         root = said.folder or Path(temporary)
         for names in TOGETHER:
             wanted = [name for name in names if not said.only or name in said.only]
             for name in wanted:
                 # In a process of its own: a process starts with the peak memory of the one that started it.
-                measure([sys.executable, __file__, "--make", name, "--folder", str(root)])
+                taken_by([sys.executable, "-m", "tests.benchmarks.merging", "--make", name, "--folder", root])
             # Each round has them all, one after the other: what else the machine does is alike for them.
             rounds = [{name: run(name, root) for name in wanted} for _ in range(said.runs)]
             for name in wanted:
                 report(name, [done[name] for done in rounds], root)
-            if "bert_regmean" in wanted:
-                pairs = [(together("bert_regmean", root, 1), together("bert_regmean", root, 2)) for _ in rounds]
-                faster = statistics.median(one / two for one, two in pairs)
-                print(
-                    "RegMean of 3 x BERT-base in two processes of one thread beside one, whole command: "
-                    f"{statistics.median(one for one, _ in pairs):.2f} s, {faster:.2f} times as fast (target 1.7)"
-                )
             if {"bert", "bert_regmean"} <= set(wanted):
-                ratio = statistics.median(done["bert_regmean"].seconds / done["bert"].seconds for done in rounds)
-                peak = statistics.median(done["bert_regmean"].peak for done in rounds)
-                print(
-                    f"RegMean of 3 x BERT-base beside the mean, of neighbouring runs: x {ratio:.2f} (target 3), "
-                    f"{peak / 1e6:.0f} MB (700)"
-                )
+                rows.append(beside_the_mean(rounds))
+            if "bert_regmean" in wanted:
+                rows.append(in_two_processes(root, said.runs))
             if said.folder is None:
                 for name in wanted:
                     shutil.rmtree(root / name)
+    tell(rows)
+    if said.record:
+        keep("merging", "python -m tests.benchmarks.merging", rows)
+
+
+def beside_the_mean(rounds: Sequence[Mapping[str, Run]]) -> Row:
+    """RegMean's whole command beside the mean's, of neighbouring runs."""
+    ratio, processor = (
+        statistics.median(getattr(done["bert_regmean"], fact) / getattr(done["bert"], fact) for done in rounds)
+        for fact in ("seconds", "processor")
+    )
+    peak = statistics.median(done["bert_regmean"].peak for done in rounds) / 1e6
+    seconds = statistics.median(done["bert_regmean"].seconds for done in rounds)
+    return Row(
+        "RegMean of 3 × BERT-base from compact statistics, whole command",
+        f"{ratio:.2f} × the mean's time ({processor:.2f} × its processor time), {seconds:.1f} s, {peak:.0f} MB",
+        "3 ×, 700 MB",
+        ratio <= 3 and peak <= 700,
+        "multiplications of the solves; start-up",
+    )
+
+
+def in_two_processes(root: Path, runs: int) -> Row:
+    """RegMean in two processes of one thread beside one."""
+    pairs = [(together("bert_regmean", root, 1), together("bert_regmean", root, 2)) for _ in range(runs)]
+    faster = statistics.median(one / two for one, two in pairs)
+    return Row(
+        "the same in two processes of one thread",
+        f"{faster:.2f} × as fast as one ({statistics.median(one for one, _ in pairs):.1f} s)",
+        "1.7 ×",
+        faster >= 1.7,
+        "each process imports and plans for itself",
+    )
 
 
 @dataclass(frozen=True)
 class Run:
-    """One merge: wall seconds, bytes at its peak, and the seconds that copying as many bytes took just after it."""
+    """One merge: seconds by the clock and of processors, bytes at its peak, and the seconds that copying as many
+    bytes took just after it."""
 
     seconds: float
+    processor: float
     peak: int
     copying: float
 
@@ -84,11 +112,10 @@ def experts_of(name: str, root: Path) -> list[Path]:
 
 def run(name: str, root: Path) -> Run:
     folders, target = experts_of(name, root), root / "merged"
-    command = [sys.executable, "-m", "fusehub", "merge", *map(str, folders), "--method", CASES[name][3]]
     shutil.rmtree(target, ignore_errors=True)
-    seconds, peak = measure([*command, "--out", str(target)])
+    taken = taken_by([*FUSEHUB, "merge", *folders, "--method", CASES[name][3], "--out", target])
     shutil.rmtree(target)
-    return Run(seconds, peak, copy_as_much(folders, root / "copy"))
+    return Run(taken.seconds, taken.processor, taken.peak, copy_as_much(folders, root / "copy"))
 
 
 def together(name: str, root: Path, count: int) -> float:
@@ -97,8 +124,8 @@ def together(name: str, root: Path, count: int) -> float:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     target = root / "merged"
-    command = [sys.executable, "-m", "fusehub", "merge", *map(str, experts_of(name, root)), "--method", CASES[name][3]]
-    common = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*FUSEHUB, "merge", *map(str, experts_of(name, root)), "--method", CASES[name][3]]
+    common = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     if count > 1:
         common |= {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     started = time.perf_counter()
@@ -131,18 +158,6 @@ def report(name: str, runs: Sequence[Run], root: Path) -> None:
         f"{peak / 1e6:6.0f} MB {model / 1e6:7.0f} MB {peak / model:6.2f}",
         flush=True,
     )
-
-
-def measure(command: list[str]) -> tuple[float, int]:
-    """Wall seconds and peak resident bytes of a process, the operating system's own account of it."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    complaint = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{' '.join(command)}\n{complaint.decode()}")
-    return time.perf_counter() - started, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def copy_as_much(folders: list[Path], target: Path) -> float:

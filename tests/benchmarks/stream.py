@@ -1,6 +1,7 @@
 """A model larger than the memory: counting it block by block with a limit, beside counting it whole without one.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/stream.py [--layers 22] [--limit 1.5e9] [--texts 16] [--folder DIR]
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.stream [--layers 22] [--limit 1.5e9] [--texts 16] [--folder DIR]
+                                                        [--record]
 
 A Llama of the widths of a 1.1B model in float32 (4.4 GB), in shards of 500 MB, and 16 texts of 50 words. Each run is
 a process of its own; the limited one may have so many bytes of data in all, what it imports included (`RLIMIT_DATA`).
@@ -19,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.benchmarks.record import Row, keep, tell
+
 WORDS = 50
 # Arrow's own pool would claim a gigabyte of addresses at once, which count as data.
 PLAIN = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
@@ -30,6 +33,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=1.5e9)
     parser.add_argument("--texts", type=int, default=16, help=f"of {WORDS} words each")
     parser.add_argument("--folder", type=Path, help="where the model is made, and kept")
+    parser.add_argument("--record", action="store_true", help="into docs/performance.md")
     said = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         root = said.folder or Path(temporary)
@@ -39,12 +43,24 @@ def main() -> None:
         print(f"{nbytes / 1e9:.1f} GB of weights; {os.cpu_count()} cores, load {os.getloadavg()[0]:.0f}")
         limit = int(said.limit)
         print(f"whole, limited to {limit / 1e9:.1f} GB: {run(model, data, root / 'refused', 'off', limit)}")
-        print(f"auto, limited to {limit / 1e9:.1f} GB: {run(model, data, root / 'blocks', 'auto', limit)}")
+        limited = run(model, data, root / "blocks", "auto", limit)
+        print(f"auto, limited to {limit / 1e9:.1f} GB: {limited}")
         print(f"block by block, no limit: {run(model, data, root / 'free', 'on', None)}")
         print(f"whole, no limit: {run(model, data, root / 'whole', 'off', None)}")
-        print(f"grams differ by at most {difference(root / 'whole', root / 'blocks'):.1e} of their norm")
+        apart = difference(root / "whole", root / "blocks")
+        print(f"grams differ by at most {apart:.1e} of their norm")
         for name in ("blocks", "free", "whole"):
             shutil.rmtree(root / name)
+    row = Row(
+        f"statistics of a model of {nbytes / 1e9:.1f} GB, no more than {limit / 1e9:.1f} GB of memory allowed",
+        f"{limited}; the whole model's to {apart:.0e}",
+        "works, to 1e-06",
+        apart <= 1e-6,
+        "reading; one block and its grams",
+    )
+    tell([row])
+    if said.record:
+        keep("stream", "OMP_NUM_THREADS=1 python -m tests.benchmarks.stream", [row])
 
 
 def make(model: Path, data: Path, layers: int, texts: int) -> None:
