@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from fusehub.errors import FuseHubError
 
-from .visits import DOWNLOADS, Made, Visit
+from .visit import DOWNLOADS, Made, Visit
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

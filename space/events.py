@@ -18,7 +18,7 @@ from fusehub.errors import FuseHubError
 
 from .render import html, offers
 from .step import Step
-from .visits import Visit
+from .visit import Visit
 from .workers.jobs import RUNNING, Job
 from .workers.tasks import bug
 

@@ -27,7 +27,8 @@ from .render.nav import is_ready, nav_html
 from .setting import Setting
 from .shelves import Shelves
 from .step import Step
-from .visits import CHECK, Visit, Visits
+from .visit import CHECK, Visit
+from .visits import Visits
 from .workers.jobs import CANCELLED, DONE, FAILED, Job, Jobs, Part
 from .workers.worker import Worker
 

@@ -24,7 +24,7 @@ from fusehub.utils.reach import local_path
 from .render.nav import STEPS
 from .setting import Setting, is_name
 from .steps.options import options_of
-from .visits import PICK, Visit
+from .visit import PICK, Visit
 
 KEYS = ("step", "model", "base", "method", "option", "share", "text")
 # Characters of a link, and the parts of it. Browsers and servers differ in how long an address may be.

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from .visits import Picked
+from .visit import Picked
 
 # Seconds for which a public model is taken as it was: so much later a new commit of it is seen.
 _LASTS = 15.0

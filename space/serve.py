@@ -37,7 +37,8 @@ from .steps.pick import Pick, describe
 from .steps.push import Push
 from .steps.statistics import StatisticsStep
 from .steps.way import start_way
-from .visits import COMPARE, MERGE, Visits
+from .visit import COMPARE, MERGE
+from .visits import Visits
 from .workers.jobs import Jobs
 from .workers.worker import Worker
 

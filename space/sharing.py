@@ -23,7 +23,7 @@ from .render.address import GO_ON
 from .render.nav import STEPS
 from .steps.options import changed_options
 from .steps.pick import describe
-from .visits import PICK, Picked, Visit
+from .visit import PICK, Picked, Visit
 
 # Where a page may not write to the clipboard, as on one that is not served by https, the link is shown to be copied.
 _COPY = """(query) => {

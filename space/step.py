@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from .visits import Visit
+from .visit import Visit
 from .workers.pace import Tell
 
 

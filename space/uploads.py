@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from .visits import Visit
+from .visit import Visit
 
 
 def take_uploads(visit: Visit, files: Any) -> list[str]:

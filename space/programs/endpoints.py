@@ -32,7 +32,7 @@ from ..steps.compare import has_ensemble, require_few_datasets, require_texts
 from ..steps.counting import Texts
 from ..steps.merge import start_merges
 from ..steps.push import start_push
-from ..visits import Made, Visit
+from ..visit import Made, Visit
 from . import answers, forms, named, work
 from .told import Caller, told
 

@@ -17,7 +17,7 @@ from fusehub.merging.sources import AUTO, is_place
 from ..frame import Frame
 from ..steps.compare import require_readers
 from ..steps.pick import describe
-from ..visits import Made, Visit
+from ..visit import Made, Visit
 
 STATISTICS = "statistics"
 

@@ -12,7 +12,7 @@ from ..frame import Frame
 from ..render import html
 from ..setting import Setting
 from ..steps.counting import Texts, counting
-from ..visits import Made, Visit
+from ..visit import Made, Visit
 
 _PATIENCE = 3600.0
 

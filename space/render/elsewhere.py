@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..visits import CHECK, COMPARE, MERGE, PICK, PUSH, STATISTICS, Visit, statistics_of
+from ..visit import CHECK, COMPARE, MERGE, PICK, PUSH, STATISTICS, Visit, statistics_of
 from . import html, reproduce
 from .reproduce import OUT
 

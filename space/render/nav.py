@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..visits import CHECK, COMPARE, MERGE, STATISTICS, Visit
+from ..visit import CHECK, COMPARE, MERGE, STATISTICS, Visit
 
 STEPS = ("Pick", "Check", "Statistics", "Merge", "Compare", "Push")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from fusehub.errors import LOG_IN, Action, FuseHubError
 
-from ..visits import CHECK, COMPARE, MERGE, PICK, PUSH, STATISTICS
+from ..visit import CHECK, COMPARE, MERGE, PICK, PUSH, STATISTICS
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from fusehub.hub.client import endpoint
 from fusehub.hub.names import plain, readings
 
 from ..link import is_of_hub
-from ..visits import Visit
+from ..visit import Visit
 from . import html, reproduce
 
 

@@ -14,7 +14,7 @@ from fusehub.utils.formats import describe
 from ..frame import Frame
 from ..render import html
 from ..render.offers import action_of
-from ..visits import Visit, statistics_of
+from ..visit import Visit, statistics_of
 from ..workers.pace import Tell, untold
 
 

@@ -14,7 +14,7 @@ from ..render import html
 from ..render.offers import OFFERS, action_of
 from ..render.reproduce import merge_command
 from ..step import Step
-from ..visits import PICK, STATISTICS, Picked, Visit, statistics_of
+from ..visit import PICK, STATISTICS, Picked, Visit, statistics_of
 from ..workers.pace import Tell, seconds_of, untold
 from .advice import fill_in_base
 

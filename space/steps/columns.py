@@ -20,7 +20,7 @@ from fusehub.models.tasks import TASKS
 
 from ..readings import Reading, Readings
 from ..render.data import data_html
-from ..visits import Visit
+from ..visit import Visit
 
 
 class Columns:

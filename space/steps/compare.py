@@ -21,7 +21,7 @@ from ..render.scores import scores_html
 from ..setting import Setting
 from ..step import Step
 from ..uploads import take_uploads
-from ..visits import PUSH, Visit
+from ..visit import PUSH, Visit
 from .columns import Columns
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..visits import Picked, Visit
+from ..visit import Picked, Visit
 from ..workers.jobs import Part
 
 LIMIT = 1000

@@ -17,7 +17,7 @@ from fusehub.methods import METHODS
 from fusehub.utils.formats import size
 
 from ..render import html
-from ..visits import Made, Visit
+from ..visit import Made, Visit
 from .options import changed_options
 
 # A name that can be a folder's and a repo's.

@@ -19,7 +19,7 @@ from ..access import require_all
 from ..render import html
 from ..render.reproduce import merge_command
 from ..step import Step
-from ..visits import COMPARE, MERGE, Made, Visit, statistics_of
+from ..visit import COMPARE, MERGE, Made, Visit, statistics_of
 from ..workers.jobs import Part
 from ..workers.pace import Tell
 from .advice import advice_html, advise, need_html, offered, suggested, wants_more, ways

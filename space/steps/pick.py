@@ -17,7 +17,7 @@ from ..render import html
 from ..render.first import first_html, links
 from ..shelves import Shelf
 from ..step import Step
-from ..visits import CHECK, PICK, Picked, Visit
+from ..visit import CHECK, PICK, Picked, Visit
 from ..workers.pace import seconds_of
 from .way import said_of_way, seconds_of_way
 

@@ -15,7 +15,7 @@ from ..events import typed
 from ..render import html
 from ..render.published import published_html
 from ..step import Step
-from ..visits import PUSH, Made, Visit
+from ..visit import PUSH, Made, Visit
 from .card import Draft
 from .telling import Telling, tell
 

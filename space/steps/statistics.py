@@ -17,7 +17,7 @@ from ..access import require_all
 from ..render import html
 from ..step import Step
 from ..uploads import take_uploads
-from ..visits import MERGE, Visit
+from ..visit import MERGE, Visit
 from ..workers.jobs import Job, Part
 from ..workers.pace import Tell
 from .check import check

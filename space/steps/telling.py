@@ -14,7 +14,7 @@ from fusehub.methods import METHODS
 from fusehub.publishing.telling import Letter, letter_to, tell_owner
 
 from ..render.published import expert_repos
-from ..visits import Visit
+from ..visit import Visit
 
 
 class Telling:

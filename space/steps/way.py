@@ -25,7 +25,7 @@ from ..access import require_all
 from ..frame import Frame
 from ..render import html
 from ..render.offers import action_of
-from ..visits import CHECK, COMPARE, MERGE, STATISTICS, Visit
+from ..visit import CHECK, COMPARE, MERGE, STATISTICS, Visit
 from ..workers.jobs import Job, Part
 from ..workers.pace import DISK, START, seconds_of
 from .advice import known_advice, parameters_of, take_in_advice, ways, what_to_recommend

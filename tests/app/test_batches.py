@@ -14,7 +14,7 @@ from space.steps.compare import start_scores
 from space.steps.merge import offered, start_merges
 from space.steps.options import options_of
 from space.steps.pick import describe
-from space.visits import MERGE
+from space.visit import MERGE
 from tests.app.conftest import ROOT
 from tests.unit.experts import relatives, with_statistics
 

@@ -20,7 +20,8 @@ from space.serve import build, close, new_frame
 from space.sessions import forget_idle, forget_uploads
 from space.setting import Setting
 from space.steps.compare import named_datasets
-from space.visits import Made, Visits
+from space.visit import Made
+from space.visits import Visits
 from space.workers.jobs import DONE, RUNNING, Job, Jobs
 from tests.app.conftest import DATASET, SENTIMENT, SLOW, serving
 from tests.app.programs import Client, Refused

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from space.link import KEYS, Link, link_of, read_link
 from space.render.elsewhere import elsewhere_html
 from space.setting import Setting
-from space.visits import COMPARE, MERGE, PUSH, Made, Picked, Visit
+from space.visit import COMPARE, MERGE, PUSH, Made, Picked, Visit
 from tests.app.conftest import SENTIMENT
 from tests.app.steps import compare, example, go, merge
 

@@ -19,7 +19,8 @@ from space.setting import Setting
 from space.steps.card import Draft, followed
 from space.steps.made import made_html, rename, same_as
 from space.steps.telling import letters_of, tell
-from space.visits import Made, Picked, Visits
+from space.visit import Made, Picked
+from space.visits import Visits
 from space.workers.jobs import Jobs
 
 WRITTEN = "---\nlicense: mit\n---\n# regmean\n\nOne model.\n\nmodel='regmean'\n\n## Limits\n\nLicence: mit."

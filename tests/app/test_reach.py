@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from space.visits import DOWNLOADS
+from space.visit import DOWNLOADS
 from tests.app.conftest import DATASET, PRIVATE, ROOT, SENTIMENT, serving
 from tests.app.programs import Client, Refused
 from tests.unit.experts import edit_json, relatives
