@@ -3,7 +3,7 @@
     from space import launch
     launch(["user/expert-1", "user/expert-2"])          # a browser opens; the Hub is that of HF_ENDPOINT
 
-`steps` has one file a step (`pick`, `check`, `statistics`, `merge`, `compare`, `push`), `visits` what a visitor has,
+`steps` has one file a step (`pick`, `check`, `statistics`, `merge`, `compare`, `push`), `visit` what a visitor has,
 `workers` what runs in other processes, `render` what is shown, `frame` what holds the steps together, `programs` the
 endpoints. All that is done with models is done by the package `fusehub`.
 """

@@ -54,7 +54,7 @@ def cast_of(recipe: Recipe, resolved: Mapping[str, ModelRef], access: Access) ->
     method = find_method(recipe.merge_method)
     _require_adding(recipe, method)
     if recipe.as_adapter and recipe.stored_dtype == FLOAT8:
-        raise BadRecipe("An adapter is not stored in float8.", "Leave out --dtype float8, or --as-adapter.")
+        raise BadRecipe("An adapter is not stored in float8.", "Name another dtype, or write a whole model.")
     # Before the Hub is asked of anything.
     settings = Settings.of(method, recipe.parameters, [entry.parameters for entry in recipe.models])
     require_template(recipe.chat_template)

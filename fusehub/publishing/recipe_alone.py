@@ -100,7 +100,7 @@ def _require_for_all(merge: MergedFolder) -> None:
     if here := merge.local_folders:
         raise BadRecipe(
             f"The recipe of this merge names what is on this machine alone: {listed(sorted(set(here.values())))}.",
-            "Publish that first (`fusehub publish`, `fusehub collect --publish`), and merge by its name on the Hub.",
+            "Publish that first, models and statistics, and merge by their names on the Hub.",
         )
 
 
