@@ -176,12 +176,10 @@ class Visit:
     published: dict[str, Any] | None = None
     published_recipe: dict[str, Any] | None = None
     """Where the recipe of a merge went that was published alone."""
-    telling: str = ""
-    """The repo whose owner is about to be told of the merge."""
+    telling: tuple[str | None, str, str] = (None, "", "")
+    """Which page shows the words for the owner of which repo, about the merge at which address."""
     told: dict[str, str] = field(default_factory=dict)
     """Repo -> the discussion in which its owner was told of the merge that was pushed."""
-    painted_letter: tuple[Any, ...] = ()
-    """Which page shows the words for whom."""
     job: Job | None = None
     notices: dict[int, str] = field(default_factory=dict)
     """Step -> what it has to say, as HTML."""

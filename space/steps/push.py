@@ -253,8 +253,8 @@ class Push(Step):
         asked = {"folder": str(made.folder), "repo_id": name, "public": seen == PUBLIC}
         self.frame.start(visit, "recipe", f"Publishing the recipe of {made.name}", asked, own, keep)
 
-    def _choose_owner(self, visit: Visit, token: str | None, data: Any, whom: str) -> None:
-        visit.telling = whom
+    def _choose_owner(self, visit: Visit, token: str | None, data: Any, whom: str | None) -> None:
+        visit.telling = (None, whom or "", "")
 
     def _tell(
         self, visit: Visit, token: str | None, data: Any, pasted: str, whom: str | None, title: str, words: str

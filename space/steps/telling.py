@@ -35,23 +35,20 @@ class Telling:
         self.inputs = [self.whom, self.title, self.words]
 
     def show(self, visit: Visit) -> list[Any]:
-        letters = letters_of(visit)
-        if not letters:
-            visit.painted_letter = ()
-            return [gr.Column(visible=False), *[gr.skip()] * 3]
+        letters, published = letters_of(visit), visit.published
         left = [repo for repo in letters if repo not in visit.told]
-        if visit.telling not in left:
-            visit.telling = left[0] if left else ""
-        letter = letters.get(visit.telling)
+        if not left or published is None:
+            return [gr.Column(visible=False), *[gr.skip()] * 3]
+        before, chosen = visit.telling, visit.telling[1]
+        whom = chosen if chosen in left else left[0]
+        visit.telling = now = (visit.page, whom, published["url"])
         # What is typed at this moment is not painted over.
-        before, now = visit.painted_letter, (visit.page, visit.telling, visit.published and visit.published["url"])
-        visit.painted_letter = now
         fresh = before != now
         return [
-            gr.Column(visible=bool(left)),
-            gr.Dropdown(left, value=visit.telling or None),
-            letter.title if fresh and letter else gr.skip(),
-            letter.text if fresh and letter else gr.skip(),
+            gr.Column(visible=True),
+            gr.Dropdown(left, value=whom),
+            letters[whom].title if fresh else gr.skip(),
+            letters[whom].text if fresh else gr.skip(),
         ]
 
 
