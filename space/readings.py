@@ -34,6 +34,8 @@ class Readings:
     """Those that are given at this moment."""
     current: str = ""
     """The one that is shown."""
+    opened: tuple[str | None, bool] | None = None
+    """The page that shows the form, and whether it was opened or folded away there last."""
 
     @property
     def shown(self) -> Reading | None:

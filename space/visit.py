@@ -149,8 +149,6 @@ class Visit:
     """Merges that are gone but for their files."""
     texts: Path | None = None
     """A file with texts, to make statistics of."""
-    form_filled: tuple[str | None, bool] | None = None
-    """The page that shows the form for statistics, and whether it was opened or folded away there."""
     uploads: dict[str, str] = field(default_factory=dict)
     """Name -> file with labels, to score on."""
     readings: dict[str, Readings] = field(default_factory=dict)

@@ -93,7 +93,7 @@ def print_preview(seen: DataPreview) -> None:
     for kind, one, every in (("config", seen.config, seen.configs), ("split", seen.split, seen.splits)):
         if len(every) > 1:
             say(f"{kind}: {one} of {', '.join(every)}")
-    read = dict.fromkeys(seen.text_columns, ("text", seen.why_texts))
+    read = dict.fromkeys(seen.text_columns, ("input", seen.why_texts))
     read |= dict.fromkeys((seen.label_column or "").split(","), ("label", seen.why_label))
     rows = [[name, *read.get(name, ("-", "")), *(row[name] for row in seen.rows[:1])] for name in seen.columns]
     table(seen.source, ["column", "read as", "because", *(["first row"] if seen.rows else [])], rows)

@@ -30,7 +30,7 @@ def data_html(reading: Reading) -> str:
 
 def _columns_said(seen: Mapping[str, Any]) -> str:
     columns = " and ".join(f"<strong>{html.esc(name)}</strong>" for name in seen["text_columns"])
-    said = f"Read as text: {columns}{_because(seen['why_texts'])}."
+    said = f"Read as input: {columns}{_because(seen['why_texts'])}."
     if seen["label_column"]:
         labels = " and ".join(f"<strong>{html.esc(name)}</strong>" for name in seen["label_column"].split(","))
         said += f" Read as labels: {labels}{_because(seen['why_label'])}."
@@ -42,7 +42,7 @@ def _because(why: str) -> str:
 
 
 def _rows_html(reading: Reading, seen: Mapping[str, Any]) -> str:
-    kinds = dict.fromkeys(seen["text_columns"], "text") | dict.fromkeys(
+    kinds = dict.fromkeys(seen["text_columns"], "input") | dict.fromkeys(
         (seen["label_column"] or "").split(","), "label"
     )
     heads = [

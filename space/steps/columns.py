@@ -36,7 +36,7 @@ class Columns:
                 self.split = gr.Dropdown([], label="Split", visible=False, elem_id=f"{name}-split")
             with gr.Row():
                 self.texts = gr.Dropdown(
-                    [], label="Read as text", multiselect=True, visible=False, elem_id=f"{name}-text-column"
+                    [], label="Read as input", multiselect=True, visible=False, elem_id=f"{name}-text-column"
                 )
                 self.label = gr.Dropdown(
                     [], label="Read as labels", visible=False, elem_id=f"{name}-label-column"
@@ -52,12 +52,12 @@ class Columns:
 
     def of(self, visit: Visit, place: str) -> Reading:
         """What is to be read of data."""
-        return self._all(visit).of(place)
+        return self.all_of(visit).of(place)
 
     def look(self, visit: Visit, token: str | None, places: Mapping[str, str]) -> list[Any]:
         """Looks into all that is given at this moment, place -> what it is called, where nobody has yet; gives what
         the parts show then."""
-        known = self._all(visit)
+        known = self.all_of(visit)
         for place, called in places.items():
             if place not in known.all:
                 known.all[place] = Reading(called, place)
@@ -68,7 +68,7 @@ class Columns:
 
     def show(self, visit: Visit) -> list[Any]:
         """What the parts show."""
-        known = self._all(visit)
+        known = self.all_of(visit)
         given = [place for place in known.given if place in known.all]
         if not given:
             return [gr.Column(visible=False), *[gr.skip()] * (len(self.painted) - 1)]
@@ -94,7 +94,8 @@ class Columns:
             gr.Dropdown([*columns, *together], value=label, visible=several and wanted),
         ]  # fmt: skip
 
-    def _all(self, visit: Visit) -> Readings:
+    def all_of(self, visit: Visit) -> Readings:
+        """What was given to the form."""
         return visit.readings.setdefault(self.name, Readings())
 
     def _read(self, visit: Visit, token: str | None, reading: Reading) -> None:
@@ -116,7 +117,7 @@ class Columns:
         """What answers a choice: the reading that is shown takes it in, and is shown anew."""
 
         def answered(visit: Visit, token: str | None, value: Any) -> list[Any]:
-            known = self._all(visit)
+            known = self.all_of(visit)
             reading = known.shown
             if reading is not None and choose(known, reading, value):
                 self._read(visit, token, reading)

@@ -158,8 +158,9 @@ class StatisticsStep(Step):
 
     def _form(self, visit: Visit, *, open: bool) -> Any:
         """The form, folded away once all is there; whoever opens or closes it has their way until that changes."""
-        before, visit.form_filled = visit.form_filled, (visit.page, open)
-        return gr.skip() if before == visit.form_filled else gr.Accordion(open=open)
+        known, now = self.columns.all_of(visit), (visit.page, open)
+        before, known.opened = known.opened, now
+        return gr.skip() if before == now else gr.Accordion(open=open)
 
     def _look(self, visit: Visit, token: str | None, source: str, dataset: str) -> list[Any]:
         """What the data has that is to be read, where it has columns."""

@@ -164,7 +164,7 @@ def test_columns_config_and_split_are_chosen_from_what_the_data_has(visitor, hub
     dataset.fill("ada/parts")
     dataset.press("Tab")
     has = page.locator("#statistics-columns")
-    has.get_by_text("Read as text: comment (columns of texts are often called so)").wait_for()
+    has.get_by_text("Read as input: comment (columns of texts are often called so)").wait_for()
     has.get_by_role("rowheader", name="a good film").wait_for()
     assert page.locator("#statistics-config input").input_value() == "en"
     _choose(page, "#statistics-config", "de")
