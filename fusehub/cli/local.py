@@ -44,11 +44,22 @@ def demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="A quarter of the texts, and less training: under a third of the time.")
     ] = False,
+    kinds: Annotated[
+        bool,
+        typer.Option(
+            "--kinds", help="Only fill a Hub with tiny experts of every kind: entities, questions, language, images."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """The whole way on this machine alone: train three experts, publish them, merge without data, score, publish."""
-    from fusehub.demo.run import run
+    if kinds:
+        from fusehub.demo.kinds import run as run_kinds
 
-    report = run(folder, seed=seed, quick=quick, quiet=as_json)
+        report = run_kinds(folder, quiet=as_json)
+    else:
+        from fusehub.demo.run import run
+
+        report = run(folder, seed=seed, quick=quick, quiet=as_json)
     if as_json:
         print_json(report)

@@ -1,5 +1,7 @@
 """Pictures of every step of the app, for docs/images: `python tests/app/screenshots.py HUB [--out docs/images]`.
 
+With --kinds, HUB is one as `fusehub demo --kinds` leaves it, and the comparison of each kind of model is taken.
+
 HUB is the folder of a local Hub as `make demo` leaves it in demo/hub; a copy of it is used. Where it has models of
 named entities or of language with a common base, their comparison is taken too.
 """
@@ -7,6 +9,7 @@ named entities or of language with a common base, their comparison is taken too.
 from __future__ import annotations
 
 import argparse
+import random
 import shutil
 import tempfile
 from collections import defaultdict
@@ -16,7 +19,9 @@ from huggingface_hub import HfApi
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from fusehub.demo import kinds
 from fusehub.localhub import running
+from fusehub.methods import METHODS
 from tests.app.conftest import _QUIET, CHROMIUM, serving
 from tests.app.steps import compare, example, go, merge, pick, push
 
@@ -32,6 +37,7 @@ def main() -> None:
     parser.add_argument("hub", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--kind", choices=KINDS, action="append", help="Which to take; all if not said.")
+    parser.add_argument("--kinds", action="store_true", help="The comparisons of each kind of model alone.")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -43,6 +49,10 @@ def main() -> None:
         ):
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_QUIET)
             camera = _Camera(browser, app.url, asked.out, asked.kind or list(KINDS))
+            if asked.kinds:
+                for kind in kinds.KINDS:
+                    _kind(camera, kind, Path(folder))
+                return
             _visit(camera, hub.token("you"))
             api = HfApi(endpoint=hub.url)
             for task, texts in (("token-classification", ENTITIES), ("text-generation", BEGINNINGS)):
@@ -118,6 +128,54 @@ def _compare(camera: _Camera, task: str, models: list[str], texts: tuple[str, ..
     compare(page, *texts)
     camera.take(page, f"compare-{task}")
     page.close()
+
+
+def _kind(camera: _Camera, kind: kinds.Kind, folder: Path) -> None:
+    """Two tiny experts, the mean and RegMean: what they say of an example of each one's own, and how good that is."""
+    page = camera.page()
+    pick(page, *kinds.names_of(kind))
+    go(page, "Merge")
+    page.locator("#merge").wait_for()
+    for method in ("mean", "regmean"):
+        _choose(page, METHODS[method].title)
+    page.locator("#merge").click()
+    page.get_by_role("list", name="Merged models").get_by_role("article").nth(1).wait_for()
+    rows = [kind.rows(owner, 1, random.Random(5))[0] for owner in range(2)]
+    if kind.task == "image-classification":
+        go(page, "Compare")
+        paths = [folder / f"{row['label']}-{name}.png" for row, name in zip(rows, kind.about, strict=True)]
+        for row, path in zip(rows, paths, strict=True):
+            row["image"].save(path)
+        with page.expect_file_chooser() as chosen:
+            page.get_by_role("button", name="Add images").click()
+        chosen.value.set_files(paths)
+        page.get_by_role("list", name="Images to ask about").get_by_text(paths[1].name).wait_for()
+        page.locator("#compare").click()
+        page.locator(".fh-compared").wait_for()
+    else:
+        compare(page, *map(_asked, rows))
+    data = "\n".join(f"{name}={source}" for name, source in zip(kind.about, kinds.data_of(kind), strict=True))
+    page.locator("#datasets").get_by_role("textbox").fill(data)
+    page.locator("#score").click()
+    page.get_by_role("list", name="What the numbers mean").wait_for()
+    page.locator("#score-columns").wait_for()
+    camera.take(page, f"kind-{kind.short}")
+    page.close()
+
+
+def _choose(page, method: str) -> None:
+    """Has a method taken, whether it is recommended, the baseline, or one of the others."""
+    chosen = page.get_by_label(method, exact=True)
+    if not chosen.first.is_visible():
+        page.get_by_role("button", name="Other ways to merge").click()
+    chosen.first.check()
+
+
+def _asked(row: dict) -> str:
+    """What a person types of an example: of a text, its beginning."""
+    if "context" in row:
+        return f"{row['question']} | {row['context']}"
+    return " ".join(row["tokens"]) if "tokens" in row else " ".join(row["text"].split()[:2])
 
 
 def _families(api: HfApi, task: str) -> list[list[str]]:
