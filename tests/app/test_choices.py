@@ -90,6 +90,7 @@ def test_a_broken_upload_and_a_wrong_token_are_said_in_words(visitor, hub, tmp_p
     broken.write_bytes(b"this is no parquet")
     collect_file(page, broken)
     page.get_by_role("alert").get_by_text("broken.parquet").wait_for()
+    assert grave_faults(page) == [], "what has failed is said to everybody"
     merge(page)
     push(page, "carl/never", "hf_wrong")
     page.get_by_role("alert").get_by_text("does not accept your token").wait_for()

@@ -200,6 +200,7 @@ def test_work_is_found_again_after_a_reload_and_can_be_cancelled(visitor, app, m
     work = page.get_by_role("region", name="Work that goes on")
     # How far the whole is, and how long it will still take.
     work.get_by_text("left").wait_for()
+    assert grave_faults(page) == [], "while work goes on"
     page.reload()
     work.get_by_text("left").wait_for()
     bar = work.get_by_role("progressbar")
