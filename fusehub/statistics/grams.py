@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fusehub.statistics.halves import HalfSum
-from fusehub.utils.devices import has_float64
+from fusehub.utils.devices import exact_products, has_float64
 from fusehub.utils.symmetric import unpacked, whole
 
 if TYPE_CHECKING:
@@ -47,8 +47,9 @@ class GramSum:
     def add(self, rows: Tensor, times: int = 1, half: int | Tensor | None = None) -> None:
         """Counts `rows`, [n, size], each of them `times` times; for `standard_error`, in which `half`, 0 or 1: [n]."""
         x = rows.float()
-        for block, start in zip(self._blocks, range(0, self.size, self._step), strict=True):
-            block.addmm_(x[:, start : start + self._step].T, x[:, start:], alpha=times)
+        with exact_products(rows):
+            for block, start in zip(self._blocks, range(0, self.size, self._step), strict=True):
+                block.addmm_(x[:, start : start + self._step].T, x[:, start:], alpha=times)
         self.total.add_(x.sum(0).to(self.total.device), alpha=times)
         self.rows += len(x) * times
         if half is not None:

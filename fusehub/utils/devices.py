@@ -7,6 +7,9 @@ total = wide(tensor).sum()          # in float64, on the device or, where that h
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -101,3 +104,33 @@ def wide(tensor: Tensor) -> Tensor:
 def fitted(tensor: Tensor, like: Tensor) -> Tensor:
     """`tensor` in the dtype and on the device of `like`, never in float64 on a device that has none."""
     return tensor.to(like.dtype).to(like.device)
+
+
+@contextmanager
+def exact_products(narrow: Tensor) -> Iterator[None]:
+    """Within, float32 products of the numbers in `narrow` by each other may be made with the processor's instructions
+    for bfloat16, where it has some and that is the dtype of `narrow`.
+
+    A product of two such numbers has 16 bits, so in float32 it is exact, and so they are added up. The switch is one
+    of the whole process, and would round what others multiply: while other threads are alive it is not touched.
+    """
+    import torch
+
+    if narrow.dtype != torch.bfloat16 or narrow.device.type != "cpu" or threading.active_count() > 1 or not _has_amx():
+        yield
+        return
+    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # Made when it is asked for.
+    before = setting.fp32_precision
+    setting.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
+
+
+@cache
+def _has_amx() -> bool:
+    """Whether the processor multiplies tiles of bfloat16; without, float32 is faster."""
+    import torch
+
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
