@@ -29,7 +29,7 @@ def answers_html(found: dict[str, Any]) -> str:
     is_written, of_words = TASKS[found["task"]].writes, TASKS[found["task"]].of_words
     parts = [
         f'<p class="fh-summary fh-compared" data-texts="{len(found["texts"])}">'
-        f"{html.count(len(found['texts']), 'text')}; the models disagree on {differing}.</p>"
+        f"{html.count(len(found['texts']), _asked_about(found))}; the models disagree on {differing}.</p>"
     ]
     if texts and not is_written:
         parts.append(_entities_html(found, texts) if of_words else _overview_html(found, texts))
@@ -37,11 +37,18 @@ def answers_html(found: dict[str, Any]) -> str:
     if is_written or of_words:
         parts += [plots.legend(colours) if kinds else "", each]
     elif texts:
-        parts.append(html.folded("Bars of all labels, text by text", (plots.legend(colours) if labels else "") + each))
+        one = _asked_about(found)
+        bars = (plots.legend(colours) if labels else "") + each
+        parts.append(html.folded(f"Bars of all labels, {one} by {one}", bars))
     if not texts:
-        parts.append(html.empty("They all agree on every text."))
+        parts.append(html.empty(f"They all agree on every {_asked_about(found)}."))
     parts.append(_downloads(found))
     return "".join(parts)
+
+
+def _asked_about(found: dict[str, Any]) -> str:
+    """What one thing is called that all models were asked about."""
+    return "image" if any(text.get("picture") for text in found["texts"]) else "text"
 
 
 def _overview_html(found: dict[str, Any], texts: list[dict[str, Any]]) -> str:
@@ -105,7 +112,8 @@ def _table(found: dict[str, Any], rows: list[list[str]], caption: str, *before: 
     kinds = [kind_of(model, found["experts"]) for model in found["models"]]
     heads = [named(model, kind) for model, kind in zip(found["models"], kinds, strict=True)]
     columns = ["", *("" for _ in before), *(f"fh-{kind}" for kind in kinds)]
-    return html.table(("Text", *before), rows, caption=caption, heads=heads, kinds_of_columns=columns)
+    first = _asked_about(found).capitalize()
+    return html.table((first, *before), rows, caption=caption, heads=heads, kinds_of_columns=columns)
 
 
 def _said(answer: dict[str, Any]) -> str:

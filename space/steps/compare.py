@@ -42,7 +42,7 @@ class Compare(Step):
                 "Add images", file_count="multiple", file_types=["image"], visible=False, elem_id="ask-images"
             )
         self.pictures = gr.HTML("", js_on_load=html.PRESS)
-        self.only = gr.Checkbox(label="Only texts where the models disagree", elem_id="only-disagreeing")
+        self.only = gr.Checkbox(label="Only where the models disagree", elem_id="only-disagreeing")
         self.answers = gr.HTML("")
         gr.HTML(
             "<h3>Scores on labelled data</h3><p class='fh-intro'>Each dataset or file is a kind of text of its own: a "

@@ -88,7 +88,8 @@ def test_images_are_added_shown_and_asked_about(at_compare, tmp_path) -> None:
     page.get_by_role("list", name="Images to ask about").get_by_text("dog-1.png").wait_for()
     page.get_by_role("button", name="Remove cat-1.png").click()
     page.locator("#compare").click()
-    page.locator(".fh-compared[data-texts='3']").wait_for()
+    page.locator(".fh-compared[data-texts='3']").get_by_text("3 images; the models disagree on").wait_for()
+    page.get_by_role("columnheader", name="Image", exact=True).wait_for()
     assert page.locator(".fh-thumbnail").count() == 3
     assert page.locator(".fh-thumbnail").first.evaluate("image => image.complete && image.naturalWidth") > 0
     page.get_by_role("rowheader", name="dog-1.png").wait_for()
