@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fusehub.errors import FuseHubError
 
@@ -116,10 +116,11 @@ def exact_products(narrow: Tensor) -> Iterator[None]:
     """
     import torch
 
-    if narrow.dtype != torch.bfloat16 or narrow.device.type != "cpu" or threading.active_count() > 1 or not _has_amx():
+    is_narrow = narrow.dtype == torch.bfloat16 and narrow.device.type == "cpu"
+    setting = _precision_setting() if is_narrow and threading.active_count() == 1 else None
+    if setting is None:
         yield
         return
-    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # Made when it is asked for.
     before = setting.fp32_precision
     setting.fp32_precision = "bf16"
     try:
@@ -129,8 +130,10 @@ def exact_products(narrow: Tensor) -> Iterator[None]:
 
 
 @cache
-def _has_amx() -> bool:
-    """Whether the processor multiplies tiles of bfloat16; without, float32 is faster."""
+def _precision_setting() -> Any:
+    """torch's switch for products of float32, where the processor multiplies tiles of bfloat16 (without, float32 is
+    faster) and torch has the switch, which came with 2.9; else None."""
     import torch
 
-    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)
+    return getattr(torch.backends.mkldnn, "matmul", None) if capabilities().get("amx_bf16") else None
