@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +22,7 @@ from fusehub.collecting.noise import Noise, with_noise
 from fusehub.collecting.resume import EVERY
 from fusehub.collecting.room import Stream
 from fusehub.collecting.same_data import digest_of
-from fusehub.data.examples import load_examples
+from fusehub.data.examples import Examples, load_examples
 from fusehub.data.inputs import Inputs
 from fusehub.errors import BadData, BadRecipe, OutputExists
 from fusehub.hub.access import Access
@@ -163,24 +164,16 @@ def collect(
         access = Access(token, cache_dir, local_files_only)
         ref = ref_of(model, access, revision=revision, subfolder=subfolder)
         task = task_of(ref.config, ref.name)
-        taken = FIRST if limit == "auto" else limit
-        while True:
+
+        def count(taken: int | None, kept: Path) -> _Run:
+            """So many examples, with what was counted saved in the folder `kept`."""
             examples = load_examples(
                 data, task.name, limit=taken, seed=seed, text_column=text_column, access=access, default_split="train"
             )
             inputs = Inputs.of(ref, examples, max_length=max_length, seed=seed)
             _require_known_words(ref.name, examples.source, inputs)
-            counting = Counting(
-                ref,
-                inputs,
-                processes,
-                # An attempt that was stopped is not taken for what a smaller one left.
-                work / f"limit-{taken}" if limit == "auto" else work,
-                digest_of(inputs, examples, seed=seed),
-                batch_tokens,
-                device,
-                progress,
-            )
+            digest = digest_of(inputs, examples, seed=seed)
+            counting = Counting(ref, inputs, processes, kept, digest, batch_tokens, device, progress)
             counted: GramCollector | Counted | None = None
             gradients = None
             if needs_whole is None and counting.is_by_blocks(stream):
@@ -197,22 +190,41 @@ def collect(
                     save_every=save_every,
                     why_whole=needs_whole,
                 )
-            if limit != "auto":
-                break
-            assert taken is not None
-            # Block by block, the main process alone has the sums.
-            error = processes.agree(typical_error(_errors(counted.sums)))[0]
-            if len(inputs) < taken or (error is not None and error <= SETTLED):
-                _warn_of_unsettled(examples.source, len(inputs), error)
-                break
-            counting.remove_work()
-            taken = next_limit(taken, error)
+            return _Run(examples, inputs, counting, counted, gradients)
+
+        found = _settled(count, work, processes) if limit == "auto" else count(limit, work)
         path = None
         if processes.is_main:
-            path = _write(out, ref, inputs, counted, description, examples, seed, size, noise, gradients)
+            path = _write(out, ref, found, description, seed, size, noise)
         processes.agree()
-        counting.remove_work()
+        found.counting.remove_work()
     return Statistics(path) if path else None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What was counted of which examples, and what counted it."""
+
+    examples: Examples
+    inputs: Inputs
+    counting: Counting
+    counted: GramCollector | Counted
+    gradients: FisherCollector | None
+
+
+def _settled(count: Callable[[int, Path], _Run], work: Path, processes: Processes) -> _Run:
+    """As many examples as leave grams that are known well enough, or all; what is saved of fewer is removed."""
+    taken = FIRST
+    while True:
+        # An attempt that was stopped is not taken for what a smaller one left.
+        found = count(taken, work / f"limit-{taken}")
+        # Block by block, the main process alone has the sums.
+        error = processes.agree(typical_error(_errors(found.counted.sums)))[0]
+        if len(found.inputs) < taken or (error is not None and error <= SETTLED):
+            _warn_of_unsettled(found.examples.source, len(found.inputs), error)
+            return found
+        found.counting.remove_work()
+        taken = next_limit(taken, error)
 
 
 def _errors(sums: Mapping[str, GramSum | StoredSums]) -> dict[str, float]:
@@ -287,15 +299,13 @@ def _require_known_words(name: str, source: str, inputs: Inputs) -> None:
 def _write(
     out: Path,
     ref: ModelRef,
-    inputs: Inputs,
-    collector: GramCollector | Counted,
+    found: _Run,
     description: str | None,
-    examples: Any,
     seed: int,
     size: str,
     noise: Noise | None,
-    fisher: FisherCollector | None,
 ) -> Path:
+    examples, inputs, collector, fisher = found.examples, found.inputs, found.counted, found.gradients
     layout = layout_of(load_config(ref))
     stored = layout.names(_names(ref))
     # The model's parameter -> the name in the file, which is what the statistics are called by.
