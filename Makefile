@@ -59,8 +59,7 @@ format: install
 bench: install  ## time and memory beside their targets: an hour or two, on a machine that does nothing else
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[battery]"
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m tests.benchmarks.$$name --record --folder build/benchmarks; done
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.layer --record
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.stream --record
+	set -e; for name in layer stream perplexity; do OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.$$name --record; done
 	$(BIN)/python -m tests.benchmarks.collect --record
 
 battery: install  ## the paper's comparison into docs/results.md: hours, and it goes on where it was stopped

@@ -1,6 +1,6 @@
 """What scoring a language model by its perplexity takes in memory, by how many words it knows.
 
-    OMP_NUM_THREADS=1 python -m tests.benchmarks.perplexity [--texts 16]
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.perplexity [--texts 16] [--record]
 
 A Llama of one narrow layer, so that what is measured is the logits: by how much the peak memory of a process grows
 over texts of 62 tokens, once it has scored two words. All logits at once are printed beside it.
@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.benchmarks.record import Row, keep, tell
 from tests.unit.tiny import tiny_model
 
 TARGET = 256
@@ -32,8 +33,9 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=16)
-    texts = parser.parse_args().texts
-    print("| words | all logits in float32, MB | growth, MB | target |\n| --- | --- | --- | --- |")
+    parser.add_argument("--record", action="store_true", help="into docs/performance.md")
+    said = parser.parse_args()
+    texts, rows = said.texts, []
     for words in (32_000, 128_256, 262_144):
         with tempfile.TemporaryDirectory() as folder:
             home = Path(folder)
@@ -42,7 +44,19 @@ def main() -> None:
             (home / "many.txt").write_text((" ".join(["the film was great"] * 12) + "\n") * texts)
             command = [sys.executable, "-c", GROWTH, str(model), str(home / "few.txt"), str(home / "many.txt")]
             grown = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-            print(f"| {words:,} | {texts * TOKENS * words * 4 / 2**20:.0f} | {grown:.0f} | {TARGET} |", flush=True)
+            whole = texts * TOKENS * words * 4 / 2**20
+            rows.append(
+                Row(
+                    f"perplexity of a model that knows {words:,} words: growth of memory",
+                    f"{grown:.0f} MB (all logits are {whole:.0f} MB)",
+                    f"{TARGET} MB",
+                    grown <= TARGET,
+                    "a piece of logits",
+                )
+            )
+            tell(rows[-1:])
+    if said.record:
+        keep("perplexity", "OMP_NUM_THREADS=1 python -m tests.benchmarks.perplexity", rows)
 
 
 if __name__ == "__main__":
