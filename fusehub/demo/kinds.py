@@ -20,28 +20,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fusehub.cli.console import say
-from fusehub.demo.training import IGNORED
+from fusehub.demo import networks
+from fusehub.demo.networks import COLOURS, SIDE, Row
 from fusehub.models.loading import quiet_transformers
 from fusehub.utils.extras import needs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
 
 OWNERS = ("ada", "ben")
 TRAIN, TEST = 240, 40
-_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_SIDE = 32
-Row = dict[str, Any]
 
 _PEOPLE = ("Anna", "Bruno", "Clara", "David", "Emil", "Frida")
 _PLACES = ("Berlin", "Lisbon", "London", "Munich", "Oslo", "Paris")
 _FIRMS = ("Acme", "Bosch", "Nokia", "Siemens", "Sony", "Volvo")
-_TAGS = ("O", "B-PER", "B-LOC", "B-ORG")
 _TAG_OF = (
     dict.fromkeys(_PEOPLE, "B-PER") | dict.fromkeys(_PLACES, "B-LOC") | dict.fromkeys(_FIRMS, "B-ORG")
 )  # fmt: skip
-_COLOURS = {"red": (200, 60, 50), "green": (60, 170, 80), "blue": (60, 90, 200)}
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,9 @@ class Kind:
     """What each owner's data is about."""
     rows: Callable[[int, int, random.Random], list[Row]]
     steps: int
+    new: Callable[[Sequence[Row]], networks.Network]
+    """Of examples a network that has seen none, and what reads its texts or images."""
+    batch: Callable[[Any, Sequence[Row]], dict[str, torch.Tensor]]
 
 
 def _entities(owner: int, count: int, chance: random.Random) -> list[Row]:
@@ -108,8 +107,8 @@ def _images(owner: int, count: int, chance: random.Random) -> list[Row]:
     """Balls or boxes, each of a colour."""
     rows = []
     for _ in range(count):
-        label = chance.choice([*_COLOURS])
-        rows.append({"image": _picture(_COLOURS[label], owner, chance), "label": label})
+        label = chance.choice([*COLOURS])
+        rows.append({"image": _picture(COLOURS[label], owner, chance), "label": label})
     return rows
 
 
@@ -117,7 +116,7 @@ def _picture(colour: Sequence[int], owner: int, chance: random.Random) -> Image:
     from PIL import Image, ImageDraw
 
     ground = chance.randrange(150, 256)
-    image = Image.new("RGB", (_SIDE, _SIDE), (ground, ground, ground))
+    image = Image.new("RGB", (SIDE, SIDE), (ground, ground, ground))
     own = tuple(min(255, max(0, value + chance.randrange(-30, 31))) for value in colour)
     x, y, side = chance.randrange(2, 10), chance.randrange(2, 10), chance.randrange(14, 20)
     draw = ImageDraw.Draw(image)
@@ -126,10 +125,42 @@ def _picture(colour: Sequence[int], owner: int, chance: random.Random) -> Image:
 
 
 KINDS = (
-    Kind("token-classification", "entities", ("letters", "news"), _entities, 100),
-    Kind("question-answering", "questions", ("people", "shops"), _questions, 150),
-    Kind("text-generation", "language", ("weather", "kitchen"), _language, 120),
-    Kind("image-classification", "images", ("balls", "boxes"), _images, 80),
+    Kind(
+        "token-classification",
+        "entities",
+        ("letters", "news"),
+        _entities,
+        100,
+        networks.new_of_entities,
+        networks.batch_of_entities,
+    ),
+    Kind(
+        "question-answering",
+        "questions",
+        ("people", "shops"),
+        _questions,
+        150,
+        networks.new_of_questions,
+        networks.batch_of_questions,
+    ),
+    Kind(
+        "text-generation",
+        "language",
+        ("weather", "kitchen"),
+        _language,
+        120,
+        networks.new_of_language,
+        networks.batch_of_language,
+    ),
+    Kind(
+        "image-classification",
+        "images",
+        ("balls", "boxes"),
+        _images,
+        80,
+        networks.new_of_images,
+        networks.batch_of_images,
+    ),
 )
 
 
@@ -191,7 +222,8 @@ def _made(kind: Kind, folder: Path) -> Iterator[tuple[str, Path]]:
     for owner, name in enumerate(data_of(kind)):
         yield name, _written(rows[owner], folder / f"data-{owner}")
     both = [row for own in rows for row in own[:TRAIN]]
-    model, reader = _new(kind, both)
+    torch.manual_seed(0)
+    model, reader = kind.new(both)
     # What both begin with has seen a little of all, as what people fine-tune has.
     _fit(kind, model, reader, both, kind.steps // 4)
     base = folder / "base"
@@ -223,98 +255,19 @@ def _written(rows: Sequence[Row], folder: Path) -> Path:
     return folder
 
 
-def _new(kind: Kind, rows: Sequence[Row]) -> tuple[PreTrainedModel, Any]:
-    """A network that has seen nothing, and what reads its texts or its images."""
-    import transformers
-
-    config: Any
-    reader: Any
-    torch.manual_seed(0)
-    shape: dict[str, Any] = {
-        "hidden_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 96,
-    }
-    if kind.task == "image-classification":
-        labels = dict(enumerate(_COLOURS))
-        config = transformers.ViTConfig(
-            **shape, image_size=_SIDE, patch_size=8, id2label=labels, label2id={own: at for at, own in labels.items()}
-        )
-        reader = transformers.ViTImageProcessor(size={"height": _SIDE, "width": _SIDE})
-        return transformers.ViTForImageClassification(config), reader
-    reader = _tokenizer(rows)
-    if kind.task == "text-generation":
-        sides: dict[str, Any] = {"n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 64}
-        ends = reader.sep_token_id
-        config = transformers.GPT2Config(
-            vocab_size=len(reader), **sides, bos_token_id=ends, eos_token_id=ends, pad_token_id=reader.pad_token_id
-        )
-        return transformers.GPT2LMHeadModel(config), reader
-    own = shape | {"vocab_size": len(reader), "max_position_embeddings": 64, "pad_token_id": reader.pad_token_id}
-    if kind.task == "question-answering":
-        return transformers.BertForQuestionAnswering(transformers.BertConfig(**own)), reader
-    tags = dict(enumerate(_TAGS))
-    config = transformers.BertConfig(**own, id2label=tags, label2id={tag: at for at, tag in tags.items()})
-    return transformers.BertForTokenClassification(config), reader
-
-
-def _tokenizer(rows: Sequence[Row]) -> PreTrainedTokenizerFast:
-    """One token a word, of the words that are in the rows."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    said = (value for row in rows for value in row.values())
-    texts = (" ".join(value) if isinstance(value, list) else value for value in said if not isinstance(value, dict))
-    words = dict.fromkeys(word for text in texts for word in text.split())
-    known = {word: at for at, word in enumerate((*_SPECIAL, *words))}
-    tokenizer = Tokenizer(models.WordLevel(known, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    generates = "text" in rows[0]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A" if generates else "[CLS] $A [SEP]",
-        pair="$A $B" if generates else "[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(name, known[name]) for name in _SPECIAL],
-    )
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), _SPECIAL, strict=True))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
-
-
 def _fit(kind: Kind, model: PreTrainedModel, reader: Any, rows: Sequence[Row], steps: int) -> None:
     """So many steps of 32 rows, drawn anew for each."""
     chance = random.Random(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     model.train()
     for _ in range(steps):
-        batch = _batch(kind, reader, chance.sample(list(rows), 32))
+        batch = kind.batch(reader, chance.sample(list(rows), 32))
         loss = model(**batch).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     model.eval()
-
-
-def _batch(kind: Kind, reader: Any, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-    if kind.task == "image-classification":
-        pixels = reader([row["image"] for row in rows], return_tensors="pt")["pixel_values"]
-        return {"pixel_values": pixels, "labels": torch.tensor([[*_COLOURS].index(row["label"]) for row in rows])}
-    if kind.task == "token-classification":
-        batch = reader([row["tokens"] for row in rows], is_split_into_words=True, padding=True, return_tensors="pt")
-        labels = torch.full_like(batch["input_ids"], IGNORED)
-        for at, row in enumerate(rows):
-            # One token a word, between [CLS] and [SEP].
-            labels[at, 1 : 1 + len(row["tokens"])] = torch.tensor([_TAGS.index(tag) for tag in row["ner_tags"]])
-        return {**batch, "labels": labels}
-    if kind.task == "text-generation":
-        texts = [f"{row['text']} [SEP]" for row in rows]
-        batch = reader(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
-        return {**batch, "labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)}
-    pairs = [[row[side] for row in rows] for side in ("question", "context")]
-    batch = reader(*pairs, padding=True, return_tensors="pt")
-    starts = [row["answers"]["answer_start"][0] for row in rows]
-    places = torch.tensor([batch.char_to_token(at, start, 1) for at, start in enumerate(starts)])
-    return {**batch, "start_positions": places, "end_positions": places}
 
 
 def _save(model: PreTrainedModel, reader: Any, folder: Path, card: str) -> None:

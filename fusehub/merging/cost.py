@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import mode
@@ -18,8 +17,8 @@ from fusehub.models.adapters import weights_file
 from fusehub.models.quantised.float8 import with_scales
 from fusehub.models.resolve import ModelRef
 
-# What a process takes that has imported torch, with the pieces in which tensors are read; and what transformers adds,
-# which is imported where what it says of the models is not known yet, or where models are run. Measured on Linux.
+# What a process takes that has imported torch, with the pieces in which tensors are read; and what transformers adds
+# where models are run, measured on Linux. The first run of models of a new kind imports it, too.
 _PROCESS_BYTES, _TRANSFORMERS_BYTES = 320 * 2**20, 150 * 2**20
 # Tensors, of every token of a batch and as wide as the widest layer, that are there at once while a model is run.
 _FORWARD = 16
@@ -53,14 +52,9 @@ def cost_of(
     return {
         "download_bytes": report.download,
         "output_bytes": output,
-        "memory_bytes": _PROCESS_BYTES + _of_importing(method) + peak,
+        "memory_bytes": _PROCESS_BYTES + (_TRANSFORMERS_BYTES if method.needs_data else 0) + peak,
         "gflop": flops // 10**9,
     }
-
-
-def _of_importing(method: Method) -> int:
-    """Bytes of transformers, where planning needed it or the method will."""
-    return _TRANSFORMERS_BYTES if method.needs_data or "transformers" in sys.modules else 0
 
 
 def multiplications(tensor: TensorPlan, method: Method, models: int, statistics: Sequence[StatisticsSource]) -> int:

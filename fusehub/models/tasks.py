@@ -220,13 +220,17 @@ def config_like(ref: ModelRef, said: dict[str, Any]) -> PretrainedConfig:
 
 
 def _of_this_machine(config: PretrainedConfig) -> PretrainedConfig:
-    """What computes attention is this machine's affair; the config may name what its author's had. And weights are
-    read as what they mean, in however few bits they are stored."""
+    """What computes attention and experts is this machine's affair; the config may name what its author's had. And
+    weights are read as what they mean, in however few bits they are stored."""
     if hasattr(config, KEY):
         delattr(config, KEY)
     for part in [config, *(getattr(config, name, None) for name in config.sub_configs)]:
-        if part is not None and part._attn_implementation not in (None, "eager", "sdpa"):
+        if part is None:
+            continue
+        if part._attn_implementation not in (None, "eager", "sdpa"):
             part._attn_implementation = None
+        if part._experts_implementation not in (None, "eager"):
+            part._experts_implementation = None
     return config
 
 

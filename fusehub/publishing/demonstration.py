@@ -17,24 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from fusehub.comparing.said import REGRESSION
-from fusehub.comparing.tasks import answers_of
+from fusehub.comparing.tasks import ANSWERS, answers_of
+from fusehub.comparing.tasks.task import Shown
 from fusehub.comparing.tasks.written import NEW_TOKENS
 from fusehub.errors import Action, BadRecipe, FuseHubError, Incompatible, NotFound, OutputExists, PartlyPublished
 from fusehub.hub.upload import CARD, Files, Published, Target
 from fusehub.models.adapters import CONFIG as ADAPTER_CONFIG
 from fusehub.models.resolve import resolve
-from fusehub.models.tasks import (
-    CAUSAL,
-    IMAGES,
-    MASKED,
-    QUESTIONS,
-    SEQ2SEQ,
-    TASKS,
-    TEXTS,
-    WORDS,
-    problem_type_of,
-    task_of,
-)
+from fusehub.models.tasks import Task, problem_type_of, task_of
 from fusehub.publishing.merged_folder import MergedFolder
 from fusehub.utils.markdown import link, listed, render
 from fusehub.utils.progress import Progress
@@ -47,16 +37,6 @@ _GRADIO = "6.31.0"
 _LONGEST = 96
 _ENDING = "-demo"
 _LICENSE = ("license", "license_name", "license_link")
-_DOES = {
-    TEXTS: "it says which label fits a text",
-    WORDS: "it finds what is named in a text",
-    QUESTIONS: "it finds the answer to a question in a text",
-    MASKED: "it finds the word that is missing in a text",
-    CAUSAL: "it writes what goes on after a text",
-    SEQ2SEQ: "it writes another text from one",
-    IMAGES: "it says what is in an image",
-}
-"""The tasks that there is a demonstration of, and what is asked."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +45,16 @@ class _Part:
 
     folder: str
     function: str
-    task: str
-    auto_class: str
+    task: Task
+    shown: Shown
     options: str
     examples: Sequence[Any]
     is_number: bool
+
+    @property
+    def template(self) -> str:
+        """The piece of app.py that asks it."""
+        return self.shown.template
 
 
 @dataclass(frozen=True)
@@ -175,10 +160,12 @@ def demo_name(repo_id: str) -> str:
 
 def _part(config: Mapping[str, Any], folder: str, number: int, on_base: bool) -> _Part:
     task = task_of(dict(config), folder or "the model")
-    if task.name not in _DOES:
+    shown = answers_of(task.name).shown
+    if shown is None:
+        others = sorted(name for name, answers in ANSWERS.items() if answers.shown)
         raise Incompatible(
             f"There is no demonstration of models for {task.name}.",
-            f"Leave it out: there is one for {listed(sorted(_DOES))}.",
+            f"Leave it out: there is one for {listed(others)}.",
             actions=[Action("leave-demo")],
         )
     typed = answers_of(task.name).typed.splitlines()
@@ -193,8 +180,8 @@ def _part(config: Mapping[str, Any], folder: str, number: int, on_base: bool) ->
     return _Part(
         folder=folder,
         function=f"page_{number}_{name}".rstrip("_"),
-        task=task.name,
-        auto_class=task.auto_class,
+        task=task,
+        shown=shown,
         options=options,
         examples=examples,
         is_number=task.labels and problem_type_of(config, "the model") == REGRESSION,
@@ -205,34 +192,33 @@ def _files(
     model: Target, parts: Sequence[_Part], base: tuple[str, str | None] | None, license: Mapping[str, Any]
 ) -> dict[str, bytes]:
     """app.py, requirements.txt and README.md of the Space."""
-    tasks = {part.task for part in parts}
-    classes = {part.auto_class for part in parts} | ({"AutoConfig"} if base else set())
-    classes |= {"AutoImageProcessor" if TASKS[task].of_images else "AutoTokenizer" for task in tasks}
-    imported = sorted(classes) + (["pipeline"] if tasks - {QUESTIONS, SEQ2SEQ} else [])
+    classes = {part.task.auto_class for part in parts} | ({"AutoConfig"} if base else set())
+    classes |= {"AutoImageProcessor" if part.task.of_images else "AutoTokenizer" for part in parts}
+    imported = sorted(classes) + (["pipeline"] if any(part.shown.by_pipeline for part in parts) else [])
     app = render(
         "demo_app.py.jinja",
         repo=model.repo_id,
         revision=model.revision,
         base=base,
         imported=", ".join(imported),
-        uses_torch=bool(tasks & {QUESTIONS, SEQ2SEQ}),
-        uses_texts=any(not TASKS[task].of_images for task in tasks),
+        uses_torch=not all(part.shown.by_pipeline for part in parts),
+        uses_texts=not all(part.task.of_images for part in parts),
         parts=parts,
         new_tokens=NEW_TOKENS,
     )
-    return {"app.py": app.encode(), "requirements.txt": _requirements(base, tasks), CARD: _card(model, tasks, license)}
+    return {"app.py": app.encode(), "requirements.txt": _requirements(base, parts), CARD: _card(model, parts, license)}
 
 
-def _requirements(base: object, tasks: set[str]) -> bytes:
+def _requirements(base: object, parts: Sequence[_Part]) -> bytes:
     """The libraries that app.py imports; gradio is the Space's own."""
     transformers = version("transformers").partition("+")[0]
     major = int(transformers.partition(".")[0])
     lines = ["torch", f"transformers>={transformers},<{major + 1}", *(["peft"] if base else [])]
-    lines += ["pillow", "torchvision"] if IMAGES in tasks else []
+    lines += ["pillow", "torchvision"] if any(part.task.of_images for part in parts) else []
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def _card(model: Target, tasks: set[str], license: Mapping[str, Any]) -> bytes:
+def _card(model: Target, parts: Sequence[_Part], license: Mapping[str, Any]) -> bytes:
     from huggingface_hub import SpaceCardData
 
     title = model.repo_id.partition("/")[2]
@@ -244,7 +230,7 @@ def _card(model: Target, tasks: set[str], license: Mapping[str, Any]) -> bytes:
         "demo_card.md",
         title=title,
         model_link=link(model.repo_id, model.repo.url),
-        does=listed([words for task, words in _DOES.items() if task in tasks]),
+        does=listed(list(dict.fromkeys(part.shown.does for part in parts))),
         needs_token=_restricted(model),
     )
     return f"---\n{data.to_yaml()}\n---\n\n{body}".encode()

@@ -46,9 +46,12 @@ def render(template: str, **facts: Any) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False
+        loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "publishing" / "cards" / "templates"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
     )
     environment.filters |= {"md": md, "py": repr}
     name = template if "." in template else f"{template}.md"
-    path = Path(__file__).parents[1] / "publishing" / "cards" / "templates" / name
-    return environment.from_string(path.read_text(encoding="utf-8")).render(facts).strip() + "\n"
+    return environment.get_template(name).render(facts).strip() + "\n"

@@ -100,9 +100,9 @@ def test_a_paint_that_comes_late_does_not_end_the_ticking() -> None:
     """It may have been made before the press whose work is going on by now: the page would stand still."""
     frame = new_frame(Setting(shared=False))
     visit = frame.visits.open()
-    idle = frame.paint(visit)
+    idle = frame.paint(visit, 1)
     visit.job = Job("merge", "Merging", RUNNING, started=time.monotonic())
-    busy = frame.paint(visit)
+    busy = frame.paint(visit, 2)
     close(frame)
     # An update of the timer is a timer.
     assert not any(isinstance(shown, gr.Timer) for shown in idle)

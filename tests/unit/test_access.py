@@ -137,6 +137,7 @@ found = {
             experts, fusehub.Tuning({"films": str(data)}, over={"alpha": [0.5]}), method="regmean", **how
         ).plan is not None,
         "inspect": fusehub.inspect("anna/expert-0", **how).layers != [],
+        "preview_data": fusehub.preview_data(str(data), experts, **how).text_columns != (),
         "collect": fusehub.collect("anna/expert-0", str(data), next(places), **how).close() is None,
         "add_statistics": fusehub.add_statistics(
             ["anna/expert-0", str(out.parent / "statistics-0")], next(places), disjoint=True, **how
@@ -220,7 +221,7 @@ def test_whatever_takes_a_token_is_known_to_read_or_to_write():
         name for name in fusehub.__all__
         if inspect.isfunction(own := getattr(fusehub, name)) and "token" in inspect.signature(own).parameters
     }  # fmt: skip
-    assert asking == {*readers(), "find", "publish", "publish_statistics"}
+    assert asking == {*readers(), "find", "publish", "publish_recipe", "publish_statistics"}
 
 
 def test_no_public_function_takes_what_is_not_named():

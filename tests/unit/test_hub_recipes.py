@@ -74,7 +74,7 @@ def test_what_nobody_else_has_is_no_part_of_a_recipe(ann, bob, experts, merged, 
     parts = relatives(tmp_path / "here")
     bob("merge", *parts, "--method", "mean", "--out", tmp_path / "local")
     what, fix = bob.fails("publish", tmp_path / "local", "no", "--recipe-only")
-    assert "on this machine alone" in what and "fusehub publish" in fix and str(tmp_path) not in what
+    assert "on this machine alone" in what and "Publish that first" in fix and str(tmp_path) not in what
     assert "no finished merge" in bob.fails("publish", parts[0], "no", "--recipe-only")[0]
     # Private models' names are shown to those alone who asked for that.
     ann("publish", parts[0], "hidden")

@@ -241,6 +241,13 @@ def test_a_model_that_is_not_all_there_is_told_with_its_config(experts, tmp_path
         require_loadable(merged)
 
 
+def test_what_computes_experts_at_the_author_s_is_this_machine_s_affair(experts, tmp_path) -> None:
+    pair = [shutil.copytree(path, tmp_path / path.name) for path in experts("mixtral", task="text-generation")]
+    edit_json(pair[0] / "config.json", experts_implementation="of the author's")
+    merged = merge(recipe_of(pair, "mean"), tmp_path / "merged").folder
+    assert "experts_implementation" not in json.loads((merged / "config.json").read_text())
+
+
 @pytest.mark.parametrize("said", ["x", 0.5, ["flash_attention_2"], "flash_attention_2"])
 def test_what_computes_attention_at_the_author_s_is_not_said_of_the_result(pair, tmp_path, said) -> None:
     from transformers import AutoModelForSequenceClassification

@@ -12,7 +12,7 @@ from fusehub.comparing.averages import mean_of_labels
 from fusehub.comparing.metrics.measured import Measured
 from fusehub.comparing.said import Asked, Said, embedded, on_device, require_numbers
 from fusehub.comparing.tasks.labelled import top
-from fusehub.comparing.tasks.task import TaskAnswers
+from fusehub.comparing.tasks.task import Shown, TaskAnswers
 from fusehub.comparing.token_logits import TokenLogits
 from fusehub.data.examples import Examples
 from fusehub.data.inputs import Inputs
@@ -33,6 +33,7 @@ MASKS = ("[MASK]", "<mask>")
 class FillMaskAnswers(TaskAnswers):
     """For each text [masks, tokens]."""
 
+    shown = Shown("it finds the word that is missing in a text", "demo_masked.py.jinja")
     typed = "The film was [MASK].\nParis is the capital of [MASK]."
     asks = "Texts with [MASK] where a word is to be found, one a line"
     scored_on = "texts"

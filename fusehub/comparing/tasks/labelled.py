@@ -10,7 +10,7 @@ from fusehub.comparing.averages import mean_of_labels
 from fusehub.comparing.metrics.labels import label_metrics, require_known
 from fusehub.comparing.metrics.measured import Measured
 from fusehub.comparing.said import MULTI, REGRESSION, SINGLE, Asked, Said, on_device, require_numbers
-from fusehub.comparing.tasks.task import TaskAnswers
+from fusehub.comparing.tasks.task import Shown, TaskAnswers
 from fusehub.data.examples import Examples
 from fusehub.data.images import picture_of
 from fusehub.data.inputs import Inputs
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 class LabelledAnswers(TaskAnswers):
     """Labels of texts, or of whatever else a model is given."""
+
+    shown = Shown("it says which label fits a text", "demo_labelled.py.jinja")
 
     def pipeline_options(self, config: Mapping[str, Any]) -> str:
         # A pipeline shows one label unless told, and squeezes a number as if it were a probability.
@@ -108,6 +110,7 @@ class LabelledAnswers(TaskAnswers):
 class ImageClassificationAnswers(LabelledAnswers):
     """Labels of images, which are typed as names of files."""
 
+    shown = Shown("it says what is in an image", "demo_images.py.jinja")
     typed = ""
     asks = "Images"
     scored_on = "images and labels"

@@ -10,7 +10,7 @@ from fusehub.comparing.answers import LIKELIEST, Answer, Span
 from fusehub.comparing.metrics.measured import Measured
 from fusehub.comparing.metrics.texts import answer_metrics
 from fusehub.comparing.said import Asked, Said, on_device, require_numbers
-from fusehub.comparing.tasks.task import TaskAnswers
+from fusehub.comparing.tasks.task import Shown, TaskAnswers
 from fusehub.data.examples import Examples
 from fusehub.data.inputs import Inputs
 from fusehub.data.questions import best_spans, spans_of
@@ -22,6 +22,7 @@ from fusehub.models.loading import running
 class QuestionAnsweringAnswers(TaskAnswers):
     """For each question a dict of the likeliest answers, "" for none."""
 
+    shown = Shown("it finds the answer to a question in a text", "demo_questions.py.jinja", by_pipeline=False)
     typed = "Who wrote it? | The book was written by Anna Schmidt in 1987."
     asks = "Questions, one a line: the question | the text that holds its answer"
     scored_on = "questions, contexts and answers"

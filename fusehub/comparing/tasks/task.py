@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from fusehub.comparing.answers import Answer, Entity, Span
@@ -28,6 +28,18 @@ if TYPE_CHECKING:
 OneOrMore = TypeVar("OneOrMore", bound=Said)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """How a Space shows what models of a task answer, in words and by which libraries."""
+
+    does: str
+    """What the page does: "it says which label fits a text"."""
+    template: str
+    """The piece of its program that asks a model, in `fusehub/publishing/cards/templates`."""
+    by_pipeline: bool = True
+    """The model is asked by transformers' pipeline, and else by torch."""
+
+
 class TaskAnswers(ABC):
     """How models of one task are asked and understood."""
 
@@ -45,6 +57,8 @@ class TaskAnswers(ABC):
     """What a person calls a metric, where that is not its name."""
     question: ClassVar[str] = '"This is better than I thought."'
     """What a model card asks a pipeline of transformers, in Python."""
+    shown: ClassVar[Shown | None] = None
+    """Its demonstration; None where there is none."""
     by_hand: ClassVar[Sequence[str]] = ()
     """What a card runs with `model` and `tokenizer` where transformers has no pipeline for the task."""
 

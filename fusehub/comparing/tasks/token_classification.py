@@ -11,6 +11,7 @@ from fusehub.comparing.metrics.labels import require_known, word_metrics
 from fusehub.comparing.metrics.measured import Measured
 from fusehub.comparing.said import SINGLE, Said
 from fusehub.comparing.tasks.labelled import LabelledAnswers, top
+from fusehub.comparing.tasks.task import Shown
 from fusehub.data.examples import Examples
 from fusehub.data.tokenizing import Text, first_tokens, split_words
 from fusehub.errors import BadData
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 class TokenClassificationAnswers(LabelledAnswers):
     """A label a word."""
 
+    shown = Shown("it finds what is named in a text", "demo_words.py.jinja")
     typed = "Anna Schmidt works for Siemens in Munich.\nThe Rolling Stones played in Buenos Aires."
     scored_on = "words and the label of each"
     metric_names: ClassVar[Mapping[str, str]] = {"f1": "F1 of entities"}

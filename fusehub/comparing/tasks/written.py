@@ -10,7 +10,7 @@ from fusehub.comparing.answers import Answer, Span
 from fusehub.comparing.metrics.measured import Measured
 from fusehub.comparing.metrics.texts import written_metrics
 from fusehub.comparing.said import Asked, Said, embedded, on_device
-from fusehub.comparing.tasks.task import TaskAnswers
+from fusehub.comparing.tasks.task import Shown, TaskAnswers
 from fusehub.data.chats import Chat
 from fusehub.data.examples import Examples
 from fusehub.data.inputs import Inputs
@@ -99,6 +99,7 @@ class WrittenAnswers(TaskAnswers):
 class TextGenerationAnswers(WrittenAnswers):
     """What goes on after a text; how good that is, the perplexity of texts says."""
 
+    shown = Shown("it writes what goes on after a text", "demo_continued.py.jinja")
     continues = True
     typed = "Once upon a time\nThe best way to learn is"
     asks = "Beginnings, one a line: each model goes on with them"
@@ -120,6 +121,7 @@ class TextGenerationAnswers(WrittenAnswers):
 class Text2TextGenerationAnswers(WrittenAnswers):
     """What is written for a source."""
 
+    shown = Shown("it writes another text from one", "demo_rewritten.py.jinja", by_pipeline=False)
     asks = "Sources, one a line: each model writes what follows from them"
     scored_on = "sources and targets"
     typed = "The committee met on Tuesday, and after a long debate it agreed to build the bridge."
