@@ -112,7 +112,7 @@ def compared(case: Case, root: Path, program: Path, runs: int) -> Row:
         f"{seconds:.2f} of its time ({processor:.2f} of its processor time), {peak:.2f} of its memory; {ours:.1f} s",
         f"{case.seconds:g} and {case.peak:g}",
         seconds <= case.seconds and peak <= case.peak,
-        "reading and writing; start-up",
+        "not profiled",
     )
 
 
