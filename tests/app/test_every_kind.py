@@ -108,7 +108,7 @@ def _score(page, path, caption: str) -> None:
     with page.expect_file_chooser() as chosen:
         page.get_by_role("button", name="Add files with texts and labels").click()
     chosen.value.set_files(path)
-    page.get_by_text(path.name).wait_for()
+    page.get_by_role("list", name="Files to score on").get_by_text(path.name).wait_for()
     page.locator("#score").click()
     page.get_by_role("region", name=caption).wait_for()
     page.set_viewport_size({"width": 360, "height": 800})

@@ -67,7 +67,7 @@ def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, app, hub, tmp
     with page.expect_file_chooser() as chosen:
         page.get_by_role("button", name="Add files with texts and labels").click()
     chosen.value.set_files(_labelled(tmp_path))
-    page.get_by_text("domain.csv").wait_for()
+    page.get_by_role("list", name="Files to score on").get_by_text("domain.csv").wait_for()
     page.locator("#score").click()
     page.get_by_role("list", name="What the numbers mean").wait_for()
     assert page.get_by_role("rowheader", name="regmean").count() == 1
