@@ -181,6 +181,29 @@ class Checked(TypedDict):
     cost: Cost | None
 
 
+class MergeArguments(TypedDict):
+    """What `merge` takes."""
+
+    models: list[str]
+    method: str
+    options: dict[str, Any]
+    base_model: str | None
+    weights: dict[str, float]
+    labels: dict[str, list[str]]
+    heads: Literal["auto", "merge", "keep"]
+    statistics: dict[str, str]
+
+
+class Recipe(TypedDict):
+    """A recipe: its text (YAML), and the `arguments` by which `merge` makes it. `left_out` is what the recipe says
+    beyond them; where it is empty, that is the recipe's merge. `notes` are on what it says and does nothing."""
+
+    recipe: str
+    arguments: MergeArguments
+    left_out: list[str]
+    notes: list[str]
+
+
 class Collected(TypedDict):
     """Statistics that were made here; `name` stands for them in `merge`."""
 

@@ -16,6 +16,7 @@ from fusehub.finding import FoundModel
 from fusehub.methods import Method
 from fusehub.recommending.recommendation import need_of, sentence_of
 
+from ..recipes import ReadRecipe
 from ..steps.advice import offered
 from ..steps.options import options_of
 from ..workers.pace import seconds_of
@@ -97,6 +98,19 @@ def published(found: Mapping[str, Any]) -> answers.Statistics:
         "examples": found.get("examples"), "tokens": found.get("tokens"), "rows": found.get("rows"),
         "warnings": [own["what"] for own in found.get("findings", ())],
         "offered_at": list(found.get("offered", ())), "problem": found.get("problem"),
+    }  # fmt: skip
+
+
+def recipe(read: ReadRecipe) -> answers.Recipe:
+    return {
+        "recipe": read.text,
+        "arguments": {
+            "models": list(read.models), "method": read.method, "options": dict(read.options),
+            "base_model": read.base, "weights": dict(read.weights), "labels": dict(read.labels), "heads": read.heads,
+            "statistics": dict(read.statistics),
+        },
+        "left_out": list(read.left_out),
+        "notes": list(read.notes),
     }  # fmt: skip
 
 

@@ -11,10 +11,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fusehub.errors import FuseHubError, NotFound
+from fusehub.errors import BadRecipe, FuseHubError, NotFound
 from fusehub.merging.sources import AUTO, is_place
 
 from ..frame import Frame
+from ..recipes import is_text
 from ..steps.compare import require_readers
 from ..steps.pick import describe
 from ..visit import Made, Visit
@@ -89,13 +90,12 @@ def merge_named(frame: Frame, name: str) -> Iterator[tuple[Visit, Made]]:
 
 
 @contextmanager
-def statistics_named(frame: Frame, visit: Visit, sources: Mapping[str, str]) -> Iterator[dict[str, str]]:
+def statistics_named(frame: Frame, visit: Visit, sources: Mapping[str, str]) -> Iterator[None]:
     """Takes into `visit` what stands for the statistics of its models: what was made here, a repo, or `data-free`.
 
-    Gives folder -> name of what was made here, so that no answer tells where it lies.
+    What was made here keeps its name, so that no answer tells where it lies (see `public`).
     """
     require_known(visit, sources, STATISTICS)
-    folders: dict[str, str] = {}
     with ExitStack() as held:
         for model, said in sources.items():
             own, _, key = said.partition("@")
@@ -103,13 +103,42 @@ def statistics_named(frame: Frame, visit: Visit, sources: Mapping[str, str]) -> 
                 made = held.enter_context(frame.visits.held(key))
                 if made is None or not made.statistics:
                     raise NotFound("There are no statistics with that key here.", "They are gone: make them again.")
-                known = next(iter(made.statistics.values()))
-                folders[known["source"]] = said
-                visit.statistics[model] = known
+                visit.statistics[model] = {**next(iter(made.statistics.values())), "named": said}
             elif said != AUTO:
                 place = frame.setting.require_name(said, "repo of statistics") if is_place(said) else said
                 visit.statistics[model] = {"source": place, "free": True}
-        yield folders
+        yield
+
+
+def public(text: str, visit: Visit) -> str:
+    """`text` on a merge of the visit, with the names of statistics that were made here in the place of folders."""
+    for known in visit.statistics.values():
+        if "named" in known:
+            text = text.replace(known["source"], known["named"])
+    return text
+
+
+def may_be_merge(name: str) -> bool:
+    """Whether `name` has the form of a merge's that was made here: no repo's is without an owner and has an @."""
+    return "@" in name and "/" not in name and not is_text(name)
+
+
+def require_two(visit: Visit) -> None:
+    """Raises `BadRecipe` where there is nothing to merge."""
+    if len(visit.picks) < 2:
+        raise BadRecipe("A merge takes two models or more.", 'Give ["user/one", "user/two"].')
+
+
+def take_base(frame: Frame, visit: Visit, base: str | None) -> None:
+    """Has the visit take that base, or know that there is none."""
+    visit.base = frame.setting.require_name(base) if base else ""
+    visit.base_is_said = True
+
+
+def take_labels(visit: Visit, labels: dict[str, list[str]] | None) -> None:
+    """Has the visit take labels that were said, by model."""
+    require_known(visit, labels or {}, "labels")
+    visit.labels = dict(labels or {})
 
 
 def require_known(visit: Visit, said: Mapping[str, Any], what: str) -> None:

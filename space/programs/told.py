@@ -1,9 +1,9 @@
 """How an endpoint is told: arguments checked by their types, a caller's mistake answered, a fault of ours raised.
 
-    gr.api(told(function, {"method": Literal["mean", "regmean"]}))
+    gr.api(told(function, frame, {"method": Literal["mean", "regmean"]}))
 
-`function(caller, *arguments)` is typed and documented; of both is made what programs and agents see of it. What it
-raises as a `FuseHubError` is an answer (`Refused`) with words for who calls, and the service has not failed by it.
+`function(frame, caller, *arguments)` is typed and documented; of both is made what programs and agents see of it. What
+it raises as a `FuseHubError` is an answer (`Refused`) with words for who calls, and the service has not failed by it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ import textwrap
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import gradio as gr
 from gradio.route_utils import get_root_url
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from fusehub.errors import Action, BadData, FuseHubError
 
-from ..frame import token_of
+from ..frame import Frame, token_of
 from ..render import html
 from ..workers.tasks import OwnFault, bug
 from .answers import Doing, Problem, Refused
 
+Examples = Annotated[int, Field(ge=1, le=5000)]
 _BY_PLACE = inspect.Parameter.POSITIONAL_OR_KEYWORD
 LOG_IN = "Give a token of yours: Client(..., oauth_token=...)."
 DOES = {
@@ -62,11 +63,11 @@ class Caller:
     address: str
 
 
-def told(function: Callable[..., Any], shown: Mapping[str, Any]) -> Callable[..., Any]:
+def told(function: Callable[..., Any], frame: Frame, shown: Mapping[str, Any]) -> Callable[..., Any]:
     """`function` as an endpoint; `shown` are types that callers see of arguments in the place of its own."""
     hints = get_type_hints(function, include_extras=True)
     signature = inspect.signature(function)
-    arguments = list(signature.parameters)[1:]
+    arguments = list(signature.parameters)[2:]
     takes = {name: TypeAdapter(hints[name]) for name in arguments}
     about = _flowing(inspect.getdoc(function) or "")
     meant = {name: said for name in arguments for said in re.findall(rf"(?m)^ *{name}: (.*)$", about)}
@@ -78,7 +79,7 @@ def told(function: Callable[..., Any], shown: Mapping[str, Any]) -> Callable[...
                 name: _checked(name, takes[name], value, meant[name])
                 for name, value in zip(arguments, values, strict=True)
             }
-            answer = function(Caller(token_of(oauth), _address_of(request)), **given)
+            answer = function(frame, Caller(token_of(oauth), _address_of(request)), **given)
         except OwnFault as error:
             raise _failed(error) from None
         except FuseHubError as error:

@@ -11,10 +11,10 @@ from typing import Any, get_type_hints
 import gradio as gr
 from gradio_client.utils import python_type_to_json_schema
 
-from .endpoints import ENDPOINTS, Programs
+from .endpoints import ENDPOINTS
 
 # What leaves everything on the server and on the Hub as it was.
-_ONLY_READ = {"find", "methods", "recommend", "check", "compare", "card", "download"}
+_ONLY_READ = {"find", "methods", "recommend", "check", "recipe", "compare", "card", "download"}
 
 
 def structured(page: gr.Blocks) -> None:
@@ -27,7 +27,7 @@ def structured(page: gr.Blocks) -> None:
     handlers: dict[type, Callable[..., Awaitable[Any]]] = served.mcp_server.request_handlers
     list_tools, call_tool = handlers[types.ListToolsRequest], handlers[types.CallToolRequest]
     schemas = {
-        name: python_type_to_json_schema(get_type_hints(getattr(Programs, name))["return"]) for name in ENDPOINTS
+        name: python_type_to_json_schema(get_type_hints(function)["return"]) for name, function in ENDPOINTS.items()
     }
 
     async def listed(request: Any) -> Any:

@@ -72,6 +72,9 @@ def test_a_program_goes_the_whole_way(app, client: Client, owner: Client, hub) -
     assert rows[merged["name"]]["gain"] == pytest.approx(rows[merged["name"]]["main"]["films"] - best)
     assert {score["examples"] for score in scored["scores"]} == {3} and all(score["few"] for score in scored["scores"])
     assert any(merged["name"] in line for line in scored["summary"])
+    told = ask("recipe", recipe=merged["name"])
+    assert told["left_out"] == [] and told["recipe"] == merged["recipe"] and told["arguments"]["base_model"] is None
+    assert [*told["arguments"]["weights"].values()] == [2.0, 1.0] and told["arguments"]["options"]["alpha"] == 0.5
     repo = "carl/merged-by-a-program"
     card = ask("card", merge=merged["name"], repo_id=repo, license="mit")
     assert f'model="{repo}"' in card["text"] and "license: mit" in card["text"] and card["license"] == "apache-2.0"
@@ -124,6 +127,62 @@ def test_a_merge_takes_the_base_the_labels_and_the_statistics_that_it_is_given(c
     assert merge(SENTIMENT)["method"] == advice["method"]
 
 
+def test_a_recipe_becomes_the_arguments_of_the_same_merge(client: Client, hub) -> None:
+    """From its text, from the repo of a merge, and of one with statistics that were made here."""
+
+    def bytes_of(merged) -> bytes:
+        files = client.predict(merge=merged["name"], api_name="/download")["files"]
+        return httpx.get(next(file["url"] for file in files if file["name"] == "model.safetensors")).content
+
+    def read(recipe: str):
+        return client.predict(recipe=recipe, api_name="/recipe")
+
+    made = client.predict(model=ENTITIES[1], texts=TEXTS, api_name="/statistics")["name"]
+    first = client.predict(
+        models=ENTITIES, method="regmean", options={"alpha": 0.7}, weights={ENTITIES[0]: 3},
+        statistics={ENTITIES[1]: made}, api_name="/merge",
+    )  # fmt: skip
+    told = read(first["name"])
+    assert told["left_out"] == [] and made in told["arguments"]["statistics"].values()
+    again = client.predict(**told["arguments"], api_name="/merge")
+    assert again["recipe"] == first["recipe"] and bytes_of(again) == bytes_of(first)
+    assert read(first["recipe"])["arguments"] == told["arguments"]
+    # As mergekit writes one; what a merge here cannot do is named, and the rest holds.
+    written = "\n".join(
+        ["merge_method: ties", "base_model: ada/base", "dtype: bfloat16", "parameters: {epsilon: 0.1}", "models:"]
+        + [
+            f"- {{model: {name}, parameters: {{weight: {place}, density: 0.5}}}}"
+            for place, name in enumerate(SENTIMENT, 1)
+        ]
+    )
+    told = read(written)
+    assert told["left_out"] == ["dtype: 'bfloat16'"] and any("epsilon does nothing" in note for note in told["notes"])
+    assert told["arguments"]["weights"] == {SENTIMENT[0]: 1.0, SENTIMENT[1]: 2.0}
+    assert told["arguments"]["options"] == {"density": 0.5} and told["arguments"]["base_model"] == "ada/base"
+    assert client.predict(**told["arguments"], api_name="/merge")["options"]["density"] == 0.5
+    told = read(written.replace("weight: 2, density: 0.5", "weight: [0, 1], density: 0.4"))
+    assert f"weight of {SENTIMENT[1]}: [0.0, 1.0]" in told["left_out"]
+    assert f"density of {SENTIMENT[1]}: 0.4" in told["left_out"] and "density" not in told["arguments"]["options"]
+    # From the Hub, as this caller may read it.
+    api = HfApi(endpoint=hub.url, token=hub.token("carl"))
+    api.create_repo("carl/a-recipe", private=True)
+    api.upload_file(repo_id="carl/a-recipe", path_in_repo="fusehub_recipe.yaml", path_or_fileobj=written.encode())
+    owner = Client(client.src, oauth_token=hub.token("carl"))
+    assert owner.predict(recipe="carl/a-recipe", api_name="/recipe")["arguments"]["options"] == {"density": 0.5}
+    for recipe, said in (
+        ("carl/a-recipe", "or is private"),
+        (SENTIMENT[0], "has no recipe"),
+        ("regmean@nobody", "There is no merge regmean with that key"),
+        ("merge_method: regmean", "at least two models"),
+        ("merge_method: regmaen\nmodels: [{model: a/a}, {model: b/b}]", "Did you mean 'regmean'"),
+        ("merge_method: mean\nmodels: [{model: a/a}, {model: a/a}]", "names a model twice"),
+        ("merge_method: mean\nmodel: [", "is not YAML"),
+        ("", "The name of the recipe is empty"),
+    ):
+        with pytest.raises(Refused, match=said):
+            read(recipe)
+
+
 def test_what_was_made_is_known_to_its_maker_alone(app, client: Client) -> None:
     merged = client.predict(models=SENTIMENT, method="mean", options={}, api_name="/merge")
     name, _, key = merged["name"].partition("@")
@@ -137,6 +196,9 @@ def test_what_was_made_is_known_to_its_maker_alone(app, client: Client) -> None:
         for endpoint in ("/card", "/download"):
             with pytest.raises(Refused, match="There is no merge"):
                 other.predict(merge=guess, api_name=endpoint)
+        if "@" in guess:
+            with pytest.raises(Refused, match="There is no merge"):
+                other.predict(recipe=guess, api_name="/recipe")
         with pytest.raises(Refused, match="There is no merge"):
             other.predict(merge=guess, repo_id="carl/x", api_name="/push")
     for guess in (f"statistics@{key}", "statistics@none"):
@@ -226,6 +288,10 @@ def test_an_agent_goes_the_way_by_mcp(app) -> None:
             assert (await call(session, "check", models=SENTIMENT))["ok"]
             assert (await call(session, "recommend", models=SENTIMENT))["recommended"]["can_run"]
             merged = await call(session, "merge", models=SENTIMENT, method="regmean", options={"alpha": 0.5})
+            assert tools["recipe"].annotations.readOnlyHint
+            assert "YAML" in tools["recipe"].inputSchema["properties"]["recipe"]["description"]
+            again = (await call(session, "recipe", recipe=merged["recipe"]))["arguments"]
+            assert (await call(session, "merge", **again))["recipe"] == merged["recipe"]
             everyone = [*SENTIMENT, merged["name"]]
             compared = await call(session, "compare", models=everyone, texts=["a good film"])
             assert compared["models"] == [*SENTIMENT, "ensemble", merged["name"]]

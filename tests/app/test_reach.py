@@ -279,6 +279,26 @@ def _calls(models: list[str]):
     yield lambda client: client.predict(models=models, data=data, limit=2, api_name="/evaluate")
 
 
+def test_a_recipe_leads_to_nothing_on_the_machine(shared, hub, machine) -> None:
+    """Neither one that is given nor one that a stranger has published; on a laptop its user's own folders do."""
+    api, client = HfApi(endpoint=hub.url, token=hub.token("eve")), Client(shared.url)
+    api.create_repo("eve/recipe")
+    for key, said in (
+        {"model": f"- model: {machine}", "statistics": f"- {{model: {SENTIMENT[1]}, statistics: {machine}}}",
+         "data": f"- {{model: {SENTIMENT[1]}, data: {machine.parent}/texts.csv}}"}.items()
+    ):  # fmt: skip
+        written = f"merge_method: mean\nmodels:\n- model: {SENTIMENT[0]}\n{said}\n"
+        assert "is not the name of" in refused(
+            lambda written=written: client.predict(recipe=written, api_name="/recipe")
+        )
+        api.upload_file(repo_id="eve/recipe", path_in_repo="fusehub_recipe.yaml", path_or_fileobj=written.encode())
+        assert "names what lies on a machine" in refused(
+            lambda: client.predict(recipe="eve/recipe", api_name="/recipe")
+        ), key
+    for name in (str(machine / "fusehub_recipe.yaml"), f"file://{machine}", "../x", f"hf://{machine}"):
+        refused(lambda name=name: client.predict(recipe=name, api_name="/recipe"))
+
+
 @pytest.mark.parametrize("path", ["", "gradio_api/info", "gradio_api/mcp/", "config", f"{DOWNLOADS}/secret.zip"])
 def test_only_the_address_that_is_served_is_answered(shared, app, path) -> None:
     for served in (shared, app):
