@@ -20,6 +20,7 @@ from .downloads import add_downloads
 from .events import shown
 from .frame import Frame, token_of
 from .link import read_link
+from .opening import open_recipe
 from .page import Page
 from .programs.endpoints import endpoints
 from .programs.tools import structured
@@ -132,6 +133,15 @@ def build(frame: Frame) -> gr.Blocks:
                 frame.on(press.click, step, lambda visit, token, data: start_way(frame, visit, token))
         frame.wire()
         sharing.wire(frame.steps[MERGE], frame.steps[COMPARE])
+
+        def fill(request: gr.Request, key: str) -> list[Any]:
+            return sharing.filled(frame.visit_of(request, key))
+
+        opened = frame.on(
+            first.open_recipe.click, first, lambda visit, token, data, said: open_recipe(frame, visit, token, said),
+            [first.recipe], paints=[first.picked], busy="Reading the recipe", concurrency_limit=10,
+        )  # fmt: skip
+        opened.then(shown(fill), [frame.key], sharing.inputs, **frame.hidden)
         recalled = gr.Textbox(visible="hidden", elem_id="visit")
         query = gr.Textbox(visible="hidden", elem_id="query-of-page")
 

@@ -40,7 +40,7 @@ def fill_in(frame: Frame, visit: Visit, token: str | None) -> None:
         return
     link = read_link(query, frame.setting)
     problems = list(link.problems)
-    for found in side_by_side(lambda model: _described(model, token), link.models):
+    for found in side_by_side(lambda model: described(model, token), link.models):
         if isinstance(found, FuseHubError):
             problems.append(found)
         elif all(found.id != pick.id for pick in visit.picks):
@@ -55,8 +55,8 @@ def fill_in(frame: Frame, visit: Visit, token: str | None) -> None:
     visit.notices[PICK] = dock.message(_said(frame, visit, link, problems))
 
 
-def _described(model: str, token: str | None) -> Picked | FuseHubError:
-    """The model of a link, under its plain name where that is still the commit that the link names."""
+def described(model: str, token: str | None) -> Picked | FuseHubError:
+    """The model of a link or a recipe, under its plain name where that is still the commit that it names."""
     try:
         name, _, commit = model.partition("@")
         if commit and "+" not in model:

@@ -86,6 +86,14 @@ class Pick(Step):
                 elem_id="named",
             )
             self.add = gr.Button("Add", scale=1, elem_id="add")
+        with gr.Accordion("Or open a recipe", open=False, elem_id="recipe-form"):
+            self.recipe = gr.Textbox(
+                label="A recipe", lines=5, max_lines=12, elem_id="recipe", placeholder="merge_method: regmean",
+                info="Its text (YAML, FuseHub's or mergekit's), or the repo that holds one. What it says is filled "
+                "in, in the place of the models above.",
+            )  # fmt: skip
+            with gr.Row(elem_classes="fh-actions"):
+                self.open_recipe = gr.Button("Fill in what it says", elem_id="open-recipe")
         self.painted = [
             self.picked, self.results, self.named, self.first, self.example, self.about, self.task, self.one_go_about
         ]  # fmt: skip

@@ -272,7 +272,9 @@ def _card_html(visit: Visit, report: dict[str, Any], pick: Any) -> str:
     action = ""
     if made:
         action = html.button("forget", "Forget", pick.name, kind="fh-small", says=f"Forget statistics of {pick.name}")
-    if made and made.get("free"):
+    if made and made.get("place"):
+        body = f"<p>{html.tag('named', 'fh-good')}</p>" + html.facts({"From": made["place"]})
+    elif made and made.get("free"):
         body = f"<p>{html.tag('without texts', 'fh-warning')}</p>" + html.facts(
             {"In its place": "its difference to the base model"}
         )

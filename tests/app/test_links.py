@@ -6,14 +6,15 @@ import re
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 from playwright.sync_api import expect
 
 from space.link import KEYS, Link, link_of, read_link
 from space.render.elsewhere import elsewhere_html
 from space.setting import Setting
 from space.visit import COMPARE, MERGE, PUSH, Made, Picked, Visit
-from tests.app.conftest import SENTIMENT
-from tests.app.steps import compare, example, go, merge
+from tests.app.conftest import ENTITIES, SENTIMENT
+from tests.app.steps import compare, example, go, grave_faults, merge, pick, sticks_out
 
 SHARED, OWN = Setting(shared=True), Setting(shared=False)
 
@@ -192,6 +193,55 @@ def test_the_address_goes_with_the_visit_and_a_link_brings_a_colleague_there(vis
     assert "/etc/passwd" in alert.inner_text() and "no merge method 'zz'" in alert.inner_text()
     broken.get_by_role("button", name=f"Remove {SENTIMENT[0]}").wait_for()
     broken.wait_for_url(lambda url: "passwd" not in url)
+
+
+def test_a_recipe_is_filled_in_and_what_the_app_cannot_say_is_told(visitor, hub) -> None:
+    """From its text and from the repo that holds it; the merge of it is the recipe's."""
+    api = HfApi(endpoint=hub.url, token=hub.token("carl"))
+    one, two = (f"{name}@{api.model_info(name).sha}" for name in SENTIMENT)
+    written = "\n".join(
+        ["merge_method: task_arithmetic", "base_model: ada/base", "dtype: float16", "parameters: {lambda: 0.5}",
+         f"models: [{{model: {one}, parameters: {{weight: 0.5}}}}, {{model: {two}}}]"]
+    )  # fmt: skip
+    page = visitor(width=360)
+    pick(page, ENTITIES[0])
+    page.get_by_role("button", name="Or open a recipe").click()
+    box, press = page.locator("#recipe textarea"), page.get_by_role("button", name="Fill in what it says")
+    box.fill("merge_method: regmaen\nmodels: [{model: a/a}, {model: b/b}]")
+    press.click()
+    page.get_by_role("alert").get_by_text("Did you mean 'regmean'").wait_for()
+    box.fill(written.replace(SENTIMENT[1], "nobody/nothing"))
+    press.click()
+    page.get_by_role("alert").get_by_text("nobody/nothing").wait_for()
+    assert page.get_by_role("button", name=f"Remove {ENTITIES[0]}").is_visible(), "nothing was taken of it"
+    box.fill(written)
+    press.click()
+    page.get_by_text("The recipe has filled in 2 models and Task arithmetic. Nothing was computed.").wait_for()
+    page.get_by_text("also says what cannot be said here: dtype: 'float16'").wait_for()
+    assert grave_faults(page) == [] and sticks_out(page) == []
+    for name in SENTIMENT:
+        page.get_by_role("button", name=f"Remove {name}").wait_for()
+    assert page.get_by_role("button", name=f"Remove {ENTITIES[0]}").count() == 0
+    page.get_by_role("button", name="Go on to Check").click()
+    page.get_by_text("What a merge will take").wait_for()
+    merge(page)
+    made = page.get_by_role("list", name="Merged models").get_by_role("article")
+    made.get_by_text(re.compile("lambda 0.5, shares 0.5 : 1")).wait_for()
+    assert made.count() == 1
+    made.locator("summary", has_text="Recipe").click()
+    recipe = made.locator("code").inner_text()
+    api.create_repo("carl/opened-recipe")
+    api.upload_file(repo_id="carl/opened-recipe", path_in_repo="fusehub_recipe.yaml", path_or_fileobj=recipe.encode())
+    other = visitor()
+    other.get_by_role("button", name="Or open a recipe").click()
+    other.locator("#recipe textarea").fill("carl/opened-recipe")
+    other.get_by_role("button", name="Fill in what it says").click()
+    other.get_by_text("The recipe has filled in 2 models and Task arithmetic").wait_for()
+    assert other.get_by_text("cannot be said here").count() == 0
+    merge(other)
+    made = other.get_by_role("list", name="Merged models").get_by_role("article")
+    made.locator("summary", has_text="Recipe").click()
+    assert made.locator("code").inner_text() == recipe
 
 
 # Holds back the answer to the tick that finds the work done, which does not come by the stream of all other events.
