@@ -94,9 +94,10 @@ class Frame:
         job = visit.job if visit.job is not None and visit.job.is_open else None
         said = visit.notices.get(visit.step, "")
         work = dock.running(job, self.jobs.before(job)) if job else ""
-        # Only a tick ends the ticking: what was painted before a press may arrive after its answer.
+        # Only a tick ends the ticking: what was painted before a press may arrive after its answer. How work has ended
+        # that was open when it was last looked at is told by the next tick, and by nothing else.
         address = link_of(visit).query() if not visit.opened_by else None
-        timer = gr.Timer(active=True) if job else gr.skip()
+        timer = gr.Timer(active=True) if visit.job is not None and not visit.job.told else gr.skip()
         place = address_html(turn, address)
         return [nav_html(visit), said, work, timer, elsewhere_html(visit, self.address), place]
 

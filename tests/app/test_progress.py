@@ -9,9 +9,9 @@ import pytest
 
 import fusehub
 from space import dock
-from space.serve import close, new_frame
+from space.serve import build, close, new_frame
 from space.setting import Setting
-from space.workers.jobs import RUNNING, Job, Part
+from space.workers.jobs import DONE, RUNNING, Job, Part
 from space.workers.pace import Course, Merging
 from space.workers.tasks import carry_out
 from tests.unit.experts import relatives, with_statistics
@@ -107,3 +107,27 @@ def test_a_paint_that_comes_late_does_not_end_the_ticking() -> None:
     # An update of the timer is a timer.
     assert not any(isinstance(shown, gr.Timer) for shown in idle)
     assert [shown.active for shown in busy if isinstance(shown, gr.Timer)] == [True]
+
+
+def test_work_that_ends_while_a_page_is_painted_is_told_by_the_next_tick(monkeypatch) -> None:
+    """Whatever paints: a page that does not tick would wait for ever for how it ended."""
+    frame = new_frame(Setting(shared=False))
+    build(frame)
+    visit = frame.visits.open()
+    visit.found = []
+    first, show = frame.steps[0], frame.steps[0].show
+    timer, message = (frame.everything.index(part) for part in (frame.timer, frame.message))
+
+    def shown(*asked):
+        visit.job.state = DONE
+        return show(*asked)
+
+    monkeypatch.setattr(first, "show", shown)
+    for paint in (lambda: frame.paint_all(visit, None), lambda: frame.paint_step(first, visit, None)):
+        visit.job = Job("way", "All of it", RUNNING)
+        visit.notices.clear()
+        painted = paint()
+        assert "All of it" not in painted[message] and painted[timer].active
+        painted = paint()
+        assert "All of it: done" in painted[message] and not isinstance(painted[timer], gr.Timer)
+    close(frame)
