@@ -28,6 +28,7 @@ from fusehub.merging.plan import Plan, plan_by
 from fusehub.merging.planner import TensorPlan
 from fusehub.merging.recipe import FILENAME, Recipe
 from fusehub.models.checkpoint import Checkpoint, fetch_weights
+from fusehub.models.known.layouts import layout_for
 from fusehub.models.ref import ModelRef, short_names
 from fusehub.models.resolve import ref_of
 from fusehub.utils.findings import CODES, Allowed
@@ -180,7 +181,9 @@ def _measured(ref: ModelRef, plan: Plan, progress: Progress) -> Iterator[list[La
                 {} if found.stands_by_update else files.enter_context(found.open()) for found in plan.statistics
             ]
         tensors = [tensor for tensor in plan.tensors.values() if _is_compared(tensor) and tensor.name in merge]
-        tensors.sort(key=lambda tensor: tensor.depth)
+        # As the model has them: files have their tensors by name, what comes after all blocks before the second one.
+        places = {parameter: place for place, parameter in enumerate(layout_for(plan.experts[0]).linears)}
+        tensors.sort(key=lambda tensor: places[tensor.parameter])
         for number, tensor in enumerate(tensors):
             progress(number, len(tensors), "layers")
             yield _of_layer(tensor, merge, experts, statistics, plan.names)

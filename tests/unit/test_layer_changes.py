@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from transformers import AutoModel
 from typer.testing import CliRunner
 
 from fusehub.cli.main import app
@@ -42,6 +43,10 @@ def test_the_change_of_outputs_is_that_of_the_experts_own_texts(experts, tmp_pat
             checked += 1
     assert checked == len(found.changes) > 4
     assert [row["layer"] for row in found.rows()] == found.layers
+    # From the first layer of the model to the last, a pooler after all blocks.
+    modules = [name for name, _ in AutoModel.from_pretrained(experts[0]).named_modules()]
+    places = [modules.index(layer.removeprefix("bert.").removeprefix("transformer.")) for layer in found.layers]
+    assert places == sorted(places)
     assert any(row["expert-0"] != row["expert-1"] for row in found.rows())
 
 
