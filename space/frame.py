@@ -251,7 +251,11 @@ class Frame:
         turn = next(visit.turns)
         self._take_in(visit)
         painted = self._show(step, self.steps.index(step), visit, token, failed=failed)
-        return [*self.paint(visit, turn), *painted]
+        frame = self.paint(visit, turn)
+        if self.steps[visit.step] is not step:
+            # Work that ended before this was painted leads to another step, which the next tick shows.
+            frame[self.outputs.index(self.timer)] = gr.Timer(active=True)
+        return [*frame, *painted]
 
     def _show(self, step: Any, place: int, visit: Visit, token: str | None, *, failed: bool = False) -> list[Any]:
         # What stood there belongs to what was asked before.

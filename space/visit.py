@@ -108,6 +108,8 @@ class Visit:
     """What the last search found; None before the first has answered."""
     task: str | None = None
     """The task whose button was pressed: the box for tasks is to say it."""
+    example: list[str] = field(default_factory=list)
+    """The models that the example has picked."""
     taken_in: bool = False
     """The models that were named have become cards: the box for names is to be emptied."""
     labels: dict[str, list[str]] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.cli.console import say, table
 from fusehub.comparing.summary import difference_words
-from fusehub.utils.formats import describe, size
+from fusehub.utils.formats import describe, parameters, size
 
 if TYPE_CHECKING:
     from fusehub.checking.report import Report
@@ -29,7 +29,7 @@ def print_report(report: Report) -> None:
         if len(kinds) > 1:
             facts |= {"task": model.task, "architecture": model.architecture}
         facts |= {
-            "parameters": f"{model.parameters / 1e6:.1f} M" if model.parameters else None,
+            "parameters": parameters(model.parameters) if model.parameters else None,
             "size": size(model.size),
             "labels": ", ".join(model.labels[:6]) + (" ..." if len(model.labels) > 6 else ""),
             "license": model.license,

@@ -18,6 +18,11 @@ def size(count: int | None) -> str:
     return f"{value:.1f} TB"
 
 
+def parameters(count: int) -> str:
+    """A number of parameters as people read it: 22.7 M, and of tiny models 9.1 k."""
+    return f"{count / 1e6:,.1f} M" if count >= 50_000 else f"{count / 1e3:,.1f} k"
+
+
 def describe(options: Mapping[str, Any]) -> str:
     """Options in one line: `alpha 0.9, weighting mean`."""
     return ", ".join(

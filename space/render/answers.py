@@ -39,7 +39,7 @@ def answers_html(found: dict[str, Any]) -> str:
     elif texts:
         one = _asked_about(found)
         bars = (plots.legend(colours) if labels else "") + each
-        parts.append(html.folded(f"Bars of all labels, {one} by {one}", bars))
+        parts.append(html.folded(f"Bars of all answers, {one} by {one}", bars))
     if not texts:
         parts.append(html.empty(f"They all agree on every {_asked_about(found)}."))
     parts.append(_downloads(found))
@@ -56,16 +56,17 @@ def _overview_html(found: dict[str, Any], texts: list[dict[str, Any]]) -> str:
     rows = []
     for text in texts:
         said = [_said(answer) for answer in text["answers"]]
-        most, times = Counter(said).most_common(1)[0]
+        counts = Counter(said)
+        times = max(counts.values())
         cells = []
         for label, answer in zip(said, text["answers"], strict=True):
-            odd = times > 1 and label != most
+            odd = counts[label] < times
             sure = html.percent(answer["probability"])
             shown = folding(label)
             told = f"<strong>≠ {shown}</strong>" if odd else shown
             cells.append(f"{told} <small>{sure}</small>" if sure else told)
         rows.append([_asked(text), *cells])
-    return _table(found, rows, "Label and its probability; ≠: not what most models say")
+    return _table(found, rows, "Answer and its probability; ≠: not the one that is given most often")
 
 
 def _asked(text: dict[str, Any]) -> str:

@@ -7,12 +7,15 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from fusehub.comparing.tasks import answers_of
+from fusehub.models.tasks import TASKS
+
 from ..visit import CHECK, COMPARE, MERGE, PICK, PUSH, STATISTICS, Visit, statistics_of
 from . import html, reproduce
 from .reproduce import OUT
 
 _WIDTH = 90
-_TEXT = "Not bad at all."
+_TEXT, _IMAGE = "Not bad at all.", "picture.png"
 
 
 class Same(NamedTuple):
@@ -104,14 +107,23 @@ def _merge(visit: Visit) -> Same | None:
 def _compare(visit: Visit) -> Same | None:
     if not visit.picks:
         return None
-    texts, models = visit.typed or [_TEXT], [*visit.names(), OUT]
-    words = ["fusehub", "compare", *models, *(word for text in texts for word in ("--text", text)), "--ensemble"]
+    task = visit.picks[0].task
+    texts, models = visit.typed or _first_example(task), [*visit.names(), OUT]
+    words = ["fusehub", "compare", *models, *(word for text in texts for word in ("--text", text))]
+    words += ["--ensemble"] if task not in TASKS or answers_of(task).has_mean else []
     everyone = _Code(f'[{", ".join(json.dumps(name) for name in visit.names())}, merged["name"]]')
     return Same(
         shlex.join(words),
         _function("fusehub.compare", models, texts=texts),
         _call("compare", models=everyone, texts=texts),
     )
+
+
+def _first_example(task: str | None) -> list[str]:
+    """Something that models of the task can be asked."""
+    if task not in TASKS:
+        return [_TEXT]
+    return [_IMAGE] if TASKS[task].of_images else answers_of(task).typed.splitlines()[:1]
 
 
 def _push(visit: Visit) -> Same | None:

@@ -154,7 +154,7 @@ def table(
     body = "".join(f"<tr{_class(kinds[at]) if kinds else ''}>{line(row)}</tr>" for at, row in enumerate(rows))
     return (
         f'<div class="fh-scroll" tabindex="0" role="region" aria-label="{esc(caption)}"><table class="fh-table">'
-        f"<caption>{esc(caption)}</caption><thead><tr>{line(named, True)}</tr></thead>"
+        f"<caption><span>{esc(caption)}</span></caption><thead><tr>{line(named, True)}</tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
     )
 

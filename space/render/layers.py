@@ -8,7 +8,7 @@ from typing import Any
 from . import html
 
 # Of the drawing, which is as wide as its place; in its own units.
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 220, 46, 26, 10
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 220, 60, 26, 10
 # Lines are told apart by their dashes too.
 DASHES = ("", "7 4", "2 4", "10 4 2 4")
 COLOURS = 3
@@ -17,9 +17,13 @@ COLOURS = 3
 def layers_html(found: Mapping[str, Mapping[str, Any]]) -> str:
     """`found`: the merge's name -> what `fusehub.layer_changes` tells of it."""
     figures = "".join(_figure(name, told) for name, told in found.items())
+    both = len({told["of_outputs"] for told in found.values()}) > 1
+    apart = (
+        " What layers give and their weights are not measured alike: those figures cannot be compared." if both else ""
+    )
     return (
         "<p class='fh-intro'>By how much a layer changed for each expert: 0 % where it is the expert's own. It tells "
-        "where a merge left an expert, and not how good the merge is: scores do.</p>"
+        f"where a merge left an expert, and not how good the merge is: scores do.{apart}</p>"
         f"<div class='fh-layers'>{figures}</div>"
     )
 

@@ -36,7 +36,8 @@ OFFERS = {
     "give-texts": Offer("The app has no texts for it while it merges: choose another way, or use the command line."),
     "give-data": Offer("Give texts or a dataset.", "Give texts", COMPARE),
     "name-columns": Offer(
-        "Choose what is read as text and as labels from the columns that the data has, or name them so: text, label."
+        "Choose what is read as text and as labels from the columns that the data has, or name them so: text, label. "
+        "Labels have to be called as the models call theirs."
     ),
     "leave-ensemble": Offer("Leave the ensemble out.", "Compare without it", COMPARE),
     "choose-dtype": Offer("The app stores a merge as the first model is stored: pick one first that is stored wider."),

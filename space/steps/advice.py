@@ -102,11 +102,10 @@ def advice_html(advice: Mapping[str, Any]) -> str:
     body = f"<p>{html.esc(way['sentence'])}</p>{html.facts(facts)}"
     body += f"<details open><summary>Why this one</summary><p>{html.esc(advice['reason'])}</p></details>"
     if better is not None:
-        what = " ".join(obstacle["what"] for obstacle in better["obstacles"])
         gain = _gain(better["gain"]) or ""
         body += (
-            f"<p><strong>{html.esc(better['title'])}</strong> promises more ({html.esc(gain)} against the mean). "
-            f"{html.esc(what)}</p>{html.offers(_actions(better['obstacles']))}"
+            f"<p><strong>{html.esc(better['title'])}</strong> promises more ({html.esc(gain)} against the mean).</p>"
+            f"{html.offers(_actions(better['obstacles']))}"
         )
     return html.card(f"Recommended: {way['title']}", body, kind="fh-picked")
 

@@ -8,7 +8,7 @@ import gradio as gr
 
 from fusehub.errors import FuseHubError
 from fusehub.models.label_names import are_generic
-from fusehub.utils.formats import size
+from fusehub.utils.formats import parameters, size
 
 from ..render import html
 from ..render.offers import OFFERS, action_of
@@ -223,7 +223,7 @@ def _models_html(picks: list[Picked], report: dict[str, Any]) -> str:
             [
                 html.esc(model["name"]),
                 html.esc(model["architecture"] or "?"),
-                f"{model['parameters'] / 1e6:,.1f} M" if model["parameters"] else "?",
+                parameters(model["parameters"]) if model["parameters"] else "?",
                 html.esc("/".join(model["dtypes"]) or "?"),
                 html.esc(", ".join(model["labels"][:6])),
                 html.esc(model["license"] or "not said"),

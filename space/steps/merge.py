@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from fusehub.errors import BadRecipe, FuseHubError
+from fusehub.errors import Action, BadRecipe, FuseHubError
 from fusehub.merging.preconditions import require_shares
 from fusehub.merging.sources import source_said
 from fusehub.methods import METHODS, Method
@@ -96,10 +96,11 @@ class Merge(Step):
         if len(visit.picks) < 2:
             nothing = html.empty("Pick two models or more in step 1 first.")
             return [nothing, gr.Column(visible=False), *rest, made, *[gr.skip()] * len(self.shares)]
-        if not check(self.frame, visit, token)["ok"]:
-            nothing = html.notice(
-                "These models cannot be merged.", "warning", "See step 2 for what speaks against it."
-            )
+        report = check(self.frame, visit, token)
+        if not report["ok"]:
+            why = "\n".join(finding["what"] for finding in report["findings"] if finding["level"] == "error")
+            offered = html.offers([Action("choose-models")])
+            nothing = html.notice(f"These models cannot be merged.\n{why}", "warning", offered=offered)
             return [nothing, gr.Column(visible=False), *rest, made, *[gr.skip()] * len(self.shares)]
         advice = advise(self.frame, visit, token)
         first = suggested(advice)
@@ -308,7 +309,7 @@ def _made_here(visit: Visit, method: Method) -> dict[str, dict[str, Any]]:
 
 
 def _about_html(method: Method) -> str:
-    link = f' <a href="{html.esc(method.paper)}" target="_blank" rel="noopener">The paper</a>.' if method.paper else ""
+    link = f' <a href="{html.esc(method.paper)}" target="_blank" rel="noopener">The paper</a>' if method.paper else ""
     return f"<p class='fh-intro'>{html.esc(method.summary)} {html.esc(method.when)}{link}</p>"
 
 

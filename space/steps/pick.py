@@ -123,7 +123,9 @@ class Pick(Step):
         visit.taken_in = False
         begins = not visit.picks
         example = gr.Button(
-            "Try the example" if begins else "Take the example instead", variant="primary" if begins else "secondary"
+            "Try the example" if begins else "Take the example instead",
+            variant="primary" if begins else "secondary",
+            visible=begins or visit.names() != visit.example,
         )
         about = self._about(visit.found) if begins else ""
         task = gr.skip() if visit.task is None else gr.Dropdown(value=visit.task)
@@ -145,10 +147,12 @@ class Pick(Step):
         takes = ""
         if len(models) == len(names) and all(sizes):
             bytes_ = {"download_bytes": 4 * sum(sizes), "output_bytes": 4 * max(sizes), "gflop": 0}
-            takes = f" The whole way takes about {html.minutes(_WAY + 2 * seconds_of(bytes_))}."
+            takes = f" takes about {html.minutes(_WAY + 2 * seconds_of(bytes_))}."
         listed = ", ".join(html.short(name) for name in names)
         count = html.count(len(names), "model")
-        return f"<p class='fh-intro'>{count}{kind}: {html.esc(listed)}. Checked, merged and compared.{takes}</p>"
+        then = takes or " is one more press."
+        said = f"Picks {count}{kind}: {listed}. To check, merge and compare them then{then}"
+        return f"<p class='fh-intro'>{html.esc(said)}</p>"
 
     def first_search(self, visit: Visit, token: str | None) -> None:
         """What is shown before anything was typed."""
@@ -202,6 +206,7 @@ class Pick(Step):
     def _fill(self, visit: Visit, token: str | None, data: gr.EventData) -> None:
         visit.picks = []
         self._add(visit, self._examples(token), token)
+        visit.example = visit.names()
 
     def _examples(self, token: str | None) -> list[str]:
         """The models that the app was started with; else those with statistics that belong together."""

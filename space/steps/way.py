@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from fusehub.comparing.tasks import answers_of
-from fusehub.errors import Action, BadData, BadStatistics, FuseHubError, Incompatible
+from fusehub.errors import Action, BadStatistics, FuseHubError, Incompatible
 from fusehub.methods import METHODS
 from fusehub.models.tasks import TASKS
 from fusehub.utils.formats import describe
@@ -30,7 +30,7 @@ from ..workers.jobs import Job, Part
 from ..workers.pace import DISK, START, seconds_of
 from .advice import known_advice, parameters_of, take_in_advice, ways, what_to_recommend
 from .check import require_two, take_in_check, what_to_check
-from .compare import models_to_ask, renamed, require_texts
+from .compare import is_of_images, models_to_ask, renamed, require_texts
 from .counting import counting, named_for
 from .merge import merging
 
@@ -61,8 +61,16 @@ def said_of_way(visit: Visit) -> str:
     ways = f"by {listed(named)}" if named else "by the recommended way and by the mean"
     shares = [f"{share:g}" for share in _shares(visit).values()]
     counted = f" with the shares {' : '.join(shares)}" if shares else ""
-    texts = html.count(len(visit.typed), "text") if visit.typed else ""
-    return f"merged {ways}{counted}, and compared on {f'your {texts}' if texts else 'example texts'}"
+    if is_of_images(visit):
+        return f"and merged {ways}{counted}; then images can be added, to compare them on"
+    texts = "example texts" if _are_examples(visit) else f"your {html.count(len(visit.typed), 'text')}"
+    return f"merged {ways}{counted}, and compared on {texts}"
+
+
+def _are_examples(visit: Visit) -> bool:
+    """Whether nobody has typed the texts that the visit's models are to be asked about."""
+    known = [answers_of(task).typed.splitlines() for task in TASKS]
+    return not visit.typed or visit.typed in known
 
 
 def _bracketed(options: Mapping[str, Any] | None) -> str:
@@ -81,7 +89,9 @@ class Way:
     def __init__(self, frame: Frame, visit: Visit, token: str | None) -> None:
         self.frame, self.visit, self.token = frame, visit, token
         self.models = visit.names()
-        self.methods, self.shares, self.typed = methods_of_way(visit), _shares(visit), list(visit.typed)
+        self.methods, self.shares = methods_of_way(visit), _shares(visit)
+        # Examples are those of the task that the models have now.
+        self.typed = [] if _are_examples(visit) else list(visit.typed)
         self.left = _expected(visit)
 
     def parts(self, job: Job) -> Iterator[Part]:
@@ -103,6 +113,10 @@ class Way:
         self.left.pop("merge", None)
         job.place = COMPARE
         self._require_same(visit.report is not None)
+        if is_of_images(visit):
+            # There are none to compare them on: the step where they are added comes next.
+            job.title = "Merging"
+            return
         texts = self._texts()
         require_all(self.models, self.token)
 
@@ -112,6 +126,8 @@ class Way:
         def take_in(visit: Visit, found: dict[str, Any]) -> None:
             visit.comparison = renamed(found, models_to_ask(visit)) | {"only": False}
             visit.asked_for_them = "\n".join(texts)
+            # A reload and a link have them as they have what was typed.
+            visit.typed = texts
 
         yield self._question("compare", what_to_compare, take_in)
 
@@ -222,11 +238,7 @@ class Way:
     def _texts(self) -> list[str]:
         """The texts that were said, and else examples for the models' task."""
         task = self.visit.picks[0].task
-        if task is None or TASKS[task].of_images:
-            raise BadData(
-                "The models are merged. There are no examples for their task to compare them by.",
-                "Type or add what they are to be asked, or score them on a data set.",
-            )
+        assert task is not None  # They fit, so it is known.
         return require_texts(self.typed or answers_of(task).typed.splitlines(), self.frame.setting.most_texts)
 
 

@@ -45,6 +45,9 @@ def test_what_most_models_do_not_say_stands_out_in_the_table() -> None:
     models = [model for model, _ in told]
     found = {"task": "text-classification", "models": models, "texts": [text], "experts": models}
     assert re.findall(r"<strong>≠ ([^<]*)</strong>", answers_html(found)) == ["bad"]
+    # Of two answers that are given as often, none is the odd one.
+    text["answers"] = [*answers, {**answers[2], "model": "four"}]
+    assert "<strong>≠" not in answers_html(found | {"models": [*models, "four"]})
 
 
 def _scored(task: str, metric: str, values: dict[str, float], **more: object) -> dict:
@@ -122,7 +125,7 @@ def test_a_long_text_folds_and_bars_come_on_demand() -> None:
     text = {"text": "<i>" + "word " * 100, "answers": [answer], "differs": False}
     found = {"task": "text-classification", "models": ["one"], "texts": [text], "experts": ["one"]}
     shown = answers_html(found)
-    overview = shown.partition("Bars of all labels")[0]
+    overview = shown.partition("Bars of all answers")[0]
     assert "fh-long" in overview and overview.count("word") > 100, "nothing of it is lost"
     assert "fh-fill" not in overview and "fh-fill" in shown and "<i>" not in shown
     heading = re.search(r"<h3>(.*?)</h3>", shown)
@@ -165,4 +168,5 @@ def test_what_layers_kept_is_a_line_an_expert_with_a_table_beside_it() -> None:
     assert "expert&#x27;s texts" in shown and re.findall(r"<td[^>]*>([^<]*)</td>", shown) == [
         "0.0 %", "50.0 %", "25.0 %", "25.0 %"
     ]  # fmt: skip
-    assert "<b>" not in shown
+    assert "<b>" not in shown and "cannot be compared" not in shown
+    assert "cannot be compared" in layers_html({"merged": told, "mean": told | {"of_outputs": False}})

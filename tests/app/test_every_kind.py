@@ -95,6 +95,13 @@ def test_images_are_added_shown_and_asked_about(at_compare, tmp_path) -> None:
     page.get_by_role("rowheader", name="dog-1.png").wait_for()
     assert "fusehub-visits" not in page.content(), "nobody is told where it lies"
     assert grave_faults(page) == [] and sticks_out(page) == []
+    # There are no images to compare them on in one go, which is no error: it ends where they are added.
+    go(page, "Pick")
+    page.get_by_text("then images can be added").wait_for()
+    page.get_by_role("button", name="Merge and compare in one go").click()
+    page.get_by_role("status").get_by_text("Merging: done").wait_for()
+    page.locator("#step-compare").wait_for()
+    assert page.get_by_role("alert").count() == 0
 
 
 def _fill_in_and_compare(page) -> None:

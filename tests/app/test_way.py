@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -27,6 +28,7 @@ def test_one_button_leads_from_picked_to_compared(visitor, hub) -> None:
     press = page.get_by_role("button", name=IN_ONE_GO)
     assert not press.is_visible()
     example(page)
+    page.locator("#example").wait_for(state="hidden")  # It is picked.
     plan = hub.root / FILENAME
     plan.write_text(json.dumps([{"path": ".*", "do": "stall", "seconds": 1}]))
     shares = []
@@ -55,6 +57,16 @@ def test_one_button_leads_from_picked_to_compared(visitor, hub) -> None:
     steps = page.get_by_role("navigation", name="Steps")
     assert steps.get_by_text("done", exact=True).count() == 5
     assert grave_faults(page) == [] and sticks_out(page) == []
+    caption = page.locator(".fh-table caption span").first.bounding_box()
+    assert caption["x"] + caption["width"] <= 360, "the table is wider, what it is of is not"
+    # Nobody has typed them: a reload finds them, and so does whoever opens the address.
+    page.reload()
+    page.locator(".fh-compared").wait_for()
+    page.wait_for_function("() => document.querySelector('#texts textarea').value !== ''")
+    assert page.locator("#texts textarea").input_value().splitlines() == asked
+    assert parse_qs(urlsplit(page.url).query)["text"] == asked
+    go(page, "Pick")
+    page.get_by_text("compared on example texts").wait_for()
     go(page, "Check")
     page.get_by_text("What a merge will take").wait_for()
     go(page, "Merge")
