@@ -89,7 +89,7 @@ class Frame:
         """The visit behind what a page asks for. Raises `NotFound` where it has ended."""
         return self.visits.of(key, request.session_hash)
 
-    def paint(self, visit: Visit, turn: int) -> list[Any]:
+    def paint(self, visit: Visit, turn: int, *, ticks: bool = False) -> list[Any]:
         """What `outputs` show for this visit. `turn` was drawn before anything that is painted was looked at."""
         job = visit.job if visit.job is not None and visit.job.is_open else None
         said = visit.notices.get(visit.step, "")
@@ -97,7 +97,7 @@ class Frame:
         # Only a tick ends the ticking: what was painted before a press may arrive after its answer. How work has ended
         # that was open when it was last looked at is told by the next tick, and by nothing else.
         address = link_of(visit).query() if not visit.opened_by else None
-        timer = gr.Timer(active=True) if visit.job is not None and not visit.job.told else gr.skip()
+        timer = gr.Timer(active=True) if ticks or (visit.job and not visit.job.told) else gr.skip()
         place = address_html(turn, address)
         return [nav_html(visit), said, work, timer, elsewhere_html(visit, self.address), place]
 
@@ -251,11 +251,8 @@ class Frame:
         turn = next(visit.turns)
         self._take_in(visit)
         painted = self._show(step, self.steps.index(step), visit, token, failed=failed)
-        frame = self.paint(visit, turn)
-        if self.steps[visit.step] is not step:
-            # Work that ended before this was painted leads to another step, which the next tick shows.
-            frame[self.outputs.index(self.timer)] = gr.Timer(active=True)
-        return [*frame, *painted]
+        # Work that ended before this was painted may have led to another step, which the next tick shows.
+        return [*self.paint(visit, turn, ticks=self.steps[visit.step] is not step), *painted]
 
     def _show(self, step: Any, place: int, visit: Visit, token: str | None, *, failed: bool = False) -> list[Any]:
         # What stood there belongs to what was asked before.

@@ -330,8 +330,7 @@ class _Demo:
             f"The merge took {step['seconds']} s{memory}; one model is {size(report['model_bytes'])}. "
             f"All figures: {self.folder / 'report.json'}"
         )
-        experts = " ".join(owner.model for owner in OWNERS)
-        self.say(_YOUR_OWN.format(folder=self.folder / "hub", experts=experts))
+        self.say(_YOUR_OWN.format(folder=self.folder / "hub", experts=" ".join(owner.model for owner in OWNERS)))
 
 
 def _wants_app(quiet: bool) -> bool:
@@ -376,8 +375,7 @@ The same with models of your own, or of anybody on the Hub:
   fusehub merge USER/EXPERT-1 USER/EXPERT-2 --method regmean --out merged
   fusehub evaluate USER/EXPERT-1 USER/EXPERT-2 merged --ensemble --data NAME=USER/DATASET/test --out scores.json
   fusehub publish merged YOU/NAME --results scores.json
-To look at the demo's Hub again, and at its models in the app:
-  fusehub hub {folder}
+To look at the demo's Hub again, and then at its models in the app:  fusehub hub {folder}
   HF_ENDPOINT=http://127.0.0.1:8730 HF_HUB_DISABLE_XET=1 fusehub app {experts}"""
 
 
