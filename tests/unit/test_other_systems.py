@@ -77,7 +77,7 @@ def test_paths_of_windows_are_cut_from_what_is_published() -> None:
 
 def test_the_local_hub_says_where_it_runs_if_it_cannot_run_here(tmp_path) -> None:
     code = (
-        "import sys; sys.modules['fcntl'] = None; sys.argv = ['fusehub', 'hub', sys.argv[1]]; "
+        "import sys; sys.modules['fcntl'] = None; sys.argv = ['fusehub', 'hub', sys.argv[1], '--port', '0']; "
         "from fusehub.cli.start import main; main()"
     )
     done = run_python(code, tmp_path / "hub", fresh=True)
