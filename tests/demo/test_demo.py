@@ -82,7 +82,9 @@ def test_experts_know_their_domain(report: dict) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak memory of another process")
 def test_the_merge_needs_little_memory(report: dict) -> None:
     """An interpreter with torch, and a few layers; not three models with their optimizer-sized copies."""
-    assert report["steps"]["merge by mean"]["peak_memory_bytes"] < 600 * 2**20
+    code = "import resource, torch; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    torch_alone = 1024 * int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    assert report["steps"]["merge by mean"]["peak_memory_bytes"] < torch_alone + 375 * 2**20
 
 
 def test_what_was_published_holds_no_path_of_this_machine(folder: Path) -> None:
