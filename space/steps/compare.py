@@ -112,8 +112,11 @@ class Compare(Step):
                 *self.columns.show(visit),
             ]
         wanted = "Add images" if is_of_images(visit) else "Type texts"
+        alone = "" if visit.merges_of_picks() else " Nothing is merged yet: the experts alone will answer."
         answers = (
-            answers_html(visit.comparison) if visit.comparison else html.empty(f"{wanted} above and press Compare.")
+            answers_html(visit.comparison)
+            if visit.comparison
+            else html.empty(f"{wanted} above and press Compare.{alone}")
         )
         scores = (
             scores_html(visit.evaluation)

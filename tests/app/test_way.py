@@ -152,6 +152,7 @@ def test_what_is_read_is_said_and_who_does_not_wait_goes_on(visitor, hub, tmp_pa
         page.locator("#step-check").get_by_text("One moment").wait_for()
         read.get_by_text("Reading 2 of 2").wait_for()
         go(page, "Compare")
+        page.get_by_text("Nothing is merged yet: the experts alone will answer").wait_for()
         read.wait_for(state="detached")
         go(page, "Check")
         page.get_by_text("What a merge will take").wait_for()

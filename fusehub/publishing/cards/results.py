@@ -131,7 +131,7 @@ class Results:
     def caption(self) -> str:
         """What the numbers are."""
         metrics = list(dict.fromkeys(_name_of(data.metric) for data in self.data))
-        level = f" In brackets: {100 * self._level:g} % intervals over the examples." if self._level else ""
+        level = f" Below, brackets hold {100 * self._level:g} % intervals over the examples." if self._level else ""
         return f"{listed(metrics)}; the best of each column in bold.{level}"
 
     @property
