@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fusehub.methods.base import Layer, Merged
 from fusehub.methods.cost import of_dropping, of_election
+from fusehub.methods.largest import largest
 from fusehub.methods.registry import merge_method
 from fusehub.methods.task_vectors import (
     SparseShare,
@@ -15,7 +16,6 @@ from fusehub.methods.task_vectors import (
     add_up,
     differences,
     elect_and_add_up,
-    largest,
     rescale_to,
 )
 
@@ -96,8 +96,7 @@ def _masked(layer: Layer, options: BreadcrumbsOptions) -> list[Tensor]:
         before = float(delta.abs().sum()) if options.rescale else 0.0
         kept = int(own.density * delta.numel())
         outliers = min(int(own.gamma * delta.numel()), delta.numel() - kept)
-        sizes = delta.abs()
-        delta.mul_(largest(sizes, kept + outliers) & ~largest(sizes, outliers))
+        delta.mul_(largest(delta, kept + outliers) & ~largest(delta, outliers))
         if options.rescale:
             rescale_to(delta, before)
     return deltas

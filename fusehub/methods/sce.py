@@ -6,8 +6,9 @@ from pydantic import Field
 
 from fusehub.methods.base import Layer, Merged, NoShare, Options
 from fusehub.methods.cost import of_election
+from fusehub.methods.largest import largest
 from fusehub.methods.registry import merge_method
-from fusehub.methods.task_vectors import differences, largest
+from fusehub.methods.task_vectors import differences
 
 
 class SceOptions(Options):

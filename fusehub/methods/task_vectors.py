@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from fusehub.methods.base import Layer, Merged, Options, Share
+from fusehub.methods.largest import pieces
 from fusehub.methods.mean import shares_of
 
 if TYPE_CHECKING:
@@ -87,38 +88,26 @@ def elect_and_add_up(layer: Layer, deltas: Sequence[Tensor], options: TaskOption
     """The same of those elements alone whose sign is that of the sum: TIES' election. Overwrites `deltas`."""
     import torch
 
-    for delta, weight in zip(deltas, layer.coefficients, strict=True):
-        delta.mul_(weight)
-    majority = deltas[0].clone()
-    for delta in deltas[1:]:
-        majority.add_(delta)
-    positive = majority.ge_(0).bool()
-    total, share = majority.zero_(), torch.zeros_like(majority)
-    for delta, weight in zip(deltas, layer.coefficients, strict=True):
-        agrees = torch.where(positive, delta > 0, delta < 0)
-        total.add_(delta.mul_(agrees))
-        share.add_(agrees, alpha=weight)
-    if options.normalize:
-        total.div_(share.masked_fill_(share == 0, 1))
-    return Merged(total.mul_(options.lambda_).add_(layer.needed_base))
-
-
-def largest(values: Tensor, count: int) -> Tensor:
-    """A mask of exactly the `count` largest of `values` (not negative); of equal ones, those that come first."""
-    import numpy as np
-    import torch
-
-    flat = values.flatten()
-    mask = torch.zeros(flat.shape, dtype=torch.bool)
-    if count >= len(flat):
-        return ~mask.view(values.shape)
-    if count > 0:
-        # kthvalue makes an index of eight bytes for every element, too.
-        threshold = float(np.partition(flat.numpy(), len(flat) - count)[len(flat) - count])
-        torch.gt(flat, threshold, out=mask)
-        equal = (flat == threshold).nonzero().squeeze(1)
-        mask[equal[: count - int(mask.sum())]] = True
-    return mask.view(values.shape)
+    base, flats = layer.needed_base.reshape(-1), [delta.reshape(-1) for delta in deltas]
+    # In pieces, of which all that is made on the way stays in the processor's cache. The first is the result's memory.
+    for part in pieces(len(base)):
+        own = [flat[part] for flat in flats]
+        for delta, weight in zip(own, layer.coefficients, strict=True):
+            delta.mul_(weight)
+        majority = own[0].clone()
+        for delta in own[1:]:
+            majority.add_(delta)
+        # Ones and zeros in the dtype of the numbers: masks of another, and choices by them, take longer than all else.
+        sign = majority.ge_(0).mul_(2).sub_(1)
+        total, share = torch.zeros_like(sign), torch.zeros_like(sign)
+        for delta, weight in zip(own, layer.coefficients, strict=True):
+            agrees = (delta * sign).gt_(0)
+            total.add_(delta.mul_(agrees))
+            share.add_(agrees, alpha=weight)
+        if options.normalize:
+            total.div_(share.add_(share.clone().eq_(0)))
+        own[0].copy_(total.mul_(options.lambda_).add_(base[part]))
+    return Merged(flats[0].view(layer.needed_base.shape))
 
 
 def rescale_to(delta: Tensor, before: float) -> Tensor:

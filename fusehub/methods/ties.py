@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from fusehub.methods.base import Layer, Merged
-from fusehub.methods.cost import of_election
+from fusehub.methods.cost import of_dropping
+from fusehub.methods.largest import keep_largest
 from fusehub.methods.registry import merge_method
-from fusehub.methods.task_vectors import SparseShare, TaskOptions, differences, elect_and_add_up, largest, rescale_to
+from fusehub.methods.task_vectors import SparseShare, TaskOptions, differences, elect_and_add_up, rescale_to
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +44,7 @@ class TiesOptions(TaskOptions):
     own_options=SparseShare,
     base="needed",
     whole_tensor=True,
-    cost=of_election,
+    cost=of_dropping,
     models=(1, None),
 )
 def ties(layer: Layer, options: TiesOptions) -> Merged:
@@ -60,6 +61,6 @@ def trim(delta: Tensor, density: float, *, rescale: bool) -> None:
         return
     before = float(delta.abs().sum()) if rescale else 0.0
     count = max(1, int(density * delta.numel())) if density > 0 else 0
-    delta.mul_(largest(delta.abs(), count))
+    keep_largest(delta, count)
     if rescale:
         rescale_to(delta, before)

@@ -5,7 +5,7 @@ import torch
 
 from fusehub.errors import BadRecipe
 from fusehub.methods import METHODS, Layer, find_method
-from fusehub.methods.task_vectors import largest
+from fusehub.methods.largest import keep_largest, largest
 
 ON_VECTORS = [method.name for method in METHODS.values() if method.base == "needed"]
 
@@ -67,6 +67,42 @@ def test_exactly_as_many_elements_are_kept_as_the_density_says():
         values = normal(7, 6, seed=count).abs()
         mask = largest(values, count)
         assert mask.sum() == count and values[mask].min() >= values[~mask].max()
+
+
+def spread(kind, size):
+    """Elements of a large tensor; `seldom` are such that those which are looked at first say nothing of the others."""
+    values = normal(size, seed=3)
+    if kind == "steps":
+        return (values * 2).round() / 2
+    if kind == "ordered":
+        return values.sort().values
+    if kind == "seldom":
+        values[:: size // 2**16 | 1] *= 1e-9
+    return values.float() if kind == "narrow" else values
+
+
+@pytest.mark.parametrize("kind", ["normal", "narrow", "steps", "ordered", "seldom"])
+@pytest.mark.parametrize("density", [1e-5, 0.2, 0.5, 0.99999])
+def test_of_many_elements_the_same_are_kept_as_if_all_were_put_in_order(kind, density):
+    values = spread(kind, 3 * 2**16 + 17)
+    count = int(density * len(values))
+    expected = torch.zeros(len(values), dtype=torch.bool)
+    expected[values.abs().argsort(descending=True, stable=True)[:count]] = True
+    assert torch.equal(largest(values.abs(), count), expected)
+    kept = values.clone()
+    keep_largest(kept, count)
+    assert torch.equal(kept, values * expected)
+
+
+def test_what_is_kept_is_kept_in_a_turned_tensor_too_and_no_number_becomes_one():
+    values = normal(300, 400)
+    values[7, 9] = torch.nan
+    turned = values.T.contiguous().T
+    keep_largest(turned, 50_000)
+    keep_largest(values, 50_000)
+    assert values[7, 9].isnan() and turned[7, 9].isnan()
+    values[7, 9] = turned[7, 9] = 0
+    assert torch.equal(values, turned) and values.count_nonzero() in (49_999, 50_000)
 
 
 @pytest.mark.parametrize("name", ["dare_linear", "dare_ties", "della", "della_linear"])
