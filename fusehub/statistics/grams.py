@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fusehub.statistics.halves import HalfSum
 from fusehub.utils.devices import exact_products, has_float64
-from fusehub.utils.symmetric import unpacked, whole
+from fusehub.utils.symmetric import pack_into, unpacked, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,11 +90,10 @@ class GramSum:
         """The upper triangle of `S`, row after row: [size * (size + 1) / 2], float32, on the CPU."""
         import torch
 
-        parts = []
-        for block in self._blocks:
-            block = block.cpu()
-            parts += [block[row, row:] for row in range(len(block))]
-        return torch.cat(parts)
+        packed = torch.empty(self.size * (self.size + 1) // 2)
+        for block, start in zip(self._blocks, range(0, self.size, self._step), strict=True):
+            pack_into(packed, start, block.cpu())
+        return packed
 
 
 def pack(matrix: Tensor) -> Tensor:
