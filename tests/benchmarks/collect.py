@@ -70,7 +70,7 @@ def main() -> None:
         f"{ratio:.2f} × a bare forward ({min(times['fusehub']):.1f} s)",
         "1.5 ×",
         ratio <= 1.5,
-        "multiplications of the grams",
+        "multiplications: 67 million a token for the grams' triangles, 85 million for the forward's linear layers",
     )
     tell([row])
     if said.record:
