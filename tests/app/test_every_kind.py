@@ -58,6 +58,7 @@ def at_compare(visitor, served):
 def test_questions_are_typed_with_the_text_that_holds_the_answer(at_compare, tmp_path) -> None:
     page = at_compare("question-answering")
     page.get_by_label("the question | the text that holds its answer").wait_for()
+    assert "Who wrote it? | The book" in page.locator(".fh-elsewhere").inner_html(), "a command that runs"
     _fill_in_and_compare(page)
     page.get_by_role("rowheader", name="Who wrote it?").wait_for()
     (tmp_path / "squad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in SQUAD))
@@ -71,6 +72,7 @@ def test_language_models_go_on_with_a_beginning_and_are_scored_by_perplexity(at_
     _fill_in_and_compare(page)
     page.get_by_role("heading", name="Once upon a time").wait_for()
     assert page.locator(".fh-written").count() == 2 * 3, "each text by two experts and the merge: no ensemble"
+    assert "--ensemble" not in page.locator(".fh-elsewhere").inner_html()
     (tmp_path / "texts.csv").write_text("text\n" + "".join(f'"{text}"\n' for text in tiny_texts(12)))
     _score(page, tmp_path / "texts.csv", "Perplexity, less is better")
 
@@ -78,6 +80,7 @@ def test_language_models_go_on_with_a_beginning_and_are_scored_by_perplexity(at_
 def test_images_are_added_shown_and_asked_about(at_compare, tmp_path) -> None:
     page = at_compare("image-classification")
     assert not page.locator("#texts").is_visible()
+    assert "--text picture.png" in page.locator(".fh-elsewhere").inner_html()
     page.locator("#compare").click()
     page.get_by_text("There is no image.").wait_for()
     images = sorted(tiny_images(tmp_path / "images", count=2).rglob("*.png"))
