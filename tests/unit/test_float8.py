@@ -32,11 +32,16 @@ def blocks_of(weight: torch.Tensor, rows: int, columns: int) -> list[list[tuple[
     ]
 
 
-def scaled(weight: torch.Tensor, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """By the specification: float8, the scales of its blocks, and what the two are as a weight."""
+def scaled(
+    weight: torch.Tensor, rows: int, columns: int, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """By the specification: float8, the scales of its blocks (as numbers of `dtype`), and what the two are as a
+    weight."""
     values, meant = torch.empty(weight.shape, dtype=E4M3), torch.empty(weight.shape)
     places = blocks_of(weight, rows, columns)
-    scales = torch.tensor([[float(weight[at].abs().max()) / LARGEST for at in row] for row in places])
+    scales = (
+        torch.tensor([[float(weight[at].abs().max()) / LARGEST for at in row] for row in places]).to(dtype).float()
+    )
     for row, own in zip(places, scales, strict=True):
         for at, scale in zip(row, own, strict=True):
             values[at] = (weight[at] / scale).to(E4M3)
@@ -77,7 +82,8 @@ def in_float8(plain: Path, folder: Path, kind: Kind = KINDS["blocks"]) -> Path:
     stored, meant = {}, {}
     for name, value in load_file(plain / WEIGHTS).items():
         if ".layers." in name and value.ndim == 2 and "mlp.gate." not in name:
-            values, scales, meant[name] = scaled(value.float(), rows or value.shape[0], columns or value.shape[1])
+            block = (rows or value.shape[0], columns or value.shape[1])
+            values, scales, meant[name] = scaled(value.float(), *block, stored_as(torch.ones(1, 1)).dtype)
             stored[name], stored[name + suffix] = values, stored_as(scales).contiguous()
             stored[name.replace("weight", "input_scale")] = torch.ones(1)
         else:
