@@ -55,3 +55,28 @@ def shares_of(
     known = [share for share, is_blind in zip(found, blind, strict=True) if not is_blind]
     mean = sum(known) / len(known) if any(known) else 1.0
     return tuple(mean if is_blind else share for share, is_blind in zip(found, blind, strict=True))
+
+
+def notes_of(rare: Sequence[str], thin: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """What is said of a merge's matrices that few tokens came to: those that are averaged for it, and those that have
+    fewer rows than inputs, with the rows of each model of which that is so."""
+    said = []
+    if rare:
+        said.append(
+            f"{len(rare)} matrices of mixtures have fewer than {FEWEST_ROWS} rows of all models, and are averaged: "
+            f"{_some(rare)}"
+        )
+    if thin:
+        told = [
+            f"{name} ({', '.join(f'{count} of {whose}' for whose, count in own.items())})"
+            for name, own in thin.items()
+        ]
+        said.append(
+            f"{len(thin)} matrices of mixtures have fewer rows than inputs, and count by their share of the rows of "
+            f"their mixture: {_some(told)}"
+        )
+    return said
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fusehub.checking.heads import LabelPlan
-from fusehub.collecting.routing import FEWEST_ROWS, mixture_of, mixture_rows, shares_of
+from fusehub.collecting.routing import FEWEST_ROWS, mixture_of, mixture_rows, notes_of, shares_of
 from fusehub.errors import Action, BadRecipe, Incompatible
 from fusehub.merging.cast import Cast
 from fusehub.merging.sources.source import StatisticsSource
@@ -143,6 +143,7 @@ class _Planner:
         self._uncounted: list[str] = []
         self._rows_differ: dict[str, tuple[int, ...]] = {}
         self._rare: list[str] = []
+        self._thin: dict[str, dict[str, int]] = {}
 
     def tensors(self) -> dict[str, TensorPlan]:
         self.depths = depths(name for parameter, name in self.names.items() if self._in_body(parameter))
@@ -172,11 +173,7 @@ class _Planner:
         self.notes += tie_notes(self.experts, self.stored)
         if self._rows_differ:
             self.notes.append(_rows_note(self._rows_differ, self.method))
-        if self._rare:
-            self.notes.append(
-                f"{len(self._rare)} matrices of mixtures have fewer than {FEWEST_ROWS} rows of all models, "
-                "and are averaged: " + ", ".join(self._rare[:3]) + (", ..." if len(self._rare) > 3 else "")
-            )
+        self.notes += notes_of(self._rare, self._thin)
         for text in self.settings.filters():
             if not any(text in name for name in plans):
                 self.notes.append(f"No tensor has '{text}' in its name: what the recipe says of it holds nowhere.")
@@ -283,6 +280,10 @@ class _Planner:
         if updated and not self._has_update(parameter, infos):
             self._uncounted.append(self.names[parameter])
             return "mean", f"the base has no such tensor, so {', '.join(updated)} has no update of it"
+        inputs = self.layout.linears[parameter].in_features
+        thin = {name: rows for name, rows, _ in counted if rows < inputs}
+        if thin and mixture_of(sources[0]):
+            self._thin[sources[0]] = thin
         return "solve", self.method.title
 
     def _token_rows(

@@ -123,8 +123,33 @@ def test_a_matrix_that_hardly_any_token_came_to_is_averaged_and_named(mixtures, 
     merged, tensors = load_file(tmp_path / "merged" / WEIGHTS), [load_file(path / WEIGHTS) for path in paths]
     leaders = [n for n in names if result.tensors[n].action == "mean"]
     assert leaders and all(rel(merged[n], (tensors[0][n] + tensors[1][n]) / 2) < 1e-6 for n in leaders)
-    [note] = [note for note in result.plan.notes if "matrices of mixtures" in note]
+    [note] = [note for note in result.plan.notes if "matrices of mixtures" in note and "averaged" in note]
     assert "fewer than 32 rows" in note and leaders[0] in note
+
+
+def test_matrices_with_fewer_rows_than_inputs_are_named_with_how_many(mixtures, tmp_path):
+    """They count by their rows (`test_every_token_counts_the_same_wherever_it_is_routed`)."""
+    paths, inputs = mixtures
+    layers = json.loads((paths[0] / "fusehub" / "statistics.json").read_text())["layers"]
+    names = [name for name in layers if mixture_of(name)]
+    assert all(layers[name]["rows"] == len(inputs[0][name]) for name in names), "rows of each expert are kept"
+    few = tmp_path / "few"
+    collect(str(paths[0]), text_file(tmp_path, 0, texts_of(0, 3)), few, size="full").close()
+    result = merge(recipe_of(paths, statistics=[few, paths[1] / "fusehub"]), tmp_path / "merged")
+    rows = [found.rows for found in result.plan.statistics]
+    thin = {
+        name: [own.get(name, 0) for own in rows if own.get(name, 0) < inputs[0][name].shape[1]]
+        for name, tensor in result.tensors.items()
+        if tensor.action == "solve" and mixture_of(name)
+    }
+    thin = {name: own for name, own in thin.items() if own}
+    assert thin
+    [note] = [note for note in result.plan.notes if "fewer rows than inputs" in note]
+    assert note.startswith(f"{len(thin)} matrices of mixtures")
+    for name, own in [*thin.items()][:3]:
+        assert f"{name} ({own[0]} of " in note
+    report = json.loads((tmp_path / "merged" / "fusehub_report.json").read_text())
+    assert note in report["notes"]
 
 
 def test_identical_mixtures_give_themselves(mixtures, tmp_path):
