@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusehub.errors import FuseHubError, NotFound
+from fusehub.errors import FuseHubError, NoSpace, NotFound
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _ONE = r"(https://[\w.-]+/|http://[\w.-]+(:\d+)?/|hf://)?[\w-][\w.-]*(/[\w.%-]+){0,9}(@[\w./%-]+)?"
@@ -119,17 +119,24 @@ class Setting:
         except (OSError, ValueError):
             return whole
 
-    def require_room(self, memory: int, disk: int, command: str) -> None:
-        """Raises `FuseHubError` with the command that does it elsewhere, where this machine is too small."""
-        from fusehub.utils.formats import size
+    def require_room(self, memory: int, download: int, written: int, command: str) -> None:
+        """Raises `FuseHubError` with the command that does it elsewhere, where this machine is too small: for what is
+        downloaded into the Hub's cache, and `written` where visits keep their results."""
+        from huggingface_hub.constants import HF_HUB_CACHE
 
-        has, free = self.memory(), shutil.disk_usage(Path.home()).free
-        for what, needed, there in (("memory", memory, has), ("disk", disk, free)):
-            if needed > there:
-                raise FuseHubError(
-                    f"This merge needs about {size(needed)} of {what}, and this machine has {size(there)}.",
-                    f"Do it on a larger one: {command}",
-                )
+        from fusehub.utils.formats import size
+        from fusehub.utils.places import Room, require_room
+
+        if memory > self.memory():
+            raise FuseHubError(
+                f"This merge needs about {size(memory)} of memory, and this machine has {size(self.memory())}.",
+                f"Do it on a larger one: {command}",
+            )
+        cache, results = Path(HF_HUB_CACHE), Path(tempfile.gettempdir())
+        try:
+            require_room([Room("The download", download, cache, ""), Room("The merged model", written, results, "")])
+        except NoSpace as error:
+            raise error.retold(error.what, f"Do it on a larger machine: {command}") from error
 
 
 def is_name(text: str) -> bool:

@@ -23,6 +23,7 @@ from fusehub.errors import Action, BadRecipe, FuseHubError, Offline, unknown
 from fusehub.hub.access import Access
 from fusehub.hub.licenses import license_of
 from fusehub.models.checkpoint import Tensors, headers
+from fusehub.models.checkpoints.downloads import missing_bytes
 from fusehub.models.completeness import (
     base_shortcomings,
     beyond_rows,
@@ -374,24 +375,3 @@ class _Check:
             base=self.origins[ref.id].base,
             statistics=has_statistics(ref),
         )
-
-
-def missing_bytes(ref: ModelRef) -> int:
-    """Bytes of weights that have to be downloaded before the model can be read."""
-    try:
-        names = ref.weight_files()
-    except FuseHubError:
-        return 0
-    return sum(ref.files[name].size for name in names if not _is_here(ref.owner(name), name))
-
-
-def _is_here(owner: ModelRef, name: str) -> bool:
-    """Whether a file is on this machine; what is in a folder takes no import to be told."""
-    if owner.repo_id is None:
-        return True
-    from huggingface_hub import try_to_load_from_cache
-
-    known = try_to_load_from_cache(
-        owner.repo_id, owner.inside(name), cache_dir=owner.access.cache, revision=owner.commit
-    )
-    return isinstance(known, str)

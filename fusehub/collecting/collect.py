@@ -38,6 +38,7 @@ from fusehub.statistics.privacy import count_labels
 from fusehub.statistics.settled import FIRST, SETTLED, error_words, next_limit, typical_error
 from fusehub.utils.devices import Device
 from fusehub.utils.holding import Held, held, scratch
+from fusehub.utils.memory import memory_errors
 from fusehub.utils.places import made_folder, require_place
 from fusehub.utils.processes import Processes
 from fusehub.utils.progress import Progress, silent
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_LESS = "Have it read block by block (--stream on), give it more memory, or take another --device."
 # Share of words that the tokenizer does not know from which on that is said.
 _UNKNOWN = 0.5
 
@@ -130,6 +132,7 @@ def collect(
         BadRecipe: Options do not go together.
         Indivisible: The model cannot be run block by block, and `stream` is `on`.
         NoMemory: Neither way fits into memory.
+        NoSpace: A disk does not take what is downloaded, kept on the way, or written.
         NonFinite: The numbers or gradients of the model are not finite: then nothing is written.
 
     Examples:
@@ -176,8 +179,10 @@ def collect(
             counting = Counting(ref, inputs, processes, kept, digest, batch_tokens, device, progress)
             counted: GramCollector | Counted | None = None
             gradients = None
-            if needs_whole is None and counting.is_by_blocks(stream):
-                counted = counting.by_blocks(size, required=stream == "on")
+            by_blocks = needs_whole is None and counting.is_by_blocks(stream)
+            counting.require_disk(out, size, by_blocks=by_blocks, fisher=fisher)
+            if by_blocks:
+                counted = counting.by_blocks(required=stream == "on")
             if counted is None:
                 counted, gradients = counting.whole(
                     within.enter_context(scratch()),
@@ -192,7 +197,8 @@ def collect(
                 )
             return _Run(examples, inputs, counting, counted, gradients)
 
-        found = _settled(count, work, processes) if limit == "auto" else count(limit, work)
+        with memory_errors(f"Counting {ref.name}", _LESS):
+            found = _settled(count, work, processes) if limit == "auto" else count(limit, work)
         path = None
         if processes.is_main:
             path = _write(out, ref, found, description, seed, size, noise)

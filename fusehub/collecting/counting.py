@@ -1,7 +1,7 @@
 """One model counted over its inputs: as a whole, or block by block where that is asked for or the whole would not fit.
 
 counting = Counting(ref, inputs, processes, work, seen)
-counted = counting.by_blocks("compact") if counting.is_by_blocks("auto") else counting.whole(folder)[0]
+counted = counting.by_blocks() if counting.is_by_blocks("auto") else counting.whole(folder)[0]
 """
 
 from __future__ import annotations
@@ -25,19 +25,22 @@ from fusehub.collecting.room import (
     Needs,
     Stream,
     is_better_by_blocks,
-    require_disk,
     require_memory,
     require_memory_for_all,
+    room_of_result,
+    room_of_work,
 )
 from fusehub.collecting.ways import device_of
 from fusehub.errors import FuseHubError, Indivisible
 from fusehub.hub.client import software
 from fusehub.models.checkpoint import Checkpoint, weight_hashes
+from fusehub.models.checkpoints.downloads import room_of_downloads
 from fusehub.models.layout import Layout, layout_of
 from fusehub.models.piecewise.skeleton import Skeleton
 from fusehub.models.placement import load_for_counting, own_device, precision
 from fusehub.models.tasks import load_config
 from fusehub.utils.devices import Device, find_dtype
+from fusehub.utils.places import require_room
 from fusehub.utils.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -78,15 +81,22 @@ class Counting:
         chosen = begun or (bool(self._layout.blocks) and is_better_by_blocks(self._needs, batch, self._place))
         return any(self.processes.agree(chosen))
 
-    def by_blocks(self, size: str, *, required: bool = True) -> Counted | None:
-        """The sums of all inputs, block by block; `size` is that of the result, for the room that it takes.
+    def require_disk(self, out: Path, size: str, *, by_blocks: bool, fisher: bool = False) -> None:
+        """Raises `NoSpace` where the disks do not take what is to be downloaded, kept on the way (of a run that
+        begins), and written into the folder `out`."""
+        rooms = [*room_of_downloads([self.ref]), room_of_result(out, self._needs, size, fisher=fisher)]
+        if by_blocks and not (self.work / FOLDER).is_dir():
+            rooms.append(room_of_work(self.work, self._needs, self.inputs))
+        if self.processes.is_main:  # Once others have begun, a part of it is there.
+            require_room(rooms)
+
+    def by_blocks(self, *, required: bool = True) -> Counted | None:
+        """The sums of all inputs, block by block.
 
         Where the model cannot be run so, raises `Indivisible` if it is `required` or there are several processes, else
-        says so and gives None. Raises `NoMemory` and `NoSpace`.
+        says so and gives None. Raises `NoMemory`.
         """
         require_memory(self.ref.name, self._needs)
-        if not (self.work / FOLDER).is_dir():
-            require_disk(self.ref.name, self._needs, self.work, self.inputs, size)
         self._forget("process-*.safetensors", "as a whole")
         batch_tokens = self.batch_tokens or BLOCK_BATCH_TOKENS
         with Checkpoint(self.ref) as checkpoint:
@@ -135,7 +145,7 @@ class Counting:
             if why_whole or self._indivisible:
                 out = "Leave that out, or do it" if why_whole else "Do it"
                 fix = f"{why_whole or self._indivisible} {out} on a larger machine."
-            require_memory_for_all(self.ref.name, self._needs, fix)
+            require_memory_for_all(self.ref.name, self._needs, fix, fisher=fisher)
         self._forget(FOLDER, "block by block")
         network = load_for_counting(
             self.ref,

@@ -8,16 +8,17 @@ is. What is chosen by itself leaves room for what is computed on the way.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fusehub.errors import NoMemory, NoSpace
+from fusehub.errors import NoMemory
 from fusehub.models.piecewise.blocks import block_of
+from fusehub.statistics.encodings import SIZES
 from fusehub.utils.formats import size as words
 from fusehub.utils.memory import available_memory
+from fusehub.utils.places import Room
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +48,8 @@ class Needs:
     """Of what goes from block to block, for a token."""
     forward: int
     """What is computed on the way, for a token."""
+    numbers: int
+    """How many it has, and not bytes."""
 
     @classmethod
     def of(cls, layout: Layout, dtype: torch.dtype) -> Needs:
@@ -75,6 +78,7 @@ class Needs:
             outside=outside,
             width=first * dtype.itemsize,
             forward=_WIDE * widest * dtype.itemsize,
+            numbers=total // dtype.itemsize,
         )
 
     @property
@@ -111,24 +115,36 @@ def require_memory(name: str, needs: Needs) -> None:
         )
 
 
-def require_memory_for_all(name: str, needs: Needs, fix: str) -> None:
-    """The same of the whole model; `fix` is what to do then."""
-    there = available_memory(swap=True)
-    if needs.weights > there:
-        raise NoMemory(f"{name} has {words(needs.weights)} of weights, and {words(there)} of memory are left.", fix)
-
-
-def require_disk(name: str, needs: Needs, work: Path, inputs: Inputs, size: str) -> None:
-    """Raises `NoSpace` where the disk of the folder `work` has no room for what a run block by block keeps on it."""
-    # What one block gave, and what the next gives; all sums in float32; the result.
-    needed = 2 * inputs.tokens * needs.width + needs.grams + int(needs.grams * _STORED[size])
-    there = shutil.disk_usage(next(folder for folder in (work, *work.absolute().parents) if folder.exists())).free
+def require_memory_for_all(name: str, needs: Needs, fix: str, *, fisher: bool = False) -> None:
+    """The same of the whole model, with the sums of its Fisher diagonals or without; `fix` is what to do then."""
+    weights, squares = needs.weights, 0
+    if fisher:  # Both are in float32.
+        weights = squares = needs.numbers * 4
+    needed, there = weights + needs.grams + squares, available_memory(swap=True)
     if needed > there:
-        raise NoSpace(
-            f"Counting {name} block by block keeps about {words(needed)} at {work}, and the disk there has "
-            f"{words(there)} left.",
-            "Make room there, or write to another disk; fewer texts (--limit) and a smaller --size take less.",
+        more = f", {words(squares)} of Fisher diagonals" if fisher else ""
+        raise NoMemory(
+            f"Counting {name} as a whole takes {words(needed)} of memory at the least: {words(weights)} of weights, "
+            f"{words(needs.grams)} of grams{more}; and {words(there)} are left.",
+            fix,
         )
+
+
+def room_of_result(out: Path, needs: Needs, size: str, *, fisher: bool = False) -> Room:
+    """What the statistics take in the folder `out`."""
+    nbytes = int(needs.grams * _STORED[size])
+    if fisher:
+        nbytes += needs.numbers * (4 if size == "full" else 2)
+    smaller = f", or have statistics that take less: --size {SIZES[-1]}" if size != SIZES[-1] else ""
+    return Room("The file of statistics", nbytes, out, f"Make room there, or write to another disk{smaller}.")
+
+
+def room_of_work(work: Path, needs: Needs, inputs: Inputs) -> Room:
+    """What a run block by block keeps in the folder `work`: what one block gave, and what the next gives; and all sums
+    in float32."""
+    nbytes = 2 * inputs.tokens * needs.width + needs.grams
+    fix = "Make room there, or write to another disk (of HF_HOME without --out); fewer texts (--limit) take less."
+    return Room("What goes from block to block, with all sums,", nbytes, work, fix)
 
 
 def _grams(linears: Iterable[Linear]) -> int:

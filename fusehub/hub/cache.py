@@ -40,11 +40,13 @@ def _newest_snapshot(repo_id: str, access: Access) -> Path | None:
     return max(snapshots.glob("*"), key=lambda folder: folder.stat().st_mtime_ns, default=None)
 
 
+FIX = "Make room there, or set HF_HOME to a folder on another disk that can be written."
+
+
 @contextmanager
 def cache_errors(cache: Path) -> Iterator[None]:
     """Turns what is wrong with the cache's disk into a `FuseHubError` that says so."""
-    fix = "Make room there, or set HF_HOME to a folder on another disk that can be written."
-    with place_errors(cache, fix=fix):
+    with place_errors(cache, fix=FIX):
         yield
 
 

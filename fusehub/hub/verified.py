@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 from fusehub.errors import BadFile
 from fusehub.hub.access import Access
-from fusehub.hub.cache import cache_errors, remove_broken_off
+from fusehub.hub.cache import FIX, cache_errors, remove_broken_off
 from fusehub.hub.client import cut_token, is_offline
 from fusehub.hub.remembered import keep, recall
 from fusehub.hub.small_files import fetch_small
+from fusehub.utils.places import Room, require_room
 
 
 def fetch(
@@ -43,6 +44,7 @@ def fetch(
 
     def download() -> Path:
         with cache_errors(access.cache):
+            _require_room(repo_id, filename, revision, access, size, repo_type)
             if revision and claim and size is not None:
                 small = fetch_small(repo_id, filename, revision, access, claim=claim, size=size, repo_type=repo_type)
                 if small is not None:
@@ -66,6 +68,20 @@ def fetch(
     if holds(path, claim):
         return path
     raise _refused(path, claim, name, filename)
+
+
+def _require_room(
+    repo_id: str, filename: str, revision: str | None, access: Access, size: int | None, repo_type: str
+) -> None:
+    """Raises `NoSpace` where a file that is `size` bytes large is to be downloaded to a disk that has less left."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not size or access.is_offline or not revision:
+        return
+    if isinstance(try_to_load_from_cache(repo_id, filename, access.cache, revision, repo_type), str):
+        return
+    remove_broken_off(access.cache, repo_id, repo_type)  # What they left takes room.
+    require_room([Room(f"The download of {repo_id}: {filename}", size, access.cache, FIX)])
 
 
 def in_cache(path: Path, name: str, claim: str | None = None) -> Path:

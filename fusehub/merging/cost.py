@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mode
 
 from fusehub.checking.report import Report
@@ -55,6 +55,11 @@ def cost_of(
         "memory_bytes": _PROCESS_BYTES + (_TRANSFORMERS_BYTES if method.needs_data else 0) + peak,
         "gflop": flops // 10**9,
     }
+
+
+def beside_the_process(cost: Mapping[str, int]) -> int:
+    """Bytes at the peak, of what `cost_of` told, beside what a process takes that does nothing yet."""
+    return cost["memory_bytes"] - _PROCESS_BYTES
 
 
 def multiplications(tensor: TensorPlan, method: Method, models: int, statistics: Sequence[StatisticsSource]) -> int:

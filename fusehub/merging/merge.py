@@ -9,14 +9,13 @@ Everything goes into a temporary folder beside the target, which takes the targe
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from fusehub.checking.heads import Heads
-from fusehub.errors import BadRecipe, FuseHubError, NoSpace, NotFound, OtherHeader
+from fusehub.errors import BadRecipe, FuseHubError, NotFound, OtherHeader
 from fusehub.hub.access import STORED, Access
 from fusehub.merging.as_adapter import write_adapter
 from fusehub.merging.engine.begun import RECORD, Begun, fingerprint
@@ -27,6 +26,7 @@ from fusehub.merging.plan_file import require_unwritten
 from fusehub.merging.provenance import write_side_files
 from fusehub.merging.recipe import Changes, DType, Recipe
 from fusehub.merging.result import MergeResult
+from fusehub.merging.room import memory_errors_of, require_disk, require_memory
 from fusehub.methods.plugins import load_plugins, require_plugins
 from fusehub.models.placement import own_device
 from fusehub.models.ref import ModelRef
@@ -183,14 +183,16 @@ def _carried_out(
     _require_dividable(plan, processes)
     place = _place(plan, processes, device)
     begun = Begun.of(folder, plan, target, place)
-    _require_space(folder, plan, target, begun.nbytes)
+    require_disk(plan, target, begun.nbytes)
+    require_memory(plan, place, processes.on_this_host)
     processes.agree((os.path.abspath(folder), begun.record))
     if plan.recipe.as_adapter:
         hashes = write_adapter(plan, folder)
         processes.agree(hashes)
         result = MergeResult(folder, plan, plan.tensors, plan.kept, plan.notes, hashes=hashes)
     else:
-        result = carry_out(plan, folder, begun, processes, place, progress)
+        with memory_errors_of(plan):
+            result = carry_out(plan, folder, begun, processes, place, progress)
     write_side_files(result)
     begun.close()
     return result
@@ -213,7 +215,7 @@ def _helped(plan: Plan, processes: Processes, device: Device | None, progress: P
         )
     if plan.recipe.as_adapter:
         return MergeResult(folder, plan, plan.tensors, plan.kept, plan.notes, hashes=processes.agree()[0])
-    with place_errors(folder):
+    with place_errors(folder), memory_errors_of(plan):
         return carry_out(plan, folder, Begun(folder, record), processes, place, progress)
 
 
@@ -276,13 +278,3 @@ def recipe_of(
         require_plugins(models.merge_method, models.plugins, loaded)
         return models.changed(merge_method=method, plugins=loaded, **changes)
     return Recipe.of(models, method or "regmean", plugins=loaded, **changes)
-
-
-def _require_space(folder: Path, plan: Plan, target: Path, there: int) -> None:
-    """Raises `NoSpace` where the disk does not take what the `there` bytes that are complete leave to be written."""
-    needed, free = plan.cost["output_bytes"] - there, shutil.disk_usage(folder).free
-    if needed > free:
-        raise NoSpace(
-            f"The merged model needs {needed / 1e9:.1f} GB and the disk of {target} has {free / 1e9:.1f} GB left.",
-            "Make room, or give an output folder on another disk.",
-        )

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING
 from fusehub.errors import OtherHeader
 from fusehub.hub.verified import file_hash, known_hashes, learn_hashes
 from fusehub.models.checkpoints import kind_of
+from fusehub.models.checkpoints.downloads import room_of_downloads
 from fusehub.models.checkpoints.kind import Tensors
 from fusehub.models.quantised.float8 import with_scales
 from fusehub.models.ref import ModelRef
 from fusehub.models.tensor_files import DTYPES, TensorInfo, dtype_name
 from fusehub.utils.frozen import freeze
+from fusehub.utils.places import require_room
 from fusehub.utils.processes import Processes
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class Checkpoint(Mapping):
 
     def __init__(self, ref: ModelRef) -> None:
         self.name = ref.name
+        require_room(room_of_downloads([ref]))
         self._weights = kind_of(ref)(ref)
         self.tensors = self._weights.tensors
 
@@ -101,6 +104,9 @@ def fetch_weights(refs: Iterable[ModelRef], processes: Processes | None = None) 
     the other. Raises what `ModelRef.path` raises.
     """
     processes = processes or Processes()
+    refs = list(refs)
+    if processes.is_main:  # Once others have begun, what is to come is partly there.
+        require_room(room_of_downloads(refs))
     wanted = [(ref, name) for ref in refs for name in ref.hashed_files()]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         list(pool.map(lambda one: one[0].path(one[1]), wanted[processes.index :: processes.count]))

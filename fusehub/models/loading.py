@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.errors import BadFile, FuseHubError, Incompatible, NotFound, first_line, is_panic
+from fusehub.errors import BadFile, FuseHubError, Incompatible, NoMemory, NotFound, first_line, is_panic
 from fusehub.models.adapters import CONFIG as ADAPTER_CONFIG
 from fusehub.models.checkpoint import Checkpoint
 from fusehub.models.completeness import require_complete
@@ -19,7 +19,9 @@ from fusehub.models.tensor_files import torch_dtype
 from fusehub.utils.devices import has_float64
 from fusehub.utils.documents import whole_numbers
 from fusehub.utils.extras import needs
+from fusehub.utils.formats import size
 from fusehub.utils.limits import ADDED_TOKENS, IMAGE_SIDE, TOKENIZER_BYTES, require_bytes
+from fusehub.utils.memory import is_of_memory, memory_of
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +57,8 @@ def load_model(
     task = task_of(ref.config, ref.name)
     with Checkpoint(ref) as checkpoint:
         require_complete(ref, checkpoint.tensors)
+        if spread is None:
+            _require_memory(ref, checkpoint, dtype)
         with quiet_transformers(), strange_files(ref.name, "config.json and the weights"):
             if _is_plain(ref, checkpoint):
                 model, loading = _load_folder(ref, task, dtype, spread)
@@ -74,6 +78,17 @@ def load_model(
             if parameter.dtype == torch.float64:
                 parameter.data = parameter.data.float()
     return moved(model, device).eval()
+
+
+def _require_memory(ref: ModelRef, checkpoint: Checkpoint, dtype: torch.dtype | None) -> None:
+    """Raises `NoMemory` where the weights, in `dtype` or as they are stored, are more than what memory is left."""
+    infos = checkpoint.tensors.values()
+    needed = sum(info.numel * dtype.itemsize if dtype and info.is_float else info.nbytes for info in infos)
+    if (there := memory_of("cpu")) is not None and needed > there:
+        raise NoMemory(
+            f"{ref.name} takes {size(needed)} of memory to be run, for its weights alone, and {size(there)} are left.",
+            "Give it more memory, or end what else takes it.",
+        )
 
 
 def tell_padding(model: PreTrainedModel, ref: ModelRef) -> None:
@@ -158,7 +173,8 @@ def running(name: str) -> AbstractContextManager[None]:
 
 def is_of_files(error: BaseException) -> bool:
     """Whether a library may raise this for files that are wrong; what Rust panics at is no `Exception`."""
-    return is_panic(error) or (isinstance(error, Exception) and not isinstance(error, FuseHubError | MemoryError))
+    is_ours = isinstance(error, FuseHubError) or is_of_memory(error)
+    return is_panic(error) or (isinstance(error, Exception) and not is_ours)
 
 
 @contextmanager

@@ -2,13 +2,20 @@
 
 available_memory()      # bytes
 keep_freed()            # what is freed is used again, rather than given back to the system
+with memory_errors("Merging", "Close other programs."):
+    ...                 # memory that cannot be had is a `NoMemory`
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
+from fusehub.errors import Action, NoMemory
 from fusehub.utils.extras import needs
 
 # Where control groups are found, of the first version and the second: limit, what is used, and what of that is cache
@@ -42,6 +49,39 @@ def available_memory(*, swap: bool = False) -> int:
 
     free = psutil.virtual_memory().available + (psutil.swap_memory().free if swap else 0)
     return max(0, min([free, *_limits_of_process(), *_limits_of_groups()]))
+
+
+def memory_of(device: str) -> int | None:
+    """The same of an accelerator, or of the CPU with its swap; None where it is not told: of other accelerators than
+    CUDA's, or without psutil."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    return available_memory(swap=True) if device.startswith("cpu") and find_spec("psutil") else None
+
+
+@contextmanager
+def memory_errors(what: str, fix: str, actions: Iterable[Action] = ()) -> Iterator[None]:
+    """Turns memory that could not be had into a `NoMemory` that says `what` was being done, and how to `fix` it."""
+    try:
+        yield
+    except Exception as error:
+        if not is_of_memory(error):
+            raise
+        raise NoMemory(f"{what} took more memory than could be had.", fix, actions=actions) from error
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had.
+
+    torch has a kind of its own for memory of accelerators, and tells of the CPU's by the name of what gives it, or in
+    the system's words.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    words = ("DefaultCPUAllocator", os.strerror(errno.ENOMEM))
+    return isinstance(error, RuntimeError | OSError) and any(word in str(error) for word in words)
 
 
 def _limits_of_process() -> Iterator[int]:

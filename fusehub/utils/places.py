@@ -1,6 +1,7 @@
 """Folders and files that results are written into: whether they can be, found out first, and said in words.
 
 require_place(Path("out"))           # raises `BadFile` or `NoSpace`; leaves nothing behind
+require_room([Room("The merged model", 10**9, Path("out"), "Make room there.")])
 with place_errors(Path("out")):
     ...                              # what goes wrong with that place is a FuseHubError
 """
@@ -9,13 +10,16 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from fusehub.errors import BadFile, FuseHubError, NoSpace
+from fusehub.utils.formats import size
 
 # A file can also be too large for its file system, or for what its user may have.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -72,6 +76,51 @@ def require_place(folder: Path) -> None:
     with made_folder(folder) as made:
         for path in made:
             path.rmdir()
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes that are to be written to a place: of what, and what to do where there is no room for them."""
+
+    what: str
+    """As a sentence begins with it: `The merged model`."""
+    nbytes: int
+    place: Path
+    fix: str
+
+
+def require_room(wanted: Iterable[Room]) -> None:
+    """Raises `NoSpace` where a disk has less left than all that is to be written to it, before any of it is.
+
+    Places that are on one file system share what it has left.
+    """
+    disks: dict[int, list[Room]] = {}
+    for room in wanted:
+        if room.nbytes > 0:
+            disks.setdefault(folder_above(room.place).stat().st_dev, []).append(room)
+    lacking = [rooms for rooms in disks.values() if sum(room.nbytes for room in rooms) > _free(rooms[0].place)]
+    if not lacking:
+        return
+    told = [
+        " ".join(f"{room.what} needs {size(room.nbytes)} at {room.place}." for room in rooms)
+        + (" It is one disk, which" if len(rooms) > 1 else " The disk there")
+        + f" has {size(_free(rooms[0].place))} left."
+        for rooms in lacking
+    ]
+    fixes = dict.fromkeys(room.fix for rooms in lacking for room in rooms)
+    error = NoSpace("\n".join(told), " ".join(fixes))
+    error.place = lacking[0][0].place
+    raise error
+
+
+def folder_above(place: Path) -> Path:
+    """The folder that is there already, at `place` or above it."""
+    place = Path(os.path.abspath(place))
+    return next(folder for folder in (place, *place.parents) if folder.exists())
+
+
+def _free(place: Path) -> int:
+    return shutil.disk_usage(folder_above(place)).free
 
 
 @contextmanager

@@ -98,6 +98,12 @@ class Processes:
         """Whether this is the one that writes and speaks."""
         return self.index == 0
 
+    @property
+    def on_this_host(self) -> int:
+        """How many of them share this machine, as torchrun tells; 1 where that is not told."""
+        told = os.environ.get("LOCAL_WORLD_SIZE", "")
+        return min(self.count, int(told)) if told.isdecimal() and int(told) else 1
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """Work in which a failure of this process is told to the others, where they next agree."""

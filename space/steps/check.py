@@ -116,8 +116,9 @@ class Check(Step):
             "parameters": {}, "weights": {}, "statistics": {}, "made": {},
         }  # fmt: skip
         try:
-            needed = cost["download_bytes"] + cost["output_bytes"]
-            self.frame.setting.require_room(cost["memory_bytes"], needed, merge_command(asked))
+            self.frame.setting.require_room(
+                cost["memory_bytes"], cost["download_bytes"], cost["output_bytes"], merge_command(asked)
+            )
         except FuseHubError as error:
             return html.notice(error.what, "warning", error.fix)
         return ""

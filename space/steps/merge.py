@@ -248,7 +248,7 @@ def merging(
     if visit.report and visit.report.get("cost"):
         cost = visit.report["cost"]
         setting.require_room(
-            cost["memory_bytes"], cost["download_bytes"] + cost["output_bytes"] * len(recipes), command
+            cost["memory_bytes"], cost["download_bytes"], cost["output_bytes"] * len(recipes), command
         )
 
     def keep(result: dict[str, Any]) -> None:

@@ -22,11 +22,12 @@ def merge(
     room: tuple[int, str],
 ) -> dict[str, Any]:
     """Those that can be made (`made`), and why the others cannot (`failed`, by name). Raises where none can."""
-    from fusehub.checking.check import missing_bytes
     from fusehub.errors import together
     from fusehub.hub.access import Access
     from fusehub.merging.plan import plan_by
+    from fusehub.models.checkpoints.downloads import missing_bytes, room_of_downloads
     from fusehub.models.resolve import refs_of
+    from fusehub.utils.places import require_room
 
     memory, command = room
     tell("Planning")
@@ -46,6 +47,7 @@ def merge(
     if not plans:
         raise together([*failed.values()])
     todo = [recipe for recipe in recipes if recipe["name"] in plans]
+    require_room(room_of_downloads(refs))
     merges = [Merging(plans[recipe["name"]]) for recipe in todo]
     course = Course([*(missing_bytes(ref) / NETWORK for ref in refs), *(merging.seconds for merging in merges)])
     for number, ref in enumerate(refs):

@@ -212,10 +212,12 @@ def test_sessions_that_nobody_uses_are_forgotten() -> None:
 def test_a_merge_that_is_too_large_is_refused_with_the_command_that_does_it_elsewhere() -> None:
     setting = Setting(shared=True)
     with pytest.raises(FuseHubError, match=r"needs about 1000.0 TB of memory.*\n.*fusehub merge a b"):
-        setting.require_room(10**15, 0, "fusehub merge a b")
-    with pytest.raises(FuseHubError, match="of disk"):
-        setting.require_room(0, 10**15, "fusehub merge a b")
-    setting.require_room(10**6, 10**6, "fusehub merge a b")
+        setting.require_room(10**15, 0, 0, "fusehub merge a b")
+    for download, written in ((10**15, 0), (0, 10**15)):
+        what = "The download" if download else "The merged model"
+        with pytest.raises(FuseHubError, match=rf"{what} needs 1000.0 TB at .*\n.*fusehub merge a b"):
+            setting.require_room(0, download, written, "fusehub merge a b")
+    setting.require_room(10**6, 10**6, 10**6, "fusehub merge a b")
 
 
 def test_a_method_that_wants_more_than_the_app_has_is_not_offered() -> None:

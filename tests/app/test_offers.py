@@ -17,7 +17,7 @@ from space.render.offers import OFFERS, fix_of, pressed
 
 ROOT = Path(__file__).parents[2]
 OPTION = re.compile(r"(?:^|[\s(`'\"])(--[a-z][a-z-]+)")
-# What the app never asks for: noise, devices, tuning, saved plans, plug-ins, statistics that are added up.
+# What the app never asks for: noise, devices, tuning, saved plans, plug-ins, statistics that are added up, shards.
 NOT_OF_THE_APP = {
     "--noise",
     "--device",
@@ -28,7 +28,7 @@ NOT_OF_THE_APP = {
     "--tune-weights",
     "--save-plan",
 }
-NOT_OF_THE_APP |= {"--disjoint", "--allow-few-rows", "--plugin"}
+NOT_OF_THE_APP |= {"--disjoint", "--allow-few-rows", "--plugin", "--max-shard-size"}
 TOLD = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, FuseHubError)}
 TOLD |= {"Finding", "_find", "unknown", "retold"}
 

@@ -311,7 +311,7 @@ def test_room_is_looked_for_before_anything_is_read(tmp_path, monkeypatch, small
     model = tiny_model(tmp_path / "model", hidden=128)
     data = text_file(tmp_path, texts=TEXTS)
     monkeypatch.setattr(Checkpoint, "__init__", None)
-    with pytest.raises(NoSpace, match=r"(?s)keeps about .* a smaller --size"):
+    with pytest.raises(NoSpace, match=r"(?s)from block to block.* needs .* \(--limit\).* take less"):
         collect(str(model), data, small_disk / "out", stream="on")
     monkeypatch.setattr(fusehub.collecting.room, "available_memory", lambda **_: 1000)
     with pytest.raises(NoMemory, match=r"(?s)of weights.* block by block: --stream on"):

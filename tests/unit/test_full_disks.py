@@ -41,7 +41,7 @@ def read_only(folder):
     subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
 
 
-def test_a_full_cache_is_named_and_nothing_stays_of_the_download(hub, large, tmp_path, small_disk):
+def test_a_cache_that_is_too_small_is_named_and_nothing_is_downloaded(hub, large, tmp_path, small_disk):
     with session(hub, "ann", tmp_path) as ann:
         ann.python(f"import huggingface_hub.constants as c; c.HF_HUB_CACHE = {str(small_disk / 'hub')!r}")
         for command in (
@@ -49,7 +49,9 @@ def test_a_full_cache_is_named_and_nothing_stays_of_the_download(hub, large, tmp
             ("collect", MODELS[0], "--data", text_file(tmp_path), "--out", tmp_path / "out"),
         ):
             what, fix = ann.fails(*command)
-            assert f"The disk of {small_disk / 'hub'} takes no more" in what and "HF_HOME" in fix
+            assert (
+                f"{MODELS[0]}" in what and f"at {small_disk / 'hub'}. The disk there has" in what and "HF_HOME" in fix
+            )
             assert not [path for path in small_disk.rglob("*") if "incomplete" in path.name]
         assert "out" not in leftovers(tmp_path)
 
@@ -67,9 +69,14 @@ def test_statistics_that_the_disk_cannot_hold_are_told_of_their_folder(large, tm
     texts = text_file(tmp_path)
     (small_disk / "out").mkdir()
     (small_disk / "out" / "statistics.json").write_text("old")
-    fill(small_disk, but=40_000)
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+
+    def progress(*done):
+        if not (small_disk / "filler").exists():
+            fill(small_disk, but=40_000)
+
     with pytest.raises(NoSpace, match=rf"The disk of {small_disk}/out takes no more"):
-        collect(str(large[0]), texts, small_disk / "out", size="full", fisher=fisher)
+        collect(str(large[0]), texts, small_disk / "out", size="full", fisher=fisher, progress=progress)
     assert (small_disk / "out" / "statistics.json").read_text() == "old"
     assert leftovers(small_disk) == ["filler", "out"] and leftovers(small_disk / "out") == ["statistics.json"]
 
@@ -100,5 +107,5 @@ def test_a_full_temporary_folder_is_named(hub, large, tmp_path, small_disk):
         ann.python(f"import tempfile; tempfile.tempdir = {str(small_disk)!r}")
         options = ("--size", "full", "--publish", "--allow-few-rows")
         what, fix = ann.fails("collect", MODELS[0], "--data", text_file(tmp_path), *options)
-    assert f"The disk of {small_disk}/" in what and "set TMPDIR" in fix
+    assert "The file of statistics needs" in what and f"at {small_disk}/" in what and "set TMPDIR" in fix
     assert leftovers(small_disk) == ["filler"]

@@ -1,0 +1,215 @@
+"""Disks and memory that will not suffice are named before anything is read, with what helps."""
+
+import os
+import subprocess
+
+import pytest
+
+import fusehub
+from fusehub.errors import NoMemory, NoSpace
+from fusehub.models.checkpoint import Checkpoint
+from fusehub.utils.places import Room, require_room
+from tests.unit.at_hub import session
+from tests.unit.experts import WEIGHTS, leftovers, recipe_of, relatives, text_file, with_statistics
+from tests.unit.test_full_disks import MODELS, fill, large  # noqa: F401 - a fixture
+from tests.unit.tiny import tiny_model
+from tests.warm import python
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """Weights must not be opened."""
+
+    def opened(self, ref):
+        raise AssertionError(f"{ref.name} is read")
+
+    monkeypatch.setattr(Checkpoint, "__init__", opened)
+
+
+def test_places_on_one_disk_share_what_it_has_left(tmp_path, small_disk):
+    fill(small_disk, but=100_000)
+    one = Room("The result", 60_000, small_disk / "new" / "out", "Move it.")
+    other = Room("The download", 60_000, small_disk, "Move that.")
+    for rooms in ([one], [other], [one, Room("The download", 60_000, tmp_path, "Move that.")]):
+        require_room(rooms)
+    with pytest.raises(NoSpace) as told:
+        require_room([one, other, Room("Nothing", 0, small_disk, "No.")])
+    assert told.value.what == (
+        f"The result needs 60.0 kB at {one.place}. The download needs 60.0 kB at {small_disk}. "
+        "It is one disk, which has 98.3 kB left."
+    )
+    assert told.value.fix == "Move it. Move that." and told.value.place == one.place
+    assert leftovers(small_disk) == ["filler"]
+
+
+def test_a_cache_and_a_result_on_one_disk_are_told_together_before_a_byte_comes(hub, large, tmp_path, small_disk):  # noqa: F811
+    """Either would fit, and both do not."""
+    result = (large[0] / WEIGHTS).stat().st_size
+    with session(hub, "ann", tmp_path) as ann:
+        ann.python(f"import huggingface_hub.constants as c; c.HF_HUB_CACHE = {str(small_disk / 'hub')!r}")
+        subprocess.run(["mount", "-o", f"remount,size={int(2.7 * result)}", str(small_disk)], check=True)
+        asked = ("merge", *MODELS, "--method", "mean", "--out")
+        what, fix = ann.fails(*asked, small_disk / "out")
+        assert "The merged model needs" in what and f"The download of {MODELS[0]}, {MODELS[1]} needs" in what
+        assert "It is one disk" in what and "HF_HOME" in fix and "another disk" in fix
+        assert "out" not in leftovers(small_disk)
+        assert not [path for path in small_disk.rglob("*") if path.is_file() and path.stat().st_size > result // 2]
+        ann(*asked, tmp_path / "out")
+
+
+def test_a_single_file_is_not_begun_that_its_disk_cannot_take(hub, large, tmp_path, small_disk):  # noqa: F811
+    with session(hub, "ann", tmp_path) as ann:
+        told = ann.python(
+            f"import huggingface_hub.constants as c; c.HF_HUB_CACHE = {str(small_disk / 'hub')!r}\n"
+            "import fusehub\n"
+            f"model = fusehub.resolve({MODELS[0]!r})\n"
+            f"try: model.path({WEIGHTS!r})\n"
+            "except fusehub.FuseHubError as error: print(error)"
+        )
+    assert f"The download of {MODELS[0]}: {WEIGHTS} needs" in told and "HF_HOME" in told
+
+
+def test_statistics_that_will_not_fit_are_told_before_the_model_is_read(tmp_path, small_disk, unread):
+    model = tiny_model(tmp_path / "model", hidden=128)
+    data = text_file(tmp_path)
+    with pytest.raises(NoSpace, match=rf"(?s)The file of statistics needs .* at {small_disk}/out.*--size tiny"):
+        fusehub.collect(str(model), data, small_disk / "out", size="full")
+    with pytest.raises(AssertionError, match="is read"):
+        fusehub.collect(str(model), data, small_disk / "out", size="tiny")
+    with pytest.raises(NoSpace, match="The file of statistics needs"):
+        fusehub.collect(str(model), data, small_disk / "out", size="tiny", fisher=True)
+    assert leftovers(small_disk) == []
+
+
+# `sys.argv`: room in bytes, out, method, base, and models. What is read of the models ends the process.
+LIMITED = """
+import os, resource, sys
+import psutil, torch
+import fusehub
+from fusehub.errors import NoMemory
+from fusehub.models.checkpoint import Checkpoint
+room, out, method, base, *models = sys.argv[1:]
+# What is imported late takes memory too.
+fusehub.plan_merge(fusehub.Recipe.of(models, method, base_model=base or None))
+resource.setrlimit(resource.RLIMIT_{kind}, (psutil.Process().memory_info().{kept} + int(room),) * 2)
+read = Checkpoint.__init__
+Checkpoint.__init__ = lambda self, ref: os._exit(9)
+try:
+    fusehub.merge(models, out, method=method, base_model=base or None)
+except NoMemory as error:
+    print(error, error.actions)
+Checkpoint.__init__ = read
+fusehub.merge(models, out, method="mean")
+"""
+
+
+def limited(kind: str, *arguments: object) -> str:
+    kept = {"DATA": "data", "AS": "vms"}[kind]
+    done = subprocess.run(
+        [*python(), "-c", LIMITED.replace("{kind}", kind).replace("{kept}", kept), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
+    return done.stdout
+
+
+@pytest.mark.parametrize("kind", ["DATA", "AS"])
+@pytest.mark.parametrize("method", ["ties", "regmean"])
+def test_a_merge_that_memory_will_not_hold_is_refused_and_one_in_pieces_is_made(tmp_path, kind, method):
+    """TIES holds a whole embedding of everyone, RegMean a matrix of the inputs' square."""
+    wide = {"vocab_size": 220_000, "hidden": 64, "layers": 1} if method == "ties" else {"hidden": 64, "layers": 1}
+    wide |= {"intermediate_size": 7000} if method == "regmean" else {}
+    models = relatives(tmp_path / "models", **wide)
+    if method == "regmean":
+        with_statistics(models)
+    base = tmp_path / "models" / "base" if method == "ties" else ""
+    # Of addresses, threads and files that are looked at take some for themselves.
+    room = {"DATA": 120, "AS": 240}[kind] * 10**6
+    said = limited(kind, room, tmp_path / "out", method, base, *models)
+    assert "the largest layer takes about" in said and "of memory, and" in said and "takes tensors in pieces" in said
+    assert "choose-method" in said
+    assert (tmp_path / "out" / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize("command", ["merge", "collect"])
+def test_memory_that_cannot_be_had_after_all_is_said_without_a_traceback(tmp_path, command):
+    """What was foreseen is taken away, so that the system itself refuses."""
+    models = relatives(tmp_path / "models", vocab_size=200_000, hidden=64, layers=1)
+    texts = text_file(tmp_path)
+    script = f"""
+import resource, sys
+import psutil
+import fusehub, fusehub.collecting.room, fusehub.collecting.counting, fusehub.merging.room, fusehub.models.loading
+out, texts, base, *models = sys.argv[1:]
+for module in (fusehub.merging.room, fusehub.models.loading):
+    module.memory_of = lambda device: None
+fusehub.collecting.room.available_memory = lambda **_: 2**60
+tiny = dict(limit=2, stream="off", size="full")
+fusehub.collect(models[0], texts, out + "-first", **tiny).close()
+fusehub.merge(models, out + "-second", method="mean")
+resource.setrlimit(resource.RLIMIT_DATA, (psutil.Process().memory_info().data + 40_000_000,) * 2)
+try:
+    if {command == "merge"}:
+        fusehub.merge(models, out, method="ties", base_model=base)
+    else:
+        fusehub.collect(models[0], texts, out, **tiny)
+except fusehub.FuseHubError as error:
+    print(type(error).__name__, error)
+"""
+    base = str(tmp_path / "models" / "base")
+    done = subprocess.run(
+        [*python(), "-c", script, str(tmp_path / "out"), texts, base, *map(str, models)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.stdout.startswith("NoMemory") and "took more memory than could be had" in done.stdout, done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_processes_of_one_machine_need_as_much_each(experts, monkeypatch):
+    from fusehub.merging import room
+
+    plan = fusehub.plan_merge(recipe_of(experts("bert")))
+    needed = room.beside_the_process(plan.cost)
+    monkeypatch.setattr(room, "memory_of", lambda device: int(1.4 * needed))
+    room.require_memory(plan, "cpu")
+    with pytest.raises(NoMemory, match=r"(?s)2 processes: .*start fewer processes"):
+        room.require_memory(plan, "cpu", 2)
+    with pytest.raises(NoMemory, match=r"(?s)of memory of cuda:0, and .* say --device cpu"):
+        monkeypatch.setattr(room, "memory_of", lambda device: needed // 2)
+        room.require_memory(plan, "cuda:0")
+
+
+def test_what_may_not_suffice_is_said_and_done(experts, monkeypatch, caplog):
+    from fusehub.merging import room
+
+    plan = fusehub.plan_merge(recipe_of(experts("bert")))
+    monkeypatch.setattr(room, "memory_of", lambda device: int(0.9 * room.beside_the_process(plan.cost)))
+    room.require_memory(plan, "cpu")
+    assert "It may not suffice" in caplog.text
+
+
+def test_a_model_that_memory_will_not_hold_is_not_run(experts, monkeypatch):
+    import fusehub.models.loading as loading
+
+    model = str(experts("bert")[0])
+    weights = (experts("bert")[0] / WEIGHTS).stat().st_size
+    monkeypatch.setattr(loading, "memory_of", lambda device: weights // 2)
+    with pytest.raises(NoMemory, match=r"takes .* of memory to be run, for its weights alone"):
+        fusehub.compare([model, model], ["a"])
+
+
+def test_a_limit_on_the_size_of_files_is_told_with_the_option_for_smaller_ones(experts, tmp_path):
+    script = (
+        "import resource, sys, fusehub\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "try: fusehub.merge(sys.argv[2:], sys.argv[1], method='mean')\n"
+        "except fusehub.FuseHubError as error: print(type(error).__name__, error)\n"
+    )
+    models = [str(path) for path in experts("bert")]
+    done = subprocess.run([*python(), "-c", script, str(tmp_path / "out"), *models], capture_output=True, text=True)
+    assert done.stdout.startswith("NoSpace One file of the merged model has") and "--max-shard-size" in done.stdout
+    assert leftovers(tmp_path) == []
