@@ -48,7 +48,7 @@ class Columns:
             (self.which, _turn), (self.config, _take_config), (self.split, _take_split), (self.texts, _take_texts),
             (self.label, _take_label),
         ):  # fmt: skip
-            self.frame.answer(box.input, self._chosen(choose), [box], self.painted, "Reading the data")
+            self.frame.answer(box.input, self._chosen(choose), [box], self.painted, "Looking into the data")
 
     def of(self, visit: Visit, place: str) -> Reading:
         """What is to be read of data."""

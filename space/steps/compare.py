@@ -95,7 +95,7 @@ class Compare(Step):
             self.frame.on(self.uploads.click, self, self._drop, show_progress="hidden"),
         ]
         for event in (*(own.then for own in changed), self.datasets.blur):
-            self.frame.answer(event, self._look_into, [self.datasets], self.columns.painted, "Reading the data")
+            self.frame.answer(event, self._look_into, [self.datasets], self.columns.painted, "Looking into the data")
         self.columns.wire()
         self.frame.on(self.add.upload, self, self._add, [self.add], show_progress="hidden")
         self.frame.on(self.pictures.click, self, self._drop_picture, show_progress="hidden")

@@ -32,7 +32,7 @@ class Merge(Step):
     """One recommended way and the mean, all others by what they need, options, shares, and what was merged."""
 
     title = "Merge"
-    intro = "One way is recommended for your models, with the reason; the mean is beside it, to compare."
+    intro = "One way is recommended for your models, with the reason. Others can be chosen beside it, to compare."
 
     def layout(self) -> None:
         known = offered()

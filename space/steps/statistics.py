@@ -115,7 +115,7 @@ class StatisticsStep(Step):
         uploaded = self.frame.on(self.file.upload, self, self._upload, [self.file], show_progress="hidden")
         dropped = self.frame.on(self.uploaded.click, self, self._drop, show_progress="hidden")
         for event in (uploaded.then, dropped.then, self.dataset.blur, self.dataset.submit, self.source.change):
-            self.frame.answer(event, self._look, asked, self.columns.painted, "Reading the data")
+            self.frame.answer(event, self._look, asked, self.columns.painted, "Looking into the data")
         self.columns.wire()
         self.frame.on(self.cards.click, self, self._press, show_progress="hidden")
 
