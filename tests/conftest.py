@@ -1,11 +1,13 @@
 """What every test starts from, and that it leaves no trace for the tests after it."""
 
 import atexit
+import functools
 import gc
 import logging
 import os
 import shutil
 import signal
+import ssl
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +20,10 @@ if "HF_ASSETS_CACHE" not in os.environ:
     # What is remembered from run to run is shared by the tests and their processes, and by nothing else.
     os.environ["HF_ASSETS_CACHE"] = tempfile.mkdtemp(prefix="fusehub-tests-")
     atexit.register(shutil.rmtree, os.environ["HF_ASSETS_CACHE"], ignore_errors=True)
+
+# Each client of HTTP, of which gradio's makes two a question, reads the certificates of the world's authorities anew, for
+# 20 ms of the processor; here nobody is asked over TLS.
+ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 # What takes minutes, and what waits more than it works, comes first: no worker is left with it at the end.
 FIRST = (

@@ -145,6 +145,7 @@ def test_no_endpoint_reaches_a_folder_of_the_server_by_any_name_of_a_model(share
             ask("/recommend", models=two, base_model=itself),
         ],
         "/check": [ask("/check", models=both), ask("/check", models=two, base_model=itself)],
+        "/recipe": [ask("/recipe", recipe=itself)],
         "/statistics": [ask("/statistics", model=itself, texts=texts)],
         "/merge": [
             ask("/merge", models=both, method="mean"),
