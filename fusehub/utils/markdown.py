@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,13 @@ def render(template: str, **facts: Any) -> str:
 
     A fact that it names and is not given is an error.
     """
+    name = template if "." in template else f"{template}.md"
+    return _environment().get_template(name).render(facts).strip() + "\n"
+
+
+@cache
+def _environment() -> Any:
+    """Where the templates are, each of which is compiled once."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -53,5 +61,4 @@ def render(template: str, **facts: Any) -> str:
         autoescape=False,
     )
     environment.filters |= {"md": md, "py": repr}
-    name = template if "." in template else f"{template}.md"
-    return environment.get_template(name).render(facts).strip() + "\n"
+    return environment
