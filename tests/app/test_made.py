@@ -8,6 +8,7 @@ import shlex
 import zipfile
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from fusehub.errors import FuseHubError
@@ -18,7 +19,7 @@ from space.render.reproduce import propose_lines
 from space.setting import Setting
 from space.steps.card import Draft, followed
 from space.steps.made import made_html, rename, same_as
-from space.steps.telling import letters_of, tell
+from space.steps.telling import Telling, letters_of, tell
 from space.visit import Made, Picked
 from space.visits import Visits
 from space.workers.jobs import Jobs
@@ -218,3 +219,33 @@ def test_owners_of_the_models_can_be_told_of_a_merge_that_they_can_see(visit) ->
     visit.told = {}
     assert not letters_of(visit)
     assert "discussions" not in published_html(visit) and "opens for ada alone" in published_html(visit)
+
+
+def test_each_owner_is_offered_once_and_what_is_typed_to_one_stays(visit) -> None:
+    visit, _ = visit
+    visit.page = "the page"
+    with gr.Blocks():
+        telling = Telling()
+    form, *rest = telling.show(visit)
+    assert not form.visible and rest == [gr.skip()] * 3, "nothing was pushed"
+    visit.published = {
+        "made": "other", "repo_id": "carl/fused", "url": "https://hub/carl/fused", "private": False,
+        "pull_request_url": None,
+    }  # fmt: skip
+    form, whom, title, words = telling.show(visit)
+    assert form.visible
+    assert [value for _, value in whom.choices] == ["ada/a", "c/c"] and whom.value == "ada/a"
+    assert title and "ada/a was merged with c/c" in words
+    # Painted again, it leaves alone what is typed by now.
+    assert telling.show(visit)[2:] == [gr.skip()] * 2
+    visit.telling = (None, "c/c", "")
+    form, whom, title, words = telling.show(visit)
+    assert whom.value == "c/c" and "c/c was merged with ada/a" in words
+    visit.told["c/c"] = "https://hub/c/c/discussions/1"
+    form, whom, title, words = telling.show(visit)
+    assert [value for _, value in whom.choices] == ["ada/a"] and "ada/a was merged" in words
+    visit.told["ada/a"] = "https://hub/ada/a/discussions/1"
+    assert not telling.show(visit)[0].visible
+    # A pull request is its owner's to tell of.
+    visit.told, visit.published["pull_request_url"] = {}, "https://hub/carl/fused/discussions/1"
+    assert not telling.show(visit)[0].visible

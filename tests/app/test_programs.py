@@ -86,11 +86,13 @@ def test_a_program_goes_the_whole_way(app, client: Client, owner: Client, hub) -
     assert len(content) == weights["size"]
     with zipfile.ZipFile(io.BytesIO(httpx.get(download["zip"]).content)) as archive:
         assert archive.read("regmean/model.safetensors") == content
-    pushed = ask("push", owner, merge=merged["name"], repo_id="merged-by-a-program")
+    pushed = ask("push", owner, merge=merged["name"], repo_id="merged-by-a-program", demo=True)
     assert pushed["repo_id"] == repo and pushed["private"]
     api = HfApi(endpoint=hub.url, token=hub.token("carl"))
     info = api.model_info(repo, files_metadata=True)
     assert info.sha == pushed["commit"]
+    space = api.space_info(f"{repo}-demo")
+    assert space.private and space.card_data.get("models") == [repo] and pushed["demo_url"].endswith(f"{repo}-demo")
     assert ModelCard.load(api.hf_hub_download(repo, "README.md")).data.base_model == SENTIMENT
     made = ask("statistics", model=ENTITIES[1], texts=TEXTS)
     assert made["examples"] == 3 and "3 texts" in made["warnings"][0]
