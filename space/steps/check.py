@@ -11,6 +11,7 @@ from fusehub.models.label_names import are_generic
 from fusehub.utils.formats import parameters, size
 
 from ..render import html
+from ..render.labels import CHOICES, labels_html, labels_said, to_map
 from ..render.offers import OFFERS, action_of
 from ..render.reproduce import merge_command
 from ..step import Step
@@ -37,6 +38,7 @@ class Check(Step):
                 gr.Textbox(visible=False, label=f"Labels of model {place + 1}", placeholder="negative, positive")
                 for place in range(self.frame.setting.most_models)
             ]
+        self.mapping = gr.HTML("", js_on_load=CHOICES, elem_id="labels")
         with gr.Accordion("Heads", open=False) as self.heads_part:
             self.keep = gr.Checkbox(
                 label="Each model keeps its own head",
@@ -57,7 +59,8 @@ class Check(Step):
             self.lead("Go on to statistics", STATISTICS)
             self.lead("Pick other models", PICK)
         self.painted = [
-            self.report, self.naming, self.base, self.base_part, self.keep, self.heads_part, *self.labels
+            self.report, self.naming, self.base, self.base_part, self.keep, self.heads_part, self.mapping,
+            *self.labels
         ]  # fmt: skip
 
     def wire(self) -> None:
@@ -73,6 +76,11 @@ class Check(Step):
             prepares=True,
         )
 
+        self.frame.on(
+            self.mapping.click, self, self._name, paints=[self.report], busy="Checking the models", shows=self.report,
+            concurrency_limit=10, prepares=True,
+        )  # fmt: skip
+
     def prepare(self, visit: Visit, token: str | None, heard: Tell) -> None:
         if len(visit.picks) > 1:
             check(self.frame, visit, token, heard)
@@ -84,9 +92,10 @@ class Check(Step):
         if visit.report is None:
             check(self.frame, visit, token)
         boxes, asks = [], False
+        typed = _typed(visit)
         for place in range(len(self.labels)):
             pick = visit.picks[place] if place < len(visit.picks) else None
-            if pick is None or not are_generic(list(pick.labels)):
+            if pick is None or pick not in typed:
                 boxes.append(gr.Textbox(visible=False))
             else:
                 asks = True
@@ -103,7 +112,8 @@ class Check(Step):
         filled = (visit.page, visit.base)
         box = gr.skip() if filled == visit.base_filled else gr.Textbox(value=visit.base)
         visit.base_filled = filled
-        return [report, gr.Group(visible=asks), box, base, keep, heads, *boxes]
+        choices = labels_html(visit.picks, visit.labels)
+        return [report, gr.Group(visible=asks), box, base, keep, heads, choices, *boxes]
 
     def _room_html(self, visit: Visit) -> str:
         """Said here already, where this machine is too small for the merge."""
@@ -124,9 +134,11 @@ class Check(Step):
         return ""
 
     def _check(self, visit: Visit, token: str | None, data: Any, base: str, keep: bool, *labels: str) -> None:
-        named = {}
+        typed = [pick.name for pick in _typed(visit)]
+        # Those that were chosen one by one stay.
+        named = {name: own for name, own in visit.labels.items() if name not in typed}
         for pick, text in zip(visit.picks, labels, strict=False):
-            if text and are_generic(list(pick.labels)):
+            if text and pick.name in typed:
                 named[pick.name] = [label.strip() for label in text.split(",")]
         visit.labels, visit.heads, visit.wanted = named, "keep" if keep else "auto", None
         visit.heads_filled = (visit.page, visit.heads)
@@ -136,6 +148,20 @@ class Check(Step):
         if visit.base:
             self.frame.setting.require_name(visit.base)
         visit.report = None
+
+    def _name(self, visit: Visit, token: str | None, data: Any) -> None:
+        """Takes in which label is which, of all that were to be chosen."""
+        if data.act == "labels":
+            here = {pick.name for pick in to_map(visit.picks)[1]}
+            kept = {name: own for name, own in visit.labels.items() if name not in here}
+            visit.labels = kept | labels_said(data.value, visit.picks)
+            visit.report, visit.wanted = None, None
+
+
+def _typed(visit: Visit) -> list[Picked]:
+    """The models whose labels are typed: numbers, and none has names to choose from."""
+    chosen = to_map(visit.picks)[1]
+    return [pick for pick in visit.picks if are_generic(list(pick.labels)) and pick not in chosen]
 
 
 def check(frame: Any, visit: Visit, token: str | None, heard: Tell = untold) -> dict[str, Any]:
