@@ -29,7 +29,7 @@ class Step(ABC):
         self.leads: list[tuple[int, gr.Button]] = []
         self.one_goes: list[gr.Button] = []
         self.offering: list[gr.HTML] = []
-        self.head = gr.HTML(f"<h2>{self.title}</h2><p class='fh-intro'>{self.intro}</p>")
+        self.head = gr.HTML(f"<h2 tabindex='-1'>{self.title}</h2><p class='fh-intro'>{self.intro}</p>")
         self.layout()
         for part in self.painted:
             # By which it is brought into view.

@@ -5,6 +5,8 @@ which knows the visit by its key: a reload of it, and coming back to it from els
 
 Answers of the server overtake each other. The piece also carries the turn in which the page was painted: a page that
 is painted by an answer of an earlier turn than one that it had already asks to be painted again.
+
+Who was led to another step by a button that is gone with the last one goes on from the heading of the new one.
 """
 
 from __future__ import annotations
@@ -19,6 +21,12 @@ ADDRESS = f"""
 const keys = {list(KEYS)!r};
 const stepOf = (query) => new URLSearchParams(query).get('step') || 'pick';
 let newest = 0;
+const enter = () => {{
+  const at = document.activeElement;
+  if (at && at !== document.body && at.checkVisibility()) return;
+  const heads = [...document.querySelectorAll('.fh-column h2')];
+  heads.find((one) => one.checkVisibility())?.focus({{preventScroll: true}});
+}};
 watch('value', () => {{
   const told = element.querySelector('[data-turn]');
   if (!told) return;
@@ -36,6 +44,7 @@ watch('value', () => {{
   if (url === location.pathname + location.search + location.hash) return;
   const moved = stepOf(told.dataset.query) !== stepOf(location.search);
   history[moved ? 'pushState' : 'replaceState'](history.state, '', url);
+  if (moved) requestAnimationFrame(() => setTimeout(enter, 60));
   // A Space is shown in a frame: https://huggingface.co/docs/hub/spaces-handle-url-parameters
   if (parent !== window) parent.postMessage({{queryString: query}}, 'https://huggingface.co');
 }});
