@@ -21,8 +21,8 @@ if "HF_ASSETS_CACHE" not in os.environ:
     os.environ["HF_ASSETS_CACHE"] = tempfile.mkdtemp(prefix="fusehub-tests-")
     atexit.register(shutil.rmtree, os.environ["HF_ASSETS_CACHE"], ignore_errors=True)
 
-# Each client of HTTP, of which gradio's makes two a question, reads the certificates of the world's authorities anew, for
-# 20 ms of the processor; here nobody is asked over TLS.
+# Each client of HTTP, of which gradio's makes two a question, reads the certificates of the world's authorities anew,
+# for 20 ms of the processor; here nobody is asked over TLS.
 ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 # What takes minutes, and what waits more than it works, comes first: no worker is left with it at the end.
