@@ -16,6 +16,8 @@ from unittest import mock
 
 import pytest
 
+from tests import warm
+
 if "HF_ASSETS_CACHE" not in os.environ:
     # What is remembered from run to run is shared by the tests and their processes, and by nothing else.
     os.environ["HF_ASSETS_CACHE"] = tempfile.mkdtemp(prefix="fusehub-tests-")
@@ -45,6 +47,12 @@ FIRST = (
     "unit/test_tokens.py",
     "unit/test_rewording.py",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where several workers run tests, all of them have one parent of interpreters."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        warm.share()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+_SHARED = "FUSEHUB_TESTS_WARM"
 
 
 def python() -> list[str]:
@@ -39,9 +40,17 @@ def command(folder: Path) -> str:
     return str(place)
 
 
+def share() -> None:
+    """Starts the parent that the processes which this one starts from now on share."""
+    if sys.platform == "linux":
+        os.environ[_SHARED] = _parent()
+
+
 @cache
 def _parent() -> str:
     """The socket that the parent answers at, which it does once it has imported all."""
+    if shared := os.environ.get(_SHARED):
+        return shared
     # A socket's path must be short, and a test may have set another place for temporary files.
     folder = tempfile.mkdtemp(prefix="fusehub-warm-", dir="/tmp")
     path = f"{folder}/socket"
