@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from fusehub.methods.base import Layer, Merged
-from fusehub.methods.cost import of_dropping, of_election
+from fusehub.methods.cost import of_dropping, of_masking
 from fusehub.methods.largest import largest
 from fusehub.methods.registry import merge_method
 from fusehub.methods.task_vectors import (
@@ -76,7 +76,7 @@ def breadcrumbs(layer: Layer, options: BreadcrumbsOptions) -> Merged:
     own_options=BreadcrumbsShare,
     base="needed",
     whole_tensor=True,
-    cost=of_election,
+    cost=of_masking,
     models=(1, None),
 )
 def breadcrumbs_ties(layer: Layer, options: BreadcrumbsOptions) -> Merged:

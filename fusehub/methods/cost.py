@@ -41,6 +41,11 @@ def of_dropping(models: int, numel: int, inputs: int) -> Cost:
     return Cost(round((models + 1.5) * numel * 8))
 
 
+def of_masking(models: int, numel: int, inputs: int) -> Cost:
+    """Of a method that masks whole task vectors and elects signs in pieces; of one expert, 2 to 2.1 arrays."""
+    return Cost((models + 2) * numel * 8)
+
+
 def of_arc(models: int, numel: int, inputs: int) -> Cost:
     """Of a method that goes along an arc between two tensors; measured likewise, 2.9 arrays."""
     return Cost((models + 3) * numel * 8)

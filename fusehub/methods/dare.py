@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from fusehub.methods.base import Layer, Merged
-from fusehub.methods.cost import of_dropping, of_election
+from fusehub.methods.cost import of_dropping, of_masking
 from fusehub.methods.registry import merge_method
 from fusehub.methods.task_vectors import SparseShare, TaskOptions, add_up, differences, elect_and_add_up
 
@@ -56,7 +56,7 @@ def dare_linear(layer: Layer, options: DareOptions) -> Merged:
     own_options=SparseShare,
     base="needed",
     whole_tensor=True,
-    cost=of_election,
+    cost=of_masking,
     models=(1, None),
 )
 def dare_ties(layer: Layer, options: DareOptions) -> Merged:

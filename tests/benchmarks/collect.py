@@ -62,8 +62,6 @@ def main() -> None:
         print(f"{name:14} {min(own):6.2f} s   x {statistics.median(ratios):.2f} (of the fastest runs: {best:.2f})")
     packed = packed_bytes(model) / 1e6
     print(f"memory on top of the model's own forward: {memory / 1e6:.0f} MB; packed grams are {packed:.0f} MB")
-    alone, both = (statistics.median(workers(said, number) for _ in range(3)) for number in (1, 2))
-    print(f"one process of one thread {alone:.2f} s, two {both:.2f} s: {alone / both:.2f} times as fast")
     ratio = statistics.median(a / b for a, b in zip(times["fusehub"], bare, strict=True))
     row = Row(
         f"counting BERT-base, {len(inputs)} texts",
@@ -75,6 +73,8 @@ def main() -> None:
     tell([row])
     if said.record:
         keep("collect", "python -m tests.benchmarks.collect", [row])
+    alone, both = (statistics.median(workers(said, number) for _ in range(3)) for number in (1, 2))
+    print(f"one process of one thread {alone:.2f} s, two {both:.2f} s: {alone / both:.2f} times as fast")
 
 
 def prepare(cache: Path, texts: int):
