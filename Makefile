@@ -64,6 +64,8 @@ bench: install  ## time and memory beside their targets: an hour or two, on a ma
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m tests.benchmarks.$$name --record --folder build/benchmarks; done
 	set -e; for name in layer stream perplexity; do OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.$$name --record; done
 	$(BIN)/python -m tests.benchmarks.collect --record
+	$(BIN)/python -m tests.benchmarks.projection --record
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.projection --check --record
 
 battery: install  ## the paper's comparison into docs/results.md: hours, and it goes on where it was stopped
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[battery]"

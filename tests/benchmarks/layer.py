@@ -1,30 +1,30 @@
 """One layer of a large model: what counting, storing and solving it costs, in processor time beside a bare forward.
 
-    OMP_NUM_THREADS=1 python -m tests.benchmarks.layer [--hidden 4096] [--inner 11008] [--texts 100] [--folder DIR]
-                                                       [--record]
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.layer [--hidden 4096] [--inner 11008] [--layers 1] [--texts 100]
+                                                       [--folder DIR] [--record]
 
-A Llama of one layer of these widths in bfloat16, by default those of a model of 7 billion parameters, and a second
-one of the same base. Processor time, so that other work on the machine counts little; the targets are for the default
-widths on one core. What is read from `--folder` is made there first, and kept.
+A Llama of one layer of these widths in bfloat16, by default those of a model of 7 billion parameters, and others of
+the same base. Processor time, so that other work on the machine counts little; the targets are for the default
+widths on one core. What is read from `--folder` is made there first, and kept. The record has all seconds too, from
+which `tests.benchmarks.projection` tells what larger models take.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.benchmarks.commands import FUSEHUB, taken_by
 from tests.benchmarks.record import Row, keep, tell
 
-TOKENS = 50
+TOKENS, WORDS = 50, 1000
 EXPERTS = 2
 
 
@@ -32,35 +32,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hidden", type=int, default=4096)
     parser.add_argument("--inner", type=int, default=11008)
+    parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--texts", type=int, default=100, help=f"of {TOKENS} tokens each")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--record", action="store_true", help="into docs/performance.md")
     parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
     said = parser.parse_args()
+    shape = (said.hidden, said.inner, said.layers, said.texts)
     with tempfile.TemporaryDirectory() as temporary:
-        root = (said.folder or Path(temporary)) / f"layer-{said.hidden}-{said.inner}"
         if said.make:
-            make(root, said.hidden, said.inner, said.texts)
+            make(said.folder, *shape)
             return
-        # In processes of their own: a process starts with the peak memory of the one that started it.
-        again = ["--hidden", said.hidden, "--inner", said.inner, "--texts", said.texts, "--folder", root.parent]
-        # What the benchmark has to say of counting comes from there.
-        told = root / "counting.json"
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.benchmarks.layer", "--make", *map(str, again)], check=False
-        )
-        if done.returncode:
-            sys.exit(done.returncode)
-        rows = [merge(root)]
-        if told.exists():
-            rows.append(Row(**json.loads(told.read_text(encoding="utf-8"))))
+        found = measured(said.folder or Path(temporary), *shape)
+        rows = [solving(found), *([counting(found)] if "forward" in found else [])]
         tell(rows)
         if said.record:
-            keep("layer", "OMP_NUM_THREADS=1 python -m tests.benchmarks.layer", rows)
+            keep("layer", "OMP_NUM_THREADS=1 python -m tests.benchmarks.layer", rows, found)
 
 
-def make(root: Path, hidden: int, inner: int, texts: int) -> None:
-    """Two models and their statistics; prints what the second one's cost beside its forward."""
+def measured(folder: Path, hidden: int, inner: int, layers: int, texts: int) -> dict[str, float]:
+    """The shape, and what it takes: seconds of the processor, and bytes."""
+    root = folder / f"layer-{hidden}-{inner}-{layers}"
+    # In processes of their own: a process starts with the peak memory of the one that started it.
+    again = ["--hidden", hidden, "--inner", inner, "--layers", layers, "--texts", texts, "--folder", root]
+    done = subprocess.run([sys.executable, "-m", "tests.benchmarks.layer", "--make", *map(str, again)], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    shape = {"hidden": hidden, "inner": inner, "kv": hidden, "layers": layers, "words": WORDS, "experts": EXPERTS}
+    # What counting takes was told where the models were made.
+    told = root / "counting.json"
+    return {**shape, **(json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}), **merges(root)}
+
+
+def make(root: Path, hidden: int, inner: int, layers: int, texts: int) -> None:
+    """A base, experts and their statistics; tells in a file what the last one's cost beside its forward."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -73,17 +78,18 @@ def make(root: Path, hidden: int, inner: int, texts: int) -> None:
     from tests.benchmarks.merging import family
 
     config = LlamaConfig(
-        hidden_size=hidden, intermediate_size=inner, num_hidden_layers=1, num_attention_heads=hidden // 128,
-        num_key_value_heads=hidden // 128, vocab_size=1000,
+        hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=hidden // 128,
+        num_key_value_heads=hidden // 128, vocab_size=WORDS,
     )  # fmt: skip
-    folders = family(root, EXPERTS, LlamaForCausalLM, config, torch.bfloat16)
+    # The last one is the base of methods that have one.
+    folders = family(root, EXPERTS + 1, LlamaForCausalLM, config, torch.bfloat16)[:EXPERTS]
     for number, folder in enumerate(folders):
         if (folder / "fusehub").exists():
             continue
         network = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
         draw = torch.Generator().manual_seed(number)
         batches = [
-            {"input_ids": torch.randint(1, 1000, (count, TOKENS), generator=draw), "attention_mask": None}
+            {"input_ids": torch.randint(1, WORDS, (count, TOKENS), generator=draw), "attention_mask": None}
             for count in [10] * (texts // 10)
         ]
         for batch in batches:
@@ -120,15 +126,9 @@ def make(root: Path, hidden: int, inner: int, texts: int) -> None:
                     f"bare forward of {texts} texts of {TOKENS} tokens: {bare:.1f} s; counting adds {counting:.1f} s"
                 )
                 print(f"encoding of {len(sizes)} grams: {stored:.1f} s; one Cholesky of each: {factors:.1f} s")
-                beyond = (counting + stored - factors) / bare
-                row = Row(
-                    f"collecting {texts} texts for that layer, beyond the forward and one Cholesky of each gram",
-                    f"{beyond:.2f} × the forward ({bare:.1f} s of the processor)",
-                    "1.0 ×",
-                    beyond <= 1,
-                    "multiplications of the grams in float32; the forward is in bfloat16",
-                )
-                (root / "counting.json").write_text(json.dumps(dataclasses.asdict(row)), encoding="utf-8")
+                facts = {"texts": texts, "tokens": texts * TOKENS, "forward": bare, "counting": counting}
+                facts |= {"encoding": stored, "factors": factors}
+                (root / "counting.json").write_text(json.dumps(facts), encoding="utf-8")
             model = {"id": folder.name, "commit": None, "weights": weight_hashes(resolve(str(folder)))}
             facts = {"examples": texts, "tokens": texts * TOKENS, "data": {"source": "random", "revision": None}}
             write_statistics(folder / "fusehub", sums, aliases, {"model": model, **facts})
@@ -148,23 +148,46 @@ def timed(work: Callable, *arguments: object) -> float:
     return time.process_time() - started
 
 
-def merge(root: Path) -> Row:
-    """RegMean of the models by their statistics, the whole command; and the mean, which is all but the solve."""
-    folders = [root / f"expert-{number}" for number in range(EXPERTS)]
-    found = {}
-    for method in ("mean", "regmean"):
+def merges(root: Path) -> dict[str, float]:
+    """Whole commands: a plan alone, the mean, RegMean by their statistics, and TIES."""
+    *folders, base = [root / f"expert-{number}" for number in range(EXPERTS + 1)]
+    found: dict[str, float] = {}
+    # What transformers says of such models is kept, and that of bases too.
+    for way in (["mean"], ["ties", "--base", base]):
+        taken_by([*FUSEHUB, "merge", *folders, "--dry-run", "--method", *way])
+    ways = {"plan": ["mean", "--dry-run"], "mean": ["mean"], "regmean": ["regmean"], "ties": ["ties", "--base", base]}
+    for name, way in ways.items():
         out = root / "merged"
         shutil.rmtree(out, ignore_errors=True)
-        found[method] = taken_by([*FUSEHUB, "merge", *folders, "--method", method, "--out", out])
-        shutil.rmtree(out)
-    mean, solved = found["mean"], found["regmean"]
-    took = f"{solved.processor:.0f} s of the processor (the mean {mean.processor:.0f} s), {solved.peak / 1e9:.2f} GB"
+        taken = taken_by([*FUSEHUB, "merge", *folders, "--out", out, "--method", *way])
+        found |= {name: taken.processor, f"{name}_bytes": taken.peak}
+        shutil.rmtree(out, ignore_errors=True)
+    found["statistics"] = sum(path.stat().st_size for path in (folders[0] / "fusehub").iterdir())
+    return found
+
+
+def solving(found: Mapping[str, float]) -> Row:
+    """RegMean of the models by their statistics, the whole command; and the mean, which is all but the solve."""
+    seconds, peak = found["regmean"], found["regmean_bytes"]
     return Row(
         f"one layer of a 7B shape, {EXPERTS} experts, RegMean, whole command",
-        took,
+        f"{seconds:.0f} s of the processor (the mean {found['mean']:.0f} s), {peak / 1e9:.2f} GB",
         "110 s, 3 GB",
-        solved.processor <= 110 and solved.peak <= 3e9,
+        seconds <= 110 and peak <= 3e9,
         "multiplications",
+    )
+
+
+def counting(found: Mapping[str, float]) -> Row:
+    """What counting and storing take beyond the forward and one Cholesky factorisation of each gram."""
+    bare = found["forward"]
+    beyond = (found["counting"] + found["encoding"] - found["factors"]) / bare
+    return Row(
+        f"collecting {found['texts']:.0f} texts for that layer, beyond the forward and one Cholesky of each gram",
+        f"{beyond:.2f} × the forward ({bare:.1f} s of the processor)",
+        "1.0 ×",
+        beyond <= 1,
+        "multiplications of the grams in float32; the forward is in bfloat16",
     )
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +35,10 @@ class Row:
     bound: str = ""
 
 
-def keep(name: str, command: str, rows: Sequence[Row]) -> None:
+def keep(name: str, command: str, rows: Sequence[Row], figures: Mapping[str, float] | None = None) -> None:
     """Keeps what the benchmark `name` measured by `command`, in place of what it measured before; writes the table.
 
-    Raises ValueError for a name that has no place in the table.
+    `figures` are what was measured, for another program. Raises ValueError for a name that has no place in the table.
     """
     if name not in NAMES:
         raise ValueError(f"{name} has no place in the table: {', '.join(NAMES)}")
@@ -49,6 +49,7 @@ def keep(name: str, command: str, rows: Sequence[Row]) -> None:
         "day": time.strftime("%Y-%m-%d"),
         "load": round(os.getloadavg()[0], 1),
         "rows": [dataclasses.asdict(row) for row in rows],
+        **({"figures": dict(figures)} if figures else {}),
     }
     (RECORDS / f"{name}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     write()
@@ -63,11 +64,21 @@ def write() -> None:
         for row in (Row(**own) for own in record["rows"]):
             lines.append(_line([row.work, row.measured, row.target, "yes" if row.reached else "**no**", row.bound]))
     lines += ["", *(f"- `{own['command']}`: {own['day']}, {own['machine']}, load {own['load']}" for own in records)]
-    marks = re.compile(r"(?<=<!-- targets -->\n).*?(?=<!-- /targets -->)", re.DOTALL)
-    text = DOCUMENT.read_text(encoding="utf-8")
-    if not marks.search(text):
-        raise ValueError(f"{DOCUMENT.name} has no place for the table: <!-- targets --> and <!-- /targets -->")
-    DOCUMENT.write_text(marks.sub(lambda _: "\n".join(lines) + "\n", text), encoding="utf-8")
+    put("targets", "\n".join(lines))
+
+
+def put(mark: str, text: str) -> None:
+    """Puts `text` between the marks of that name in the document. Raises ValueError where it has none."""
+    marks = re.compile(rf"(?<=<!-- {mark} -->\n).*?(?=<!-- /{mark} -->)", re.DOTALL)
+    document = DOCUMENT.read_text(encoding="utf-8")
+    if not marks.search(document):
+        raise ValueError(f"{DOCUMENT.name} has no place for it: <!-- {mark} --> and <!-- /{mark} -->")
+    DOCUMENT.write_text(marks.sub(lambda _: text + "\n", document), encoding="utf-8")
+
+
+def circumstances() -> str:
+    """The day, the machine and its load, as they are now."""
+    return f"{time.strftime('%Y-%m-%d')}, {machine()}, load {os.getloadavg()[0]:.1f}"
 
 
 def tell(rows: Iterable[Row]) -> None:
