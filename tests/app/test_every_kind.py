@@ -40,15 +40,29 @@ def served(tmp_path_factory):
 
 @pytest.fixture
 def at_compare(visitor, served):
-    """`at_compare(task)`: a page at the comparison of the two experts of a task and their mean."""
+    """`at_compare(task)`: a page at the comparison of the two experts of a task and their mean; axe-core finds nothing
+    grave in any step before it."""
 
     def come(task: str):
         page = visitor(served.url)
         pick(page, f"ada/{task}-0", f"ada/{task}-1")
+        faults = {"pick": grave_faults(page)}
+        go(page, "Check")
+        page.get_by_text("What a merge will take").wait_for()
+        faults["check"] = grave_faults(page)
+        go(page, "Statistics")
+        page.get_by_text("2 models have no statistics yet").wait_for()
+        faults["statistics"] = grave_faults(page)
         go(page, "Merge")
         page.locator("#merge").wait_for()
         page.locator("#recommended input").check()
         merge(page)
+        faults["merge"] = grave_faults(page)
+        go(page, "Push")
+        page.get_by_role("button", name="Model card").click()
+        page.locator("#preview").get_by_role("heading").first.wait_for()
+        faults["push"] = grave_faults(page)
+        assert not any(faults.values()), faults
         go(page, "Compare")
         return page
 
