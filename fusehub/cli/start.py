@@ -10,8 +10,8 @@ from typing import Final
 from fusehub.utils import interrupts
 
 # How many objects more than before, and how many collections of the younger ones, make Python look for cycles. Imports
-# make hundreds of thousands of objects, all of which stay: looking at them, and once more at the end, was a seventh of
-# the time of a small merge.
+# make hundreds of thousands of objects, all of which stay: looking at them, and once more at the end, was a tenth and
+# more of the time of a small merge.
 _COLLECTING: Final = (50_000, 20, 50)
 
 
