@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("hub", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--kind", choices=KINDS, action="append", help="Which to take; all if not said.")
+    parser.add_argument("--step", action="append", help="Of the visit, which to take; all if not said.")
     parser.add_argument("--kinds", action="store_true", help="The comparisons of each kind of model alone.")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -48,12 +49,14 @@ def main() -> None:
             sync_playwright() as playwright,
         ):
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_QUIET)
-            camera = _Camera(browser, app.url, asked.out, asked.kind or list(KINDS))
+            camera = _Camera(browser, app.url, asked.out, asked.kind or list(KINDS), asked.step)
             if asked.kinds:
                 for kind in kinds.KINDS:
                     _kind(camera, kind, Path(folder))
                 return
             _visit(camera, hub.token("you"))
+            if asked.step:
+                return
             api = HfApi(endpoint=hub.url)
             for task, texts in (("token-classification", ENTITIES), ("text-generation", BEGINNINGS)):
                 for models in _families(api, task)[:1]:
@@ -64,8 +67,8 @@ def main() -> None:
 class _Camera:
     """One page after the other, of which pictures are taken: each wide and narrow, light and dark."""
 
-    def __init__(self, browser, url: str, out: Path, kinds: list[str]) -> None:
-        self.browser, self.url, self.out, self.kinds = browser, url, out, kinds
+    def __init__(self, browser, url: str, out: Path, kinds: list[str], steps: list[str] | None) -> None:
+        self.browser, self.url, self.out, self.kinds, self.steps = browser, url, out, kinds, steps
 
     def page(self):
         page = self.browser.new_page(viewport={"width": 1100, "height": 800}, color_scheme="light")
@@ -75,6 +78,8 @@ class _Camera:
         return page
 
     def take(self, page, step: str) -> None:
+        if self.steps and step not in self.steps:
+            return
         for kind in self.kinds:
             width, scheme = KINDS[kind]
             page.set_viewport_size({"width": width, "height": 800})
@@ -111,8 +116,15 @@ def _visit(camera: _Camera, token: str) -> None:
     page.locator("#score").click()
     page.get_by_role("list", name="What the numbers mean").wait_for()
     camera.take(page, "compare")
+    go(page, "Push")
+    page.get_by_label("Public: everybody can").check()
+    page.get_by_label("With a demonstration").check()
     push(page, "you/minilm-sentiment-merged-in-the-app", token)
     page.get_by_role("heading", name="The model is on the Hub").wait_for()
+    page.locator("#push-token input").fill(token)
+    page.get_by_role("button", name="Publish the recipe only").click()
+    page.get_by_role("heading", name="The recipe is on the Hub").wait_for()
+    page.get_by_role("heading", name="Tell the owners").wait_for()
     camera.take(page, "push")
     page.close()
 
