@@ -244,7 +244,7 @@ def draw(path: Path, study: Study, lines: Mapping[str, Sequence[tuple[float, Tak
     for axes, label in ((left, time), (right, "memory at the most, MB")):
         axes.set_xlabel(study.over)
         axes.set_ylabel(label)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
         axes.set_xlim(left=0)
         axes.set_xticks([where for where, _ in next(iter(lines.values()))])
         axes.grid(axis="y", alpha=0.3)
