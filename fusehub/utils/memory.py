@@ -1,7 +1,6 @@
 """How much memory this process can still take, whoever limits it: the machine, a container, or the user.
 
 available_memory()      # bytes
-keep_freed()            # what is freed is used again, rather than given back to the system
 with memory_errors("Merging", "Close other programs."):
     ...                 # memory that cannot be had is a `NoMemory`
 """
@@ -25,20 +24,6 @@ _V2 = ("memory.max", "memory.current", "inactive_file")
 _GROUPS = Path("/sys/fs/cgroup")
 # What the first version says where there is no limit is a little below 2 ** 63.
 _UNLIMITED = 2**62
-# Just below the most to which glibc raises its limit.
-_KEPT = 2**25 - 2**12
-
-
-def keep_freed() -> None:
-    """Has what is freed of tensors up to 32 MB be used again, up to 64 MB of it, where the C library is glibc.
-
-    Pages that the system gives anew must be cleared, page by page, which took about a tenth of a merge by RegMean.
-    glibc takes the largest block that was freed so far as the size up to which memory is used again (`mallopt`,
-    M_MMAP_THRESHOLD); this one is never touched, so that it takes no memory.
-    """
-    import torch
-
-    torch.empty(_KEPT, dtype=torch.uint8)
 
 
 def available_memory(*, swap: bool = False) -> int:

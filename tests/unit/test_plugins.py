@@ -153,7 +153,7 @@ def factors(layer, options):
 
 @merge_method("fading", title="Fading", summary="Adds a part of every update.", options=FadingOptions,
               own_options=FadingShare, base="needed", factors=factors, tune_over={"strength": (0.1, 0.2)},
-              cost=lambda models, numel, inputs: Cost(10**12 + numel, 10**9))
+              cost=lambda models, numel, inputs: Cost(10**9 + numel, 10**9))
 def fading(layer, options):
     updates = [tensor - layer.base for tensor in layer.tensors]
     return layer.base + sum(c * update for c, update in zip(factors(layer, options), updates, strict=True))
@@ -170,7 +170,7 @@ def test_a_weighted_sum_of_a_plugins_own_is_written_as_an_adapter(tmp_path, caps
     recipe = {"merge_method": "fading", "models": entries, "parameters": {"strength": 0.4}, "base_model": str(base)}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     plan = merge(tmp_path / "recipe.yaml", tmp_path / "whole", plugins=[path]).plan
-    assert plan.cost["memory_bytes"] > 10**12 and plan.cost["gflop"] == len(plan.tensors)
+    assert plan.cost["memory_bytes"] > 10**9 and plan.cost["gflop"] == len(plan.tensors)
     command = ["merge", str(tmp_path / "recipe.yaml"), "--plugin", str(path), "--as-adapter", "--out"]
     monkeypatch.setattr(sys, "argv", ["fusehub", *command, str(tmp_path / "small"), "--json"])
     with pytest.raises(SystemExit) as ended:

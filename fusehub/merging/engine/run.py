@@ -31,7 +31,6 @@ from fusehub.merging.result import MergeResult
 from fusehub.models.checkpoint import Checkpoint, fetch_weights
 from fusehub.models.quantised.float8 import FLOAT8, as_float8, as_stored, scales_of
 from fusehub.models.tensor_files import dtype_name, torch_dtype
-from fusehub.utils.memory import keep_freed
 from fusehub.utils.processes import Processes
 from fusehub.utils.progress import Progress
 
@@ -82,7 +81,6 @@ class _Engine:
         """What was solved before its turn, with another or while the model was run: by name and first row."""
 
     def run(self, remarks: tuple[str, ...]) -> MergeResult:
-        keep_freed()
         with self._files, _threads(None if any(map(self._is_solved, map(Work, self.tensors.values()))) else 1):
             fetch_weights([*self.plan.experts, *filter(None, [self.plan.base])], self.processes)
             self.experts = [self._files.enter_context(Checkpoint(ref)) for ref in self.plan.experts]
