@@ -6,7 +6,7 @@ which knows the visit by its key: a reload of it, and coming back to it from els
 Answers of the server overtake each other. The piece also carries the turn in which the page was painted: a page that
 is painted by an answer of an earlier turn than one that it had already asks to be painted again.
 
-Who was led to another step by a button that is gone with the last one goes on from the heading of the new one.
+Whose button is gone with what was painted, as one that led to another step, goes on from the heading of the step.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ const enter = () => {{
   const heads = [...document.querySelectorAll('.fh-column h2')];
   heads.find((one) => one.checkVisibility())?.focus({{preventScroll: true}});
 }};
+let held = null;
+addEventListener('focusin', (event) => {{ held = event.target; }});
 watch('value', () => {{
   const told = element.querySelector('[data-turn]');
   if (!told) return;
@@ -36,6 +38,9 @@ watch('value', () => {{
     return;
   }}
   newest = turn;
+  requestAnimationFrame(() => setTimeout(() => {{
+    if (held && !held.checkVisibility()) enter();
+  }}, 60));
   if (told.dataset.query === undefined) return;
   const now = new URLSearchParams(location.search);
   keys.forEach((key) => now.delete(key));
