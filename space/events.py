@@ -22,6 +22,9 @@ from .visit import Visit
 from .workers.jobs import RUNNING, Job
 from .workers.tasks import bug
 
+# For a piece of several buttons, each with its own to do: gradio drops a press while another is being answered.
+EACH_PRESS: dict[str, Any] = {"trigger_mode": "multiple"}
+
 # Seconds that preparing a step may take before it is said how far that is.
 _MOMENT = 0.4
 

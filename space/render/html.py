@@ -26,6 +26,8 @@ let last = null;
 element.addEventListener('click', (event) => {
   const pressed = event.target.closest('button[data-act]');
   if (!pressed || pressed.getAttribute('aria-disabled') === 'true') return;
+  // The second half of a double click.
+  if (event.detail > 1 && last && last.act === pressed.dataset.act && last.id === (pressed.dataset.id || '')) return;
   if (pressed.dataset.act === 'copy') {
     navigator.clipboard.writeText(pressed.closest('figure').querySelector('code').innerText);
     pressed.innerText = 'Copied';

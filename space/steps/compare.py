@@ -14,6 +14,7 @@ from fusehub.errors import BadData, FuseHubError
 from fusehub.models.tasks import TASKS
 
 from ..access import require_all
+from ..events import EACH_PRESS
 from ..render import html
 from ..render.answers import answers_html
 from ..render.layers import layers_html
@@ -92,13 +93,13 @@ class Compare(Step):
         self.frame.on(self.look.click, self, self._look)
         changed = [
             self.frame.on(self.upload.upload, self, self._upload, [self.upload], show_progress="hidden"),
-            self.frame.on(self.uploads.click, self, self._drop, show_progress="hidden"),
+            self.frame.on(self.uploads.click, self, self._drop, show_progress="hidden", **EACH_PRESS),
         ]
         for event in (*(own.then for own in changed), self.datasets.blur):
             self.frame.answer(event, self._look_into, [self.datasets], self.columns.painted, "Looking into the data")
         self.columns.wire()
         self.frame.on(self.add.upload, self, self._add, [self.add], show_progress="hidden")
-        self.frame.on(self.pictures.click, self, self._drop_picture, show_progress="hidden")
+        self.frame.on(self.pictures.click, self, self._drop_picture, show_progress="hidden", **EACH_PRESS)
         self.example.click(self._examples, self.frame.key, self.texts, **self.frame.hidden)
 
     def show(self, visit: Visit, token: str | None) -> list:

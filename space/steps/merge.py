@@ -16,6 +16,7 @@ from fusehub.methods import METHODS, Method
 from fusehub.recommending.recommendation import NEEDS, need_of, sentence_of
 
 from ..access import require_all
+from ..events import EACH_PRESS
 from ..render import html
 from ..render.reproduce import merge_command
 from ..step import Step
@@ -83,7 +84,7 @@ class Merge(Step):
         for choice in self.choices:
             choice.input(self._choose, [self.frame.key, *self.choices], list(self.boxes.values()), **self.frame.hidden)
         self.frame.on(self.go.click, self, self._merge, [*self.choices, *self.options.values(), *self.shares])
-        self.frame.on(self.made.click, self, self._press, show_progress="hidden")
+        self.frame.on(self.made.click, self, self._press, show_progress="hidden", **EACH_PRESS)
 
     def prepare(self, visit: Visit, token: str | None, heard: Tell) -> None:
         if len(visit.picks) > 1 and check(self.frame, visit, token, heard)["ok"]:

@@ -12,7 +12,7 @@ from fusehub.finding import FoundModel
 from fusehub.utils.formats import size
 
 from .. import dock
-from ..events import typed
+from ..events import EACH_PRESS, typed
 from ..render import html
 from ..render.first import first_html, links
 from ..shelves import Shelf
@@ -107,9 +107,9 @@ class Pick(Step):
             )  # fmt: skip
         frame.on(
             self.results.click, self, self._press_found, asked, paints=[self.picked], busy=_ASKING,
-            concurrency_limit=10,
+            concurrency_limit=10, **EACH_PRESS,
         )  # fmt: skip
-        frame.on(self.picked.click, self, self._remove, paints=[self.picked], show_progress="hidden")
+        frame.on(self.picked.click, self, self._remove, paints=[self.picked], show_progress="hidden", **EACH_PRESS)
         for event in (self.add.click, self.named.submit):
             frame.on(
                 event, self, self._add_named, [self.named], paints=[self.picked], busy=_ASKING, shows=self.picked,

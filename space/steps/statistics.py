@@ -14,6 +14,7 @@ from fusehub.errors import BadData, FuseHubError
 from fusehub.merging.sources.data_free import DATA_FREE
 
 from ..access import require_all
+from ..events import EACH_PRESS
 from ..render import html
 from ..step import Step
 from ..uploads import take_uploads
@@ -117,7 +118,7 @@ class StatisticsStep(Step):
         for event in (uploaded.then, dropped.then, self.dataset.blur, self.dataset.submit, self.source.change):
             self.frame.answer(event, self._look, asked, self.columns.painted, "Looking into the data")
         self.columns.wire()
-        self.frame.on(self.cards.click, self, self._press, show_progress="hidden")
+        self.frame.on(self.cards.click, self, self._press, show_progress="hidden", **EACH_PRESS)
 
     def prepare(self, visit: Visit, token: str | None, heard: Tell) -> None:
         if len(visit.picks) > 1:

@@ -138,6 +138,22 @@ def test_the_keyboard_alone_leads_through_the_steps(visitor) -> None:
     assert "Check" in page.evaluate("document.activeElement.closest('nav button')?.innerText ?? ''")
 
 
+def test_a_press_counts_while_another_is_being_answered(visitor) -> None:
+    page = visitor()
+    pick(page, *SENTIMENT, ENTITIES[0])
+    # The first press is held on its way.
+    waiting = []
+    page.route("**/queue/join*", lambda route: route.continue_() if waiting else waiting.append(route))
+    page.get_by_role("button", name=f"Remove {SENTIMENT[0]}").click()
+    while not waiting:
+        page.wait_for_timeout(50)
+    page.get_by_role("button", name=f"Remove {SENTIMENT[1]}").click()
+    waiting[0].continue_()
+    for model in SENTIMENT:
+        page.get_by_role("button", name=f"Remove {model}").wait_for(state="detached")
+    assert page.get_by_role("button", name=f"Remove {ENTITIES[0]}").count() == 1
+
+
 def test_an_uploaded_file_stays_until_it_is_removed(visitor, tmp_path) -> None:
     """It serves for several models, and is still there after a reload."""
     page = visitor()
