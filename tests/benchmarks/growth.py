@@ -171,7 +171,7 @@ def by_texts(root: Path) -> Iterator[tuple[str, float, Taken]]:
 
 STUDIES = {
     "experts": Study("Merging BERT of two layers", "experts", by_experts),
-    "width": Study("Merging two of one layer", "wide", by_width),
+    "width": Study("Merging two of one layer", "width", by_width),
     "layers": Study("Merging two that are 384 wide", "layers", by_layers),
     "texts": Study(f"Statistics of a model of four layers, 384 wide, {WORDS} words a text", "texts", by_texts),
     "processes": Study(
