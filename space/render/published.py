@@ -49,7 +49,8 @@ def _model_html(visit: Visit) -> str:
     }
     commands = f"{reproduce.command_lines(made.asked)}\n{reproduce.publish_command(repo, **how)}"
     python = reproduce.python_lines(made.asked, repo, **how)
-    recipe = html.code(f"# fusehub merge fusehub_recipe.yaml --out merged\n{made.recipe}", "fusehub_recipe.yaml")
+    written = reproduce.recipe_text(made.recipe, made.asked)
+    recipe = html.code(f"# fusehub merge fusehub_recipe.yaml --out merged\n{written}", "fusehub_recipe.yaml")
     file = html.esc(f"{made.address}/fusehub_recipe.yaml")
     recipe += f'<p><a class="fh-button fh-small" href="{file}" download>Download the recipe alone</a></p>'
     steps = "".join(f"<li>{step}</li>" for step in _next_steps(published, made.asked, visit.told))

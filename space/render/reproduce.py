@@ -35,6 +35,13 @@ def collect_lines(asked: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def recipe_text(written: str, asked: Mapping[str, Any]) -> str:
+    """A merge's recipe as it is of use elsewhere: with the folders that `collect_lines` fill, none of the visit."""
+    for model, folder in _sources(asked).items():
+        written = written.replace(asked["statistics"][model], folder)
+    return written
+
+
 def propose_lines(asked: Mapping[str, Any]) -> str:
     """The commands that propose statistics which were made in the visit to the models' owners; "" without any."""
     return "\n".join(

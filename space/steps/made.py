@@ -17,6 +17,7 @@ from fusehub.methods import METHODS
 from fusehub.utils.formats import size
 
 from ..render import html
+from ..render.reproduce import recipe_text
 from ..visit import Made, Visit
 from .options import changed_options
 
@@ -136,7 +137,8 @@ def _card_html(made: Made) -> str:
     if made.notes:
         notes = "".join(f"<li>{html.esc(note)}</li>" for note in made.notes)
         body += f"<details><summary>{html.count(len(made.notes), 'note')}</summary><ul>{notes}</ul></details>"
-    body += f"<details><summary>Recipe</summary>{html.code(made.recipe, 'Recipe of ' + made.name)}</details>"
+    recipe = recipe_text(made.recipe, asked)
+    body += f"<details><summary>Recipe</summary>{html.code(recipe, 'Recipe of ' + made.name)}</details>"
     body += _files_html(made) + _rename_html(made)
     delete = html.button("delete", "Delete", made.name, kind="fh-small", says=f"Delete {made.name}")
     return html.card(made.name, body, action=delete)

@@ -70,6 +70,7 @@ def visit():
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(name.encode() * 1000)
         asked = {"name": name, "out": str(folder), "models": models, "method": "mean", "base_model": None, "made": {}}
+        asked |= {"statistics": {}}
         visit.merges[name] = Made(
             name, folder, "mean", "default options", (), asked=asked | {"weights": {}, "parameters": {}}
         )
@@ -84,6 +85,17 @@ def test_merges_of_other_models_stay_apart(visit) -> None:
     shown = made_html(visit, 60)
     these, _, others = shown.partition("1 merge of other models")
     assert these.count("ada/a, ben/b") == 2 and "ada/a, c/c" not in these and "ada/a, c/c" in others
+
+
+def test_the_recipe_of_a_merge_names_no_folder_of_the_visit(visit) -> None:
+    visit, _ = visit
+    own = str(visit.merges["mean"].folder.parent / "statistics-0")
+    made = visit.merges["mean"]
+    made.asked |= {"statistics": {"ada/a": own, "ben/b": "ben/statistics"}, "made": {"ada/a": {"dataset": "ada/x"}}}
+    made.recipe = f"models:\n- model: ada/a\n  statistics: {own}\n- model: ben/b\n  statistics: ben/statistics\n"
+    shown = made_html(visit, 60)
+    assert "statistics: statistics/a-1" in shown and "statistics: ben/statistics" in shown
+    assert own not in shown and str(visit.folder) not in shown
 
 
 def test_the_same_recipe_is_known_again_whatever_it_is_called(visit) -> None:
