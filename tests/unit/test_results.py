@@ -55,7 +55,7 @@ def test_results_of_a_merge_that_wins_on_average(fused):
         ["fused (this model)", "0.850", "**0.800**", "**0.825**"],
     ]
     assert "better than the best single expert, expert-0: 0.825 against 0.700 on average." in card.text
-    assert "On 1 of 2 data sets (films) an expert is better than it." in card.text
+    assert "On 1 of 2 data sets (films) an expert has the better score." in card.text
     assert "Nothing was measured" not in card.text and "\nAccuracy; the best of each column" in card.text
     assert (
         f"[ann/films](https://huggingface.co/datasets/ann/films/tree/{'c' * 40}), config en, split test" in card.text

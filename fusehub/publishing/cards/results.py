@@ -141,10 +141,12 @@ class Results:
         if len(self.merged) == 1 and self.experts:
             said.append(self._against_best(self.merged[0]))
         if len(self.data) > 1 and self.experts:
-            behind = [data.name for data in self.data if self._expert_is_better(data.name)]
+            behind = [data.name for data in self.data if self._expert_scores_better(data.name)]
             if behind:
                 names = listed([md(name) for name in behind])
-                said.append(f"On {len(behind)} of {len(self.data)} data sets ({names}) an expert is better than it.")
+                said.append(
+                    f"On {len(behind)} of {len(self.data)} data sets ({names}) an expert has the better score."
+                )
         said += [line for model in self.merged for line in self._lost(model)]
         said += self._better_others()
         if self._few:
@@ -215,7 +217,7 @@ class Results:
                 words = difference_words(found.value, found.metric, found.interval)
                 yield f"On {md(data.name)} it lost to {md(found.against)}: {words}."
 
-    def _expert_is_better(self, data: str) -> bool:
+    def _expert_scores_better(self, data: str) -> bool:
         def best(models: Sequence[str]) -> float:
             values = [self._sign * value for m in models if (value := self._main.get((m, data))) is not None]
             return max(values, default=-math.inf)
