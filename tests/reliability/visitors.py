@@ -63,7 +63,7 @@ def visit(page: Any, number: int, folder: Path) -> Iterator[str]:
         yield "scored"
     if end == "reload":
         page.reload()
-        page.locator(".fh-text").first.wait_for()
+        page.locator(".fh-compared").wait_for()
         yield "reloaded"
     if end == "change":
         go(page, "Pick")
