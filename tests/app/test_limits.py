@@ -247,7 +247,7 @@ def test_work_waits_its_turn_and_is_not_lost() -> None:
     jobs.close()
 
 
-def _until(holds, seconds: float = 180) -> None:
+def _until(holds, seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end
