@@ -160,10 +160,15 @@ def test_two_processes_count_the_same_blocks_as_one(tmp_path):
             assert two.layers[name].rows == layer.rows and rel(two.layers[name].gram(), layer.gram()) < 1e-6
 
 
+def as_here() -> dict[str, str]:
+    """As many threads as this process has: with another number, sums are added in another order, to other last bits."""
+    return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+
 def killed(model: str, data: str, out: Path, texts: int) -> Path:
     """The folder of what a run kept that was killed after so many texts, of all blocks together."""
     command = [*python(), "-c", RUN, model, data, str(out), str(texts)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(command, capture_output=True, text=True, env=as_here())
     assert done.returncode == -signal.SIGKILL, done.stderr
     return out.parent / f".{out.name}.collecting"
 
@@ -350,7 +355,7 @@ def test_a_model_larger_than_what_the_process_may_have_is_counted_block_by_block
         [*python(), "-c", LIMITED, *arguments],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=as_here(),
     )
     assert done.returncode == 0 and done.stdout == "refused\n", done.stderr
     collect(str(model), data, tmp_path / "whole", stream="off", size="full", batch_tokens=2048).close()

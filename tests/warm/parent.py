@@ -163,6 +163,7 @@ def read_environment_again() -> None:
             if key in vars(module) and str(own := vars(module)[key]) == str(old):
                 setattr(module, key, type(own)(new) if isinstance(own, str | Path) else new)
     import huggingface_hub
+    import torch
     from huggingface_hub import constants, hf_api
 
     import fusehub.utils.logging
@@ -170,6 +171,8 @@ def read_environment_again() -> None:
     hf_api.api.endpoint = constants.ENDPOINT
     huggingface_hub.logging.set_verbosity(huggingface_hub.utils.logging._get_default_logging_level())
     fusehub.utils.logging.from_environment()
+    if threads := os.environ.get("OMP_NUM_THREADS"):  # Which torch read when it was imported.
+        torch.set_num_threads(int(threads))
 
 
 if __name__ == "__main__":
