@@ -161,7 +161,7 @@ def test_two_processes_count_the_same_blocks_as_one(tmp_path):
 
 
 def as_here() -> dict[str, str]:
-    """As many threads as this process has: with another number, sums are added in another order, to other last bits."""
+    """As many threads as this process has: another number adds up in another order, to other last bits."""
     return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
