@@ -13,6 +13,17 @@ from .visit import Visit
 from .workers.pace import Tell
 
 
+def folded(label: str, **options: Any) -> gr.Accordion:
+    """A part that is closed at first, and whose inputs are on the page all the same.
+
+    What gradio closes with `False` it makes when it is opened, and a frame later, which on a busy machine is a second,
+    it writes the first values over what was typed in them meanwhile.
+    """
+    part = gr.Accordion(label, open=False, **options)
+    part.open = 0  # type: ignore[assignment]  # Closed too, and not put off.
+    return part
+
+
 class Step(ABC):
     """One step: it makes its components, and says which of them it paints from a visit."""
 

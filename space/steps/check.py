@@ -14,7 +14,7 @@ from ..render import html
 from ..render.labels import CHOICES, labels_html, labels_said, to_map
 from ..render.offers import OFFERS, action_of
 from ..render.reproduce import merge_command
-from ..step import Step
+from ..step import Step, folded
 from ..visit import PICK, STATISTICS, Picked, Visit, statistics_of
 from ..workers.pace import Tell, seconds_of, untold
 from .advice import fill_in_base
@@ -39,14 +39,14 @@ class Check(Step):
                 for place in range(self.frame.setting.most_models)
             ]
         self.mapping = gr.HTML("", js_on_load=CHOICES, elem_id="labels")
-        with gr.Accordion("Heads", open=False) as self.heads_part:
+        with folded("Heads") as self.heads_part:
             self.keep = gr.Checkbox(
                 label="Each model keeps its own head",
                 info="The rest is merged, and the result holds one model for each. Otherwise heads are merged where "
                 "their labels agree.",
                 elem_id="keep-heads",
             )
-        with gr.Accordion("Base model", open=False) as self.base_part:
+        with folded("Base model") as self.base_part:
             self.base = gr.Textbox(
                 label="The pretrained model that they share",
                 info="Only methods that work with the difference to the base need it. It is downloaded too.",

@@ -19,7 +19,7 @@ from ..access import require_all
 from ..events import EACH_PRESS
 from ..render import html
 from ..render.reproduce import merge_command
-from ..step import Step
+from ..step import Step, folded
 from ..visit import COMPARE, MERGE, Made, Visit, statistics_of
 from ..workers.jobs import Part
 from ..workers.pace import Tell
@@ -43,7 +43,7 @@ class Merge(Step):
             with gr.Column(elem_id="methods"):
                 self.first = gr.Checkbox(label="The recommended way", value=True, elem_id="recommended")
                 self.second = gr.Checkbox(label="The mean", value=True, elem_id="baseline")
-                with gr.Accordion("Other ways to merge", open=False, elem_id="other-ways"):
+                with folded("Other ways to merge", elem_id="other-ways"):
                     self.groups: dict[str, gr.HTML] = {}
                     self.others: dict[str, gr.Checkbox] = {}
                     for need in NEEDS:
@@ -58,11 +58,11 @@ class Merge(Step):
             self.options: dict[tuple[str, str], Any] = {}
             self.boxes: dict[str, gr.Accordion] = {}
             for name, method in known.items():
-                with gr.Accordion(f"{method.title}: options", open=False, visible=False) as self.boxes[name]:
+                with folded(f"{method.title}: options", visible=False) as self.boxes[name]:
                     gr.HTML(_about_html(method))
                     for option, field in options_of(method).items():
                         self.options[name, option] = option_input(option, field)
-            with gr.Accordion("How much each model counts", open=False):
+            with folded("How much each model counts"):
                 gr.HTML("<p class='fh-intro'>Only the proportions count: 2 and 1 give the first model two thirds.</p>")
                 self.shares = [
                     gr.Slider(

@@ -16,7 +16,7 @@ from ..events import EACH_PRESS, typed
 from ..render import html
 from ..render.first import first_html, links
 from ..shelves import Shelf
-from ..step import Step
+from ..step import Step, folded
 from ..visit import CHECK, PICK, Picked, Visit
 from ..workers.pace import seconds_of
 from .way import said_of_way, seconds_of_way
@@ -86,7 +86,7 @@ class Pick(Step):
                 elem_id="named",
             )
             self.add = gr.Button("Add", scale=1, elem_id="add")
-        with gr.Accordion("Or open a recipe", open=False, elem_id="recipe-form"):
+        with folded("Or open a recipe", elem_id="recipe-form"):
             self.recipe = gr.Textbox(
                 label="A recipe", lines=5, max_lines=12, elem_id="recipe", placeholder="merge_method: regmean",
                 info="Its text (YAML, FuseHub's or mergekit's), or the repo that holds one. What it says is filled "

@@ -14,7 +14,7 @@ from fusehub.utils.yaml_text import split_front_matter
 from ..events import typed
 from ..render import html
 from ..render.published import published_html
-from ..step import Step
+from ..step import Step, folded
 from ..visit import PUSH, Made, Visit
 from .card import Draft
 from .telling import Telling, tell
@@ -63,7 +63,7 @@ class Push(Step):
         )
         self.done = gr.HTML("", js_on_load=html.PRESS)
         self.telling = Telling()
-        with gr.Accordion("Model card", open=False, elem_id="card"), gr.Tabs():
+        with folded("Model card", elem_id="card"), gr.Tabs():
             with gr.Tab("Preview"):
                 self.preview = gr.Markdown("", elem_id="preview", sanitize_html=True, max_height=_PREVIEW)
             with gr.Tab("Edit"):

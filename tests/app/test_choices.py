@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from huggingface_hub import HfApi
 
 from tests.app.conftest import ENTITIES, NAMED, SENTIMENT
@@ -26,6 +28,41 @@ _STORED = """async () => {
   }
   return told.join();
 }"""
+
+
+# A busy machine: whatever waits for the next frame of the page waits for a second.
+_SLOW_FRAMES = """() => {
+  const frame = window.requestAnimationFrame.bind(window);
+  window.requestAnimationFrame = (then) => frame(() => setTimeout(() => frame(then), 1000));
+}"""
+
+
+def test_what_is_typed_into_a_part_that_was_just_opened_stays(visitor) -> None:
+    """However long the page takes to draw it: a merge by 0.9 is not shown as one by 0.5."""
+    page = visitor()
+    page.evaluate(_SLOW_FRAMES)
+
+    def type_at_once(box, text: str) -> None:
+        box.wait_for()
+        box.fill(text)
+        page.wait_for_timeout(2000)
+        assert box.input_value() == text
+
+    page.get_by_role("button", name="Or open a recipe").click()
+    type_at_once(page.locator("#recipe textarea"), "ada/a-recipe")
+    example(page)
+    go(page, "Check")
+    page.get_by_role("button", name="Base model").click()
+    type_at_once(page.locator("#base-model").get_by_role("textbox"), "ada/other")
+    page.locator("#base-model").get_by_role("textbox").fill("ada/base")
+    go(page, "Merge")
+    page.get_by_role("button", name="RegMean: options").click()
+    type_at_once(page.get_by_role("spinbutton", name=re.compile(r"\(alpha\)")), "0.5")
+    page.get_by_role("button", name="How much each model counts").click()
+    type_at_once(page.locator("#share-0 input[type=number]"), "2")
+    merge(page)
+    made = page.get_by_role("list", name="Merged models")
+    made.get_by_text("alpha 0.5, shares 2 : 1").wait_for()
 
 
 def test_searching_as_one_types_puts_what_fits_first(visitor) -> None:

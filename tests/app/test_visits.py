@@ -264,7 +264,6 @@ def test_the_commands_that_are_shown_make_the_same_again(visitor, hub, tmp_path)
     page.get_by_role("button", name="Other ways to merge").click()
     page.locator("#methods").get_by_label("RegMean", exact=True).check()
     page.get_by_role("button", name="RegMean: options").click()
-    page.wait_for_timeout(1000)  # What is typed in the moment after it was opened may be lost.
     page.get_by_role("spinbutton", name="number input for Correlations between inputs (alpha)").fill("0.5")
     page.get_by_role("button", name="How much each model counts").click()
     page.locator("#share-0 input[type=number]").fill("2")
