@@ -4,8 +4,8 @@
     launch(["user/expert-1", "user/expert-2"])          # a browser opens; the Hub is that of HF_ENDPOINT
 
 `steps` has one file a step (`pick`, `check`, `statistics`, `merge`, `compare`, `push`), `visit` what a visitor has,
-`workers` what runs in other processes, `render` what is shown, `frame` what holds the steps together, `programs` the
-endpoints. All that is done with models is done by the package `fusehub`.
+`workers` what runs in other processes, `render` what is shown, `frame` what holds the steps together, `links` what
+fills a visit in, `programs` the endpoints. All that is done with models is done by the package `fusehub`.
 """
 
 from __future__ import annotations

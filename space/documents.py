@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
-from fusehub.utils.yaml_text import split_front_matter
+from fusehub.utils.untrusted.yaml_text import split_front_matter
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

@@ -18,7 +18,7 @@ from fusehub.errors import LOG_IN, Action, FuseHubError
 
 from . import dock
 from .events import preparing, shown, shown_in_turn, text_of
-from .link import link_of, read_link
+from .links.link import link_of, read_link
 from .public_models import Recent
 from .render import html, offers
 from .render.address import ADDRESS, AGAIN, BACK, GO_ON, STILL, address_html

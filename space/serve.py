@@ -19,8 +19,9 @@ from .documents import add_documents
 from .downloads import add_downloads
 from .events import shown
 from .frame import Frame, token_of
-from .link import read_link
-from .opening import open_recipe
+from .links.link import read_link
+from .links.opening import open_recipe
+from .links.sharing import Sharing, fill_in
 from .page import Page
 from .programs.endpoints import endpoints
 from .programs.tools import structured
@@ -29,7 +30,6 @@ from .render.address import RECALL, REMEMBER
 from .render.nav import STEPS
 from .sessions import forget_idle, forget_uploads
 from .setting import Setting
-from .sharing import Sharing, fill_in
 from .step import Step
 from .steps.check import Check
 from .steps.compare import Compare

@@ -124,8 +124,8 @@ class Setting:
         downloaded into the Hub's cache, and `written` where visits keep their results."""
         from huggingface_hub.constants import HF_HUB_CACHE
 
+        from fusehub.utils.folders.places import Room, require_room
         from fusehub.utils.formats import size
-        from fusehub.utils.places import Room, require_room
 
         if memory > self.memory():
             raise FuseHubError(

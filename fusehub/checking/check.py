@@ -22,7 +22,7 @@ from fusehub.checking.terms import terms_findings
 from fusehub.errors import Action, BadRecipe, FuseHubError, Offline, unknown
 from fusehub.hub.access import Access
 from fusehub.hub.licenses import license_of
-from fusehub.models.checkpoint import Tensors, headers
+from fusehub.models.checkpoints.checkpoint import Tensors, headers
 from fusehub.models.checkpoints.downloads import missing_bytes
 from fusehub.models.completeness import (
     base_shortcomings,

@@ -38,7 +38,7 @@ _CODE = (
     "fusehub.models.vocabularies",
     "fusehub.models.loading",
     "fusehub.models.side_files",
-    "fusehub.utils.limits",
+    "fusehub.utils.untrusted.limits",
 )
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from fusehub.errors import FuseHubError
-from fusehub.models.adapters import CONFIG, adapter_header
-from fusehub.models.checkpoint import headers
+from fusehub.models.adapters.ref import CONFIG, adapter_header
+from fusehub.models.checkpoints.checkpoint import headers
 from fusehub.models.ref import ModelRef
 from fusehub.utils.progress import Progress, silent
 from fusehub.utils.side_by_side import side_by_side

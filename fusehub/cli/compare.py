@@ -136,8 +136,8 @@ def evaluate(
     import json
 
     from fusehub.comparing.evaluate import evaluate as evaluate_models
-    from fusehub.utils.places import require_ordinary, require_place
-    from fusehub.utils.unfinished import write_text
+    from fusehub.utils.folders.places import require_ordinary, require_place
+    from fusehub.utils.folders.unfinished import write_text
 
     sources = console.pairs(data, "--data")
     if out is not None:

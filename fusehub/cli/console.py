@@ -19,8 +19,8 @@ from rich.table import Table
 
 from fusehub.errors import FuseHubError, Incompatible
 from fusehub.utils import interrupts
+from fusehub.utils.folders.places import place_errors
 from fusehub.utils.logging import speak
-from fusehub.utils.places import place_errors
 from fusehub.utils.processes import Processes
 from fusehub.utils.progress import Progress, silent
 

@@ -80,7 +80,7 @@ def publish(
     from fusehub.errors import BadData
     from fusehub.publishing.cards.merge_card import model_card
     from fusehub.publishing.publish import publish as publish_model
-    from fusehub.utils.places import require_ordinary
+    from fusehub.utils.folders.places import require_ordinary
 
     if recipe_only:
         _publish_recipe(context, folder, repo, as_json)

@@ -128,7 +128,7 @@ def collect(
     from fusehub.statistics.few_texts import few_texts_finding
     from fusehub.statistics.importers import import_statistics
     from fusehub.statistics.resizing import resize_statistics
-    from fusehub.utils.holding import scratch
+    from fusehub.utils.folders.holding import scratch
 
     if out is None and not publish:
         raise typer.BadParameter("say where they go: a folder, or --publish", param_hint="--out")

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fusehub.collecting.by_blocks import Counted
+from fusehub.collecting.by_blocks.counting import Counted
 from fusehub.collecting.counting import Counting
-from fusehub.collecting.fisher_collector import FisherCollector
+from fusehub.collecting.fisher.collector import FisherCollector
 from fusehub.collecting.gram_collector import GramCollector
 from fusehub.collecting.noise import Noise, with_noise
 from fusehub.collecting.resume import EVERY
@@ -37,14 +37,14 @@ from fusehub.statistics.fisher_file import encode_fisher, write_fisher
 from fusehub.statistics.privacy import count_labels
 from fusehub.statistics.settled import FIRST, SETTLED, error_words, next_limit, typical_error
 from fusehub.utils.devices import Device
-from fusehub.utils.holding import Held, held, scratch
+from fusehub.utils.folders.holding import Held, held, scratch
+from fusehub.utils.folders.places import made_folder, require_place
 from fusehub.utils.memory import memory_errors
-from fusehub.utils.places import made_folder, require_place
 from fusehub.utils.processes import Processes
 from fusehub.utils.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from fusehub.collecting.block_work import StoredSums
+    from fusehub.collecting.by_blocks.work import StoredSums
     from fusehub.statistics.grams import GramSum
 
 logger = logging.getLogger(__name__)
@@ -359,7 +359,7 @@ def _write(
 
 
 def _names(ref: ModelRef) -> list[str]:
-    from fusehub.models.checkpoint import Checkpoint
+    from fusehub.models.checkpoints.checkpoint import Checkpoint
 
     with Checkpoint(ref) as checkpoint:
         return list(checkpoint)

@@ -14,10 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fusehub.collecting.block_work import FOLDER, BlockWork
-from fusehub.collecting.by_blocks import BLOCK_BATCH_TOKENS, ByBlocks, Counted
+from fusehub.collecting.by_blocks.counting import BLOCK_BATCH_TOKENS, ByBlocks, Counted
+from fusehub.collecting.by_blocks.work import FOLDER, BlockWork
 from fusehub.collecting.finite import require_finite_weights
-from fusehub.collecting.fisher_collector import FisherCollector
+from fusehub.collecting.fisher.collector import FisherCollector
 from fusehub.collecting.noise import Noise
 from fusehub.collecting.passes import BATCH_TOKENS, FISHER_BATCH_TOKENS, count_inputs
 from fusehub.collecting.resume import EVERY, Saves
@@ -33,14 +33,14 @@ from fusehub.collecting.room import (
 from fusehub.collecting.ways import device_of
 from fusehub.errors import FuseHubError, Indivisible
 from fusehub.hub.client import software
-from fusehub.models.checkpoint import Checkpoint, weight_hashes
+from fusehub.models.checkpoints.checkpoint import Checkpoint, weight_hashes
 from fusehub.models.checkpoints.downloads import room_of_downloads
 from fusehub.models.layout import Layout, layout_of
 from fusehub.models.piecewise.skeleton import Skeleton
 from fusehub.models.placement import load_for_counting, own_device, precision
 from fusehub.models.tasks import load_config
 from fusehub.utils.devices import Device, find_dtype
-from fusehub.utils.places import require_room
+from fusehub.utils.folders.places import require_room
 from fusehub.utils.progress import Progress, silent
 
 if TYPE_CHECKING:

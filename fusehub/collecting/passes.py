@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fusehub.collecting.finite import require_finite_pass, require_finite_sums
-from fusehub.collecting.fisher_collector import FisherCollector
+from fusehub.collecting.fisher.collector import FisherCollector
 from fusehub.collecting.gram_collector import GramCollector, Misjudged
 from fusehub.collecting.noise import Noise, row_bounds
 from fusehub.collecting.resume import Saved

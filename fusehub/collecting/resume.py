@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadFile
-from fusehub.models.checkpoint import write_tensors
-from fusehub.utils.places import place_errors
+from fusehub.models.checkpoints.checkpoint import write_tensors
+from fusehub.utils.folders.places import place_errors
 
 if TYPE_CHECKING:
     from torch import Tensor

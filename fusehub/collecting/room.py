@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Literal
 from fusehub.errors import NoMemory
 from fusehub.models.piecewise.blocks import block_of
 from fusehub.statistics.encodings import SIZES
+from fusehub.utils.folders.places import Room
 from fusehub.utils.formats import size as words
 from fusehub.utils.memory import available_memory
-from fusehub.utils.places import Room
 
 if TYPE_CHECKING:
     import torch

@@ -1,4 +1,4 @@
-"""How a batch goes through a model that is watched: through all of it, or (`block_forward.py`) through a part."""
+"""How a batch goes through a model that is watched: through all of it, or (`by_blocks/forward.py`) through a part."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from fusehub.comparing.evaluation import (
 from fusehub.comparing.intervals import Interval, Resampling, interval_of, resampled
 from fusehub.comparing.metrics.measured import LabelCounts, Measured, Tally, f1_of_labels
 from fusehub.data.examples import Examples
-from fusehub.data.hub_datasets import pinned_dataset, trained_on
+from fusehub.data.tables.hub_datasets import pinned_dataset, trained_on
 from fusehub.errors import NotFound
 from fusehub.models.resolve import ModelRef
 

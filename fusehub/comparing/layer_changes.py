@@ -27,7 +27,7 @@ from fusehub.hub.access import Access
 from fusehub.merging.plan import Plan, plan_by
 from fusehub.merging.planner import TensorPlan
 from fusehub.merging.recipe import FILENAME, Recipe
-from fusehub.models.checkpoint import Checkpoint, fetch_weights
+from fusehub.models.checkpoints.checkpoint import Checkpoint, fetch_weights
 from fusehub.models.known.layouts import layout_for
 from fusehub.models.ref import ModelRef, short_names
 from fusehub.models.resolve import ref_of

@@ -21,7 +21,7 @@ from fusehub.data.tasks import data_of
 from fusehub.data.tokenizing import Text
 from fusehub.errors import BadData, Incompatible
 from fusehub.hub.access import Access
-from fusehub.models.checkpoint import headers
+from fusehub.models.checkpoints.checkpoint import headers
 from fusehub.models.completeness import require_complete
 from fusehub.models.loading import load_model, load_tokenizer
 from fusehub.models.ref import ModelRef, short_names

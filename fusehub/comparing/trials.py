@@ -11,7 +11,7 @@ from fusehub.hub.upload import ModelPushOptions, Published
 from fusehub.merging.merge import merge
 from fusehub.merging.plan import Plan
 from fusehub.merging.recipe import Recipe
-from fusehub.utils.holding import scratch
+from fusehub.utils.folders.holding import scratch
 
 
 @dataclass(frozen=True)

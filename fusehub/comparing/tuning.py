@@ -26,7 +26,7 @@ from fusehub.comparing.evaluation import LESS_IS_BETTER
 from fusehub.comparing.predictor import check_one_task, known_labels
 from fusehub.comparing.trials import Trial, Tuned, Tuning
 from fusehub.data.examples import Examples, load_examples
-from fusehub.data.sources import split_named
+from fusehub.data.tables.sources import split_named
 from fusehub.errors import BadData, BadRecipe, Incompatible, unknown
 from fusehub.hub.access import STORED, Access
 from fusehub.merging.merge import merge, plan_of
@@ -36,7 +36,7 @@ from fusehub.models.ref import ModelRef
 from fusehub.models.tasks import task_of
 from fusehub.utils.devices import Device
 from fusehub.utils.findings import Allowed
-from fusehub.utils.holding import scratch
+from fusehub.utils.folders.holding import scratch
 from fusehub.utils.processes import Processes
 from fusehub.utils.progress import Progress, silent
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusehub.errors import Action, BadData
-from fusehub.utils.limits import CELL_CHARACTERS, TEMPLATE_BYTES, TEMPLATE_SECONDS
+from fusehub.utils.untrusted.limits import CELL_CHARACTERS, TEMPLATE_BYTES, TEMPLATE_SECONDS
 
 _FIX = "Leave it out, or use data in the form that the model was trained on."
 # Conversations that are put into words in a second, at least.

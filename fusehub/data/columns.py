@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fusehub.data.chats import is_chat
-from fusehub.data.tables import Table
+from fusehub.data.tables.table import Table
 from fusehub.data.values import bit_of, label_of
 from fusehub.errors import Action, BadData, NotFound
 from fusehub.models.label_names import key_of

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fusehub.data.columns import Columns, choose_columns
-from fusehub.data.sampling import LabelsSeen, sample
-from fusehub.data.tables import Draw, Table
+from fusehub.data.tables.sampling import LabelsSeen, sample
+from fusehub.data.tables.table import Draw, Table
 from fusehub.data.tasks import data_of
 from fusehub.data.tasks.task import TaskData
 from fusehub.data.tokenizing import Text
@@ -70,7 +70,7 @@ def load_examples(
     access: Access = STORED,
     labels: Sequence[str] = (),
 ) -> Examples:
-    """The examples that `source` names (see `fusehub.data.sources`), for a model of `task`.
+    """The examples that `source` names (see `fusehub.data.tables.sources`), for a model of `task`.
 
     With `limit`, that many, drawn by `seed` from all usable rows and kept in their order, with a warning where labels
     are in none of them. Of a dataset of many parts on the Hub, 64 parts that lie all over it are read for that. Rows

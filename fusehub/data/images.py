@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.data.sources import open_table
-from fusehub.data.table_files import hash_of
-from fusehub.data.tables import Draw, Table, split_among
+from fusehub.data.tables.files import hash_of
+from fusehub.data.tables.sources import open_table
+from fusehub.data.tables.table import Draw, Table, split_among
 from fusehub.errors import Action, BadData, BadFile, NotFound
 from fusehub.hub.access import STORED, Access
 from fusehub.models.tensor_files import sha256_of
 from fusehub.utils.extras import needs
-from fusehub.utils.limits import IMAGE_PIXELS, IMAGE_RATIO
 from fusehub.utils.reach import is_confined, local_path
+from fusehub.utils.untrusted.limits import IMAGE_PIXELS, IMAGE_RATIO
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.data.tokenizing import encode, numbers_of
 from fusehub.errors import Incompatible
 from fusehub.models.tasks import class_name_of
-from fusehub.utils.limits import TOKEN_CHARACTERS
+from fusehub.utils.untrusted.limits import TOKEN_CHARACTERS
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase

@@ -19,8 +19,8 @@ import tokenize
 from typing import Any
 
 from fusehub.errors import BadData
-from fusehub.utils.documents import is_deep
-from fusehub.utils.limits import LITERAL_CHARACTERS
+from fusehub.utils.untrusted.documents import is_deep
+from fusehub.utils.untrusted.limits import LITERAL_CHARACTERS
 
 _ARRAYS = ("array", "tensor", "asarray")
 _SCALAR = re.compile(r"(str|bool|int|uint|float|bytes)\d*_?")

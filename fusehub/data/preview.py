@@ -19,9 +19,9 @@ from typing import Any
 
 from fusehub.data.columns import Columns, choose_columns
 from fusehub.data.examples import Examples, read_examples
-from fusehub.data.hub_datasets import parse_dataset
 from fusehub.data.label_matching import from_multi_hot, match_labels, one_a_text
-from fusehub.data.tables import Table
+from fusehub.data.tables.hub_datasets import parse_dataset
+from fusehub.data.tables.table import Table
 from fusehub.data.tasks import data_of
 from fusehub.data.values import value_of
 from fusehub.errors import BadData, FuseHubError, NotFound

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.data.tokenizing import numbers_of
 from fusehub.errors import BadData, Incompatible
-from fusehub.utils.limits import QUESTION_CHARACTERS, TOKEN_CHARACTERS
+from fusehub.utils.untrusted.limits import QUESTION_CHARACTERS, TOKEN_CHARACTERS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from fusehub.data.chats import Chat, put_into_words
 from fusehub.data.images import Picture
 from fusehub.errors import BadData, Incompatible, first_line, is_panic
-from fusehub.utils.limits import TOKEN_CHARACTERS
 from fusehub.utils.logging import warn
+from fusehub.utils.untrusted.limits import TOKEN_CHARACTERS
 
 if TYPE_CHECKING:
     import torch

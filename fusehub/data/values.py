@@ -13,9 +13,9 @@ from typing import Any
 
 from fusehub.data.chats import Chat
 from fusehub.data.literals import read_list
-from fusehub.data.tables import Row
+from fusehub.data.tables.table import Row
 from fusehub.errors import BadData
-from fusehub.utils.limits import ITEMS
+from fusehub.utils.untrusted.limits import ITEMS
 
 Label = str | float | list[str]
 

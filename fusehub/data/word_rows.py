@@ -11,7 +11,7 @@ from collections import Counter
 
 from fusehub.data.columns import Columns
 from fusehub.data.literals import read_list
-from fusehub.data.tables import Table
+from fusehub.data.tables.table import Table
 from fusehub.errors import BadData
 
 _FIX = (

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from fusehub.hub.access import Access
 from fusehub.hub.client import hub_errors
-from fusehub.utils.holding import Held, try_lock
-from fusehub.utils.places import place_errors
+from fusehub.utils.folders.holding import Held, try_lock
+from fusehub.utils.folders.places import place_errors
 
 
 def snapshot_of(repo_id: str, revision: str, access: Access) -> Path:

@@ -21,7 +21,7 @@ from fusehub.hub.cache import FIX, cache_errors, remove_broken_off
 from fusehub.hub.client import cut_token, is_offline
 from fusehub.hub.remembered import keep, recall
 from fusehub.hub.small_files import fetch_small
-from fusehub.utils.places import Room, require_room
+from fusehub.utils.folders.places import Room, require_room
 
 
 def fetch(

@@ -22,10 +22,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import account, disk, pages, repos
+from . import disk
 from .access import Tickets, Users
 from .errors import HubError, LocalHubError, repo_not_found
 from .faults import Faults
+from .handlers import account, pages, repos
 from .hosts import HostCheck, allowed_names
 from .lfs import Uploads
 from .request import SLASH, WEB_PREFIX, Call, Handler, Hub, endpoint

@@ -18,9 +18,9 @@ from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan
 from fusehub.methods.base import Layer
 from fusehub.methods.mean import weighted_mean
-from fusehub.models.adapters import CONFIG, WEIGHTS, open_adapter
-from fusehub.models.checkpoint import Checkpoint, headers
-from fusehub.models.lora import Updates
+from fusehub.models.adapters.lora import Updates
+from fusehub.models.adapters.ref import CONFIG, WEIGHTS, open_adapter
+from fusehub.models.checkpoints.checkpoint import Checkpoint, headers
 from fusehub.models.ref import Parts
 from fusehub.models.tensor_files import sha256_of
 

@@ -13,7 +13,7 @@ from fusehub.errors import Action, BadRecipe, Incompatible
 from fusehub.hub.verified import file_hash, remembered_hash
 from fusehub.merging.cast import Cast
 from fusehub.merging.recipe import Recipe
-from fusehub.models.checkpoint import hash_share, share_hashes, weight_hashes
+from fusehub.models.checkpoints.checkpoint import hash_share, share_hashes, weight_hashes
 from fusehub.models.ref import ModelRef
 from fusehub.utils.findings import Allowed
 from fusehub.utils.processes import Processes

@@ -13,7 +13,7 @@ from fusehub.merging.planner import TensorPlan
 from fusehub.merging.recipe import Recipe
 from fusehub.merging.sources.source import StatisticsSource
 from fusehub.methods import Method
-from fusehub.models.adapters import weights_file
+from fusehub.models.adapters.ref import weights_file
 from fusehub.models.quantised.float8 import with_scales
 from fusehub.models.resolve import ModelRef
 

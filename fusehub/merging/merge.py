@@ -33,11 +33,11 @@ from fusehub.models.ref import ModelRef
 from fusehub.models.remote_headers import forget_headers
 from fusehub.utils.devices import Device, asked_for, find_device
 from fusehub.utils.findings import Allowed
-from fusehub.utils.holding import empty
-from fusehub.utils.places import place_errors
+from fusehub.utils.folders.holding import empty
+from fusehub.utils.folders.places import place_errors
+from fusehub.utils.folders.unfinished import output
 from fusehub.utils.processes import Processes
 from fusehub.utils.progress import Progress, silent
-from fusehub.utils.unfinished import output
 
 if TYPE_CHECKING:
     import torch

@@ -28,7 +28,7 @@ from fusehub.merging.sources.source import StatisticsSource
 from fusehub.methods import Method
 from fusehub.methods.by_layer import Settings
 from fusehub.methods.plugins import load_plugins, require_plugins
-from fusehub.models.checkpoint import Shard, plan_shards
+from fusehub.models.checkpoints.checkpoint import Shard, plan_shards
 from fusehub.models.known.layouts import layout_for
 from fusehub.models.layout import Layout
 from fusehub.models.ref import ModelRef, short_names

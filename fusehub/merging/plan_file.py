@@ -25,9 +25,9 @@ from fusehub.merging.report import Tuning
 from fusehub.merging.sources.source import StatisticsSource
 from fusehub.models.ref import ModelRef
 from fusehub.models.side_files import legal_files
-from fusehub.utils.documents import read_object
-from fusehub.utils.places import require_ordinary
-from fusehub.utils.unfinished import write_text
+from fusehub.utils.folders.places import require_ordinary
+from fusehub.utils.folders.unfinished import write_text
+from fusehub.utils.untrusted.documents import read_object
 
 FORMAT: Final = "fusehub-plan"
 VERSION: Final = 1

@@ -14,7 +14,7 @@ from fusehub.merging.sources.source import StatisticsSource
 from fusehub.methods import Method
 from fusehub.methods.base import Options
 from fusehub.methods.by_layer import depths
-from fusehub.models.checkpoint import Checkpoint, headers
+from fusehub.models.checkpoints.checkpoint import Checkpoint, headers
 from fusehub.models.completeness import stored_by_some
 from fusehub.models.known.layouts import layout_like
 from fusehub.models.layout import Layout, Linear

@@ -31,11 +31,11 @@ from fusehub.merging.report import require_provenance
 from fusehub.methods.mergekit import MERGEKIT_OPTIONS
 from fusehub.models.quantised.float8 import FLOAT8
 from fusehub.models.ref import ModelRef
+from fusehub.utils.folders.places import require_ordinary
 from fusehub.utils.frozen import thawed
-from fusehub.utils.limits import YAML_BYTES, require_bytes
-from fusehub.utils.places import require_ordinary
 from fusehub.utils.plain_data import Files, Said, Strict
-from fusehub.utils.yaml_text import load_yaml
+from fusehub.utils.untrusted.limits import YAML_BYTES, require_bytes
+from fusehub.utils.untrusted.yaml_text import load_yaml
 
 if TYPE_CHECKING:
     import torch

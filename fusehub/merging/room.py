@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from fusehub.errors import Action, NoMemory, NoSpace
 from fusehub.merging.cost import beside_the_process
 from fusehub.models.checkpoints.downloads import room_of_downloads
+from fusehub.utils.folders.places import Room, require_room
 from fusehub.utils.formats import size
 from fusehub.utils.memory import memory_errors, memory_of
-from fusehub.utils.places import Room, require_room
 
 if TYPE_CHECKING:
     from fusehub.merging.plan import Plan

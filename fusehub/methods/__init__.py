@@ -14,7 +14,9 @@ from fusehub.methods.registry import METHODS, find_method, merge_method
 # Importing a method's file registers it; the order is that of lists.
 from fusehub.methods import mean, regmean, regmean_plus_plus, fisher  # noqa: F401  # isort: skip
 from fusehub.methods import regmean_data_free  # noqa: F401  # isort: skip
-from fusehub.methods import task_arithmetic, ties, dare, breadcrumbs, della, sce, model_stock, slerp  # noqa: F401  # isort: skip
+from fusehub.methods.task_vectors import task_arithmetic, ties, dare, breadcrumbs  # noqa: F401  # isort: skip
+from fusehub.methods.task_vectors import della, sce, model_stock  # noqa: F401  # isort: skip
+from fusehub.methods import slerp  # noqa: F401  # isort: skip
 
 __all__ = [
     "METHODS",

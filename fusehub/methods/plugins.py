@@ -27,7 +27,7 @@ from fusehub.errors import BadRecipe, FuseHubError, NotFound
 from fusehub.methods.base import Layer, Merged, Method, Note
 from fusehub.methods.cost import Cost
 from fusehub.methods.registry import ALIASES, METHODS, NameTaken
-from fusehub.utils.places import require_ordinary
+from fusehub.utils.folders.places import require_ordinary
 
 
 def load_plugins(paths: Sequence[str | Path]) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from fusehub.errors import BadRecipe
 from fusehub.models.ref import ModelRef
-from fusehub.utils.documents import read_text
+from fusehub.utils.untrusted.documents import read_text
 
 FILENAME = "chat_template.jinja"
 

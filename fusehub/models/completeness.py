@@ -10,13 +10,13 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from fusehub.models.checkpoints.wrappers import wrappers_in
 from fusehub.models.known.layouts import layout_for
 from fusehub.models.layout import Layout
 from fusehub.models.ref import ModelRef
 from fusehub.models.side_files import tokenizer_files
 from fusehub.models.tensor_files import TensorInfo
 from fusehub.models.vocabularies import is_free
-from fusehub.models.wrappers import wrappers_in
 from fusehub.utils.findings import Finding, incompatible
 
 # What quantisation stores beside or instead of a weight: GPTQ and AWQ, bitsandbytes, fp8.

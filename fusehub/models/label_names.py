@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusehub.errors import Incompatible, shortly
-from fusehub.utils.limits import LABELS
+from fusehub.utils.untrusted.limits import LABELS
 
 _FIX = 'Write it as {"0": "NAME", "1": "NAME", ...}, one name for each row of the head.'
 _GENERIC = re.compile(r"(?:label[_ -]?)?(\d+)")

@@ -35,7 +35,7 @@ from fusehub.models.transformers_internals import (
     tied_names,
 )
 from fusehub.utils.frozen import freeze
-from fusehub.utils.limits import BUFFER_BYTES, MODULES
+from fusehub.utils.untrusted.limits import BUFFER_BYTES, MODULES
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadFile, FuseHubError, Incompatible, NoMemory, NotFound, first_line, is_panic
-from fusehub.models.adapters import CONFIG as ADAPTER_CONFIG
-from fusehub.models.checkpoint import Checkpoint
+from fusehub.models.adapters.ref import CONFIG as ADAPTER_CONFIG
+from fusehub.models.checkpoints.checkpoint import Checkpoint
 from fusehub.models.completeness import require_complete
 from fusehub.models.ref import ModelRef
 from fusehub.models.side_files import has_vocabulary, tokenizer_files
 from fusehub.models.tasks import Task, class_name_of, load_config, task_of
 from fusehub.models.tensor_files import torch_dtype
 from fusehub.utils.devices import has_float64
-from fusehub.utils.documents import whole_numbers
 from fusehub.utils.extras import needs
 from fusehub.utils.formats import size
-from fusehub.utils.limits import ADDED_TOKENS, IMAGE_SIDE, TOKENIZER_BYTES, require_bytes
 from fusehub.utils.memory import is_of_memory, memory_of
+from fusehub.utils.untrusted.documents import whole_numbers
+from fusehub.utils.untrusted.limits import ADDED_TOKENS, IMAGE_SIDE, TOKENIZER_BYTES, require_bytes
 
 if TYPE_CHECKING:
     import torch

@@ -83,7 +83,7 @@ def _too_large(ref: ModelRef, device: str, dtype: torch.dtype | None) -> bool:
     """Whether the weights do not fit on this accelerator."""
     import torch
 
-    from fusehub.models.checkpoint import Checkpoint
+    from fusehub.models.checkpoints.checkpoint import Checkpoint
 
     if not device.startswith("cuda"):
         return False

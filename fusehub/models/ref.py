@@ -15,9 +15,9 @@ from fusehub.hub.answers import Answers
 from fusehub.hub.client import endpoint, hub_errors
 from fusehub.hub.verified import fetch, in_cache
 from fusehub.models.side_files import side_files
-from fusehub.utils.documents import check_adapter_config, check_config, read_object
 from fusehub.utils.frozen import freeze
-from fusehub.utils.limits import SHARDS
+from fusehub.utils.untrusted.documents import check_adapter_config, check_config, read_object
+from fusehub.utils.untrusted.limits import SHARDS
 
 # How the file begins that git keeps in the place of a large one.
 _POINTER = b"version https://git-lfs.github.com/spec/"

@@ -24,13 +24,13 @@ from fusehub.hub.cache import snapshot_of
 from fusehub.hub.client import hub_errors
 from fusehub.hub.names import Place, may_be_repo, plain, readings
 from fusehub.hub.verified import claimed
-from fusehub.models.adapters import CONFIG, adapted, is_model_file, on_an_adapter
+from fusehub.models.adapters.ref import CONFIG, adapted, is_model_file, on_an_adapter
 from fusehub.models.ref import ModelRef, RemoteFile, why_no_weights
 from fusehub.models.side_files import CHAT_TEMPLATES
-from fusehub.utils.limits import YAML_BYTES
 from fusehub.utils.reach import is_path, local_path
 from fusehub.utils.side_by_side import side_by_side
-from fusehub.utils.yaml_text import load_yaml, split_front_matter
+from fusehub.utils.untrusted.limits import YAML_BYTES
+from fusehub.utils.untrusted.yaml_text import load_yaml, split_front_matter
 
 
 def resolve(

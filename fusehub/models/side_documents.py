@@ -14,8 +14,8 @@ from fusehub.models.chat_templates import template_of
 from fusehub.models.loading import quiet_transformers
 from fusehub.models.ref import ModelRef
 from fusehub.models.tasks import Task, find_task
-from fusehub.utils.documents import check_generation_config
 from fusehub.utils.findings import Finding
+from fusehub.utils.untrusted.documents import check_generation_config
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -50,7 +50,11 @@ def _require_generation(ref: ModelRef) -> None:
     said = ref.json(GENERATION_CONFIG)
     if _writing(ref) is None:
         return  # It is not read then.
-    question = [said, versions("transformers"), code_of("fusehub.models.side_documents", "fusehub.utils.documents")]
+    question = [
+        said,
+        versions("transformers"),
+        code_of("fusehub.models.side_documents", "fusehub.utils.untrusted.documents"),
+    ]
     if recall("generation", question) is not None:
         return
     from transformers import GenerationConfig

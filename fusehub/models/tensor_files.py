@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusehub.errors import BadFile, NoMemory, UnsafeFile, first_line, shortly
-from fusehub.utils.limits import HEADER_BYTES, PICKLE_BYTES, SHARED, TENSORS
+from fusehub.utils.untrusted.limits import HEADER_BYTES, PICKLE_BYTES, SHARED, TENSORS
 
 if TYPE_CHECKING:
     import torch

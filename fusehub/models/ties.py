@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import Incompatible
-from fusehub.models.adapters import TIED
-from fusehub.models.checkpoint import Checkpoint
+from fusehub.models.adapters.ref import TIED
+from fusehub.models.checkpoints.checkpoint import Checkpoint
 from fusehub.models.known.layouts import layout_for, ties_like
 from fusehub.models.layout import Layout
 from fusehub.models.ref import ModelRef

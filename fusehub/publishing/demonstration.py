@@ -22,13 +22,13 @@ from fusehub.comparing.tasks.task import Shown
 from fusehub.comparing.tasks.written import NEW_TOKENS
 from fusehub.errors import Action, BadRecipe, FuseHubError, Incompatible, NotFound, OutputExists, PartlyPublished
 from fusehub.hub.upload import CARD, Files, Published, Target
-from fusehub.models.adapters import CONFIG as ADAPTER_CONFIG
+from fusehub.models.adapters.ref import CONFIG as ADAPTER_CONFIG
 from fusehub.models.resolve import resolve
 from fusehub.models.tasks import Task, problem_type_of, task_of
 from fusehub.publishing.merged_folder import MergedFolder
 from fusehub.utils.markdown import link, listed, render
 from fusehub.utils.progress import Progress
-from fusehub.utils.yaml_text import load_yaml, split_front_matter
+from fusehub.utils.untrusted.yaml_text import load_yaml, split_front_matter
 
 TAG = "fusehub-demo"
 # What a Space runs where no gradio is installed here.

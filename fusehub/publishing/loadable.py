@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.data.inputs import Inputs
 from fusehub.data.trial import one_example
 from fusehub.errors import BadFile, Incompatible, NonFinite, first_line
-from fusehub.models.checkpoint import Checkpoint
+from fusehub.models.checkpoints.checkpoint import Checkpoint
 from fusehub.models.loading import is_of_files, load_model, load_tokenizer, quiet_transformers, running
 from fusehub.models.quantised.configs import KEY
 from fusehub.models.resolve import ModelRef, resolve

@@ -23,11 +23,11 @@ from fusehub.merging.recipe import FILENAME as RECIPE_FILENAME
 from fusehub.merging.recipe import Recipe
 from fusehub.merging.report import check_report
 from fusehub.merging.sources import is_place
-from fusehub.models.adapters import CONFIG as ADAPTER_CONFIG
+from fusehub.models.adapters.ref import CONFIG as ADAPTER_CONFIG
 from fusehub.models.tasks import task_of
-from fusehub.utils.documents import check_adapter_config, check_config, read_object
 from fusehub.utils.frozen import thawed
 from fusehub.utils.markdown import without_paths
+from fusehub.utils.untrusted.documents import check_adapter_config, check_config, read_object
 
 if TYPE_CHECKING:
     from fusehub.models.tasks import Task

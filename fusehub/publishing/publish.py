@@ -22,7 +22,7 @@ from fusehub.hub.client import fusehub_version
 from fusehub.hub.licenses import license_of
 from fusehub.hub.upload import CARD, Files, Published, Target
 from fusehub.merging.provenance import REPORT_FILENAME
-from fusehub.models.adapters import CONFIG as ADAPTER_CONFIG
+from fusehub.models.adapters.ref import CONFIG as ADAPTER_CONFIG
 from fusehub.models.resolve import ModelRef, ref_of, resolve
 from fusehub.models.side_files import legal_files
 from fusehub.models.tensor_files import sha256_of
@@ -36,11 +36,11 @@ from fusehub.statistics.inspection import require_sound
 from fusehub.statistics.privacy import require_enough
 from fusehub.statistics.shards import is_part
 from fusehub.statistics.sources import FOLDER, TAG, open_statistics
-from fusehub.utils.documents import check_adapter_config, read_object
 from fusehub.utils.markdown import listed
 from fusehub.utils.progress import Progress, silent
 from fusehub.utils.renamed import Renamed, renamed
-from fusehub.utils.yaml_text import load_yaml, split_front_matter
+from fusehub.utils.untrusted.documents import check_adapter_config, read_object
+from fusehub.utils.untrusted.yaml_text import load_yaml, split_front_matter
 
 if TYPE_CHECKING:
     from fusehub.comparing.evaluation import Evaluation
@@ -342,7 +342,7 @@ def _require_for_everyone(restricted: list[str], private: bool) -> None:
 def _checked_statistics(folder: Path, ref: ModelRef, few_rows: bool, other_weights: bool) -> dict[str, Any]:
     """The metadata of the statistics in `folder`: of the weights of `ref`, unless `other_weights`, and of enough rows,
     unless `few_rows`."""
-    from fusehub.models.checkpoint import weight_hashes
+    from fusehub.models.checkpoints.checkpoint import weight_hashes
 
     if not (folder / METADATA_FILENAME).is_file():
         raise NotFound(

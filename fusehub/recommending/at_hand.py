@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fusehub.checking.configs import base_of, common_base
 from fusehub.errors import AccessDenied, FuseHubError, Offline
 from fusehub.hub.verified import remembered_hash
-from fusehub.models.checkpoint import weight_hashes
+from fusehub.models.checkpoints.checkpoint import weight_hashes
 from fusehub.models.resolve import ModelRef, ref_of
 from fusehub.models.tasks import task_of
 from fusehub.statistics.sources import FoundStatistics, find_statistics

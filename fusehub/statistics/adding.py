@@ -27,7 +27,7 @@ from fusehub.statistics.encodings import DEFAULT_SIZE, coarsest
 from fusehub.statistics.file import Statistics, write_statistics
 from fusehub.statistics.fisher_file import encode_fisher, write_fisher
 from fusehub.statistics.sources import FoundStatistics, open_statistics
-from fusehub.utils.places import require_place
+from fusehub.utils.folders.places import require_place
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fusehub.models.checkpoint import weight_hashes
+from fusehub.models.checkpoints.checkpoint import weight_hashes
 from fusehub.models.resolve import ModelRef
 from fusehub.models.side_files import VOCABULARIES
 from fusehub.models.tensor_files import sha256_of

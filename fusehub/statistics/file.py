@@ -33,8 +33,8 @@ from fusehub.statistics.encodings import (
 from fusehub.statistics.grams import packed_diagonal
 from fusehub.statistics.metadata import FORMAT, REMAKE, VERSION, check_metadata, require_weights
 from fusehub.statistics.shards import MAX_SHARD_SIZE, ShardedFile, index_name, is_part, write_shards
+from fusehub.utils.folders.unfinished import output
 from fusehub.utils.symmetric import pack_into, whole
-from fusehub.utils.unfinished import output
 
 if TYPE_CHECKING:
     import torch

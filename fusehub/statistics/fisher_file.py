@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadFile, BadStatistics, NonFinite
-from fusehub.models.checkpoint import write_tensors
+from fusehub.models.checkpoints.checkpoint import write_tensors
 from fusehub.models.tensor_files import SafetensorsFile
 from fusehub.utils.devices import wide
 from fusehub.utils.frozen import frozen

@@ -15,9 +15,9 @@ from fusehub.statistics.few_texts import few_texts_finding
 from fusehub.statistics.file import METADATA_FILENAME, REMAKE, Statistics, StoredLayer, stored_bytes
 from fusehub.statistics.plausible import Likeness, compare_with_random
 from fusehub.statistics.sources import open_statistics
-from fusehub.utils.documents import read_object
 from fusehub.utils.findings import Finding
 from fusehub.utils.progress import silent
+from fusehub.utils.untrusted.documents import read_object
 
 if TYPE_CHECKING:
     from torch import Tensor

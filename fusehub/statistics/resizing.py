@@ -19,7 +19,7 @@ from fusehub.statistics.encodings import SIZES, check_size
 from fusehub.statistics.file import Statistics, write_statistics
 from fusehub.statistics.fisher_file import FISHER_FILENAME
 from fusehub.statistics.sources import locate_fisher, open_statistics
-from fusehub.utils.places import require_place
+from fusehub.utils.folders.places import require_place
 
 # What writing says anew.
 _WRITTEN = ("format", "version", "size", "layers", "aliases")

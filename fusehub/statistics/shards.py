@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from fusehub.errors import BadFile, BadStatistics
-from fusehub.models.checkpoint import Shard, index_of, plan_shards, safetensors_header
+from fusehub.models.checkpoints.checkpoint import Shard, index_of, plan_shards, safetensors_header
 from fusehub.models.tensor_files import SafetensorsFile, TensorInfo
 from fusehub.statistics.metadata import REMAKE
-from fusehub.utils.documents import read_object
+from fusehub.utils.untrusted.documents import read_object
 
 if TYPE_CHECKING:
     from torch import Tensor

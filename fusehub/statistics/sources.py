@@ -35,11 +35,11 @@ from fusehub.statistics.file import (
 )
 from fusehub.statistics.fisher_file import FISHER_FILENAME, FisherFile
 from fusehub.statistics.shards import shards_in
-from fusehub.utils.documents import read_object
+from fusehub.utils.folders.places import require_ordinary
 from fusehub.utils.frozen import freeze, thawed
-from fusehub.utils.places import require_ordinary
 from fusehub.utils.reach import local_path
 from fusehub.utils.side_by_side import side_by_side
+from fusehub.utils.untrusted.documents import read_object
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo

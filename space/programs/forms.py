@@ -16,7 +16,7 @@ from fusehub.finding import FoundModel
 from fusehub.methods import Method
 from fusehub.recommending.recommendation import need_of, sentence_of
 
-from ..recipes import ReadRecipe
+from ..links.recipes import ReadRecipe
 from ..steps.advice import offered
 from ..steps.options import options_of
 from ..workers.pace import seconds_of

@@ -13,7 +13,7 @@ from fusehub.finding import find as find_models
 from fusehub.models.tasks import TASKS
 
 from ..frame import Frame
-from ..recipes import read_recipe
+from ..links.recipes import read_recipe
 from ..steps.advice import advise, offered
 from ..steps.check import check as check_visit
 from . import answers, forms, named

@@ -15,7 +15,7 @@ from fusehub.errors import BadRecipe, FuseHubError, NotFound
 from fusehub.merging.sources import AUTO, is_place
 
 from ..frame import Frame
-from ..recipes import is_text
+from ..links.recipes import is_text
 from ..steps.compare import require_readers
 from ..steps.pick import describe
 from ..visit import Made, Visit

@@ -11,7 +11,7 @@ Whose button is gone with what was painted, as one that led to another step, goe
 
 from __future__ import annotations
 
-from ..link import KEYS
+from ..links.link import KEYS
 from . import html
 
 # What the browser's back and forward do, the button of a message that leads to a step, and a page that is behind.

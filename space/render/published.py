@@ -9,7 +9,7 @@ from typing import Any
 from fusehub.hub.client import endpoint
 from fusehub.hub.names import plain, readings
 
-from ..link import is_of_hub
+from ..links.link import is_of_hub
 from ..visit import Visit
 from . import html, reproduce
 

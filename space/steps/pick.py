@@ -256,7 +256,7 @@ def _belonging(models: Sequence[FoundModel]) -> list[str]:
 def describe(name: str, token: str | None) -> Picked:
     """What the card of a model says. Raises a `FuseHubError` where the visitor may not read it."""
     from fusehub.checking.configs import base_of
-    from fusehub.data.hub_datasets import trained_on
+    from fusehub.data.tables.hub_datasets import trained_on
     from fusehub.hub.licenses import license_of
     from fusehub.models.resolve import resolve
     from fusehub.models.tasks import labels_of, task_of

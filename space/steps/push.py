@@ -9,7 +9,7 @@ import gradio as gr
 from fusehub.errors import AccessDenied, FuseHubError
 from fusehub.hub.repos import pushes_as
 from fusehub.publishing.naming import suggested_name
-from fusehub.utils.yaml_text import split_front_matter
+from fusehub.utils.untrusted.yaml_text import split_front_matter
 
 from ..events import typed
 from ..render import html

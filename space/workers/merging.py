@@ -27,7 +27,7 @@ def merge(
     from fusehub.merging.plan import plan_by
     from fusehub.models.checkpoints.downloads import missing_bytes, room_of_downloads
     from fusehub.models.resolve import refs_of
-    from fusehub.utils.places import require_room
+    from fusehub.utils.folders.places import require_room
 
     memory, command = room
     tell("Planning")

@@ -18,7 +18,7 @@ def published(ref: ModelRef) -> dict[str, Any] | None:
     None where nobody has published any.
     """
     from fusehub.errors import BadStatistics, NotFound
-    from fusehub.models.checkpoint import weight_hashes
+    from fusehub.models.checkpoints.checkpoint import weight_hashes
     from fusehub.statistics.sources import find_statistics, offered_statistics
 
     hashes = weight_hashes(ref)

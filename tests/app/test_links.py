@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import HfApi
 from playwright.sync_api import expect
 
-from space.link import KEYS, Link, link_of, read_link
+from space.links.link import KEYS, Link, link_of, read_link
 from space.render.elsewhere import elsewhere_html
 from space.setting import Setting
 from space.visit import COMPARE, MERGE, PUSH, Made, Picked, Visit

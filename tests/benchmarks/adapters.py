@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from fusehub.merging.merge import merge
-from fusehub.models.checkpoint import Checkpoint
+from fusehub.models.checkpoints.checkpoint import Checkpoint
 from fusehub.models.resolve import resolve
 from tests.unit.experts import WEIGHTS
 from tests.unit.lora_cases import CASES, TASK_OF, adapter, in_file

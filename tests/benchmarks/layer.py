@@ -70,7 +70,7 @@ def make(root: Path, hidden: int, inner: int, layers: int, texts: int) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from fusehub.collecting.gram_collector import GramCollector
-    from fusehub.models.checkpoint import weight_hashes
+    from fusehub.models.checkpoints.checkpoint import weight_hashes
     from fusehub.models.layout import linears_of
     from fusehub.models.resolve import resolve
     from fusehub.statistics.encodings import Encoding, encode

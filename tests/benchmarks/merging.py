@@ -241,7 +241,7 @@ def random_statistics(folder: Path, seed: int) -> None:
     """Statistics of random inputs: what a solve costs does not depend on the numbers."""
     import torch
 
-    from fusehub.models.checkpoint import weight_hashes
+    from fusehub.models.checkpoints.checkpoint import weight_hashes
     from fusehub.models.layout import layout_of
     from fusehub.models.resolve import resolve
     from fusehub.models.tasks import load_config

@@ -29,7 +29,7 @@ from fusehub.demo.corpus import encoder_folder, sentiment, write_dataset
 from fusehub.demo.training import train_expert
 from fusehub.merging.merge import merge
 from fusehub.merging.recipe import Recipe
-from fusehub.models.checkpoint import Checkpoint
+from fusehub.models.checkpoints.checkpoint import Checkpoint
 from fusehub.models.resolve import resolve
 from fusehub.statistics.encodings import SIZES, decode, encode, encoding_of
 from fusehub.statistics.file import Statistics, stored_bytes

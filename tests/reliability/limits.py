@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fusehub.utils import limits
+from fusehub.utils.untrusted import limits
 from tests.reliability.hostile import HOSTILE, Hostile
 from tests.reliability.measured import Run, run_command
 from tests.reliability.report import keep

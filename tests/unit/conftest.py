@@ -61,7 +61,7 @@ def bob(hub, tmp_path_factory):
 @pytest.fixture
 def little_patience(monkeypatch):
     """What strangers write may take one second of computing, and not five; the seconds that are told of it."""
-    for limit in ("models.adapter_settings.PATTERN_SECONDS", "data.chat_rendering.TEMPLATE_SECONDS"):
+    for limit in ("models.adapters.settings.PATTERN_SECONDS", "data.chat_rendering.TEMPLATE_SECONDS"):
         monkeypatch.setattr(f"fusehub.{limit}", 1)
     return 1
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from fusehub.checking.check import check
 from fusehub.errors import Incompatible
 from fusehub.merging.merge import merge
-from fusehub.models import adapter_settings
-from fusehub.models.checkpoint import Checkpoint, headers, weight_hashes
+from fusehub.models.adapters import settings as adapter_settings
+from fusehub.models.checkpoints.checkpoint import Checkpoint, headers, weight_hashes
 from fusehub.models.loading import load_model
 from fusehub.models.resolve import resolve
 from tests.unit.experts import WEIGHTS, edit_json, rel

@@ -14,7 +14,7 @@ from fusehub.collecting.collect import collect
 from fusehub.comparing.compare import compare
 from fusehub.errors import FuseHubError, Incompatible, NonFinite, NotFound
 from fusehub.merging.merge import merge
-from fusehub.models.checkpoint import Checkpoint, headers, weight_hashes
+from fusehub.models.checkpoints.checkpoint import Checkpoint, headers, weight_hashes
 from fusehub.models.loading import Spread, load_model
 from fusehub.models.resolve import resolve
 from tests.unit.experts import WEIGHTS, edit_json, rel, text_file
@@ -241,7 +241,7 @@ def test_the_report_and_the_recipe_name_base_and_adapter(tmp_path):
 
 ON_THE_HUB = """
 import json, sys
-from fusehub.models.checkpoint import Checkpoint, headers, weight_hashes
+from fusehub.models.checkpoints.checkpoint import Checkpoint, headers, weight_hashes
 from fusehub.publishing.publish import publish
 from fusehub.models.resolve import resolve
 from fusehub.models.loading import load_tokenizer

@@ -18,11 +18,11 @@ from torch import nn
 
 import fusehub.collecting.counting
 import fusehub.collecting.room
-from fusehub.collecting.block_forward import BlockForward
+from fusehub.collecting.by_blocks.forward import BlockForward
+from fusehub.collecting.by_blocks.kept_outputs import KeptOutputs
 from fusehub.collecting.collect import collect
-from fusehub.collecting.kept_outputs import KeptOutputs
 from fusehub.errors import BadRecipe, Indivisible, NoMemory, NoSpace
-from fusehub.models.checkpoint import Checkpoint
+from fusehub.models.checkpoints.checkpoint import Checkpoint
 from fusehub.models.piecewise.skeleton import Skeleton
 from fusehub.statistics.file import FILENAME, Statistics
 from fusehub.utils.memory import _V1, _V2, _left_in

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fusehub.errors import BadFile, NotFound, UnsafeFile
-from fusehub.models.checkpoint import (
+from fusehub.models.checkpoints.checkpoint import (
     Checkpoint,
     ShardWriter,
     SharedShard,

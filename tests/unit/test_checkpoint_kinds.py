@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 from fusehub.comparing.predictor import predict
 from fusehub.merging.merge import merge
 from fusehub.models import checkpoints
-from fusehub.models.checkpoint import Checkpoint, headers
+from fusehub.models.checkpoints.checkpoint import Checkpoint, headers
 from fusehub.models.checkpoints.kind import StoredWeights, Tensors
+from fusehub.models.checkpoints.wrappers import wrapping_of
 from fusehub.models.resolve import resolve
 from fusehub.models.tensor_files import open_tensors
-from fusehub.models.wrappers import wrapping_of
 from tests.unit.experts import WEIGHTS, mean_of, rel, relatives
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from fusehub.comparing.evaluate import evaluate
 from fusehub.comparing.predictor import predict
 from fusehub.errors import BadFile, FuseHubError, Incompatible
 from fusehub.merging.merge import merge
-from fusehub.models.checkpoint import headers
+from fusehub.models.checkpoints.checkpoint import headers
 from fusehub.models.multi_head import load_heads
 from fusehub.publishing.loadable import require_loadable
 from tests.unit.experts import WEIGHTS, edit_json, recipe_of, rel, relatives, save_weights, text_file, weights_of

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from fusehub.data.examples import Examples, load_examples
-from fusehub.data.hub_datasets import DatasetName, parse_dataset, trained_on
 from fusehub.data.label_matching import labels_as_ids, match_labels
-from fusehub.data.sources import open_table
+from fusehub.data.tables.hub_datasets import DatasetName, parse_dataset, trained_on
+from fusehub.data.tables.sources import open_table
 from fusehub.errors import BadData, BadFile, NotFound
 
 ROWS = [

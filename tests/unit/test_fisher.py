@@ -7,8 +7,8 @@ import pytest
 import torch
 import transformers
 
-from fusehub.collecting.fisher_collector import FisherCollector
-from fusehub.collecting.fisher_scores import EXACT_LABELS, Scores, softmax_factor
+from fusehub.collecting.fisher.collector import FisherCollector
+from fusehub.collecting.fisher.scores import EXACT_LABELS, Scores, softmax_factor
 from tests.unit.experts import rel
 
 SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 40}

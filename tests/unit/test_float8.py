@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import fusehub
 from fusehub.errors import BadFile, BadRecipe, Incompatible
 from fusehub.merging.engine import elementwise
-from fusehub.models.checkpoint import Checkpoint
+from fusehub.models.checkpoints.checkpoint import Checkpoint
 from fusehub.models.quantised.float8 import as_float8
 from fusehub.models.resolve import resolve
 from fusehub.publishing.loadable import require_loadable

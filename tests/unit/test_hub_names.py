@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from fusehub.checking.check import check
 from fusehub.hub.names import Place, may_be_repo, plain, readings
-from fusehub.models.checkpoint import Checkpoint
+from fusehub.models.checkpoints.checkpoint import Checkpoint
 from fusehub.models.resolve import resolve
 from tests.unit.at_hub import session
 from tests.unit.experts import WEIGHTS, edit_json, rel, relatives, save_weights, text_file
@@ -158,7 +158,8 @@ def ann_url(run):
 
 
 def test_a_revision_with_slashes_is_one_wherever_the_folder_stands(repo, ann, folders):
-    code = "from fusehub.models.resolve import resolve\nfrom fusehub.models.checkpoint import Checkpoint, headers\n"
+    code = "from fusehub.models.resolve import resolve\n"
+    code += "from fusehub.models.checkpoints.checkpoint import Checkpoint, headers\n"
     code += "for n in {names}:\n"
     code += " r = resolve(n); c = Checkpoint(r)\n assert headers(r) == c.tensors\n"
     code += " print(r.id, float(c['classifier.weight'].double().sum()))"
@@ -179,7 +180,8 @@ def test_adapters_in_folders_of_repos_are_put_on_bases_in_folders_of_repos(repo,
         f"{repo}/adapter",
         f"hf://{repo}/deep/base@main+hf://{repo}/adapter@main",
     ]
-    code = "from fusehub.models.resolve import resolve\nfrom fusehub.models.checkpoint import Checkpoint, headers\n"
+    code = "from fusehub.models.resolve import resolve\n"
+    code += "from fusehub.models.checkpoints.checkpoint import Checkpoint, headers\n"
     code += "for n in {names}:\n"
     code += " r = resolve(n); c = Checkpoint(r)\n assert headers(r) == c.tensors\n"
     code += " print(r.id, float(c['bert.encoder.layer.0.attention.self.query.weight'].double().sum()))"

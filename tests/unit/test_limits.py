@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from fusehub.utils import limits
+from fusehub.utils.untrusted import limits
 from tests.reliability.hostile import HOSTILE, Hostile
 from tests.reliability.limits import attempt, workshop
 
@@ -33,7 +33,7 @@ def test_what_is_beyond_a_limit_takes_no_memory(hostile: Hostile, folder: Path, 
 
 TOLD = """
 from fusehub.models.resolve import resolve
-from fusehub.models.checkpoint import headers
+from fusehub.models.checkpoints.checkpoint import headers
 from fusehub.errors import BadFile
 try:
     headers(resolve("ann/wide"))

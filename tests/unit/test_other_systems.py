@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fusehub.data.sources import open_table
+from fusehub.data.tables.sources import open_table
 from fusehub.errors import NotFound
 from fusehub.merging.merge import merge
 from fusehub.models.resolve import resolve

@@ -7,9 +7,9 @@ from fusehub.errors import BadFile, OutputExists
 from fusehub.merging.merge import merge
 from fusehub.statistics.adding import add_statistics
 from fusehub.statistics.resizing import resize_statistics
-from fusehub.utils.holding import held
-from fusehub.utils.places import made_folder, require_place
-from fusehub.utils.unfinished import write_text
+from fusehub.utils.folders.holding import held
+from fusehub.utils.folders.places import made_folder, require_place
+from fusehub.utils.folders.unfinished import write_text
 from tests.unit.experts import leftovers, run_python, text_file
 
 
@@ -71,7 +71,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, taken):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from fusehub.utils.unfinished import write_text
+from fusehub.utils.folders.unfinished import write_text
 os.replace = lambda source, to: os.kill(os.getpid(), signal.SIGKILL)
 write_text(Path(sys.argv[1]), "half")
 """

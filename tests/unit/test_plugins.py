@@ -17,7 +17,7 @@ from fusehub.merging.recipe import FILENAME
 from fusehub.methods import METHODS
 from fusehub.methods.plugins import load_plugins
 from fusehub.methods.registry import ALIASES
-from fusehub.models.checkpoint import Checkpoint
+from fusehub.models.checkpoints.checkpoint import Checkpoint
 from fusehub.models.resolve import resolve
 from fusehub.publishing.cards.merge_card import model_card
 from tests.unit.experts import WEIGHTS, recipe_of, relatives, with_statistics

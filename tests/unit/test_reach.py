@@ -3,7 +3,7 @@
 import pytest
 
 from fusehub.data.images import Picture, picture_of
-from fusehub.data.sources import open_table
+from fusehub.data.tables.sources import open_table
 from fusehub.errors import BadFile, FuseHubError, NotFound
 from fusehub.models.resolve import resolve
 from fusehub.statistics.sources import open_statistics

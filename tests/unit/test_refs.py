@@ -268,7 +268,7 @@ def test_a_hub_that_does_not_answer_is_told_by_its_address(hub, tmp_path):
 
 MERGE = """
 import json, os, sys
-from fusehub.models.checkpoint import headers
+from fusehub.models.checkpoints.checkpoint import headers
 from fusehub.merging.merge import merge
 from fusehub.merging.recipe import Recipe
 from fusehub.models.resolve import resolve

@@ -15,7 +15,7 @@ from huggingface_hub import constants
 import fusehub
 from fusehub.hub import remembered, verified
 from fusehub.hub.remembered import keep, recall
-from fusehub.models.checkpoint import hash_share, headers, weight_hashes
+from fusehub.models.checkpoints.checkpoint import hash_share, headers, weight_hashes
 from fusehub.models.known import layouts
 from fusehub.models.known.layouts import layout_for
 from fusehub.models.layout import layout_of

@@ -7,8 +7,8 @@ import pytest
 
 import fusehub
 from fusehub.errors import NoMemory, NoSpace
-from fusehub.models.checkpoint import Checkpoint
-from fusehub.utils.places import Room, require_room
+from fusehub.models.checkpoints.checkpoint import Checkpoint
+from fusehub.utils.folders.places import Room, require_room
 from tests.unit.at_hub import session
 from tests.unit.experts import WEIGHTS, leftovers, recipe_of, relatives, text_file, with_statistics
 from tests.unit.test_full_disks import MODELS, fill, large  # noqa: F401 - a fixture
@@ -87,7 +87,7 @@ import os, resource, sys
 import psutil, torch
 import fusehub
 from fusehub.errors import NoMemory
-from fusehub.models.checkpoint import Checkpoint
+from fusehub.models.checkpoints.checkpoint import Checkpoint
 room, out, method, base, *models = sys.argv[1:]
 # What is imported late takes memory too.
 fusehub.plan_merge(fusehub.Recipe.of(models, method, base_model=base or None))

@@ -20,7 +20,7 @@ def test_each_promise_names_tests_that_are_there() -> None:
 
 
 def test_the_figures_that_are_told_are_those_of_the_code() -> None:
-    from fusehub.data.hub_datasets import HELD
+    from fusehub.data.tables.hub_datasets import HELD
 
     assert {int(size) * 2**20 for size in re.findall(r"(\d+) MB a split", TEXT)} == {HELD}
 

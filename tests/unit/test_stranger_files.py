@@ -24,7 +24,7 @@ from fusehub.models.tasks import load_config
 from fusehub.publishing.cards.merge_card import model_card
 from fusehub.publishing.loadable import require_loadable
 from fusehub.publishing.merged_folder import read_merge
-from fusehub.utils.yaml_text import load_yaml
+from fusehub.utils.untrusted.yaml_text import load_yaml
 from tests.unit.experts import WEIGHTS, edit_json, recipe_of, relatives, run_python, save_weights, text_file
 from tests.unit.lora_cases import adapter
 from tests.unit.tiny import tiny_images, tiny_model

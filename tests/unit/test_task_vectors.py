@@ -5,7 +5,7 @@ import torch
 
 from fusehub.errors import BadRecipe
 from fusehub.methods import METHODS, Layer, find_method
-from fusehub.methods.largest import keep_largest, largest
+from fusehub.methods.task_vectors.largest import keep_largest, largest
 
 ON_VECTORS = [method.name for method in METHODS.values() if method.base == "needed"]
 

@@ -8,16 +8,16 @@ import tempfile
 import pytest
 
 from fusehub.errors import BadFile, NoSpace, OutputExists
-from fusehub.utils import holding
-from fusehub.utils.holding import SCRATCH, Held, held, hold, scratch
-from fusehub.utils.unfinished import output
+from fusehub.utils.folders import holding
+from fusehub.utils.folders.holding import SCRATCH, Held, held, hold, scratch
+from fusehub.utils.folders.unfinished import output
 from tests.unit.experts import leftovers, run_python
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from fusehub.utils.unfinished import output
-import fusehub.utils.unfinished
+from fusehub.utils.folders.unfinished import output
+import fusehub.utils.folders.unfinished
 target, at = Path(sys.argv[1]), int(sys.argv[2])
 replace, moved = os.replace, 0
 def counted(source, to):
@@ -108,14 +108,14 @@ def test_a_folder_is_had_by_one_and_let_go_with_its_process(tmp_path):
         with pytest.raises(Held):
             hold(tmp_path / "own")
         told = run_python(
-            "import sys; from pathlib import Path; from fusehub.utils.holding import *\n"
+            "import sys; from pathlib import Path; from fusehub.utils.folders.holding import *\n"
             "try: hold(Path(sys.argv[1]))\nexcept Held: print('held')",
             tmp_path / "own",
         )
         assert told.stdout == "held\n", told.stderr
     assert leftovers(tmp_path) == []
     run_python(
-        "import os, signal, sys; from pathlib import Path; from fusehub.utils.holding import *\n"
+        "import os, signal, sys; from pathlib import Path; from fusehub.utils.folders.holding import *\n"
         "hold(Path(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)",
         tmp_path / "own",
     )
@@ -146,7 +146,8 @@ def test_a_result_made_in_a_scratch_folder_is_not_taken_for_what_a_killed_proces
     with scratch() as folder:
         filled(folder)
         env = {"TMPDIR": str(tmp_path)}
-        assert run_python("from fusehub.utils.holding import scratch\nwith scratch(): pass", env=env).returncode == 0
+        code = "from fusehub.utils.folders.holding import scratch\nwith scratch(): pass"
+        assert run_python(code, env=env).returncode == 0
         assert leftovers(folder) == ["new-0", "new-1", "new-2"]
 
 

@@ -12,7 +12,7 @@ from fusehub.collecting.collect import collect
 from fusehub.comparing.predictor import predict
 from fusehub.errors import BadFile
 from fusehub.merging.merge import merge
-from fusehub.models.checkpoint import Checkpoint, headers
+from fusehub.models.checkpoints.checkpoint import Checkpoint, headers
 from fusehub.models.resolve import resolve
 from fusehub.publishing.loadable import require_loadable
 from tests.unit.experts import WEIGHTS, recipe_of, relatives, save_weights, text_file

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from fusehub.errors import BadRecipe
-from fusehub.utils.limits import NESTED
-from fusehub.utils.yaml_text import load_yaml
+from fusehub.utils.untrusted.limits import NESTED
+from fusehub.utils.untrusted.yaml_text import load_yaml
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdef", "bcdefg", strict=True)

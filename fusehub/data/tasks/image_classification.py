@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fusehub.data.columns import LABEL_COLUMNS, Columns, Guesses
 from fusehub.data.images import Picture, open_pictures, picture_of
-from fusehub.data.tables import Draw, Row, Table
+from fusehub.data.tables.table import Draw, Row, Table
 from fusehub.data.tasks.labelled import LabelledData
 from fusehub.data.tasks.task import PROBE_BATCH, Given, Prepared
 from fusehub.data.tokenizing import Text, groups

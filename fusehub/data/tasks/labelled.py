@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fusehub.data.columns import Columns
-from fusehub.data.tables import Row, Table
+from fusehub.data.tables.table import Row, Table
 from fusehub.data.tasks.task import TaskData
 from fusehub.data.tokenizing import Text
 from fusehub.data.values import Label, bit_of, label_of, require_characters, value_of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.data.columns import Columns, Guesses
 from fusehub.data.literals import read_literal
 from fusehub.data.questions import encode_questions
-from fusehub.data.tables import Row
+from fusehub.data.tables.table import Row
 from fusehub.data.tasks.task import SENTENCE, Given, TaskData
 from fusehub.data.tokenizing import Text, are_pairs
 from fusehub.data.values import Label

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from fusehub.data.chats import Chat
 from fusehub.data.columns import Columns, Guesses
 from fusehub.data.images import Picture
-from fusehub.data.sources import open_table
-from fusehub.data.tables import Draw, Row, Table
+from fusehub.data.tables.sources import open_table
+from fusehub.data.tables.table import Draw, Row, Table
 from fusehub.data.tokenizing import Text, batches, encode, max_length_of, require_rows
 from fusehub.data.values import Label, is_nan, label_of, require_characters, value_of
 from fusehub.errors import Action, BadData

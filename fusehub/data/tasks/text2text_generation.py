@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.data.columns import Columns, Guesses
 from fusehub.data.language_models import encode_targets
-from fusehub.data.tables import Row
+from fusehub.data.tables.table import Row
 from fusehub.data.tasks.task import SENTENCE, Given, TaskData, real_tokens
 from fusehub.data.tokenizing import Text, are_texts
 from fusehub.data.values import Label

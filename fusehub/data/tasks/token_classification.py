@@ -8,7 +8,7 @@ from typing import Any
 
 from fusehub.data.columns import TAG_COLUMNS, TEXT_COLUMNS, Columns, Guesses
 from fusehub.data.literals import read_list
-from fusehub.data.tables import Row, Table
+from fusehub.data.tables.table import Row, Table
 from fusehub.data.tasks.task import SENTENCE, RowWatch, TaskData
 from fusehub.data.tokenizing import Text, split_words
 from fusehub.data.values import Label, is_nan, label_of, value_of

@@ -30,9 +30,9 @@ from fusehub.hub.verified import file_hash
 from fusehub.merging.plan import Plan
 from fusehub.merging.plan_file import DECISIVE
 from fusehub.methods import Note
-from fusehub.utils.documents import read_object
+from fusehub.utils.folders.unfinished import write_text
 from fusehub.utils.logging import get_logger
-from fusehub.utils.unfinished import write_text
+from fusehub.utils.untrusted.documents import read_object
 
 RECORD: Final = "begun.json"
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fusehub.collecting.kept_outputs import is_plain, tensors_in
+from fusehub.collecting.by_blocks.kept_outputs import is_plain, tensors_in
 from fusehub.models.piecewise.blocks import list_of
 from fusehub.utils.memory import available_memory
 

@@ -26,7 +26,7 @@ from fusehub.merging.engine.block_runner import Runner
 from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan
 from fusehub.merging.sources.data_at_hand import CountedLayer
-from fusehub.models.checkpoint import Checkpoint
+from fusehub.models.checkpoints.checkpoint import Checkpoint
 from fusehub.models.layout import linears_of
 from fusehub.models.piecewise.blocks import blocks_of
 from fusehub.models.placement import load_to_run

@@ -28,7 +28,7 @@ from fusehub.merging.engine.writing import Writing
 from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan, weights_of_biases
 from fusehub.merging.result import MergeResult
-from fusehub.models.checkpoint import Checkpoint, fetch_weights
+from fusehub.models.checkpoints.checkpoint import Checkpoint, fetch_weights
 from fusehub.models.quantised.float8 import FLOAT8, as_float8, as_stored, scales_of
 from fusehub.models.tensor_files import dtype_name, torch_dtype
 from fusehub.utils.processes import Processes

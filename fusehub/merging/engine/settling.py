@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan
-from fusehub.models.checkpoint import Checkpoint, Shard, plan_shards
+from fusehub.models.checkpoints.checkpoint import Checkpoint, Shard, plan_shards
 from fusehub.models.known.layouts import layout_like
 from fusehub.models.ties import StoredNames, is_copy_in, require_one, stored_names
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fusehub.merging.engine.settling import Settled
 from fusehub.merging.plan import Plan
-from fusehub.models.checkpoint import Checkpoint, Shard, index_of, plan_shards
+from fusehub.models.checkpoints.checkpoint import Checkpoint, Shard, index_of, plan_shards
 from fusehub.models.quantised.float8 import FLOAT8, REST
 
 _INDEX = "model.safetensors.index.json"

@@ -19,7 +19,7 @@ from fusehub.hub.verified import file_hash
 from fusehub.merging.engine.begun import Begun, File
 from fusehub.merging.engine.layer_solver import LayerSolver
 from fusehub.merging.engine.weight_files import WeightFile, make_folders
-from fusehub.models.checkpoint import ShardWriter, SharedShard
+from fusehub.models.checkpoints.checkpoint import ShardWriter, SharedShard
 from fusehub.models.quantised.float8 import FLOAT8
 from fusehub.utils.processes import Processes
 from fusehub.utils.progress import Progress

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fusehub.data.examples import load_examples
-from fusehub.data.hub_datasets import pinned_data
 from fusehub.data.inputs import Inputs
+from fusehub.data.tables.hub_datasets import pinned_data
 from fusehub.errors import Action, BadRecipe, Incompatible
 from fusehub.merging.recipe import ModelEntry, Recipe
 from fusehub.merging.sources.source import SourceLayer, StatisticsSource, Wanted

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fusehub.errors import FuseHubError
-from fusehub.models.adapters import adapter_header, open_adapter
+from fusehub.models.adapters.lora import Updates
+from fusehub.models.adapters.ref import adapter_header, open_adapter
 from fusehub.models.checkpoints.kind import StoredWeights, Tensors
 from fusehub.models.checkpoints.whole import whole_of
-from fusehub.models.lora import Updates
 from fusehub.models.ref import ModelRef
 
 if TYPE_CHECKING:

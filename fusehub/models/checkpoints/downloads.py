@@ -8,7 +8,7 @@ from pathlib import Path
 from fusehub.errors import FuseHubError
 from fusehub.hub.cache import FIX
 from fusehub.models.ref import ModelRef
-from fusehub.utils.places import Room
+from fusehub.utils.folders.places import Room
 
 
 def missing_bytes(ref: ModelRef) -> int:

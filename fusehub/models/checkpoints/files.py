@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from fusehub.errors import FuseHubError, NotFound
 from fusehub.models.checkpoints.kind import StoredWeights, Tensors
+from fusehub.models.checkpoints.wrappers import wrapping_of
 from fusehub.models.quantised.float8 import plain, scaled_in
 from fusehub.models.ref import ModelRef
 from fusehub.models.tensor_files import TensorFile, TensorInfo, open_tensors, require_few
-from fusehub.models.wrappers import wrapping_of
 
 if TYPE_CHECKING:
     import torch

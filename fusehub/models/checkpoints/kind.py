@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
+from fusehub.models.checkpoints.wrappers import Wrapping
 from fusehub.models.quantised.float8 import Scaled
 from fusehub.models.ref import ModelRef
 from fusehub.models.tensor_files import TensorInfo
-from fusehub.models.wrappers import Wrapping
 
 if TYPE_CHECKING:
     import torch

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 # All that decides what a layout is.
 _CODE = (
-    *("fusehub.models.known.layouts", "fusehub.models.layout", "fusehub.models.tasks", "fusehub.utils.limits"),
-    *("fusehub.models.transformers_internals", "fusehub.models.piecewise.blocks"),
+    *("fusehub.models.known.layouts", "fusehub.models.layout", "fusehub.models.tasks"),
+    *("fusehub.models.transformers_internals", "fusehub.models.piecewise.blocks", "fusehub.utils.untrusted.limits"),
 )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import Incompatible, Indivisible
-from fusehub.models.checkpoint import Checkpoint
+from fusehub.models.checkpoints.checkpoint import Checkpoint
 from fusehub.models.completeness import require_complete
 from fusehub.models.layout import Part, layout_of
 from fusehub.models.loading import quiet_transformers, strange_files, tell_padding

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fusehub.data.hub_datasets import trained_on
+from fusehub.data.tables.hub_datasets import trained_on
 from fusehub.hub.client import endpoint
 from fusehub.hub.licenses import is_ordered
 from fusehub.publishing.cards.results import Results

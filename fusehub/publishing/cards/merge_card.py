@@ -20,8 +20,8 @@ from fusehub.errors import BadData, Incompatible, NotFound
 from fusehub.hub.client import endpoint
 from fusehub.hub.repos import RECIPE_TAG
 from fusehub.merging.recipe import FILENAME as RECIPE_FILENAME
-from fusehub.models.adapters import CONFIG as ADAPTER_CONFIG
-from fusehub.models.adapters import WEIGHTS as ADAPTER_WEIGHTS
+from fusehub.models.adapters.ref import CONFIG as ADAPTER_CONFIG
+from fusehub.models.adapters.ref import WEIGHTS as ADAPTER_WEIGHTS
 from fusehub.models.label_names import are_generic
 from fusehub.models.tasks import labels_of, task_of
 from fusehub.models.tensor_files import open_tensors
@@ -31,8 +31,8 @@ from fusehub.publishing.cards.sources import source_line, texts_used
 from fusehub.publishing.cards.tuning import shown, tuning_facts
 from fusehub.publishing.cards.usage import example_code, heads_code
 from fusehub.publishing.merged_folder import PINNED, MergedFolder, read_merge
-from fusehub.utils.documents import check_config, read_object
 from fusehub.utils.markdown import fence_for, link, listed, md, render
+from fusehub.utils.untrusted.documents import check_config, read_object
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard

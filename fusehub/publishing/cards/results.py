@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.comparing.evaluation import LESS_IS_BETTER, Difference
 from fusehub.comparing.intervals import FEW_EXAMPLES, Interval
 from fusehub.comparing.summary import difference_words
-from fusehub.data.hub_datasets import pinned_dataset
+from fusehub.data.tables.hub_datasets import pinned_dataset
 from fusehub.errors import Action, BadData
 from fusehub.hub.client import endpoint
 from fusehub.utils.markdown import link, listed, md

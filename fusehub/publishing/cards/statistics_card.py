@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fusehub.data.hub_datasets import pinned_dataset
+from fusehub.data.tables.hub_datasets import pinned_dataset
 from fusehub.hub.client import endpoint
 from fusehub.publishing.cards.front_matter import card_of
 from fusehub.statistics.settled import error_in, error_words

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from fusehub.errors import BadStatistics, NotFound
 from fusehub.hub.access import Access
 from fusehub.hub.client import software
-from fusehub.models.checkpoint import Checkpoint, headers
+from fusehub.models.checkpoints.checkpoint import Checkpoint, headers
 from fusehub.models.layout import Linear, layout_of
 from fusehub.models.resolve import ModelRef, ref_of
 from fusehub.models.tasks import load_config
@@ -25,7 +25,7 @@ from fusehub.statistics.file import Statistics, write_statistics
 from fusehub.statistics.importers.found import Imported
 from fusehub.statistics.importers.hessians import read_hessians
 from fusehub.statistics.importers.imatrix import read_imatrix
-from fusehub.utils.places import require_ordinary, require_place
+from fusehub.utils.folders.places import require_ordinary, require_place
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

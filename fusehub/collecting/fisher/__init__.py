@@ -1,0 +1,1 @@
+"""Fisher diagonals: gradients of single examples, squared and summed."""

@@ -1,0 +1,1 @@
+"""Rows, wherever they come from: files, folders and datasets on the Hub."""

@@ -1,0 +1,1 @@
+"""What answers requests: accounts, repositories, files, lists, and pages for people."""

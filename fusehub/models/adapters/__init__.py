@@ -1,0 +1,1 @@
+"""LoRA adapters as experts: read over their base like any other model."""

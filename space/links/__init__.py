@@ -1,0 +1,1 @@
+"""What a link or a recipe says, and a visit filled in by it."""
