@@ -14,7 +14,7 @@ from fusehub.merging.recipe import Recipe
 from fusehub.merging.sources.source import StatisticsSource
 from fusehub.methods import Method
 from fusehub.models.adapters.ref import weights_file
-from fusehub.models.quantised.float8 import with_scales
+from fusehub.models.checkpoints.checkpoint import Shard
 from fusehub.models.resolve import ModelRef
 
 # What a process takes that has imported torch, with the pieces in which tensors are read; and what transformers adds
@@ -27,6 +27,7 @@ _FORWARD = 16
 def cost_of(
     recipe: Recipe,
     tensors: Iterable[TensorPlan],
+    shards: Iterable[Shard],
     method: Method,
     experts: Sequence[ModelRef],
     statistics: Sequence[StatisticsSource],
@@ -34,7 +35,7 @@ def cost_of(
 ) -> dict[str, int]:
     """Bytes to download, to write, and at the peak in memory; multiplications in units of 10^9."""
     tensors = list(tensors)
-    output = sum(info.nbytes for info in with_scales({tensor.name: tensor.info for tensor in tensors}).values())
+    output = sum(shard.nbytes for shard in shards)
     if recipe.as_adapter:
         # The ranks of all together.
         adapters = [ref.parts.adapter for ref in experts if ref.parts]

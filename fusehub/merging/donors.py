@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fusehub.checking.heads import LabelPlan
 from fusehub.checking.preprocessing import tokenizer_for
 from fusehub.checking.report import Report
 from fusehub.merging.recipe import Recipe
@@ -55,8 +56,20 @@ class Donors:
         }
 
 
-def donors_of(recipe: Recipe, experts: Sequence[ModelRef], base: ModelRef | None, report: Report) -> Donors:
-    """The donors of a merge into one model. Raises `BadRecipe` for a chat template that there is not."""
+def donors_of(
+    recipe: Recipe, experts: Sequence[ModelRef], base: ModelRef | None, report: Report, labels: LabelPlan
+) -> tuple[Donors, ...]:
+    """The donors of each model that a merge writes: of one, or of every expert that keeps its head.
+
+    Raises `BadRecipe` for a chat template that there is not.
+    """
+    if labels.policy == "merge":
+        return (_of_all(recipe, experts, base, report),)
+    everyone = [*experts, *([base] if base else [])]
+    return tuple(_of_one(ref, everyone) for ref in experts)
+
+
+def _of_all(recipe: Recipe, experts: Sequence[ModelRef], base: ModelRef | None, report: Report) -> Donors:
     knowing = experts[report.largest]
     tokenizer = tokenizer_for(knowing, [*experts, *([base] if base else [])])
     is_alike = base is not None and base.config.get("architectures") == knowing.config.get("architectures")
@@ -71,7 +84,7 @@ def donors_of(recipe: Recipe, experts: Sequence[ModelRef], base: ModelRef | None
     return Donors(config, knowing, tokenizer, generation, template, whose, added, notes)
 
 
-def donors_alone(ref: ModelRef, everyone: Sequence[ModelRef]) -> Donors:
+def _of_one(ref: ModelRef, everyone: Sequence[ModelRef]) -> Donors:
     """An expert that keeps its own head keeps its own files; of `everyone` one gives it a tokenizer if it has none."""
     generation = ref if GENERATION_CONFIG in ref.files else None
     tokenizer = tokenizer_for(ref, everyone)

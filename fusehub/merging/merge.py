@@ -246,11 +246,12 @@ def plan_of(
     **changes: Unpack[Changes],
 ) -> Plan:
     """The plan of what `models`, a recipe or a recipe's file mean: see `recipe_of`."""
+    recipe = recipe_of(models, method, plugins=plugins, access=access, **changes)
     named = [] if isinstance(models, str | Recipe | Path) else [*models]
     refs = [ref for ref in (*named, changes.get("base_model")) if isinstance(ref, ModelRef)]
     return plan_by(
-        recipe_of(models, method, plugins=plugins, access=access, **changes), access, allowed=allowed,
-        max_shard_size=max_shard_size, resolved={ref.id: ref for ref in refs}, processes=processes,
+        recipe, access, allowed=allowed, max_shard_size=max_shard_size, resolved={ref.id: ref for ref in refs},
+        processes=processes,
     )  # fmt: skip
 
 

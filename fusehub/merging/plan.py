@@ -65,8 +65,8 @@ class Plan:
         report: What was found about the models.
         allowed: What it goes on with although it is dangerous.
         notes: What is worth knowing.
-        donors: Whose config, tokenizer and chat template the result has; None where each expert keeps its head and its
-            own.
+        all_donors: Whose config, tokenizer and chat template each model has that is written: one, or, where heads are
+            not merged, one for each expert.
         cost: Bytes that are downloaded, written and held in memory, and the work.
         max_shard_size: The most bytes of one file of weights.
         tuning: How parameters and weights were chosen, where validation data did that: see `fusehub.comparing.tuning`.
@@ -103,7 +103,7 @@ class Plan:
     report: Report
     allowed: Allowed = NOTHING_ALLOWED
     notes: tuple[str, ...] = ()
-    donors: Donors | None = None
+    all_donors: tuple[Donors, ...] = ()
     cost: Mapping[str, int] = field(default_factory=dict)
     max_shard_size: int = MAX_SHARD_SIZE
     tuning: Mapping[str, Any] | None = None
@@ -194,6 +194,12 @@ class Plan:
         )
         record.require_same(plan.to_dict(), plan.hashes)
         return replace(plan, notes=tuple(record.planned.notes), tuning=record.planned.tuning)
+
+    @property
+    def donors(self) -> Donors | None:
+        """Whose config, tokenizer and chat template the result has; None where each expert keeps its head and its
+        own."""
+        return self.all_donors[0] if self.labels.policy == "merge" else None
 
     @property
     def refs(self) -> dict[str, ModelRef]:
@@ -305,10 +311,11 @@ def plan_by(
     statistics, notes = sources_of(recipe, method, experts, found.hashes, allowed, access)
     layout = layout_for(experts[0])
     decided = planned(cast, layout, found.labels, statistics)
-    donors = donors_of(recipe, experts, base, found.report) if found.labels.policy == "merge" else None
+    donors = donors_of(recipe, experts, base, found.report, found.labels)
     require_usable(recipe, method, decided.tensors.values(), statistics, experts, base)
-    require_whole(experts, base, donors, found.report, decided.tensors, decided.kept, allowed)
+    require_whole(donors, decided, found.report, allowed)
     infos = {name: tensor.info for name, tensor in decided.tensors.items()}
+    shards = tuple(plan_shards(infos, max_shard_size, scaled=True))
     return Plan(
         recipe=recipe,
         method=method,
@@ -320,7 +327,7 @@ def plan_by(
         labels=found.labels,
         tensors=decided.tensors,
         kept=decided.kept,
-        shards=tuple(plan_shards(infos, max_shard_size, scaled=True)),
+        shards=shards,
         headers=decided.headers,
         statistics=statistics,
         hashes=found.hashes,
@@ -328,9 +335,9 @@ def plan_by(
         allowed=allowed,
         max_shard_size=max_shard_size,
         files=local_files(cast.everyone, statistics),
-        notes=(*cast.notes, *(donors.notes if donors else ()), *notes, *decided.notes),
-        donors=donors,
-        cost=cost_of(recipe, decided.tensors.values(), method, experts, statistics, found.report),
+        notes=(*cast.notes, *(note for own in donors for note in own.notes), *notes, *decided.notes),
+        all_donors=donors,
+        cost=cost_of(recipe, decided.tensors.values(), shards, method, experts, statistics, found.report),
     )
 
 

@@ -10,14 +10,13 @@ from typing import Any
 
 from fusehub.checking.heads import LabelPlan
 from fusehub.checking.report import Report
-from fusehub.merging.donors import Donors, donors_alone
-from fusehub.merging.planner import TensorPlan, infos_of
+from fusehub.merging.donors import Donors
+from fusehub.merging.planner import Planned, TensorPlan
 from fusehub.models.completeness import beyond_rows, shortcomings, without_rows
 from fusehub.models.known.layouts import layout_for
 from fusehub.models.loading import load_tokenizer
 from fusehub.models.quantised.configs import KEY as QUANTISATION
 from fusehub.models.quantised.float8 import FLOAT8, said_in_config
-from fusehub.models.resolve import ModelRef
 from fusehub.models.tensor_files import DTYPES, TensorInfo
 from fusehub.models.ties import config_with_ties
 from fusehub.utils.findings import Allowed, Finding, incompatible
@@ -52,9 +51,8 @@ def config_of_result(
         config["dtype"] = DTYPES[stored.pop()][0]
     # What tells tokens from what was computed is in no file where it is the embeddings.
     if narrow := {name for name, tensor in tensors.items() if tensor.info.dtype == FLOAT8}:
-        config[QUANTISATION] = said_in_config(
-            _modules([*written, *layout_for(donors.config).output]) - _modules(narrow)
-        )
+        apart = _modules([*written, *layout_for(donors.config).output]) - _modules(narrow)
+        config[QUANTISATION] = said_in_config(apart)
     return config_with_ties(donors.config, config, written)
 
 
@@ -67,31 +65,17 @@ def vocabulary_size(tensors: Mapping[str, TensorPlan]) -> int | None:
     return max((max(tensor.token_rows) for tensor in tensors.values() if tensor.token_rows), default=None)
 
 
-def require_whole(
-    experts: Sequence[ModelRef],
-    base: ModelRef | None,
-    donors: Donors | None,
-    report: Report,
-    tensors: Mapping[str, TensorPlan],
-    kept: Sequence[Sequence[str]],
-    allowed: Allowed,
-) -> None:
+def require_whole(donors: Sequence[Donors], decided: Planned, report: Report, allowed: Allowed) -> None:
     """Raises `Incompatible` where a model that the merge would write could not be loaded whole, with the cause.
 
-    `tensors` are those of the merge, `kept` the names in each expert's file of what it keeps, where heads are kept;
-    then there are no `donors` for all.
+    `donors` are those of each model that it writes: of one, or of every expert that keeps its head.
     """
-    merged = {name: tensor.info for name, tensor in tensors.items() if donors or not tensor.is_head}
-    made = [(donors, merged)] if donors else []
-    for ref, names in zip(experts, kept, strict=True) if donors is None else ():
-        infos = infos_of(ref)
-        made.append(
-            (donors_alone(ref, [*experts, *([base] if base else [])]), merged | {name: infos[name] for name in names})
-        )
+    tensors = decided.tensors
+    merged = {name: tensor.info for name, tensor in tensors.items() if not tensor.is_head}
     found = [
         finding
-        for own, infos in made
-        for finding in _shortcomings(own, report, tensors, infos)
+        for own, kept, infos in zip(donors, decided.kept, decided.headers, strict=False)
+        for finding in _shortcomings(own, report, tensors, merged | {name: infos[name] for name in kept})
         if finding.level == "error" and finding.code not in allowed.ignored
     ]
     if found:
@@ -103,7 +87,8 @@ def _shortcomings(
 ) -> list[Finding]:
     """What is wrong with the model that has the tensors `infos`, and config and tokenizer of the `donors`."""
     assert report.labels is not None  # Without, nothing is planned.
-    layout = layout_for(donors.config, config_of_result(donors, report.labels, tensors, infos))
+    config = config_of_result(donors, report.labels, tensors, infos)
+    layout = layout_for(donors.config, config)
     found = shortcomings(f"What would be made with the config of {donors.config.name}", layout, infos)
     if any(finding.code == "no-header" for finding in report.findings):
         # Weights that had no header are seen for the first time.

@@ -127,7 +127,7 @@ class _Planner:
         # The tensors whose Fisher values each expert's statistics have.
         self.fishers = [(found.metadata.get("fisher") or {}).get("exponents", {}) for found in statistics]
         self.data_free = [found.stands_by_update for found in statistics]
-        self.infos = [infos_of(ref) for ref in experts]
+        self.infos = [_infos_of(ref) for ref in experts]
         # Experts of different tasks have the body in common, and each its own head.
         self.layouts = [layout_like(ref, layout) for ref in experts]
         self.tasks_differ = any(own is not layout for own in self.layouts)
@@ -136,7 +136,7 @@ class _Planner:
         self.stored = [stored_names(ref, own, infos) for ref, own, infos in known]
         self.files = [own.at for own in self.stored]
         self.names = merged_parameters(self.stored)
-        self.base_infos = infos_of(base) if base else {}
+        self.base_infos = _infos_of(base) if base else {}
         self.base_files = stored_names(base, layout, self.base_infos).at if base else {}
         self.headers = (*self.infos, *([self.base_infos] if base else []))
         self.notes: list[str] = []
@@ -379,7 +379,7 @@ def _is_computed(parameter: str) -> bool:
     return parameter.endswith(("position_ids", "token_type_ids", "num_batches_tracked"))
 
 
-def infos_of(ref: ModelRef) -> dict[str, TensorInfo]:
+def _infos_of(ref: ModelRef) -> dict[str, TensorInfo]:
     """Names, shapes and dtypes of the model's tensors; of a .bin, by downloading it."""
     known = headers(ref)
     if known is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from fusehub.hub.client import software
 from fusehub.hub.licenses import license_of
-from fusehub.merging.donors import Donors, donors_alone
+from fusehub.merging.donors import Donors
 from fusehub.merging.plan import Plan
 from fusehub.merging.planned_model import config_of_result
 from fusehub.merging.planner import described
@@ -34,11 +34,9 @@ REPORT_FILENAME = "fusehub_report.json"
 def write_side_files(result: MergeResult) -> None:
     """Writes all files of a merge but the weights into its folder."""
     plan, folder = result.plan, result.folder
-    if plan.labels.policy == "keep":
-        for index, name in enumerate(plan.names):
-            _write_model_files(result, folder / name, index)
-    else:
-        _write_model_files(result, folder, plan.report.largest)
+    keeps = plan.labels.policy == "keep"
+    for donors, name, kept in zip(plan.all_donors, plan.names, result.kept, strict=False):
+        _write_model_files(result, folder / name if keeps else folder, donors, kept)
     (folder / FILENAME).write_text(resolved_recipe(plan).to_yaml(), encoding="utf-8")
     planned = plan.to_dict()
     # What was still to be downloaded is told by the cache, not by the recipe.
@@ -87,18 +85,15 @@ def resolved_recipe(plan: Plan) -> Recipe:
     )
 
 
-def _write_model_files(result: MergeResult, folder: Path, index: int) -> None:
+def _write_model_files(result: MergeResult, folder: Path, donors: Donors, kept: Sequence[str]) -> None:
     """Config, tokenizer and what else a model has beside its weights, with the merged labels and dtype.
 
-    Of an expert that keeps its head they are its own, else those of the plan's donors.
+    `kept` are the names of what it has from one expert alone.
     """
     plan = result.plan
     everyone = [*plan.experts, *([plan.base] if plan.base else [])]
-    keeps = plan.labels.policy == "keep"
-    donors = donors_alone(plan.experts[index], everyone) if keeps else plan.donors
-    assert donors is not None  # Where heads are merged, there are some for all.
-    written = [name for name, tensor in result.tensors.items() if not (keeps and tensor.is_head)]
-    config = config_of_result(donors, plan.labels, result.tensors, [*written, *result.kept[index]])
+    written = [name for name, tensor in result.tensors.items() if not tensor.is_head]
+    config = config_of_result(donors, plan.labels, result.tensors, [*written, *kept])
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
     _write_side_files(donors, folder)

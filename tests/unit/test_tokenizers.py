@@ -206,8 +206,10 @@ def test_a_result_gets_a_tokenizer_from_a_model_that_has_one(tmp_path, heads):
     merged = merge(recipe_of(experts, "mean", heads=heads), tmp_path / "out")
     [found] = [f for f in merged.plan.report.findings if f.code == "no-tokenizer"]
     assert found.level == "warning" and "The result has that of" in found.fix and "expert-1" in found.fix
-    for folder in [tmp_path / "out"] if heads == "auto" else [tmp_path / "out" / path.name for path in experts]:
+    folders = [tmp_path / "out"] if heads == "auto" else [tmp_path / "out" / path.name for path in experts]
+    for folder in folders:
         assert {name: (folder / name).read_bytes() for name in kept} == kept
+    assert [own.tokenizer.folder for own in merged.plan.all_donors] == [experts[1]] * len(folders), "it was planned"
 
 
 def test_a_result_gets_the_bases_tokenizer_where_no_expert_has_one(tmp_path):

@@ -73,15 +73,14 @@ class _Engine:
     ) -> None:
         self.plan, self.folder, self.begun, self.processes, self.device = plan, folder, begun, processes, device
         self.progress = progress
-        self.tensors = dict(plan.tensors)
         self._files = contextlib.ExitStack()
-        self._weights = weights_of_biases(self.tensors, plan.method)
         self._ahead = max((tensor.info.numel for tensor in plan.tensors.values()), default=0)
         self._ready: dict[tuple[str, int], Tensor] = {}
         """What was solved before its turn, with another or while the model was run: by name and first row."""
 
     def run(self, remarks: tuple[str, ...]) -> MergeResult:
-        with self._files, _threads(None if any(map(self._is_solved, map(Work, self.tensors.values()))) else 1):
+        solves = any(tensor.action == "solve" for tensor in self.plan.tensors.values())
+        with self._files, _threads(None if solves else 1):
             fetch_weights([*self.plan.experts, *filter(None, [self.plan.base])], self.processes)
             self.experts = [self._files.enter_context(Checkpoint(ref)) for ref in self.plan.experts]
             self.base = self._files.enter_context(Checkpoint(self.plan.base)) if self.plan.base else None
