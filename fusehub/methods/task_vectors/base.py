@@ -57,7 +57,7 @@ class SparseShare(TaskShare):
         ge=0,
         le=1,
         title="Part of each update that is kept",
-        description="the part of the task vector's elements that is kept, 0 to 1.",
+        description="the part of the task vector's elements that is kept, 0 to 1. With 1, as in mergekit, all are.",
     )
 
 

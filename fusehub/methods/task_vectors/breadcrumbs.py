@@ -50,7 +50,7 @@ class BreadcrumbsShare(SparseShare):
     title="Model Breadcrumbs",
     summary="Leaves out the largest and the smallest elements of each task vector, and adds the rest to the base.",
     when="Many experts of different tasks, where a few outliers of one would drown the others; density around 0.9 "
-    "and gamma around 0.01.",
+    "and gamma around 0.01. With density 1, the default as in mergekit, nothing is left out.",
     paper="https://arxiv.org/abs/2312.06795",
     options=BreadcrumbsOptions,
     own_options=BreadcrumbsShare,

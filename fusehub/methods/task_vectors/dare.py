@@ -30,7 +30,8 @@ class DareOptions(TaskOptions):
     title="DARE",
     summary="Drops elements of each task vector at random, scales up the rest, and adds them to the base.",
     when="Many experts over one large base, whose task vectors are small and redundant: a density of 0.1 to 0.5 "
-    "makes them collide less. The draw depends on the seed; on small models it costs accuracy.",
+    "makes them collide less; with 1, the default as in mergekit, nothing is dropped. The draw depends on the seed; "
+    "on small models it costs accuracy.",
     paper="https://arxiv.org/abs/2311.03099",
     options=DareOptions,
     own_options=SparseShare,
