@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from fusehub.merging.planner import TensorPlan
     from fusehub.utils.findings import Finding
 
+# A column of scores over several sets of data; a row of a merge by the mean is called "mean".
+ON_AVERAGE = "on average"
+
 
 def print_report(report: Report) -> None:
     """The models of a compatibility report as a table, and its findings."""
@@ -109,7 +112,7 @@ def print_evaluation(evaluation: Evaluation, *, per_label: bool = False) -> None
     """Scores with their intervals, what each model is better by than the experts, and in words what that means."""
     data = evaluation.data
     means = evaluation.mean() if len(data) > 1 else {}
-    heads = ["model", *data, *(["mean"] if means else [])]
+    heads = ["model", *data, *([ON_AVERAGE] if means else [])]
     rows = []
     for model in evaluation.models:
         scores = [evaluation.score_of(model, name) for name in data]
@@ -129,7 +132,7 @@ def _print_differences(evaluation: Evaluation) -> None:
     """Under the name of each column, whom the others are held against there."""
     places: list[str | None] = [*evaluation.data, *([None] if len(evaluation.data) > 1 else [])]
     against = {own.data: own.against for own in evaluation.differences}
-    heads = ["model", *(f"{place or 'mean'} against {against[place]}" for place in places if place in against)]
+    heads = ["model", *(f"{place or ON_AVERAGE} against {against[place]}" for place in places if place in against)]
     rows = []
     for model in evaluation.models:
         found = [evaluation.difference_of(model, place) for place in places if place in against]
@@ -159,7 +162,7 @@ def print_tuning(tuned: Tuned) -> None:
     searched = list(tuned.best.values)
     names = list(tuned.best.scores)
     heads = ["trial", *searched, *(["weights"] if tuned.best.weights else []), *names]
-    heads += ["mean", ""] if len(names) > 1 else [""]
+    heads += [ON_AVERAGE, ""] if len(names) > 1 else [""]
     rows = []
     for place, trial in enumerate(tuned.trials):
         row: list[Any] = [str(place + 1), *(str(trial.values[name]) for name in searched)]

@@ -63,7 +63,7 @@ def scores_html(scored: dict[str, Any]) -> str:
 def _scores_table(found: Evaluation, rows: list[dict[str, Any]]) -> str:
     is_fraction = _is_fraction(found)
     several = len(found.data) > 1
-    columns = ["Model", *found.data, *(["Mean"] if several else []), _gain_head(found)]
+    columns = ["Model", *found.data, *(["On average"] if several else []), _gain_head(found)]
     shown = [*found.data, *(["mean"] if several else [])]
     best_of = max if is_fraction else min
     best = {name: best_of((row[name] for row in rows if row[name] is not None), default=None) for name in shown}

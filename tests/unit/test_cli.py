@@ -230,6 +230,16 @@ def test_evaluate_prints_a_table_and_writes_scores(experts: list[Path], texts: P
     assert [score["examples"] for score in scores] == [24, 24]
 
 
+def test_a_merge_called_mean_and_the_average_over_the_data_are_told_apart(
+    experts: list[Path], texts: Path, tmp_path: Path
+) -> None:
+    merged = shutil.copytree(experts[0], tmp_path / "mean")
+    code, out, _ = run("evaluate", merged, experts[1], "--data", f"films={texts}", "--data", f"again={texts}")
+    assert code == 0
+    _, heads, row, *_ = out.splitlines()
+    assert heads.rstrip().endswith("  on average") and "mean" not in heads and row.startswith("mean "), out
+
+
 def test_columns_are_named_for_each_data_set_and_seen_before(experts: list[Path], tmp_path: Path) -> None:
     rows = [{"text": "a good film", "note": "x", "verdict": "positive"}, {"text": "", "note": "y", "verdict": "z"}]
     films, shops = tmp_path / "films.jsonl", tmp_path / "shops.jsonl"

@@ -48,7 +48,7 @@ def test_results_of_a_merge_that_wins_on_average(fused):
     found = results(fused, **{"expert-0": [0.9, 0.5], "expert-1": [0.4, 0.8], "fused": [0.85, 0.8]})
     card = model_card(fused, evaluation=found)
     assert rows_of(card) == [
-        ["Model", "films", "news", "their mean"],
+        ["Model", "films", "news", "on average"],
         ["---", "---:", "---:", "---:"],
         ["expert-0", "**0.900**", "0.500", "0.700"],
         ["expert-1", "0.400", "**0.800**", "0.600"],

@@ -97,7 +97,7 @@ def test_report_and_card_tell_every_trial(pair, right, tmp_path):
     assert report["metric"] == "accuracy" and report["complete"] and report["over"] == {"alpha": [0.3, 0.5]}
     assert [own["examples"] for own in report["data"]] == [60, 60] and len(report["data"][0]["revision"]) == 64
     card = model_card(folder).text
-    assert "| alpha | films | same | mean |" in card
+    assert "| alpha | films | same | on average |" in card
     for trial in report["trials"]:
         bold = "**" if trial is report["trials"][report["chosen"]] else ""
         cells = [str(trial["values"]["alpha"]), *[f"{trial['mean']:.4f}"] * 3]

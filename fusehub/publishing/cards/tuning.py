@@ -24,7 +24,12 @@ def tuning_facts(tuning: Mapping[str, Any]) -> dict[str, Any]:
         cells += [_score(trial["scores"][name]) for name in names]
         cells += [_score(trial["mean"])] if len(names) > 1 else []
         rows.append([f"**{md(cell)}**" if place == tuning["chosen"] else md(cell) for cell in cells])
-    heads = [*tuning["over"], *(["weights"] if tuning["weights"] else []), *names, *(["mean"] if names[1:] else [])]
+    heads = [
+        *tuning["over"],
+        *(["weights"] if tuning["weights"] else []),
+        *names,
+        *(["on average"] if names[1:] else []),
+    ]
     return {
         "searched": listed(searched),
         "data": listed(data),
