@@ -4,7 +4,8 @@ It is where the eye is however long the page, and what it says belongs to the st
 with the next press, at another step, or by its button, it goes.
 
 `SCRIPT` is what the page itself does for it: it says what was asked for and not answered yet (`begin`, `end`), and
-brings a result into view.
+brings a result into view, with the focus where that would be left out of the window. Whoever has gone on by Tab
+meanwhile is not taken elsewhere.
 """
 
 from __future__ import annotations
@@ -47,11 +48,19 @@ window.fusehub = {
     if (!this.pending.size) { clearInterval(this.ticking); this.ticking = null; }
   },
   show(selector) {
-    const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
+    const still = matchMedia('(prefers-reduced-motion: reduce)').matches, before = document.activeElement;
     requestAnimationFrame(() => setTimeout(() => {
       const found = document.querySelector(selector), box = found && found.getBoundingClientRect();
       if (!box || !box.height || (box.top >= 0 && box.top < innerHeight / 2)) return;
+      const at = document.activeElement;
+      if (at !== before && at !== document.body && before !== document.body && before.checkVisibility()) return;
       found.scrollIntoView({behavior: still ? 'auto' : 'smooth', block: 'start'});
+      if (at === document.body || at.matches('input, textarea')) return;
+      const own = at.getBoundingClientRect();
+      if (own.bottom > box.top && own.top < box.top + innerHeight) return;
+      const head = found.querySelector('h3') || found;
+      head.tabIndex = -1;
+      head.focus({preventScroll: true});
     }, 60));
   },
 };

@@ -29,6 +29,8 @@ _STATISTICS = (
     "be made for a merge."
 )
 _ASKING = "Asking the Hub about the models"
+# What is found is seen: its form goes to the top of the window where it is far down.
+_SHOW_FOUND = "(...all) => { window.fusehub.show('#find'); return all.slice(0, 5); }"
 # Where the Hub has no models with statistics yet: three sentiment models of one base.
 _EXAMPLE = (
     "textattack/bert-base-uncased-imdb",
@@ -55,7 +57,7 @@ class Pick(Step):
             self.lead("Check these models", CHECK)
             self.one_go("Merge and compare in one go")
         self.one_go_about = gr.HTML("")
-        gr.HTML("<h3>Find models on the Hub</h3>")
+        gr.HTML("<h3>Find models on the Hub</h3>", elem_id="find")
         with gr.Row():
             self.query = gr.Textbox(
                 label="Words of the name", max_lines=1, placeholder="sentiment", scale=2, elem_id="query"
@@ -103,7 +105,7 @@ class Pick(Step):
         for event in (typed(self.query), self.task.input, typed(self.base), self.only.input):
             frame.on(
                 event, self, self._search, asked, paints=[self.results], show_progress="hidden",
-                trigger_mode="always_last", concurrency_limit=10,
+                trigger_mode="always_last", concurrency_limit=10, js=_SHOW_FOUND,
             )  # fmt: skip
         frame.on(
             self.results.click, self, self._press_found, asked, paints=[self.picked], busy=_ASKING,

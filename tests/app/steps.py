@@ -121,3 +121,10 @@ def collect_file(page: Any, path: Path) -> None:
     page.get_by_role("list", name="File with texts").get_by_text(path.name).wait_for()
     page.locator("#statistics-limit input[type=number]").fill("5000")
     page.locator("#make-statistics").click()
+
+
+# A busy machine: whatever waits for the next frame of the page waits for a second.
+SLOW_FRAMES = """() => {
+  const frame = window.requestAnimationFrame.bind(window);
+  window.requestAnimationFrame = (then) => frame(() => setTimeout(() => frame(then), 1000));
+}"""

@@ -8,7 +8,18 @@ from huggingface_hub import HfApi
 
 from tests.app.conftest import ENTITIES, NAMED, SENTIMENT
 from tests.app.processes import Watched
-from tests.app.steps import collect_file, example, go, grave_faults, merge, open_form, pick, push, sticks_out
+from tests.app.steps import (
+    SLOW_FRAMES,
+    collect_file,
+    example,
+    go,
+    grave_faults,
+    merge,
+    open_form,
+    pick,
+    push,
+    sticks_out,
+)
 
 PARTS = {"en": "a good film", "de": "ein guter Film"}
 
@@ -30,17 +41,10 @@ _STORED = """async () => {
 }"""
 
 
-# A busy machine: whatever waits for the next frame of the page waits for a second.
-_SLOW_FRAMES = """() => {
-  const frame = window.requestAnimationFrame.bind(window);
-  window.requestAnimationFrame = (then) => frame(() => setTimeout(() => frame(then), 1000));
-}"""
-
-
 def test_what_is_typed_into_a_part_that_was_just_opened_stays(visitor) -> None:
     """However long the page takes to draw it: a merge by 0.9 is not shown as one by 0.5."""
     page = visitor()
-    page.evaluate(_SLOW_FRAMES)
+    page.evaluate(SLOW_FRAMES)
 
     def type_at_once(box, text: str) -> None:
         box.wait_for()
@@ -75,6 +79,21 @@ def test_searching_as_one_types_puts_what_fits_first(visitor) -> None:
     misfits = ["Does not fit" in card for card in found]
     assert misfits == sorted(misfits) and any(misfits)
     assert [misfit for card, misfit in zip(found, misfits, strict=True) if SENTIMENT[1] in card] == [False]
+
+
+def test_what_is_found_is_seen_while_one_types(visitor) -> None:
+    page = visitor(width=1280)
+    page.set_viewport_size({"width": 1280, "height": 800})
+    found = page.get_by_role("list", name="Models found").get_by_role("article")
+    box = page.locator("#query").get_by_role("textbox")
+    page.mouse.wheel(0, 200)
+    box.click()
+    box.press_sequentially("sentiment")
+    page.get_by_role("heading", name="Found", exact=True).wait_for()
+    page.wait_for_timeout(500)
+    assert all(
+        own["y"] > 0 and own["y"] + own["height"] < 800 for own in (box.bounding_box(), found.first.bounding_box())
+    )
 
 
 def test_bad_choices_are_said_where_they_are_made(visitor, hub, tmp_path) -> None:

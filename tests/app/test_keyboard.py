@@ -6,6 +6,8 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
+from tests.app.steps import SLOW_FRAMES, compare, example
+
 # Where the focus is: what it is called, and whether that is seen, in the window.
 _FOCUS = """() => {
   const at = document.activeElement;
@@ -93,6 +95,27 @@ def test_the_whole_way_can_be_gone_by_keyboard(visitor, hub) -> None:
     page.keyboard.press("Space")
     press("Push", "Enter")
     page.get_by_role("heading", name="The model is on the Hub").wait_for()
-    # The result is brought into view, from where it was pressed.
-    assert page.evaluate(_FOCUS)["name"] == "Push"
+    # The result is brought into view, and the focus with it: what was pressed is above the window then.
+    page.wait_for_timeout(1000)
+    assert focus(page)["name"] == "The model is on the Hub"
     assert HfApi(endpoint=hub.url, token=hub.token("carl")).repo_exists("carl/by-keyboard")
+
+
+def test_whoever_goes_on_by_tab_is_not_taken_to_a_result(visitor) -> None:
+    """A result that comes is brought into view, but not away from where somebody is by then."""
+    page = visitor()
+    page.set_viewport_size({"width": 1100, "height": 500})
+    example(page)
+    compare(page, "a very good film")
+    page.locator("#layers").focus()
+    page.evaluate(SLOW_FRAMES)
+    scrolled = page.evaluate("scrollY")
+    page.evaluate("window.fusehub.show('.fh-compared')")
+    page.keyboard.press("Shift+Tab")
+    page.wait_for_timeout(2500)
+    assert page.evaluate("scrollY") <= scrolled and focus(page)["name"] == "Push a result"
+    # Who stays where it was pressed is taken there, the focus too.
+    page.evaluate("window.fusehub.show('.fh-compared')")
+    page.wait_for_timeout(2500)
+    assert page.evaluate("scrollY") < scrolled - 300
+    focus(page)
