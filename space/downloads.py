@@ -18,7 +18,9 @@ from starlette.responses import FileResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from fusehub.errors import FuseHubError
+from fusehub.merging.recipe import FILENAME
 
+from .render.reproduce import recipe_file
 from .visit import DOWNLOADS, Made, Visit
 
 if TYPE_CHECKING:
@@ -73,10 +75,14 @@ def add_downloads(app: Starlette, frame: Frame) -> None:
 
 
 def files_of(frame: Frame, visit: Visit, made: Made) -> dict[str, Path | bytes]:
-    """What a push would upload: path in the merge -> a file here, or its content."""
+    """What a push would upload: path in the merge -> a file here, or its content.
+
+    Its recipe takes statistics that were made in the visit from where the commands put them that are shown beside it.
+    """
     draft = visit.cards.get(made.name)
     asked = {"folder": str(made.folder), "card": draft.text if draft is not None else None}
     told: dict[str, Any] = frame.worker.ask("files", asked)
+    told[FILENAME] = recipe_file(told[FILENAME].decode(), made.asked).encode()
     return {name: Path(content) if isinstance(content, str) else content for name, content in told.items()}
 
 

@@ -262,9 +262,8 @@ class Frame:
         except FuseHubError as error:
             visit.notices[place] = dock.message(self.problem(error))
         # Now that the step has found out what it can.
-        loud = [to > place and is_ready(visit, to) for to, _ in step.leads]
-        leads = [gr.Button(variant="primary" if one else "secondary") for one in loud]
-        return [*leads, *(gr.Button(visible=len(visit.picks) > 1) for _ in step.one_goes), *painted]
+        ready = [to > place and is_ready(visit, to) for to, _ in step.leads]
+        return [*step.buttons(ready, several=len(visit.picks) > 1), *painted]
 
     def problem(self, error: FuseHubError) -> str:
         """An error as the page says it: where visitors sign in, they do not log in on a command line."""

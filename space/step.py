@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -39,6 +39,8 @@ class Step(ABC):
         self.frame = frame
         self.leads: list[tuple[int, gr.Button]] = []
         self.one_goes: list[gr.Button] = []
+        # What the step itself does, which is loud until the next step can be taken.
+        self.own: list[gr.Button] = []
         self.offering: list[gr.HTML] = []
         self.head = gr.HTML(f"<h2 tabindex='-1'>{self.title}</h2><p class='fh-intro'>{self.intro}</p>")
         self.layout()
@@ -69,11 +71,20 @@ class Step(ABC):
 
     @property
     def outputs(self) -> list[Any]:
-        return [*(press for _, press in self.leads), *self.one_goes, *self.painted]
+        return [*self.own, *(press for _, press in self.leads), *self.one_goes, *self.painted]
 
     def result_of(self, kind: str) -> Any:
         """The component that shows what comes of work of that kind."""
         return self.result_by_work.get(kind, self.painted[0])
+
+    def buttons(self, ready: Sequence[bool], *, several: bool) -> list[gr.Button]:
+        """What `outputs` begin with: `ready` are the steps that can be taken next, `several` models are picked.
+
+        One thing is loud: what comes next, or what the step itself does until then.
+        """
+        own = gr.Button(variant="secondary" if any(ready) else "primary")
+        leads = [gr.Button(variant="primary" if one else "secondary") for one in ready]
+        return [*[own] * len(self.own), *leads, *[gr.Button(visible=several)] * len(self.one_goes)]
 
     def one_go(self, label: str) -> gr.Button:
         """A button that does all that is left up to the comparison, there as soon as there is something to merge."""

@@ -8,6 +8,7 @@ from collections import Counter
 from textwrap import shorten
 from typing import Any
 
+from fusehub.comparing.tasks import answers_of
 from fusehub.models.tasks import TASKS
 
 from . import html, plots
@@ -48,7 +49,7 @@ def answers_html(found: dict[str, Any]) -> str:
 
 def _asked_about(found: dict[str, Any]) -> str:
     """What one thing is called that all models were asked about."""
-    return "image" if any(text.get("picture") for text in found["texts"]) else "text"
+    return answers_of(found["task"]).one
 
 
 def _overview_html(found: dict[str, Any], texts: list[dict[str, Any]]) -> str:

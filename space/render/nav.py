@@ -30,7 +30,7 @@ def nav_html(visit: Visit | None) -> str:
 def is_ready(visit: Visit, place: int) -> bool:
     """Whether a step can be taken: what it works with is there."""
     fits = bool(visit.report and visit.report["ok"])
-    ready = {CHECK: len(visit.picks) > 1, STATISTICS: fits, MERGE: fits, COMPARE: bool(visit.merges)}
+    ready = {CHECK: len(visit.picks) > 1, STATISTICS: fits, MERGE: fits, COMPARE: bool(visit.merges_of_picks())}
     return ready.get(place, bool(visit.merges and (visit.comparison or visit.evaluation)))
 
 

@@ -12,6 +12,9 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from fusehub.merging.recipe import Recipe
+from fusehub.utils.untrusted.yaml_text import load_yaml
+
 from ..steps.options import changed_options
 from . import html
 
@@ -40,6 +43,16 @@ def recipe_text(written: str, asked: Mapping[str, Any]) -> str:
     for model, folder in _sources(asked).items():
         written = written.replace(asked["statistics"][model], folder)
     return written
+
+
+def recipe_file(written: str, asked: Mapping[str, Any]) -> str:
+    """The same of a recipe as a push would upload it, which calls each folder by its last part."""
+    content = Recipe.parse(load_yaml(written, "The recipe")).model_dump(mode="json")
+    sources = _sources(asked)
+    for model, entry in zip(asked["models"], content["models"], strict=True):
+        if model in asked["made"]:
+            entry["statistics"] = sources[model]
+    return Recipe.parse(content).to_yaml()
 
 
 def propose_lines(asked: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from fusehub.checking.heads import Heads
 from fusehub.errors import FuseHubError
 from fusehub.models.label_names import are_generic
 from fusehub.utils.formats import parameters, size
@@ -29,6 +30,14 @@ class Check(Step):
     def layout(self) -> None:
         self.report = gr.HTML("", js_on_load=html.PRESS)
         self.offering = [self.report]
+        with gr.Column(visible=False) as self.form:
+            self._fields()
+        self.painted = [
+            self.report, self.form, self.naming, self.base, self.base_part, self.keep, self.heads_part, self.mapping,
+            *self.labels
+        ]  # fmt: skip
+
+    def _fields(self) -> None:
         with gr.Group(visible=False) as self.naming:
             gr.HTML(
                 "<h3>Name the labels</h3><p class='fh-intro'>These models number their labels. Say what they mean, in "
@@ -58,10 +67,6 @@ class Check(Step):
             self.again = gr.Button("Check again", elem_id="check")
             self.lead("Go on to statistics", STATISTICS)
             self.lead("Pick other models", PICK)
-        self.painted = [
-            self.report, self.naming, self.base, self.base_part, self.keep, self.heads_part, self.mapping,
-            *self.labels
-        ]  # fmt: skip
 
     def wire(self) -> None:
         self.frame.on(
@@ -88,7 +93,7 @@ class Check(Step):
     def show(self, visit: Visit, token: str | None) -> list:
         if len(visit.picks) < 2:
             nothing = html.empty("A merge takes two models or more. Go back to step 1 and pick them.")
-            return [nothing, gr.Group(visible=False), *[gr.skip()] * (len(self.painted) - 2)]
+            return [nothing, gr.Column(visible=False), *[gr.skip()] * (len(self.painted) - 2)]
         if visit.report is None:
             check(self.frame, visit, token)
         boxes, asks = [], False
@@ -113,7 +118,7 @@ class Check(Step):
         box = gr.skip() if filled == visit.base_filled else gr.Textbox(value=visit.base)
         visit.base_filled = filled
         choices = labels_html(visit.picks, visit.labels)
-        return [report, gr.Group(visible=asks), box, base, keep, heads, choices, *boxes]
+        return [report, gr.Column(visible=True), gr.Group(visible=asks), box, base, keep, heads, choices, *boxes]
 
     def _room_html(self, visit: Visit) -> str:
         """Said here already, where this machine is too small for the merge."""
@@ -140,7 +145,9 @@ class Check(Step):
         for pick, text in zip(visit.picks, labels, strict=False):
             if text and pick.name in typed:
                 named[pick.name] = [label.strip() for label in text.split(",")]
-        visit.labels, visit.heads, visit.wanted = named, "keep" if keep else "auto", None
+        # Whether they have to be merged, which a recipe can say, is not asked here.
+        unkept: Heads = "auto" if visit.heads == "keep" else visit.heads
+        visit.labels, visit.heads, visit.wanted = named, "keep" if keep else unkept, None
         visit.heads_filled = (visit.page, visit.heads)
         # Whoever took the base that was found out of the box wants none.
         visit.base, visit.base_is_found, visit.base_is_said = base.strip(), False, True

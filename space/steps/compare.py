@@ -30,11 +30,21 @@ class Compare(Step):
     """Texts and answers; labelled data and scores."""
 
     title = "Compare"
-    intro = (
-        "What each expert says, what their ensemble says, and what the merged models say. Every text is asked of all."
-    )
+    intro = "The same is asked of all, and what they answer stands side by side."
 
     def layout(self) -> None:
+        self.said = gr.HTML("")
+        with gr.Column(visible=False) as self.form:
+            self._fields()
+        self.asked = [self.texts, self.example, self.add, self.pictures, self.scoring, self.upload]
+        self.painted = [
+            self.answers, self.uploads, self.scores, self.layers, self.said, self.form, *self.asked,
+            *self.columns.painted,
+        ]  # fmt: skip
+        self.result_by_work = {"evaluate": self.scores, "layers": self.layers}
+        self.own = [self.go, self.score]
+
+    def _fields(self) -> None:
         self.texts = gr.Textbox(label="Texts, one a line", lines=4, placeholder="Not bad at all.", elem_id="texts")
         with gr.Row(elem_classes="fh-actions"):
             self.go = gr.Button("Compare", variant="primary", elem_id="compare")
@@ -45,12 +55,9 @@ class Compare(Step):
         self.pictures = gr.HTML("", js_on_load=html.PRESS)
         self.only = gr.Checkbox(label="Only where the models disagree", elem_id="only-disagreeing")
         self.answers = gr.HTML("")
-        gr.HTML(
-            "<h3>Scores on labelled data</h3><p class='fh-intro'>Each dataset or file is a kind of text of its own: a "
-            "column of the table.</p>"
-        )
+        self.scoring = gr.HTML("")
         self.datasets = gr.Textbox(
-            label="Datasets on the Hub, one a line", lines=2, placeholder="films=stanfordnlp/imdb/test",
+            label="Datasets on the Hub, one a line", lines=2, placeholder="name=user/dataset/test",
             info="user/dataset, or name=user/dataset; what is read of it is shown below.", elem_id="datasets",
         )  # fmt: skip
         with gr.Row(elem_classes="fh-actions"):
@@ -77,11 +84,6 @@ class Compare(Step):
         with gr.Row(elem_classes="fh-actions"):
             self.look = gr.Button("Compare the layers", elem_id="layers")
         self.layers = gr.HTML("")
-        self.asked = [self.texts, self.example, self.add, self.pictures]
-        self.painted = [
-            self.answers, self.uploads, self.scores, self.layers, *self.asked, *self.columns.painted
-        ]  # fmt: skip
-        self.result_by_work = {"evaluate": self.scores, "layers": self.layers}
 
     def wire(self) -> None:
         for event, change in ((self.go.click, self._compare), (self.only.change, self._filter)):
@@ -104,15 +106,11 @@ class Compare(Step):
 
     def show(self, visit: Visit, token: str | None) -> list:
         if not visit.picks:
-            return [
-                html.empty("Pick models in step 1 first."),
-                "",
-                "",
-                "",
-                *self._to_ask(visit),
-                *self.columns.show(visit),
-            ]
-        wanted = "Add images" if is_of_images(visit) else "Type texts"
+            nothing = html.empty("Pick models in step 1 first.")
+            rest = [gr.skip()] * (len(self.painted) - 6)
+            return ["", "", "", "", nothing, gr.Column(visible=False), *rest]
+        asked = _answers_of(visit)
+        wanted = "Add images" if is_of_images(visit) else f"Type {asked.one}s"
         alone = "" if visit.merges_of_picks() else " Nothing is merged yet: the experts alone will answer."
         answers = (
             answers_html(visit.comparison)
@@ -128,19 +126,27 @@ class Compare(Step):
         first = "Press" if visit.merges_of_picks() else "Merge in step 4, then press"
         layers = layers_html(known) if known else html.empty(f"{first} Compare the layers.")
         files = html.files(visit.uploads, "Files to score on") or self._files_wanted(visit)
-        return [answers, files, scores, layers, *self._to_ask(visit), *self.columns.show(visit)]
+        told = f"<p class='fh-intro'>{html.esc(_said_of_all(visit))}</p>"
+        return [
+            answers, files, scores, layers, told, gr.Column(visible=True), *self._to_ask(visit),
+            *self.columns.show(visit),
+        ]  # fmt: skip
 
     def _to_ask(self, visit: Visit) -> list[Any]:
-        """The form that questions have: texts of the task's own kind, or images."""
+        """The form that questions have: texts of the task's own kind, or images; and what data to score on has."""
+        kind = _answers_of(visit)
         of_images = is_of_images(visit)
         # What was asked for the visitor is there to be changed; what they type themselves stays.
         asked, visit.asked_for_them = visit.asked_for_them, None
         said: dict[str, Any] = {} if asked is None else {"value": asked}
         return [
-            gr.Textbox(label=_answers_of(visit).asks, visible=not of_images, **said),
-            gr.Button(visible=not of_images),
+            gr.Textbox(label=kind.asks, visible=not of_images, **said),
+            gr.Button(f"Fill in some {kind.one}s", visible=not of_images),
             gr.UploadButton(visible=of_images),
             html.files(visit.pictures, "Images to ask about") if of_images else "",
+            f"<h3>Scores on {html.esc(kind.scored_on)}</h3><p class='fh-intro'>Each dataset or file is a column of "
+            "the table.</p>",
+            gr.UploadButton(f"Add files with {kind.scored_on}"),
         ]
 
     def _files_wanted(self, visit: Visit) -> str:
@@ -221,6 +227,15 @@ class Compare(Step):
         start_scores(self.frame, visit, places, int(limit), token, **columns)
 
 
+def _said_of_all(visit: Visit) -> str:
+    """Who is asked, and what each of them does."""
+    kind = _answers_of(visit)
+    everybody = (
+        "Each expert, their ensemble and each merged model" if kind.has_mean else "Each expert and merged model"
+    )
+    return f"{everybody} {kind.does}."
+
+
 def named_datasets(text: str, setting: Setting) -> dict[str, str]:
     """Name -> dataset, of lines of `name=user/dataset` or `user/dataset`."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -241,7 +256,7 @@ def require_few_datasets(count: int, setting: Setting) -> None:
 
 def compare_texts(frame: Any, visit: Visit, texts: list[str], token: str | None) -> dict[str, Any]:
     """The comparison of all models of the visit on `texts`, as plain data with the visit's names."""
-    require_texts(texts, frame.setting.most_texts)
+    require_texts(texts, frame.setting.most_texts, _answers_of(visit).one)
     require_readers((pick.task for pick in visit.picks), frame.setting)
     return _asked(frame, visit, {"texts": texts}, token)
 
@@ -262,12 +277,12 @@ def _asked(frame: Any, visit: Visit, asked: dict[str, Any], token: str | None) -
     return renamed(frame.worker.ask("compare", {"models": models, **asked}, token), models)
 
 
-def require_texts(texts: list[str], most: int) -> list[str]:
-    """`texts`, if there are some and not too many."""
+def require_texts(texts: list[str], most: int, one: str = "text") -> list[str]:
+    """`texts`, if there are some and not too many; `one` says what they are."""
     if not texts:
-        raise BadData("There is no text.", "Type at least one, one a line.")
+        raise BadData(f"There is no {one}.", "Type at least one, one a line.")
     if len(texts) > most:
-        raise BadData(f"{len(texts)} texts are too many at once.", f"Take at most {most}; score a file for more.")
+        raise BadData(f"{len(texts)} {one}s are too many at once.", f"Take at most {most}; score a file for more.")
     return texts
 
 

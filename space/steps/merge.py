@@ -57,7 +57,8 @@ class Merge(Step):
             self.offering += self.groups.values()
             self.options: dict[tuple[str, str], Any] = {}
             self.boxes: dict[str, gr.Accordion] = {}
-            for name, method in known.items():
+            # What needs nothing but the models, as the mean, is there to compare with.
+            for name, method in sorted(known.items(), key=lambda own: need_of(own[1]) == "weights"):
                 with folded(f"{method.title}: options", visible=False) as self.boxes[name]:
                     gr.HTML(_about_html(method))
                     for option, field in options_of(method).items():
@@ -73,6 +74,7 @@ class Merge(Step):
             with gr.Row(elem_classes="fh-actions"):
                 self.go = gr.Button("Merge", variant="primary", elem_id="merge")
                 self.lead("Compare the results", COMPARE)
+        self.own = [self.go]
         self.made = gr.HTML("", js_on_load=html.PRESS)
         self.choices = [self.first, self.second, *self.others.values()]
         self.painted = [

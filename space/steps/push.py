@@ -13,9 +13,11 @@ from fusehub.utils.untrusted.yaml_text import split_front_matter
 
 from ..events import typed
 from ..render import html
+from ..render.address import GO_ON
+from ..render.nav import STEPS
 from ..render.published import published_html
 from ..step import Step, folded
-from ..visit import PUSH, Made, Visit
+from ..visit import MERGE, PICK, PUSH, Made, Visit
 from .card import Draft
 from .telling import Telling, tell
 
@@ -32,6 +34,27 @@ class Push(Step):
     intro = "The model is loaded and asked before anything is uploaded, and compared with what was sent afterwards."
 
     def layout(self) -> None:
+        self.nothing = gr.HTML("", js_on_load=html.PRESS)
+        self.offering = [self.nothing]
+        with gr.Column(visible=False) as self.form:
+            self._fields()
+        self.done = gr.HTML("", js_on_load=html.PRESS)
+        self.telling = Telling()
+        with folded("Model card", elem_id="card", visible=False) as self.card_part, gr.Tabs():
+            with gr.Tab("Preview"):
+                self.preview = gr.Markdown("", elem_id="preview", sanitize_html=True, max_height=_PREVIEW)
+            with gr.Tab("Edit"):
+                self.card = gr.Textbox(
+                    label="Card (Markdown)", lines=16, max_lines=16, elem_id="push-card",
+                    info="What you change stays as you wrote it. All else follows the name and the licence above.",
+                )  # fmt: skip
+        self.painted = [
+            self.which, self.nothing, self.form, self.card_part, self.who, self.repo, self.license, self.why,
+            self.card, self.preview, self.done, self.pasted, *self.telling.painted,
+        ]  # fmt: skip
+        self.result_by_work = {"push": self.done, "recipe": self.done}
+
+    def _fields(self) -> None:
         self.which = gr.Dropdown([], label="Merged model", elem_id="push-which")
         self.who = gr.HTML("", elem_id="push-who")
         if self.frame.setting.signs_in:
@@ -61,21 +84,6 @@ class Push(Step):
             "<p class='fh-intro'>The recipe alone goes to a repo of its own, called as above and -recipe: how the "
             "merge is made, and no weights. Whoever may see it makes the same model with one command.</p>"
         )
-        self.done = gr.HTML("", js_on_load=html.PRESS)
-        self.telling = Telling()
-        with folded("Model card", elem_id="card"), gr.Tabs():
-            with gr.Tab("Preview"):
-                self.preview = gr.Markdown("", elem_id="preview", sanitize_html=True, max_height=_PREVIEW)
-            with gr.Tab("Edit"):
-                self.card = gr.Textbox(
-                    label="Card (Markdown)", lines=16, max_lines=16, elem_id="push-card",
-                    info="What you change stays as you wrote it. All else follows the name and the licence above.",
-                )  # fmt: skip
-        self.painted = [
-            self.which, self.who, self.repo, self.license, self.why, self.card, self.preview, self.done, self.pasted,
-            *self.telling.painted,
-        ]  # fmt: skip
-        self.result_by_work = {"push": self.done, "recipe": self.done}
 
     def wire(self) -> None:
         frame = self.frame
@@ -99,15 +107,15 @@ class Push(Step):
     def show(self, visit: Visit, token: str | None) -> list[Any]:
         names = list(visit.merges)
         if not names:
-            nothing = html.empty("Nothing is merged yet. Merge in step 4; then push the result here.")
+            step = MERGE if len(visit.picks) > 1 else PICK
+            lead = html.button(GO_ON, f"Go to {STEPS[step]}", str(step), kind="fh-small")
+            nothing = html.empty("Nothing is merged yet. Merge first; then push the result here.")
+            nothing += f'<p class="fh-offers">{lead}</p>'
+            away = [gr.Column(visible=False), gr.Accordion(visible=False)]
             return [
-                gr.Dropdown([], value=None),
-                nothing,
-                *[gr.skip()] * 5,
-                published_html(visit),
-                gr.skip(),
+                gr.skip(), nothing, *away, *[gr.skip()] * 6, published_html(visit), gr.skip(),
                 *self.telling.show(visit),
-            ]
+            ]  # fmt: skip
         emptied, who = self._emptied(visit), self._who(visit, token)
         if visit.pushing not in visit.merges:
             visit.pushing = names[0]
@@ -118,6 +126,9 @@ class Push(Step):
         visit.painted_card = now
         return [
             gr.Dropdown([(_called(visit.merges[name]), name) for name in names], value=visit.pushing),
+            "",
+            gr.Column(visible=True),
+            gr.Accordion(visible=True),
             who,
             draft.repo if renamed else gr.skip(),
             draft.license if renamed else gr.skip(),
@@ -171,9 +182,10 @@ class Push(Step):
         """Card, preview and words on licences after something was typed."""
         visit = self.frame.visits.find(key)
         draft: Draft | None = visit.cards.get(visit.pushing) if visit is not None else None
-        if visit is None or draft is None:
+        # The page fills its boxes one after the other, and tells of the first where there is nothing in the next yet.
+        if visit is None or draft is None or repo is None or license is None:
             return [gr.skip()] * 3
-        repo, license = (repo or "").strip(), (license or "").strip()
+        repo, license = repo.strip(), license.strip()
         changed = (draft.repo, draft.license) != (repo, license)
         draft.repo, draft.license, draft.public = repo, license, seen == PUBLIC
         draft.take(text)

@@ -73,28 +73,37 @@ def test_questions_are_typed_with_the_text_that_holds_the_answer(at_compare, tmp
     page = at_compare("question-answering")
     page.get_by_label("the question | the text that holds its answer").wait_for()
     assert "Who wrote it? | The book" in page.locator(".fh-elsewhere").inner_html(), "a command that runs"
-    _fill_in_and_compare(page)
+    page.get_by_text("each merged model answers every question from its text").wait_for()
+    _fill_in_and_compare(page, "questions")
+    page.get_by_text("1 question; the models disagree on").wait_for()
+    page.get_by_role("columnheader", name="Question", exact=True).wait_for()
     page.get_by_role("rowheader", name="Who wrote it?").wait_for()
     (tmp_path / "squad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in SQUAD))
     page.get_by_text("with questions, contexts and answers in columns").wait_for()
-    _score(page, tmp_path / "squad.jsonl", "F1 of words, in percent")
+    _score(page, tmp_path / "squad.jsonl", "questions, contexts and answers", "F1 of words, in percent")
 
 
 def test_language_models_go_on_with_a_beginning_and_are_scored_by_perplexity(at_compare, tmp_path) -> None:
     page = at_compare("text-generation")
     page.get_by_label("Beginnings, one a line").wait_for()
-    _fill_in_and_compare(page)
+    page.get_by_text("Each expert and merged model goes on with every beginning.").wait_for()
+    _fill_in_and_compare(page, "beginnings")
+    page.get_by_text("2 beginnings; the models disagree on").wait_for()
     page.get_by_role("heading", name="Once upon a time").wait_for()
     assert page.locator(".fh-written").count() == 2 * 3, "each text by two experts and the merge: no ensemble"
     assert "--ensemble" not in page.locator(".fh-elsewhere").inner_html()
     (tmp_path / "texts.csv").write_text("text\n" + "".join(f'"{text}"\n' for text in tiny_texts(12)))
-    _score(page, tmp_path / "texts.csv", "Perplexity, less is better")
+    _score(page, tmp_path / "texts.csv", "texts", "Perplexity, less is better")
 
 
 def test_images_are_added_shown_and_asked_about(at_compare, tmp_path) -> None:
     page = at_compare("image-classification")
     assert not page.locator("#texts").is_visible()
     assert "--text picture.png" in page.locator(".fh-elsewhere").inner_html()
+    page.get_by_text("each merged model labels every image").wait_for()
+    page.get_by_role("button", name="Add files with images and labels").wait_for()
+    words = page.locator("#step-compare").inner_text()
+    assert "text" not in words.replace("texts.txt", "").lower(), words
     page.locator("#compare").click()
     page.get_by_text("There is no image.").wait_for()
     images = sorted(tiny_images(tmp_path / "images", count=2).rglob("*.png"))
@@ -121,16 +130,16 @@ def test_images_are_added_shown_and_asked_about(at_compare, tmp_path) -> None:
     assert page.get_by_role("alert").count() == 0
 
 
-def _fill_in_and_compare(page) -> None:
-    page.get_by_role("button", name="Fill in some texts").click()
+def _fill_in_and_compare(page, asked: str) -> None:
+    page.get_by_role("button", name=f"Fill in some {asked}").click()
     page.wait_for_function("() => document.querySelector('#texts textarea').value !== ''")
     page.locator("#compare").click()
     page.locator(".fh-compared").wait_for()
 
 
-def _score(page, path, caption: str) -> None:
+def _score(page, path, holds: str, caption: str) -> None:
     with page.expect_file_chooser() as chosen:
-        page.get_by_role("button", name="Add files with texts and labels").click()
+        page.get_by_role("button", name=f"Add files with {holds}", exact=True).click()
     chosen.value.set_files(path)
     page.get_by_role("list", name="Files to score on").get_by_text(path.name).wait_for()
     page.locator("#score").click()

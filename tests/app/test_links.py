@@ -203,6 +203,7 @@ def test_a_recipe_is_filled_in_and_what_the_app_cannot_say_is_told(visitor, hub)
     one, two = (f"{name}@{api.model_info(name).sha}" for name in SENTIMENT)
     written = "\n".join(
         ["merge_method: task_arithmetic", "base_model: ada/base", "dtype: float16", "parameters: {lambda: 0.5}",
+         "heads: merge",
          f"models: [{{model: {one}, parameters: {{weight: 0.5}}}}, {{model: {two}}}]"]
     )  # fmt: skip
     page = visitor(width=360)
@@ -226,12 +227,15 @@ def test_a_recipe_is_filled_in_and_what_the_app_cannot_say_is_told(visitor, hub)
     assert page.get_by_role("button", name=f"Remove {ENTITIES[0]}").count() == 0
     page.get_by_role("button", name="Go on to Check").click()
     page.get_by_text("What a merge will take").wait_for()
+    page.locator("#check").click()
+    page.wait_for_function("() => window.fusehub.pending.size === 0")
     merge(page)
     made = page.get_by_role("list", name="Merged models").get_by_role("article")
     made.get_by_text(re.compile("lambda 0.5, shares 0.5 : 1")).wait_for()
     assert made.count() == 1
     made.locator("summary", has_text="Recipe").click()
     recipe = made.locator("code").inner_text()
+    assert "heads: merge" in recipe, "what the page does not ask stays as the recipe said"
     api.create_repo("carl/opened-recipe")
     api.upload_file(repo_id="carl/opened-recipe", path_in_repo="fusehub_recipe.yaml", path_or_fileobj=recipe.encode())
     other = visitor()

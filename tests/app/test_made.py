@@ -16,11 +16,13 @@ from fusehub.publishing.naming import suggested_name
 from space.downloads import zipped
 from space.render.published import published_html
 from space.render.reproduce import propose_lines
+from space.serve import build, close, new_frame
 from space.setting import Setting
 from space.steps.card import Draft, followed
 from space.steps.made import made_html, rename, same_as
+from space.steps.push import PRIVATE
 from space.steps.telling import Telling, letters_of, tell
-from space.visit import Made, Picked
+from space.visit import PUSH, Made, Picked
 from space.visits import Visits
 from space.workers.jobs import Jobs
 
@@ -231,6 +233,19 @@ def test_owners_of_the_models_can_be_told_of_a_merge_that_they_can_see(visit) ->
     visit.told = {}
     assert not letters_of(visit)
     assert "discussions" not in published_html(visit) and "opens for ada alone" in published_html(visit)
+
+
+def test_a_box_that_the_page_has_not_filled_yet_takes_no_licence_out_of_a_card() -> None:
+    """Gradio tells of the name before the licence is there; whoever edits the card by then would take it out."""
+    frame = new_frame(Setting(shared=False))
+    build(frame)
+    try:
+        visit = frame.visits.open("", "session")
+        visit.pushing, visit.cards["mean"] = "mean", Draft("carl/fused", "mit", text="license: mit")
+        assert frame.steps[PUSH]._follow(visit.key, "carl/fused", None, PRIVATE, None) == [gr.skip()] * 3
+        assert (visit.cards["mean"].license, visit.cards["mean"].text) == ("mit", "license: mit")
+    finally:
+        close(frame)
 
 
 def test_each_owner_is_offered_once_and_what_is_typed_to_one_stays(visit) -> None:

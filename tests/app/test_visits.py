@@ -60,10 +60,21 @@ def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, app, hub, tmp
     page.get_by_role("button", name="Go on to statistics").click()
     page.get_by_text("All statistics are there").wait_for()
     look("statistics")
+    go(page, "Merge")
+    does, leads = page.locator("#merge"), page.get_by_role("button", name="Compare the results")
+    does.wait_for()
+    assert [_is_loud(does), _is_loud(leads)] == [True, False]
+    options = page.locator("#step-merge").get_by_role("button", name=": options")
+    assert [one.split(":")[0] for one in options.all_inner_texts()] == ["RegMean", "Mean of the weights"]
     merge(page)
+    assert [_is_loud(does), _is_loud(leads)] == [False, True], "what comes next is loud"
     packed = _manage(page, app)
     look("merge")
+    go(page, "Compare")
+    does, leads = page.locator("#compare"), page.get_by_role("button", name="Push a result")
+    assert [_is_loud(does), _is_loud(leads)] == [True, False]
     compare(page, "a very good film", "an awful bad plot", "music was fine")
+    assert [_is_loud(does), _is_loud(leads)] == [False, True]
     with page.expect_file_chooser() as chosen:
         page.get_by_role("button", name="Add files with texts and labels").click()
     chosen.value.set_files(_labelled(tmp_path))
@@ -147,6 +158,9 @@ def test_an_entities_visit_makes_the_statistics_that_are_missing(visitor) -> Non
     assert "3 pasted texts" in page.get_by_role("list", name="Statistics of each model").inner_text()
     # Of two taggers the mean is recommended, as RegMean was not better in our tests.
     merge(page, "RegMean")
+    go(page, "Compare")
+    page.get_by_text("each merged model marks the entities in every text").wait_for()
+    page.get_by_role("button", name="Add files with words and the label of each").wait_for()
     compare(page, "Anna works for Acme Corp in Paris")
     models = page.locator(".fh-answers .fh-name").all_inner_texts()
     expected = {"films-entities", "shops-entities", "ensemble", "mean", "regmean"}
@@ -156,6 +170,17 @@ def test_an_entities_visit_makes_the_statistics_that_are_missing(visitor) -> Non
 
 def test_one_way_is_recommended_and_what_cannot_run_leads_to_what_it_lacks(visitor) -> None:
     page = visitor()
+    live = page.locator("button, input, textarea")
+    for step, why in (
+        ("Check", "A merge takes two models or more"), ("Compare", "Pick models in step 1 first"),
+        ("Push", "Nothing is merged yet"),
+    ):  # fmt: skip
+        go(page, step)
+        page.get_by_text(why).wait_for()
+        shown = page.locator(f"#step-{step.lower()}").locator(live).locator("visible=true").all_inner_texts()
+        assert shown == (["Go to Pick"] if step == "Push" else []), "it says why it cannot be taken, and nothing else"
+    page.get_by_role("button", name="Go to Pick").click()
+    page.locator("#step-pick").wait_for()
     go(page, "Merge")
     page.get_by_text("Pick two models or more in step 1 first.").wait_for()
     assert not page.locator("#merge").is_visible()
@@ -274,6 +299,13 @@ def test_the_commands_that_are_shown_make_the_same_again(visitor, hub, tmp_path)
         place: page.get_by_role("region", name=name, exact=True).inner_text()
         for place, name in (("commands", "On the command line"), ("python", "In Python"))
     }
+    page.get_by_text("The recipe", exact=True).click()
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="Download the recipe alone").click()
+    recipe, commands = saved.value.path().read_text(), told["commands"]
+    # It takes the statistics from where the commands put them.
+    (folder,) = re.findall(r"--out (statistics/\S+)", commands)
+    assert f"statistics: {folder}\n" in recipe and "fusehub-visits" not in recipe
     made = snapshot_download(
         "carl/entities-again", endpoint=hub.url, token=hub.token("carl"), cache_dir=tmp_path / "c"
     )

@@ -34,6 +34,7 @@ class FillMaskAnswers(TaskAnswers):
     """For each text [masks, tokens]."""
 
     shown = Shown("it finds the word that is missing in a text", "demo_masked.py.jinja")
+    does = "fills in the masks of every text"
     typed = "The film was [MASK].\nParis is the capital of [MASK]."
     asks = "Texts with [MASK] where a word is to be found, one a line"
     scored_on = "texts"

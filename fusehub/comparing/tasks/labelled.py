@@ -111,6 +111,8 @@ class ImageClassificationAnswers(LabelledAnswers):
     """Labels of images, which are typed as names of files."""
 
     shown = Shown("it says what is in an image", "demo_images.py.jinja")
+    one = "image"
+    does = "labels every image"
     typed = ""
     asks = "Images"
     scored_on = "images and labels"

@@ -23,6 +23,8 @@ class QuestionAnsweringAnswers(TaskAnswers):
     """For each question a dict of the likeliest answers, "" for none."""
 
     shown = Shown("it finds the answer to a question in a text", "demo_questions.py.jinja", by_pipeline=False)
+    one = "question"
+    does = "answers every question from its text"
     typed = "Who wrote it? | The book was written by Anna Schmidt in 1987."
     asks = "Questions, one a line: the question | the text that holds its answer"
     scored_on = "questions, contexts and answers"

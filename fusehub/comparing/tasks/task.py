@@ -47,6 +47,10 @@ class TaskAnswers(ABC):
         "Not bad at all.\nI waited three weeks, and then it broke.\nThe plot is thin, but the actors are wonderful."
     )
     """Texts that a person may try, one a line."""
+    one: ClassVar[str] = "text"
+    """What one thing is called that a model is asked about; several have an s."""
+    does: ClassVar[str] = "labels every text"
+    """What a model does that is asked."""
     asks: ClassVar[str] = "Texts, one a line"
     """What a person types to ask a model."""
     scored_on: ClassVar[str] = "texts and labels"

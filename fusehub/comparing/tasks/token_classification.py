@@ -26,6 +26,7 @@ class TokenClassificationAnswers(LabelledAnswers):
     """A label a word."""
 
     shown = Shown("it finds what is named in a text", "demo_words.py.jinja")
+    does = "marks the entities in every text"
     typed = "Anna Schmidt works for Siemens in Munich.\nThe Rolling Stones played in Buenos Aires."
     scored_on = "words and the label of each"
     metric_names: ClassVar[Mapping[str, str]] = {"f1": "F1 of entities"}

@@ -101,6 +101,8 @@ class TextGenerationAnswers(WrittenAnswers):
 
     shown = Shown("it writes what goes on after a text", "demo_continued.py.jinja")
     continues = True
+    one = "beginning"
+    does = "goes on with every beginning"
     typed = "Once upon a time\nThe best way to learn is"
     asks = "Beginnings, one a line: each model goes on with them"
     scored_on = "texts"
@@ -122,6 +124,8 @@ class Text2TextGenerationAnswers(WrittenAnswers):
     """What is written for a source."""
 
     shown = Shown("it writes another text from one", "demo_rewritten.py.jinja", by_pipeline=False)
+    one = "source"
+    does = "writes what follows from every source"
     asks = "Sources, one a line: each model writes what follows from them"
     scored_on = "sources and targets"
     typed = "The committee met on Tuesday, and after a long debate it agreed to build the bridge."
