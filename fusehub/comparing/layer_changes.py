@@ -33,7 +33,7 @@ from fusehub.models.ref import ModelRef, short_names
 from fusehub.models.resolve import ref_of
 from fusehub.utils.findings import CODES, Allowed
 from fusehub.utils.progress import Progress, silent
-from fusehub.utils.symmetric import add_product
+from fusehub.utils.symmetric import add_strip_product
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -223,10 +223,10 @@ def _output(weight: Tensor, statistics: SourceLayer) -> float:
     """tr(W S Wᵀ), the sum of the squares of what the layer gives for the inputs that were counted: [out, in]."""
     import torch
 
-    product = torch.zeros_like(weight.T)  # S Wᵀ, [in, out]
+    product = torch.zeros_like(weight)  # W S, [out, in]
     for strip in statistics.strips(torch.float64):
-        add_product(strip, weight.T, product)
-    return float((product * weight.T).sum())
+        add_strip_product(strip, weight, product)
+    return float((product * weight).sum())
 
 
 def _ratio(change: float, size: float) -> float:

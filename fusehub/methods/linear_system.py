@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from fusehub.errors import BadStatistics
 from fusehub.methods.base import LayerStatistics, Note
 from fusehub.utils.devices import has_float64, wide
-from fusehub.utils.symmetric import Factorized, add_product, bounds, mirror
+from fusehub.utils.on_demand import rows_of
+from fusehub.utils.symmetric import Factorized, add_strip_product, bounds, mirror
 
 if TYPE_CHECKING:
     import torch
@@ -139,7 +140,8 @@ class System:
             self.notes = (Note("inputs-unused", told),)
 
     def solve(self, weights: Sequence[Tensor], anchor: Callable[[slice], Tensor]) -> Solved:
-        """The merged weight of the experts' `weights`, [out, n] each; `anchor` gives rows of the anchor."""
+        """The merged weight of the experts' `weights`, [out, n] each, of which one is looked at after the other;
+        `anchor` gives rows of the anchor."""
         import torch
 
         merged = torch.empty_like(weights[0])
@@ -148,8 +150,7 @@ class System:
         step = max(_SAMPLE, _NUMBERS // size)
         for start in range(0, outputs, step):
             rows = slice(start, min(outputs, start + step))
-            part = [weight[rows] for weight in weights]
-            merged[rows], precision = self._solve(part, partial(anchor, rows))
+            merged[rows], precision = self._solve(rows_of(weights, rows), partial(anchor, rows))
             found.add(precision)
         return Solved(merged, max(found, key=PRECISIONS.index))
 
@@ -184,24 +185,24 @@ class System:
         factorized = self._narrow()
         if factorized is None:
             return None
-        outputs = len(reference)
+        outputs, size = reference.shape
         sample = torch.arange(0, outputs, max(1, -(-outputs // _SAMPLE)))
         scale, exact_scale = self._scaling(torch.float32), self._scaling(torch.float64)
-        right = torch.zeros(len(scale), outputs, device=self._device)
-        exact = torch.zeros(len(scale), len(sample), dtype=torch.float64, device=self._wide_device)
+        right = torch.zeros(outputs, size, device=self._device)
+        exact = torch.zeros(len(sample), size, dtype=torch.float64, device=self._wide_device)
         for weight, strips in self._pulls(weights, reference, anchor, torch.float32):
-            delta = (weight - reference).T
-            narrow, sampled = delta.float().to(self._device), delta[:, sample].double().to(self._wide_device)
+            delta = weight - reference
+            narrow, sampled = delta.float().to(self._device), delta[sample].double().to(self._wide_device)
+            del weight, delta  # They are as large as what comes now.
             for start, rows in strips:
-                add_product((start, rows), narrow, right)
-                add_product((start, wide(rows)), sampled, exact)
+                add_strip_product((start, wide(rows)), sampled, exact)
+                add_strip_product((start, rows), narrow, right)
         found = factorized.solve(right.mul_(scale))
-        del right
-        looked_at = wide(found[:, sample.to(found.device)])
+        looked_at = wide(found[sample.to(found.device)])
         residual = exact.mul_(exact_scale).sub_(factorized.times(looked_at))
         error = _length(factorized.solve(residual.float().to(self._device)) * scale)
         step = _length(looked_at * exact_scale)
-        merged = reference + found.mul_(scale).T.cpu()
+        merged = reference + found.mul_(scale).cpu()
         most = TOLERANCE * _length(merged[sample])
         if error <= most:
             return merged, "float32"
@@ -215,13 +216,14 @@ class System:
         """`merged`, and what the factor makes of its residual in float64."""
         import torch
 
-        residual = torch.zeros(merged.T.shape, dtype=torch.float64, device=self._wide_device)
+        residual = torch.zeros(merged.shape, dtype=torch.float64, device=self._wide_device)
         for weight, strips in self._pulls(weights, merged, anchor, torch.float64, everyone=True):
-            delta = (weight - merged).T.double().to(self._wide_device)
+            delta = (weight - merged).double().to(self._wide_device)
+            del weight
             for strip in strips:
-                add_product(strip, delta, residual)
+                add_strip_product(strip, delta, residual)
         found = factorized.solve(residual.mul_(self._scaling(torch.float64)).float().to(self._device))
-        return merged + found.mul_(self._scaling(torch.float32)).T.cpu()
+        return merged + found.mul_(self._scaling(torch.float32)).cpu()
 
     def _solve_wide(self, weights: Sequence[Tensor], reference: Tensor, anchor: Callable[[], Tensor]) -> Tensor:
         """The merged weight in float64, by a factor or, where the inputs do not span all directions, by a
@@ -230,11 +232,12 @@ class System:
 
         factorized = self._wide()
         start = reference if factorized is not None else anchor()
-        right = torch.zeros(reference.T.shape, dtype=torch.float64, device=self._wide_device)
+        right = torch.zeros(reference.shape, dtype=torch.float64, device=self._wide_device)
         for weight, strips in self._pulls(weights, start, anchor, torch.float64, everyone=factorized is None):
-            delta = (weight - start).T.double().to(self._wide_device)
+            delta = (weight - start).double().to(self._wide_device)
+            del weight
             for strip in strips:
-                add_product(strip, delta, right)
+                add_strip_product(strip, delta, right)
         scale = self._scaling(torch.float64)
         right.mul_(scale)
         if factorized is not None:
@@ -242,8 +245,8 @@ class System:
         else:
             assert self._eigen is not None  # Found where there is no factor.
             inverse, vectors = self._eigen
-            found = vectors @ (inverse[:, None] * (vectors.T @ right))
-        return start + found.mul_(scale).T.cpu().to(start.dtype)
+            found = (right @ vectors).mul_(inverse) @ vectors.T
+        return start + found.mul_(scale).cpu().to(start.dtype)
 
     def _place(self, dtype: torch.dtype) -> str:
         """Where numbers of that dtype are computed with."""
@@ -252,8 +255,8 @@ class System:
         return self._wide_device if dtype == torch.float64 else self._device
 
     def _scaling(self, dtype: torch.dtype) -> Tensor:
-        """What rows are multiplied by to be of the system scaled to a unit diagonal: [n, 1]."""
-        return self._scale[:, None].to(dtype).to(self._place(dtype))
+        """What columns are multiplied by to be of the system scaled to a unit diagonal: [n]."""
+        return self._scale.to(dtype).to(self._place(dtype))
 
     def _pulls(
         self,
@@ -271,8 +274,10 @@ class System:
         import torch
 
         for term in self._terms if everyone else self._terms[:-1]:
-            if not torch.equal(weights[term.index], start):
-                yield weights[term.index], term.strips(dtype, self._place(dtype))
+            weight = weights[term.index]
+            if not torch.equal(weight, start):
+                yield weight, term.strips(dtype, self._place(dtype))
+            del weight  # One at a time.
         if self._ridge:
             yield anchor(), self._ridge_strips(dtype)
 
@@ -329,7 +334,7 @@ class System:
         total.diagonal().add_(self._ridge)
         scale = self._scaling(dtype)
         for start, stop in bounds(len(total)):
-            total[start:stop, start:].mul_(scale[start:stop]).mul_(scale[start:].T)
+            total[start:stop, start:].mul_(scale[start:stop, None]).mul_(scale[start:])
         total.diagonal()[self._dead.to(place)] = 1.0
         mirror(total)
         self._factorized = Factorized(total)

@@ -263,7 +263,7 @@ def _largest_of_inverse(factorized: Factorized, size: int, dtype: torch.dtype) -
     basis = [vector / vector.norm()]
     projected = torch.zeros(_STEPS, _STEPS, dtype=torch.float64)
     for step in range(_STEPS):
-        image = factorized.solve(basis[-1][:, None].to(dtype))[:, 0].double()
+        image = factorized.solve(basis[-1][None].to(dtype, copy=True))[0].double()
         known = torch.stack(basis)
         projected[: step + 1, step] = known @ image
         for _ in range(2):

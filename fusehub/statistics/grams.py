@@ -1,7 +1,7 @@
 """Sums of x xᵀ over the rows of a linear layer's input, kept as the upper triangle only.
 
 The matrix is symmetric, so it is kept as blocks of rows that start at the diagonal: half of the memory and,
-since each block is one `addmm_`, close to half of the multiplications.
+since each block is one product, close to half of the multiplications.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fusehub.statistics.halves import HalfSum
-from fusehub.utils.devices import exact_products, has_float64
+from fusehub.utils.devices import has_float64
+from fusehub.utils.products import add_product, exact_products
 from fusehub.utils.symmetric import pack_into, unpacked, whole
 
 if TYPE_CHECKING:
@@ -47,9 +48,10 @@ class GramSum:
     def add(self, rows: Tensor, times: int = 1, half: int | Tensor | None = None) -> None:
         """Counts `rows`, [n, size], each of them `times` times; for `standard_error`, in which `half`, 0 or 1: [n]."""
         x = rows.float()
+        inputs = x.T.contiguous()
         with exact_products(rows):
             for block, start in zip(self._blocks, range(0, self.size, self._step), strict=True):
-                block.addmm_(x[:, start : start + self._step].T, x[:, start:], alpha=times)
+                add_product(block, inputs[start : start + self._step], inputs[start:], factor=times)
         self.total.add_(x.sum(0).to(self.total.device), alpha=times)
         self.rows += len(x) * times
         if half is not None:

@@ -7,11 +7,8 @@ total = wide(tensor).sum()          # in float64, on the device or, where that h
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from fusehub.errors import FuseHubError
 
@@ -104,38 +101,3 @@ def wide(tensor: Tensor) -> Tensor:
 def fitted(tensor: Tensor, like: Tensor) -> Tensor:
     """`tensor` in the dtype and on the device of `like`, never in float64 on a device that has none."""
     return tensor.to(like.dtype).to(like.device)
-
-
-@contextmanager
-def exact_products(narrow: Tensor) -> Iterator[None]:
-    """Within, float32 products of the numbers in `narrow` by each other may be made with the processor's instructions
-    for bfloat16, where it has some and that is the dtype of `narrow`.
-
-    A product of two such numbers has 16 bits, so in float32 it is exact, and so they are added up. The switch is one
-    of the whole process, and would round what others multiply: while other threads are alive it is not touched.
-    """
-    import torch
-
-    is_narrow = narrow.dtype == torch.bfloat16 and narrow.device.type == "cpu"
-    setting = _precision_setting() if is_narrow and threading.active_count() == 1 else None
-    if setting is None:
-        yield
-        return
-    before = setting.fp32_precision
-    setting.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        setting.fp32_precision = before
-
-
-@cache
-def _precision_setting() -> Any:
-    """torch's switch for products of float32, where the processor multiplies bfloat16 (tiles of it, or vectors, which
-    takes half of the time of float32) and torch has the switch, which came with 2.9; else None."""
-    import torch
-
-    capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)
-    found = capabilities()
-    has_one = found.get("amx_bf16") or found.get("avx512_bf16")
-    return getattr(torch.backends.mkldnn, "matmul", None) if has_one else None

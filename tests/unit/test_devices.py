@@ -29,9 +29,10 @@ from fusehub.collecting import noise
 from fusehub.statistics import grams
 assert has_float64(device) == (device == "cpu")
 models, wide, texts, out = rest[:2], rest[2:4], rest[4:], Path(out)
-# The CPU may add products of bfloat16 up in another order than those of float32, by which the device counts; where
-# nothing is taken off the grams' correlations (alpha 1), their last bits tell.
+# The CPU may add products up in another order than the device that counts: those of bfloat16, and those by oneDNN;
+# where nothing is taken off the grams' correlations (alpha 1), their last bits tell.
 grams.exact_products = contextlib.nullcontext
+grams.add_product = lambda out, left, right, factor: out.addmm_(left, right.T, alpha=factor)
 # The same noise in both processes.
 noise.os.urandom = lambda count: bytes(i * 37 % 251 for i in range(count))
 ways = {

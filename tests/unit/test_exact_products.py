@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fusehub.statistics.grams import GramSum, unpack
-from fusehub.utils.devices import _precision_setting
+from fusehub.utils.products import _precision_setting
 from tests.unit.experts import run_python
 
 
@@ -29,7 +29,7 @@ def test_a_gram_of_bfloat16_is_as_exact_as_one_of_float32():
 # In a process of its own: that of the tests may have other threads.
 SWITCH = """
 import threading, torch
-from fusehub.utils.devices import exact_products
+from fusehub.utils.products import exact_products
 setting, narrow = torch.backends.mkldnn.matmul, torch.zeros(1, dtype=torch.bfloat16)
 said = [setting.fp32_precision]
 try:

@@ -1,5 +1,6 @@
 """The system of one set of grams: as precise as it has to be, in no more precision and memory than that takes."""
 
+import weakref
 from dataclasses import dataclass
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from fusehub.methods import Layer, find_method, linear_system
 from fusehub.methods.mean import weighted_mean
+from fusehub.utils.on_demand import OnDemand
 from fusehub.utils.symmetric import strips_of
 from tests.unit.experts import rel
 
@@ -148,3 +150,25 @@ def test_narrow_weights_stay_narrow(alpha):
     merged = solve(narrow, statistics, alpha=alpha).tensor
     wide = solve([weight.double() for weight in narrow], statistics, alpha=alpha).tensor
     assert merged.dtype == torch.float32 and rel(merged, wide) < 1e-6
+
+
+@pytest.mark.parametrize("condition", [10, 1e6, 1e12])
+@pytest.mark.parametrize("size", [2**24, 10 * SIZE], ids=["whole", "by rows"])
+def test_no_more_than_two_experts_weights_are_there_at_once(condition, size, monkeypatch):
+    monkeypatch.setattr(linear_system, "_NUMBERS", size)
+    weights, statistics = problem(condition, count=5)
+    alive: weakref.WeakSet = weakref.WeakSet()
+    most = 0
+
+    def read(index, rows):
+        nonlocal most
+        weight = weights[index][rows].clone()
+        alive.add(weight)
+        most = max(most, len(alive))
+        return weight
+
+    merged = solve(OnDemand(5, read), statistics)
+    expected = solve(weights, statistics)
+    assert torch.equal(merged.tensor, expected.tensor) and merged.precision == expected.precision
+    # The one that the others are compared with, and one of them.
+    assert most == 2

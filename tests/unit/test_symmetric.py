@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fusehub.statistics.grams import GramSum, pack
-from fusehub.utils.symmetric import STEP, Factorized, add_product, pack_into, strips_of, unpacked, whole
+from fusehub.utils.symmetric import STEP, Factorized, add_strip_product, pack_into, strips_of, unpacked, whole
 
 # One strip, a strip and a row, several of which the last is not full.
 SIZES = [1, 5, STEP, STEP + 1, 2 * STEP + 77]
@@ -48,11 +48,11 @@ def test_the_strips_of_a_sum_are_those_of_its_triangle(size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_products_of_strips_are_the_product(size):
-    matrix, factor = symmetric(size), torch.randn(size, 3, dtype=torch.float64)
-    out = torch.ones(size, 3, dtype=torch.float64)
+    matrix, factor = symmetric(size), torch.randn(3, size, dtype=torch.float64)
+    out = torch.ones(3, size, dtype=torch.float64)
     for strip in strips_of(matrix, torch.float64):
-        add_product(strip, factor, out)
-    assert rel(out - 1, matrix @ factor) < 1e-13
+        add_strip_product(strip, factor, out)
+    assert rel(out - 1, factor @ matrix) < 1e-13
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -63,13 +63,12 @@ def test_the_factor_and_the_matrix_are_both_there_in_the_place_of_one(size):
     factor = torch.linalg.cholesky(matrix)
     assert factorized.ok and rel(place.tril(), factor) < 1e-13
     assert factorized.least_pivot == pytest.approx(float(factor.diagonal().min()) ** 2)
-    right = torch.randn(size, 4, dtype=torch.float64)
-    before = right.clone()
-    assert rel(matrix @ factorized.solve(right), right) < 1e-12 and torch.equal(right, before)
-    assert rel(factorized.times(right), matrix @ right) < 1e-13
+    right = torch.randn(4, size, dtype=torch.float64)
+    assert rel(factorized.solve(right.clone()) @ matrix, right) < 1e-12
+    assert rel(factorized.times(right), right @ matrix) < 1e-13
     # What was factorised in float32 is multiplied with in float64, exactly.
     narrow = matrix.float()
-    assert rel(Factorized(narrow.clone()).times(right), narrow.double() @ right) < 1e-13
+    assert rel(Factorized(narrow.clone()).times(right), right @ narrow.double()) < 1e-13
     assert torch.equal(factorized.restored(), matrix)
 
 

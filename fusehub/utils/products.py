@@ -1,0 +1,100 @@
+"""Products of float32 matrices on the CPU, by whatever instructions make them in the least time and lose nothing.
+
+add_product(out, left, right)         # out += left rightᵀ
+with exact_products(rows):            # of numbers that are bfloat16: by the instructions for these
+    ...
+"""
+
+from __future__ import annotations
+
+import platform
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Below so many rows, columns or summands a product takes no longer than putting its factors in order for oneDNN.
+_WORTHWHILE = 64
+# Numbers of a product that are made at a time, so that they are added up before they have left the processor's cache.
+_CACHED = 2**20
+
+
+def add_product(out: Tensor, left: Tensor, right: Tensor, *, factor: float = 1.0) -> None:
+    """Adds `factor · left rightᵀ` to `out`: [m, k] and [n, k] to [m, n], in the dtype that all of them have."""
+    if not _by_onednn(out, left, right):
+        out.addmm_(left, right.T, alpha=factor)
+        return
+    from torch.nn.functional import linear
+
+    right = right.contiguous()
+    step = max(1, _CACHED // len(right))
+    for start in range(0, len(left), step):
+        product = linear(left[start : start + step].to_mkldnn(), right).to_dense()
+        out[start : start + step].add_(product, alpha=factor)
+
+
+@contextmanager
+def exact_products(narrow: Tensor) -> Iterator[None]:
+    """Within, float32 products of the numbers in `narrow` by each other may be made with the processor's instructions
+    for bfloat16, where it has some and that is the dtype of `narrow`.
+
+    A product of two such numbers has 16 bits, so in float32 it is exact, and so they are added up. The switch is one
+    of the whole process, and would round what others multiply: while other threads are alive it is not touched.
+    """
+    import torch
+
+    is_narrow = narrow.dtype == torch.bfloat16 and narrow.device.type == "cpu"
+    setting = _precision_setting() if is_narrow and threading.active_count() == 1 else None
+    if setting is None:
+        yield
+        return
+    before = setting.fp32_precision
+    setting.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
+
+
+def _by_onednn(out: Tensor, left: Tensor, right: Tensor) -> bool:
+    """Whether oneDNN, which comes with torch, multiplies these in less time than torch's own choice, which is MKL."""
+    import torch
+
+    if out.dtype != torch.float32 or out.device.type != "cpu" or min(*out.shape, left.shape[1]) < _WORTHWHILE:
+        return False
+    return _has_vectors_that_mkl_leaves()
+
+
+@cache
+def _has_vectors_that_mkl_leaves() -> bool:
+    """Whether the processor has AVX-512 and is not Intel's: MKL multiplies with half as wide vectors on others."""
+    import torch
+
+    wide_vectors = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return wide_vectors and torch.backends.mkldnn.is_available() and "Intel" not in _maker()
+
+
+def _maker() -> str:
+    """Who made the processor, as it says itself; nothing where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
+
+
+@cache
+def _precision_setting() -> Any:
+    """torch's switch for products of float32, where the processor multiplies bfloat16 (tiles of it, or vectors, which
+    takes half of the time of float32) and torch has the switch, which came with 2.9; else None."""
+    import torch
+
+    capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)
+    found = capabilities()
+    has_one = found.get("amx_bf16") or found.get("avx512_bf16")
+    return getattr(torch.backends.mkldnn, "matmul", None) if has_one else None
