@@ -20,6 +20,8 @@ from fusehub.models.resolve import ModelRef
 # What a process takes that has imported torch, with the pieces in which tensors are read; and what transformers adds
 # where models are run, measured on Linux. The first run of models of a new kind imports it, too.
 _PROCESS_BYTES, _TRANSFORMERS_BYTES = 320 * 2**20, 150 * 2**20
+# Fewer elements are at hand as a whole sooner than they are read thrice.
+_WORTH_A_SURVEY = 2**18
 # Tensors, of every token of a batch and as wide as the widest layer, that are there at once while a model is run.
 _FORWARD = 16
 
@@ -45,7 +47,8 @@ def cost_of(
         if tensor.action not in ("combine", "solve"):
             continue
         inputs = tensor.layer.in_features if tensor.action == "solve" else 0
-        peak = max(peak, method.cost_of(len(experts), tensor.info.numel, inputs).memory)
+        if not is_surveyed(tensor, method, same_labels=False):
+            peak = max(peak, method.cost_of(len(experts), tensor.info.numel, inputs).memory)
         flops += multiplications(tensor, method, len(experts), statistics)
     if method.needs_data:
         memory, work = _of_running(tensors, experts, statistics)
@@ -56,6 +59,20 @@ def cost_of(
         "memory_bytes": _PROCESS_BYTES + (_TRANSFORMERS_BYTES if method.needs_data else 0) + peak,
         "gflop": flops // 10**9,
     }
+
+
+def is_surveyed(tensor: TensorPlan, method: Method, *, same_labels: bool) -> bool:
+    """Whether what the method must see as a whole is told by its survey, so that the tensor passes in pieces.
+
+    `same_labels` says whether row i of every head is of the same label.
+    """
+    return (
+        method.survey is not None
+        and tensor.action == "combine"
+        and tensor.info.numel > _WORTH_A_SURVEY
+        and not tensor.token_rows
+        and (tensor.label_axis is None or same_labels)
+    )
 
 
 def beside_the_process(cost: Mapping[str, int]) -> int:

@@ -111,6 +111,10 @@ class Layer:
     """The root of the mean square of all of each model's Fisher values."""
     own: Sequence[Any] = ()
     """The method's options of each model (its `own_options`)."""
+    start: int = 0
+    """The place of the first element in the whole tensor, of which this can be a slice."""
+    surveyed: Sequence[Any] = ()
+    """For a slice of what the method must see as a whole: what its `survey` found of each model's tensor."""
     seed: int = 0
     cache: dict[Any, Any] = field(default_factory=dict)
     """Kept by the caller between layers that have the same statistics (shared inputs, as q, k and v)."""
@@ -193,6 +197,10 @@ class Method:
     can be written as an adapter."""
     whole_tensor: bool = False
     """Must see a tensor as a whole: it ranks its elements, takes its norm, or draws random numbers for it."""
+    survey: Callable[[Callable[[], Iterator[Tensor]], int, Any, Any], Any] | None = None
+    """Where a base is `needed` and all that it must see as a whole is each task vector for itself: what it must know
+    of one, so that tensors pass in pieces after all. From a function that gives the vector's elements in a row, part
+    by part and each time anew, how many they are, the model's own options, and the method's."""
     negative_weights: bool = False
     absolute_weights_with: Mapping[str, Any] | None = None
     """The options with which more counts of the weights than their proportions. (Of updates always more does.)"""
@@ -214,6 +222,8 @@ class Method:
         ):
             if value not in known:
                 raise ValueError(f"{self.name}: {fact} is one of {', '.join(known)}, not {value!r}")
+        if self.survey is not None and not (self.whole_tensor and self.base == "needed"):
+            raise ValueError(f"{self.name}: a survey is of task vectors that it must see as a whole")
         for said in (self.base_with, self.biases_with, self.absolute_weights_with):
             if unknown_ones := [name for name in said or {} if name not in self.options.fields()]:
                 raise ValueError(f"{self.name} has no option {', '.join(unknown_ones)}, which one of its facts names")

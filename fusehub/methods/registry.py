@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import unknown
 from fusehub.methods.base import BaseRole, Layer, Merged, Method, Options, Share, WantedStatistics
 from fusehub.methods.cost import Cost
 from fusehub.methods.mergekit import require_here
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 METHODS: dict[str, Method] = {}
 ALIASES: dict[str, str] = {}
@@ -33,6 +36,7 @@ def merge_method(
     biases_with: Mapping[str, Any] | None = None,
     factors: Callable[[Layer, Any], Sequence[float]] | None = None,
     whole_tensor: bool = False,
+    survey: Callable[[Callable[[], Iterator[Tensor]], int, Any, Any], Any] | None = None,
     negative_weights: bool = False,
     absolute_weights_with: Mapping[str, Any] | None = None,
     models: tuple[int, int | None] = (2, None),
@@ -64,6 +68,7 @@ def merge_method(
             biases_with=biases_with,
             factors=factors,
             whole_tensor=whole_tensor,
+            survey=survey,
             negative_weights=negative_weights,
             absolute_weights_with=absolute_weights_with,
             models=models,

@@ -23,6 +23,7 @@ from fusehub.methods.base import Layer, LayerStatistics, Merged, Options
 from fusehub.methods.linear_system import System
 from fusehub.methods.mean import weighted_mean
 from fusehub.methods.registry import merge_method
+from fusehub.utils.on_demand import each, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,13 +87,13 @@ def regmean(layer: Layer, options: RegMeanOptions) -> Merged:
     assert layer.statistics is not None
     biases = layer.biases if options.affine else None
     affine = biases is not None
-    weights = list(layer.tensors)
+    weights = layer.tensors
     coefficients = layer.coefficients
     if layer.shares and options.weighting == "mean":
         coefficients = [own * share for own, share in zip(coefficients, layer.shares, strict=True)]
     base = layer.base
     if biases is not None:
-        weights = [torch.cat([w, b[:, None]], dim=1) for w, b in zip(weights, biases, strict=True)]
+        weights = each(lambda index, weight: torch.cat([weight, biases[index][:, None]], dim=1), layer.tensors)
         if base is not None and layer.base_bias is not None:
             base = torch.cat([base, layer.base_bias[:, None]], dim=1)
     system = layer.cache.get(affine)
@@ -111,7 +112,7 @@ def regmean(layer: Layer, options: RegMeanOptions) -> Merged:
     def anchor(rows: slice) -> Tensor:
         if options.anchor == "base" and base is not None:
             return base[rows]
-        return weighted_mean([weight[rows] for weight in weights], coefficients)
+        return weighted_mean(rows_of(weights, rows), coefficients)
 
     solved = system.solve(weights, anchor)
     if affine:

@@ -150,6 +150,8 @@ def _memory(method: str, shape: Shape, experts: int) -> int:
     own = methods.METHODS[method]
     solved = shape.linears if own.needs_statistics else []
     combined = [(0, shape.hidden * shape.words), *((0, a * b) for a, b in shape.linears if not solved)]
+    if own.survey is not None:
+        combined = [(0, 0)]  # They pass in pieces.
     costs = [own.cost_of(experts, a * b, a) for a, b in solved] + [own.cost_of(experts, n, 0) for _, n in combined]
     return max(cost.memory for cost in costs) - beside_the_process({"memory_bytes": 0})
 

@@ -1,18 +1,22 @@
 """Merges of whole models by the methods that need no statistics: mergekit's recipes, from YAML to files."""
 
+import shutil
+from dataclasses import replace
+
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
 from fusehub.errors import BadRecipe
+from fusehub.merging import cost
 from fusehub.merging.engine import elementwise
 from fusehub.merging.engine import run as engine_run
 from fusehub.merging.merge import merge
 from fusehub.merging.plan import plan_merge
 from fusehub.merging.recipe import FILENAME, Recipe
 from fusehub.methods import METHODS, Layer, find_method
-from tests.unit.experts import WEIGHTS, recipe_of, rel, relatives, with_statistics
+from tests.unit.experts import WEIGHTS, recipe_of, rel, relatives, save_weights, with_statistics
 from tests.unit.tiny import tiny_model
 
 
@@ -58,6 +62,58 @@ def test_every_method_on_whole_models_is_the_method_on_each_tensor(models, tmp_p
     monkeypatch.setattr(engine_run, "_WORKERS", 1)
     run(tmp_path / "again", **content)
     assert (tmp_path / "again" / WEIGHTS).read_bytes() == (tmp_path / "out" / WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_ties_of_pieces_are_those_of_whole_tensors(models, tmp_path, monkeypatch, rescale, dtype):
+    base, *experts = models
+    for place, path in enumerate(models):  # In bfloat16, many differences are of one size.
+        stored = {name: value.to(getattr(torch, dtype)) for name, value in load_file(path / WEIGHTS).items()}
+        shutil.copytree(path, tmp_path / str(place))
+        save_weights(tmp_path / str(place), stored)
+    base, *experts = (tmp_path / str(place) for place in range(len(models)))
+    content = {
+        "merge_method": "ties",
+        "base_model": str(base),
+        "models": [
+            {"model": str(path), "parameters": {"density": density}}
+            for path, density in zip(experts, (0.3, 0, 1), strict=True)
+        ],
+        "parameters": {"rescale": rescale},
+    }
+    whole = run(tmp_path / "whole", **content)
+    seen, ties = [], METHODS["ties"].merge
+
+    def watched(layer, said):
+        seen.append((layer.tensors[0].numel(), layer.start))
+        return ties(layer, said)
+
+    method = replace(METHODS["ties"], merge=watched)
+    monkeypatch.setitem(METHODS, "ties", method)
+    monkeypatch.setattr(cost, "_WORTH_A_SURVEY", 100)
+    monkeypatch.setattr(elementwise, "_PIECE_ELEMENTS", 64)
+    pieces = run(tmp_path / "pieces", **content)
+    # No tensor of more than a hundred elements was there as a whole.
+    assert max(numel for numel, _ in seen) <= 100 and any(start for _, start in seen)
+    for name, value in whole.items():
+        # With all magnitudes added up, the last bits depend on the order.
+        torch.testing.assert_close(pieces[name], value, rtol=1e-5 if rescale else 0, atol=0)
+
+
+def test_more_models_are_merged_in_smaller_pieces(models, tmp_path, monkeypatch):
+    sizes, mean = [], METHODS["mean"].merge
+    method = replace(
+        METHODS["mean"], merge=lambda layer, said: sizes.append(layer.tensors[0].numel()) or mean(layer, said)
+    )
+    monkeypatch.setitem(METHODS, "mean", method)
+    monkeypatch.setattr(elementwise, "_TOGETHER", 1024)
+    most = []
+    for count in (2, 8):
+        sizes.clear()
+        run(tmp_path / str(count), merge_method="mean", models=listed([*models, *models][:count]))
+        most.append(count * max(sizes))
+    assert most[1] <= most[0] <= 1024
 
 
 def test_a_base_listed_among_the_models_is_not_one_of_them(models, tmp_path):

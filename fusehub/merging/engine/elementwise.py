@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fusehub.merging.cost import is_surveyed
 from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan
 from fusehub.methods.base import Layer
@@ -20,8 +21,10 @@ from fusehub.models.quantised.float8 import BLOCK, FLOAT8
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Small enough that a piece of every expert stays in the processor's cache, large enough that calls cost nothing.
+# Small enough that a piece of every expert stays in the processor's cache, large enough that calls cost nothing; and
+# how many it may be of all models together, so that more of them take no more memory.
 _PIECE_ELEMENTS = 2**18
+_TOGETHER = 2**20
 
 
 @dataclass(frozen=True)
@@ -57,18 +60,28 @@ class Work:
         return info.numel if self.stop is None else (self.stop - self.start) * info.numel // info.shape[0]
 
 
+@dataclass(frozen=True)
+class Survey:
+    """Another one: what the method must know of one model's whole tensor before its pieces are merged."""
+
+    tensor: TensorPlan
+    index: int
+
+
 def cut(plan: Plan, tensor: TensorPlan) -> Iterator[Work]:
     """The pieces in which a tensor can be worked on: rows of it, or the whole."""
     rows = tensor.info.shape[0] if tensor.info.shape else 1
+    most = min(_PIECE_ELEMENTS, _TOGETHER // (len(tensor.sources) + (tensor.base is not None)))
     matched = tensor.label_axis is not None and not plan.labels.is_identity
     whole = tensor.action == "solve" or matched or (tensor.action == "combine" and plan.method.whole_tensor)
+    whole = whole and not is_surveyed(tensor, plan.method, same_labels=plan.labels.is_identity)
     # No piece has rows of tokens that only some of its models know.
     by_tokens = bool(tensor.token_rows) and tensor.token_axis == 0
     edges = _token_edges(tensor) if by_tokens else [0, rows]
-    if not by_tokens and (whole or tensor.info.numel <= _PIECE_ELEMENTS):
+    if not by_tokens and (whole or tensor.info.numel <= most):
         yield Work(tensor)
         return
-    step = max(1, _PIECE_ELEMENTS * rows // tensor.info.numel)
+    step = max(1, most * rows // tensor.info.numel)
     if tensor.info.dtype == FLOAT8:
         step = -(-step // BLOCK) * BLOCK  # A block has one scale.
     for first, last in itertools.pairwise(edges):
@@ -83,17 +96,28 @@ def _token_edges(tensor: TensorPlan) -> list[int]:
     return sorted({0, size, *(count for count in (*tensor.token_rows, tensor.base_rows or size) if count < size)})
 
 
-def combine(plan: Plan, work: Work, values: list[Tensor], base: Tensor | None, fishers: list[Tensor]) -> Tensor:
+def combine(
+    plan: Plan,
+    work: Work,
+    values: list[Tensor],
+    base: Tensor | None,
+    fishers: list[Tensor],
+    surveyed: Sequence[Any] = (),
+) -> Tensor:
     """The merged piece, by the plan's method or by the mean, as the tensor's action is.
 
     `values` are those of the models that have these rows, in order, in float32 or float64 and of one shape but for
-    labels; `fishers` each one's Fisher values, where the method takes them. The result has the dtype of `values`.
+    labels; `fishers` each one's Fisher values, where the method takes them, and `surveyed` what its survey found of
+    each whole tensor, where that `is_surveyed`. The result has the dtype of `values`.
     """
     tensor = work.tensor
     if tensor.token_rows:
         return _by_token(plan, work, values, base, fishers)
     if tensor.label_axis is not None and not plan.labels.is_identity:
         return _by_label(plan, tensor, tensor.label_axis, values, base, fishers)
+    if surveyed:
+        start = work.start * (tensor.info.numel // tensor.info.shape[0])
+        return _combined(plan, tensor, values, range(len(plan.experts)), base, start=start, surveyed=surveyed)
     return _rows(plan, tensor, values, range(len(plan.experts)), base, fishers)
 
 
@@ -172,23 +196,27 @@ def _rows(
     fishers: list[Tensor],
 ) -> Tensor:
     """Rows that all of `experts` have; `values` and `fishers` are theirs."""
+    if tensor.action == "combine":
+        sizes = [plan.statistics[index].metadata["fisher"]["rms"] for index in experts] if fishers else ()
+        return _combined(plan, tensor, values, experts, base, fishers=fishers or None, fisher_sizes=sizes)
+    return _mean(values, [tensor.own[index].weight for index in experts])
+
+
+def _combined(
+    plan: Plan,
+    tensor: TensorPlan,
+    values: list[Tensor],
+    experts: Sequence[int],
+    base: Tensor | None,
+    **more: Any,
+) -> Tensor:
+    """What the method makes of them; `more` is what else the layer has."""
     own = [tensor.own[index] for index in experts]
     coefficients = [said.weight for said in own]
-    if tensor.action == "combine":
-        if not any(coefficients) and len(own) < len(tensor.own):
-            coefficients = [1.0] * len(own)  # A label that only models of weight zero know.
-        layer = Layer(
-            tensor.name,
-            values,
-            coefficients,
-            base,
-            fishers=fishers or None,
-            fisher_sizes=[plan.statistics[index].metadata["fisher"]["rms"] for index in experts] if fishers else (),
-            own=own,
-            seed=plan.recipe.seed,
-        )
-        return plan.method.merge(layer, tensor.options).tensor
-    return _mean(values, coefficients)
+    if not any(coefficients) and len(own) < len(tensor.own):
+        coefficients = [1.0] * len(own)  # A label that only models of weight zero know.
+    layer = Layer(tensor.name, values, coefficients, base, own=own, seed=plan.recipe.seed, **more)
+    return plan.method.merge(layer, tensor.options).tensor
 
 
 def _mean(values: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:

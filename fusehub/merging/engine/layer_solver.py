@@ -15,6 +15,7 @@ from fusehub.merging.plan import Plan
 from fusehub.merging.planner import TensorPlan
 from fusehub.merging.sources.data_free import UpdateGram
 from fusehub.methods.base import Layer, Merged, Note
+from fusehub.utils.on_demand import OnDemand, each
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,9 +51,9 @@ class LayerSolver:
     def solve(
         self,
         tensor: TensorPlan,
-        weights: list[Tensor],
+        weights: Sequence[Tensor],
         base: Tensor | None,
-        biases: list[Tensor] | None,
+        biases: Sequence[Tensor] | None,
         base_bias: Tensor | None,
     ) -> Merged:
         """The layer of `tensor`: its weight as it is stored (and its bias, where `biases` are given).
@@ -61,7 +62,7 @@ class LayerSolver:
         solves them too.
         """
         turned = tensor.layer.transposed
-        weights = [weight.T if turned else weight for weight in weights]
+        weights = each(lambda _, weight: weight.T, weights) if turned else weights
         base = base.T if base is not None and turned else base
         labels = self.plan.labels
         if tensor.label_axis is None or labels.is_identity:
@@ -74,7 +75,7 @@ class LayerSolver:
             self.precision[tensor.name] = merged.precision
         return Merged(merged.tensor.T if turned else merged.tensor, merged.bias, merged.notes, merged.precision)
 
-    def _groups(self, tensor: TensorPlan, weights: list[Tensor], biases: list[Tensor] | None) -> Merged:
+    def _groups(self, tensor: TensorPlan, weights: Sequence[Tensor], biases: Sequence[Tensor] | None) -> Merged:
         """A head whose labels are not the same everywhere: the rows of each group of labels by those who know them."""
         import torch
 
@@ -104,16 +105,17 @@ class LayerSolver:
     def _rows(
         self,
         tensor: TensorPlan,
-        weights: list[Tensor],
+        weights: Sequence[Tensor],
         experts: Sequence[int],
         base: Tensor | None,
-        biases: list[Tensor] | None,
+        biases: Sequence[Tensor] | None,
         base_bias: Tensor | None,
     ) -> Merged:
         used = self._used(tensor, experts)
         if len(used) < len(experts):
-            weights = [weight for weight, index in zip(weights, experts, strict=True) if index in used]
-            biases = [bias for bias, index in zip(biases, experts, strict=True) if index in used] if biases else biases
+            places = [place for place, index in enumerate(experts) if index in used]
+            everyone, weights = weights, OnDemand(len(places), lambda place, rows: everyone[places[place]][rows])
+            biases = [biases[place] for place in places] if biases else biases
         experts = used
         stored = self._stored(tensor, experts)
         coefficients = _coefficients(tensor, experts)
@@ -131,12 +133,12 @@ class LayerSolver:
             del self._caches[key]
         others = list(stored.values())
         statistics: list[LayerStatistics] = []
-        for index, weight in zip(experts, weights, strict=True):
+        for place, index in enumerate(experts):
             if index in stored:
                 statistics.append(stored[index])
             else:
                 assert base is not None  # What stands by updates was planned with a base.
-                statistics.append(UpdateGram.of(weight - base, others))
+                statistics.append(UpdateGram.of(weights[place] - base, others))
         whole = Layer(
             tensor.name,
             weights,

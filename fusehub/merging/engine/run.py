@@ -17,10 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.errors import Action, Incompatible, NonFinite
+from fusehub.errors import Action, NonFinite
+from fusehub.merging.cost import is_surveyed
 from fusehub.merging.engine.begun import Begun
-from fusehub.merging.engine.elementwise import Work, combine, cut
+from fusehub.merging.engine.elementwise import Survey, Work, combine, cut
 from fusehub.merging.engine.layer_solver import LayerSolver
+from fusehub.merging.engine.relatives import require_relatives
 from fusehub.merging.engine.settling import settled
 from fusehub.merging.engine.shares import shares
 from fusehub.merging.engine.weight_files import WeightFile, complete, weight_files
@@ -31,6 +33,7 @@ from fusehub.merging.result import MergeResult
 from fusehub.models.checkpoints.checkpoint import Checkpoint, fetch_weights
 from fusehub.models.quantised.float8 import FLOAT8, as_float8, as_stored, scales_of
 from fusehub.models.tensor_files import dtype_name, torch_dtype
+from fusehub.utils.on_demand import OnDemand
 from fusehub.utils.processes import Processes
 from fusehub.utils.progress import Progress
 
@@ -40,8 +43,6 @@ if TYPE_CHECKING:
 
 
 _WORKERS = min(4, os.cpu_count() or 1)
-# Cosine of two models' weights below which they are strangers: experts of one base lie above 0.9, others near 0.
-_RELATED = 0.3
 
 
 def carry_out(
@@ -75,6 +76,8 @@ class _Engine:
         self.progress = progress
         self._files = contextlib.ExitStack()
         self._ahead = max((tensor.info.numel for tensor in plan.tensors.values()), default=0)
+        self._surveys: dict[str, list[Future]] = {}
+        """What is found out of whole tensors, of each model, while these pass in pieces."""
         self._ready: dict[tuple[str, int], Tensor] = {}
         """What was solved before its turn, with another or while the model was run: by name and first row."""
 
@@ -97,7 +100,7 @@ class _Engine:
             statistics = [self._files.enter_context(found.open()) for found in sources]
             self._solver = LayerSolver(self.plan, statistics, self.device)
             if self.processes.is_main and not self.plan.allowed.unrelated:
-                self._require_relatives()
+                require_relatives(self.plan, list(self.tensors.values()), self.experts, self.base)
             files = weight_files(self.plan, settlement, self.experts)
             todo = [file for file in files if file.path not in self.begun.files]
             share = self._share(todo)
@@ -168,7 +171,7 @@ class _Engine:
         """A merged tensor, as it is stored."""
         import torch
 
-        pieces = [self._make(work, self._read(work)) for work in cut(self.plan, tensor)]
+        pieces = [self._make(work) for work in cut(self.plan, tensor)]
         whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         return as_stored(whole) if tensor.info.dtype == FLOAT8 else whole
 
@@ -179,16 +182,20 @@ class _Engine:
                 yield name, self.experts[file.expert].read(name).to(torch_dtype(file.shard.tensors[name].dtype))
             return
         # Scales are made with what they are of.
-        work = (item for name in names if name in self.tensors for item in cut(self.plan, self.tensors[name]))
+        work = self._steps([self.tensors[name] for name in names if name in self.tensors])
         with ThreadPoolExecutor(_WORKERS) as workers:
             ahead: deque[tuple[Work, Future]] = deque()
 
             def finished() -> Iterator[tuple[str, Tensor]]:
                 done, future = ahead.popleft()
-                inputs = future.result()
-                return _written(done, self._make(done, inputs) if isinstance(inputs, list) else inputs)
+                made = future.result()
+                return _written(done, self._make(done) if made is None else made)
 
             for item in work:
+                if isinstance(item, Survey):
+                    # Begun before the pieces that wait for it.
+                    self._surveys.setdefault(item.tensor.name, []).append(workers.submit(self._survey, item))
+                    continue
                 # Whole tensors can be large: no more is read ahead than the largest of them would take.
                 while len(ahead) > _WORKERS or (ahead and sum(i.numel for i, _ in ahead) + item.numel > self._ahead):
                     yield from finished()
@@ -196,10 +203,41 @@ class _Engine:
             while ahead:
                 yield from finished()
 
-    def _prepare(self, work: Work) -> Tensor | list[Tensor]:
-        """What can be done ahead: the finished piece, or only its inputs where layers depend on each other."""
-        inputs = self._read(work)
-        return inputs if self._is_solved(work) else self._make(work, inputs)
+    def _steps(self, tensors: Sequence[TensorPlan]) -> Iterator[Work | Survey]:
+        """The pieces of tensors, and what is surveyed: of each tensor before the pieces of the one before it."""
+        method, same_labels = self.plan.method, self.plan.labels.is_identity
+        surveys = [
+            [Survey(tensor, index) for index in range(len(self.experts))]
+            if is_surveyed(tensor, method, same_labels=same_labels)
+            else []
+            for tensor in tensors
+        ]
+        yield from surveys[0] if surveys else ()
+        for tensor, following in zip(tensors, [*surveys[1:], []], strict=True):
+            yield from following
+            yield from cut(self.plan, tensor)
+
+    def _survey(self, survey: Survey) -> Any:
+        """What the method must know of one model's task vector."""
+        tensor, index = survey.tensor, survey.index
+        method = self.plan.method
+        assert (
+            method.survey is not None and self.base is not None and tensor.base is not None
+        )  # As `is_surveyed` says.
+        expert, base, own, of_base = self.experts[index], self.base, tensor.sources[index], tensor.base
+        dtype = self._arithmetic_of(Work(tensor))
+
+        def vector() -> Iterator[Tensor]:
+            for work in cut(self.plan, tensor):
+                values = expert.read(own, work.start, work.stop).to(dtype, copy=True)
+                yield values.sub_(base.read(of_base, work.start, work.stop).to(dtype)).reshape(-1)
+
+        return method.survey(vector, tensor.info.numel, tensor.own[index], tensor.options)
+
+    def _prepare(self, work: Work) -> Tensor | None:
+        """What can be done ahead: the finished piece; nothing of a layer that is solved, which looks at one model's
+        weight after the other."""
+        return None if self._is_solved(work) else self._make(work)
 
     def _read(self, work: Work) -> list[Tensor]:
         """The experts' tensors (only the first's where it is copied), and the base's last where it has it."""
@@ -219,25 +257,41 @@ class _Engine:
         # A mean that is not scaled has nothing to ask the base.
         return tensor.action != "mean" or self.plan.recipe.scale != 1
 
-    def _make(self, work: Work, inputs: list[Tensor]) -> Tensor:
+    def _make(self, work: Work) -> Tensor:
         """The merged piece, in the dtype that it is stored in; for float8 in float32."""
         tensor = work.tensor
         if tensor.action == "copy":
-            return inputs[0]
+            return self._read(work)[0]
         if (tensor.name, work.start) in self._ready:
             return self._ready.pop((tensor.name, work.start))
+        if self._is_solved(work):
+            return self._solve_layer(work)
+        inputs = self._read(work)
         dtype = _arithmetic(inputs)
         # One after the other, as a tensor can be large; copies, as methods may overwrite them.
         values = []
         while inputs:
             values.append(inputs.pop(0).to(dtype, copy=True))
         base = values.pop() if self._uses_base(work) else None
-        if self._is_solved(work):
-            merged = self._solve_layer(work, values, base)
-        else:
-            merged = combine(self.plan, work, values, base, self._read_fishers(work))
+        surveyed = [future.result() for future in self._surveys.get(tensor.name, ())]
+        merged = combine(self.plan, work, values, base, self._read_fishers(work), surveyed)
         values.clear()  # They are in the way of the result in another dtype.
         return self._finish(merged, base, work)
+
+    def _one_by_one(self, work: Work, dtype: torch.dtype) -> tuple[OnDemand, Tensor | None]:
+        """The experts' tensors, each read when it is asked for, and the base's where it has it."""
+        tensor = work.tensor
+
+        def read(index: int, rows: slice) -> Tensor:
+            start = work.start + (rows.start or 0)
+            stop = work.stop if rows.stop is None else work.start + rows.stop
+            return self.experts[index].read(tensor.sources[index], start, stop).to(dtype, copy=True)
+
+        base = None
+        if self._uses_base(work):
+            assert self.base is not None and tensor.base is not None  # As `has_base` says.
+            base = self.base.read(tensor.base, work.start, work.stop).to(dtype, copy=True)
+        return OnDemand(len(tensor.sources), read), base
 
     def _finish(self, merged: Tensor, base: Tensor | None, work: Work) -> Tensor:
         scale = self.plan.recipe.scale
@@ -264,26 +318,31 @@ class _Engine:
         weight = self._weights.get(work.tensor.name, work.tensor.name)
         return self.tensors[weight].action == "solve" and work.is_shared
 
-    def _solve_layer(self, work: Work, values: list[Tensor], base: Tensor | None) -> Tensor:
+    def _solve_layer(self, work: Work) -> Tensor:
         """The merged weight; where biases are solved too, both at once, whichever comes first in the file."""
+        import torch
+
         tensor = work.tensor
         weight_plan = self.tensors[self._weights.get(tensor.name, tensor.name)]
         bias = next((bias for bias, weight in self._weights.items() if weight == weight_plan.name), None)
+        values, base = self._one_by_one(work, self._arithmetic_of(work))
         if bias is None:
-            return self._solver.solve(tensor, values, base, None, None).tensor
+            return self._finish(self._solver.solve(tensor, values, base, None, None).tensor, base, work)
         other = self.tensors[bias] if tensor is weight_plan else weight_plan
         beside = replace(work, tensor=other)
-        others = [value.double() for value in self._read(beside)]
-        other_base = others.pop() if self._uses_base(beside) else None
-        is_weight = tensor is weight_plan
-        if is_weight:
+        others, other_base = self._one_by_one(beside, torch.float64)
+        if is_weight := tensor is weight_plan:
             merged = self._solver.solve(weight_plan, values, base, others, other_base)
         else:
             merged = self._solver.solve(weight_plan, others, other_base, values, base)
         assert merged.bias is not None  # It was asked for.
         mine, theirs = (merged.tensor, merged.bias) if is_weight else (merged.bias, merged.tensor)
         self._ready[other.name, work.start] = self._finish(theirs, other_base, beside)
-        return mine
+        return self._finish(mine, base, work)
+
+    def _arithmetic_of(self, work: Work) -> torch.dtype:
+        """The dtype that a tensor is computed in."""
+        return _arithmetic(self._read(replace(work, start=0, stop=1)))
 
     def _require_finite(self, work: Work, merged: Tensor) -> None:
         """NaN and infinity survive a sum, so one sum tells whether to look closer."""
@@ -308,34 +367,6 @@ class _Engine:
                 actions=[Action("choose-dtype")],
             )
 
-    def _require_relatives(self) -> None:
-        """Models of different bases give garbage even where all shapes agree; their weights tell them apart."""
-        body = [plan for plan in self.tensors.values() if plan.is_body_matrix]
-        chosen = body[:: max(1, len(body) // 3)][:3]
-        models: list[tuple[str, Checkpoint, list[str | None]]] = [
-            (ref.name, file, [tensor.sources[index] for tensor in chosen])
-            for index, (ref, file) in enumerate(zip(self.plan.experts, self.experts, strict=True))
-        ]
-        if self.base is not None and self.plan.base is not None:
-            models.append((self.plan.base.name, self.base, [tensor.base for tensor in chosen]))
-        first, *others = models
-        for name, file, sources in others:
-            cosines = {
-                tensor.name: _cosine(tensor, first[1], own, file, other)
-                for tensor, own, other in zip(chosen, first[2], sources, strict=True)
-                if own is not None and other is not None
-            }
-            # A layer can have been started anew in one of them; that all were means another base.
-            if cosines and max(cosines.values()) < _RELATED:
-                closest, cosine = max(cosines.items(), key=lambda item: item[1])
-                raise Incompatible(
-                    f"{first[0]} and {name} have unrelated weights: the cosine of their {closest} is "
-                    f"{cosine:.2f}, where models of one base have more than 0.9.",
-                    "They were trained from different bases, and a merge of them is garbage. "
-                    "Choose models of one base, or say --allow-unrelated.",
-                    actions=[Action("choose-models")],
-                )
-
 
 def _written(work: Work, merged: Tensor) -> Iterator[tuple[str, Tensor]]:
     """What of a merged piece goes into the file, each with the name of its tensor there."""
@@ -344,16 +375,6 @@ def _written(work: Work, merged: Tensor) -> Iterator[tuple[str, Tensor]]:
         merged, scales = as_float8(merged)
         yield scales_of(name), scales
     yield name, merged
-
-
-def _cosine(tensor: TensorPlan, one: Checkpoint, own: str, other: Checkpoint, theirs: str) -> float:
-    """Cosine of a tensor in two models, by at most a million of its elements."""
-    rows = max(1, 2**20 * tensor.info.shape[0] // max(1, tensor.info.numel))
-    counts = (*tensor.token_rows, tensor.base_rows or tensor.info.shape[0]) if tensor.token_axis == 0 else ()
-    rows = min(rows, *counts, tensor.info.shape[0])
-    a, b = (file.read(name, 0, rows).double().flatten() for file, name in ((one, own), (other, theirs)))
-    norms = float(a.norm() * b.norm())
-    return float(a @ b) / norms if norms else 1.0
 
 
 def _arithmetic(inputs: Sequence[Tensor]) -> torch.dtype:

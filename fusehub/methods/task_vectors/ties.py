@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field
 
 from fusehub.methods.base import Layer, Merged
 from fusehub.methods.cost import of_dropping
 from fusehub.methods.registry import merge_method
-from fusehub.methods.task_vectors.base import SparseShare, TaskOptions, differences, elect_and_add_up, rescale_to
-from fusehub.methods.task_vectors.largest import keep_largest
+from fusehub.methods.task_vectors.base import SparseShare, TaskOptions, differences, elect_and_add_up
+from fusehub.methods.task_vectors.largest import Cutoff, find_cutoff, keep
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
+
+    from fusehub.methods.task_vectors.largest import Parts
 
 
 class TiesOptions(TaskOptions):
@@ -31,6 +36,30 @@ class TiesOptions(TaskOptions):
     )
 
 
+class Trimming(NamedTuple):
+    """How one task vector is trimmed: which elements are kept, and what they are multiplied by."""
+
+    cutoff: Cutoff
+    growth: float = 1.0
+
+
+def survey(delta: Parts, numel: int, own: SparseShare, options: TiesOptions) -> Trimming | None:
+    """All but the largest `density` of a task vector's elements are trimmed; one is kept where density is not 0."""
+    if own.density >= 1:
+        return None
+    cutoff = find_cutoff(delta, numel, max(1, int(own.density * numel)) if own.density > 0 else 0)
+    if not options.rescale:
+        return Trimming(cutoff)
+    before = after = 0.0
+    start = 0
+    for part in delta():
+        sizes = part.double().abs()
+        before += float(sizes.sum())
+        after += float(sizes.mul_(cutoff.chosen(part, start)).sum())
+        start += len(part)
+    return Trimming(cutoff, before / after if after else 1.0)
+
+
 @merge_method(
     "ties",
     title="TIES",
@@ -45,23 +74,25 @@ class TiesOptions(TaskOptions):
     own_options=SparseShare,
     base="needed",
     whole_tensor=True,
+    survey=survey,
     cost=of_dropping,
     models=(1, None),
 )
 def ties(layer: Layer, options: TiesOptions) -> Merged:
     """Yadav et al. 2023, "TIES-Merging": trim each `δ_i` to its density, elect signs, disjoint mean."""
     deltas = differences(layer)
-    for delta, own in zip(deltas, layer.own, strict=True):
-        trim(delta, own.density, rescale=options.rescale)
+    for index, (delta, own) in enumerate(zip(deltas, layer.own, strict=True)):
+        if layer.surveyed:
+            found = layer.surveyed[index]
+        else:
+            found = survey(partial(_parts, delta), delta.numel(), own, options)
+        if found is None:
+            continue
+        keep(delta, found.cutoff, layer.start)
+        if found.growth != 1:
+            delta.mul_(found.growth)
     return elect_and_add_up(layer, deltas, options)
 
 
-def trim(delta: Tensor, density: float, *, rescale: bool) -> None:
-    """Sets all but the largest `density` of the elements to zero, in place; one is kept where density is not 0."""
-    if density >= 1:
-        return
-    before = float(delta.abs().sum()) if rescale else 0.0
-    count = max(1, int(density * delta.numel())) if density > 0 else 0
-    keep_largest(delta, count)
-    if rescale:
-        rescale_to(delta, before)
+def _parts(delta: Tensor) -> Iterator[Tensor]:
+    yield delta.reshape(-1)
