@@ -72,6 +72,16 @@ def test_the_factor_and_the_matrix_are_both_there_in_the_place_of_one(size):
     assert torch.equal(factorized.restored(), matrix)
 
 
+@pytest.mark.parametrize("rows", [1, STEP - 1, 2 * STEP])
+@pytest.mark.parametrize("size", SIZES)
+def test_few_rows_and_many_are_solved_in_float32(size, rows):
+    matrix = symmetric(size)
+    factorized = Factorized(place := matrix.float())
+    assert factorized.ok and rel(place.tril().double(), torch.linalg.cholesky(matrix)) < 1e-5
+    right = torch.randn(rows, size, generator=torch.Generator().manual_seed(1))
+    assert rel(factorized.solve(right.clone()).double() @ matrix, right) < 1e-5
+
+
 @pytest.mark.parametrize("row", [0, STEP - 1, STEP + 3, 2 * STEP + 70])
 def test_a_matrix_that_is_not_positive_definite_has_no_factor(row):
     matrix = symmetric(2 * STEP + 77)
