@@ -95,15 +95,17 @@ def picture() -> str:
 
 
 def rooms() -> str:
-    """What each folder (or file) is for, in its own words, from the ground up: a table in Markdown."""
+    """What each folder (or file) is for, and the folders in it, in their own words, from the ground up: a table in
+    Markdown."""
     lines = ["| floor | folder | what it is for |", "| ---: | --- | --- |"]
     paths = {path.stem: path for path in (ROOT / "fusehub").iterdir() if path.is_dir() or path.suffix == ".py"}
     floors = [*enumerate(FLOORS, 1), ("apart", (APART,))]
     for number, name in ((number, name) for number, names in floors for name in names):
         path = paths[name]
-        code = (path / "__init__.py" if path.is_dir() else path).read_text()
-        said = " ".join(ast.get_docstring(ast.parse(code)).partition("\n\n")[0].split())
-        lines.append(f"| {number} | `{path.relative_to(ROOT).as_posix()}` | {said} |")
+        lines.append(f"| {number} | `{path.relative_to(ROOT).as_posix()}` | {_purpose(path)} |")
+        for inner in sorted(path.rglob("__init__.py")):
+            if inner.parent != path:
+                lines.append(f"| | `{inner.parent.relative_to(ROOT).as_posix()}` | {_purpose(inner.parent)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -125,6 +127,12 @@ def _imported() -> dict[str, set[str]]:
     for own in sorted(found, key=floor.__getitem__):
         found[own] |= {far for near in found[own] for far in found[near]}
     return found
+
+
+def _purpose(path: Path) -> str:
+    """The first paragraph of what a folder (or file) says of itself."""
+    code = (path / "__init__.py" if path.is_dir() else path).read_text()
+    return " ".join(ast.get_docstring(ast.parse(code)).partition("\n\n")[0].split())
 
 
 def _module(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""How the weights of a model are stored: one file a kind of checkpoint, one list of them all."""
+"""The weights of a model, read and written: one file a kind of checkpoint, one list of them all."""
 
 from __future__ import annotations
 
