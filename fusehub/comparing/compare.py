@@ -24,7 +24,7 @@ from fusehub.data.examples import Examples, load_examples
 from fusehub.errors import Action, BadData
 from fusehub.hub.access import Access
 from fusehub.models.ref import ModelRef, short_names
-from fusehub.models.resolve import ref_of
+from fusehub.models.resolve import refs_of
 from fusehub.utils.devices import Device
 from fusehub.utils.progress import Progress, silent
 
@@ -146,7 +146,7 @@ def compare(
         True
     """
     access = Access(token, cache_dir, local_files_only)
-    refs = [ref_of(model, access) for model in models]
+    refs = refs_of(models, access)
     task = check_one_task(refs)
     names = short_names(refs)
     if (texts is None) == (data is None):

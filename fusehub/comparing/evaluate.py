@@ -45,7 +45,7 @@ from fusehub.data.examples import Examples, load_examples
 from fusehub.errors import Action, BadData, Incompatible
 from fusehub.hub.access import Access
 from fusehub.models.ref import ModelRef, short_names
-from fusehub.models.resolve import ref_of
+from fusehub.models.resolve import refs_of
 from fusehub.models.tasks import TASKS, has_labels, labels_of, problem_type_of
 from fusehub.utils.devices import Device
 from fusehub.utils.logging import gathering, warn
@@ -132,7 +132,7 @@ def evaluate(
     """
     resampling = Resampling(confidence_level, resamples, seed) if resamples else None
     access = Access(token, cache_dir, local_files_only)
-    refs = [ref_of(model, access) for model in models]
+    refs = refs_of(models, access)
     task = check_one_task(refs)
     names = short_names(refs)
     members = experts_among(refs, names, ensemble)

@@ -27,7 +27,7 @@ from fusehub.data.values import value_of
 from fusehub.errors import BadData, FuseHubError, NotFound
 from fusehub.hub.access import Access
 from fusehub.models.ref import ModelRef
-from fusehub.models.resolve import ref_of
+from fusehub.models.resolve import refs_of
 from fusehub.models.tasks import TASKS, has_labels, labels_of, problem_type_of, task_of
 from fusehub.utils.logging import gathering
 from fusehub.utils.reach import local_path
@@ -143,7 +143,7 @@ def preview_data(
     access = Access(token, cache_dir, local_files_only)
     if not models:
         raise BadData("There is no model.", "Name at least one model.")
-    refs = [ref_of(model, access) for model in models]
+    refs = refs_of(models, access)
     task = task_of(refs[0].config, refs[0].name).name
     labelled = labelled and not TASKS[task].unlabelled
     with gathering() as told:
