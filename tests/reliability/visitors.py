@@ -57,9 +57,9 @@ def visit(page: Any, number: int, folder: Path) -> Iterator[str]:
         with page.expect_file_chooser() as chosen:
             page.get_by_role("button", name="Add files with texts and labels").click()
         chosen.value.set_files(rows)
-        page.get_by_text(rows.name).wait_for()
+        page.get_by_role("list", name="Files to score on").get_by_text(rows.name).wait_for()
         page.locator("#score").click()
-        page.locator(".fh-plots").wait_for()
+        page.get_by_role("list", name="What the numbers mean").wait_for()
         yield "scored"
     if end == "reload":
         page.reload()
