@@ -1,11 +1,17 @@
-"""The client of programs in tests: a mistake that is answered is an exception, so that none is passed over."""
+"""The clients of programs and of agents in tests: a mistake that is answered is not passed over."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Any
 
 import gradio_client
 import httpx
+import pytest
 
 
 class Refused(Exception):
@@ -44,3 +50,32 @@ def _exact(schema: Any) -> Any:
         return schema
     own = {key: _exact(value) for key, value in schema.items()}
     return {**own, "additionalProperties": False} if "properties" in own else own
+
+
+@asynccontextmanager
+async def agent(url: str) -> AsyncIterator[Any]:
+    """A session of a real MCP client with the app."""
+    pytest.importorskip("mcp", reason="The package mcp is not installed: MCP is left out.")
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamable_http_client
+
+    async with (
+        streamable_http_client(f"{url}gradio_api/mcp/") as (read, write, _),
+        ClientSession(read, write) as session,
+    ):
+        await session.initialize()
+        yield session
+
+
+async def call(session: Any, tool: str, **arguments: Any) -> Any:
+    """What a tool answers; the session holds it against the type that the tool has told."""
+    answer = await session.call_tool(tool, arguments)
+    assert not answer.isError, answer.content
+    assert json.loads(answer.content[0].text) == answer.structuredContent
+    return answer.structuredContent
+
+
+def apart(visit: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Runs it in a thread of its own: the browser of other tests has a loop in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(lambda: asyncio.run(visit())).result()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import jsonschema
@@ -17,8 +15,8 @@ from fusehub.errors import ACTIONS
 from fusehub.methods import METHODS
 from space.programs.endpoints import ENDPOINTS
 from space.programs.told import DOES
-from tests.app.conftest import DATASET, ENTITIES, SENTIMENT
-from tests.app.programs import Client, Refused
+from tests.app.conftest import DATASET, ENTITIES, SENTIMENT, serving
+from tests.app.programs import Client, Refused, agent, apart, call
 
 TEXTS = ["Anna visited Paris .", "Bruno lives in London .", "the music was good"]
 
@@ -258,23 +256,8 @@ def test_every_endpoint_is_documented(client: Client) -> None:
 
 
 def test_an_agent_goes_the_way_by_mcp(app) -> None:
-    pytest.importorskip("mcp", reason="The package mcp is not installed: MCP is left out.")
-    from mcp import ClientSession
-    from mcp.client.streamable_http import streamable_http_client
-
-    async def call(session: ClientSession, tool: str, **arguments):
-        # The session holds each answer against the type that the tool has told.
-        answer = await session.call_tool(tool, arguments)
-        assert not answer.isError, answer.content
-        assert json.loads(answer.content[0].text) == answer.structuredContent
-        return answer.structuredContent
-
     async def visit() -> None:
-        async with (
-            streamable_http_client(f"{app.url}gradio_api/mcp/") as (read, write, _),
-            ClientSession(read, write) as session,
-        ):
-            await session.initialize()
+        async with agent(app.url) as session:
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
             assert set(tools) == set(ENDPOINTS)
             for tool in tools.values():
@@ -309,6 +292,26 @@ def test_an_agent_goes_the_way_by_mcp(app) -> None:
             nobody = await session.call_tool("push", {"merge": merged["name"], "repo_id": "carl/x"})
             assert nobody.isError, "nobody is logged in here"
 
-    # In a thread of its own: the browser of other tests has a loop in this one.
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, visit()).result()
+    apart(visit)
+
+
+def test_an_agent_makes_statistics_and_pushes_as_whoever_is_logged_in(hub, tmp_path) -> None:
+    """On a laptop, whose user's token is stored: an MCP client has none of its own."""
+
+    async def visit(url: str) -> None:
+        async with agent(url) as session:
+            made = await call(session, "statistics", model=ENTITIES[1], texts=TEXTS)
+            assert made["examples"] == 3 and "3 texts" in made["warnings"][0]
+            merged = await call(
+                session, "merge", models=ENTITIES, method="regmean", statistics={ENTITIES[1]: made["name"]}
+            )
+            pushed = await call(session, "push", merge=merged["name"], repo_id="by-an-agent", license="mit")
+            assert pushed["repo_id"] == "carl/by-an-agent" and pushed["private"] and pushed["demo_url"] is None
+            api = HfApi(endpoint=hub.url, token=hub.token("carl"))
+            info = api.model_info("carl/by-an-agent")
+            assert info.sha == pushed["commit"] and info.private and info.card_data.license == "mit"
+            again = await session.call_tool("push", {"merge": merged["name"], "repo_id": "by-an-agent"})
+            assert again.isError and "name-another" in again.content[0].text
+
+    with serving(hub, tmp_path, HF_TOKEN=hub.token("carl")) as own:
+        apart(lambda: visit(own.url))
