@@ -2,8 +2,7 @@
 
 With --kinds, HUB is one as `fusehub demo --kinds` leaves it, and the comparison of each kind of model is taken.
 
-HUB is the folder of a local Hub as `make demo` leaves it in demo/hub; a copy of it is used. Where it has models of
-named entities or of language with a common base, their comparison is taken too.
+HUB is the folder of a local Hub as `make demo` leaves it in demo/hub; a copy of it is used.
 """
 
 from __future__ import annotations
@@ -12,10 +11,8 @@ import argparse
 import random
 import shutil
 import tempfile
-from collections import defaultdict
 from pathlib import Path
 
-from huggingface_hub import HfApi
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
@@ -26,8 +23,6 @@ from tests.app.conftest import _QUIET, CHROMIUM, serving
 from tests.app.steps import compare, example, go, merge, pick, push
 
 TEXTS = ("The battery died after two days.", "I laughed, I cried.", "The plot is thin, but the actors are good.")
-ENTITIES = ("Angela Merkel met the board of Siemens in Munich.", "Chile play Japan in the World Cup on Friday.")
-BEGINNINGS = ("The film is", "I bought this")
 KINDS = {"wide": (1100, "light"), "wide-dark": (1100, "dark"), "narrow": (360, "light"), "narrow-dark": (360, "dark")}
 DATA = "products=ada/product-reviews\nfilms=ben/film-reviews\neditorials=cleo/editorials\ntweets=dana/tweets"
 
@@ -53,14 +48,8 @@ def main() -> None:
             if asked.kinds:
                 for kind in kinds.KINDS:
                     _kind(camera, kind, Path(folder))
-                return
-            _visit(camera, hub.token("you"))
-            if asked.step:
-                return
-            api = HfApi(endpoint=hub.url)
-            for task, texts in (("token-classification", ENTITIES), ("text-generation", BEGINNINGS)):
-                for models in _families(api, task)[:1]:
-                    _compare(camera, task, models, texts)
+            else:
+                _visit(camera, hub.token("you"))
             browser.close()
 
 
@@ -129,19 +118,6 @@ def _visit(camera: _Camera, token: str) -> None:
     page.close()
 
 
-def _compare(camera: _Camera, task: str, models: list[str], texts: tuple[str, ...]) -> None:
-    page = camera.page()
-    pick(page, *models)
-    go(page, "Merge")
-    page.locator("#merge").wait_for()
-    if page.locator("#baseline").is_visible():
-        page.locator("#recommended input").uncheck()
-    merge(page)
-    compare(page, *texts)
-    camera.take(page, f"compare-{task}")
-    page.close()
-
-
 def _kind(camera: _Camera, kind: kinds.Kind, folder: Path) -> None:
     """Two tiny experts, the mean and RegMean: what they say of an example of each one's own, and how good that is."""
     page = camera.page()
@@ -188,14 +164,6 @@ def _asked(row: dict) -> str:
     if "context" in row:
         return f"{row['question']} | {row['context']}"
     return " ".join(row["tokens"]) if "tokens" in row else " ".join(row["text"].split()[:2])
-
-
-def _families(api: HfApi, task: str) -> list[list[str]]:
-    """Models of a task that have a base in common."""
-    found = defaultdict(list)
-    for model in api.list_models(filter=task, cardData=True):
-        found[str((model.card_data or {}).get("base_model"))].append(model.id)
-    return [sorted(models)[:3] for models in found.values() if len(models) > 1]
 
 
 if __name__ == "__main__":
