@@ -45,6 +45,10 @@ def test_what_most_models_do_not_say_stands_out_in_the_table() -> None:
     models = [model for model, _ in told]
     found = {"task": "text-classification", "models": models, "texts": [text], "experts": models}
     assert re.findall(r"<strong>≠ ([^<]*)</strong>", answers_html(found)) == ["bad"]
+    same = text | {"text": "poor", "answers": [answers[0]] * 3, "differs": False}
+    both = found | {"texts": [text, same]}
+    assert "poor" in answers_html(both) and "poor" not in answers_html(both | {"only": True})
+    assert "They all agree on every text" in answers_html(found | {"texts": [same], "only": True})
     # Of two answers that are given as often, none is the odd one.
     text["answers"] = [*answers, {**answers[2], "model": "four"}]
     assert "<strong>≠" not in answers_html(found | {"models": [*models, "four"]})

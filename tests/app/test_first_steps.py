@@ -47,6 +47,8 @@ def test_the_search_hears_whatever_changes_a_text(visitor) -> None:
     page.get_by_role("note").first.focus()
     meaning.wait_for()
     found = page.get_by_role("list", name="Models found")
+    headings = page.locator("#step-pick h4").all_inner_texts()
+    assert headings == ["With published statistics", "New on the Hub", "By task"], "what there is to find"
     nothing, no_base = page.get_by_text("No model matches"), page.get_by_role("alert").get_by_text("ada/basex")
     some = found.get_by_text("ada/films-sentiment")
     # Of those that are shown first, one that the text leaves out.

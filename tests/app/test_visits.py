@@ -223,6 +223,9 @@ def test_comparisons_are_downloaded_as_they_are_shown(visitor) -> None:
     rows = list(csv.DictReader(io.StringIO(saved.value.path().read_text())))
     assert [row["text"] for row in rows] == ["a very good film"] * 3 + ["<b>bold</b> & sad"] * 3
     assert {row["model"] for row in rows} == {"films-sentiment", "shops-sentiment", "ensemble"}
+    differing = len({row["text"] for row in rows if row["differs"] == "True"})
+    page.get_by_label("Only where the models disagree").check()
+    expect(page.locator("#step-compare tbody").first.get_by_role("row")).to_have_count(differing, timeout=180_000)
 
 
 def test_work_is_found_again_after_a_reload_and_can_be_cancelled(visitor, app, many_texts) -> None:

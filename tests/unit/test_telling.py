@@ -1,6 +1,7 @@
 """Owners of models are told of a merge, one at a time, and what speaks against it is said in words."""
 
 import json
+import re
 
 import pytest
 from huggingface_hub import HfApi
@@ -62,20 +63,31 @@ def test_one_discussion_is_opened_and_not_twice(hub, api, tell) -> None:
     # Another matter is another discussion; one that was closed is no news any more.
     api.change_discussion_status("ann/films", 1, "closed")
     assert tell("ann/films") == [f"{hub.url}/ann/films/discussions/2"]
+    # What somebody else has opened, and a pull request of one's own, are no such discussion.
+    api.create_discussion("ann/films", "Theirs")
+    HfApi(endpoint=hub.url, token=hub.token("bob")).create_pull_request("ann/films", "A change")
+    for place, title in enumerate(("Theirs", "A change"), 5):
+        assert tell("ann/films", title) == [f"{hub.url}/ann/films/discussions/{place}"]
 
 
 def test_refusals_are_told_in_words(hub, api, tell, failing) -> None:
     assert tell("ann/films", "  ")[0] == "BadData" and "title" in tell("ann/films", "  ")[1]
     assert "200 characters" in tell("ann/films", "x" * 201)[1]
+    for text in (" \n", "x" * 65_537):
+        kind, what, _ = tell("ann/films", "Fine", text)
+        assert kind == "BadData" and "text of a discussion has 1 to 65,536 characters" in what
     assert tell("ann/nothing")[0] == "NotFound"
     reads = hub.add_user("bob", role="read")
     kind, what, _ = tell("ann/films", "New", token=reads)
     assert kind == "AccessDenied" and "can only read" in what
     assert tell("ann/films", "New", token="hf_wrong")[0] == "AccessDenied"
     assert tell("ann/gated")[0] == "AccessDenied"
-    failing("/api/models/ann/closed/discussions", do="status", status=403)
-    kind, what, fix = tell("ann/closed")
-    assert kind == "AccessDenied" and "No discussion may be opened at ann/closed" in what and "switched" in fix
+    # Of the question what is there already, and of the discussion itself; what the Hub says of it is told.
+    for method in ("GET", "POST"):
+        failing("/api/models/ann/closed/discussions", method=method, do="status", status=403)
+        kind, what, fix = tell("ann/closed")
+        assert kind == "AccessDenied" and "switched" in fix, (method, what)
+        assert re.search(r"No discussion may be opened at ann/closed with this token \(.+\)\.", what), what
     failing("/api/models/ann/lost/discussions", do="lost")
     kind, what, fix = tell("ann/lost")
     assert kind == "Offline" and "is not known" in what and f"{hub.url}/ann/lost/discussions" in fix

@@ -1,0 +1,99 @@
+"""What becomes of a push: a licence that follows its box however that is changed, and a page that its owner opens."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from huggingface_hub import HfApi, ModelCard
+from playwright.sync_api import expect
+
+from tests.app.steps import example, go, merge, push
+
+
+@pytest.fixture
+def at_push(visitor) -> Any:
+    """A page at the push of a merge, with its card open to be edited."""
+    page = visitor(alone=True)
+    example(page)
+    merge(page)
+    go(page, "Push")
+    page.get_by_role("button", name="Model card").click()
+    page.get_by_role("tab", name="Edit").click()
+    return page
+
+
+def test_the_licence_that_is_published_is_what_the_box_says_however_it_came_there(at_push, hub) -> None:
+    """Typed, cut, pasted, undone, deleted; and so it is with the name."""
+    page, card = at_push, at_push.locator("#push-card textarea")
+    box, name = page.locator("#push-license input"), page.locator("#push-repo input")
+
+    def says(line: str | None) -> None:
+        if line:
+            expect(card).to_have_value(re.compile(f"^{line}$", re.M), timeout=60_000)
+        else:
+            expect(card).not_to_have_value(re.compile("^license:", re.M), timeout=60_000)
+
+    says("license: apache-2.0")
+    box.press("Control+a")
+    box.press("Control+x")
+    says(None)
+    box.press("Control+v")
+    says("license: apache-2.0")
+    box.press("Control+z")
+    says(None)
+    box.press_sequentially("mitx")
+    says("license_name: mitx")
+    box.press("Backspace")
+    says("license: mit")
+    name.fill("carl/licensed2")
+    expect(card).to_have_value(re.compile('model="carl/licensed2"'), timeout=180_000)
+    name.press("End")
+    name.press("Backspace")
+    expect(card).to_have_value(re.compile('model="carl/licensed"'), timeout=180_000)
+    box.press("Control+a")
+    box.press("Delete")
+    says(None)
+    push(page, "carl/licensed", hub.token("carl"))
+    page.get_by_role("heading", name="The model is on the Hub").wait_for()
+    api = HfApi(endpoint=hub.url, token=hub.token("carl"))
+    pushed = ModelCard.load(api.hf_hub_download("carl/licensed", "README.md"))
+    assert pushed.data.license is None and pushed.content == card.input_value()
+
+
+def test_the_page_of_a_private_push_opens_for_whoever_pushed_it(at_push, hub) -> None:
+    """It is private unless something else is said; who is not signed in on the Hub is told how to, and led there."""
+    page, token = at_push, hub.token("carl")
+    assert page.get_by_label("Private: only I can see it").is_checked()
+    page.locator("#push-token input").fill(token)
+    page.locator("#push-token input").press("Tab")
+    page.locator("#push-who").get_by_text("You push as carl").wait_for()
+    push(page, "carl/opened", token)
+    page.get_by_text("Its page opens for carl alone, who signs in there").wait_for()
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name=f"{hub.url}/carl/opened", exact=True).first.click()
+    there = opened.value
+    there.get_by_text("A private or gated repository? Sign in").wait_for()
+    there.get_by_label("Token").fill(token)
+    there.get_by_role("button", name="Sign in").click()
+    there.get_by_role("heading", name="opened", exact=True).wait_for()
+    assert there.url == f"{hub.url}/carl/opened"
+
+
+def test_a_merge_is_proposed_to_a_repo_of_somebody_else(at_push, hub) -> None:
+    """As a pull request, of which its owner decides; and the licence stands there with its reason."""
+    page, token = at_push, hub.token("carl")
+    page.get_by_text(re.compile(r"apache-2\.0: .*apache-2\.0.* This is no legal advice")).wait_for()
+    owner = HfApi(endpoint=hub.url, token=hub.token("ada"))
+    owner.create_repo("ada/to-be-improved")
+    page.get_by_label("A pull request to a repo that is there").check()
+    push(page, "ada/to-be-improved", token)
+    page.get_by_role("heading", name="The pull request is open").wait_for()
+    page.get_by_role("link", name=f"{hub.url}/ada/to-be-improved/discussions/1", exact=True).wait_for()
+    page.get_by_text("The pull request is ada's to decide on").wait_for()
+    assert page.get_by_role("heading", name="Tell the owners").count() == 0, "that is for its owner to do"
+    (proposed,) = owner.get_repo_discussions("ada/to-be-improved")
+    assert proposed.is_pull_request and proposed.author == "carl" and proposed.status == "open"
+    assert "model.safetensors" not in owner.list_repo_files("ada/to-be-improved")
+    assert "model.safetensors" in owner.list_repo_files("ada/to-be-improved", revision=proposed.git_reference)

@@ -1,0 +1,44 @@
+"""Statistics of several models at once, and a form that stands there while something is missing."""
+
+from __future__ import annotations
+
+from tests.app.conftest import NAMED, SENTIMENT
+from tests.app.steps import go, grave_faults, pick, sticks_out
+
+
+def test_statistics_of_all_that_have_none_are_made_in_one_go(visitor) -> None:
+    """And of no others; with the last of them the form folds away, and it opens where one is forgotten."""
+    page = visitor(width=360)
+    # Of the first the owner has published some.
+    pick(page, SENTIMENT[0], *NAMED)
+    go(page, "Statistics")
+    page.get_by_text("2 models have no statistics yet").wait_for()
+    form = page.locator("#statistics-source")
+    assert form.is_visible()
+    page.get_by_role("combobox", name="For the model").click()
+    models = page.get_by_role("option")
+    # The one that is chosen is ticked.
+    assert [name.split("\n")[-1] for name in models.all_inner_texts()] == [
+        SENTIMENT[0],
+        *NAMED,
+        "All 2 that have none",
+    ]
+    models.get_by_text("All 2 that have none").click()
+    assert grave_faults(page) == [] and sticks_out(page) == []
+    page.get_by_label("Texts that I paste").check()
+    page.locator("#statistics-texts textarea").fill("a good film\nan awful plot")
+    page.locator("#make-statistics").click()
+    page.get_by_role("status").get_by_text("Statistics of 2 models: done").wait_for()
+    page.get_by_text("All statistics are there").wait_for()
+    form.wait_for(state="hidden")
+    cards = page.get_by_role("list", name="Statistics of each model").get_by_role("article")
+    told = [" ".join(card.inner_text().split()) for card in cards.all()]
+    assert ["made in this visit" in card for card in told] == [False, True, True] and "published" in told[0]
+    assert all("2 pasted texts" in card for card in told[1:])
+    page.get_by_role("button", name=f"Forget statistics of {NAMED[0]}").click()
+    page.get_by_text("1 model has no statistics yet").wait_for()
+    form.wait_for()
+    page.get_by_role("combobox", name="For the model").click()
+    assert [name.split("\n")[-1] for name in models.all_inner_texts()] == [SENTIMENT[0], *NAMED], (
+        "one alone is called by its name"
+    )
