@@ -110,6 +110,12 @@ def test_of_weights_that_are_here_nothing_is_asked_but_who_may_read_them(asked, 
     assert asked("merge", *WITH, "--out", tmp_path / "merged") == (INFO, 3)
 
 
+def test_models_that_are_compared_are_asked_for_side_by_side(asked):
+    compare = ("compare", *WITH, "--text", "Not bad at all.")
+    asked(*compare)
+    assert asked(*compare) == (INFO, 3)
+
+
 def test_work_is_done_side_by_side_and_the_first_error_is_raised():
     together = threading.Barrier(3, timeout=60)
 
