@@ -192,7 +192,8 @@ class System:
         exact = torch.zeros(len(sample), size, dtype=torch.float64, device=self._wide_device)
         for weight, strips in self._pulls(weights, reference, anchor, torch.float32):
             delta = weight - reference
-            narrow, sampled = delta.float().to(self._device), delta[sample].double().to(self._wide_device)
+            narrow = delta.float().to(self._device)
+            sampled = (weight[sample].double() - reference[sample]).to(self._wide_device)
             del weight, delta  # They are as large as what comes now.
             for start, rows in strips:
                 add_strip_product((start, wide(rows)), sampled, exact)
@@ -218,7 +219,7 @@ class System:
 
         residual = torch.zeros(merged.shape, dtype=torch.float64, device=self._wide_device)
         for weight, strips in self._pulls(weights, merged, anchor, torch.float64, everyone=True):
-            delta = (weight - merged).double().to(self._wide_device)
+            delta = (weight.double() - merged).to(self._wide_device)
             del weight
             for strip in strips:
                 add_strip_product(strip, delta, residual)
@@ -234,7 +235,7 @@ class System:
         start = reference if factorized is not None else anchor()
         right = torch.zeros(reference.shape, dtype=torch.float64, device=self._wide_device)
         for weight, strips in self._pulls(weights, start, anchor, torch.float64, everyone=factorized is None):
-            delta = (weight - start).double().to(self._wide_device)
+            delta = (weight.double() - start).to(self._wide_device)
             del weight
             for strip in strips:
                 add_strip_product(strip, delta, right)

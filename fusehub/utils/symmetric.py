@@ -101,6 +101,8 @@ class Factorized:
     def __init__(self, matrix: Tensor) -> None:
         self._matrix = matrix
         self._diagonal = matrix.diagonal().clone()
+        self._inverses: list[Tensor] = []
+        """Of the blocks on the diagonal of `L`, in float32: a product takes a fraction of the time of a solve."""
         self.ok = self._factorize()
 
     def _factorize(self) -> bool:
@@ -117,7 +119,10 @@ class Factorized:
             square.copy_(kept.add_(factor))
             if int(info):
                 return False
-            _divide(below, factor, transposed=True)
+            if matrix.dtype == torch.float32:
+                unit = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
+                self._inverses.append(torch.linalg.solve_triangular(factor, unit, upper=False))
+            self._divide(below, start // STEP, transposed=True)
         return True
 
     @property
@@ -137,12 +142,27 @@ class Factorized:
         for start, stop in steps:
             part = right[:, start:stop]
             add_product(part, right[:, :start], lower[start:stop, :start], factor=-1.0)
-            _divide(part, lower[start:stop, start:stop], transposed=True)
+            self._divide(part, start // STEP, transposed=True)
         for start, stop in reversed(steps):
             part = right[:, start:stop]
             add_product(part, right[:, stop:], lower[stop:, start:stop].T, factor=-1.0)
-            _divide(part, lower[start:stop, start:stop], transposed=False)
+            self._divide(part, start // STEP, transposed=False)
         return right
+
+    def _divide(self, part: Tensor, block: int, *, transposed: bool) -> None:
+        """`part L⁻¹` of one block of `L` on the diagonal, or `part L⁻ᵀ`, in place: [m, k]."""
+        import torch
+
+        if self._inverses:
+            inverse, divided = self._inverses[block], torch.zeros_like(part)
+            add_product(divided, part, inverse if transposed else inverse.T)
+        else:
+            own = slice(block * STEP, (block + 1) * STEP)
+            lower = self._matrix[own, own]
+            divided = torch.linalg.solve_triangular(
+                lower.T if transposed else lower, part, upper=transposed, left=False
+            )
+        part.copy_(divided)
 
     def times(self, factor: Tensor) -> Tensor:
         """`factor @ S` for [m, n], in the dtype of `factor` and where that is."""
@@ -161,22 +181,3 @@ class Factorized:
         self._matrix.diagonal().copy_(self._diagonal)
         mirror(self._matrix)
         return self._matrix
-
-
-def _divide(part: Tensor, lower: Tensor, *, transposed: bool) -> None:
-    """`part L⁻¹`, or `part L⁻ᵀ` where that is `transposed`, in place: [m, k] and [k, k], of which what is above the
-    diagonal is not looked at.
-
-    A product takes a fraction of the time of as large a solve, so in float32 many rows are multiplied by the inverse.
-    """
-    import torch
-
-    if part.dtype != torch.float32 or len(part) < len(lower):
-        factor = lower.T if transposed else lower
-        part.copy_(torch.linalg.solve_triangular(factor, part, upper=transposed, left=False))
-        return
-    unit = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-    inverse = torch.linalg.solve_triangular(lower, unit, upper=False)
-    divided = torch.zeros_like(part)
-    add_product(divided, part, inverse if transposed else inverse.T)
-    part.copy_(divided)

@@ -225,7 +225,7 @@ class _Engine:
             method.survey is not None and self.base is not None and tensor.base is not None
         )  # As `is_surveyed` says.
         expert, base, own, of_base = self.experts[index], self.base, tensor.sources[index], tensor.base
-        dtype = self._arithmetic_of(Work(tensor))
+        dtype = _arithmetic(self._read(Work(tensor, 0, 1)))
 
         def vector() -> Iterator[Tensor]:
             for work in cut(self.plan, tensor):
@@ -325,7 +325,10 @@ class _Engine:
         tensor = work.tensor
         weight_plan = self.tensors[self._weights.get(tensor.name, tensor.name)]
         bias = next((bias for bias, weight in self._weights.items() if weight == weight_plan.name), None)
-        values, base = self._one_by_one(work, self._arithmetic_of(work))
+        # A system's own arithmetic is as fine as it must be; what is stored as float32 need not be wider before.
+        first = self._read(replace(work, start=0, stop=1))
+        finest = torch.float64 if any(value.dtype == torch.float64 for value in first) else torch.float32
+        values, base = self._one_by_one(work, finest)
         if bias is None:
             return self._finish(self._solver.solve(tensor, values, base, None, None).tensor, base, work)
         other = self.tensors[bias] if tensor is weight_plan else weight_plan
@@ -339,10 +342,6 @@ class _Engine:
         mine, theirs = (merged.tensor, merged.bias) if is_weight else (merged.bias, merged.tensor)
         self._ready[other.name, work.start] = self._finish(theirs, other_base, beside)
         return self._finish(mine, base, work)
-
-    def _arithmetic_of(self, work: Work) -> torch.dtype:
-        """The dtype that a tensor is computed in."""
-        return _arithmetic(self._read(replace(work, start=0, stop=1)))
 
     def _require_finite(self, work: Work, merged: Tensor) -> None:
         """NaN and infinity survive a sum, so one sum tells whether to look closer."""
