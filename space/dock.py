@@ -17,15 +17,19 @@ from .workers.jobs import WAITING, Job
 
 # Milliseconds after which what takes longer says that it goes on.
 _PATIENCE = 400
+# Milliseconds after which an answer may be lost.
+_LOST = 3000
 # What the button that takes a message away does.
 CLOSE = "close"
 # Seconds below which what is left is not worth a number.
 _MOMENT = 1.5
 
 SCRIPT = (
-    """<script>
+    (
+        """<script>
 window.fusehub = {
   pending: new Map(),
+  nudged: 0,
   begin(id, words) {
     this.pending.set(id, {words, since: Date.now()});
     this.ticking = this.ticking || setInterval(() => this.draw(), 200);
@@ -39,6 +43,10 @@ window.fusehub = {
     const bar = document.querySelector('.fh-busy');
     if (!bar) return;
     const late = [...this.pending.values()].filter((one) => Date.now() - one.since > PATIENCE);
+    if (late.length && Date.now() - Math.max(late[0].since, this.nudged) > LOST) {
+      this.nudged = Date.now();
+      this.nudge();
+    }
     bar.hidden = !late.length;
     if (late.length) {
       const one = late[late.length - 1], seconds = Math.floor((Date.now() - one.since) / 1000);
@@ -65,7 +73,14 @@ window.fusehub = {
   },
 };
 </script>"""
-).replace("PATIENCE", str(_PATIENCE))
+    )
+    .replace("PATIENCE", str(_PATIENCE))
+    .replace("LOST", str(_LOST))
+)
+
+# What is not answered may wait in a stream that nobody reads: gradio takes the last one for open until it has read its
+# end, and opens none for a press before that. Another event, which does nothing, opens one, and all come.
+NUDGE = "window.fusehub.nudge = () => trigger('click');"
 
 # A message that is about a result brings it into view, once.
 MESSAGE = (

@@ -74,7 +74,7 @@ class Frame:
         self.nav = gr.HTML(nav_html(None), js_on_load=html.PRESS + STILL, elem_classes="fh-nav-box")
         self.address_bar = gr.HTML("", js_on_load=ADDRESS, elem_classes="fh-address")
         with gr.Column(elem_classes="fh-dock"):
-            gr.HTML(dock.BUSY)
+            self.busy = gr.HTML(dock.BUSY, js_on_load=dock.NUDGE)
             self.message = gr.HTML("", js_on_load=dock.MESSAGE, elem_classes="fh-maybe")
             self.work = gr.HTML("", js_on_load=html.PRESS, elem_classes="fh-maybe")
         self.elsewhere = gr.HTML("", render=False, js_on_load=html.PRESS)
@@ -179,6 +179,7 @@ class Frame:
             return painted
 
         self.work.click(shown(cancel), [self.key], everything, **hidden)
+        self.busy.click(lambda: None, None, None, **hidden)
         self.timer.tick(shown(tick), [self.key], everything, queue=False, **hidden)
         self.everything = everything
 

@@ -283,3 +283,39 @@ def test_an_answer_that_comes_late_does_not_bring_back_what_was_before(visitor) 
     page.locator("#step-compare").wait_for()
     assert not page.locator("#step-merge").is_visible()
     assert "step=compare" in page.url
+
+
+# Holds back what the server says last in a stream of answers: that it ends there.
+_HELD_END = """() => {
+  const fetched = window.fetch;
+  window.fetch = async (...asked) => {
+    const answer = await fetched(...asked);
+    if (!String(asked[0].url || asked[0]).includes('/queue/data')) return answer;
+    const pieces = answer.body.pipeThrough(new TextDecoderStream()).pipeThrough(new TransformStream({
+      async transform(piece, out) {
+        const end = piece.search(/data: [^\\n]*close_stream/);
+        if (end < 0 || window.letEnd === null) return out.enqueue(piece);
+        if (end > 0) out.enqueue(piece.slice(0, end));
+        await new Promise((go) => { window.letEnd = go; });
+        window.letEnd = null;
+        out.enqueue(piece.slice(end));
+      },
+    }));
+    return new Response(pieces.pipeThrough(new TextEncoderStream()), {headers: answer.headers});
+  };
+}"""
+
+
+def test_a_press_between_the_last_answer_and_the_end_of_its_stream_is_answered(visitor) -> None:
+    """Gradio takes the stream for open by then, and waits in it for what comes in another one."""
+    page = visitor(alone=True)
+    page.evaluate(_HELD_END)
+    example(page)
+    page.wait_for_function("() => window.letEnd")
+    with page.expect_response(re.compile("/queue/join")) as joined:
+        page.get_by_role("navigation", name="Steps").get_by_role("button", name="Check").click()
+    joined.value.finished()
+    page.wait_for_timeout(500)
+    page.evaluate("window.letEnd()")
+    page.locator("#step-check").wait_for()
+    page.get_by_text("What a merge will take").wait_for()
