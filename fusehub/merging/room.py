@@ -6,6 +6,7 @@ what needs more than three quarters of that is refused, and what may need more t
 
 from __future__ import annotations
 
+import itertools
 import logging
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -34,7 +35,10 @@ def require_disk(plan: Plan, target: Path, written: int) -> None:
     complete leave to be written for the folder `target`; or where no file may be so large."""
     refs = [*plan.experts, *filter(None, [plan.base])]
     result = Room("The merged model", plan.cost["output_bytes"] - written, target, _OUT)
-    require_room([result, *room_of_downloads(refs)])
+    fisher = plan.method.needs_fisher
+    # Experts can have the same statistics.
+    statistics = {found.origin: found.room(fisher=fisher) for found in plan.statistics}
+    require_room([result, *room_of_downloads(refs), *itertools.chain.from_iterable(statistics.values())])
     largest = 0 if plan.recipe.as_adapter else max((shard.nbytes for shard in plan.shards), default=0)
     if (most := _most_bytes_of_a_file()) is not None and largest > most:
         raise NoSpace(

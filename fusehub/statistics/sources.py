@@ -60,7 +60,7 @@ class FoundStatistics:
 
     origin: str
     metadata: Mapping[str, Any]
-    _access: Access = field(default=STORED, repr=False)
+    access: Access = field(default=STORED, repr=False)
 
     def __post_init__(self) -> None:
         freeze(self, "metadata")
@@ -74,11 +74,11 @@ class FoundStatistics:
 
     def open_fisher(self) -> FisherFile:
         """The Fisher diagonals beside them, which the metadata tells of, downloaded where they must be."""
-        return FisherFile(locate_fisher(self.origin, self._access), self.origin, self.metadata["fisher"])
+        return FisherFile(locate_fisher(self.origin, self.access), self.origin, self.metadata["fisher"])
 
     def open(self) -> Statistics:
         """The file, downloaded where it must be. Raises `BadStatistics` where it is not what its metadata told."""
-        statistics = open_statistics(self.origin, self._access)
+        statistics = open_statistics(self.origin, self.access)
         if statistics.metadata != thawed(self.metadata):
             statistics.close()
             raise BadStatistics(
@@ -365,6 +365,12 @@ def _where(source: str, access: Access) -> Path | None:
         return path
     repo_id, _, revision = source.partition("@")
     return snapshot_of(repo_id, revision, access)
+
+
+def is_in_repo(source: str) -> bool:
+    """Whether `source` is a repo, and no file or folder of this machine."""
+    path = local_path(source)
+    return (path is None or not path.exists()) and _may_be_repo(source)
 
 
 def _may_be_repo(source: str) -> bool:

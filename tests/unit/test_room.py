@@ -2,12 +2,16 @@
 
 import os
 import subprocess
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import HfApi
 
 import fusehub
 from fusehub.errors import NoMemory, NoSpace
 from fusehub.models.checkpoints.checkpoint import Checkpoint
+from fusehub.statistics.missing import missing_bytes
+from fusehub.statistics.sources import FoundStatistics
 from fusehub.utils.folders.places import Room, require_room
 from tests.unit.at_hub import session
 from tests.unit.experts import WEIGHTS, leftovers, recipe_of, relatives, text_file, with_statistics
@@ -55,6 +59,51 @@ def test_a_cache_and_a_result_on_one_disk_are_told_together_before_a_byte_comes(
         assert "out" not in leftovers(small_disk)
         assert not [path for path in small_disk.rglob("*") if path.is_file() and path.stat().st_size > result // 2]
         ann(*asked, tmp_path / "out")
+
+
+def test_statistics_that_are_to_come_are_told_with_the_rest_before_a_byte_comes(hub, tmp_path, small_disk):
+    """The weights and the result would fit, and the statistics beside them do not."""
+    folders = with_statistics(relatives(tmp_path / "models", hidden=64))
+    repos = ["ann/first-with-statistics", "ann/second-with-statistics"]
+    api = HfApi(endpoint=hub.url, token=hub.token("ann"))
+    for name, folder in zip(repos, folders, strict=True):
+        api.create_repo(name)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Model")
+    model = (folders[0] / WEIGHTS).stat().st_size
+    statistics = sum(path.stat().st_size for path in (folders[0] / "fusehub").glob("*.safetensors"))
+    with session(hub, "ann", tmp_path) as ann:
+        ann.python(f"import huggingface_hub.constants as c; c.HF_HUB_CACHE = {str(small_disk / 'hub')!r}")
+        # Room for all but one expert's statistics.
+        left = 3 * model + statistics + 100_000
+        subprocess.run(["mount", "-o", f"remount,size={left}", str(small_disk)], check=True)
+        asked = ("merge", *repos, "--method", "regmean", "--out")
+        what, _ = ann.fails(*asked, small_disk / "out")
+        assert all(f"The download of the statistics {name}@" in what for name in repos) and "It is one disk" in what
+        assert not list(small_disk.rglob("*.safetensors"))
+        subprocess.run(["mount", "-o", f"remount,size={left + 2 * statistics}", str(small_disk)], check=True)
+        ann(*asked, small_disk / "out")
+        # What is here needs no room again.
+        ann(*asked, tmp_path / "again")
+
+
+def test_of_statistics_in_shards_those_that_are_missing_are_counted(tmp_path):
+    sizes = {
+        "statistics.json": 5, "statistics.safetensors.index.json": 7, "statistics-00001-of-00002.safetensors": 100,
+        "statistics-00002-of-00002.safetensors": 200, "fisher.safetensors": 1000,
+    }  # fmt: skip
+    files = [SimpleNamespace(rfilename=f"fusehub/{name}", size=size) for name, size in sizes.items()]
+    files.append(SimpleNamespace(rfilename="model.safetensors", size=10**6))
+    info = SimpleNamespace(siblings=files, sha="a" * 40)
+    access = SimpleNamespace(is_offline=False, cache=tmp_path, info=lambda repo_id, revision: info)
+    found = FoundStatistics("ann/model@" + "a" * 40, {}, access)
+    assert missing_bytes(found, fisher=False) == 300 and missing_bytes(found, fisher=True) == 1000
+    here = tmp_path / "models--ann--model" / "snapshots" / info.sha / "fusehub"
+    here.mkdir(parents=True)
+    (here / "statistics-00001-of-00002.safetensors").touch()
+    assert missing_bytes(found, fisher=False) == 200
+    access.is_offline = True
+    assert missing_bytes(found, fisher=False) == 0
+    assert missing_bytes(FoundStatistics(str(tmp_path), {}, access), fisher=False) == 0
 
 
 def test_a_single_file_is_not_begun_that_its_disk_cannot_take(hub, large, tmp_path, small_disk):  # noqa: F811
@@ -116,15 +165,15 @@ def limited(kind: str, *arguments: object) -> str:
 
 
 @pytest.mark.parametrize("kind", ["DATA", "AS"])
-@pytest.mark.parametrize("method", ["ties", "regmean"])
+@pytest.mark.parametrize("method", ["dare_ties", "regmean"])
 def test_a_merge_that_memory_will_not_hold_is_refused_and_one_in_pieces_is_made(tmp_path, kind, method):
-    """TIES holds a whole embedding of everyone, RegMean a matrix of the inputs' square."""
-    wide = {"vocab_size": 220_000, "hidden": 64, "layers": 1} if method == "ties" else {"hidden": 64, "layers": 1}
+    """DARE holds a whole embedding of everyone, RegMean a matrix of the inputs' square."""
+    wide = {"vocab_size": 220_000, "hidden": 64, "layers": 1} if method == "dare_ties" else {"hidden": 64, "layers": 1}
     wide |= {"intermediate_size": 7000} if method == "regmean" else {}
     models = relatives(tmp_path / "models", **wide)
     if method == "regmean":
         with_statistics(models)
-    base = tmp_path / "models" / "base" if method == "ties" else ""
+    base = tmp_path / "models" / "base" if method == "dare_ties" else ""
     # Of addresses, threads and files that are looked at take some for themselves.
     room = {"DATA": 120, "AS": 240}[kind] * 10**6
     said = limited(kind, room, tmp_path / "out", method, base, *models)
@@ -152,7 +201,7 @@ fusehub.merge(models, out + "-second", method="mean")
 resource.setrlimit(resource.RLIMIT_DATA, (psutil.Process().memory_info().data + 40_000_000,) * 2)
 try:
     if {command == "merge"}:
-        fusehub.merge(models, out, method="ties", base_model=base)
+        fusehub.merge(models, out, method="dare_ties", base_model=base)
     else:
         fusehub.collect(models[0], texts, out, **tiny)
 except fusehub.FuseHubError as error:

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusehub.hub.cache import FIX
 from fusehub.merging.sources.questioning import question
 from fusehub.merging.sources.source import SourceLayer, StatisticsSource, Wanted
 from fusehub.models.resolve import ModelRef
 from fusehub.statistics.few_texts import few_texts_finding
+from fusehub.statistics.missing import missing_bytes
 from fusehub.statistics.sources import FoundStatistics, find_statistics, is_of_others, local_files
+from fusehub.utils.folders.places import Room
 
 if TYPE_CHECKING:
     from fusehub.statistics.fisher_file import FisherFile
@@ -83,6 +86,11 @@ class Published(StatisticsSource):
     def files(self) -> list[Path]:
         """Those of a folder, or the file."""
         return local_files(self.origin, fisher=bool(self.metadata.get("fisher")))
+
+    def room(self, *, fisher: bool) -> list[Room]:
+        """What of the file is not in the cache."""
+        missing = missing_bytes(self.found, fisher=fisher)
+        return [Room(f"The download of the statistics {self.origin}", missing, self.found.access.cache, FIX)]
 
     def question(self, ref: ModelRef, model_bytes: int) -> Iterator[str]:
         """Those of others than the model's owner are held against random tokens."""

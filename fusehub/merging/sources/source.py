@@ -23,6 +23,7 @@ from fusehub.utils.findings import Allowed
 if TYPE_CHECKING:
     from fusehub.data.inputs import Inputs
     from fusehub.statistics.fisher_file import FisherFile
+    from fusehub.utils.folders.places import Room
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,10 @@ class StatisticsSource(ABC):
 
     def files(self) -> list[Path]:
         """The files of this machine that they are; what a commit names is not among them."""
+        return []
+
+    def room(self, *, fisher: bool) -> list[Room]:
+        """What of them, or of their `fisher` diagonals, has yet to be downloaded, and whereto."""
         return []
 
     def question(self, ref: ModelRef, model_bytes: int) -> Iterator[str]:
