@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Small enough that a piece of every expert stays in the processor's cache, large enough that calls cost nothing; and
 # how many it may be of all models together, so that more of them take no more memory.
 _PIECE_ELEMENTS = 2**18
-_TOGETHER = 2**20
+_TOGETHER = 2**19
 
 
 @dataclass(frozen=True)
