@@ -163,6 +163,12 @@ def test_a_recipe_becomes_the_arguments_of_the_same_merge(client: Client, hub) -
     told = read(written.replace("weight: 2, density: 0.5", "weight: [0, 1], density: 0.4"))
     assert f"weight of {SENTIMENT[1]}: [0.0, 1.0]" in told["left_out"]
     assert f"density of {SENTIMENT[1]}: 0.4" in told["left_out"] and "density" not in told["arguments"]["options"]
+    # What is said once of all models holds for each that says nothing else.
+    head, _, models = written.partition("parameters: {epsilon: 0.1}")
+    once = f"{head}parameters: {{weight: 3, density: 0.25}}{models.replace('weight: 1, density: 0.5', '')}"
+    told = read(once.replace(", density: 0.5", ""))
+    assert told["arguments"]["weights"] == {SENTIMENT[0]: 3.0, SENTIMENT[1]: 2.0}
+    assert told["arguments"]["options"] == {"density": 0.25}
     # From the Hub, as this caller may read it.
     api = HfApi(endpoint=hub.url, token=hub.token("carl"))
     api.create_repo("carl/a-recipe", private=True)
