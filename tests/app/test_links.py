@@ -13,7 +13,7 @@ from space.links.link import KEYS, Link, link_of, read_link
 from space.render.elsewhere import elsewhere_html
 from space.setting import Setting
 from space.visit import COMPARE, MERGE, PUSH, Made, Picked, Visit
-from tests.app.conftest import ENTITIES, SENTIMENT
+from tests.app.conftest import ENTITIES, SENTIMENT, publish
 from tests.app.steps import compare, example, go, grave_faults, merge, pick, sticks_out
 
 SHARED, OWN = Setting(shared=True), Setting(shared=False)
@@ -197,12 +197,14 @@ def test_the_address_goes_with_the_visit_and_a_link_brings_a_colleague_there(vis
     broken.wait_for_url(lambda url: "passwd" not in url)
 
 
-def test_a_recipe_is_filled_in_and_what_the_app_cannot_say_is_told(visitor, hub) -> None:
+def test_a_recipe_is_filled_in_and_what_the_app_cannot_say_is_told(visitor, hub, tmp_path) -> None:
     """From its text and from the repo that holds it; the merge of it is the recipe's."""
     api = HfApi(endpoint=hub.url, token=hub.token("carl"))
     one, two = (f"{name}@{api.model_info(name).sha}" for name in SENTIMENT)
+    # Not the base that the cards name, which is filled in where nothing else is said.
+    publish(hub, "ben/own-base", Path(api.snapshot_download("ada/base", local_dir=tmp_path)))
     written = "\n".join(
-        ["merge_method: task_arithmetic", "base_model: ada/base", "dtype: float16", "parameters: {lambda: 0.5}",
+        ["merge_method: task_arithmetic", "base_model: ben/own-base", "dtype: float16", "parameters: {lambda: 0.5}",
          "heads: merge",
          f"models: [{{model: {one}, parameters: {{weight: 0.5}}}}, {{model: {two}}}]"]
     )  # fmt: skip
@@ -235,6 +237,7 @@ def test_a_recipe_is_filled_in_and_what_the_app_cannot_say_is_told(visitor, hub)
     assert made.count() == 1
     made.locator("summary", has_text="Recipe").click()
     recipe = made.locator("code").inner_text()
+    assert "base_model: ben/own-base@" in recipe
     assert "heads: merge" in recipe, "what the page does not ask stays as the recipe said"
     api.create_repo("carl/opened-recipe")
     api.upload_file(repo_id="carl/opened-recipe", path_in_repo="fusehub_recipe.yaml", path_or_fileobj=recipe.encode())
