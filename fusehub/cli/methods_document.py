@@ -54,7 +54,7 @@ def facts(method: Method) -> dict[str, str]:
         "base": _base(method),
         "weights": _weights(method),
         "models": str(fewest) if fewest == most else f"{fewest} or more" if most is None else f"{fewest} to {most}",
-        "tensors": "in pieces" if method.is_elementwise else whole,
+        "tensors": "in pieces" if method.is_elementwise or method.survey is not None else whole,
         "biases": _biases(method) if method.needs_statistics else "as weights",
         "as an adapter": "yes" if method.factors else "no",
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _STATISTICS_BYTES = 100 * 2**20
+# Numbers of a layer that are solved at a time (`linear_system`).
+_AT_A_TIME = 2**24
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ def of_solving(models: int, numel: int, inputs: int) -> Cost:
     """Of a linear layer that is solved, with so many inputs.
 
     One gram as it is stored, and the sum and its factor in the memory of one matrix, in float32 as mostly suffices;
-    weights in the arithmetic, the right side and what is read ahead; and what opening statistics takes, measured.
+    the result, and the weights of one expert, of however many; of as many outputs as are solved at a time the weights
+    that they are compared with, differences and right sides; and what opening statistics takes, measured.
     """
-    memory = inputs * inputs * (4 + 2) + (models + 2) * numel * 4 + _STATISTICS_BYTES
+    memory = inputs * inputs * (4 + 2) + (2 * numel + 3 * min(numel, _AT_A_TIME)) * 4 + _STATISTICS_BYTES
     return Cost(memory, 2 * models * numel * inputs + inputs**3 // 3)

@@ -91,10 +91,7 @@ def steady(lines: Mapping[str, Sequence[tuple[float, Taken]]]) -> list[Row]:
         peaks = [taken.peak for _, taken in points]
         growth = max(peaks) / min(peaks) - 1
         told = ", ".join(f"{peak / 1e6:.0f}" for peak in peaks)
-        bound = "everyone's weights of the layer" if line in ("ties", "regmean") else ""
-        rows.append(
-            Row(f"{line}: memory of 2, 4 and 8 experts", f"{told} MB: {growth:+.0%}", "10 %", growth <= 0.1, bound)
-        )
+        rows.append(Row(f"{line}: memory of 2, 4 and 8 experts", f"{told} MB: {growth:+.0%}", "10 %", growth <= 0.1))
     return rows
 
 
