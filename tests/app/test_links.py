@@ -238,7 +238,8 @@ def test_a_recipe_is_filled_in_and_what_the_app_cannot_say_is_told(visitor, hub,
     made.locator("summary", has_text="Recipe").click()
     recipe = made.locator("code").inner_text()
     assert "base_model: ben/own-base@" in recipe
-    assert "heads: merge" in recipe, "what the page does not ask stays as the recipe said"
+    told = page.locator(".fh-elsewhere").inner_html()
+    assert "--heads merge" in told, "what the page does not ask stays as the recipe said"
     api.create_repo("carl/opened-recipe")
     api.upload_file(repo_id="carl/opened-recipe", path_in_repo="fusehub_recipe.yaml", path_or_fileobj=recipe.encode())
     other = visitor()
