@@ -9,6 +9,9 @@ from typing import Any
 
 import gradio as gr
 
+from .render import html
+from .render.address import GO_ON
+from .render.nav import STEPS
 from .visit import Visit
 from .workers.pace import Tell
 
@@ -22,6 +25,12 @@ def folded(label: str, **options: Any) -> gr.Accordion:
     part = gr.Accordion(label, open=False, **options)
     part.open = 0  # type: ignore[assignment]  # Closed too, and not put off.
     return part
+
+
+def not_yet(why: str, place: int) -> str:
+    """What stands where a step cannot be taken yet: why, and a button to the step `place` where that changes."""
+    lead = html.button(GO_ON, f"Go to {STEPS[place]}", str(place), kind="fh-small")
+    return f'{html.empty(why)}<p class="fh-offers">{lead}</p>'
 
 
 class Step(ABC):

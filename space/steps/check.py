@@ -15,7 +15,7 @@ from ..render import html
 from ..render.labels import CHOICES, labels_html, labels_said, to_map
 from ..render.offers import OFFERS, action_of
 from ..render.reproduce import merge_command
-from ..step import Step, folded
+from ..step import Step, folded, not_yet
 from ..visit import PICK, STATISTICS, Picked, Visit, statistics_of
 from ..workers.pace import Tell, seconds_of, untold
 from .advice import fill_in_base
@@ -92,7 +92,7 @@ class Check(Step):
 
     def show(self, visit: Visit, token: str | None) -> list:
         if len(visit.picks) < 2:
-            nothing = html.empty("A merge takes two models or more. Go back to step 1 and pick them.")
+            nothing = not_yet("A merge takes two models or more. Pick them first.", PICK)
             return [nothing, gr.Column(visible=False), *[gr.skip()] * (len(self.painted) - 2)]
         if visit.report is None:
             check(self.frame, visit, token)

@@ -20,9 +20,9 @@ from ..render.answers import answers_html
 from ..render.layers import layers_html
 from ..render.scores import scores_html
 from ..setting import Setting
-from ..step import Step
+from ..step import Step, not_yet
 from ..uploads import take_uploads
-from ..visit import PUSH, Visit
+from ..visit import PICK, PUSH, Visit
 from .columns import Columns
 
 
@@ -33,7 +33,8 @@ class Compare(Step):
     intro = "The same is asked of all, and what they answer stands side by side."
 
     def layout(self) -> None:
-        self.said = gr.HTML("")
+        self.said = gr.HTML("", js_on_load=html.PRESS)
+        self.offering = [self.said]
         with gr.Column(visible=False) as self.form:
             self._fields()
         self.asked = [self.texts, self.example, self.add, self.pictures, self.scoring, self.upload]
@@ -106,7 +107,7 @@ class Compare(Step):
 
     def show(self, visit: Visit, token: str | None) -> list:
         if not visit.picks:
-            nothing = html.empty("Pick models in step 1 first.")
+            nothing = not_yet("Pick models first: they are asked here.", PICK)
             rest = [gr.skip()] * (len(self.painted) - 6)
             return ["", "", "", "", nothing, gr.Column(visible=False), *rest]
         asked = _answers_of(visit)

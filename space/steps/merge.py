@@ -19,8 +19,8 @@ from ..access import require_all
 from ..events import EACH_PRESS
 from ..render import html
 from ..render.reproduce import merge_command
-from ..step import Step, folded
-from ..visit import COMPARE, MERGE, Made, Visit, statistics_of
+from ..step import Step, folded, not_yet
+from ..visit import COMPARE, MERGE, PICK, Made, Visit, statistics_of
 from ..workers.jobs import Part
 from ..workers.pace import Tell
 from .advice import advice_html, advise, need_html, offered, suggested, wants_more, ways
@@ -97,7 +97,7 @@ class Merge(Step):
         made = made_html(visit, self.frame.setting.undo)
         rest: list[Any] = [gr.skip()] * (len(self.painted) - len(self.shares) - 3)
         if len(visit.picks) < 2:
-            nothing = html.empty("Pick two models or more in step 1 first.")
+            nothing = not_yet("Pick two models or more first.", PICK)
             return [nothing, gr.Column(visible=False), *rest, made, *[gr.skip()] * len(self.shares)]
         report = check(self.frame, visit, token)
         if not report["ok"]:

@@ -13,10 +13,8 @@ from fusehub.utils.untrusted.yaml_text import split_front_matter
 
 from ..events import typed
 from ..render import html
-from ..render.address import GO_ON
-from ..render.nav import STEPS
 from ..render.published import published_html
-from ..step import Step, folded
+from ..step import Step, folded, not_yet
 from ..visit import MERGE, PICK, PUSH, Made, Visit
 from .card import Draft
 from .telling import Telling, tell
@@ -108,9 +106,7 @@ class Push(Step):
         names = list(visit.merges)
         if not names:
             step = MERGE if len(visit.picks) > 1 else PICK
-            lead = html.button(GO_ON, f"Go to {STEPS[step]}", str(step), kind="fh-small")
-            nothing = html.empty("Nothing is merged yet. Merge first; then push the result here.")
-            nothing += f'<p class="fh-offers">{lead}</p>'
+            nothing = not_yet("Nothing is merged yet. Merge first; then push the result here.", step)
             away = [gr.Column(visible=False), gr.Accordion(visible=False)]
             return [
                 gr.skip(), nothing, *away, *[gr.skip()] * 6, published_html(visit), gr.skip(),

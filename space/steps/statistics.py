@@ -16,9 +16,9 @@ from fusehub.merging.sources.data_free import DATA_FREE
 from ..access import require_all
 from ..events import EACH_PRESS
 from ..render import html
-from ..step import Step
+from ..step import Step, not_yet
 from ..uploads import take_uploads
-from ..visit import MERGE, Visit
+from ..visit import MERGE, PICK, Visit
 from ..workers.jobs import Job, Part
 from ..workers.pace import Tell
 from .check import check
@@ -41,6 +41,7 @@ class StatisticsStep(Step):
 
     def layout(self) -> None:
         self.cards = gr.HTML("", js_on_load=html.PRESS)
+        self.offering = [self.cards]
         with gr.Column(visible=False) as self.rest:
             with gr.Accordion("Make statistics from texts", elem_id="statistics-form") as self.form:
                 self.model = gr.Dropdown([], label="For the model", elem_id="statistics-model")
@@ -126,7 +127,7 @@ class StatisticsStep(Step):
 
     def show(self, visit: Visit, token: str | None) -> list:
         if len(visit.picks) < 2:
-            nothing = html.empty("Pick two models or more in step 1 first.")
+            nothing = not_yet("Pick two models or more first.", PICK)
             return [nothing, gr.Column(visible=False), *[gr.skip()] * (len(self.painted) - 2)]
         report = check(self.frame, visit, token)
         lacking, fisher = _lacking(visit, report)
