@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 # Below so many rows, columns or summands a product takes no longer than putting its factors in order for oneDNN.
 _WORTHWHILE = 64
-# Numbers of a product that are made at a time, so that they are added up before they have left the processor's cache.
-_CACHED = 2**20
+# Numbers of a product that are made at a time, so that they are added up before they have left the processor's cache;
+# and of its first factor, which is copied.
+_CACHED, _COPIED = 2**20, 2**22
 
 
 def add_product(out: Tensor, left: Tensor, right: Tensor, *, factor: float = 1.0) -> None:
@@ -32,7 +33,7 @@ def add_product(out: Tensor, left: Tensor, right: Tensor, *, factor: float = 1.0
     from torch.nn.functional import linear
 
     right = right.contiguous()
-    step = max(1, _CACHED // len(right))
+    step = max(1, min(_CACHED // len(right), _COPIED // right.shape[1]))
     for start in range(0, len(left), step):
         product = linear(left[start : start + step].to_mkldnn(), right).to_dense()
         out[start : start + step].add_(product, alpha=factor)
