@@ -11,7 +11,7 @@ TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder
 # What is compiled once is kept, also where an image says otherwise: the tests start a hundred processes.
 COMPILED := PYTHONDONTWRITEBYTECODE=
 
-BENCHMARKS ?= startup merging mergekit growth
+BENCHMARKS ?= startup merging language mergekit growth
 CAMPAIGNS ?= faults kills fuzz limits tokens load
 
 .PHONY: demo test test-all test-oldest docs soak audit install lint format bench battery clean

@@ -19,7 +19,7 @@ from tests.battery.store import machine
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "performance.md"
 RECORDS = DOCUMENT.parent / "performance"
-NAMES = ("startup", "merging", "mergekit", "growth", "layer", "collect", "stream", "perplexity")
+NAMES = ("startup", "merging", "language", "mergekit", "growth", "layer", "collect", "stream", "perplexity")
 """The order of the table."""
 HEAD = ("work", "measured", "target", "reached", "what bounds it")
 
