@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 NER_DATA ?= $(wildcard ../shared/data/ner)
 
 # Three files of tests at a time on two cores: many wait for an app, a browser or a Hub.
-TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder
+TOGETHER := -n 4 --dist loadfile --no-loadscope-reorder
 # What is compiled once is kept, also where an image says otherwise: the tests start a hundred processes.
 COMPILED := PYTHONDONTWRITEBYTECODE=
 

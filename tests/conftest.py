@@ -35,6 +35,8 @@ FIRST = (
     "app/test_reach.py",
     "unit/test_fuzz.py",
     "app/test_load.py",
+    "app/test_way.py",
+    "app/test_every_kind.py",
     "unit/test_every_task.py",
     "app/test_space.py",
     "unit/test_collect_resume.py",

@@ -34,6 +34,9 @@ class Push(Step):
     def layout(self) -> None:
         self.nothing = gr.HTML("", js_on_load=html.PRESS)
         self.offering = [self.nothing]
+        self.who = gr.HTML("", elem_id="push-who")
+        if self.frame.setting.signs_in:
+            gr.LoginButton()  # Before anything is merged, too: private models are picked by whoever may read them.
         with gr.Column(visible=False) as self.form:
             self._fields()
         self.done = gr.HTML("", js_on_load=html.PRESS)
@@ -54,9 +57,6 @@ class Push(Step):
 
     def _fields(self) -> None:
         self.which = gr.Dropdown([], label="Merged model", elem_id="push-which")
-        self.who = gr.HTML("", elem_id="push-who")
-        if self.frame.setting.signs_in:
-            gr.LoginButton()
         self.pasted = gr.Textbox(
             label="Token", type="password", visible=not self.frame.setting.signs_in, elem_id="push-token",
             info="Needs the right to write. It is asked whose it is, used for this one push, and kept nowhere.",

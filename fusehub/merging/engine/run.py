@@ -213,8 +213,8 @@ class _Engine:
             for tensor in tensors
         ]
         yield from surveys[0] if surveys else ()
-        for tensor, following in zip(tensors, [*surveys[1:], []], strict=True):
-            yield from following
+        for number, tensor in enumerate(tensors, 1):
+            yield from surveys[number] if number < len(surveys) else ()
             yield from cut(self.plan, tensor)
 
     def _survey(self, survey: Survey) -> Any:
