@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +62,17 @@ def serve(setting: Setting, *, host: str | None, port: int | None, open_browser:
         confine(frame.visits.root)
     page = build(frame)
     page.queue(default_concurrency_limit=8, max_size=200)
+
+    @asynccontextmanager
+    async def lifespan(served: Any) -> AsyncIterator[None]:
+        # Before the first request is taken: later, a program that is quick would be answered by gradio alone.
+        add_downloads(served, frame)
+        add_documents(served)
+        structured(page)
+        yield
+
     try:
-        served, address, _ = page.launch(
+        _, address, _ = page.launch(
             server_name=host,
             server_port=port,
             inbrowser=open_browser,
@@ -76,14 +87,11 @@ def serve(setting: Setting, *, host: str | None, port: int | None, open_browser:
             # Runs would be kept in the browser with all that was typed, a token too.
             run_history=False,
             mcp_server=_has_mcp(),
-            app_kwargs={"middleware": [Middleware(HostCheck, names=setting.names(host))]},
+            app_kwargs={"middleware": [Middleware(HostCheck, names=setting.names(host))], "lifespan": lifespan},
         )
     except OSError as error:
         raise FuseHubError(f"The app cannot be served ({error}).", "Choose another port with --port.") from error
     frame.address = os.environ.get("SPACE_ID") or address.rstrip("/")
-    add_downloads(served, frame)
-    add_documents(served)
-    structured(page)
     # Only now: the page is there, and what is heavy can come.
     frame.worker.start()
     threading.Thread(target=_sweeping, args=(frame.visits, page, setting), daemon=True).start()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -144,13 +145,16 @@ def serving(
 
 
 def _until_served(url: str, process: subprocess.Popen, log: Path) -> None:
+    """Asks for what is not gradio's own: the very first request that is taken is answered by all of the app."""
     end = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < end:
         try:
-            urllib.request.urlopen(url, timeout=5).close()
+            urllib.request.urlopen(f"{url}documents/README.md", timeout=60).close()
             return
+        except urllib.error.HTTPError as error:
+            raise RuntimeError(f"The app took a request before it was whole: {error}") from error
         except OSError:
-            time.sleep(0.25)
+            time.sleep(0.02)
     raise RuntimeError(f"The app did not start: {log.read_text()[-2000:]}")
 
 
