@@ -33,10 +33,13 @@ def recipe_at_hub(name: str, access: Access) -> Recipe:
             "Name two or more models, a repo with a recipe, or a recipe's file.",
         )
     recipe = Recipe.read(ref.path(FILENAME))
-    if here := [place for place in places_in(recipe) if is_path(place) or _is_here(place)]:
+    # Statistics at the Hub are in a repo of somebody: a name alone is what a folder of its author was called.
+    named = {entry.statistics for entry in recipe.models if is_place(entry.statistics) and "/" not in entry.statistics}
+    if here := [place for place in places_in(recipe) if is_path(place) or _is_here(place) or place in named]:
         raise BadRecipe(
             f"The recipe in {ref.name} names what lies on a machine, and not on the Hub: {', '.join(here)}.",
-            f"Download it (`hf download {ref.repo_id} {FILENAME}`), put in what you mean, and merge by the file.",
+            f"Download it (`hf download {ref.repo_id} {FILENAME}`), put in what you mean, and merge by the file. Its "
+            "first lines say what statistics were made of, where FuseHub wrote it.",
         )
     return recipe
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,18 +91,27 @@ class MergedFolder:
 
     @property
     def local_folders(self) -> dict[str, str]:
-        """Folders of this machine that went in, as they were written -> the name that stands for them elsewhere."""
+        """Folders of this machine that went in, as they were written -> the name that stands for them elsewhere.
+
+        That is its last part; where several have the same one, with the expert before it that it is of.
+        """
         models = {source["name"]: source["short_name"] for source in self.sources if not source["repo_id"]}
         models |= {str(Path(place).expanduser()): name for place, name in models.items()}
-        others = [entry.statistics for entry in self.recipe.models if is_place(entry.statistics)]
-        others += [entry.data for entry in self.recipe.models if entry.data]
-        others += [self.recipe.base_model] if self.recipe.base_model else []
+        # Each with the expert that it is of, where it is of one.
+        others: dict[str, str] = {}
+        for entry, source in zip(self.recipe.models, self.sources, strict=True):
+            for place in (entry.statistics if is_place(entry.statistics) else None, entry.data):
+                others |= {place: source["short_name"]} if place and place not in others else {}
         bases = [source["adapter_base"] for source in self.sources if source.get("adapter_base")]
-        others += [base["folder"] for base in bases if base["folder"]]
+        for base in (self.recipe.base_model, *(base["folder"] for base in bases)):
+            others |= {base: ""} if base else {}
         # Statistics inside a model's own folder are named by that folder's name too.
         inside = tuple(f"{place}/" for place in models)
+        here = {place: of for place, of in others.items() if is_local(place) and not place.startswith(inside)}
+        last = Counter(Path(place).name for place in here)
         return models | {
-            place: Path(place).name for place in others if is_local(place) and not place.startswith(inside)
+            place: f"{of}-{Path(place).name}" if of and last[Path(place).name] > 1 else Path(place).name
+            for place, of in here.items()
         }
 
     def public_report(self) -> str:
@@ -121,6 +131,21 @@ class MergedFolder:
         content["base_model"] = self.public(content["base_model"]) if content["base_model"] else None
         return Recipe.parse(content).to_yaml()
 
+    def recipe_file(self) -> str:
+        """The same as a file, which first tells of what it names that nobody else has."""
+        names = dict.fromkeys(self.local_folders.values())
+        if not names:
+            return self.public_recipe()
+        made: dict[str, str] = {}
+        for entry, source in zip(self.recipe.models, self.sources, strict=True):
+            counted = source["statistics"]
+            if counted and (name := self.local_folders.get(entry.statistics)):
+                of = source["repo_id"] or source["short_name"]
+                made.setdefault(name, f": statistics of {of}{_made_of(counted)}")
+        lines = ["Not on the Hub, but of whoever made the merge. Put paths in for them first.",
+                 *(f"- {name}{made.get(name, '')}" for name in names)]  # fmt: skip
+        return "".join(f"# {' '.join(self.public(line).split())}\n" for line in lines) + self.public_recipe()
+
     @property
     def labels(self) -> list[str]:
         """Of the head. A label may look like a path ("/m/09x0r"), but is none of the folders that went in."""
@@ -135,7 +160,7 @@ class MergedFolder:
                 files["/".join(parts)] = path
         return files | {
             REPORT_FILENAME: self.public_report().encode(),
-            RECIPE_FILENAME: self.public_recipe().encode(),
+            RECIPE_FILENAME: self.recipe_file().encode(),
         }
 
     def public(self, text: str) -> str:
@@ -172,6 +197,16 @@ def is_local(place: str) -> bool:
     if PINNED.fullmatch(place):
         return False
     return not re.fullmatch(r"[\w.-]+(/[\w.-]+)+(@[\w./-]+)?", place) or Path(place).exists()
+
+
+def _made_of(counted: Mapping[str, Any]) -> str:
+    """What statistics were made of, as far as it is known."""
+    data = counted["data"] or {}
+    revision = str(data.get("revision") or "")
+    # Files have a hash in the place of a commit.
+    exactly = f" (sha256 {revision})" if len(revision) == 64 else f"@{revision}" if revision else ""
+    source = f" of {data['source']}{exactly}" if data.get("source") else ""
+    return f", made of {counted['examples']:,} texts{source}" if counted["examples"] else ""
 
 
 def _each_text(value: Any, change: Callable[[str], str]) -> Any:

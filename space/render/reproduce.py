@@ -46,13 +46,15 @@ def recipe_text(written: str, asked: Mapping[str, Any]) -> str:
 
 
 def recipe_file(written: str, asked: Mapping[str, Any]) -> str:
-    """The same of a recipe as a push would upload it, which calls each folder by its last part."""
+    """The same of a recipe as a push would upload it; its first lines have the commands that fill those folders."""
     content = Recipe.parse(load_yaml(written, "The recipe")).model_dump(mode="json")
     sources = _sources(asked)
     for model, entry in zip(asked["models"], content["models"], strict=True):
         if model in asked["made"]:
             entry["statistics"] = sources[model]
-    return Recipe.parse(content).to_yaml()
+    commands = "\n".join(collect_lines(asked))
+    said = f"Statistics that were made for this merge, and how to make them again:\n{commands}" if commands else ""
+    return "".join(f"# {line}\n" for line in said.splitlines()) + Recipe.parse(content).to_yaml()
 
 
 def propose_lines(asked: Mapping[str, Any]) -> str:

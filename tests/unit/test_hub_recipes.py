@@ -1,6 +1,7 @@
 """Recipes at the Hub: published alone, found again by name, and made into the same model."""
 
 import json
+from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi, ModelCard
@@ -83,6 +84,38 @@ def test_what_nobody_else_has_is_no_part_of_a_recipe(ann, bob, experts, merged, 
     assert "names of what is private: hidden" in what
     ann("publish", tmp_path / "hidden", "told", "--recipe-only", "--no-private", "--allow-restricted")
     assert "does not exist" in bob.fails("merge", "ann/told", "--out", tmp_path / "out")[0]
+
+
+def test_a_stranger_is_told_what_statistics_were_made_of_that_only_the_author_has(
+    hub, ann, bob, experts, tmp_path
+) -> None:
+    """Of folders that are called alike, too: each by its expert. Whoever makes them again gets the same bytes."""
+    for name, rows in (("films", 30), ("shops", 20)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "texts.txt").write_text(f"a good {name[:-1]}\n" * rows)
+        ann("collect", f"ann/{name}", "--data", tmp_path / name / "texts.txt", "--out", tmp_path / name / "sums")
+    said = [word for name in experts for word in ("--statistics", f"{name}={tmp_path / name[4:] / 'sums'}")]
+    ann("merge", *experts, "--method", "regmean", *said, "--out", tmp_path / "merged")
+    ann("publish", tmp_path / "merged", "of-own-sums", "--no-private")
+    what, fix = bob.fails("merge", "ann/of-own-sums", "--out", tmp_path / "out")
+    assert "not on the Hub: films-sums, shops-sums" in what and f"hf download ann/of-own-sums {RECIPE}" in fix
+    api = HfApi(endpoint=hub.url, token=hub.token("bob"))
+    text = Path(api.hf_hub_download("ann/of-own-sums", RECIPE, local_dir=tmp_path / "bob")).read_text()
+    lines = text.splitlines()
+    assert lines[0] == "# Not on the Hub, but of whoever made the merge. Put paths in for them first."
+    for line, (name, rows) in zip(lines[1:3], (("films", 30), ("shops", 20)), strict=True):
+        assert line.startswith(f"# - {name}-sums: statistics of ann/{name}, made of {rows} texts of texts.txt (sha256")
+    assert lines[3] == "merge_method: regmean" and str(tmp_path) not in text
+    card = ModelCard.load(api.hf_hub_download("ann/of-own-sums", "README.md", local_dir=tmp_path / "card"))
+    assert "folders of whoever made the merge: films-sums and shops-sums." in card.text
+    # Bob has the texts, and does what the recipe says.
+    for name in ("films", "shops"):
+        bob("collect", f"ann/{name}", "--data", tmp_path / name / "texts.txt", "--out", tmp_path / "bob" / name)
+        text = text.replace(f"statistics: {name}-sums", f"statistics: {tmp_path / 'bob' / name}")
+    (tmp_path / "bob" / RECIPE).write_text(text)
+    bob("merge", tmp_path / "bob" / RECIPE, "--out", tmp_path / "again")
+    weights = "model.safetensors"
+    assert (tmp_path / "again" / weights).read_bytes() == (tmp_path / "merged" / weights).read_bytes()
 
 
 def test_what_a_strangers_recipe_says_leads_nowhere_on_this_machine(hub, ann, bob, experts, tmp_path) -> None:
