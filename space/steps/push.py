@@ -14,6 +14,7 @@ from fusehub.utils.untrusted.yaml_text import split_front_matter
 from ..events import typed
 from ..render import html
 from ..render.published import published_html
+from ..signing import sign_in_button
 from ..step import Step, folded, not_yet
 from ..visit import MERGE, PICK, PUSH, Made, Visit
 from .card import Draft
@@ -36,7 +37,7 @@ class Push(Step):
         self.offering = [self.nothing]
         self.who = gr.HTML("", elem_id="push-who")
         if self.frame.setting.signs_in:
-            gr.LoginButton()  # Before anything is merged, too: private models are picked by whoever may read them.
+            sign_in_button()  # Before anything is merged, too: private models are picked by whoever may read them.
         with gr.Column(visible=False) as self.form:
             self._fields()
         self.done = gr.HTML("", js_on_load=html.PRESS)

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from huggingface_hub import HfApi
+from playwright.sync_api import expect
 
 from tests.app.conftest import PRIVATE, ROOT, SENTIMENT, serving
 from tests.app.programs import Client
@@ -34,8 +35,8 @@ def space(hub, identities, tmp_path_factory):
 def guest(visitor, space, identities):
     """`guest()`: a new person's page of the Space; `guest("ada")`: one who signs in as ada."""
 
-    def come(user: str | None = None):
-        page = visitor(space.url)
+    def come(user: str | None = None, query: str = ""):
+        page = visitor(space.url + query)
         if user:
             identities.user = user
             _sign_in(page)
@@ -77,22 +78,34 @@ def test_whoever_signs_in_works_with_models_of_their_own_and_pushes_as_themselve
     go(page, "Push")
     page.get_by_text("has to stay private").wait_for()
     page.locator("#push-repo").get_by_role("textbox").fill("ada/merged-on-a-space")
+    # One of its parents is not for everybody.
+    api, here = HfApi(endpoint=hub.url, token=hub.token("ada")), page.locator("#step-push")
+    here.get_by_label("Public: everybody can").check()
+    page.locator("#push").click()
+    refused = page.get_by_role("alert").filter(has=page.get_by_role("button", name="Keep it private"))
+    refused.get_by_text(PRIVATE.partition("/")[2]).wait_for()
+    assert not api.repo_exists("ada/merged-on-a-space")
+    here.get_by_label("Private: only I can see it").check()
     page.locator("#push").click()
     page.get_by_role("heading", name="The model is on the Hub").wait_for()
-    assert HfApi(endpoint=hub.url, token=hub.token("ada")).model_info("ada/merged-on-a-space").private
+    assert api.model_info("ada/merged-on-a-space").private
 
 
 def test_signing_in_keeps_the_visit_and_signing_out_forgets_the_token(guest, identities) -> None:
-    page = guest()
+    """Who comes back is at the step that they left, also where the address says more than ours: Spaces put the theme
+    first."""
+    page = guest(query="?__theme=light")
     example(page)
     merge(page)
     identities.user = "ada"
     _sign_in(page)
+    assert "__theme=light" in page.url
     go(page, "Merge")
     page.get_by_role("list", name="Merged models").wait_for()
     go(page, "Push")
     page.get_by_role("button", name="Logout").click()
     page.get_by_role("button", name="Sign in with Hugging Face").wait_for()
+    _is_at(page, "Push")
     go(page, "Pick")
     _refused(page, PRIVATE, "or is private")
 
@@ -154,7 +167,15 @@ def _sign_in(page) -> None:
     go(page, "Push")
     page.get_by_role("button", name="Sign in with Hugging Face").click()
     page.get_by_role("button", name="Logout").wait_for()
+    _is_at(page, "Push")
     go(page, "Pick")
+
+
+def _is_at(page, step: str) -> None:
+    """The page shows that step of the visit, which `page.url` says too."""
+    at = page.get_by_role("navigation", name="Steps").locator("[aria-current=step]")
+    expect(at).to_contain_text(step, timeout=180_000)
+    page.locator(f"#step-{step.lower()}").wait_for()
 
 
 def _refused(page, model: str, said: str) -> None:
