@@ -188,7 +188,7 @@ class Visit:
     """The page (gradio's session) that shows the visit: a reload is another page."""
     left_at: float | None = None
     users: int = 0
-    """Calls of programs that work with what it has at this moment."""
+    """Calls of programs and downloads that read what it has at this moment."""
     numbers: int = 0
 
     def names(self) -> list[str]:

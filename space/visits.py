@@ -55,7 +55,8 @@ class Visits:
     def of(self, key: str, page: str | None = None) -> Visit:
         """The visit of that key. Raises `NotFound` where it has ended.
 
-        A page that has no key yet has only just come: its visit is being opened, and is waited for.
+        A page that has no key yet has only just come: its visit is being opened, and is waited for. Of several pages
+        that show a visit, as a tab that was duplicated does, the one that asks is painted.
         """
         with self._lock:
             if not key and page is not None:
@@ -65,7 +66,7 @@ class Visits:
                 visit = self._visits.get(key)
             if visit is None:
                 raise NotFound("This visit has ended: it was idle for too long.", "Reload the page to begin anew.")
-            visit.touched, visit.left_at = time.monotonic(), None
+            visit.touched, visit.left_at, visit.page = time.monotonic(), None, page or visit.page
             return visit
 
     def _of_page(self, page: str) -> Visit | None:
@@ -114,7 +115,7 @@ class Visits:
     def sweep(self, now: float | None = None) -> int:
         """Ends visits that are idle or were left, and says how many. Work that goes on keeps an open visit alive.
 
-        Merges that were deleted long enough ago go for good, where no work may still read them.
+        Merges that were deleted long enough ago go for good, where no work and no download may still read them.
         """
         now = time.monotonic() if now is None else now
         with self._lock:
@@ -124,7 +125,11 @@ class Visits:
             kept = {visit.folder for visit in self._visits.values()}
             # What was still at work for a visit that has ended may have written there again.
             left = [folder for folder in self.root.iterdir() if folder not in kept]
-            rest = [visit for visit in self._visits.values() if visit.job is None or not visit.job.is_open]
+            rest = [
+                visit
+                for visit in self._visits.values()
+                if not visit.users and (visit.job is None or not visit.job.is_open)
+            ]
         for visit in over:
             self._end(visit)
         for folder in left:

@@ -40,9 +40,11 @@ def pressed(visit: Visit, act: str, name: str, value: str) -> None:
 
 
 def require_rest(visit: Visit) -> None:
-    """Raises `FuseHubError` while work goes on, which may read what would be moved or go."""
+    """Raises `FuseHubError` while work or a download goes on, which may read what would be moved or go."""
     if visit.job is not None and visit.job.is_open:
         raise FuseHubError(f"{visit.job.title} is still going on.", "Wait for it, or cancel it.")
+    if visit.users:
+        raise FuseHubError("A merge of this visit is being downloaded.", "Wait until that has ended.")
 
 
 def rename(visit: Visit, name: str, new: str) -> None:

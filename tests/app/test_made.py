@@ -19,7 +19,7 @@ from space.render.reproduce import propose_lines
 from space.serve import build, close, new_frame
 from space.setting import Setting
 from space.steps.card import Draft, followed
-from space.steps.made import made_html, rename, same_as
+from space.steps.made import made_html, pressed, rename, same_as
 from space.steps.push import PRIVATE
 from space.steps.telling import Telling, letters_of, tell
 from space.visit import PUSH, Made, Picked
@@ -157,6 +157,21 @@ def test_a_merge_is_renamed_with_its_folder_and_its_scores(visit) -> None:
     for taken in ("regmean", "other"):
         with pytest.raises(FuseHubError, match="another merge called"):
             rename(visit, "best", taken)
+
+
+def test_what_is_being_downloaded_is_neither_moved_nor_gone(visit) -> None:
+    visit, visits = visit
+    visit.delete("other")
+    gone, kept = visit.deleted["other"], visit.merges["mean"].folder
+    with visits.held(visit.key):
+        for act, name in (("rename", "mean"), ("purge", "other")):
+            with pytest.raises(FuseHubError, match="is being downloaded"):
+                pressed(visit, act, name, "best")
+        visits.sweep(gone.at + 61)
+        assert kept.exists() and gone.made.folder.exists()
+    pressed(visit, "rename", "mean", "best")
+    visits.sweep(gone.at + 61)
+    assert set(visit.merges) == {"best", "regmean"} and not gone.made.folder.exists()
 
 
 def test_a_merge_is_found_by_its_own_secret_alone(visit) -> None:

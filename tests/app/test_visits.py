@@ -260,19 +260,6 @@ def test_work_is_found_again_after_a_reload_and_can_be_cancelled(visitor, app, m
     page.wait_for_function("document.querySelector('.fh-cards').getBoundingClientRect().top >= 0")
 
 
-def test_two_visitors_do_not_see_each_other(visitor) -> None:
-    one, two = visitor(alone=True), visitor()
-    pick(one, SENTIMENT[0])
-    pick(two, ENTITIES[0])
-    two.reload()
-    two.get_by_role("button", name=f"Remove {ENTITIES[0]}").wait_for()
-    assert two.get_by_role("button", name=f"Remove {SENTIMENT[0]}").count() == 0
-    # A new tab of the same person is a visit of its own.
-    other = one.context.new_page()
-    other.goto(one.url)
-    other.get_by_text("Nothing is picked yet").wait_for()
-
-
 def test_the_commands_that_are_shown_make_the_same_again(visitor, hub, tmp_path) -> None:
     """With statistics made here, an option and shares that were changed: by command and in Python, byte by byte."""
     page = visitor()
@@ -306,6 +293,12 @@ def test_the_commands_that_are_shown_make_the_same_again(visitor, hub, tmp_path)
     made = snapshot_download(
         "carl/entities-again", endpoint=hub.url, token=hub.token("carl"), cache_dir=tmp_path / "c"
     )
+    # So does the recipe in the repo, to whoever has nothing but that.
+    assert "\n# fusehub collect " in recipe and f" {DATASET} " in recipe and f"--out {folder}\n" in recipe
+    pushed = Path(made, "fusehub_recipe.yaml").read_text()
+    assert "\n  statistics: statistics\n" in pushed
+    told_first = rf"# - statistics: statistics of {ENTITIES[1]}, made of 4 texts of {DATASET}\S*@\w{{40}}"
+    assert re.fullmatch(told_first, pushed.splitlines()[1]), pushed.splitlines()[1]
     wanted = Path(made, "model.safetensors").read_bytes()
     # Sums are the same to the last bit with as many threads as the app's processes have.
     environment = hub.env("carl", tmp_path / "home") | {"OMP_NUM_THREADS": "1"}
@@ -325,6 +318,7 @@ def test_the_commands_that_are_shown_make_the_same_again(visitor, hub, tmp_path)
     page.get_by_label("Public: everybody can").check()
     push(page, "carl/entities-told", hub.token("carl"))
     page.get_by_role("heading", name="Tell the owners").wait_for()
+    assert not api.model_info("carl/entities-told").private
     words = page.locator("#tell-words textarea")
     assert f"{hub.url}/carl/entities-told" in words.input_value() and ENTITIES[0] in words.input_value()
     words.fill("Thank you for your model.")
@@ -338,6 +332,7 @@ def test_the_commands_that_are_shown_make_the_same_again(visitor, hub, tmp_path)
     expect(words).to_have_value(re.compile(f"{ENTITIES[1]} was merged with"), timeout=180_000)
     (opened,) = api.get_repo_discussions(ENTITIES[0])
     assert opened.author == "carl" and opened.title == "Your model is part of a merge"
+    assert not opened.is_pull_request, "a merge changes nothing in the model"
     (said,) = api.get_discussion_details(ENTITIES[0], opened.num).events
     assert said.content == "Thank you for your model."
     assert not list(api.get_repo_discussions(ENTITIES[1])), "nobody is told without a press"
