@@ -114,7 +114,7 @@ def _nameless(name: str, labels: Sequence[str], other: str) -> Incompatible:
         f"{name} does not name its labels ({', '.join(labels[:3])}), so they cannot be matched with those of {other}.",
         f"Say what they mean, in the order of its head: --labels {name}=NAME,NAME,... or keep each expert's head: "
         "--heads keep",
-        actions=[Action("name-labels")],
+        actions=[Action("name-labels"), Action("keep-heads")],
     )
 
 

@@ -73,7 +73,8 @@ def _said(read: ReadRecipe, shares: Mapping[str, float], options: list[str]) -> 
         f"The recipe has filled in {filled}. Nothing was computed.", offered=f'<p class="fh-offers">{lead}</p>'
     )
     left = [*read.left_out, *(f"{name}: {read.options[name]}" for name in options)]
-    left += [f"weight of {name}: {share:g}" for name, share in shares.items()]
+    # One that is 1 is as it is here.
+    left += [f"weight of {name}: {share:g}" for name, share in shares.items() if share != 1]
     if left:
         told += html.notice(
             f"The recipe also says what cannot be said here: {'; '.join(left)}.", "warning",

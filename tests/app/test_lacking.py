@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from playwright.sync_api import expect
+
 from tests.app.conftest import publish
-from tests.app.steps import go, merge, pick
+from tests.app.steps import go, grave_faults, merge, pick
 from tests.unit.experts import relatives
 
 NAMES = ["ada/no-base-said", "ben/no-base-said"]
@@ -18,10 +20,14 @@ def test_a_base_that_nobody_has_named_is_named_from_the_way_that_needs_it(visito
     go(page, "Merge")
     page.locator("#merge").wait_for()
     page.get_by_role("button", name="Other ways to merge").click()
-    ties = page.locator("#methods").get_by_label("TIES", exact=True)
+    ways = page.locator("#methods")
+    ties = ways.get_by_label("TIES", exact=True)
     ties.wait_for()
     assert ties.is_disabled()
-    page.locator("#methods").get_by_role("button", name="Name the base model").first.click()
+    ways.get_by_text("Cannot run now: The base model is not known").first.wait_for()
+    ties.click(force=True)
+    assert not ties.is_checked() and ways.get_by_label("SLERP", exact=True).is_enabled()
+    ways.get_by_role("button", name="Name the base model").first.click()
     # The field is open where it leads to.
     base = page.locator("#base-model").get_by_role("textbox")
     base.fill("ada/their-base")
@@ -31,3 +37,27 @@ def test_a_base_that_nobody_has_named_is_named_from_the_way_that_needs_it(visito
     page.get_by_role("list", name="Merged models").get_by_role("heading", name="ties").wait_for()
     made = page.get_by_role("list", name="Merged models").inner_text()
     assert "ada/their-base" in made, made
+
+
+def test_heads_that_cannot_be_matched_are_kept_by_what_the_check_offers(visitor, tmp_path) -> None:
+    """One model names its labels, the other numbers them: they can be named, or each keeps its own head."""
+    page = visitor()
+    pick(page, *map(str, relatives(tmp_path, labels=(("negative", "positive"), ("LABEL_0", "LABEL_1")))))
+    go(page, "Check")
+    here, keeps = page.locator("#step-check"), page.locator("#keep-heads input")
+    here.get_by_text("does not name its labels").wait_for()
+    offered = here.locator(".fh-findings").get_by_role("button")
+    assert offered.all_inner_texts() == ["Name the labels", "Keep the heads"] and not keeps.is_visible()
+    offered.get_by_text("Keep the heads").click()
+    # It is ticked where it leads to, in the part that is open now.
+    keeps.wait_for()
+    expect(keeps).to_be_checked(timeout=180_000)
+    assert grave_faults(page) == []
+    page.locator("#check").click()
+    here.get_by_text("Each expert keeps its own head").wait_for()
+    assert here.get_by_text("does not name its labels").count() == 0
+    merge(page)
+    made = page.get_by_role("list", name="Merged models").get_by_role("article")
+    made.get_by_text("one for each expert: expert-0, expert-1").wait_for()
+    made.locator("summary", has_text="Recipe").click()
+    assert "\nheads: keep\n" in made.locator("code").inner_text()

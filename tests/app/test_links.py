@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,14 @@ from huggingface_hub import HfApi
 from playwright.sync_api import expect
 
 from space.links.link import KEYS, Link, link_of, read_link
+from space.links.opening import open_recipe
 from space.render.elsewhere import elsewhere_html
+from space.serve import close, new_frame
 from space.setting import Setting
 from space.visit import COMPARE, MERGE, PUSH, Made, Picked, Visit
 from tests.app.conftest import ENTITIES, SENTIMENT, publish
 from tests.app.steps import compare, example, go, grave_faults, merge, pick, sticks_out
+from tests.unit.experts import relatives
 
 SHARED, OWN = Setting(shared=True), Setting(shared=False)
 
@@ -252,6 +256,40 @@ def test_a_recipe_is_filled_in_and_what_the_app_cannot_say_is_told(visitor, hub,
     made = other.get_by_role("list", name="Merged models").get_by_role("article")
     made.locator("summary", has_text="Recipe").click()
     assert made.locator("code").inner_text() == recipe
+
+
+def test_all_that_a_recipe_says_beyond_the_app_is_told_one_by_one(tmp_path) -> None:
+    """What has no field here, what a field does not take, and what does nothing at all."""
+    one, two = relatives(tmp_path)
+    frame = new_frame(OWN)
+    visit = frame.visits.open()
+
+    def said(*lines: str, first: str = "", second: str = "") -> list[str]:
+        models = [f"- model: {one}\n  parameters: {{{first}}}", f"- model: {two}\n  parameters: {{{second}}}"]
+        shown = open_recipe(frame, visit, None, "\n".join([*lines, "models:", *models]))
+        return [unescape(re.sub("<[^>]*>", " ", part)) for part in re.findall("<p>(.*?)</p>", shown)]
+
+    try:
+        filled, left, note = said(
+            "merge_method: ties", f"base_model: {tmp_path / 'base'}", "name: ours", "scale: 0.5", "seed: 7",
+            "out_dtype: float16", "parameters: {density: [0.2, 0.8], lambda: 0.5}",
+            first="weight: 3, density: 0.3", second="weight: [0.5, 1.0]",
+        )  # fmt: skip
+        assert "2 models and TIES" in filled and "Nothing was computed" in filled
+        assert "cannot be said here" in left
+        for told in (
+            "scale: 0.5", "seed: 7", "out_dtype: 'float16'", f"density of {one}: 0.3", "density: [0.2, 0.8]",
+            f"weight of {two}: [0.5, 1.0]", f"weight of {one}: 3",
+        ):  # fmt: skip
+            assert told in left, left
+        assert left.count("weight of") == 2, "each is told once"
+        assert note == "name does nothing: it is what mergekit-multi calls a recipe among several."
+        # And none of it is done.
+        assert visit.options == {"ties": {"lambda": 0.5}} and visit.shares == {}
+        (filled,) = said("merge_method: mean", "heads: keep", first="weight: 2")
+        assert visit.shares == {str(one): 2.0, str(two): 1.0} and visit.heads == "keep"
+    finally:
+        close(frame)
 
 
 # Holds back the answer to the tick that finds the work done, which does not come by the stream of all other events.
