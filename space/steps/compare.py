@@ -275,7 +275,10 @@ def _asked(frame: Any, visit: Visit, asked: dict[str, Any], token: str | None) -
     for name in visit.names():
         # Tells whether the visitor may read it, still.
         frame.recent.describe(name, token)
-    return renamed(frame.worker.ask("compare", {"models": models, **asked}, token), models)
+    found = frame.worker.ask("compare", {"models": models, **asked}, token)
+    if models_to_ask(visit) != models:
+        raise FuseHubError("The models were changed meanwhile.", "Compare again, those that are there now.")
+    return renamed(found, models)
 
 
 def require_texts(texts: list[str], most: int, one: str = "text") -> list[str]:
@@ -303,7 +306,11 @@ def start_scores(
     models = models_to_ask(visit)
     require_all(visit.names(), token)
 
+    picked = visit.names()
+
     def keep(visit: Visit, scored: dict[str, Any]) -> None:
+        if visit.names() != picked:
+            raise FuseHubError("The models were changed meanwhile.", "Score again, those that are there now.")
         visit.evaluation = scored
 
     ensemble = has_ensemble(visit.picks[0].task)

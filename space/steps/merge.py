@@ -152,7 +152,11 @@ class Merge(Step):
     def _merge(self, visit: Visit, token: str | None, data: Any, *values: Any) -> str | None:
         count = len(self.choices)
         chosen = visit.chosen = self._chosen(visit, *values[:count])
-        if not chosen or visit.advice is None:
+        if visit.advice is None:
+            raise FuseHubError(
+                "The models were changed meanwhile.", "See what is recommended for them now, then merge."
+            )
+        if not chosen:
             raise BadRecipe("No method was chosen.", "Choose at least one.")
         options = dict(zip(self.options, values[count : count + len(self.options)], strict=True))
         shares = values[count + len(self.options) :]

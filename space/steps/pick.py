@@ -206,8 +206,13 @@ class Pick(Step):
         visit.taken_in = True
 
     def _fill(self, visit: Visit, token: str | None, data: gr.EventData) -> None:
-        visit.picks = []
-        self._add(visit, self._examples(token), token)
+        examples = self._examples(token)
+        before, visit.picks = visit.picks, []
+        try:
+            self._add(visit, examples, token)
+        finally:
+            # Of an example that cannot be had, nothing takes the place of what was there.
+            visit.picks = visit.picks or before
         visit.example = visit.names()
 
     def _examples(self, token: str | None) -> list[str]:

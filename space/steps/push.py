@@ -169,8 +169,10 @@ class Push(Step):
 
     def _written(self, visit: Visit, made: Made, repo: str, license: str | None) -> dict[str, Any]:
         """What the package writes for a merge of that name and licence; None for the licence that follows."""
-        # Scores are of the models that are picked, and of their merges.
-        scored = visit.evaluation if not made.parts and made.name in visit.merges_of_picks() else None
+        # Scores are of the models that are picked, and of the merges of them that there were at the time.
+        scored = visit.evaluation if made.name in visit.merges_of_picks() else None
+        if scored and (made.parts or all(score["model_id"] != str(made.folder) for score in scored["scores"])):
+            scored = None
         asked = {"folder": str(made.folder), "repo_id": repo or None, "evaluation": scored, "license": license}
         told: dict[str, Any] = self.frame.worker.ask("card", asked)
         return told
