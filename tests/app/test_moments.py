@@ -1,0 +1,46 @@
+"""What is typed or ticked in the moment a step comes up counts."""
+
+from __future__ import annotations
+
+from tests.app.steps import example, go, merge
+
+# Holds the end of the next answer that came in pieces, until something was done to what the last piece shows.
+_BEFORE_THE_END = """([selector, does]) => {
+  const reader = ReadableStreamDefaultReader.prototype, read = reader.read;
+  let begun = null;
+  window.done = null;
+  reader.read = async function (...all) {
+    const got = await read.apply(this, all), line = typeof got.value === 'string' ? got.value : '';
+    const of = line.match(/"event_id":"([^"]*)"/)?.[1];
+    if (line.includes('"process_generating"')) begun = of;
+    if (of === undefined || of !== begun || !line.includes('"process_completed"')) return got;
+    reader.read = read;
+    const found = () => [...document.querySelectorAll(selector)].find((one) => one.checkVisibility());
+    while (!found()) await new Promise((then) => setTimeout(then, 20));
+    if (does === 'click') found().click();
+    else {
+      found().value = does;
+      found().dispatchEvent(new Event('input', {bubbles: true}));
+    }
+    await new Promise((then) => setTimeout(then, 200));
+    setTimeout(() => { window.done = selector; }, 500);
+    return got;
+  };
+}"""
+
+
+def test_what_is_done_before_an_answer_has_ended_stays(visitor) -> None:
+    """Gradio ends what comes in pieces with the last of them once more, a second later on a busy machine."""
+    page = visitor()
+
+    def before_the_end(step: str, selector: str, does: str) -> None:
+        page.evaluate(_BEFORE_THE_END, [selector, does])
+        go(page, step)
+        page.wait_for_function("(selector) => window.done === selector", arg=selector)
+
+    example(page)
+    before_the_end("Merge", "#baseline input", "click")
+    assert not page.locator("#baseline input").is_checked()
+    merge(page)
+    before_the_end("Push", "#push-repo input", "ada/typed-at-once")
+    assert page.locator("#push-repo input").input_value() == "ada/typed-at-once"
