@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM: the work is unwound, what was half-made is removed, one line is said, and the process ends.
 
-    interrupts.listen()                          # by the command line alone
+    interrupts.listen()                          # by the command line, and by processes of the app's work
     with cleared(make_folder, remove_folder) as folder:
         ...                                      # removed at the end, whatever ends it
     interrupts.end_now()                         # at once: what is not unwound yet is removed first
@@ -32,7 +32,8 @@ T = TypeVar("T")
 class _State:
     """What this process was told. Signals are a matter of the whole process, and so is this."""
 
-    def __init__(self, *, of_program: bool = False, at_once: bool = False) -> None:
+    def __init__(self, *, of_program: bool = False, at_once: bool = False, grace: float | None = GRACE) -> None:
+        self.grace = grace
         self.of_program = of_program
         """Whether the process is there for one command, and ends with it."""
         self.at_once = at_once
@@ -48,9 +49,9 @@ class _State:
 _state = _State()
 
 
-def listen(*, at_once: bool = False) -> None:
-    """From now on a signal raises `KeyboardInterrupt`; or, where nothing is made yet or any more, ends the process
-    `at_once`.
+def listen(*, at_once: bool = False, grace: float | None = GRACE) -> None:
+    """From now on a signal raises `KeyboardInterrupt`, and the work has `grace` seconds to be unwound (None: as many
+    as it takes); or, where nothing is made yet or any more, it ends the process `at_once`.
 
     Signals that the process was started to ignore stay ignored. Does nothing outside of the main thread: whoever
     called us from there keeps their own handling.
@@ -58,7 +59,7 @@ def listen(*, at_once: bool = False) -> None:
     global _state
     if threading.current_thread() is not threading.main_thread():
         return
-    _state = _State(of_program=at_once or _state.of_program, at_once=at_once)
+    _state = _State(of_program=at_once or _state.of_program, at_once=at_once, grace=grace)
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _told)
@@ -138,8 +139,8 @@ def end_now() -> None:
 
 def _told(number: int, frame: Any) -> None:
     is_second = _state.is_raised
-    if _state.number is None and not _state.at_once:
-        _later(GRACE, end_now)
+    if _state.number is None and not _state.at_once and _state.grace is not None:
+        _later(_state.grace, end_now)
     _state.number = signal.Signals(number)
     if _state.shields:
         _state.is_waiting = True

@@ -28,6 +28,8 @@ from .tasks import bug, run
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
 _GRACE = 3.0
+# Work that takes back what it has begun at the Hub, a repo that is empty yet, and the seconds that the Hub may take.
+_AT_HUB, _TAKING_BACK = ("push", "recipe"), 60.0
 # Seconds between two looks at work that says nothing, and for how long it may say nothing.
 _LOOK = 1.0
 _SILENT = 900.0
@@ -188,13 +190,19 @@ class Jobs:
             return max(0, self._open.index(job) - self.running + 1) if job in self._open else 0
 
     def cancel(self, job: Job) -> None:
-        """Ends the job's process, at once if it does not go by itself. Returns when it is gone."""
+        """Ends the job's process, at once if it does not go by itself. Returns when it is gone, but for work that has
+        to take something back at the Hub first: that goes on until it has."""
+        if job.cancelled.is_set():
+            return
         job.cancelled.set()
         with self._turn:
             self._turn.notify_all()
         with job.starting:
             process = job.process
-        if process is not None:
+        if process is not None and job.kind in _AT_HUB:
+            job.step = f"{job.title}: taking back what was begun"
+            threading.Thread(target=_end, args=(process, _TAKING_BACK), daemon=True).start()
+        elif process is not None:
             _end(process)
 
     def wait(self, job: Job, seconds: float) -> None:
@@ -205,8 +213,11 @@ class Jobs:
                 self._turn.wait(left)
 
     def close(self) -> None:
-        for job in list(self._open):
+        ending = list(self._open)
+        for job in ending:
             self.cancel(job)
+        for job in ending:
+            self.wait(job, _GRACE)
 
     def _run(self, job: Job, parts: Iterator[Part], token: str | None) -> None:
         with self._turn:
@@ -293,11 +304,11 @@ class Jobs:
         return FAILED
 
 
-def _end(process: Any) -> None:
-    """Ends a process, at once if it does not go by itself. Returns when it is gone."""
+def _end(process: Any, grace: float = _GRACE) -> None:
+    """Ends a process, at once if it does not go by itself within `grace` seconds. Returns when it is gone."""
     if process.is_alive():
         process.terminate()
-        process.join(_GRACE)
+        process.join(grace)
     if process.is_alive():
         process.kill()
         process.join(_GRACE)

@@ -29,6 +29,7 @@ import fusehub
 from fusehub.errors import FuseHubError, NotFound, OutputExists, PartlyPublished
 from fusehub.hub.access import STORED
 from fusehub.hub.client import be_patient
+from fusehub.utils import interrupts
 
 from .checks import check
 from .merging import merge
@@ -49,8 +50,9 @@ _MOST_REFS = 200
 def run(pipe: Any) -> None:
     """The whole life of a process of work: what to do comes through the pipe, and the events go back."""
     be_patient()
-    signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Whoever waits for it to end knows for how long.
+    interrupts.listen(grace=None)
     _step_back()
     try:
         kind, arguments, token = pipe.recv()
@@ -368,10 +370,6 @@ def _step_back() -> None:
     """Lets what visitors wait for go first."""
     if hasattr(os, "nice"):
         os.nice(5)
-
-
-def _stop(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def _in_words(error: BaseException) -> FuseHubError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from huggingface_hub import HfApi, ModelCard
 from playwright.sync_api import expect
 
+from fusehub.localhub.faults import FILENAME, LOG
 from tests.app.steps import example, go, merge, push
 
 
@@ -84,6 +86,20 @@ def test_the_page_of_a_private_push_opens_for_whoever_pushed_it(at_push, hub) ->
     page.locator("#push-token input").fill(token)
     page.locator("#push-token input").press("Tab")
     page.locator("#push-who").get_by_text("You push as carl").wait_for()
+    # One that is cancelled leaves nothing at the Hub, which takes its time to answer.
+    api, plan, told = HfApi(endpoint=hub.url, token=token), hub.root / FILENAME, hub.root / LOG
+    for place, does in (("/api/repos/create", "late"), ("/api/models/carl/opened/commit", "stall")):
+        plan.write_text(json.dumps([{"path": f"{place}.*", "do": does, "seconds": 4}]))
+        try:
+            push(page, "carl/opened", token)
+            while not told.is_file() or f'["POST", "{place}' not in told.read_text():
+                page.wait_for_timeout(50)
+            page.get_by_role("button", name="Cancel: Pushing").click()
+            page.get_by_text("Pushing regmean was cancelled. Nothing half-made is left.").wait_for()
+            assert not api.repo_exists("carl/opened")
+        finally:
+            plan.unlink()
+            told.unlink(missing_ok=True)
     push(page, "carl/opened", token)
     page.get_by_text("Its page opens for carl alone, who signs in there").wait_for()
     with page.context.expect_page() as opened:
