@@ -19,7 +19,7 @@ from fusehub.collecting.by_blocks.work import FOLDER, BlockWork
 from fusehub.collecting.finite import require_finite_weights
 from fusehub.collecting.fisher.collector import FisherCollector
 from fusehub.collecting.noise import Noise
-from fusehub.collecting.passes import BATCH_TOKENS, FISHER_BATCH_TOKENS, count_inputs
+from fusehub.collecting.passes import BATCH_TOKENS, CPU_BATCH_TOKENS, FISHER_BATCH_TOKENS, count_inputs
 from fusehub.collecting.resume import EVERY, Saves
 from fusehub.collecting.room import (
     Needs,
@@ -77,7 +77,7 @@ class Counting:
         if stream != "auto":
             return stream == "on"
         begun = (self.work / FOLDER).is_dir()
-        batch = self.batch_tokens or BATCH_TOKENS
+        batch = self.batch_tokens or self._whole_batch_tokens
         chosen = begun or (bool(self._layout.blocks) and is_better_by_blocks(self._needs, batch, self._place))
         return any(self.processes.agree(chosen))
 
@@ -164,7 +164,7 @@ class Counting:
             gradients = FisherCollector(
                 network, self.inputs.task, seed=seed, samples=fisher_samples, mask_token_id=mask
             )
-        batch_tokens = self.batch_tokens or (FISHER_BATCH_TOKENS if fisher else BATCH_TOKENS)
+        batch_tokens = self.batch_tokens or (FISHER_BATCH_TOKENS if fisher else self._whole_batch_tokens)
         facts = self._agreed(
             str(network.dtype),
             device_of(network).type,
@@ -205,6 +205,10 @@ class Counting:
     @cached_property
     def _place(self) -> str:
         return own_device(self.processes, self.device)
+
+    @property
+    def _whole_batch_tokens(self) -> int:
+        return CPU_BATCH_TOKENS if self._place == "cpu" else BATCH_TOKENS
 
     @cached_property
     def _needs(self) -> Needs:

@@ -30,20 +30,29 @@ def require_finite(weights: Mapping[str, Tensor], name: str) -> None:
 
 
 def require_finite_pass(sums: Mapping[str, GramSum], batch: Batch, output: Any, name: str) -> None:
-    """Raises `NonFinite` naming the first layer whose inputs are not, or the output itself, after a forward."""
+    """Raises `NonFinite` naming the first layer whose inputs are not, or the output itself, after a forward.
+
+    `output` is the model's, None where there is none to be looked at, or a tensor: the states that its last layer,
+    which tells tokens and was not run, is given.
+    """
     import torch
 
     for weight, own in sums.items():
         if not _is_finite(own.total):
             raise _overflowed(name, f"what {weight} is given")
     # What a model says of padding is not looked at by anybody.
-    value = output[0] if output is not None else None
+    is_given = isinstance(output, torch.Tensor)
+    value = output if is_given or output is None else output[0]
     if not isinstance(value, torch.Tensor) or not value.is_floating_point() or _is_finite(value):
         return
     for mask in masks_of(batch).values():
         if value.shape[:2] == mask.shape:
             value = value[mask.to(value.device)]
             break
+    if is_given:
+        if not _is_finite(value):
+            raise _overflowed(name, "what the layer that tells tokens is given")
+        return
     # Minus infinity is how some models say that a token never comes.
     if bool(value.isnan().any() | value.isposinf().any()):
         raise _overflowed(name, "the output")

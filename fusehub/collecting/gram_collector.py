@@ -67,6 +67,7 @@ class _Watched:
     calls: list[Call] = field(default_factory=list)
     leader: _Watched | None = None
     sums: GramSum | None = None
+    reserved: GramSum | None = None
     called: int = 0
     seen: list[weakref.ref] = field(default_factory=list)
 
@@ -100,7 +101,7 @@ class GramCollector:
         experts = find_experts(model, parts or {})
         self._watched = {one.module: _Watched(one.module, one.weight, one.in_features) for one in linears.values()}
         self._watched |= {name: _Watched(name, name, 0, own) for name, own in experts.items()}
-        self._unseen = [name for weight in hidden_weights(model, experts) for name in _parts_of(weight, parts or {})]
+        self._unseen = hidden_weights(model, experts, parts or {})
         self._of_experts: dict[str, GramSum] = {}
         self._bounds = bounds
         self._handles: list = []
@@ -142,6 +143,7 @@ class GramCollector:
             ]
             self._apply_verdict(watched)
         self._share_inputs(recorded)
+        self._reserve(recorded)
 
     def parts(self, batch: Batch) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """`batch`, or the batches without padding into which it must be split for the layers of this model; each with
@@ -180,14 +182,7 @@ class GramCollector:
     def weights(self) -> list[str]:
         """Names of all the weights of linear layers, those that cannot be watched among them."""
         names = [watched.weight for watched in self._watched.values() if watched.experts is None]
-        for watched in self._watched.values():
-            if watched.experts is not None:
-                names += [
-                    name
-                    for own in (watched.experts.first, watched.experts.last)
-                    for group in own.values()
-                    for name in group
-                ]
+        names += [name for one in self._watched.values() if one.experts is not None for name in one.experts.weights]
         return [*names, *(name for name in self._unseen if name not in names)]
 
     @property
@@ -205,6 +200,9 @@ class GramCollector:
         return watched.sums
 
     def _new_sums(self, watched: _Watched, size: int, device: torch.device | str) -> GramSum:
+        reserved, watched.reserved = watched.reserved, None
+        if reserved is not None:
+            return reserved
         if self._bounds is None:
             return GramSum(size, device)
         if watched.weight not in self._bounds:
@@ -216,9 +214,7 @@ class GramCollector:
     @property
     def aliases(self) -> dict[str, str]:
         """Weight name -> the weight whose sums it shares."""
-        own = {
-            watched.weight: watched.leader.weight for watched in self._watched.values() if watched.leader is not None
-        }
+        own = {one.weight: one.leader.weight for one in self._watched.values() if one.leader is not None}
         for watched in self._watched.values():
             if watched.experts is not None:
                 own |= {name: to for name, to in watched.experts.aliases.items() if to in self._of_experts}
@@ -289,6 +285,15 @@ class GramCollector:
             leader = leaders.setdefault(tuple(sequence), watched)
             if leader is not watched:
                 watched.leader = leader
+
+    def _reserve(self, recorded: list[tuple[_Watched, Tensor]]) -> None:
+        """Has room for the sums of layers that were called. What each took at its first call would lie amid what that
+        forward gives back, of which a heap could then use little again."""
+        for watched, x in recorded:
+            is_owner = watched.leader is None and watched.experts is None and watched.reserved is None
+            bounded = self._bounds is None or watched.weight in self._bounds
+            if is_owner and bounded and x.device.type == "cpu" and Call("uncounted") not in watched.calls:
+                watched.reserved = self._new_sums(watched, watched.size, x.device)
 
     def _count(self, watched: _Watched, x: Tensor) -> None:
         index = watched.called
@@ -393,8 +398,3 @@ class GramCollector:
             if not possible(count, axes):
                 raise Misjudged(watched.weight, "uncounted")
         return rows
-
-
-def _parts_of(weight: str, parts: Mapping[str, Part]) -> list[str]:
-    """The names in a checkpoint of what the parameter `weight` is made of; itself where it is stored as it is."""
-    return [name for name, part in parts.items() if part.parameter == weight] or [weight]

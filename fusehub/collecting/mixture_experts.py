@@ -35,6 +35,11 @@ class FusedExperts:
         groups = [*self.first.values(), *self.last.values()]
         return {name: names[0] for names in groups for name in names[1:]}
 
+    @property
+    def weights(self) -> list[str]:
+        """All their names."""
+        return [name for own in (self.first, self.last) for names in own.values() for name in names]
+
     def inputs(
         self, module: nn.Module, hidden: Tensor, chosen: Tensor, counted: Tensor | None
     ) -> Iterator[tuple[str, Tensor]]:
@@ -69,8 +74,9 @@ def find_experts(model: nn.Module, parts: Mapping[str, Part]) -> dict[str, Fused
     return {name: experts for name, experts in found.items() if experts.first}
 
 
-def hidden_weights(model: nn.Module, known: Mapping[str, FusedExperts]) -> list[str]:
-    """Names of matrices that no hook sees: stacked ones of unknown experts, and those of `MultiheadAttention`.
+def hidden_weights(model: nn.Module, known: Mapping[str, FusedExperts], parts: Mapping[str, Part]) -> list[str]:
+    """Names, as in a checkpoint, of matrices that no hook sees: stacked ones of unknown experts, and those of
+    `MultiheadAttention`.
 
     The output projection of the latter is a module, but is never called as one.
     """
@@ -83,7 +89,12 @@ def hidden_weights(model: nn.Module, known: Mapping[str, FusedExperts]) -> list[
             found += [f"{name}.{key}" for key, value in own.items() if value.ndim == 2]
         elif name not in known and not isinstance(module, nn.modules.conv._ConvNd):
             found += [f"{name}.{key}" for key, value in own.items() if value.ndim == 3 and len(value) > 1]
-    return found
+    return [name for weight in found for name in _parts_of(weight, parts)]
+
+
+def _parts_of(weight: str, parts: Mapping[str, Part]) -> list[str]:
+    """The names in a checkpoint of what the parameter `weight` is made of; itself where it is stored as it is."""
+    return [name for name, part in parts.items() if part.parameter == weight] or [weight]
 
 
 def _is_known(module: nn.Module) -> bool:

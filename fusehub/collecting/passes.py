@@ -20,7 +20,7 @@ from fusehub.collecting.fisher.collector import FisherCollector
 from fusehub.collecting.gram_collector import GramCollector, Misjudged
 from fusehub.collecting.noise import Noise, row_bounds
 from fusehub.collecting.resume import Saved
-from fusehub.collecting.ways import device_of
+from fusehub.collecting.ways import UpToTokens, device_of, without_cache
 from fusehub.data.trial import random_batch, vocabulary_of
 from fusehub.errors import FuseHubError
 from fusehub.models.layout import Layout, linears_of
@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Rows of one update. Fewer make each update wait for memory, more only take memory.
+# Rows of one update. Fewer make each update wait for memory, more only take memory: on a CPU those of half as many
+# stay in its cache, and take no longer.
 BATCH_TOKENS = 4096
+CPU_BATCH_TOKENS = 2048
 # With Fisher diagonals, what a forward computes must be kept for the backward passes.
 FISHER_BATCH_TOKENS = 1024
 # Batches that each process does before it hears of the others.
@@ -75,9 +77,14 @@ def count_inputs(
     if noise is not None:
         probe = random_batch(probe, vocabulary_of(network), 0)
         bounds = row_bounds(network, linears, probe, noise.clip, device_of(network))
+    watched = [own.module for own in linears.values()]
+    watched += [part.parameter.rpartition(".")[0] for part in layout.parts.values()]
     while True:
-        collector = GramCollector(network, linears, parts=layout.parts, verdicts=verdicts, bounds=bounds, name=name)
-        with collector, fisher or nullcontext():
+        way = UpToTokens(network, watched)
+        collector = GramCollector(
+            network, linears, parts=layout.parts, verdicts=verdicts, bounds=bounds, name=name, way=way
+        )
+        with without_cache(network), collector, fisher or nullcontext():
             collector.probe(probe)
             if fisher is not None:
                 _, first = next(inputs.batches(batch_tokens=batch_tokens))
@@ -87,7 +94,7 @@ def count_inputs(
                         "Gradients are taken one example at a time, which is slower: no rule for %s.",
                         ", ".join(fisher.one_by_one[:3]) + (", ..." if len(fisher.one_by_one) > 3 else ""),
                     )
-            one = _Pass(network, collector, inputs, processes, saves, verdicts, progress, name, fisher)
+            one = _Pass(way, collector, inputs, processes, saves, verdicts, progress, name, fisher)
             learned = one.run(batch_tokens, saved)
         if not learned:
             add_up_sums(collector, processes)
@@ -109,7 +116,7 @@ def count_inputs(
 class _Pass:
     """One way through this process's batches, in step with the others."""
 
-    network: Any
+    way: UpToTokens
     collector: GramCollector
     inputs: Inputs
     processes: Processes
@@ -162,7 +169,7 @@ class _Pass:
                     self.fisher.add([indices[row] for row in rows])
                     continue
                 with torch.inference_mode(), self.collector.counting(part, halves[rows]):
-                    output = self.network(**part)
+                    output = self.way.count(part)
                 require_finite_pass(self.collector.sums, part, output, self.name)
         except Misjudged as error:
             self.learned = {error.weight: error.verdict}

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.collecting.by_blocks.kept_outputs import KeptOutputs, is_plain, tensors_in
 from fusehub.collecting.finite import require_finite
+from fusehub.collecting.ways import tokens_layer
 from fusehub.errors import first_line
 from fusehub.models.loading import is_of_files
 from fusehub.models.piecewise.blocks import list_of
@@ -64,7 +65,7 @@ class BlockForward:
         self._called: set[str] = set()
         self._again: dict[str, Any] = {}
         self._key = ""
-        self._output = _output_of(self._network)
+        self._output = tokens_layer(self._network)
         firsts: dict[int, str] = {}
         # A module may have several names.
         self._first = {
@@ -282,14 +283,6 @@ def key_of(batch: Batch) -> str:
         digest.update(f"{name} {own.dtype} {tuple(own.shape)} ".encode())
         digest.update(own.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
-
-
-def _output_of(network: Any) -> nn.Module | None:
-    try:
-        output: nn.Module | None = network.get_output_embeddings()
-    except (NotImplementedError, AttributeError):  # What transformers raises for a class that has none.
-        return None
-    return output
 
 
 def _state_of(value: Any) -> Any:
