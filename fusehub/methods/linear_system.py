@@ -42,6 +42,9 @@ TOLERANCE = 5e-6
 _SAMPLE = 16
 # Outputs are solved this many numbers at a time, which bounds the memory of the right side.
 _NUMBERS = 2**24
+# Strips of all terms, in float32, are kept up to so many bytes: they are wanted for the factor and for each layer that
+# shares it, and to unpack small ones takes nearly as long as to multiply by them.
+_KEPT = 2**24
 
 PRECISIONS = ("float32", "refined", "float64")
 """From the coarsest: float32; float32 with the residual in float64; float64."""
@@ -134,6 +137,7 @@ class System:
         self._factorized: Factorized | None = None
         self._narrow_fails = False
         self._eigen: tuple[Tensor, Tensor] | None = None
+        self._kept: dict[int, list[Strip]] = {}
         self.notes: tuple[Note, ...] = ()
         if self._any_dead:
             told = f"{int(self._dead.sum())} of {len(diagonal)} input features never used: kept at the anchor"
@@ -277,10 +281,21 @@ class System:
         for term in self._terms if everyone else self._terms[:-1]:
             weight = weights[term.index]
             if not torch.equal(weight, start):
-                yield weight, term.strips(dtype, self._place(dtype))
+                yield weight, self._strips(term, dtype)
             del weight  # One at a time.
         if self._ridge:
             yield anchor(), self._ridge_strips(dtype)
+
+    def _strips(self, term: Term, dtype: torch.dtype) -> Iterable[Strip]:
+        """Those of one term, where it is computed with them; not to be written into."""
+        import torch
+
+        strips = term.strips(dtype, self._place(dtype))
+        if dtype != torch.float32 or 2 * len(self._terms) * len(self._diagonal) ** 2 > _KEPT:
+            return strips
+        if term.index not in self._kept:
+            self._kept[term.index] = list(strips)
+        return self._kept[term.index]
 
     def _ridge_strips(self, dtype: torch.dtype) -> Iterator[Strip]:
         import torch
@@ -330,7 +345,7 @@ class System:
         place = self._place(dtype)
         total = torch.zeros(len(self._diagonal), len(self._diagonal), dtype=dtype, device=place)
         for term in self._terms:
-            for start, rows in term.strips(dtype, place):
+            for start, rows in self._strips(term, dtype):
                 total[start : start + len(rows), start:] += rows
         total.diagonal().add_(self._ridge)
         scale = self._scaling(dtype)
