@@ -5,7 +5,7 @@ with the next press, at another step, or by its button, it goes.
 
 `SCRIPT` is what the page itself does for it: it says what was asked for and not answered yet (`begin`, `end`), and
 brings a result into view, with the focus where that would be left out of the window. Whoever has gone on by Tab
-meanwhile is not taken elsewhere.
+meanwhile is not taken elsewhere. Of what goes on without a word it looks after the answer (`wait`).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ SCRIPT = (
 window.fusehub = {
   pending: new Map(),
   nudged: 0,
+  painted: 0,
   begin(id, words) {
     this.pending.set(id, {words, since: Date.now()});
     this.ticking = this.ticking || setInterval(() => this.draw(), 200);
@@ -38,6 +39,10 @@ window.fusehub = {
     this.pending.delete(id);
     this.draw();
     if (shows && !document.querySelector('.fh-dock .fh-error')) this.show(shows);
+  },
+  wait() {
+    const since = Date.now();
+    setTimeout(() => { if (this.painted < since) this.nudge(); }, LOST);
   },
   draw() {
     const bar = document.querySelector('.fh-busy');
@@ -101,6 +106,11 @@ BUSY = (
 def begin(place: str, words: str, inputs: int) -> str:
     """The script with which a press begins, by which its inputs go on as they are."""
     return f"(...all) => {{ window.fusehub.begin({place!r}, {words!r}); return all.slice(0, {inputs}); }}"
+
+
+def wait(inputs: int) -> str:
+    """The script with which something begins that is answered by a paint, and of which nothing is said until then."""
+    return f"(...all) => {{ window.fusehub.wait(); return all.slice(0, {inputs}); }}"
 
 
 def end(place: str, shows: str | None) -> str:

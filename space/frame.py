@@ -328,7 +328,7 @@ class Frame:
         }
         handler = shown_in_turn(run_in_turn) if prepares else shown(run)
         if show_progress == "hidden":
-            return event(handler, [self.key, *inputs], outputs, **named)
+            return event(handler, [self.key, *inputs], outputs, **{"js": dock.wait(1 + len(inputs)), **named})
         result = selector(shows) if shows is not None else None
         return self._busy(event, handler, [self.key, *inputs], outputs, busy, shows=result, **named)
 

@@ -32,6 +32,7 @@ addEventListener('focusin', (event) => {{ held = event.target; }});
 watch('value', () => {{
   const told = element.querySelector('[data-turn]');
   if (!told) return;
+  window.fusehub.painted = Date.now();
   const turn = Number(told.dataset.turn);
   if (turn < newest) {{
     trigger('click', {{act: {AGAIN!r}, id: '', value: ''}});

@@ -30,7 +30,7 @@ _STATISTICS = (
 )
 _ASKING = "Asking the Hub about the models"
 # What is found is seen: its form goes to the top of the window where it is far down.
-_SHOW_FOUND = "(...all) => { window.fusehub.show('#find'); return all.slice(0, 5); }"
+_SHOW_FOUND = "(...all) => { window.fusehub.wait(); window.fusehub.show('#find'); return all.slice(0, 5); }"
 # Where the Hub has no models with statistics yet: three sentiment models of one base.
 _EXAMPLE = (
     "textattack/bert-base-uncased-imdb",
