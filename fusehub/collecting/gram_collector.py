@@ -124,10 +124,10 @@ class GramCollector:
         for module, training in self._modes:
             module.training = training
 
-    def probe(self, batch: Batch) -> None:
+    def probe(self, batch: Batch, *, reserve: bool = False) -> None:
         """Runs the model on small batches made from `batch` (see `Inputs.probe`), and learns the kinds of its calls.
 
-        Nothing is counted.
+        Nothing is counted; with `reserve`, sums have their memory afterwards.
         """
         first, recorded = self._record(repeated(batch))
         others: list[dict[str, list[Recorded]]] = []
@@ -143,7 +143,7 @@ class GramCollector:
             ]
             self._apply_verdict(watched)
         self._share_inputs(recorded)
-        self._reserve(recorded)
+        self._reserve(recorded if reserve else [])
 
     def parts(self, batch: Batch) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """`batch`, or the batches without padding into which it must be split for the layers of this model; each with

@@ -85,7 +85,7 @@ def count_inputs(
             network, linears, parts=layout.parts, verdicts=verdicts, bounds=bounds, name=name, way=way
         )
         with without_cache(network), collector, fisher or nullcontext():
-            collector.probe(probe)
+            collector.probe(probe, reserve=True)
             if fisher is not None:
                 _, first = next(inputs.batches(batch_tokens=batch_tokens))
                 fisher.probe({name: value.to(collector.device) for name, value in first.items()})
