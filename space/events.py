@@ -41,19 +41,12 @@ def shown(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def shown_in_turn(function: Callable[..., Iterator[list[Any]]]) -> Callable[..., Iterator[list[Any]]]:
-    """The same of a function that gives the page one thing to show after the other.
-
-    Gradio ends with the last of them once more, over whatever was typed since: that one leaves all as it is.
-    """
+    """The same of a function that gives the page one thing to show after the other."""
 
     @functools.wraps(function)
     def run(*args: Any) -> Iterator[list[Any]]:
-        painted: list[Any] = []
         with _messages():
-            for painted in function(*args):
-                yield painted
-        if painted:
-            yield [gr.skip() for _ in painted]
+            yield from function(*args)
 
     return run
 

@@ -1,4 +1,4 @@
-"""The page as gradio keeps it, where what an event leaves as it is costs nothing."""
+"""The page as gradio keeps it, where what an event leaves as it is costs nothing, and nothing is shown twice."""
 
 from __future__ import annotations
 
@@ -38,3 +38,22 @@ class Page(gr.Blocks):
         for place, value in zip(kept, made, strict=True):
             told[place] = value
         return told
+
+    def handle_streaming_diffs(
+        self,
+        block_fn: BlockFunction,
+        data: list,
+        session_hash: str | None,
+        run: str | None,
+        final: bool,
+        simple_format: bool = False,
+    ) -> list[Any]:
+        """What the page is told of an answer in pieces: at its end, that all stays as it is.
+
+        Gradio ends with the last piece once more, over whatever was typed since. It is not for the pieces themselves
+        to end with one that leaves all as it is: the browser works what is new in a piece into the one before, also
+        where that still waits to be shown, and what it was to show would be lost.
+        """
+        told = super().handle_streaming_diffs(block_fn, data, session_hash, run, final, simple_format)
+        # A program that waits for an endpoint reads its answer at the end.
+        return [gr.skip()] * len(told) if final and block_fn.api_visibility == "private" else told
