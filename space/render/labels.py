@@ -47,6 +47,11 @@ def labels_html(picks: Sequence[Picked], chosen: Mapping[str, Sequence[str]]) ->
     first, others = to_map(picks)
     if first is None:
         return ""
+    own = set(map(key_of, first.labels))
+    # Who has some of the labels and no others calls none differently.
+    others = [pick for pick in others if pick.name in chosen or not own.issuperset(map(key_of, pick.labels))]
+    if not others:
+        return ""
     parts = [
         "<h3>Labels that are called differently</h3>"
         f"<p class='fh-intro'>Labels are matched by name, and not all of these are called as those of "

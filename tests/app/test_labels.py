@@ -74,6 +74,11 @@ def test_what_the_page_sends_is_held_against_its_choices() -> None:
         assert to_map(same) == (None, []) and labels_html(same, {}) == ""
     shown = labels_html([one, two], {"ben/two": ["neg", "Pos"]})
     assert '<option value="neg" selected>' in shown and "<bad>" not in shown
+    # Whoever has fewer labels calls none of them differently, unless it was said so.
+    fewer = replace(one, name="ben/fewer", id="ben/fewer", labels=("POS",))
+    assert labels_html([one, fewer], {}) == ""
+    assert "ben/two" in (both := labels_html([one, fewer, two], {})) and "ben/fewer" not in both
+    assert '<option value="neg" selected>' in labels_html([one, fewer], {"ben/fewer": ["neg"]})
     said = {"ben/two": ["neg", "Pos"]}
     assert labels_said(json.dumps(said), [one, two]) == said
     refused = ["[", "[]", '{"ben/two": 1}', '{"ben/two": ["neg"]}', '{"ben/two": ["neg", {}]}']
