@@ -43,7 +43,7 @@ class Compare(Step):
             *self.columns.painted,
         ]  # fmt: skip
         self.result_by_work = {"evaluate": self.scores, "layers": self.layers}
-        self.own = [self.go, self.score]
+        self.own = [self.go]
 
     def _fields(self) -> None:
         self.texts = gr.Textbox(label="Texts, one a line", lines=4, placeholder="Not bad at all.", elem_id="texts")
@@ -75,7 +75,7 @@ class Compare(Step):
             info="The same examples for all models.",
         )  # fmt: skip
         with gr.Row(elem_classes="fh-actions"):
-            self.score = gr.Button("Score", variant="primary", elem_id="score")
+            self.score = gr.Button("Score", elem_id="score")
             self.lead("Push a result", PUSH)
         self.scores = gr.HTML("")
         gr.HTML(

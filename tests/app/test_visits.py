@@ -73,6 +73,7 @@ def test_a_sentiment_visit_ends_with_a_repo_that_predicts(visitor, app, hub, tmp
     go(page, "Compare")
     does, leads = page.locator("#compare"), page.get_by_role("button", name="Push a result")
     assert [_is_loud(does), _is_loud(leads)] == [True, False]
+    assert not _is_loud(page.locator("#score")), "one thing is loud"
     compare(page, "a very good film", "an awful bad plot", "music was fine")
     assert [_is_loud(does), _is_loud(leads)] == [False, True]
     with page.expect_file_chooser() as chosen:
