@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fusehub.statistics.halves import HalfSum
 from fusehub.utils.devices import has_float64
-from fusehub.utils.products import add_product, exact_products, of_few_lengths
+from fusehub.utils.products import add_product, exact_products, transposed
 from fusehub.utils.symmetric import pack_into, unpacked, whole
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class GramSum:
     def add(self, rows: Tensor, times: int = 1, half: int | Tensor | None = None) -> None:
         """Counts `rows`, [n, size], each of them `times` times; for `standard_error`, in which `half`, 0 or 1: [n]."""
         x = rows.float()
-        inputs = of_few_lengths(x).T.contiguous()
+        inputs = transposed(x)
         with exact_products(rows):
             for block, start in zip(self._blocks, range(0, self.size, self._step), strict=True):
                 add_product(block, inputs[start : start + self._step], inputs[start:], factor=times)

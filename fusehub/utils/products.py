@@ -1,7 +1,7 @@
 """Products of float32 matrices on the CPU, by whatever instructions make them in the least time and lose nothing.
 
 add_product(out, left, right)         # out += left rightᵀ
-rows = of_few_lengths(rows)           # for products over them: rows of zeros may be added
+columns = transposed(rows)            # for products over the rows: columns of zeros may be added
 with exact_products(rows):            # of numbers that are bfloat16: by the instructions for these
     ...
 """
@@ -40,16 +40,22 @@ def add_product(out: Tensor, left: Tensor, right: Tensor, *, factor: float = 1.0
         out[start : start + step].add_(product, alpha=factor)
 
 
-def of_few_lengths(rows: Tensor) -> Tensor:
-    """`rows`, [n, size], with zeros below them up to one of a few lengths, at most an eighth more, where oneDNN makes
-    products over them: it keeps what it compiles for each length, which is some megabytes for the strips of a gram."""
-    from torch.nn.functional import pad
+def transposed(rows: Tensor) -> Tensor:
+    """`rows`, [n, size], as [size, n or a little more], contiguous: for products over n, to which the zeros that are
+    added give nothing.
 
+    Where oneDNN makes them, n is brought up to one of a few lengths, at most an eighth more: it keeps what it compiles
+    for each length, which is some megabytes for the strips of a gram.
+    """
     step = 1 << max(0, len(rows).bit_length() - 4)
     missing = -len(rows) % step
     if not missing or len(rows) < _WORTHWHILE or rows.device.type != "cpu" or not _has_vectors_that_mkl_leaves():
-        return rows
-    return pad(rows, (0, 0, 0, missing))
+        return rows.T.contiguous()
+    # In one copy: another would be as large as what a layer is given.
+    columns = rows.new_empty(rows.shape[1], len(rows) + missing)
+    columns[:, : len(rows)] = rows.T
+    columns[:, len(rows) :] = 0
+    return columns
 
 
 @contextmanager

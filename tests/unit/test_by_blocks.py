@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import weakref
 from collections import Counter
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from fusehub.errors import BadRecipe, Indivisible, NoMemory, NoSpace
 from fusehub.models.checkpoints.checkpoint import Checkpoint
 from fusehub.models.piecewise.skeleton import Skeleton
 from fusehub.statistics.file import FILENAME, Statistics
+from fusehub.statistics.grams import GramSum
 from fusehub.utils.memory import _V1, _V2, _left_in
 from tests.unit.experts import WEIGHTS, rel, save_weights, text_file, texts_of
 from tests.unit.lora_cases import adapter
@@ -328,6 +330,25 @@ def test_room_is_looked_for_before_anything_is_read(tmp_path, monkeypatch, small
     with pytest.raises(BadRecipe, match="Fisher diagonals need gradients, which pass through the whole model"):
         collect(str(model), data, tmp_path / "out", fisher=True, stream="on")
     assert not list(tmp_path.glob(".*")) and not (tmp_path / "out").exists()
+
+
+def test_no_sums_of_one_block_are_in_memory_when_the_next_begins(tmp_path, monkeypatch):
+    there, seen = weakref.WeakSet(), []
+    new, begin = GramSum.__init__, BlockForward.begin
+
+    def made(own, *args, **options):
+        there.add(own)
+        new(own, *args, **options)
+
+    def begun(*args):
+        seen.append(len(there))
+        return begin(*args)
+
+    monkeypatch.setattr(GramSum, "__init__", made)
+    monkeypatch.setattr(BlockForward, "begin", begun)
+    model = tiny_model(tmp_path / "model", "llama", task="text-generation")
+    collect(str(model), text_file(tmp_path), tmp_path / "out", stream="on").close()
+    assert len(seen) > 2 and not any(seen), seen
 
 
 LIMITED = """

@@ -33,7 +33,7 @@ models, wide, texts, out = rest[:2], rest[2:4], rest[4:], Path(out)
 # where nothing is taken off the grams' correlations (alpha 1), their last bits tell.
 grams.exact_products = contextlib.nullcontext
 grams.add_product = lambda out, left, right, factor: out.addmm_(left, right.T, alpha=factor)
-grams.of_few_lengths = lambda rows: rows
+grams.transposed = lambda rows: rows.T.contiguous()
 # The same noise in both processes.
 noise.os.urandom = lambda count: bytes(i * 37 % 251 for i in range(count))
 ways = {

@@ -95,16 +95,20 @@ class ByBlocks:
             for weight in state.counted:
                 self._refuse(way, weight)
             while not state.ended:
-                block = way.begin(self._inputs.probe())
-                collector = self._counted(way, block)
-                add_up_sums(collector, self._processes)
-                require_finite_sums(collector.sums, self._skeleton.name)
-                way.end()
-                self._work.finish(block, collector.sums, collector.aliases, way.spared)
-                for weight in [*collector.sums, *collector.aliases]:
-                    self._refuse(way, weight)
+                self._count_block(way)
         finally:
             way.close()
+
+    def _count_block(self, way: BlockForward) -> None:
+        """Counts the next block. Its sums are on the disk then, and their memory is the one's that follows."""
+        block = way.begin(self._inputs.probe())
+        collector = self._counted(way, block)
+        add_up_sums(collector, self._processes)
+        require_finite_sums(collector.sums, self._skeleton.name)
+        way.end()
+        self._work.finish(block, collector.sums, collector.aliases, way.spared)
+        for weight in [*collector.sums, *collector.aliases]:
+            self._refuse(way, weight)
 
     def _counted(self, way: BlockForward, block: str | None) -> GramCollector:
         """All batches, through the current block."""
