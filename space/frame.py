@@ -201,16 +201,16 @@ class Frame:
         place = min(max(place, 0), len(self.steps) - 1)
         if visit.step != place:
             visit.notices.pop(visit.step, None)
-        visit.step, visit.wanted = place, wanted
+        visit.wanted, stays = wanted, visit.go_to(place)
         failed = None
         try:
             for painted in self._preparing(self.steps[place], visit, token):
-                if visit.step != place:
+                if not stays():
                     break
                 yield self._whole(place, painted)
         except FuseHubError as error:
             failed = error
-        if visit.step != place:
+        if not stays():
             return  # The visitor did not wait, and another press paints.
         if failed is not None:
             visit.notices[place] = dock.message(self.problem(failed))
@@ -238,9 +238,8 @@ class Frame:
     def _preparing(self, step: Step, visit: Visit, token: str | None) -> Iterator[list[Any]]:
         """What the frame and the step show one after the other while the step is prepared, where that takes longer
         than a moment. Raises what preparing raises."""
-        rest = [gr.skip()] * (len(step.painted) - 1)
-        buttons = [gr.skip()] * (len(step.outputs) - len(step.painted))
-        painted = [*buttons, html.empty("One moment: the models are being read."), *rest]
+        painted = [gr.skip()] * len(step.outputs)
+        painted[-len(step.painted)] = html.empty("One moment: the models are being read.")
         for job in preparing(step, visit, token):
             # What the visitor has going on has the place.
             busy = visit.job is not None and visit.job.is_open
@@ -388,11 +387,12 @@ class Frame:
     ) -> None:
         """Puts work of several parts into the queue. The visitor is led to the step where it ends, unless they have
         gone to another one by themselves."""
-        if visit.job is not None and visit.job.is_open:
-            raise FuseHubError(f"{visit.job.title} is still going on.", "Wait for it, or cancel it.")
-        visit.notices[visit.step] = ""
-        job = Job(kind, title, begun_at=visit.step, place=visit.step)
-        visit.job = self.jobs.submit_parts(job, parts, token)
+        with visit.starting:
+            if visit.job is not None and visit.job.is_open:
+                raise FuseHubError(f"{visit.job.title} is still going on.", "Wait for it, or cancel it.")
+            visit.notices[visit.step] = ""
+            job = Job(kind, title, begun_at=visit.step, place=visit.step)
+            visit.job = self.jobs.submit_parts(job, parts, token)
 
 
 def selector(component: Any) -> str:

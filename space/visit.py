@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import secrets
 import shutil
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,10 +187,21 @@ class Visit:
     touched: float = field(default_factory=time.monotonic)
     page: str | None = None
     """The page (gradio's session) that shows the visit: a reload is another page."""
+    goes: dict[str | None, int] = field(default_factory=dict)
+    """Page -> how often it went to a step."""
+    starting: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    """Two pages of a visit may begin work in the same moment."""
     left_at: float | None = None
     users: int = 0
     """Calls of programs and downloads that read what it has at this moment."""
     numbers: int = 0
+
+    def go_to(self, step: int) -> Callable[[], bool]:
+        """Goes to a step. What it gives tells whether the page that is there has gone nowhere since."""
+        page = self.page
+        count = self.goes[page] = self.goes.get(page, 0) + 1
+        self.step = step
+        return lambda: self.step == step and self.goes[page] == count
 
     def names(self) -> list[str]:
         return [pick.name for pick in self.picks]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +17,7 @@ from space.setting import Setting
 from space.steps.compare import compare_texts, start_scores
 from space.steps.merge import start_merges
 from space.steps.pick import describe
-from space.visit import MERGE, PICK, PUSH, Visit
+from space.visit import CHECK, COMPARE, MERGE, PICK, PUSH, Visit
 from tests.unit.experts import relatives, with_statistics
 
 
@@ -105,3 +108,43 @@ def test_a_merge_that_another_tab_has_taken_the_models_from_is_not_called_one_wi
     visit.advice = None
     with pytest.raises(FuseHubError, match="changed meanwhile"):
         frame.steps[MERGE]._merge(visit, None, None, *[True] * 200)
+
+
+def test_two_pages_of_a_visit_begin_one_work(frame, visit, monkeypatch) -> None:
+    submit, both_asked, began = frame.jobs.submit_parts, threading.Event(), []
+
+    def slowly(*work):
+        time.sleep(0.3)  # The other has asked by then whether something goes on.
+        return submit(*work)
+
+    def parts(job):
+        both_asked.wait(30)
+        began.append(job.title)
+        yield from ()
+
+    def begin(title: str) -> bool:
+        try:
+            frame.start_parts(visit, "merge", title, parts, None)
+        except FuseHubError:
+            return False
+        return True
+
+    monkeypatch.setattr(frame.jobs, "submit_parts", slowly)
+    with ThreadPoolExecutor(2) as pages:
+        assert sorted(pages.map(begin, ["First", "Second"])) == [False, True]
+    both_asked.set()
+    frame.jobs.wait(visit.job, 30)
+    assert began == [visit.job.title]
+
+
+def test_a_page_shows_where_it_went_last(visit) -> None:
+    stays = visit.go_to(CHECK)
+    assert stays()
+    visit.page = "another page"
+    there = visit.go_to(CHECK)
+    # What another page of the visit asks for is that page's.
+    assert stays() and there()
+    visit.go_to(COMPARE)
+    assert not there()
+    again = visit.go_to(CHECK)
+    assert again() and not there() and stays()
