@@ -369,7 +369,7 @@ collect(model, data, out, size="full", batch_tokens=2048).close()
 
 def test_a_model_larger_than_what_the_process_may_have_is_counted_block_by_block(tmp_path):
     """The limit is two thirds of the weights."""
-    model = tiny_model(tmp_path / "model", "llama", task="text-generation", hidden=384, layers=12)
+    model = tiny_model(tmp_path / "model", "llama", task="text-generation", hidden=384, layers=24)
     data, nbytes = text_file(tmp_path, texts=TEXTS[:8]), (model / WEIGHTS).stat().st_size
     arguments = [str(model), data, str(tmp_path / "first"), str(tmp_path / "out"), str(nbytes * 2 // 3)]
     done = subprocess.run(
