@@ -156,7 +156,7 @@ def recommended(there: AtHand, among: Collection[str] | None = None) -> Recommen
         best = next(iter(possible), better or next(iter(allowed), baseline))
     better = None if better is best else better
     rest = [way for way in ways.values() if way not in (best, baseline)]
-    reason = _reason(best, [way for way in allowed if way.can_run], runnable, better, there, is_measured)
+    reason = _reason(best, allowed, runnable, better, there, is_measured)
     return Recommendation(best, reason, baseline, better, grouped(rest), is_measured, there)
 
 
@@ -285,11 +285,11 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _reason(
-    best: Way, possible: Sequence[Way], worth: Sequence[Way], better: Way | None, there: AtHand, is_measured: bool
+    best: Way, allowed: Sequence[Way], worth: Sequence[Way], better: Way | None, there: AtHand, is_measured: bool
 ) -> str:
     """Sentences on the way that is recommended: the first says what was measured of it, or that nothing was.
 
-    `possible` are the ways that can run, `worth` those of them that were clearly above the mean.
+    `allowed` are the ways that may be, `worth` those that can run and were clearly above the mean.
     """
     kind = " and ".join(task.replace("-", " ") for task in there.tasks) or "models like these"
     where = f"on {kind}" if is_measured else "on other tasks"
@@ -299,7 +299,9 @@ def _reason(
         said += [f"That was with {option_words(best.options)}."] if best.options else []
     elif best.can_run:
         said.append("Nothing that can run here was clearly above the mean of the weights.")
-        said += [_told(way, where) for way in _closest(possible)]
+        said += [_told(way, where) for way in _closest([way for way in allowed if way.can_run])]
+        if better is None:
+            said += _for_lack_of_statistics(allowed, where)
     if best.outside is not None and best.outside.points < 0 and (other := _best_outside(worth)) is not None:
         said.append(_told(other, where))
     if best.base_model and not there.base_is_named:
@@ -314,6 +316,21 @@ def _closest(ways: Sequence[Way]) -> list[Way]:
     """The way that came closest to being worth it, if any was measured."""
     measured = [way for way in ways if way.gain is not None]
     return sorted(measured, key=lambda way: way.gain.points if way.gain else 0.0)[-1:]
+
+
+def _for_lack_of_statistics(ways: Sequence[Way], where: str) -> list[str]:
+    """What could run if all statistics were there, although our numbers do not speak for it: whoever has texts of the
+    models' kind may still want to try."""
+    found = _closest([way for way in ways if {obstacle.code for obstacle in way.obstacles} == {"no-statistics"}])
+    return [
+        sentence
+        for way in found
+        for sentence in (
+            *(obstacle.what for obstacle in way.obstacles),
+            f"Once they are made, {way.title} can run.",
+            _told(way, where),
+        )
+    ]
 
 
 def _best_outside(ways: Sequence[Way]) -> Way | None:

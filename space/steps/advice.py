@@ -107,7 +107,16 @@ def advice_html(advice: Mapping[str, Any]) -> str:
             f"<p><strong>{html.esc(better['title'])}</strong> promises more ({html.esc(gain)} against the mean).</p>"
             f"{html.offers(_actions(better['obstacles']))}"
         )
+    elif way["method"] == advice["baseline"]["method"]:
+        body += html.offers(_missing_statistics(advice["at_hand"]))
     return html.card(f"Recommended: {way['title']}", body, kind="fh-picked")
+
+
+def _missing_statistics(at_hand: Mapping[str, Any]) -> list[Action]:
+    """What would make those statistics that are not there: the reason says what could run with them."""
+    known = {*at_hand["statistics"], *at_hand["by_update"]}
+    lacking = tuple(name for name in at_hand["models"] if name not in known)
+    return [Action("collect-statistics", lacking)] if lacking else []
 
 
 def need_html(need: str, group: Sequence[Mapping[str, Any]]) -> str:
