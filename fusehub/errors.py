@@ -72,6 +72,7 @@ ACTIONS = {
     "collect-fisher": "Make statistics with Fisher diagonals.",
     "give-texts": "Give texts of each model's kind, for a method that runs the models over them.",
     "choose-models": "Take other models, or another number of them.",
+    "leave-out": "Leave models out that do not fit the others.",
     "choose-method": "Merge by another method.",
     "name-labels": "Say what the rows of a model's head mean.",
     "keep-heads": "Keep each model's own head.",

@@ -16,7 +16,7 @@ from fusehub.checking.configs import config_findings, different_bases, origin_of
 from fusehub.checking.heads import Heads, LabelPlan, plan_labels
 from fusehub.checking.preprocessing import Vocabularies, input_findings
 from fusehub.checking.reading import read_ahead
-from fusehub.checking.report import ModelFacts, Report
+from fusehub.checking.report import ModelFacts, Report, with_ways_out
 from fusehub.checking.shapes import shape_findings
 from fusehub.checking.terms import terms_findings
 from fusehub.errors import Action, BadRecipe, FuseHubError, Offline, unknown
@@ -143,9 +143,10 @@ class _Check:
         self._same_model_twice()
         largest = self.vocabularies.largest(self.refs, self.unfit)
         tokens = self.vocabularies.of(self.refs[largest])
+        facts = [self._facts(ref) for ref in self.refs]
         return Report(
-            [self._facts(ref) for ref in self.refs],
-            self.findings,
+            facts,
+            with_ways_out(self.findings, facts),
             plan,
             largest,
             frozenset(ref.id for ref in self.everyone if self.vocabularies.of(ref) == tokens),

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fusehub.checking.heads import LabelPlan
+from fusehub.errors import Action
+from fusehub.hub.origins import called
 from fusehub.utils.findings import CODES, Finding, incompatible
 from fusehub.utils.frozen import freeze
+
+# Errors that models of one base do not have.
+_OF_OTHERS = frozenset({"config-differs", "shapes-differ", "vocabulary-differs", "tokenizer-differs"})
+_OF_KINDS = frozenset({"architecture-differs", "unreadable"})
 
 
 @dataclass(frozen=True)
@@ -99,3 +106,31 @@ class Report:
             "labels": asdict(self.labels) if self.labels else None,
             "download_bytes": self.download,
         }
+
+
+def with_ways_out(findings: Sequence[Finding], models: Sequence[ModelFacts]) -> list[Finding]:
+    """The findings, of which every error says what can be done: where nothing else can, other models are taken, or
+    those are left out that do not fit most of them."""
+    codes = {finding.code for finding in findings if finding.level == "error"}
+    apart: list[str] = []
+    named = {model.name: model.base for model in models}
+    if codes & _OF_KINDS:
+        apart = _apart(models, [model.architecture or "" for model in models])
+    elif codes & _OF_OTHERS:
+        # A model that names no base may have that of the others.
+        apart = [name for name in _apart(models, [called(model.base or "") for model in models]) if named[name]]
+    ways = (Action("leave-out", tuple(apart)),) if apart else ()
+    return [
+        replace(finding, actions=(*ways, Action("choose-models")))
+        if finding.level == "error" and not finding.actions
+        else finding
+        for finding in findings
+    ]
+
+
+def _apart(models: Sequence[ModelFacts], kinds: Sequence[str]) -> list[str]:
+    """The models that are of another kind than most of them; none where most are of none that is known."""
+    kind, count = Counter(kinds).most_common(1)[0]
+    if not kind or 2 * count <= len(models):
+        return []
+    return [model.name for model, own in zip(models, kinds, strict=True) if own != kind]

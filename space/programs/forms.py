@@ -17,11 +17,12 @@ from fusehub.methods import Method
 from fusehub.recommending.recommendation import need_of, sentence_of
 
 from ..links.recipes import ReadRecipe
+from ..render.offers import fix_of_finding
 from ..steps.advice import offered
 from ..steps.options import options_of
 from ..workers.pace import seconds_of
 from . import answers
-from .told import doing
+from .told import DOES, doing
 
 
 def model(found: FoundModel) -> answers.Model:
@@ -87,7 +88,7 @@ def checked(report: Mapping[str, Any], names: Sequence[str]) -> answers.Checked:
 
 def finding(found: Mapping[str, Any]) -> answers.Finding:
     actions = [_doing(own) for own in found["actions"]]
-    fix = " ".join(dict.fromkeys(own["does"] for own in actions)) or found["fix"]
+    fix = fix_of_finding(found, DOES)
     return {"code": found["code"], "level": found["level"], "what": found["what"], "fix": fix, "actions": actions}
 
 

@@ -37,6 +37,7 @@ DOES = {
     "collect-fisher": "Make statistics by `statistics` with fisher=true, and give its name under `statistics`.",
     "give-texts": "Take another method, or the command line: no endpoint gives texts to a merge.",
     "choose-models": "Take other models, or another number of them.",
+    "leave-out": "Leave those models out that do not fit the others.",
     "choose-method": "Take another method: see `methods`.",
     "name-labels": 'Give `labels`: {"user/one": ["negative", "positive"]}.',
     "keep-heads": 'Give heads="keep": each model keeps its own.',

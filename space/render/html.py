@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusehub.errors import LOG_IN, Action, FuseHubError
+from fusehub.errors import LOG_IN, Action, FuseHubError, Incompatible
 from fusehub.utils.formats import size
 from fusehub.utils.markdown import without_paths
 from fusehub.utils.reach import is_confined
@@ -62,8 +62,11 @@ def button(act: str, label: str, id_: str = "", *, kind: str = "", says: str | N
 
 
 def notice(text: str, kind: str = "note", fix: str = "", offered: str = "") -> str:
-    """A message in the place that it is about, with the buttons `offered`. Errors are read out at once."""
-    role = "alert" if kind == "error" else "status"
+    """A message in the place that it is about, with the buttons `offered`. Errors are read out at once.
+
+    An "answer" is one too that is not what was hoped for: nothing has failed where models are found not to fit.
+    """
+    role = "alert" if kind in ("error", "answer") else "status"
     mark = {"error": "Error: ", "warning": "Note: "}.get(kind, "")
     said = f'<strong class="fh-mark">{mark}</strong>' if mark else ""
     lines = "<br>".join(esc(line) for line in text.splitlines())
@@ -81,15 +84,21 @@ def told(error: FuseHubError) -> FuseHubError:
 def problem(error: FuseHubError, log_in: str = LOG_IN) -> str:
     """An error in its place on the page; `log_in` says how the visitor logs in."""
     error = told(error)
-    return notice(error.what, "error", fix_of(error, log_in), offers(error.actions))
+    kind = "answer" if isinstance(error, Incompatible) else "error"
+    return notice(error.what, kind, fix_of(error, log_in), offers(error.actions))
 
 
-def offers(actions: Iterable[Action]) -> str:
-    """A button for each action that the app has one for."""
+def offers(actions: Iterable[Action], *, loud: bool = False) -> str:
+    """A button for each action that the app has one for; the first is `loud` where it is what comes next."""
+    offered = [action for action in dict.fromkeys(actions) if OFFERS[action.code].step is not None]
     shown = [
-        button(action.code, OFFERS[action.code].label, "\n".join(action.models), kind="fh-small")
-        for action in dict.fromkeys(actions)
-        if OFFERS[action.code].step is not None
+        button(
+            action.code,
+            OFFERS[action.code].label_for(action.models),
+            "\n".join(action.models),
+            kind="fh-loud" if loud and place == 0 else "fh-small",
+        )
+        for place, action in enumerate(offered)
     ]
     return f'<p class="fh-offers">{"".join(dict.fromkeys(shown))}</p>' if shown else ""
 

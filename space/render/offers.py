@@ -6,11 +6,12 @@ which finds it chosen (`Visit.wanted`). An error that says no code has words of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fusehub.errors import LOG_IN, Action, FuseHubError
+from fusehub.utils.markdown import listed
 
 from ..visit import CHECK, COMPARE, MERGE, PICK, PUSH, STATISTICS
 
@@ -23,12 +24,17 @@ class Offer:
     label: str = ""
     step: int | None = None
 
+    def label_for(self, models: Sequence[str]) -> str:
+        """What its button says where it is about these models."""
+        return self.label.format(models=listed([name.rpartition("/")[2] for name in models] or ["models"]))
+
 
 OFFERS = {
     "name-base": Offer("Name the pretrained model that they share, in step 2.", "Name the base model", CHECK),
     "name-labels": Offer("Say what their labels mean, in step 2.", "Name the labels", CHECK),
     "keep-heads": Offer("Let each model keep its own head, in step 2.", "Keep the heads", CHECK),
     "choose-models": Offer("Pick other models in step 1.", "Choose other models", PICK),
+    "leave-out": Offer("Leave out what does not fit the others.", "Leave out {models}", CHECK),
     "collect-statistics": Offer("Make statistics of them from texts, in step 3.", "Make statistics", STATISTICS),
     "collect-fisher": Offer("Make statistics for Fisher merging, in step 3.", "Make Fisher statistics", STATISTICS),
     "choose-method": Offer("Choose another way to merge, in step 4.", "Choose another way", MERGE),
@@ -51,6 +57,9 @@ OFFERS = {
 }
 """Every action as the app says it, by its code."""
 
+OTHERS = frozenset({"choose-models", "leave-out"})
+"""Those that take other models, where nothing that can be said of these helps."""
+
 
 def fix_of(error: FuseHubError, log_in: str = LOG_IN) -> str:
     """What to do about an error, as the app says it; `log_in` says how the visitor logs in."""
@@ -58,6 +67,14 @@ def fix_of(error: FuseHubError, log_in: str = LOG_IN) -> str:
         return error.fix_by(log_in)
     said = [OFFERS[action.code].words for action in error.actions]
     return "\n".join(dict.fromkeys([*said, *([log_in] if error.log_in else [])]))
+
+
+def fix_of_finding(finding: Mapping[str, Any], words: Mapping[str, str]) -> str:
+    """What to do about a finding, by the `words` for each action; as it says itself where others are wanted."""
+    codes = [action["code"] for action in finding["actions"]]
+    if finding["fix"] and set(codes) <= OTHERS:
+        return str(finding["fix"])
+    return " ".join(dict.fromkeys(words[code] for code in codes)) or finding["fix"]
 
 
 def action_of(told: Mapping[str, Any]) -> Action:

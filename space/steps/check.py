@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 
 from fusehub.checking.heads import Heads
-from fusehub.errors import FuseHubError
+from fusehub.errors import Action, FuseHubError
 from fusehub.models.label_names import are_generic
 from fusehub.utils.formats import parameters, size
 
 from ..render import html
 from ..render.labels import CHOICES, labels_html, labels_said, to_map
-from ..render.offers import OFFERS, action_of
+from ..render.offers import OFFERS, OTHERS, action_of, fix_of_finding
 from ..render.reproduce import merge_command
 from ..step import Step, folded, not_yet
 from ..visit import PICK, STATISTICS, Picked, Visit, statistics_of
@@ -87,6 +88,8 @@ class Check(Step):
         )  # fmt: skip
 
     def prepare(self, visit: Visit, token: str | None, heard: Tell) -> None:
+        if visit.wanted is not None and visit.wanted.code == "leave-out":
+            _leave_out(visit, visit.wanted.models)
         if len(visit.picks) > 1:
             check(self.frame, visit, token, heard)
 
@@ -165,6 +168,15 @@ class Check(Step):
             visit.report, visit.wanted = None, None
 
 
+def _leave_out(visit: Visit, models: Sequence[str]) -> None:
+    """Takes models out of the visit that do not fit the others."""
+    kept = [pick for pick in visit.picks if pick.name not in models]
+    visit.wanted = None
+    if len(kept) < len(visit.picks):
+        visit.picks = kept
+        visit.changed_models()
+
+
 def _typed(visit: Visit) -> list[Picked]:
     """The models whose labels are typed: numbers, and none has names to choose from."""
     chosen = to_map(visit.picks)[1]
@@ -210,33 +222,54 @@ def take_in_check(visit: Visit, found: dict[str, Any]) -> None:
 
 def _report_html(visit: Visit) -> str:
     report = visit.report or {}
-    findings = report["findings"]
-    errors = [finding for finding in findings if finding["level"] == "error"]
-    warnings = [finding for finding in findings if finding["level"] == "warning"]
-    notes = [finding for finding in findings if finding["level"] == "note"]
+    errors = _errors(report)
+    warnings, notes = (
+        [finding for finding in report["findings"] if finding["level"] == level] for level in ("warning", "note")
+    )
     if errors:
-        parts = [html.notice(f"These models cannot be merged: {html.count(len(errors), 'problem')}.", "error")]
+        parts = [refusal_html(report)]
     elif warnings:
         parts = [html.notice(f"They can be merged. {html.count(len(warnings), 'thing')} to know first.", "done")]
     else:
         parts = [html.notice("They fit: nothing speaks against a merge.", "done")]
-    items = [(finding, "error") for finding in errors] + [(finding, "warning") for finding in warnings]
-    items += [(finding, "note") for finding in notes]
-    if items:
-        parts.append('<ul class="fh-findings">' + "".join(_finding_html(*item) for item in items) + "</ul>")
+    parts.append(_findings_html([*errors, *warnings, *notes]))
     if report.get("cost"):
         parts.append(_cost_html(report["cost"]))
     parts.append(_models_html(visit.picks, report))
     return "".join(parts)
 
 
-def _finding_html(finding: dict[str, Any], kind: str) -> str:
-    word = {"error": "Problem", "warning": "To know", "note": "Fact"}[kind]
-    actions = [action_of(own) for own in finding["actions"]]
-    said = " ".join(dict.fromkeys(OFFERS[action.code].words for action in actions)) or finding["fix"]
-    fix = f'<p class="fh-fix">{html.esc(said)}</p>' if said else ""
-    fix += html.offers(actions)
-    return f'<li class="fh-{kind}"><p>{html.tag(word, "fh-" + kind)} {html.esc(finding["what"])}</p>{fix}</li>'
+def refusal_html(report: Mapping[str, Any], fix: str = "", offered: str = "") -> str:
+    """That the models do not fit: an answer, and no failure. `fix` says more of it, with the buttons `offered`."""
+    reasons = html.count(len(_errors(report)), "reason")
+    return html.notice(f"These models cannot be merged as they are, for {reasons}.", "answer", fix, offered)
+
+
+def _errors(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What stands against a merge; first what only other models change, as nothing else helps before that."""
+    found = [finding for finding in report["findings"] if finding["level"] == "error"]
+    return sorted(found, key=lambda finding: all(action["code"] not in OTHERS for action in finding["actions"]))
+
+
+def ways_out(report: Mapping[str, Any]) -> list[Action]:
+    """What can be done where models do not fit, and first what comes next."""
+    return list(dict.fromkeys(action_of(action) for finding in _errors(report) for action in finding["actions"]))
+
+
+def _findings_html(found: Sequence[dict[str, Any]]) -> str:
+    """One after the other, each with what can be done that none before it has said. The first of all is loud."""
+    items, offered = [], set[Action]()
+    words = {code: offer.words for code, offer in OFFERS.items()}
+    for finding in found:
+        level = finding["level"]
+        actions = [own for action in finding["actions"] if (own := action_of(action)) not in offered]
+        said = fix_of_finding(finding, words)
+        fix = f'<p class="fh-fix">{html.esc(said)}</p>' if said else ""
+        fix += html.offers(actions, loud=level == "error" and not offered)
+        offered |= set(actions)
+        tag = html.tag({"error": "Reason", "warning": "To know", "note": "Fact"}[level], f"fh-{level}")
+        items.append(f'<li class="fh-{level}"><p>{tag} {html.esc(finding["what"])}</p>{fix}</li>')
+    return f'<ul class="fh-findings">{"".join(items)}</ul>' if items else ""
 
 
 def _cost_html(cost: dict[str, int]) -> str:

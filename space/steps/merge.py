@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from fusehub.errors import Action, BadRecipe, FuseHubError
+from fusehub.errors import BadRecipe, FuseHubError
 from fusehub.merging.preconditions import require_shares
 from fusehub.merging.sources import source_said
 from fusehub.methods import METHODS, Method
@@ -24,7 +24,7 @@ from ..visit import COMPARE, MERGE, PICK, Made, Visit, statistics_of
 from ..workers.jobs import Part
 from ..workers.pace import Tell
 from .advice import advice_html, advise, need_html, offered, suggested, wants_more, ways
-from .check import check
+from .check import check, refusal_html, ways_out
 from .made import made_html, pressed, same_as
 from .options import changed_options, options_of
 
@@ -102,8 +102,7 @@ class Merge(Step):
         report = check(self.frame, visit, token)
         if not report["ok"]:
             why = "\n".join(finding["what"] for finding in report["findings"] if finding["level"] == "error")
-            offered = html.offers([Action("choose-models")])
-            nothing = html.notice(f"These models cannot be merged.\n{why}", "warning", offered=offered)
+            nothing = refusal_html(report, why, html.offers(ways_out(report), loud=True))
             return [nothing, gr.Column(visible=False), *rest, made, *[gr.skip()] * len(self.shares)]
         advice = advise(self.frame, visit, token)
         first = suggested(advice)

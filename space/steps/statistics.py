@@ -21,7 +21,7 @@ from ..uploads import take_uploads
 from ..visit import MERGE, PICK, Visit
 from ..workers.jobs import Job, Part
 from ..workers.pace import Tell
-from .check import check
+from .check import check, refusal_html, ways_out
 from .columns import Columns
 from .counting import LIMIT, Texts, counting, named_for
 
@@ -137,7 +137,9 @@ class StatisticsStep(Step):
         shown = [_card_html(visit, report, pick) for pick in visit.picks]
         without = "no Fisher diagonals" if fisher else "no statistics"
         all_there = (
-            html.notice("All statistics are there. Nothing has to be made.", "done")
+            refusal_html(report, offered=html.offers(ways_out(report), loud=True))
+            if not report["ok"]
+            else html.notice("All statistics are there. Nothing has to be made.", "done")
             if not lacking
             else html.notice(
                 f"{html.count(len(lacking), 'model has', 'models have')} {without} yet. Make them below, or "

@@ -179,11 +179,9 @@ class Way:
         self._require_same(report is not None)
         assert report is not None  # It was just asked for.
         if not report["ok"]:
-            errors = [finding for finding in report["findings"] if finding["level"] == "error"]
             raise Incompatible(
-                f"These models cannot be merged: {html.count(len(errors), 'problem')}.",
-                "See what speaks against it.",
-                actions=[action_of(own) for finding in errors for own in finding["actions"]],
+                "These models do not fit as they are, so nothing was merged.",
+                "Why, and what can be done, stands in step 2.",
             )
         # What a merge costs is known by now.
         self.left = _expected(self.visit)

@@ -57,6 +57,15 @@ def push(page: Any, repo: str, token: str) -> None:
     page.locator("#push").click()
 
 
+def loud(page: Any) -> list[str]:
+    """What the page's loud buttons say, once it has settled: one of them says what comes next."""
+    page.wait_for_timeout(300)
+    return page.evaluate(
+        "() => [...document.querySelectorAll('button.primary, button.fh-loud')]"
+        ".filter((one) => one.checkVisibility({visibilityProperty: true})).map((one) => one.innerText.trim())"
+    )
+
+
 def grave_faults(page: Any) -> list[str]:
     """What axe-core finds on the page that is serious or critical, once nothing fades or moves any more.
 

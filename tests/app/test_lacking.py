@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from playwright.sync_api import expect
 
-from tests.app.conftest import publish
-from tests.app.steps import go, grave_faults, merge, pick
+from tests.app.conftest import SENTIMENT, publish
+from tests.app.steps import go, grave_faults, loud, merge, pick
 from tests.unit.experts import relatives
 
 NAMES = ["ada/no-base-said", "ben/no-base-said"]
@@ -61,3 +61,37 @@ def test_heads_that_cannot_be_matched_are_kept_by_what_the_check_offers(visitor,
     made.get_by_text("one for each expert: expert-0, expert-1").wait_for()
     made.locator("summary", has_text="Recipe").click()
     assert "\nheads: keep\n" in made.locator("code").inner_text()
+
+
+def test_what_does_not_fit_is_an_answer_and_the_way_on_from_it_is_the_one_loud_thing(visitor) -> None:
+    """Of three models one is of another kind: leaving it out is one press, at every step that is refused for it."""
+    page = visitor()
+    pick(page, *SENTIMENT, "ada/other-sentiment")
+    leave = "Leave out other-sentiment"
+    for step in ("Check", "Statistics", "Merge"):
+        go(page, step)
+        here = page.locator(f"#step-{step.lower()}")
+        here.get_by_role("alert").get_by_text("These models cannot be merged as they are, for 1 reason.").wait_for()
+        assert loud(page) == [leave], step
+        assert "Error:" not in here.inner_text()
+    assert grave_faults(page) == []
+    go(page, "Pick")
+    page.get_by_role("button", name="Merge and compare in one go").click()
+    said = page.locator(".fh-dock").get_by_text("These models do not fit as they are, so nothing was merged.")
+    said.wait_for()
+    assert "Error:" not in page.locator(".fh-dock").inner_text()
+    page.get_by_role("button", name=leave).click()
+    page.get_by_text("What a merge will take").wait_for()
+    assert loud(page) == ["Go on to statistics"]
+    go(page, "Pick")
+    assert page.get_by_role("button", name="Remove ada/other-sentiment").count() == 0
+
+
+def test_of_two_models_that_do_not_fit_nobody_says_which_is_wrong(visitor) -> None:
+    page = visitor()
+    pick(page, SENTIMENT[0], "ada/other-sentiment")
+    go(page, "Check")
+    page.get_by_role("button", name="Choose other models").wait_for()
+    assert loud(page) == ["Choose other models"]
+    page.get_by_role("button", name="Choose other models").click()
+    page.get_by_role("button", name="Remove ada/other-sentiment").wait_for()

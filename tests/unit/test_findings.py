@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fusehub.checking.report import Report
-from fusehub.errors import BadRecipe
+from fusehub.checking.report import ModelFacts, Report, with_ways_out
+from fusehub.errors import Action, BadRecipe
 from fusehub.statistics.few_texts import FEW_TEXTS, few_texts_finding
 from fusehub.utils.findings import CODES, Allowed, Finding, document
 
@@ -43,3 +43,32 @@ def test_few_texts_are_warned_of(examples, said):
 @pytest.mark.parametrize("examples", [FEW_TEXTS, None])
 def test_enough_texts_and_unknown_numbers_are_not(examples):
     assert few_texts_finding({"examples": examples, "model": {"id": "ann/expert"}}) is None
+
+
+def facts(name: str, base: str | None = None, architecture: str | None = "Bert") -> ModelFacts:
+    return ModelFacts(name, name, None, architecture, None, (), 0, (), None, False, base, False)
+
+
+SHAPES = Finding("shapes-differ", "error", "Shapes differ.")
+KINDS = Finding("architecture-differs", "error", "Architectures differ.")
+LABELS = Finding("labels", "error", "Labels are numbers.", actions=(Action("name-labels"),))
+
+
+@pytest.mark.parametrize(
+    ("finding", "models", "left_out"),
+    [
+        # Whatever the owner is called: a mirror of the base is the base.
+        (SHAPES, [facts("a", "x/bert"), facts("b", "y/roberta"), facts("c", "z/BERT")], ("b",)),
+        (SHAPES, [facts("a", "x/bert"), facts("b"), facts("c", "x/bert")], None),
+        (SHAPES, [facts("a", "x/bert"), facts("b", "y/roberta")], None),
+        (SHAPES, [facts("a"), facts("b"), facts("c", "x/bert")], None),
+        (KINDS, [facts("a"), facts("b"), facts("c", architecture="T5"), facts("d", architecture=None)], None),
+        (KINDS, [facts("a"), facts("b"), facts("e"), facts("c", architecture="T5")], ("c",)),
+    ],
+)
+def test_what_stands_against_a_merge_says_which_model_to_leave_out_where_most_agree(finding, models, left_out):
+    note = Finding("license-result", "note", "Licence of the result: mit.")
+    first, second, third = with_ways_out([finding, LABELS, note], models)
+    wanted = [Action("leave-out", left_out)] if left_out else []
+    assert list(first.actions) == [*wanted, Action("choose-models")]
+    assert (second, third) == (LABELS, note), "what says already what can be done, or needs nothing, stays"
