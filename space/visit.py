@@ -44,6 +44,8 @@ class Picked:
     url: str | None = None
     datasets: tuple[str, ...] = ()
     """The datasets on the Hub that its card names as what it was trained on."""
+    missing: int | None = None
+    """Bytes of its weights that have to be downloaded; None where that is not known."""
 
     @property
     def short(self) -> str:

@@ -238,9 +238,13 @@ def seconds(value: float | None) -> str:
     return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
-def minutes(seconds: float) -> str:
-    """A time in whole minutes, one at least: as one says what somebody will need."""
-    return count(max(1, round(seconds / 60)), "minute")
+def roughly(seconds: float) -> str:
+    """A time that is not known to the second, as one says what somebody will need."""
+    if seconds < 15:
+        return "a few seconds"
+    if seconds < 55:
+        return f"about {10 * round(seconds / 10)} seconds"
+    return f"about {count(max(1, round(seconds / 60)), 'minute')}"
 
 
 def number(value: float | None) -> str:

@@ -9,6 +9,7 @@ import gradio as gr
 
 from fusehub.errors import FuseHubError, together
 from fusehub.finding import FoundModel
+from fusehub.hub.access import Access
 from fusehub.utils.formats import size
 
 from .. import dock
@@ -18,12 +19,9 @@ from ..render.first import first_html, links
 from ..shelves import Shelf
 from ..step import Step, folded
 from ..visit import CHECK, PICK, Picked, Visit
-from ..workers.pace import seconds_of
-from .way import said_of_way, seconds_of_way
+from .way import said_of_way, seconds_expected, seconds_of_way
 
 _FOUND = 12
-# What the visitor does beside the work of the machine, in seconds.
-_WAY = 60.0
 _STATISTICS = (
     "Its owner has published sums of what its layers saw: all that RegMean needs to know of its texts. Nothing has to "
     "be made for a merge."
@@ -138,6 +136,8 @@ class Pick(Step):
 
     def _about(self, found: list[Shelf] | None) -> str:
         """What the example is, and how long it takes, as far as that is known."""
+        from fusehub.models.checkpoints.downloads import has_weights
+
         known = {model.id: model for shelf in found or () for model in shelf.models}
         names = list(self.frame.setting.examples) or _belonging(list(known.values()))
         if not names:
@@ -145,15 +145,15 @@ class Pick(Step):
         models = [known[name] for name in names if name in known]
         task = {model.task.replace("-", " ") for model in models if model.task}
         kind = f" for {task.pop()}" if len(task) == 1 else ""
-        sizes = [model.parameters or 0 for model in models]
+        sizes = [model.weight_bytes or 4 * (model.parameters or 0) for model in models]
         takes = ""
         if len(models) == len(names) and all(sizes):
-            bytes_ = {"download_bytes": 4 * sum(sizes), "output_bytes": 4 * max(sizes), "gflop": 0}
-            takes = f" takes about {html.minutes(_WAY + 2 * seconds_of(bytes_))}."
+            cache = Access(None).cache
+            missing = [size for name, size in zip(names, sizes, strict=True) if not has_weights(name, cache)]
+            takes = f", and takes {html.roughly(seconds_expected(sizes, sum(missing)))}"
         listed = ", ".join(html.short(name) for name in names)
         count = html.count(len(names), "model")
-        then = takes or " is one more press."
-        said = f"Picks {count}{kind}: {listed}. To check, merge and compare them then{then}"
+        said = f"Picks {count}{kind}: {listed}. To check, merge and compare them then is one more press{takes}."
         return f"<p class='fh-intro'>{html.esc(said)}</p>"
 
     def first_search(self, visit: Visit, token: str | None) -> None:
@@ -265,6 +265,7 @@ def describe(name: str, token: str | None) -> Picked:
     from fusehub.checking.configs import base_of
     from fusehub.data.tables.hub_datasets import trained_on
     from fusehub.hub.licenses import license_of
+    from fusehub.models.checkpoints.downloads import missing_bytes
     from fusehub.models.resolve import resolve
     from fusehub.models.tasks import labels_of, task_of
     from fusehub.statistics.sources import has_statistics
@@ -294,6 +295,7 @@ def describe(name: str, token: str | None) -> Picked:
         statistics=own if has_statistics(ref) else None,
         url=ref.url,
         datasets=tuple(trained_on(ref.card)),
+        missing=missing_bytes(ref),
     )
 
 
@@ -321,9 +323,9 @@ def _picked_html(visit: Visit) -> str:
 
 
 def _one_go_html(visit: Visit) -> str:
-    takes = html.minutes(seconds_of_way(visit))
+    takes = html.roughly(seconds_of_way(visit))
     return (
-        f"<p class='fh-intro'>In one go: they are checked, {html.esc(said_of_way(visit))}. That takes about {takes}; "
+        f"<p class='fh-intro'>In one go: they are checked, {html.esc(said_of_way(visit))}. That takes {takes}; "
         "each step stays open behind it.</p>"
     )
 

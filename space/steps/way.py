@@ -10,7 +10,7 @@ what can be done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +35,7 @@ from .counting import counting, named_for
 from .merge import merging
 
 _TITLE = "Merging and comparing"
-# About how long the Hub is asked, for each model, in seconds.
+# About how long the Hub is asked, in seconds: all models side by side.
 _ASKED = 1.0
 
 
@@ -244,16 +244,30 @@ def _obstacles(way: Mapping[str, Any]) -> str:
     return " ".join(obstacle["what"] for obstacle in way["obstacles"])
 
 
+def seconds_expected(sizes: Sequence[int], missing: int) -> float:
+    """About how long the way takes for models of so many bytes each, of which so many bytes are not here yet."""
+    cost = {"download_bytes": missing, "output_bytes": max(sizes, default=0), "gflop": 0}
+    return sum(_parts(sizes, cost, merges=2).values())
+
+
 def _expected(visit: Visit) -> dict[str, float]:
     """About how many seconds each part takes."""
     sizes = [pick.size or 0 for pick in visit.picks]
-    largest = max(sizes, default=0)
-    first = (visit.report or {}).get("cost") or {"download_bytes": sum(sizes), "output_bytes": largest, "gflop": 0}
-    second = {"download_bytes": 0, "output_bytes": first["output_bytes"], "gflop": 0}
-    asked, merges = _ASKED * len(sizes), len(methods_of_way(visit)) or 2
+    unknown = [pick.size or 0 if pick.missing is None else pick.missing for pick in visit.picks]
+    first = (visit.report or {}).get("cost") or {
+        "download_bytes": sum(unknown), "output_bytes": max(sizes, default=0), "gflop": 0
+    }  # fmt: skip
+    if visit.merges_of_picks():
+        first = {**first, "download_bytes": 0}  # What was merged is here.
+    return _parts(sizes, first, merges=len(methods_of_way(visit)) or 2)
+
+
+def _parts(sizes: Sequence[int], first: Mapping[str, int], *, merges: int) -> dict[str, float]:
+    """The seconds of each part, where the first merge has that cost; the others read what is here by then."""
+    others = (merges - 1) * (seconds_of({**first, "download_bytes": 0, "gflop": 0}) - START)
     return {
-        "check": 2 * asked,
-        "recommend": asked,
-        "merge": seconds_of(first) + (merges - 1) * seconds_of(second),
-        "compare": START + (sum(sizes) + merges * largest) / DISK,
+        "check": 2 * _ASKED,
+        "recommend": _ASKED,
+        "merge": seconds_of(first) + others,
+        "compare": START + (sum(sizes) + merges * max(sizes, default=0)) / DISK,
     }

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import gradio as gr
 import pytest
+from huggingface_hub import HfApi
 
 import fusehub
+from fusehub.models.checkpoints.downloads import has_weights
 from space import dock
+from space.render import html
 from space.serve import build, close, new_frame
 from space.setting import Setting
+from space.steps.pick import describe
+from space.steps.way import seconds_expected, seconds_of_way
+from space.visit import Made, Visit
 from space.workers.jobs import DONE, RUNNING, Job, Part
-from space.workers.pace import Course, Merging
+from space.workers.pace import NETWORK, Course, Merging
 from space.workers.tasks import carry_out
+from tests.app.conftest import SENTIMENT
 from tests.unit.experts import relatives, with_statistics
 
 
@@ -43,6 +51,27 @@ def test_a_merge_is_as_far_as_its_work_and_not_as_its_bytes(experts) -> None:
         value for name, value in seconds.items() if name not in solved
     )
     assert merging.at(done)[1] == 1
+
+
+def test_what_is_here_already_is_told_to_take_seconds(experts, hub, tmp_path) -> None:
+    """By what is left to be done, not by how large the models are."""
+    assert describe(experts[0], None).missing == 0
+    assert not has_weights(SENTIMENT[0], tmp_path)
+    HfApi(endpoint=hub.url).hf_hub_download(SENTIMENT[0], "model.safetensors", cache_dir=tmp_path)
+    assert has_weights(SENTIMENT[0], tmp_path) and not has_weights(SENTIMENT[1], tmp_path)
+    sizes = [90_000_000] * 3
+    assert html.roughly(seconds_expected(sizes, 0)) == "a few seconds"
+    assert html.roughly(seconds_expected(sizes, sum(sizes))) == "about 20 seconds"
+    assert html.roughly(seconds_expected([2_000_000_000] * 3, 6_000_000_000)) == "about 5 minutes"
+    picks = [replace(describe(path, None), missing=None, size=900_000_000) for path in experts]
+    visit = Visit("key", tmp_path, picks=picks)
+    unknown = seconds_of_way(visit)
+    visit.picks = [replace(pick, missing=0) for pick in picks]
+    assert unknown - seconds_of_way(visit) == pytest.approx(1_800_000_000 / NETWORK)
+    # They were downloaded since they were picked, as a merge of them shows.
+    visit.picks = picks
+    visit.merges["mean"] = Made("mean", tmp_path, "mean", "", (), asked={"models": visit.names()})
+    assert unknown - seconds_of_way(visit) == pytest.approx(1_800_000_000 / NETWORK)
 
 
 def test_scoring_counts_the_examples_of_each_model(experts, tmp_path) -> None:

@@ -16,6 +16,14 @@ def missing_bytes(ref: ModelRef) -> int:
     return sum(_missing(ref).values())
 
 
+def has_weights(repo_id: str, cache: Path) -> bool:
+    """Whether weights of a repo are in a cache, at whatever commit: enough to say how long something may take."""
+    from huggingface_hub.file_download import repo_folder_name
+
+    commits = cache / repo_folder_name(repo_id=repo_id, repo_type="model") / "snapshots"
+    return any(found.suffix in (".safetensors", ".bin") for found in commits.glob("*/*"))
+
+
 def room_of_downloads(refs: Iterable[ModelRef]) -> list[Room]:
     """What the caches must take before all of these models can be read; what several share is told once."""
     wanted: dict[Path, dict[tuple[str, str], int]] = {}
