@@ -54,6 +54,8 @@ class Needs:
     """The weights of the largest part that gradients come back through at a time."""
     blocks: int
     """How many there are."""
+    table: int
+    """The weight that looks tokens up and tells them, if one does both."""
 
     @classmethod
     def of(cls, layout: Layout, dtype: torch.dtype) -> Needs:
@@ -88,6 +90,7 @@ class Needs:
             numbers=total // dtype.itemsize,
             gradients=max([first_weights, *weights.values()]),
             blocks=len(weights),
+            table=words if set(layout.output) & set(layout.embeddings) else 0,
         )
 
     @property
@@ -154,9 +157,12 @@ def room_of_result(out: Path, needs: Needs, size: str, *, fisher: bool = False) 
 def room_of_work(work: Path, needs: Needs, inputs: Inputs, passes: int = 0) -> Room:
     """What a run block by block keeps in the folder `work`: what one block gave, and what the next gives; and all sums
     in float32. With `passes` backward for Fisher diagonals it is what all blocks gave, two times the gradients of one
-    block, and their sums, too."""
-    kept = needs.blocks + 2 * passes if passes else 2
-    nbytes = kept * inputs.tokens * needs.width + needs.grams + (needs.weights if passes else 0)
+    block, and their sums, too; of a table that looks tokens up and tells them, the gradients of the rows of the texts'
+    words, and the sums of both ends."""
+    kept, sums = (needs.blocks + 2 * passes, needs.weights) if passes else (2, 0)
+    if passes and needs.table:
+        kept, sums = kept + passes, sums + needs.table
+    nbytes = kept * inputs.tokens * needs.width + needs.grams + sums
     fix = "Make room there, or write to another disk (of HF_HOME without --out); fewer texts (--limit) take less."
     return Room("What goes from block to block, with all sums,", nbytes, work, fix)
 

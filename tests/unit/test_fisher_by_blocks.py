@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 import fusehub.collecting.counting
 import fusehub.collecting.room
+from fusehub.collecting.by_blocks.forward import BlockForward
 from fusehub.collecting.collect import collect
 from fusehub.errors import Indivisible, NoMemory
 from fusehub.models.checkpoints.checkpoint import Checkpoint
@@ -34,10 +35,10 @@ def diagonals(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / FISHER_FILENAME)
 
 
-def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], tolerance: float = 1e-6) -> None:
     assert found.keys() == wanted.keys()
     for name, own in wanted.items():
-        assert (found[name] - own).abs().max() <= 1e-6 * own.max(), name
+        assert (found[name] - own).abs().max() <= tolerance * own.max(), name
 
 
 @pytest.mark.parametrize(
@@ -53,12 +54,15 @@ def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor])
         ("llama", "text-generation", None),
         ("qwen3", "text-generation", 2),
         ("vit", "image-classification", None),
+        # One table looks tokens up and tells them.
+        ("gpt2", "text-generation", 2),
+        ("bert", "fill-mask", None),
+        ("roberta", "fill-mask", 2),
+        ("modernbert", "fill-mask", None),
     ],
 )
 def test_blocks_give_the_diagonals_of_the_whole_model(tmp_path, reading, arch, task, samples):  # noqa: F811
-    # Texts as long as others are in batches of several, others have padding.
-    tied = {"tie_word_embeddings": False} if task == "text-generation" else {}
-    model, data = small(tmp_path, arch, task, layers=3, **tied), data_of(tmp_path, task)
+    model, data = small(tmp_path, arch, task, layers=3), data_of(tmp_path, task)
     collect(model, data, tmp_path / "whole", stream="off", fisher_samples=samples, **SAME).close()
     reading["reads"].clear(), reading.update(blocks=0)
     collect(model, data, tmp_path / "blocks", stream="on", fisher_samples=samples, **SAME).close()
@@ -86,12 +90,23 @@ def test_weights_in_half_precision_have_gradients_in_float32(tmp_path):
     assert_same(*files)
 
 
-def test_what_no_rule_knows_goes_one_text_at_a_time(tmp_path, monkeypatch, caplog):
+def test_mixtures_of_experts_have_those_of_the_whole_model_by_the_names_of_their_files(tmp_path):
+    """Fused experts go one text at a time, and so does all else of the whole model, but not of other parts."""
+    model, data = small(tmp_path, "qwen3_moe", "text-generation"), text_file(tmp_path, texts=TEXTS)
+    for stream in ("off", "on"):
+        collect(model, data, tmp_path / stream, stream=stream, **SAME).close()
+    wanted = diagonals(tmp_path / "off")
+    assert "model.layers.1.mlp.experts.3.down_proj.weight" in wanted
+    assert_same(diagonals(tmp_path / "on"), wanted, 5e-6)
+
+
+@pytest.mark.parametrize(("arch", "task"), [("bert", "text-classification"), ("gpt2", "text-generation")])
+def test_what_no_rule_knows_goes_one_text_at_a_time(tmp_path, monkeypatch, caplog, arch, task):
     """Padding is cut from each, and what goes back to the block before is of the whole batch's length again."""
     from fusehub.collecting.fisher import gradient_watch
 
     known = gradient_watch.rules()
-    model, data = small(tmp_path, "bert"), text_file(tmp_path, texts=TEXTS)
+    model, data = small(tmp_path, arch, task), text_file(tmp_path, texts=TEXTS)
     collect(model, data, tmp_path / "rules", stream="off", **SAME).close()
     monkeypatch.setattr(
         gradient_watch,
@@ -109,8 +124,6 @@ def test_what_no_rule_knows_goes_one_text_at_a_time(tmp_path, monkeypatch, caplo
     ("arch", "task", "why"),
     [
         ("t5", "text2text-generation", "this model has 2 .encoder.block, decoder.block"),
-        ("gpt2", "text-generation", "lm_head.weight of this one is"),
-        ("qwen3_moe", "text-generation", "mixtures of experts"),
         ("deberta-v2", "text-classification", "rel_embeddings.* is used in several of its parts"),
         ("albert", "text-classification", "is run more than once for a text"),
     ],
@@ -126,6 +139,13 @@ def test_what_cannot_be_done_by_blocks_is_named_or_done_whole(tmp_path, monkeypa
     collect(model, data, tmp_path / "auto", **SAME).close()
     assert (tmp_path / "auto" / FISHER_FILENAME).read_bytes() == (tmp_path / "whole" / FISHER_FILENAME).read_bytes()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_weight_that_two_parts_use_is_found_where_nothing_was_seen_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(BlockForward, "outside_of", lambda *_: [])
+    model, data = small(tmp_path, "deberta-v2"), text_file(tmp_path, texts=TEXTS)
+    with pytest.raises(Indivisible, match="is used in several of its parts, and its gradients"):
+        collect(model, data, tmp_path / "out", stream="on", **SAME)
 
 
 def test_a_model_that_is_known_to_be_refused_is_not_read(tmp_path, monkeypatch):
@@ -188,6 +208,22 @@ def test_room_for_gradients_is_looked_for_before_anything_is_read(tmp_path, monk
         collect(str(model), data, tmp_path / "out", fisher=True)
 
 
+def test_room_for_the_rows_of_a_table_of_words_is_counted(tmp_path, monkeypatch):
+    data, rooms = text_file(tmp_path, texts=TEXTS), []
+    monkeypatch.setattr(fusehub.collecting.counting, "require_room", rooms.append)
+    monkeypatch.setattr(Checkpoint, "__init__", None)
+    for tied in (False, True):
+        task = {"task": "text-generation", "tie_word_embeddings": tied, "hidden": 64}
+        model = tiny_model(tmp_path / str(tied), "llama", **task)
+        for samples in (1, 3):
+            with pytest.raises(TypeError):
+                collect(str(model), data, tmp_path / "out", stream="on", fisher=True, fisher_samples=samples)
+    one, three, tied, tied_three = (room.nbytes for own in rooms for room in own if "block to block" in room.what)
+    width = (three - one) // 4  # Of all tokens: two times the gradients of a block for two more passes.
+    # A head of its own has sums of its own, and a shared one has those of both ends.
+    assert tied - one == width and tied_three - three == 3 * width
+
+
 LIMITED = """
 import resource, sys
 import psutil
@@ -207,8 +243,7 @@ collect(model, data, out, size="full", batch_tokens=1024, fisher=True).close()
 
 def test_diagonals_of_a_model_larger_than_what_the_process_may_have(tmp_path):
     """The limit is as large as the weights, and the whole model needs as much for its diagonals, too."""
-    tied = {"tie_word_embeddings": False}
-    model = tiny_model(tmp_path / "model", "llama", task="text-generation", hidden=384, layers=24, **tied)
+    model = tiny_model(tmp_path / "model", "llama", task="text-generation", hidden=384, layers=24)
     data, nbytes = text_file(tmp_path, texts=TEXTS[:8]), (model / WEIGHTS).stat().st_size
     arguments = [str(model), data, str(tmp_path / "first"), str(tmp_path / "out"), str(nbytes)]
     command = [*python(), "-c", LIMITED, *arguments]

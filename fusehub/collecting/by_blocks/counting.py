@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusehub.collecting.by_blocks.forward import BlockForward
-from fusehub.collecting.by_blocks.gradients import TWICE, GradientsByBlocks
+from fusehub.collecting.by_blocks.gradients import GradientsByBlocks
+from fusehub.collecting.by_blocks.stage import TWICE
 from fusehub.collecting.finite import require_finite_pass, require_finite_sums
 from fusehub.collecting.gram_collector import GramCollector, Misjudged
 from fusehub.collecting.passes import add_up_sums

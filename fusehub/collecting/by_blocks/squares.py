@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +12,15 @@ from fusehub.models.tensor_files import SafetensorsFile
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fusehub.models.layout import Layout
+    from fusehub.models.layout import Layout, Part
 
 
 @dataclass(frozen=True)
 class StoredSquares:
     """What `FisherCollector` tells of sums in memory."""
 
-    files: Mapping[str, Path]
-    """Of each parameter that some gradient reached, where its squares are."""
+    files: Mapping[str, Sequence[Path]]
+    """Of each parameter that some gradient reached, where the squares are that are added."""
     shapes: Mapping[str, tuple[int, ...]]
     """Of all that have a diagonal."""
     owners: Mapping[str, str]
@@ -29,31 +29,40 @@ class StoredSquares:
 
     def means(self, layout: Layout, stored: Iterable[str]) -> Mapping[str, Tensor]:
         """The diagonal of each of the `stored` tensors of a checkpoint that has one: the mean over the examples."""
-        owners = {name: self.owners.get(own, own) for name, own in layout.names(stored).items()}
-        return _Means(self, {name: own for name, own in owners.items() if own in self.shapes})
+        found: dict[str, tuple[str, Part | None]] = {}
+        for name, parameter in layout.names(stored).items():
+            part = layout.parts.get(parameter)
+            own = part.parameter if part else parameter
+            own = self.owners.get(own, own)
+            if own in self.shapes:
+                found[name] = own, part
+        return _Means(self, found)
 
     def mean(self, owner: str) -> Tensor:
         """That of a parameter; zeros where no gradient reached it."""
         import torch
 
-        if owner not in self.files:
-            return torch.zeros(self.shapes[owner])
-        file = SafetensorsFile(self.files[owner], "squares")
-        try:
-            return file.read(owner, 0, None) / max(1, self.description["examples"])
-        finally:
-            file.close()
+        total = torch.zeros(self.shapes[owner])
+        for path in self.files.get(owner, ()):
+            file = SafetensorsFile(path, "squares")
+            try:
+                total += file.read(owner, 0, None)
+            finally:
+                file.close()
+        return total.div_(max(1, self.description["examples"]))
 
 
 class _Means(Mapping[str, "Tensor"]):
-    def __init__(self, squares: StoredSquares, owners: Mapping[str, str]) -> None:
-        self._squares, self._owners = squares, owners
+    def __init__(self, squares: StoredSquares, places: Mapping[str, tuple[str, Part | None]]) -> None:
+        self._squares, self._places = squares, places
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._squares.mean(self._owners[name])
+        owner, part = self._places[name]
+        mean = self._squares.mean(owner)
+        return mean[part.expert, part.start : part.stop] if part else mean
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._owners)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._owners)
+        return len(self._places)

@@ -59,8 +59,8 @@ class BlockState:
     """Of each weight whose inputs were counted, by itself or with another, the stage."""
     returned: int = 0
     """How many stages gradients have come back through, from the last on."""
-    squares: dict[str, int] = field(default_factory=dict)
-    """Of each parameter that some gradient reached, the stage."""
+    squares: dict[str, list[int]] = field(default_factory=dict)
+    """Of each parameter that some gradient reached, the stages whose squares are to be added."""
 
 
 class BlockWork:
@@ -75,6 +75,7 @@ class BlockWork:
         self._path = self._folder / f"process-{processes.index}.json"
         self.kept = KeptOutputs(self._folder / f"process-{processes.index}")
         self.gradients = KeptOutputs(self._folder / f"process-{processes.index}-gradients")
+        self.rows = KeptOutputs(self._folder / f"process-{processes.index}-rows")
         self.state = self._read()
 
     def begin_anew(self, **known: Any) -> None:
@@ -110,7 +111,8 @@ class BlockWork:
     def return_from(self, stage: int, sums: Mapping[str, Tensor]) -> None:
         """Gradients have come back through that stage; `sums` are the squares of its parameters."""
         _write_whole(self.squares_path(stage), sums)
-        self.state.squares |= dict.fromkeys(sums, stage)
+        for name in sums:
+            self.state.squares.setdefault(name, []).append(stage)
         self.state.returned += 1
         self._write()
         self.gradients.remove(stage + 1)

@@ -235,13 +235,16 @@ class FisherCollector:
                     found = self._differentiate(number, row, outputs, parameters, vectors, more)
                     for name, own in zip(self._parameters, found, strict=True):
                         if own is not None:
-                            self.used.add(name)
-                            self.sums[name].addcmul_(own, own)
+                            self._settle_one(name, own)
 
     def _settle(self, key: int, pieces: list[Piece]) -> None:
         name = self._names[key]
         self.used.add(name)
         add_squares(self.sums[name], pieces)
+
+    def _settle_one(self, name: str, gradient: Tensor) -> None:
+        self.used.add(name)
+        self.sums[name].addcmul_(gradient, gradient)
 
     def _disagreements(self, batch: Mapping[str, Tensor]) -> list[str]:
         """The parameters whose squares the rules and autograd do not agree on, for the examples of `batch`."""
