@@ -10,6 +10,7 @@ import gradio as gr
 from fusehub.errors import FuseHubError, together
 from fusehub.finding import FoundModel
 from fusehub.hub.access import Access
+from fusehub.hub.origins import called
 from fusehub.utils.formats import size
 
 from .. import dock
@@ -355,7 +356,7 @@ def _tasks_html() -> str:
 def _cards_html(models: Sequence[FoundModel], label: str, picks: list[Picked]) -> str:
     from fusehub.hub.client import endpoint
 
-    why = {model.id: _misfit(model, picks) for model in models}
+    why = {model.id: misfit(model, picks) for model in models}
     shown = []
     for model in sorted(models, key=lambda model: bool(why[model.id])):
         body = html.facts(
@@ -369,19 +370,25 @@ def _cards_html(models: Sequence[FoundModel], label: str, picks: list[Picked]) -
         ) + _tags(model.statistics, model.gated or model.private)
         if why[model.id]:
             body += f'<p class="fh-misfit">Does not fit: {html.esc(why[model.id])}</p>'
+        elif model.task and any(pick.task and pick.task != model.task for pick in picks):
+            body += '<p class="fh-fix">For another task: each model would keep its own head.</p>'
         add = html.button("add", "Add", model.id, kind="fh-small", says=f"Add {model.id}")
         kind = "fh-unfit" if why[model.id] else ""
         shown.append(html.card(model.id, body, link=f"{endpoint()}/{model.id}", action=add, kind=kind))
     return html.cards(shown, label)
 
 
-def _misfit(model: FoundModel, picks: list[Picked]) -> str:
-    """Why a model that was found would not go with those that are picked; empty where nothing speaks against it."""
+def misfit(model: FoundModel, picks: list[Picked]) -> str:
+    """Why a model that was found would not go with those that are picked; empty where nothing speaks against it.
+
+    Models for different tasks go together where they are of one base: the body is merged.
+    """
     for pick in picks:
-        if model.task and pick.task and model.task != pick.task:
+        if model.base and pick.base:
+            if called(model.base) != called(pick.base):
+                return f"it comes from {model.base}, {pick.short} from {pick.base}."
+        elif model.task and pick.task and model.task != pick.task:
             return f"it is for {model.task.replace('-', ' ')}, {pick.short} for {pick.task.replace('-', ' ')}."
-        if model.base and pick.base and html.short(model.base).casefold() != html.short(pick.base).casefold():
-            return f"it comes from {model.base}, {pick.short} from {pick.base}."
     return ""
 
 

@@ -6,6 +6,9 @@ import re
 
 from huggingface_hub import HfApi
 
+from fusehub.finding import FoundModel
+from space.steps.pick import misfit
+from space.visit import Picked
 from tests.app.conftest import ENTITIES, NAMED, SENTIMENT
 from tests.app.processes import Watched
 from tests.app.steps import (
@@ -79,6 +82,19 @@ def test_searching_as_one_types_puts_what_fits_first(visitor) -> None:
     misfits = ["Does not fit" in card for card in found]
     assert misfits == sorted(misfits) and any(misfits)
     assert [misfit for card, misfit in zip(found, misfits, strict=True) if SENTIMENT[1] in card] == [False]
+
+
+def test_models_for_other_tasks_fit_where_they_are_of_one_base() -> None:
+    """Each keeps its own head; of other bases, or where that is not known, they do not."""
+
+    def found(base: str | None) -> FoundModel:
+        return FoundModel("x/tagger", "token-classification", base, 0, 0, None, False, False, None, None)
+
+    task = "text-classification"
+    picks = [Picked("ada/films", "ada/films", task, "google/bert", None, None, None, (), False, None)]
+    assert misfit(found("mirror/Bert"), picks) == ""
+    assert misfit(found("google/other"), picks).startswith("it comes from google/other")
+    assert misfit(found(None), picks) == "it is for token classification, films for text classification."
 
 
 def test_what_is_found_is_seen_while_one_types(visitor) -> None:
