@@ -14,7 +14,7 @@ from typing import Any, Literal, TypedDict
 
 import gradio as gr
 
-from fusehub.errors import LOG_IN, Action, FuseHubError
+from fusehub.errors import Action, FuseHubError
 
 from . import dock
 from .events import preparing, shown, shown_in_turn, text_of
@@ -23,7 +23,7 @@ from .public_models import Recent
 from .render import html, offers
 from .render.address import ADDRESS, AGAIN, BACK, GO_ON, STILL, address_html
 from .render.elsewhere import elsewhere_html
-from .render.nav import is_ready, nav_html
+from .render.nav import nav_html
 from .setting import Setting
 from .shelves import Shelves
 from .step import Step
@@ -262,12 +262,11 @@ class Frame:
         except FuseHubError as error:
             visit.notices[place] = dock.message(self.problem(error))
         # Now that the step has found out what it can.
-        ready = [to > place and is_ready(visit, to) for to, _ in step.leads]
-        return [*step.buttons(ready, several=len(visit.picks) > 1), *painted]
+        return [*step.buttons(visit, place), *painted]
 
     def problem(self, error: FuseHubError) -> str:
         """An error as the page says it: where visitors sign in, they do not log in on a command line."""
-        return html.problem(error, LOG_IN if not self.setting.signs_in else "Sign in with Hugging Face in step 6.")
+        return html.problem(error, offers.LOG_IN if not self.setting.signs_in else offers.SIGN_IN)
 
     def on(
         self,

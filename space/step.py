@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -11,7 +11,7 @@ import gradio as gr
 
 from .render import html
 from .render.address import GO_ON
-from .render.nav import STEPS
+from .render.nav import STEPS, is_ready
 from .visit import Visit
 from .workers.pace import Tell
 
@@ -86,12 +86,18 @@ class Step(ABC):
         """The component that shows what comes of work of that kind."""
         return self.result_by_work.get(kind, self.painted[0])
 
-    def buttons(self, ready: Sequence[bool], *, several: bool) -> list[gr.Button]:
-        """What `outputs` begin with: `ready` are the steps that can be taken next, `several` models are picked.
+    def is_done(self, visit: Visit) -> bool:
+        """Whether the step has done what it is for, where no step comes after it."""
+        return False
+
+    def buttons(self, visit: Visit, place: int) -> list[gr.Button]:
+        """What `outputs` begin with, of the step at `place`.
 
         One thing is loud: what comes next, or what the step itself does until then.
         """
-        own = gr.Button(variant="secondary" if any(ready) else "primary")
+        ready = [to > place and is_ready(visit, to) for to, _ in self.leads]
+        several = len(visit.picks) > 1
+        own = gr.Button(variant="secondary" if any(ready) or self.is_done(visit) else "primary")
         leads = [gr.Button(variant="primary" if one else "secondary") for one in ready]
         return [*[own] * len(self.own), *leads, *[gr.Button(visible=several)] * len(self.one_goes)]
 

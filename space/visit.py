@@ -177,6 +177,8 @@ class Visit:
     token_given: bool = False
     """A token was pasted for a push that has begun: its box is to be emptied."""
     published: dict[str, Any] | None = None
+    """What came of the last push: the model's address, the merge that it is (`made`), what that was asked for by, and
+    its recipe. It stays when the merge is deleted here."""
     published_recipe: dict[str, Any] | None = None
     """Where the recipe of a merge went that was published alone."""
     telling: tuple[str | None, str, str] = (None, "", "")

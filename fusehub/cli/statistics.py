@@ -113,9 +113,7 @@ def collect(
     ] = None,
     stream: Annotated[
         Literal["auto", "on", "off"],
-        typer.Option(
-            help="Read the model block by block, for one larger than the memory; auto: where it is and can be."
-        ),
+        typer.Option(help="Read the model block by block, for one larger than the memory; auto: where it is."),
     ] = "auto",
     as_json: Json = False,
     pull_request: OldPullRequest = False,

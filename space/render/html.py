@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusehub.errors import LOG_IN, Action, FuseHubError, Incompatible
+from fusehub.errors import Action, FuseHubError, Incompatible
 from fusehub.utils.formats import size
 from fusehub.utils.markdown import without_paths
 from fusehub.utils.reach import is_confined
 
-from .offers import OFFERS, fix_of
+from .offers import LOG_IN, OFFERS, fix_of
 
 # One listener on the whole piece, as what is in it changes. A pressed button has the focus again when repainted.
 PRESS = """

@@ -6,11 +6,12 @@ which finds it chosen (`Visit.wanted`). An error that says no code has words of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fusehub.errors import LOG_IN, Action, FuseHubError
+from fusehub.errors import Action, FuseHubError
 from fusehub.utils.markdown import listed
 
 from ..visit import CHECK, COMPARE, MERGE, PICK, PUSH, STATISTICS
@@ -61,12 +62,26 @@ OTHERS = frozenset({"choose-models", "leave-out"})
 """Those that take other models, where nothing that can be said of these helps."""
 
 
+LOG_IN = "Log in to Hugging Face on this machine, then try again. To push, a token can be pasted in step 6."
+"""How a visitor gets what only a token opens, where nobody signs in by the page."""
+SIGN_IN = "Sign in with Hugging Face in step 6."
+"""The same where they do."""
+# What is typed on a command line, in a sentence.
+_COMMAND = re.compile(r"`(hf|fusehub|git|pip) [^`]+`")
+
+
 def fix_of(error: FuseHubError, log_in: str = LOG_IN) -> str:
     """What to do about an error, as the app says it; `log_in` says how the visitor logs in."""
     if not error.actions:
-        return error.fix_by(log_in)
+        own = [_without_commands(line) for line in error.own_fix.splitlines()]
+        return error.retold(error.what, "\n".join(filter(None, own))).fix_by(log_in)
     said = [OFFERS[action.code].words for action in error.actions]
     return "\n".join(dict.fromkeys([*said, *([log_in] if error.log_in else [])]))
+
+
+def _without_commands(line: str) -> str:
+    """A line but for the sentences that name a command."""
+    return " ".join(own for own in re.split(r"(?<=[.!?]) ", line) if not _COMMAND.search(own))
 
 
 def fix_of_finding(finding: Mapping[str, Any], words: Mapping[str, str]) -> str:

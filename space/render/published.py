@@ -10,13 +10,27 @@ from fusehub.hub.client import endpoint
 from fusehub.hub.names import plain, readings
 
 from ..links.link import is_of_hub
-from ..visit import Visit
+from ..visit import Made, Visit
 from . import html, reproduce
 
 
 def published_html(visit: Visit) -> str:
     """What was pushed, the model and the recipe alone; nothing before anything was."""
     return _model_html(visit) + _recipe_html(visit)
+
+
+def is_pushed(visit: Visit) -> bool:
+    """Whether the merge that is shown is what was pushed last: then something else comes next."""
+    made = pushed_merge(visit)
+    return made is not None and visit.pushing in ("", made.name)
+
+
+def pushed_merge(visit: Visit) -> Made | None:
+    """The merge that was pushed last, while the visit has it: another may have its name by now."""
+    if (published := visit.published) is None:
+        return None
+    made = visit.merges.get(published["made"])
+    return made if made is not None and made.asked is published["asked"] else None
 
 
 def _recipe_html(visit: Visit) -> str:
@@ -34,30 +48,33 @@ def _recipe_html(visit: Visit) -> str:
 
 def _model_html(visit: Visit) -> str:
     """Where the model is, who can see it, and how to make the same again."""
-    published = visit.published
-    made = visit.merges.get(published["made"]) if published else None
-    if not published or made is None:
+    if not (published := visit.published):
         return ""
+    asked, made = published["asked"], pushed_merge(visit)
     link = published["pull_request_url"] or published["url"]
     repo = published["repo_id"]
     kind = "The pull request is open" if published["pull_request_url"] else "The model is on the Hub"
+    opens = "Open the pull request" if published["pull_request_url"] else "Open the model"
+    loud = "fh-loud" if is_pushed(visit) else ""
     seen = "private" if published["private"] else "public"
     how = {
         "public": not published["private"],
         "pull_request": bool(published["pull_request_url"]),
         "demo": bool(published["demo_url"]),
     }
-    commands = f"{reproduce.command_lines(made.asked)}\n{reproduce.publish_command(repo, **how)}"
-    python = reproduce.python_lines(made.asked, repo, **how)
-    written = reproduce.recipe_text(made.recipe, made.asked)
+    commands = f"{reproduce.command_lines(asked)}\n{reproduce.publish_command(repo, **how)}"
+    python = reproduce.python_lines(asked, repo, **how)
+    written = reproduce.recipe_text(published["recipe"], asked)
     recipe = html.code(f"# fusehub merge fusehub_recipe.yaml --out merged\n{written}", "fusehub_recipe.yaml")
-    file = html.esc(f"{made.address}/fusehub_recipe.yaml")
-    recipe += f'<p><a class="fh-button fh-small" href="{file}" download>Download the recipe alone</a></p>'
-    steps = "".join(f"<li>{step}</li>" for step in _next_steps(published, made.asked, visit.told))
+    if made is not None:
+        file = html.esc(f"{made.address}/fusehub_recipe.yaml")
+        recipe += f'<p><a class="fh-button fh-small" href="{file}" download>Download the recipe alone</a></p>'
+    steps = "".join(f"<li>{step}</li>" for step in _next_steps(published, asked, visit.told))
     return (
         f'<section class="fh-result" role="status"><h3>{kind}</h3><p><a href="{html.esc(link)}" target="_blank" '
         f'rel="noopener">{html.esc(link)}</a> ({seen}, commit {html.esc(published["commit"][:8])})</p>'
-        f"{_demo_html(published)}"
+        f'<p class="fh-offers"><a class="fh-button {loud}" href="{html.esc(link)}" target="_blank" rel="noopener">'
+        f"{opens}</a></p>{_demo_html(published)}"
         f'<h3>What next</h3><ul class="fh-next">{steps}</ul>'
         f"<h3>The same again</h3>{html.code(commands, 'On the command line')}"
         f"{html.code(python, 'In Python')}<details><summary>The recipe</summary>{recipe}</details></section>"

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import pprint
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fusehub.merging.recipe import Recipe
@@ -148,10 +149,16 @@ def _labels(asked: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def _collected(asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Model -> how its statistics were made in the visit, and the folder that they go to."""
-    return {
-        model: {**known, "folder": f"statistics/{html.short(model)}-{number}"}
-        for number, (model, known) in enumerate(asked["made"].items(), 1)
-    }
+    return {model: {**known, "folder": _folder_of(model, asked["made"])} for model, known in asked["made"].items()}
+
+
+def _folder_of(model: str, models: Iterable[str]) -> str:
+    """The folder for a model's statistics, called as the model is; with its owner where two are called alike."""
+    alike = [other for other in models if html.short(other) == html.short(model)]
+    if len(alike) == 1:
+        return f"statistics/{html.short(model)}"
+    name = re.sub(r"[^\w.-]+", "-", model).strip("-.")
+    return f"statistics/{name}"
 
 
 def _sources(asked: Mapping[str, Any]) -> dict[str, str]:

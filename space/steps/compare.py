@@ -76,8 +76,9 @@ class Compare(Step):
         )  # fmt: skip
         with gr.Row(elem_classes="fh-actions"):
             self.score = gr.Button("Score", elem_id="score")
-            self.lead("Push a result", PUSH)
         self.scores = gr.HTML("")
+        with gr.Row(elem_classes="fh-actions"):
+            self.lead("Push a result", PUSH)
         gr.HTML(
             "<h3>What each layer kept of each expert</h3><p class='fh-intro'>From the weights of all, and "
             "from what the layers see where there are statistics.</p>"
@@ -113,16 +114,11 @@ class Compare(Step):
         asked = _answers_of(visit)
         wanted = "Add images" if is_of_images(visit) else f"Type {asked.one}s"
         alone = "" if visit.merges_of_picks() else " Nothing is merged yet: the experts alone will answer."
-        answers = (
-            answers_html(visit.comparison)
-            if visit.comparison
-            else html.empty(f"{wanted} above and press Compare.{alone}")
-        )
-        scores = (
-            scores_html(visit.evaluation)
-            if visit.evaluation
-            else html.empty("Name datasets or upload files above and press Score.")
-        )
+        there = visit.pictures if is_of_images(visit) else visit.typed
+        first = "Press Compare" if there else f"{wanted} above and press Compare"
+        answers = answers_html(visit.comparison) if visit.comparison else html.empty(f"{first}.{alone}")
+        first = "Press Score" if visit.uploads else "Name datasets or upload files above and press Score"
+        scores = scores_html(visit.evaluation) if visit.evaluation else html.empty(f"{first}.")
         known = {name: visit.layers[name] for name in visit.merges_of_picks() if name in visit.layers}
         first = "Press" if visit.merges_of_picks() else "Merge in step 4, then press"
         layers = layers_html(known) if known else html.empty(f"{first} Compare the layers.")

@@ -13,7 +13,7 @@ from fusehub.utils.untrusted.yaml_text import split_front_matter
 
 from ..events import typed
 from ..render import html
-from ..render.published import published_html
+from ..render.published import is_pushed, published_html
 from ..signing import sign_in_button
 from ..step import Step, folded, not_yet
 from ..visit import MERGE, PICK, PUSH, Made, Visit
@@ -55,6 +55,7 @@ class Push(Step):
             self.card, self.preview, self.done, self.pasted, *self.telling.painted,
         ]  # fmt: skip
         self.result_by_work = {"push": self.done, "recipe": self.done}
+        self.own = [self.go]
 
     def _fields(self) -> None:
         self.which = gr.Dropdown([], label="Merged model", elem_id="push-which")
@@ -136,6 +137,9 @@ class Push(Step):
             emptied,
             *self.telling.show(visit),
         ]
+
+    def is_done(self, visit: Visit) -> bool:
+        return is_pushed(visit)
 
     def _emptied(self, visit: Visit) -> Any:
         if not visit.token_given:
@@ -270,7 +274,7 @@ class Push(Step):
     def _tell(
         self, visit: Visit, token: str | None, data: Any, pasted: str, whom: str | None, title: str, words: str
     ) -> None:
-        own = pasted.strip() or token
+        visit.token_given, own = True, pasted.strip() or token
         if own is None and self.frame.setting.shared:
             raise AccessDenied("Nobody is signed in.", "Sign in with Hugging Face above, then tell them.")
         tell(visit, own, whom, title, words)
@@ -311,7 +315,8 @@ def start_push(
     }  # fmt: skip
 
     def keep(visit: Visit, published: dict[str, Any]) -> None:
-        visit.published, visit.told = published | {"made": made.name}, {}
+        kept = {"made": made.name, "asked": made.asked, "recipe": made.recipe}
+        visit.published, visit.told = published | kept, {}
         if published["failed"] is not None:
             visit.notices[PUSH] = frame.problem(published["failed"])
 

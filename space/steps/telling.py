@@ -56,13 +56,13 @@ def letters_of(visit: Visit) -> dict[str, Letter]:
     """Repo -> the words for its owner, of the models in the merge that was pushed where everybody can see it; none of
     one's own."""
     published = visit.published
-    made = visit.merges.get(published["made"]) if published else None
-    if not published or made is None or published["private"] or published["pull_request_url"]:
+    if not published or published["private"] or published["pull_request_url"]:
         return {}
     own = published["repo_id"].partition("/")[0]
-    repos = [repo for repo in expert_repos(made.asked) if repo.partition("/")[0] != own]
-    title = METHODS[made.method].title
-    return {repo: letter_to(repo, expert_repos(made.asked), title, published["url"]) for repo in repos}
+    everyone = expert_repos(published["asked"])
+    title = METHODS[published["asked"]["method"]].title
+    repos = [repo for repo in everyone if repo.partition("/")[0] != own]
+    return {repo: letter_to(repo, everyone, title, published["url"]) for repo in repos}
 
 
 def tell(visit: Visit, token: str | None, whom: str | None, title: str, words: str) -> None:

@@ -178,7 +178,7 @@ class Jobs:
             if len(self._open) >= self.running + self.waiting:
                 raise FuseHubError(
                     f"{len(self._open)} others have work going on here, and no more can wait.",
-                    "Try again in a few minutes, or run the app on your own machine: `fusehub app`.",
+                    "Try again in a few minutes, or run the app on your own machine.",
                 )
             self._open.append(job)
         threading.Thread(target=self._run, args=(job, parts(job), token), daemon=True).start()

@@ -29,7 +29,7 @@ def published(ref: ModelRef) -> dict[str, Any] | None:
         return {"offered": [source.partition("@")[0] for source in offered]} if offered else None
     except BadStatistics as error:
         return {"problem": error.what}
-    return {"origin": found.origin, "when": _when(found.origin, ref), **of_metadata(found.metadata)}
+    return {"origin": found.origin, "when": _when(found.origin, ref), **of_metadata(found.metadata, ref.name)}
 
 
 def _when(origin: str, ref: ModelRef) -> str | None:
@@ -44,9 +44,9 @@ def _when(origin: str, ref: ModelRef) -> str | None:
     return changed.date().isoformat() if changed else None
 
 
-def of_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """How much was counted of which data, and what one should know of it first."""
-    few = few_texts_finding(metadata)
+def of_metadata(metadata: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """How much was counted of which data, and what one should know of it first; `model` is what it is called here."""
+    few = few_texts_finding(metadata, model)
     rows = [layer["rows"] for layer in metadata["layers"].values()]
     data = metadata.get("data") or {}
     return {

@@ -156,7 +156,7 @@ def _statistics(
     )
     assert made is not None  # There is one process of it.
     with closing(made) as statistics:
-        return of_metadata(statistics.metadata)
+        return of_metadata(statistics.metadata, model)
 
 
 def _evaluate(

@@ -61,7 +61,7 @@ def loud(page: Any) -> list[str]:
     """What the page's loud buttons say, once it has settled: one of them says what comes next."""
     page.wait_for_timeout(300)
     return page.evaluate(
-        "() => [...document.querySelectorAll('button.primary, button.fh-loud')]"
+        "() => [...document.querySelectorAll('button.primary, .fh-loud')]"
         ".filter((one) => one.checkVisibility({visibilityProperty: true})).map((one) => one.innerText.trim())"
     )
 

@@ -96,7 +96,7 @@ def test_the_recipe_of_a_merge_names_no_folder_of_the_visit(visit) -> None:
     made.asked |= {"statistics": {"ada/a": own, "ben/b": "ben/statistics"}, "made": {"ada/a": {"dataset": "ada/x"}}}
     made.recipe = f"models:\n- model: ada/a\n  statistics: {own}\n- model: ben/b\n  statistics: ben/statistics\n"
     shown = made_html(visit, 60)
-    assert "statistics: statistics/a-1" in shown and "statistics: ben/statistics" in shown
+    assert "statistics: statistics/a\n" in shown and "statistics: ben/statistics" in shown
     assert own not in shown and str(visit.folder) not in shown
 
 
@@ -223,6 +223,7 @@ def test_owners_of_the_models_can_be_told_of_a_merge_that_they_can_see(visit) ->
     visit.published = {
         "made": "mean", "repo_id": "ada/fused", "url": "https://hub/ada/fused", "commit": "1" * 40, "private": False,
         "pull_request_url": None, "demo_url": "https://hub/spaces/ada/fused-demo", "demo_needs_token": False,
+        "asked": made.asked, "recipe": "merge_method: mean",
     }  # fmt: skip
     told = published_html(visit)
     assert 'href="https://hub/spaces/ada/fused-demo"' in told and "HF_TOKEN" not in told
@@ -244,6 +245,14 @@ def test_owners_of_the_models_can_be_told_of_a_merge_that_they_can_see(visit) ->
     with pytest.raises(FuseHubError, match="No owner was chosen"):
         tell(visit, None, "somebody/else", "Hello", "Words")
     assert f'href="{made.address}/fusehub_recipe.yaml"' in told
+    # Its address and how it is made stay when it is deleted here, and when another takes its name.
+    visit.delete("mean")
+    gone = published_html(visit)
+    assert 'href="https://hub/ada/fused"' in gone and "fusehub publish merged ada/fused" in gone
+    assert list(letters_of(visit)) == list(letters) and "download" not in gone and "fh-loud" not in gone
+    visit.merges["mean"] = Made("mean", made.folder, "mean", "default options", (), asked=dict(made.asked))
+    assert published_html(visit) == gone
+    visit.restore("mean")
     visit.published["private"] = True
     visit.told = {}
     assert not letters_of(visit)
@@ -272,7 +281,7 @@ def test_each_owner_is_offered_once_and_what_is_typed_to_one_stays(visit) -> Non
     assert not form.visible and rest == [gr.skip()] * 3, "nothing was pushed"
     visit.published = {
         "made": "other", "repo_id": "carl/fused", "url": "https://hub/carl/fused", "private": False,
-        "pull_request_url": None,
+        "pull_request_url": None, "asked": visit.merges["other"].asked, "recipe": "",
     }  # fmt: skip
     form, whom, title, words = telling.show(visit)
     assert form.visible

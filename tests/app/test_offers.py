@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from fusehub import errors
-from fusehub.errors import ACTIONS, Action, BadRecipe, FuseHubError, together
+from fusehub.errors import ACTIONS, Action, BadRecipe, FuseHubError, NotFound, together
 from fusehub.utils.findings import Finding, incompatible
 from space.render import html
-from space.render.offers import OFFERS, fix_of, pressed
+from space.render.offers import LOG_IN, OFFERS, fix_of, pressed
 
 ROOT = Path(__file__).parents[2]
 OPTION = re.compile(r"(?:^|[\s(`'\"])(--[a-z][a-z-]+)")
+COMMAND = re.compile(r"`(?:hf|fusehub|git|pip) ")
 # What the app never asks for: noise, devices, tuning, saved plans, plug-ins, statistics that are added up, shards.
 NOT_OF_THE_APP = {
     "--noise",
@@ -33,8 +34,9 @@ TOLD = {name for name, kind in vars(errors).items() if isinstance(kind, type) an
 TOLD |= {"Finding", "_find", "unknown", "retold"}
 
 
-def told(folder: str) -> Iterator[tuple[str, ast.Call, set[str]]]:
-    """Every place where an error or a finding is made with options of the command line in its words."""
+def told(folder: str, said: re.Pattern[str] = OPTION) -> Iterator[tuple[str, ast.Call, set[str]]]:
+    """Every place where an error or a finding is made with options of the command line, or else what is `said`, in its
+    words."""
     for path in sorted((ROOT / folder).rglob("*.py")):
         # What starts the app speaks to whoever types.
         if path.relative_to(ROOT).parts[1] in ("cli", "demo", "localhub", "collecting", "serve.py"):
@@ -42,7 +44,7 @@ def told(folder: str) -> Iterator[tuple[str, ast.Call, set[str]]]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in TOLD:
                 texts = [own.value for own in ast.walk(node) if isinstance(own, ast.Constant)]
-                found = {option for text in texts if isinstance(text, str) for option in OPTION.findall(text)}
+                found = {option for text in texts if isinstance(text, str) for option in said.findall(text)}
                 if found:
                     yield f"{path.relative_to(ROOT)}:{node.lineno}", node, found
 
@@ -58,8 +60,26 @@ def test_errors_that_name_an_option_say_by_a_code_what_can_be_done() -> None:
     assert silent == []
 
 
-def test_errors_of_the_app_itself_name_no_option() -> None:
+def test_errors_of_the_app_itself_name_no_option_and_no_command() -> None:
     assert [place for place, *_ in told("space")] == []
+    assert [place for place, *_ in told("space", COMMAND)] == []
+
+
+def test_what_is_typed_on_a_command_line_is_not_what_the_app_says() -> None:
+    """How one logs in is said by the app, and of the rest the sentences stay that name no command."""
+    shown = html.problem(
+        NotFound("No such model.", "Look for a typo. See `hf repos list`.\nAsk its owner.", log_in=True)
+    )
+    assert "Look for a typo." in shown and "Ask its owner." in shown and html.esc(LOG_IN) in shown
+    assert "`" not in shown and "hf" not in shown
+    texts = [
+        own.value
+        for _, node, _ in told("fusehub", COMMAND)
+        for own in ast.walk(node)
+        if isinstance(own, ast.Constant) and isinstance(own.value, str) and own.value.endswith(".")
+    ]
+    assert len(texts) > 8, "the words of errors are found"
+    assert [text for text in texts if COMMAND.search(fix_of(FuseHubError("What.", text)))] == []
 
 
 @pytest.mark.parametrize("code", ACTIONS)

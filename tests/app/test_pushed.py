@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, ModelCard
 from playwright.sync_api import expect
 
 from fusehub.localhub.faults import FILENAME, LOG
-from tests.app.steps import example, go, merge, push
+from tests.app.steps import compare, example, go, grave_faults, loud, merge, push
 
 
 @pytest.fixture
@@ -110,6 +110,36 @@ def test_the_page_of_a_private_push_opens_for_whoever_pushed_it(at_push, hub) ->
     there.get_by_role("button", name="Sign in").click()
     there.get_by_role("heading", name="opened", exact=True).wait_for()
     assert there.url == f"{hub.url}/carl/opened"
+
+
+def test_what_comes_after_a_push_leads_and_its_address_stays(at_push, hub) -> None:
+    """Also when the merge is deleted here; and what was asked of all models is there to be asked again."""
+    page, address = at_push, f"{hub.url}/carl/led"
+    assert loud(page) == ["Push"]
+    push(page, "carl/led", hub.token("carl"))
+    page.get_by_role("heading", name="The model is on the Hub").wait_for()
+    expect(page.get_by_role("link", name="Open the model", exact=True)).to_have_attribute("href", address)
+    assert page.locator("#push-token input").input_value() == ""
+    assert loud(page) == ["Open the model"] and grave_faults(page) == []
+    # Another merge is there to be pushed: that comes next.
+    page.locator("#push-which input").click()
+    page.get_by_role("option", name="mean (default options)", exact=True).click()
+    expect(page.locator("#push")).to_have_class(re.compile(r"\bprimary\b"), timeout=180_000)
+    assert loud(page) == ["Push"]
+    compare(page, "a good film", "an awful plot")
+    # From answers to scores to the push, as one reads.
+    order = page.locator("#step-compare").locator("button, .fh-empty").all_inner_texts()
+    way = ["Compare", "Score", "Name datasets or upload files above and press Score.", "Push a result"]
+    assert [said for said in map(str.strip, order) if said in way] == way
+    go(page, "Merge")
+    page.get_by_role("button", name="Delete regmean").click()
+    page.get_by_role("button", name="Delete mean").click()
+    page.get_by_text("mean was deleted").nth(1).wait_for()
+    go(page, "Compare")
+    asked = "Press Compare. Nothing is merged yet: the experts alone will answer."
+    page.get_by_text(asked, exact=True).wait_for()
+    go(page, "Push")
+    page.get_by_role("link", name=address, exact=True).wait_for()
 
 
 def test_a_merge_is_proposed_to_a_repo_of_somebody_else(at_push, hub) -> None:

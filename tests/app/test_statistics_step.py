@@ -35,6 +35,8 @@ def test_statistics_of_all_that_have_none_are_made_in_one_go(visitor) -> None:
     told = [" ".join(card.inner_text().split()) for card in cards.all()]
     assert ["made in this visit" in card for card in told] == [False, True, True] and "published" in told[0]
     assert all("2 pasted texts" in card for card in told[1:])
+    for name, count, card in zip((SENTIMENT[0], *NAMED), (24, 2, 2), told, strict=True):
+        assert f"The statistics of {name} are of {count} texts" in card, "models are called as the visitor knows them"
     page.get_by_role("button", name=f"Forget statistics of {NAMED[0]}").click()
     page.get_by_text("1 model has no statistics yet").wait_for()
     form.wait_for()

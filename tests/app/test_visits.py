@@ -329,6 +329,7 @@ def test_the_commands_that_are_shown_make_the_same_again(visitor, hub, tmp_path)
     page.locator("#push-token input").fill(hub.token("carl"))
     page.get_by_role("button", name="Open the discussion").click()
     page.get_by_text(f"You have told the owner of {ENTITIES[0]}").wait_for()
+    assert page.locator("#push-token input").input_value() == "", "it is used once"
     page.get_by_role("link", name=f"{hub.url}/{ENTITIES[0]}/discussions/1", exact=True).wait_for()
     expect(words).to_have_value(re.compile(f"{ENTITIES[1]} was merged with"), timeout=180_000)
     (opened,) = api.get_repo_discussions(ENTITIES[0])
