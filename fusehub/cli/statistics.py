@@ -113,7 +113,9 @@ def collect(
     ] = None,
     stream: Annotated[
         Literal["auto", "on", "off"],
-        typer.Option(help="Read the model block by block, for one larger than the memory; auto: where it is."),
+        typer.Option(
+            help="Read the model block by block, for one larger than the memory; auto: where it is and can be."
+        ),
     ] = "auto",
     as_json: Json = False,
     pull_request: OldPullRequest = False,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fusehub.collecting.by_blocks.counting import Counted
 from fusehub.collecting.counting import Counting
 from fusehub.collecting.fisher.collector import FisherCollector
+from fusehub.collecting.fisher.scores import Asked
 from fusehub.collecting.gram_collector import GramCollector
 from fusehub.collecting.noise import Noise, with_noise
 from fusehub.collecting.resume import EVERY
@@ -24,7 +25,7 @@ from fusehub.collecting.room import Stream
 from fusehub.collecting.same_data import digest_of
 from fusehub.data.examples import Examples, load_examples
 from fusehub.data.inputs import Inputs
-from fusehub.errors import BadData, BadRecipe, OutputExists
+from fusehub.errors import BadData, BadRecipe, Indivisible, OutputExists
 from fusehub.hub.access import Access
 from fusehub.hub.client import software
 from fusehub.models.layout import layout_of
@@ -44,6 +45,7 @@ from fusehub.utils.processes import Processes
 from fusehub.utils.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from fusehub.collecting.by_blocks.squares import StoredSquares
     from fusehub.collecting.by_blocks.work import StoredSums
     from fusehub.statistics.grams import GramSum
 
@@ -110,8 +112,8 @@ def collect(
         max_memory: The most bytes on each device: `{"0": 20 * 10**9, "cpu": 10**9}`.
         stream: `on` reads the model block by block: each is read once, all texts pass through it, and what it gives is
             kept in `work` for the next, so that no more than one block is in memory. `off` has the whole model in
-            memory, and `auto` takes the former where the latter would not fit. Fisher diagonals and noise need the
-            whole model.
+            memory, and `auto` takes the former where the latter would not fit. Noise needs the whole model, and so do
+            Fisher diagonals of encoders with decoders, and those that several processes count.
         work: The folder of what has been counted; a hidden one beside `out` where it is not said.
         save_every: Seconds after which that is saved.
         revision: A branch, a tag or a commit of the model's repo.
@@ -155,9 +157,9 @@ def collect(
         raise BadRecipe(
             "How well private grams are known is not told: that would be told of the texts, too.", "Say a --limit."
         )
-    needs_whole = _needs_whole(fisher=fisher, noise=noise is not None, device_map=device_map is not None)
-    if stream == "on" and needs_whole:
-        raise BadRecipe(needs_whole, "Leave that out, or --stream on.")
+    reason = _needs_whole(noise=noise is not None, device_map=device_map is not None)
+    if stream == "on" and reason:
+        raise BadRecipe(reason, "Leave that out, or --stream on.")
     processes = Processes.find()
     out = Path(out)
     work = Path(work) if work else out.parent / f".{out.name}.collecting"
@@ -176,26 +178,25 @@ def collect(
             inputs = Inputs.of(ref, examples, max_length=max_length, seed=seed)
             _require_known_words(ref.name, examples.source, inputs)
             digest = digest_of(inputs, examples, seed=seed)
-            counting = Counting(ref, inputs, processes, kept, digest, batch_tokens, device, progress)
-            counted: GramCollector | Counted | None = None
-            gradients = None
+            asked = Asked(fisher_samples, seed) if fisher else None
+            counting = Counting(ref, inputs, processes, kept, digest, batch_tokens, device, progress, asked)
+            needs_whole = reason or counting.needs_whole
+            if stream == "on" and needs_whole:
+                raise Indivisible(needs_whole, "Leave out --fisher, or have it read whole: --stream off.")
             by_blocks = needs_whole is None and counting.is_by_blocks(stream)
-            counting.require_disk(out, size, by_blocks=by_blocks, fisher=fisher)
-            if by_blocks:
-                counted = counting.by_blocks(required=stream == "on")
-            if counted is None:
-                counted, gradients = counting.whole(
-                    within.enter_context(scratch()),
-                    device_map=device_map,
-                    max_memory=max_memory,
-                    noise=noise,
-                    fisher=fisher,
-                    fisher_samples=fisher_samples,
-                    seed=seed,
-                    save_every=save_every,
-                    why_whole=needs_whole,
-                )
-            return _Run(examples, inputs, counting, counted, gradients)
+            counting.require_disk(out, size, by_blocks=by_blocks)
+            counted = counting.by_blocks(required=stream == "on") if by_blocks else None
+            if counted is not None:
+                return _Run(examples, inputs, counting, counted, counted.gradients)
+            collector, gradients = counting.whole(
+                within.enter_context(scratch()),
+                device_map=device_map,
+                max_memory=max_memory,
+                noise=noise,
+                save_every=save_every,
+                why_whole=needs_whole,
+            )
+            return _Run(examples, inputs, counting, collector, gradients)
 
         with memory_errors(f"Counting {ref.name}", _LESS):
             found = _settled(count, work, processes) if limit == "auto" else count(limit, work)
@@ -215,7 +216,7 @@ class _Run:
     inputs: Inputs
     counting: Counting
     counted: GramCollector | Counted
-    gradients: FisherCollector | None
+    gradients: FisherCollector | StoredSquares | None
 
 
 def _settled(count: Callable[[int, Path], _Run], work: Path, processes: Processes) -> _Run:
@@ -250,10 +251,8 @@ def _warn_of_unsettled(source: str, examples: int, error: float | None) -> None:
         )
 
 
-def _needs_whole(*, fisher: bool, noise: bool, device_map: bool) -> str | None:
-    """Why the model must be in memory as a whole; None where it need not be."""
-    if fisher:
-        return "Fisher diagonals need gradients, which pass through the whole model: it cannot be read block by block."
+def _needs_whole(*, noise: bool, device_map: bool) -> str | None:
+    """Why the model must be in memory as a whole, whichever it is; None where it need not be."""
     if noise:
         return "Noise needs bounds that are known for the whole model first: it cannot be read block by block."
     return "A model that is spread over devices is not read block by block." if device_map else None

@@ -9,15 +9,17 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fusehub.collecting.by_blocks.counting import BLOCK_BATCH_TOKENS, ByBlocks, Counted
+from fusehub.collecting.by_blocks.gradients import why_no_way_back
 from fusehub.collecting.by_blocks.work import FOLDER, BlockWork
 from fusehub.collecting.finite import require_finite_weights
 from fusehub.collecting.fisher.collector import FisherCollector
+from fusehub.collecting.fisher.scores import Asked, Scores
 from fusehub.collecting.noise import Noise
 from fusehub.collecting.passes import BATCH_TOKENS, CPU_BATCH_TOKENS, FISHER_BATCH_TOKENS, count_inputs
 from fusehub.collecting.resume import EVERY, Saves
@@ -66,6 +68,8 @@ class Counting:
     batch_tokens: int | None = None
     device: Device | None = None
     progress: Progress = silent
+    fisher: Asked | None = None
+    """Fisher diagonals are counted, too."""
     _indivisible: str = field(default="", init=False)
     """Why it cannot be read block by block, where that was found."""
 
@@ -78,17 +82,28 @@ class Counting:
             return stream == "on"
         begun = (self.work / FOLDER).is_dir()
         batch = self.batch_tokens or self._whole_batch_tokens
-        chosen = begun or (bool(self._layout.blocks) and is_better_by_blocks(self._needs, batch, self._place))
+        chosen = begun or (bool(self._layout.blocks) and self._is_better_by_blocks(batch))
         return any(self.processes.agree(chosen))
 
-    def require_disk(self, out: Path, size: str, *, by_blocks: bool, fisher: bool = False) -> None:
+    def require_disk(self, out: Path, size: str, *, by_blocks: bool) -> None:
         """Raises `NoSpace` where the disks do not take what is to be downloaded, kept on the way (of a run that
         begins), and written into the folder `out`."""
+        fisher = self.fisher is not None
         rooms = [*room_of_downloads([self.ref]), room_of_result(out, self._needs, size, fisher=fisher)]
         if by_blocks and not (self.work / FOLDER).is_dir():
-            rooms.append(room_of_work(self.work, self._needs, self.inputs))
+            rooms.append(room_of_work(self.work, self._needs, self.inputs, self._passes))
         if self.processes.is_main:  # Once others have begun, a part of it is there.
             require_room(rooms)
+
+    @property
+    def needs_whole(self) -> str | None:
+        """Why Fisher diagonals cannot be counted block by block, told from the config; None where they can, as far as
+        that tells, and where none are asked for."""
+        if self.fisher is None:
+            return None
+        if self.processes.count > 1:
+            return "Fisher diagonals are counted block by block in one process, and there are several."
+        return why_no_way_back(self._layout)
 
     def by_blocks(self, *, required: bool = True) -> Counted | None:
         """The sums of all inputs, block by block.
@@ -96,14 +111,17 @@ class Counting:
         Where the model cannot be run so, raises `Indivisible` if it is `required` or there are several processes, else
         says so and gives None. Raises `NoMemory`.
         """
-        require_memory(self.ref.name, self._needs)
+        require_memory(self.ref.name, self._needs, fisher=self.fisher is not None)
         self._forget("process-*.safetensors", "as a whole")
-        batch_tokens = self.batch_tokens or BLOCK_BATCH_TOKENS
+        fisher = self.fisher is not None
+        batch_tokens = self.batch_tokens or (FISHER_BATCH_TOKENS if fisher else BLOCK_BATCH_TOKENS)
         with Checkpoint(self.ref) as checkpoint:
             try:
-                skeleton = Skeleton(self.ref, checkpoint, dtype=precision(self.ref, self._place), device=self._place)
-                facts = self._agreed(str(skeleton.network.dtype), skeleton.device, batch_tokens)
-                work = BlockWork(self.work, facts, self.processes)
+                skeleton = Skeleton(self.ref, checkpoint, dtype=self._dtype, device=self._place)
+                facts = self._agreed(
+                    str(skeleton.network.dtype), skeleton.device, batch_tokens, **self._told_of_fisher
+                )
+                work = BlockWork(self.work, facts, self.processes, gradients=fisher)
                 run = ByBlocks(
                     skeleton,
                     self._layout,
@@ -111,6 +129,7 @@ class Counting:
                     self.processes,
                     work,
                     batch_tokens=batch_tokens,
+                    fisher=self._asked,
                     progress=self.progress,
                 )
                 return run.run()
@@ -130,9 +149,6 @@ class Counting:
         device_map: Literal["auto"] | None = None,
         max_memory: Mapping[str, int] | None = None,
         noise: Noise | None = None,
-        fisher: bool = False,
-        fisher_samples: int | None = None,
-        seed: int = 0,
         save_every: float = EVERY,
         why_whole: str | None = None,
     ) -> tuple[GramCollector, FisherCollector | None]:
@@ -145,32 +161,28 @@ class Counting:
             if why_whole or self._indivisible:
                 out = "Leave that out, or do it" if why_whole else "Do it"
                 fix = f"{why_whole or self._indivisible} {out} on a larger machine."
-            require_memory_for_all(self.ref.name, self._needs, fix, fisher=fisher)
+            require_memory_for_all(self.ref.name, self._needs, fix, fisher=self.fisher is not None)
         self._forget(FOLDER, "block by block")
         network = load_for_counting(
             self.ref,
             self.processes,
             offloaded,
             device=self.device,
-            # Squares of gradients do not fit into half precision.
-            dtype=find_dtype("float32") if fisher else None,
+            dtype=find_dtype("float32") if self.fisher else None,
             device_map=device_map,
             max_memory=max_memory,
         )
         require_finite_weights(network, self.ref.name)
         gradients = None
-        if fisher:
-            mask = getattr(self.inputs.processor, "mask_token_id", None)
-            gradients = FisherCollector(
-                network, self.inputs.task, seed=seed, samples=fisher_samples, mask_token_id=mask
-            )
-        batch_tokens = self.batch_tokens or (FISHER_BATCH_TOKENS if fisher else self._whole_batch_tokens)
+        if self._asked is not None:
+            gradients = FisherCollector(network, self.inputs.task, **asdict(self._asked))
+        batch_tokens = self.batch_tokens or self._whole_batch_tokens
         facts = self._agreed(
             str(network.dtype),
             device_of(network).type,
             batch_tokens,
             noise=noise.describe() if noise else None,
-            fisher=gradients.description if gradients else None,
+            **self._told_of_fisher,
         )
         saves = Saves(self.work, facts, self.processes, every=save_every)
         collector = count_inputs(
@@ -208,12 +220,42 @@ class Counting:
 
     @property
     def _whole_batch_tokens(self) -> int:
+        if self.fisher is not None:
+            return FISHER_BATCH_TOKENS
         return CPU_BATCH_TOKENS if self._place == "cpu" else BATCH_TOKENS
 
     @cached_property
     def _needs(self) -> Needs:
         stored = self.ref.config.get("dtype") or self.ref.config.get("torch_dtype")
-        return Needs.of(self._layout, precision(self.ref, self._place) or find_dtype(stored) or _float32())
+        return Needs.of(self._layout, self._dtype or find_dtype(stored) or _float32())
+
+    def _is_better_by_blocks(self, batch_tokens: int) -> bool:
+        return is_better_by_blocks(self._needs, batch_tokens, self._place, fisher=self.fisher is not None)
+
+    @property
+    def _dtype(self) -> torch.dtype | None:
+        """None is the one that it is stored in."""
+        # Squares of gradients do not fit into half precision.
+        return _float32() if self.fisher is not None else precision(self.ref, self._place)
+
+    @property
+    def _asked(self) -> Asked | None:
+        mask = getattr(self.inputs.processor, "mask_token_id", None)
+        return self.fisher and replace(self.fisher, mask_token_id=mask)
+
+    @property
+    def _scores(self) -> Scores | None:
+        return Scores.of(load_config(self.ref), self.inputs.task, self._asked) if self._asked else None
+
+    @property
+    def _passes(self) -> int:
+        """Backward passes of a batch."""
+        return self._scores.passes(load_config(self.ref).num_labels or 0) if self._scores else 0
+
+    @property
+    def _told_of_fisher(self) -> dict[str, Any]:
+        """What sums of Fisher diagonals depend on, where there are some."""
+        return {"fisher": self._scores.description} if self._scores else {}
 
     def _agreed(self, dtype: str, device: str, batch_tokens: int, **more: Any) -> dict[str, Any]:
         """All that the sums depend on. Raises `FuseHubError` where it is not the same in all processes."""

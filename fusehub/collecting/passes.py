@@ -9,14 +9,13 @@ one is known to all; then they stop, or start over with what was learned.
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fusehub.collecting.finite import require_finite_pass, require_finite_sums
-from fusehub.collecting.fisher.collector import FisherCollector
+from fusehub.collecting.fisher.collector import FisherCollector, warn_of_one_by_one
 from fusehub.collecting.gram_collector import GramCollector, Misjudged
 from fusehub.collecting.noise import Noise, row_bounds
 from fusehub.collecting.resume import Saved
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from fusehub.collecting.resume import Saves
     from fusehub.data.inputs import Inputs
     from fusehub.utils.processes import Processes
-
-logger = logging.getLogger(__name__)
 
 # Rows of one update. Fewer make each update wait for memory, more only take memory: on a CPU those of half as many
 # stay in its cache, and take no longer.
@@ -90,10 +87,7 @@ def count_inputs(
                 _, first = next(inputs.batches(batch_tokens=batch_tokens))
                 fisher.probe({name: value.to(collector.device) for name, value in first.items()})
                 if fisher.one_by_one and processes.is_main:
-                    logger.warning(
-                        "Gradients are taken one example at a time, which is slower: no rule for %s.",
-                        ", ".join(fisher.one_by_one[:3]) + (", ..." if len(fisher.one_by_one) > 3 else ""),
-                    )
+                    warn_of_one_by_one(fisher)
             one = _Pass(way, collector, inputs, processes, saves, verdicts, progress, name, fisher)
             learned = one.run(batch_tokens, saved)
         if not learned:

@@ -50,6 +50,12 @@ class Needs:
     """What is computed on the way, for a token."""
     numbers: int
     """How many it has, and not bytes."""
+    gradients: int
+    """The weights of the largest part that gradients come back through at a time."""
+    blocks: int
+    """How many there are."""
+    table: int
+    """The weight that looks tokens up and tells them, if one does both."""
 
     @classmethod
     def of(cls, layout: Layout, dtype: torch.dtype) -> Needs:
@@ -71,6 +77,9 @@ class Needs:
                 weights[block] += nbytes
         widest = max((own.in_features for own in layout.linears.values()), default=1)
         first = next((inside[block][0].in_features for block in weights), widest)
+        # The first block comes with the embeddings.
+        words = next((math.prod(layout.shapes[name]) for name in layout.embeddings), 0) * dtype.itemsize
+        first_weights = words + next(iter(weights.values()), 0)
         return cls(
             weights=total,
             grams=_grams(layout.linears.values()),
@@ -79,6 +88,9 @@ class Needs:
             width=first * dtype.itemsize,
             forward=_WIDE * widest * dtype.itemsize,
             numbers=total // dtype.itemsize,
+            gradients=max([first_weights, *weights.values()]),
+            blocks=len(weights),
+            table=words if set(layout.output) & set(layout.embeddings) else 0,
         )
 
     @property
@@ -92,25 +104,28 @@ class Needs:
         return max(self.block, self.outside)
 
 
-def is_better_by_blocks(needs: Needs, batch_tokens: int, device: str) -> bool:
-    """Whether the whole model would not fit into what memory of the device is left, with what is computed on the way.
+def is_better_by_blocks(needs: Needs, batch_tokens: int, device: str, *, fisher: bool = False) -> bool:
+    """Whether the whole model would not fit into what memory of the device is left, with what is computed on the way,
+    and the sums of its Fisher diagonals where these are asked for.
 
     A model that is spread over devices is read anew for each batch.
     """
     import torch
 
     there = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else available_memory()
-    return needs.whole + batch_tokens * needs.forward > there
+    return needs.whole + fisher * needs.weights + batch_tokens * needs.forward > there
 
 
-def require_memory(name: str, needs: Needs) -> None:
+def require_memory(name: str, needs: Needs, *, fisher: bool = False) -> None:
     """Raises `NoMemory` where the model called `name` does not fit into what memory is left, block by block,
-    whichever texts there are."""
-    needed, there = needs.by_blocks, available_memory(swap=True)
+    whichever texts there are; with the sums of its Fisher diagonals or without."""
+    needed, there, what = needs.by_blocks, available_memory(swap=True), "its largest block, with the grams of it"
+    if fisher and 2 * needs.gradients > needed:
+        needed, what = 2 * needs.gradients, "the largest part that gradients are taken of, with its Fisher diagonals"
     if needed > there:
         raise NoMemory(
-            f"Counting {name} block by block takes {words(needed)} of memory at the least (its largest block, with "
-            f"the grams of it), and {words(there)} are left.",
+            f"Counting {name} block by block takes {words(needed)} of memory at the least ({what}), and "
+            f"{words(there)} are left.",
             "Give it more memory, or end what else takes it.",
         )
 
@@ -139,10 +154,15 @@ def room_of_result(out: Path, needs: Needs, size: str, *, fisher: bool = False) 
     return Room("The file of statistics", nbytes, out, f"Make room there, or write to another disk{smaller}.")
 
 
-def room_of_work(work: Path, needs: Needs, inputs: Inputs) -> Room:
+def room_of_work(work: Path, needs: Needs, inputs: Inputs, passes: int = 0) -> Room:
     """What a run block by block keeps in the folder `work`: what one block gave, and what the next gives; and all sums
-    in float32."""
-    nbytes = 2 * inputs.tokens * needs.width + needs.grams
+    in float32. With `passes` backward for Fisher diagonals it is what all blocks gave, two times the gradients of one
+    block, and their sums, too; of a table that looks tokens up and tells them, the gradients of the rows of the texts'
+    words, and the sums of both ends."""
+    kept, sums = (needs.blocks + 2 * passes, needs.weights) if passes else (2, 0)
+    if passes and needs.table:
+        kept, sums = kept + passes, sums + needs.table
+    nbytes = kept * inputs.tokens * needs.width + needs.grams + sums
     fix = "Make room there, or write to another disk (of HF_HOME without --out); fewer texts (--limit) take less."
     return Room("What goes from block to block, with all sums,", nbytes, work, fix)
 

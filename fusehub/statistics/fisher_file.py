@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusehub.errors import BadFile, BadStatistics, NonFinite
 from fusehub.models.checkpoints.checkpoint import write_tensors
-from fusehub.models.tensor_files import SafetensorsFile
+from fusehub.models.tensor_files import SafetensorsFile, TensorInfo
 from fusehub.utils.devices import wide
 from fusehub.utils.frozen import frozen
 
@@ -35,13 +35,38 @@ REMAKE = "Make it again with `fusehub collect --fisher`."
 _LARGEST = 15
 
 
+class EncodedFisher(Mapping[str, "Tensor"]):
+    """The tensors that are stored, each made of its mean when it is asked for."""
+
+    def __init__(self, means: Mapping[str, Tensor], exponents: Mapping[str, int] | None) -> None:
+        self._means, self._exponents = means, exponents
+        self.infos: dict[str, TensorInfo] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        mean = self._means[name]
+        if self._exponents is None:
+            return mean.float().cpu().contiguous()
+        return (wide(mean).sqrt() * 2.0 ** self._exponents[name]).half().cpu().contiguous()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._means)
+
+    def __len__(self) -> int:
+        return len(self._means)
+
+
 def encode_fisher(
     means: Mapping[str, Tensor], description: Mapping[str, Any], size: str
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors that are stored, and all that is said of them. Raises `NonFinite` naming a tensor with NaN."""
+) -> tuple[EncodedFisher, dict[str, Any]]:
+    """The tensors that are stored, and all that is said of them. Raises `NonFinite` naming a tensor with NaN.
+
+    Each mean is asked for twice, here and when it is written, so that not all need be in memory.
+    """
     import torch
 
-    stored, exponents, squares, count = {}, {}, 0.0, 0
+    exponents: dict[str, int] = {}
+    stored = EncodedFisher(means, None if size == "full" else exponents)
+    squares, count = 0.0, 0
     for name, mean in means.items():
         if not bool(torch.isfinite(mean).all()):
             raise NonFinite(
@@ -50,25 +75,20 @@ def encode_fisher(
             )
         squares += float(wide(mean).square().sum())
         count += mean.numel()
-        if size == "full":
-            stored[name] = mean.float().cpu().contiguous()
-            continue
-        roots = wide(mean).sqrt()
-        largest = float(roots.max()) if roots.numel() else 0.0
-        exponents[name] = _LARGEST - math.frexp(largest)[1] if largest else 0
-        stored[name] = (roots * 2.0 ** exponents[name]).half().cpu().contiguous()
+        stored.infos[name] = TensorInfo("F32" if size == "full" else "F16", tuple(mean.shape))
+        if size != "full":
+            largest = math.sqrt(float(mean.max())) if mean.numel() else 0.0
+            exponents[name] = _LARGEST - math.frexp(largest)[1] if largest else 0
     encoding = "values" if size == "full" else "roots"
     rms = math.sqrt(squares / count) if count else 0.0
-    names = dict.fromkeys(stored, 0) if size == "full" else exponents
+    names = dict.fromkeys(means, 0) if size == "full" else exponents
     return stored, {**description, "encoding": encoding, "rms": rms, "exponents": dict(sorted(names.items()))}
 
 
-def write_fisher(
-    folder: Path, stored: Mapping[str, Tensor], described: Mapping[str, Any], model: Mapping[str, Any]
-) -> Path:
+def write_fisher(folder: Path, stored: EncodedFisher, described: Mapping[str, Any], model: Mapping[str, Any]) -> Path:
     """Writes what `encode_fisher` gave into `folder`, which is not finished yet; `model` is that of the statistics."""
     text = json.dumps({"format": FORMAT, "version": VERSION, "model": dict(model), "fisher": dict(described)})
-    write_tensors(folder / FISHER_FILENAME, stored, {"fusehub": text})
+    write_tensors(folder / FISHER_FILENAME, stored, {"fusehub": text}, stored.infos)
     return folder / FISHER_FILENAME
 
 

@@ -22,6 +22,7 @@ import fusehub.collecting.room
 from fusehub.collecting.by_blocks.forward import BlockForward
 from fusehub.collecting.by_blocks.kept_outputs import KeptOutputs
 from fusehub.collecting.collect import collect
+from fusehub.collecting.noise import Noise
 from fusehub.errors import BadRecipe, Indivisible, NoMemory, NoSpace
 from fusehub.models.checkpoints.checkpoint import Checkpoint
 from fusehub.models.piecewise.skeleton import Skeleton
@@ -46,15 +47,17 @@ KINDS = (
     ("switch_transformers", "text2text-generation"),
     ("vit", "image-classification"),
 )
-# `sys.argv`: model, data, out; and after how many texts, in all blocks together, the process is killed by itself.
+# `sys.argv`: model, data, out; after how many texts, in all blocks together, the process is killed by itself; and
+# whether it counts Fisher diagonals.
 RUN = """
 import os, signal, sys
 from fusehub.collecting.collect import collect
-model, data, out, last = sys.argv[1:]
+model, data, out, last, *more = sys.argv[1:]
 def progress(done, total, what):
     if done > int(last):
         os.kill(os.getpid(), signal.SIGKILL)
-made = collect(model, data, out, size="full", batch_tokens=128, stream="on", progress=progress)
+options = {"size": "full", "batch_tokens": 128, "fisher": "fisher" in more}
+made = collect(model, data, out, stream="on", progress=progress, **options)
 made and made.close()
 """
 
@@ -167,9 +170,9 @@ def as_here() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
-def killed(model: str, data: str, out: Path, texts: int) -> Path:
+def killed(model: str, data: str, out: Path, texts: int, *, fisher: bool = False) -> Path:
     """The folder of what a run kept that was killed after so many texts, of all blocks together."""
-    command = [*python(), "-c", RUN, model, data, str(out), str(texts)]
+    command = [*python(), "-c", RUN, model, data, str(out), str(texts), *["fisher"] * fisher]
     done = subprocess.run(command, capture_output=True, text=True, env=as_here())
     assert done.returncode == -signal.SIGKILL, done.stderr
     return out.parent / f".{out.name}.collecting"
@@ -222,7 +225,7 @@ def test_a_model_without_separate_blocks_is_refused_or_read_whole(tmp_path, capl
     model, data = str(tiny_model(tmp_path / "albert", "albert", hidden=16)), text_file(tmp_path, texts=TEXTS)
     with pytest.raises(Indivisible, match=r"albert_layer_groups.0 is run more than once for a text"):
         collect(model, data, tmp_path / "out", stream="on", **SAME)
-    monkeypatch.setattr(fusehub.collecting.counting, "is_better_by_blocks", lambda *_: True)
+    monkeypatch.setattr(fusehub.collecting.counting, "is_better_by_blocks", lambda *_, **__: True)
     collect(model, data, tmp_path / "out", **SAME).close()
     assert "cannot be run block by block" in caplog.text
     # Where it must be whole and does not fit, what would not help is not said.
@@ -325,10 +328,10 @@ def test_room_is_looked_for_before_anything_is_read(tmp_path, monkeypatch, small
         collect(str(model), data, tmp_path / "out", stream="off")
     with pytest.raises(NoMemory, match="its largest block"):
         collect(str(model), data, tmp_path / "out")
-    with pytest.raises(NoMemory, match="Fisher diagonals need gradients, which pass through the whole model"):
-        collect(str(model), data, tmp_path / "out", fisher=True)
-    with pytest.raises(BadRecipe, match="Fisher diagonals need gradients, which pass through the whole model"):
-        collect(str(model), data, tmp_path / "out", fisher=True, stream="on")
+    with pytest.raises(NoMemory, match=r"(?s)Noise needs bounds.* Leave that out, or do it on a larger machine"):
+        collect(str(model), data, tmp_path / "out", noise=Noise(1, 1e-5, 1))
+    with pytest.raises(BadRecipe, match="Noise needs bounds that are known for the whole model first"):
+        collect(str(model), data, tmp_path / "out", noise=Noise(1, 1e-5, 1), stream="on")
     assert not list(tmp_path.glob(".*")) and not (tmp_path / "out").exists()
 
 

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from fusehub.collecting.fisher.collector import FisherCollector
-from fusehub.collecting.fisher.scores import EXACT_LABELS, Scores, softmax_factor
+from fusehub.collecting.fisher.scores import EXACT_LABELS, Asked, Scores, softmax_factor
 from tests.unit.experts import rel
 
 SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 40}
@@ -357,7 +357,7 @@ def test_only_real_predictions_have_labels(task, expected):
         "decoder_attention_mask": torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]]),
     }
     logits = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    scores = Scores.of(None, task, samples=1, seed=0, mask_token_id=9)
+    scores = Scores.of(None, task, Asked(1, 0, 9))
     ((outputs, vectors, more),) = scores.vectors(SimpleNamespace(logits=logits), batch, [0, 1])
     assert outputs == [logits] and not more
     assert vectors[0].any(-1).int().tolist() == expected
@@ -371,7 +371,7 @@ def test_only_real_predictions_have_labels(task, expected):
 def test_a_span_begins_and_ends_at_real_tokens():
     batch = {"attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])}
     start, end = torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    scores = Scores.of(None, "question-answering", samples=1, seed=0)
+    scores = Scores.of(None, "question-answering", Asked(1, 0))
     ((_, vectors, _),) = scores.vectors(SimpleNamespace(start_logits=start, end_logits=end), batch, [0, 1])
     for own in vectors:
         assert own[0, 3] == 0 and own[:, :3].all() and own[1, 3] != 0

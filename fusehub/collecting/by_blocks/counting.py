@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusehub.collecting.by_blocks.forward import BlockForward
+from fusehub.collecting.by_blocks.gradients import GradientsByBlocks
+from fusehub.collecting.by_blocks.stage import TWICE
 from fusehub.collecting.finite import require_finite_pass, require_finite_sums
 from fusehub.collecting.gram_collector import GramCollector, Misjudged
 from fusehub.collecting.passes import add_up_sums
@@ -31,7 +33,9 @@ from fusehub.utils.progress import Progress, silent
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fusehub.collecting.by_blocks.squares import StoredSquares
     from fusehub.collecting.by_blocks.work import BlockWork, StoredSums
+    from fusehub.collecting.fisher.scores import Asked
     from fusehub.data.inputs import Inputs
     from fusehub.models.layout import Layout, Linear
     from fusehub.utils.processes import Processes
@@ -50,6 +54,7 @@ class Counted:
     sums: Mapping[str, StoredSums]
     aliases: Mapping[str, str]
     weights: list[str]
+    gradients: StoredSquares | None = None
 
 
 class _Padded(Exception):
@@ -68,11 +73,12 @@ class ByBlocks:
         work: BlockWork,
         *,
         batch_tokens: int = BLOCK_BATCH_TOKENS,
+        fisher: Asked | None = None,
         progress: Progress = silent,
     ) -> None:
         self._skeleton, self._layout, self._inputs = skeleton, layout, inputs
         self._processes, self._work = processes, work
-        self._batch_tokens, self._progress = batch_tokens, progress
+        self._batch_tokens, self._fisher, self._progress = batch_tokens, fisher, progress
         self._linears = linears_of(skeleton.network, tied=False)
         self._blocks = layout.blocks
 
@@ -86,7 +92,22 @@ class ByBlocks:
             except _Padded:
                 self._work.begin_anew(split=True, verdicts=self._work.state.verdicts)
         everything = GramCollector(self._skeleton.network, self._linears, parts=self._layout.parts)
-        return Counted(self._work.sums(), self._work.state.aliases, everything.weights)
+        return Counted(self._work.sums(), self._work.state.aliases, everything.weights, self._gradients())
+
+    def _gradients(self) -> StoredSquares | None:
+        if self._fisher is None:
+            return None
+        self._skeleton.drop(list(self._skeleton.loaded))
+        back = GradientsByBlocks(
+            self._skeleton,
+            self._layout,
+            self._inputs,
+            self._work,
+            self._fisher,
+            batch_tokens=self._batch_tokens,
+            progress=self._progress,
+        )
+        return back.run()
 
     def _count_blocks(self) -> None:
         state = self._work.state
@@ -102,6 +123,8 @@ class ByBlocks:
     def _count_block(self, way: BlockForward) -> None:
         """Counts the next block. Its sums are on the disk then, and their memory is the one's that follows."""
         block = way.begin(self._inputs.probe())
+        if self._fisher is not None and (outside := way.outside_of(self._inputs.probe())):
+            raise indivisible(TWICE.format(outside[0]))
         collector = self._counted(way, block)
         add_up_sums(collector, self._processes)
         require_finite_sums(collector.sums, self._skeleton.name)
@@ -173,7 +196,7 @@ class ByBlocks:
         return False, {}
 
     def _report(self, done: int) -> None:
-        total = (len(self._blocks) + 1) * len(self._inputs)
+        total = (len(self._blocks) + 1) * len(self._inputs) * (2 if self._fisher else 1)
         self._progress(min(done, total), total, "texts in each block")
 
     def _batches(self) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _CLOSE = 1e-3
 
 
-class _Reached(Exception):
+class Reached(Exception):
     """The model has been run as far as was asked for."""
 
 
@@ -60,7 +60,7 @@ class BlockForward:
         self.device = torch.device(skeleton.device)
         self.live = False
         self._current: str | None = None
-        self._probing = self._garbage = False
+        self._probing = self._garbage = self._differentiates = False
         self._seen: list[Tensor] | None = None
         self._called: set[str] = set()
         self._again: dict[str, Any] = {}
@@ -86,7 +86,7 @@ class BlockForward:
         for name, module in self._embeddings.items():
             self._replace(module, partial(self._embedding, name, module))
         if self._output is not None:
-            self._replace(self._output, lambda _: self._last)
+            self._replace(self._output, self._head)
         self._load_frame(everything=not done)
 
     def close(self) -> None:
@@ -119,6 +119,28 @@ class BlockForward:
             self._probing = False
         return self._current
 
+    def outside_of(self, probe: Batch) -> list[str]:
+        """The parameters outside of the blocks that what the current block is given depends on, beside what the last
+        one gave; what comes before the first depends on all that it likes."""
+        import torch
+
+        if not self.done or self._current is None:
+            return []
+        outside = {name: self._network.get_parameter(name) for name in self._frame() if name in self._skeleton.loaded}
+        outside = {name: own for name, own in outside.items() if own.is_floating_point()}
+        probe = {name: value.to(self.device) for name, value in probe.items()}
+        self._differentiates = True
+        try:
+            for own in outside.values():
+                own.requires_grad_()
+            seen = [own.sum() for own in self._look(probe, garbage=True) if own.requires_grad]
+            found = torch.autograd.grad(seen, list(outside.values()), allow_unused=True) if seen else ()
+        finally:
+            self._differentiates = False
+            for own in outside.values():
+                own.requires_grad_(False)
+        return [name for name, own in zip(outside, found, strict=False) if own is not None]
+
     def run(self, batch: Batch) -> Any:
         """Runs the current block, or what comes after the last. Its output is kept; that of the model is given."""
         import torch
@@ -127,9 +149,9 @@ class BlockForward:
         self._called, self._again = set(), {}
         self.live = not self.done
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(not self._differentiates), torch.set_grad_enabled(self._differentiates):
                 output = self._network(**batch)
-        except _Reached:
+        except Reached:
             output = None
         finally:
             self.live = False
@@ -176,6 +198,10 @@ class BlockForward:
         """The layer that tells tokens: nothing is counted after it, so that it is never run."""
         return [name for name, module in self._network.named_modules() if module is self._output]
 
+    def _unneeded(self) -> list[str]:
+        """Modules outside of the blocks whose weights are not needed."""
+        return self._heads()
+
     def _only_in(self, parameters: list[str], modules: set[str]) -> list[str]:
         """Those of `parameters` that are in none but `modules`, by all their names."""
         return [
@@ -186,7 +212,7 @@ class BlockForward:
 
     def _load_frame(self, *, everything: bool) -> None:
         """Reads what is outside of the blocks, and looks whether all of it is finite where `everything` is read."""
-        frame, unused = self._frame(), {*self.spared, *self._heads()}
+        frame, unused = self._frame(), {*self.spared, *self._unneeded()}
         left = self._only_in(frame, unused)
         require_finite(self._skeleton.load(name for name in frame if name not in left), self._skeleton.name)
         for name in left if everything else ():
@@ -227,15 +253,15 @@ class BlockForward:
             if self._seen is not None:
                 self._seen += list(tensors_in([*args, kwargs]))
             if self._garbage:
-                raise _Reached
+                raise Reached
             before = _state_of([args, kwargs]) if self._probing else None
             output = forward(*args, **kwargs)
             if before is not None and before != _state_of([args, kwargs]):
                 raise indivisible(f"{name} writes into what all blocks are given")
             if not is_plain(output):
                 raise indivisible(f"{name} gives something else than tensors ({type(output).__name__})")
-            self._kept.write(len(self.done), self._key, output)
-            raise _Reached
+            self._keep(output)
+            raise Reached
 
         return stand_in
 
@@ -245,10 +271,22 @@ class BlockForward:
         last = max(place for place, block in enumerate(self.done) if list_of(block) == own)
         self.live = len(self._called.intersection(self.done)) == len(self.done)
         if self.done[last] == name:
-            return self._kept.read(last, self._key, self.device)
+            return self._read(last)
         if own not in self._again:
-            self._again[own] = _filled(self._kept.read(last, self._key, self.device), self._garbage)
+            self._again[own] = _filled(self._read(last), self._garbage)
         return self._again[own]
+
+    def _keep(self, output: Any) -> None:
+        """Takes what the current block gives."""
+        self._kept.write(len(self.done), self._key, output)
+
+    def _read(self, stage: int) -> Any:
+        """What the block of that number gave."""
+        return self._kept.read(stage, self._key, self.device)
+
+    def _head(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """What stands in for the layer that tells tokens."""
+        return self._last
 
     def _embedding(self, name: str, module: nn.Embedding, forward: Callable[..., Any]) -> Callable[..., Any]:
         import torch
@@ -270,7 +308,7 @@ class BlockForward:
     def _last(self, *args: Any, **kwargs: Any) -> Any:
         if self._seen is not None:
             self._seen += list(tensors_in([*args, kwargs]))
-        raise _Reached
+        raise Reached
 
 
 def key_of(batch: Batch) -> str:

@@ -8,10 +8,11 @@ kept.remove(3)
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,16 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, tuple | list):
         for item in value:
             yield from tensors_in(item)
+
+
+def form_of(value: Any) -> Any:
+    """Which tuples and lists its tensors are in: `filled` makes it of others."""
+    return _form(value, map(str, itertools.count()))
+
+
+def filled(form: Any, tensors: Iterable[Tensor]) -> Any:
+    """A value of that form, of `tensors`."""
+    return _filled(form, {str(number): own for number, own in enumerate(tensors)})
 
 
 def _form(value: Any, numbers: Iterator[str]) -> Any:

@@ -57,17 +57,25 @@ class BlockState:
     aliases: dict[str, str] = field(default_factory=dict)
     counted: dict[str, int] = field(default_factory=dict)
     """Of each weight whose inputs were counted, by itself or with another, the stage."""
+    returned: int = 0
+    """How many stages gradients have come back through, from the last on."""
+    squares: dict[str, list[int]] = field(default_factory=dict)
+    """Of each parameter that some gradient reached, the stages whose squares are to be added."""
 
 
 class BlockWork:
     """The work of one process of several; a run of the same `facts` goes on with it, another begins anew."""
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any], processes: Processes) -> None:
-        self._folder = folder / FOLDER
+    def __init__(
+        self, folder: Path, facts: Mapping[str, Any], processes: Processes, *, gradients: bool = False
+    ) -> None:
+        self._folder, self._keeps_all = folder / FOLDER, gradients
         self._facts = json.loads(json.dumps(facts))
         self._processes = processes
         self._path = self._folder / f"process-{processes.index}.json"
         self.kept = KeptOutputs(self._folder / f"process-{processes.index}")
+        self.gradients = KeptOutputs(self._folder / f"process-{processes.index}-gradients")
+        self.rows = KeptOutputs(self._folder / f"process-{processes.index}-rows")
         self.state = self._read()
 
     def begin_anew(self, **known: Any) -> None:
@@ -97,8 +105,22 @@ class BlockWork:
         self._processes.agree()
         self._write()
         self._processes.agree()
-        if before is not None:
+        if before is not None and not self._keeps_all:
             self.kept.remove(before)
+
+    def return_from(self, stage: int, sums: Mapping[str, Tensor]) -> None:
+        """Gradients have come back through that stage; `sums` are the squares of its parameters."""
+        _write_whole(self.squares_path(stage), sums)
+        for name in sums:
+            self.state.squares.setdefault(name, []).append(stage)
+        self.state.returned += 1
+        self._write()
+        self.gradients.remove(stage + 1)
+        self.kept.remove(stage - 1)
+
+    def squares_path(self, stage: int) -> Path:
+        """The file of what `return_from` was given."""
+        return self._folder / f"squares-{stage}.safetensors"
 
     def sums(self) -> dict[str, StoredSums]:
         """All sums, by weight, each read when it is asked for."""
@@ -125,15 +147,7 @@ class BlockWork:
                 continue
             self.state.layers[name] = told | {"stage": stage}
             tensors |= {f"{name}:{at}": value for at, value in enumerate(own.tensors())}
-        path = self._sums_path(stage)
-        partial = path.with_suffix(".partial")
-        with place_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            try:
-                write_tensors(partial, tensors, {})
-                os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
+        _write_whole(self._sums_path(stage), tensors)
         return twins
 
     def _sums_path(self, stage: int) -> Path:
@@ -219,6 +233,18 @@ class StoredSums:
     def packed(self) -> Tensor:
         """The upper triangle of `S`, row after row: [in * (in + 1) / 2], float32."""
         return self.load().packed()
+
+
+def _write_whole(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a file, finished or not at all."""
+    partial = path.with_suffix(".partial")
+    with place_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write_tensors(partial, tensors, {})
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _cut(state: BlockState) -> BlockState:

@@ -16,18 +16,21 @@ fused experts), `one_by_one` names it and examples go through autograd one at a 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fusehub.collecting.fisher.gradient_rules import Piece, add_squares
 from fusehub.collecting.fisher.gradient_watch import Unruly, Watch, learn
-from fusehub.collecting.fisher.scores import Scores
+from fusehub.collecting.fisher.scores import Asked, Scores
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fusehub.models.layout import Layout
+
+logger = logging.getLogger(__name__)
 
 # How far a parameter's squares may be off in the probe, relative to its largest one: float32 has far less noise, a
 # wrong rule far more. Below the second number, relative to the largest of the model, all is noise.
@@ -53,8 +56,8 @@ class FisherCollector:
         mask_token_id: int | None = None,
     ) -> None:
         self._model = model
-        self._scores = Scores.of(model, task, samples=samples, seed=seed, mask_token_id=mask_token_id)
-        self._parameters = {name: own for name, own in model.named_parameters() if own.is_floating_point()}
+        self._scores = Scores.of(model.config, task, Asked(samples, seed, mask_token_id))
+        self._parameters = {name: own for name, own in model.named_parameters() if self._is_taken(own)}
         self._names = {id(own): name for name, own in self._parameters.items()}
         self._learned: Any = None
         self._probed = False
@@ -64,6 +67,8 @@ class FisherCollector:
         self.one_by_one: list[str] = []
         """What made examples go one at a time: names of parameters, with the operation where it is known."""
         self.examples = 0
+        self.used: set[str] = set()
+        """The parameters that some gradient reached."""
         self.sums: dict[str, Tensor] = {}
         """Parameter name -> Σ of squares, in the parameter's shape; a tied parameter once, by its first name."""
 
@@ -76,7 +81,7 @@ class FisherCollector:
             if own.dtype not in (torch.float32, torch.float64):
                 raise ValueError(f"{name} is {own.dtype}: squares of its gradients need float32")
         self._modes = [(module, module.training) for module in self._model.modules()]
-        self._flags = [(own, own.requires_grad) for own in self._model.parameters()]
+        self._flags = [(own, own.requires_grad) for own in self._parameters.values()]
         self._model.eval()
         self._require_gradients(False)
         self._learned, self._probed, self.one_by_one, self.examples = None, False, [], 0
@@ -93,17 +98,13 @@ class FisherCollector:
     @property
     def kind(self) -> str:
         """`exact` (summed over all labels) or `sampled`."""
-        return "sampled" if self._scores.draws else "exact"
+        kind: str = self._scores.description["kind"]
+        return kind
 
     @property
     def description(self) -> dict[str, Any]:
         """What a file says of the sums: their kind, draws an example, the seed of these, the number of examples."""
-        return {
-            "kind": self.kind,
-            "samples": self._scores.draws or None,
-            "seed": self._scores.seed if self._scores.draws else None,
-            "examples": self.examples,
-        }
+        return self._scores.description | {"examples": self.examples}
 
     @property
     def aliases(self) -> dict[str, str]:
@@ -114,10 +115,11 @@ class FisherCollector:
     def means(self, layout: Layout, stored: Iterable[str]) -> dict[str, Tensor]:
         """The diagonal of each of the `stored` tensors of a checkpoint that has one: the mean over the examples."""
         means = {}
+        aliases = self.aliases
         for name, parameter in layout.names(stored).items():
             part = layout.parts.get(parameter)
             own = part.parameter if part else parameter
-            own = self.aliases.get(own, own)
+            own = aliases.get(own, own)
             if own in self.sums:
                 found = self.sums[own][part.expert, part.start : part.stop] if part else self.sums[own]
                 means[name] = found / max(1, self.examples)
@@ -143,7 +145,7 @@ class FisherCollector:
         self._probed = True
         try:
             with self._all_requiring_gradients():
-                self._learned = learn(self._model, self._names, two, _chosen(batch, [0, last, 0]))
+                self._learned = learn(self._run, self._names, two, _chosen(batch, [0, last, 0]))
             if wrong := self._disagreements(two):
                 raise Unruly(wrong)
         except Unruly as unruly:
@@ -166,11 +168,11 @@ class FisherCollector:
         self._batch = batch
         if self._learned is None:
             with torch.no_grad():
-                self._model(**batch)
+                self._run(**batch)
             return
         self._watch = Watch(self._learned, self._names, batch, self._settle)
         with _gradients(), self._watch:
-            self._outputs = self._model(**batch)
+            self._outputs = self._run(**batch)
 
     def add(self, indices: Sequence[int]) -> None:
         """The backward passes of the last forward; `indices` are its examples' numbers in the whole data."""
@@ -187,30 +189,62 @@ class FisherCollector:
         finally:
             self._forget()
 
-    def _add_together(self, watch: Watch, indices: Sequence[int]) -> None:
+    def _is_taken(self, parameter: Tensor) -> bool:
+        """Whether its squares are summed."""
+        return parameter.is_floating_point()
+
+    def _run(self, **batch: Tensor) -> Any:
+        """The forward that gradients are taken of."""
+        return self._model(**batch)
+
+    def _vectors(
+        self, outputs: Any, batch: Mapping[str, Tensor], indices: Sequence[int]
+    ) -> Iterator[tuple[list[Tensor], list[Tensor], bool]]:
+        """What each backward pass begins with, as `Scores.vectors` tells it."""
+        return self._scores.vectors(outputs, batch, indices)
+
+    def _differentiate(
+        self,
+        number: int,
+        row: int | None,
+        outputs: list[Tensor],
+        inputs: list[Tensor],
+        vectors: list[Tensor],
+        more: bool,
+    ) -> Sequence[Tensor | None]:
+        """The gradients of `inputs` in the pass of that number; `row` is the only one of the batch, if it is said."""
         import torch
 
+        return torch.autograd.grad(outputs, inputs, vectors, retain_graph=more, allow_unused=True)
+
+    def _add_together(self, watch: Watch, indices: Sequence[int]) -> None:
         with _gradients():
-            for outputs, vectors, more in self._scores.vectors(self._outputs, self._batch, indices):
-                torch.autograd.grad(outputs, watch.leaves, vectors, retain_graph=more, allow_unused=True)
+            passes = self._vectors(self._outputs, self._batch, indices)
+            for number, (outputs, vectors, more) in enumerate(passes):
+                self._differentiate(number, None, outputs, watch.leaves, vectors, more)
                 watch.flush()
 
     def _add_one_by_one(self, batch: Mapping[str, Tensor], indices: Sequence[int]) -> None:
-        import torch
-
         self._forget()
+        parameters: list[Tensor] = list(self._parameters.values())
         with self._all_requiring_gradients():
             for row, index in enumerate(indices):
                 one = _without_padding(_chosen(batch, [row]))
-                for outputs, vectors, more in self._scores.vectors(self._model(**one), one, [index]):
-                    parameters = list(self._parameters.values())
-                    found = torch.autograd.grad(outputs, parameters, vectors, retain_graph=more, allow_unused=True)
+                passes = self._vectors(self._run(**one), one, [index])
+                for number, (outputs, vectors, more) in enumerate(passes):
+                    found = self._differentiate(number, row, outputs, parameters, vectors, more)
                     for name, own in zip(self._parameters, found, strict=True):
                         if own is not None:
-                            self.sums[name].addcmul_(own, own)
+                            self._settle_one(name, own)
 
     def _settle(self, key: int, pieces: list[Piece]) -> None:
-        add_squares(self.sums[self._names[key]], pieces)
+        name = self._names[key]
+        self.used.add(name)
+        add_squares(self.sums[name], pieces)
+
+    def _settle_one(self, name: str, gradient: Tensor) -> None:
+        self.used.add(name)
+        self.sums[name].addcmul_(gradient, gradient)
 
     def _disagreements(self, batch: Mapping[str, Tensor]) -> list[str]:
         """The parameters whose squares the rules and autograd do not agree on, for the examples of `batch`."""
@@ -230,6 +264,7 @@ class FisherCollector:
 
     def _clear(self) -> None:
         self.examples = 0
+        self.used.clear()
         for own in self.sums.values():
             own.zero_()
 
@@ -240,8 +275,8 @@ class FisherCollector:
         self._watch = self._outputs = None
 
     def _require_gradients(self, flag: bool) -> None:
-        for own in self._model.parameters():
-            own.requires_grad_(flag and own.is_floating_point())
+        for own in self._parameters.values():
+            own.requires_grad_(flag)
 
     @contextmanager
     def _all_requiring_gradients(self) -> Iterator[None]:
@@ -251,6 +286,14 @@ class FisherCollector:
                 yield
         finally:
             self._require_gradients(False)
+
+
+def warn_of_one_by_one(fisher: FisherCollector) -> None:
+    """Says that it is slow, and why."""
+    logger.warning(
+        "Gradients are taken one example at a time, which is slower: no rule for %s.",
+        ", ".join(fisher.one_by_one[:3]) + (", ..." if len(fisher.one_by_one) > 3 else ""),
+    )
 
 
 @contextmanager

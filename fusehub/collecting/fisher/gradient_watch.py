@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.collecting.fisher.gradient_rules import Piece, Uses, flat_rules, rules
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 class Unruly(Exception):
@@ -47,7 +47,7 @@ class Call:
 
 
 def learn(
-    model: nn.Module, names: Mapping[int, str], two: Mapping[str, Tensor], three: Mapping[str, Tensor]
+    model: Callable[..., Any], names: Mapping[int, str], two: Mapping[str, Tensor], three: Mapping[str, Tensor]
 ) -> tuple[list[Call], frozenset[Any]]:
     """The calls of a forward of two examples, by comparison with one of three; and the functions without gradient.
 
@@ -70,7 +70,9 @@ def learn(
     return calls, frozenset(idle - {call.function for call in calls})
 
 
-def _record(model: nn.Module, names: Mapping[int, str], batch: Mapping[str, Tensor]) -> tuple[list[Call], set[Any]]:
+def _record(
+    model: Callable[..., Any], names: Mapping[int, str], batch: Mapping[str, Tensor]
+) -> tuple[list[Call], set[Any]]:
     calls: list[Call] = []
     idle: set[Any] = set()
 
@@ -211,16 +213,26 @@ def described(function: Any, used: Sequence[int], names: Mapping[int, str]) -> s
 @contextmanager
 def _seeing(names: Mapping[int, str], see: Callable[[Any, tuple[int, ...], tuple, dict[str, Any]], Any]) -> Iterator:
     """Has every function of torch that is given a parameter go through `see`."""
+    with _mode()(names, see):
+        yield
+
+
+@cache
+def _mode() -> Any:
+    # A class of each forward's own would be in a circle, and keep what the forward was given until that is found.
     from torch.overrides import TorchFunctionMode
 
     class Mode(TorchFunctionMode):
+        def __init__(self, names: Mapping[int, str], see: Callable[..., Any]) -> None:
+            super().__init__()
+            self._names, self._see = names, see
+
         def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
-            used = tuple(id(value) for value in _flat([*args, *kwargs.values()]) if id(value) in names)
-            return see(function, used, args, kwargs) if used else function(*args, **kwargs)
+            used = tuple(id(value) for value in _flat([*args, *kwargs.values()]) if id(value) in self._names)
+            return self._see(function, used, args, kwargs) if used else function(*args, **kwargs)
 
-    with Mode():
-        yield
+    return Mode
 
 
 def _flat(values: Sequence[Any]) -> Iterator[Any]:

@@ -24,6 +24,16 @@ EXACT_LABELS = 10
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What is asked of labels: how many are drawn for each example (None chooses), by which seed, and which token says
+    what is predicted."""
+
+    samples: int | None = None
+    seed: int = 0
+    mask_token_id: int | None = None
+
+
+@dataclass(frozen=True)
 class Scores:
     """How the labels of one model are distributed, and how their expectation is taken.
 
@@ -39,19 +49,32 @@ class Scores:
     mask_token_id: int | None = None
 
     @classmethod
-    def of(cls, model: Any, task: str, *, samples: int | None, seed: int, mask_token_id: int | None = None) -> Scores:
-        """The scores of `model`; `samples` None takes the exact expectation where labels are few, else one draw."""
-        family, draws = "softmax", samples or 1
+    def of(cls, config: Any, task: str, asked: Asked) -> Scores:
+        """Those of a model with that config: the exact expectation where labels are few and nothing is asked for."""
+        family, draws = "softmax", asked.samples or 1
         if data_of(task).chooses_label:
-            labels = model.config.num_labels
-            said = getattr(model.config, "problem_type", None)
+            labels = config.num_labels
+            said = getattr(config, "problem_type", None)
             if said == "multi_label_classification":
                 family = "bernoulli"
             elif said == "regression" or (said is None and labels == 1):
                 family = "gaussian"
-            if samples is None and labels <= EXACT_LABELS:
+            if asked.samples is None and labels <= EXACT_LABELS:
                 draws = 0
-        return cls(task, family, draws, seed, mask_token_id)
+        return cls(task, family, draws, asked.seed, asked.mask_token_id)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """How the expectation is taken: `kind` (`exact`, over all labels, or `sampled`), draws an example, seed."""
+        return {
+            "kind": "sampled" if self.draws else "exact",
+            "samples": self.draws or None,
+            "seed": self.seed if self.draws else None,
+        }
+
+    def passes(self, labels: int) -> int:
+        """How many backward passes a batch takes, of a model with so many labels."""
+        return self.draws or labels - (self.family == "softmax")
 
     def vectors(
         self, outputs: Any, batch: Mapping[str, Tensor], indices: Sequence[int]

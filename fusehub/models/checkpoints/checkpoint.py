@@ -275,9 +275,18 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """One file of tensors, whole on the disk. What the disk says against it is an `OSError`, unlike of `save_file`."""
-    infos = {name: TensorInfo(dtype_name(value.dtype), tuple(value.shape)) for name, value in tensors.items()}
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    infos: Mapping[str, TensorInfo] | None = None,
+) -> None:
+    """One file of tensors, whole on the disk. What the disk says against it is an `OSError`, unlike of `save_file`.
+
+    `infos` tells of tensors that are made one by one, when they are asked for.
+    """
+    if infos is None:
+        infos = {name: TensorInfo(dtype_name(value.dtype), tuple(value.shape)) for name, value in tensors.items()}
     [shard] = plan_shards(infos, sum(info.nbytes for info in infos.values()))
     writer = ShardWriter(path.parent, replace(shard, filename=path.name), metadata)
     try:

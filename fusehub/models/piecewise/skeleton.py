@@ -66,7 +66,7 @@ class Skeleton:
                 untie(self.network, [other, one])
         every = list(self.network.named_parameters(remove_duplicate=False))
         firsts: dict[int, str] = {}
-        self._owner = {name: firsts.setdefault(id(value), name) for name, value in every}
+        self.owners = self._owner = {name: firsts.setdefault(id(value), name) for name, value in every}
         self._names: dict[str, list[str]] = {}
         for name, owner in self._owner.items():
             self._names.setdefault(owner, []).append(name)
