@@ -113,7 +113,7 @@ def collect(
         stream: `on` reads the model block by block: each is read once, all texts pass through it, and what it gives is
             kept in `work` for the next, so that no more than one block is in memory. `off` has the whole model in
             memory, and `auto` takes the former where the latter would not fit. Noise needs the whole model, and so do
-            Fisher diagonals of encoders with decoders, and those that several processes count.
+            Fisher diagonals of encoders with decoders.
         work: The folder of what has been counted; a hidden one beside `out` where it is not said.
         save_every: Seconds after which that is saved.
         revision: A branch, a tag or a commit of the model's repo.

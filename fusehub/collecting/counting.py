@@ -99,11 +99,7 @@ class Counting:
     def needs_whole(self) -> str | None:
         """Why Fisher diagonals cannot be counted block by block, told from the config; None where they can, as far as
         that tells, and where none are asked for."""
-        if self.fisher is None:
-            return None
-        if self.processes.count > 1:
-            return "Fisher diagonals are counted block by block in one process, and there are several."
-        return why_no_way_back(self._layout)
+        return why_no_way_back(self._layout) if self.fisher is not None else None
 
     def by_blocks(self, *, required: bool = True) -> Counted | None:
         """The sums of all inputs, block by block.

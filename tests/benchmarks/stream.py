@@ -1,11 +1,11 @@
 """A model larger than the memory: counting it block by block with a limit, beside counting it whole without one.
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.stream [--layers 22] [--limit 1.5e9] [--texts 16] [--folder DIR]
-                                                        [--record]
+                                                        [--fisher | --record]
 
 A Llama of the widths of a 1.1B model in float32 (4.4 GB), in shards of 500 MB, and 16 texts of 50 words. Each run is
 a process of its own; the limited one may have so many bytes of data in all, what it imports included (`RLIMIT_DATA`).
-The target: it works within 1.5 GB, with the grams of the whole model to 1e-6.
+The target: it works within 1.5 GB, with the grams of the whole model to 1e-6, and with `--fisher` its diagonals, too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from tests.benchmarks.record import Row, keep, tell
@@ -33,8 +34,10 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=1.5e9)
     parser.add_argument("--texts", type=int, default=16, help=f"of {WORDS} words each")
     parser.add_argument("--folder", type=Path, help="where the model is made, and kept")
+    parser.add_argument("--fisher", action="store_true", help="Fisher diagonals, too")
     parser.add_argument("--record", action="store_true", help="into docs/performance.md")
     said = parser.parse_args()
+    run = partial(run_one, fisher=said.fisher)
     with tempfile.TemporaryDirectory() as temporary:
         root = said.folder or Path(temporary)
         model, data = root / f"llama-{said.layers}", root / "texts.txt"
@@ -49,6 +52,9 @@ def main() -> None:
         print(f"whole, no limit: {run(model, data, root / 'whole', 'off', None)}")
         apart = difference(root / "whole", root / "blocks")
         print(f"grams differ by at most {apart:.1e} of their norm")
+        if said.fisher:
+            print(f"Fisher diagonals differ by at most {difference_of_fisher(root):.1e} of their largest number")
+            return
         for name in ("blocks", "free", "whole"):
             shutil.rmtree(root / name)
     row = Row(
@@ -90,9 +96,9 @@ if not Path(model).exists():
 """
 
 
-def run(model: Path, data: Path, out: Path, stream: str, limit: int | None) -> str:
+def run_one(model: Path, data: Path, out: Path, stream: str, limit: int | None, *, fisher: bool = False) -> str:
     """What a command of its own says and takes."""
-    options = ["--data", str(data), "--size", "full", "--stream", stream, "--out", str(out)]
+    options = ["--data", str(data), "--size", "full", "--stream", stream, "--out", str(out), *["--fisher"] * fisher]
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
@@ -125,6 +131,21 @@ def difference(one: Path, other: Path) -> float:
         assert layer.rows == second.layers[name].rows
         worst = max(worst, float((a - b).norm() / a.norm()))
     first.close(), second.close()
+    return worst
+
+
+def difference_of_fisher(root: Path) -> float:
+    """The largest distance of two numbers of one tensor, whole and block by block, relative to its largest."""
+    from safetensors import safe_open
+
+    from fusehub.statistics.fisher_file import FISHER_FILENAME
+
+    worst = 0.0
+    files = [safe_open(root / name / FISHER_FILENAME, "pt") for name in ("whole", "blocks")]
+    assert set(files[0].keys()) == set(files[1].keys())
+    for name in files[0].keys():  # noqa: SIM118 - It is no mapping.
+        a, b = (file.get_tensor(name) for file in files)
+        worst = max(worst, float((a - b).abs().max() / a.abs().max().clamp_min(1e-30)))
     return worst
 
 

@@ -102,6 +102,7 @@ class ByBlocks:
             self._skeleton,
             self._layout,
             self._inputs,
+            self._processes,
             self._work,
             self._fisher,
             batch_tokens=self._batch_tokens,

@@ -14,6 +14,7 @@ squared. Both are looked for, and such a model is `Indivisible`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from fusehub.collecting.by_blocks.work import BlockWork
     from fusehub.data.inputs import Inputs
     from fusehub.models.layout import Layout
+    from fusehub.utils.processes import Processes
 
 
 def why_no_way_back(layout: Layout) -> str | None:
@@ -55,13 +57,15 @@ class GradientsByBlocks:
         skeleton: Skeleton,
         layout: Layout,
         inputs: Inputs,
+        processes: Processes,
         work: BlockWork,
         asked: Asked,
         *,
         batch_tokens: int,
         progress: Progress = silent,
     ) -> None:
-        self._skeleton, self._layout, self._inputs, self._work = skeleton, layout, inputs, work
+        self._skeleton, self._layout, self._inputs = skeleton, layout, inputs
+        self._processes, self._work = processes, work
         self._asked, self._batch_tokens, self._progress = asked, batch_tokens, progress
         self._table = _table_of(skeleton.network)
         self._warned = False
@@ -94,8 +98,11 @@ class GradientsByBlocks:
             )
             with collector:
                 self._collect(collector, forward)
-            self._require_once(collector.used)
-            self._work.return_from(stage.number, {name: collector.sums[name] for name in sorted(collector.used)})
+            used = sorted({name for said in self._processes.agree(collector.used) for name in said})
+            self._require_once(used)
+            sums = {name: collector.sums[name] for name in used}
+            self._processes.add_up(list(sums.values()))
+            self._work.return_from(stage.number, sums)
         finally:
             forward.close()
 
@@ -121,11 +128,12 @@ class GradientsByBlocks:
             if self._table is not None and stage.block is None:
                 self._work.rows.write(0, key, collector.rows())
             done += len(indices)
-            self._report(done)
+            self._report(done * self._processes.count)
 
     def _batches(self) -> Iterator[tuple[list[int], Mapping[str, Tensor]]]:
-        """Those that were counted on the way forth, with the numbers of their texts."""
-        for indices, batch in self._inputs.batches(batch_tokens=self._batch_tokens):
+        """Those that this process counted on the way forth, with the numbers of their texts."""
+        every = self._inputs.batches(batch_tokens=self._batch_tokens)
+        for indices, batch in itertools.islice(every, self._processes.index, None, self._processes.count):
             if self._work.state.split:
                 yield from (([indices[row] for row in rows], part) for rows, part in unpadded(batch))
             else:
@@ -133,7 +141,7 @@ class GradientsByBlocks:
 
     def _warn_of_slow(self, collector: StageCollector) -> None:
         """Once a run, of the first part that is."""
-        if collector.one_by_one and not self._warned:
+        if collector.one_by_one and not self._warned and self._processes.is_main:
             warn_of_one_by_one(collector)
             self._warned = True
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.collecting.by_blocks.forward import BlockForward, Reached
 from fusehub.collecting.by_blocks.kept_outputs import KeptOutputs, filled, tensors_in
-from fusehub.collecting.by_blocks.shared_table import add_looked_up, rows_of, taken_out
+from fusehub.collecting.by_blocks.shared_table import Words, add_looked_up, rows_of, taken_out
 from fusehub.collecting.finite import require_finite
 from fusehub.collecting.fisher.collector import FisherCollector
 from fusehub.collecting.fisher.gradient_rules import Product, Rows
@@ -207,21 +207,21 @@ class StageCollector(FisherCollector):
         elif not self._at_end:
             self._look_up(name, pieces)
         elif len(pieces) == 1 and isinstance(piece := pieces[0], Product):
-            product, rows = taken_out(piece, self._ran["input_ids"])
+            product, rows = taken_out(piece, Words.of(self._ran))
             self._keep_rows(rows)
             super()._settle(key, [product])
         else:
             raise indivisible(TWICE.format(name))
 
     def _settle_one(self, name: str, gradient: Tensor) -> None:
-        ids = self._ran.get("input_ids")
-        if name != self._table or ids is None:
+        if name != self._table:
             super()._settle_one(name, gradient)
         elif not self._at_end:
-            self._look_up(name, [rows_of(gradient, ids)])
+            self._look_up(name, [rows_of(gradient, Words.of(self._ran))])
         else:
-            self._keep_rows(gradient[ids])
-            super()._settle_one(name, gradient.index_fill(0, ids[0], 0))
+            places = Words.of(self._ran).places
+            self._keep_rows(gradient[places])
+            super()._settle_one(name, gradient.index_fill(0, places[0], 0))
 
     @property
     def _at_end(self) -> bool:
@@ -230,12 +230,12 @@ class StageCollector(FisherCollector):
     def _look_up(self, name: str, pieces: Sequence[Piece]) -> None:
         import torch
 
-        ids, number = self._ran["input_ids"], self._pass[0]
-        looked_up = [own for own in pieces if isinstance(own, Rows) and torch.equal(own.ids, ids)]
+        words, number = Words.of(self._ran), self._pass[0]
+        looked_up = [own for own in pieces if isinstance(own, Rows) and torch.equal(own.ids, words.ids)]
         if len(looked_up) < len(pieces):
             raise indivisible(TWICE.format(name))
         self.used.add(name)
-        add_looked_up(self.sums[name], looked_up, ids, self._ran[f"{_ROWS}{number}"])
+        add_looked_up(self.sums[name], looked_up, words, self._ran[f"{_ROWS}{number}"])
 
     def _keep_rows(self, rows: Tensor) -> None:
         number, row = self._pass

@@ -109,12 +109,16 @@ class BlockWork:
             self.kept.remove(before)
 
     def return_from(self, stage: int, sums: Mapping[str, Tensor]) -> None:
-        """Gradients have come back through that stage; `sums` are the squares of its parameters."""
-        _write_whole(self.squares_path(stage), sums)
+        """Gradients have come back through that stage; `sums` are the squares of its parameters, of all processes."""
+        if self._processes.is_main:
+            _write_whole(self.squares_path(stage), sums)
         for name in sums:
             self.state.squares.setdefault(name, []).append(stage)
         self.state.returned += 1
+        # As in `finish`: none forgets what another may still need.
+        self._processes.agree()
         self._write()
+        self._processes.agree()
         self.gradients.remove(stage + 1)
         self.kept.remove(stage - 1)
 
@@ -183,8 +187,8 @@ class BlockWork:
         if self._processes.is_main:
             logger.warning("Going on where an earlier run of the same was stopped.")
         # A process that was killed a moment earlier than the others has one block less; only the main one has sums.
-        least = min(states, key=lambda state: (len(state["done"]), state["ended"]))
-        return _cut(BlockState(**{**states[0], "done": least["done"], "ended": least["ended"]}))
+        least = min(states, key=lambda state: (len(state["done"]), state["ended"], state["returned"]))
+        return _cut(BlockState(**{**states[0], **{own: least[own] for own in ("done", "ended", "returned")}}))
 
     def _write(self) -> None:
         text = json.dumps({"facts": self._facts, "state": dataclasses.asdict(self.state)})
@@ -253,6 +257,10 @@ def _cut(state: BlockState) -> BlockState:
     state.layers = {name: own for name, own in state.layers.items() if own["stage"] < last}
     state.counted = {name: stage for name, stage in state.counted.items() if stage < last}
     state.aliases = {name: to for name, to in state.aliases.items() if name in state.counted}
+    # Gradients come from the last stage, what comes after all blocks.
+    first = len(state.done) + 1 - state.returned
+    squares = {name: [stage for stage in stages if stage >= first] for name, stages in state.squares.items()}
+    state.squares = {name: stages for name, stages in squares.items() if stages}
     return state
 
 
