@@ -7,6 +7,7 @@
 
 Python raises `KeyboardInterrupt` wherever the main thread happens to be. That may be in a destructor, which swallows
 it, or in a pool that waits for its threads: so it is raised again, and after `GRACE` seconds not waited for any more.
+Whoever waits for that is told so, and that a second Ctrl-C ends it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from typing import Any, TypeVar
 SAID = "Interrupted. Nothing half-made was left behind."
 GRACE = 8.0
 """Seconds for the work to be unwound: a repo that was just made is taken back, downloads stop at their next piece."""
+WAITS = "Waiting for what goes on to end. Once more, and it ends at once."
+_PATIENCE = 1.0
+"""Seconds after which it is said that the work is still being unwound: a Hub that does not answer holds it up."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 T = TypeVar("T")
@@ -141,6 +145,8 @@ def _told(number: int, frame: Any) -> None:
     is_second = _state.is_raised
     if _state.number is None and not _state.at_once and _state.grace is not None:
         _later(_state.grace, end_now)
+        if _state.of_program:
+            _later(_PATIENCE, _say_that_it_waits)
     _state.number = signal.Signals(number)
     if _state.shields:
         _state.is_waiting = True
@@ -148,6 +154,12 @@ def _told(number: int, frame: Any) -> None:
         end_now()
     else:
         _raise()
+
+
+def _say_that_it_waits() -> None:
+    if not _state.is_said:
+        with contextlib.suppress(OSError, ValueError):
+            os.write(sys.stderr.fileno(), f"{WAITS}\n".encode())
 
 
 def _raise() -> None:

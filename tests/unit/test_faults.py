@@ -1,6 +1,10 @@
 """Every command against a Hub that misbehaves: a few tries, then words; nothing half-made stays."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 
 import httpx2
@@ -10,7 +14,8 @@ from huggingface_hub import HfApi, constants
 from fusehub.errors import Offline
 from fusehub.hub import replies
 from fusehub.localhub import LocalHubError
-from fusehub.localhub.faults import FILENAME, read_plan
+from fusehub.localhub.faults import FILENAME, LOG, read_plan
+from fusehub.utils import interrupts
 from tests.reliability.misbehaviour import ANSWERS, SPECIAL
 from tests.reliability.misbehaviour import plan as faults_of
 from tests.reliability.trials import MODELS
@@ -224,3 +229,25 @@ def test_a_plan_of_faults_is_read_strictly():
         read_plan('[{"path": ".*", "do": "explode"}]')
     with pytest.raises(LocalHubError, match="No such fault"):
         read_plan('[{"path": ".*", "do": "html", "times": 2}]')
+
+
+def test_an_interrupt_that_the_hub_holds_up_says_so_and_a_second_one_ends_it(work, plan, hub, tmp_path) -> None:
+    """A thread that waits for an answer hears of no signal: the process would wait for it some seconds in silence."""
+    plan({"path": API, "do": "stall", "seconds": 3600})
+    asked = hub.root / LOG
+    asked.unlink(missing_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fusehub", "check", *MODELS],
+        stderr=subprocess.PIPE,
+        env={**os.environ, **hub.env("ann", tmp_path)},
+        # Programs that a script starts in the background, such as these tests, ignore Ctrl-C, and so do theirs.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while not asked.is_file():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said = process.stderr.readline().decode()
+    assert said.strip() == interrupts.WAITS
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1].decode().strip() == interrupts.SAID
+    assert process.returncode == 130
