@@ -90,12 +90,17 @@ class Step(ABC):
         """Whether the step has done what it is for, where no step comes after it."""
         return False
 
+    def comes_first(self, visit: Visit) -> bool:
+        """Whether what the step itself does is what the visitor came for: it comes before what it leads to."""
+        return False
+
     def buttons(self, visit: Visit, place: int) -> list[gr.Button]:
         """What `outputs` begin with, of the step at `place`.
 
         One thing is loud: what comes next, or what the step itself does until then.
         """
-        ready = [to > place and is_ready(visit, to) for to, _ in self.leads]
+        leads_on = not self.comes_first(visit)
+        ready = [leads_on and to > place and is_ready(visit, to) for to, _ in self.leads]
         several = len(visit.picks) > 1
         own = gr.Button(variant="secondary" if any(ready) or self.is_done(visit) else "primary")
         leads = [gr.Button(variant="primary" if one else "secondary") for one in ready]

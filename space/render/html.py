@@ -85,7 +85,7 @@ def problem(error: FuseHubError, log_in: str = LOG_IN) -> str:
     """An error in its place on the page; `log_in` says how the visitor logs in."""
     error = told(error)
     kind = "answer" if isinstance(error, Incompatible) else "error"
-    return notice(error.what, kind, fix_of(error, log_in), offers(error.actions))
+    return notice(error.what, kind, fix_of(error, log_in), offers(error.actions, loud=kind == "answer"))
 
 
 def offers(actions: Iterable[Action], *, loud: bool = False) -> str:

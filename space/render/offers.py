@@ -62,7 +62,7 @@ OTHERS = frozenset({"choose-models", "leave-out"})
 """Those that take other models, where nothing that can be said of these helps."""
 
 
-LOG_IN = "Log in to Hugging Face on this machine, then try again. To push, a token can be pasted in step 6."
+LOG_IN = "Log in to Hugging Face on this machine, then try again."
 """How a visitor gets what only a token opens, where nobody signs in by the page."""
 SIGN_IN = "Sign in with Hugging Face in step 6."
 """The same where they do."""

@@ -89,6 +89,16 @@ class StatisticsStep(Step):
             self.cards, self.rest, self.form, self.model, self.file, self.uploaded, self.fisher, *self.columns.painted
         ]  # fmt: skip
 
+        self.own = [self.make]
+
+    def is_done(self, visit: Visit) -> bool:
+        return not self.comes_first(visit)
+
+    def comes_first(self, visit: Visit) -> bool:
+        """Statistics that somebody came for are made first; else there are ways to merge without."""
+        asked = visit.wanted is not None and visit.wanted.code in ("collect-statistics", "collect-fisher")
+        return asked and visit.report is not None and visit.report["ok"] and bool(_lacking(visit, visit.report)[0])
+
     def wire(self) -> None:
         def shown(source: str) -> list[Any]:
             return [

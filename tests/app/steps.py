@@ -57,13 +57,23 @@ def push(page: Any, repo: str, token: str) -> None:
     page.locator("#push").click()
 
 
+_LOUD = """() => {
+  const probe = document.createElement('button');
+  probe.className = 'fh-button fh-loud';
+  document.querySelector('.gradio-container').append(probe);
+  const colour = getComputedStyle(probe).backgroundColor;
+  probe.remove();
+  return [...document.querySelectorAll('button:not(.fh-nav *), a.fh-button')].filter((one) =>
+    one.checkVisibility({visibilityProperty: true}) && getComputedStyle(one).backgroundColor === colour
+  ).map((one) => one.innerText.trim());
+}"""
+
+
 def loud(page: Any) -> list[str]:
     """What the page's loud buttons say, once it has settled: one of them says what comes next."""
-    page.wait_for_timeout(300)
-    return page.evaluate(
-        "() => [...document.querySelectorAll('button.primary, .fh-loud')]"
-        ".filter((one) => one.checkVisibility({visibilityProperty: true})).map((one) => one.innerText.trim())"
-    )
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(500)
+    return page.evaluate(_LOUD)
 
 
 def grave_faults(page: Any) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from playwright.sync_api import expect
 
-from tests.app.conftest import SENTIMENT, publish
+from tests.app.conftest import ENTITIES, SENTIMENT, publish
 from tests.app.steps import go, grave_faults, loud, merge, pick
 from tests.unit.experts import relatives
 
@@ -95,3 +95,36 @@ def test_of_two_models_that_do_not_fit_nobody_says_which_is_wrong(visitor) -> No
     assert loud(page) == ["Choose other models"]
     page.get_by_role("button", name="Choose other models").click()
     page.get_by_role("button", name="Remove ada/other-sentiment").wait_for()
+
+
+def test_statistics_that_somebody_came_for_are_made_first(visitor) -> None:
+    """The mean is recommended as RegMean lacks statistics of one: that is said, and making them is one press away."""
+    page = visitor()
+    pick(page, *ENTITIES)
+    go(page, "Merge")
+    page.get_by_text(f"{ENTITIES[1]} has no published statistics. Once they are made, RegMean can run.").wait_for()
+    assert loud(page) == ["Merge"]
+    page.locator("#step-merge .fh-card").get_by_role("button", name="Make statistics").click()
+    page.locator("#step-statistics").wait_for()
+    page.locator("#make-statistics").wait_for()
+    assert loud(page) == ["Make statistics"]
+    page.get_by_label("Texts that I paste").check()
+    page.locator("#statistics-texts textarea").fill("Anna visited Paris .\nBruno lives in London .")
+    page.locator("#make-statistics").click()
+    page.get_by_text("All statistics are there").wait_for()
+    assert loud(page) == ["Go on to merge"]
+
+
+def test_a_merge_that_turns_out_to_be_of_strangers_leads_to_other_models(visitor) -> None:
+    """Weights tell it, which a check does not read: an answer, whose way out is louder than what was tried."""
+    page = visitor()
+    pick(page, SENTIMENT[0], ENTITIES[0])
+    go(page, "Merge")
+    page.locator("#merge").click()
+    said = page.locator(".fh-dock").get_by_role("alert")
+    said.get_by_text("have unrelated weights").wait_for()
+    assert "Error:" not in said.inner_text() and loud(page) == ["Choose other models"]
+    assert grave_faults(page) == []
+    page.get_by_role("button", name="Close this message").click()
+    said.wait_for(state="detached")
+    assert loud(page) == ["Merge"]
