@@ -154,7 +154,9 @@ def merge(
     from fusehub.models.resolve import refs_of
     from fusehub.recommending.recommend import recommend_of, suiting
     from fusehub.utils.findings import Allowed
+    from fusehub.utils.memory import use_one_heap
 
+    use_one_heap()  # Before there are threads: to look at models takes some.
     is_recipe = models[0].endswith(_RECIPE)
     if is_recipe and len(models) == 2 and out is None and not models[1].endswith(_RECIPE):
         out = Path(models.pop())  # As mergekit-yaml has it: the recipe, then the folder.

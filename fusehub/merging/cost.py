@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import mode
 
 from fusehub.checking.report import Report
@@ -22,6 +23,8 @@ from fusehub.models.resolve import ModelRef
 _PROCESS_BYTES, _TRANSFORMERS_BYTES = 320 * 2**20, 150 * 2**20
 # Fewer elements are at hand as a whole sooner than they are read thrice.
 _WORTH_A_SURVEY = 2**18
+# Layers are solved beside each other, up to so many, where those beside the first take no more bytes than these.
+_MOST_AT_ONCE, _BESIDE = 4, 2**27
 # Tensors, of every token of a batch and as wide as the widest layer, that are there at once while a model is run.
 _FORWARD = 16
 
@@ -50,6 +53,7 @@ def cost_of(
         if not is_surveyed(tensor, method, same_labels=False):
             peak = max(peak, method.cost_of(len(experts), tensor.info.numel, inputs).memory)
         flops += multiplications(tensor, method, len(experts), statistics)
+    peak += layers_beside(tensors, method, len(experts)).memory
     if method.needs_data:
         memory, work = _of_running(tensors, experts, statistics)
         peak, flops = peak + memory, flops + work
@@ -59,6 +63,33 @@ def cost_of(
         "memory_bytes": _PROCESS_BYTES + (_TRANSFORMERS_BYTES if method.needs_data else 0) + peak,
         "gflop": flops // 10**9,
     }
+
+
+@dataclass(frozen=True)
+class Beside:
+    """So many layers are solved beside one, and take so many bytes."""
+
+    count: int = 0
+    memory: int = 0
+
+
+def layers_beside(tensors: Iterable[TensorPlan], method: Method, models: int, threads: int = _MOST_AT_ONCE) -> Beside:
+    """What is solved beside a layer, where it is a CPU with so many threads that solves them.
+
+    Each can be as large as the largest. Where that is too large for one more, all threads are best at the same.
+    """
+    if method.needs_data:
+        return Beside()
+    layers = (
+        method.cost_of(models, tensor.info.numel, tensor.layer.in_features).beside or 0
+        for tensor in tensors
+        if tensor.action == "solve"
+    )
+    largest = max(layers, default=0)
+    count = min(_MOST_AT_ONCE, threads) - 1
+    if largest:
+        count = min(count, _BESIDE // largest)
+    return Beside(count, count * largest) if largest and count > 0 else Beside()
 
 
 def is_surveyed(tensor: TensorPlan, method: Method, *, same_labels: bool) -> bool:

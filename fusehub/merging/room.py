@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusehub.errors import Action, NoMemory, NoSpace
-from fusehub.merging.cost import beside_the_process
+from fusehub.merging.cost import beside_the_process, layers_beside
 from fusehub.models.checkpoints.downloads import room_of_downloads
 from fusehub.utils.folders.places import Room, require_room
 from fusehub.utils.formats import size
@@ -59,8 +59,10 @@ def require_memory(plan: Plan, device: str, processes: int = 1) -> None:
     where = "memory" if device == "cpu" else f"memory of {device}"
     of = f"{processes} processes" if processes > 1 else plan.method.title
     largest = f"{of}: the largest layer takes about {size(needed)} of {where}, and {size(there)} are left."
-    # Of what blocks of a model gave, as much is kept as there is room for.
-    if plan.method.needs_data or _AT_LEAST * needed <= there:
+    # Of what blocks of a model gave, as much is kept as there is room for; and layers are solved beside each other
+    # only where there is room.
+    beside = layers_beside(plan.tensors.values(), plan.method, len(plan.experts)).memory * processes
+    if plan.method.needs_data or _AT_LEAST * (needed - beside) <= there:
         logger.warning("%s It may not suffice.", largest)
         return
     ways = ["Give it more memory, or end what else takes it"]

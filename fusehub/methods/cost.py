@@ -15,6 +15,8 @@ class Cost:
 
     memory: int = 0
     multiplications: int = 0
+    beside: int | None = None
+    """For a layer that is solved: bytes of another one as large that is solved at the same time."""
 
 
 def of_pieces(models: int, numel: int, inputs: int) -> Cost:
@@ -60,5 +62,5 @@ def of_solving(models: int, numel: int, inputs: int) -> Cost:
     the result, and the weights of one expert, of however many; of as many outputs as are solved at a time the weights
     that they are compared with, differences and right sides; and what opening statistics takes, measured.
     """
-    memory = inputs * inputs * (4 + 2) + (2 * numel + 3 * min(numel, _AT_A_TIME)) * 4 + _STATISTICS_BYTES
-    return Cost(memory, 2 * models * numel * inputs + inputs**3 // 3)
+    layer = inputs * inputs * (4 + 2) + (2 * numel + 3 * min(numel, _AT_A_TIME)) * 4
+    return Cost(layer + _STATISTICS_BYTES, 2 * models * numel * inputs + inputs**3 // 3, layer)

@@ -20,7 +20,7 @@ from fusehub.errors import BadStatistics
 from fusehub.methods.base import LayerStatistics, Note
 from fusehub.utils.devices import has_float64, wide
 from fusehub.utils.on_demand import rows_of
-from fusehub.utils.symmetric import Factorized, add_strip_product, bounds, mirror
+from fusehub.utils.symmetric import Factorized, add_strip_product, bounds, mirror, spaced
 
 if TYPE_CHECKING:
     import torch
@@ -192,7 +192,7 @@ class System:
         outputs, size = reference.shape
         sample = torch.arange(0, outputs, max(1, -(-outputs // _SAMPLE)))
         scale, exact_scale = self._scaling(torch.float32), self._scaling(torch.float64)
-        right = torch.zeros(outputs, size, device=self._device)
+        right = spaced(outputs, size, dtype=torch.float32, device=self._device)
         exact = torch.zeros(len(sample), size, dtype=torch.float64, device=self._wide_device)
         for weight, strips in self._pulls(weights, reference, anchor, torch.float32):
             delta = weight - reference
@@ -337,13 +337,12 @@ class System:
 
     def _factor(self, dtype: torch.dtype) -> Factorized:
         """`Σ G_i + ρ·I`, scaled to a unit diagonal, summed and factorised, unless that is at hand."""
-        import torch
 
         if self._factorized is not None and self._factorized.dtype == dtype:
             return self._factorized
         self._factorized = None  # Its memory is needed.
         place = self._place(dtype)
-        total = torch.zeros(len(self._diagonal), len(self._diagonal), dtype=dtype, device=place)
+        total = spaced(len(self._diagonal), len(self._diagonal), dtype=dtype, device=place)
         for term in self._terms:
             for start, rows in self._strips(term, dtype):
                 total[start : start + len(rows), start:] += rows

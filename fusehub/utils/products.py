@@ -1,6 +1,7 @@
 """Products of float32 matrices on the CPU, by whatever instructions make them in the least time and lose nothing.
 
 add_product(out, left, right)         # out += left rightᵀ
+made = product(left, right)           # left rightᵀ
 columns = transposed(rows)            # for products over the rows: columns of zeros may be added
 with exact_products(rows):            # of numbers that are bfloat16: by the instructions for these
     ...
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import platform
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
 
 # Below so many rows, columns or summands a product takes no longer than putting its factors in order for oneDNN.
 _WORTHWHILE = 64
-# Numbers of a product that are made at a time, so that they are added up before they have left the processor's cache;
-# and of its first factor, which is copied.
-_CACHED, _COPIED = 2**20, 2**22
+# Numbers of a product that are made at a time, so that they are added up before they have left the processor's cache.
+_CACHED = 2**20
 
 
 def add_product(out: Tensor, left: Tensor, right: Tensor, *, factor: float = 1.0) -> None:
@@ -31,13 +31,12 @@ def add_product(out: Tensor, left: Tensor, right: Tensor, *, factor: float = 1.0
     if not _by_onednn(out, left, right):
         out.addmm_(left, right.T, alpha=factor)
         return
-    from torch.nn.functional import linear
-
-    right = right.contiguous()
-    step = max(1, min(_CACHED // len(right), _COPIED // right.shape[1]))
+    multiply, right = _onednn(), right.contiguous()
+    if left.stride(1) != 1:
+        left = left.contiguous()
+    step = max(1, _CACHED // len(right))
     for start in range(0, len(left), step):
-        product = linear(left[start : start + step].to_mkldnn(), right).to_dense()
-        out[start : start + step].add_(product, alpha=factor)
+        out[start : start + step].add_(multiply(left[start : start + step], right), alpha=factor)
 
 
 def transposed(rows: Tensor) -> Tensor:
@@ -56,6 +55,13 @@ def transposed(rows: Tensor) -> Tensor:
     columns[:, : len(rows)] = rows.T
     columns[:, len(rows) :] = 0
     return columns
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """`left rightᵀ`, as of `add_product`, by itself."""
+    if not _by_onednn(left, left, right):
+        return left @ right.T
+    return _onednn()(left if left.stride(1) == 1 else left.contiguous(), right.contiguous())
 
 
 @contextmanager
@@ -97,6 +103,19 @@ def _has_vectors_that_mkl_leaves() -> bool:
 
     wide_vectors = torch.backends.cpu.get_cpu_capability() == "AVX512"
     return wide_vectors and torch.backends.mkldnn.is_available() and "Intel" not in _maker()
+
+
+@cache
+def _onednn() -> Callable[[Tensor, Tensor], Tensor]:
+    """`left rightᵀ` by oneDNN, for a `right` that is contiguous and a `left` whose rows are."""
+    import torch
+    from torch.nn.functional import linear
+
+    # What torch's compiler calls: it takes tensors as they lie, where the public way puts them in order and back.
+    compiled = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if compiled is None:
+        return lambda left, right: linear(left.to_mkldnn(), right).to_dense()
+    return lambda left, right: compiled(left, right, None, "none", [], "")
 
 
 def _maker() -> str:

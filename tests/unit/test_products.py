@@ -39,6 +39,21 @@ def test_what_is_added_is_the_product_wherever_its_factors_lie(ways, cached, mon
     assert len(set(ways)) == 1 and ways[0] == products._has_vectors_that_mkl_leaves()
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_product_by_itself_is_the_same_with_and_without_what_the_compiler_calls(ways, compiled, monkeypatch):
+    monkeypatch.setattr(products, "_onednn", products._onednn.__wrapped__)
+    if not compiled:
+        monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", None, raising=False)
+    frame, right = random(500, 400), random(130, 300, seed=1)
+    for left in (frame[:300, :200].T, frame[100:300, 50:350]):
+        wanted, given = left.double() @ right.double().T, left.clone()
+        assert rel(products.product(left, right.T.contiguous().T), wanted) < 1e-6
+        assert torch.equal(left, given)
+        out = torch.ones(200, 130)
+        products.add_product(out, left, right)
+        assert rel(out, wanted + 1) < 1e-6
+
+
 def test_nothing_but_large_products_of_float32_is_made_otherwise(ways):
     for rows, dtype in ((3, torch.float32), (200, torch.float64)):
         left, right = random(rows, 200).to(dtype), random(150, 200).to(dtype)

@@ -1,7 +1,9 @@
 """Disks and memory that will not suffice are named before anything is read, with what helps."""
 
 import os
+import platform
 import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -262,3 +264,36 @@ def test_a_limit_on_the_size_of_files_is_told_with_the_option_for_smaller_ones(e
     done = subprocess.run([*python(), "-c", script, str(tmp_path / "out"), *models], capture_output=True, text=True)
     assert done.stdout.startswith("NoSpace One file of the merged model has") and "--max-shard-size" in done.stdout
     assert leftovers(tmp_path) == []
+
+
+HEAPS = """
+import ctypes, re, sys, threading
+from fusehub.utils.memory import use_one_heap
+
+if sys.argv[1] == "one":
+    use_one_heap()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+for _ in range(4):
+    thread = threading.Thread(target=libc.malloc, args=(100_000,))
+    thread.start()
+    thread.join()
+libc.fopen.restype, libc.malloc_info.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+libc.fclose.argtypes = [ctypes.c_void_p]
+file = libc.fopen(sys.argv[2].encode(), b"w")
+libc.malloc_info(0, file)
+libc.fclose(file)
+print(open(sys.argv[2]).read().count("<heap nr="))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="Heaps are told of by glibc.")
+def test_threads_of_a_merge_have_one_heap(tmp_path):
+    def heaps(which: str) -> int:
+        done = subprocess.run(
+            [sys.executable, "-c", HEAPS, which, str(tmp_path / which)], capture_output=True, text=True, check=True
+        )
+        return int(done.stdout)
+
+    assert heaps("each") > 1
+    assert heaps("one") == 1

@@ -6,6 +6,7 @@ and keeps what layers with the same inputs share.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ class LayerSolver:
     which arithmetic it took where the method chose.
 
     `statistics` are those of each expert; where its source stands by the update, nothing of them is asked for. Methods
-    may compute on `device`.
+    may compute on `device`. Layers of different systems may be solved by several threads at a time.
     """
 
     def __init__(self, plan: Plan, statistics: Sequence[Mapping[str, SourceLayer]], device: str = "cpu") -> None:
@@ -38,6 +39,7 @@ class LayerSolver:
         self.precision: dict[str, str] = {}
         self._expected: Counter[Hashable] = Counter()
         self._caches: dict[Hashable, dict[Any, Any]] = {}
+        self._lock = threading.Lock()
 
     def expect(self, tensors: Iterable[TensorPlan]) -> None:
         """Says which layers are going to be solved, in whatever order: what some share is kept until the last of them.
@@ -127,10 +129,11 @@ class LayerSolver:
                     "Give the statistics of these weights.",
                 )
         key = self._key(tensor, experts)
-        cache = self._caches.setdefault(key, {})
-        self._expected[key] -= 1
-        if self._expected[key] <= 0:
-            del self._caches[key]
+        with self._lock:
+            cache = self._caches.setdefault(key, {})
+            self._expected[key] -= 1
+            if self._expected[key] <= 0:
+                del self._caches[key]
         others = list(stored.values())
         statistics: list[LayerStatistics] = []
         for place, index in enumerate(experts):

@@ -8,19 +8,20 @@ ahead, arithmetic and writing overlap.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.errors import Action, NonFinite
 from fusehub.merging.cost import is_surveyed
 from fusehub.merging.engine.begun import Begun
 from fusehub.merging.engine.elementwise import Survey, Work, combine, cut
+from fusehub.merging.engine.finite import require_finite
+from fusehub.merging.engine.lanes import Lanes, lanes_of
 from fusehub.merging.engine.layer_solver import LayerSolver
 from fusehub.merging.engine.relatives import require_relatives
 from fusehub.merging.engine.settling import settled
@@ -32,7 +33,7 @@ from fusehub.merging.planner import TensorPlan, weights_of_biases
 from fusehub.merging.result import MergeResult
 from fusehub.models.checkpoints.checkpoint import Checkpoint, fetch_weights
 from fusehub.models.quantised.float8 import FLOAT8, as_float8, as_stored, scales_of
-from fusehub.models.tensor_files import dtype_name, torch_dtype
+from fusehub.models.tensor_files import torch_dtype
 from fusehub.utils.on_demand import OnDemand
 from fusehub.utils.processes import Processes
 from fusehub.utils.progress import Progress
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 
 
 _WORKERS = min(4, os.cpu_count() or 1)
+# Layers solved beside each other: what waits for its turn in the file has as many numbers as so many of the largest
+# for each of them. With fewer, whoever solves the small ones waits for the large one beside.
+_BLOCKS = 2.5
 
 
 def carry_out(
@@ -76,14 +80,14 @@ class _Engine:
         self.progress = progress
         self._files = contextlib.ExitStack()
         self._ahead = max((tensor.info.numel for tensor in plan.tensors.values()), default=0)
+        self._lanes = lanes_of(plan, device) if self._solves else 1
         self._surveys: dict[str, list[Future]] = {}
         """What is found out of whole tensors, of each model, while these pass in pieces."""
         self._ready: dict[tuple[str, int], Tensor] = {}
         """What was solved before its turn, with another or while the model was run: by name and first row."""
 
     def run(self, remarks: tuple[str, ...]) -> MergeResult:
-        solves = any(tensor.action == "solve" for tensor in self.plan.tensors.values())
-        with self._files, _threads(None if solves else 1):
+        with self._files, _threads(self._lanes if self._solves else None):
             fetch_weights([*self.plan.experts, *filter(None, [self.plan.base])], self.processes)
             self.experts = [self._files.enter_context(Checkpoint(ref)) for ref in self.plan.experts]
             self.base = self._files.enter_context(Checkpoint(self.plan.base)) if self.plan.base else None
@@ -129,6 +133,10 @@ class _Engine:
             hashes,
         )
         return self._as_main_has_it(result)
+
+    @property
+    def _solves(self) -> bool:
+        return any(tensor.action == "solve" for tensor in self.plan.tensors.values())
 
     def _share(self, files: Sequence[WeightFile]) -> dict[str, frozenset[str]]:
         """The tensors of each file that this process makes."""
@@ -183,7 +191,7 @@ class _Engine:
             return
         # Scales are made with what they are of.
         work = self._steps([self.tensors[name] for name in names if name in self.tensors])
-        with ThreadPoolExecutor(_WORKERS) as workers:
+        with ThreadPoolExecutor(_WORKERS) as workers, Lanes(self._lanes) as lanes:
             ahead: deque[tuple[Work, Future]] = deque()
 
             def finished() -> Iterator[tuple[str, Tensor]]:
@@ -196,12 +204,28 @@ class _Engine:
                     # Begun before the pieces that wait for it.
                     self._surveys.setdefault(item.tensor.name, []).append(workers.submit(self._survey, item))
                     continue
-                # Whole tensors can be large: no more is read ahead than the largest of them would take.
-                while len(ahead) > _WORKERS or (ahead and sum(i.numel for i, _ in ahead) + item.numel > self._ahead):
+                while self._is_enough([item for item, _ in ahead], item):
                     yield from finished()
-                ahead.append((item, workers.submit(self._prepare, item)))
+                if self._lanes > 1 and self._is_solved(item):
+                    ahead.append((item, lanes.submit(self._system(item), partial(self._make, item))))
+                else:
+                    ahead.append((item, workers.submit(self._prepare, item)))
             while ahead:
                 yield from finished()
+
+    def _is_enough(self, ahead: Sequence[Work], item: Work) -> bool:
+        """Whether something is to be written before `item` is begun: tensors can be large, and what is ahead has no
+        more numbers than the largest of them, or than a few of the layers that are solved beside each other."""
+        numbers = sum(work.numel for work in ahead) + item.numel
+        layers = [work.numel for work in (*ahead, item) if self._is_solved(work)] if self._lanes > 1 else []
+        if layers:
+            return bool(ahead) and numbers > _BLOCKS * self._lanes * max(layers)
+        return len(ahead) > _WORKERS or (bool(ahead) and numbers > self._ahead)
+
+    def _system(self, work: Work) -> Hashable:
+        """What tells the layers that are solved one after the other: those of one system."""
+        weight = self._weights.get(work.tensor.name, work.tensor.name)
+        return next(self._solver.systems(self.tensors[weight]))
 
     def _steps(self, tensors: Sequence[TensorPlan]) -> Iterator[Work | Survey]:
         """The pieces of tensors, and what is surveyed: of each tensor before the pieces of the one before it."""
@@ -300,7 +324,7 @@ class _Engine:
         dtype = work.tensor.info.dtype
         stored = merged.float() if dtype == FLOAT8 else merged.to(torch_dtype(dtype))
         # bfloat16 reaches as far as the arithmetic does, so the faster sum of the two tells the same.
-        self._require_finite(work, merged if dtype == "BF16" else stored)
+        require_finite(self.plan, work, merged if dtype == "BF16" else stored, self._read)
         return stored
 
     def _read_fishers(self, work: Work) -> list[Tensor]:
@@ -343,29 +367,6 @@ class _Engine:
         self._ready[other.name, work.start] = self._finish(theirs, other_base, beside)
         return self._finish(mine, base, work)
 
-    def _require_finite(self, work: Work, merged: Tensor) -> None:
-        """NaN and infinity survive a sum, so one sum tells whether to look closer."""
-        import torch
-
-        if math.isfinite(merged.sum(dtype=torch.float32 if merged.dtype == torch.float16 else None)):
-            return
-        tensor = work.tensor
-        names = [ref.name for index, ref in enumerate(self.plan.experts) if work.has(index)]
-        names += [self.plan.base.name] if self.plan.base else []
-        for name, value in zip(names, self._read(work), strict=False):
-            if not bool(torch.isfinite(value).all()):
-                raise NonFinite(
-                    f"{name}: {tensor.name} holds NaN or infinity.", "Use a checkpoint that is not broken."
-                )
-        if not bool(torch.isfinite(merged).all()):
-            raise NonFinite(
-                f"{tensor.name}: the merged values do not fit into {dtype_name(merged.dtype)}.",
-                "Take smaller weights, or a smaller lambda or scale."
-                if merged.dtype == torch.float32
-                else "Store the result in a wider dtype: --dtype float32.",
-                actions=[Action("choose-dtype")],
-            )
-
 
 def _written(work: Work, merged: Tensor) -> Iterator[tuple[str, Tensor]]:
     """What of a merged piece goes into the file, each with the name of its tensor there."""
@@ -385,13 +386,13 @@ def _arithmetic(inputs: Sequence[Tensor]) -> torch.dtype:
 
 
 @contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Has torch use `count` threads: pieces run beside each other, so each is best worked on by one."""
+def _threads(lanes: int | None) -> Iterator[None]:
+    """Has torch share its threads between so many layers; None where nothing but pieces run beside each other, each of
+    which is best worked on by one."""
     import torch
 
     before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
+    torch.set_num_threads(1 if lanes is None else max(1, before // lanes))
     try:
         yield
     finally:
