@@ -176,25 +176,36 @@ class StageCollector(FisherCollector):
         for number, pairs in passes.items():
             yield [own for own, _ in pairs], [own for _, own in pairs], number < len(passes) - 1
 
-    def _differentiate(
-        self,
-        number: int,
-        row: int | None,
-        outputs: list[Tensor],
-        inputs: list[Tensor],
-        vectors: list[Tensor],
-        more: bool,
-    ) -> Sequence[Tensor | None]:
-        self._pass = number, row
-        places = [place for place, own in enumerate(self._leaves) if own.requires_grad]
-        leaves = [self._leaves[place] for place in places]
-        found = super()._differentiate(number, row, outputs, [*inputs, *leaves], vectors, more)
-        for place, own in zip(places, found[len(inputs) :], strict=True):
-            if own is not None:
-                self._hand_on(number, row, place, own)
-        return found[: len(inputs)]
+    def _pass_back(
+        self, number: int, outputs: list[Tensor], inputs: list[Tensor], vectors: list[Tensor], more: bool
+    ) -> None:
+        import torch
 
-    def _hand_on(self, number: int, row: int | None, place: int, gradient: Tensor) -> None:
+        self._pass = number, None
+        places = self._differentiable()
+        leaves = [*inputs, *(self._leaves[place] for place in places)]
+        found = torch.autograd.grad(outputs, leaves, vectors, retain_graph=more, allow_unused=True)
+        for place, own in zip(places, found[len(inputs) :], strict=True):
+            self._hand_on(number, None, place, own)
+
+    def _pass_one_back(self, number: int, row: int, outputs: list[Tensor], vectors: list[Tensor], more: bool) -> None:
+        import torch
+
+        self._pass = number, row
+        places = self._differentiable()
+        leaves = [*self._parameters.values(), *(self._leaves[place] for place in places)]
+        torch.autograd.backward(outputs, vectors, retain_graph=more, inputs=leaves)
+        for place in places:
+            leaf = self._leaves[place]
+            self._hand_on(number, row, place, leaf.grad)
+            leaf.grad = None
+
+    def _differentiable(self) -> list[int]:
+        return [place for place, own in enumerate(self._leaves) if own.requires_grad]
+
+    def _hand_on(self, number: int, row: int | None, place: int, gradient: Tensor | None) -> None:
+        if gradient is None:
+            return
         while len(self._handed) <= number:
             self._handed.append([None] * len(self._leaves))
         shape = self._batch[f"{_GIVEN}{place}"].shape

@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fusehub.collecting.fisher.gradient_rules import Piece, add_squares
@@ -203,44 +204,62 @@ class FisherCollector:
         """What each backward pass begins with, as `Scores.vectors` tells it."""
         return self._scores.vectors(outputs, batch, indices)
 
-    def _differentiate(
-        self,
-        number: int,
-        row: int | None,
-        outputs: list[Tensor],
-        inputs: list[Tensor],
-        vectors: list[Tensor],
-        more: bool,
-    ) -> Sequence[Tensor | None]:
-        """The gradients of `inputs` in the pass of that number; `row` is the only one of the batch, if it is said."""
+    def _pass_back(
+        self, number: int, outputs: list[Tensor], inputs: list[Tensor], vectors: list[Tensor], more: bool
+    ) -> None:
+        """The backward pass of that number, as far as `inputs`; their gradients are of no use."""
         import torch
 
-        return torch.autograd.grad(outputs, inputs, vectors, retain_graph=more, allow_unused=True)
+        torch.autograd.grad(outputs, inputs, vectors, retain_graph=more, allow_unused=True)
+
+    def _pass_one_back(self, number: int, row: int, outputs: list[Tensor], vectors: list[Tensor], more: bool) -> None:
+        """That of one example, the one in this `row` of the batch, as far as the parameters."""
+        import torch
+
+        torch.autograd.backward(outputs, vectors, retain_graph=more, inputs=list(self._parameters.values()))
 
     def _add_together(self, watch: Watch, indices: Sequence[int]) -> None:
         with _gradients():
             passes = self._vectors(self._outputs, self._batch, indices)
             for number, (outputs, vectors, more) in enumerate(passes):
-                self._differentiate(number, None, outputs, watch.leaves, vectors, more)
+                self._pass_back(number, outputs, watch.leaves, vectors, more)
                 watch.flush()
 
     def _add_one_by_one(self, batch: Mapping[str, Tensor], indices: Sequence[int]) -> None:
         self._forget()
-        parameters: list[Tensor] = list(self._parameters.values())
-        with self._all_requiring_gradients():
+        with self._all_requiring_gradients(), self._settling():
             for row, index in enumerate(indices):
                 one = _without_padding(_chosen(batch, [row]))
                 passes = self._vectors(self._run(**one), one, [index])
                 for number, (outputs, vectors, more) in enumerate(passes):
-                    found = self._differentiate(number, row, outputs, parameters, vectors, more)
-                    for name, own in zip(self._parameters, found, strict=True):
-                        if own is not None:
-                            self._settle_one(name, own)
+                    self._pass_one_back(number, row, outputs, vectors, more)
 
     def _settle(self, key: int, pieces: list[Piece]) -> None:
         name = self._names[key]
         self.used.add(name)
         add_squares(self.sums[name], pieces)
+
+    @contextmanager
+    def _settling(self) -> Iterator[None]:
+        """Each parameter's gradient is settled when it is there, and let go of: never all are in memory at once."""
+
+        def settle(name: str, parameter: Tensor) -> None:
+            gradient, parameter.grad = parameter.grad, None
+            if gradient is not None:
+                self._settle_one(name, gradient)
+
+        others = {name: own.grad for name, own in self._parameters.items()}
+        handles = []
+        try:
+            for name, own in self._parameters.items():
+                own.grad = None
+                handles.append(own.register_post_accumulate_grad_hook(partial(settle, name)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for name, own in self._parameters.items():
+                own.grad = others[name]
 
     def _settle_one(self, name: str, gradient: Tensor) -> None:
         self.used.add(name)
@@ -252,15 +271,13 @@ class FisherCollector:
         self.run(batch, indices)
         if self.one_by_one:
             return self.one_by_one
-        by_rules = {name: own.clone() for name, own in self.sums.items() if own.numel()}
-        self._clear()
+        # Taken away from each other in place: a copy would be as large as all parameters.
+        largest = {name: float(own.max()) for name, own in self.sums.items() if own.numel()}
+        for own in self.sums.values():
+            own.neg_()
         self._add_one_by_one(batch, indices)
-        noise = _NOISE * max(float(self.sums[name].max()) for name in by_rules)
-        return [
-            name
-            for name, own in by_rules.items()
-            if not (own - self.sums[name]).abs().max() <= _TOLERANCE * self.sums[name].max() + noise
-        ]
+        noise = _NOISE * max(largest.values())
+        return [name for name, own in largest.items() if not self.sums[name].abs().max() <= _TOLERANCE * own + noise]
 
     def _clear(self) -> None:
         self.examples = 0
