@@ -51,7 +51,8 @@ class Needs:
     numbers: int
     """How many it has, and not bytes."""
     gradients: int
-    """The weights of the largest part that gradients come back through at a time."""
+    """The weights of the largest part that gradients come back through at a time, with as many squares, and one
+    gradient of its largest tensor."""
     blocks: int
     """How many there are."""
     table: int
@@ -60,7 +61,7 @@ class Needs:
     @classmethod
     def of(cls, layout: Layout, dtype: torch.dtype) -> Needs:
         """Those of the architecture, with its weights in `dtype`."""
-        weights = dict.fromkeys(layout.blocks, 0)
+        weights, largest = dict.fromkeys(layout.blocks, 0), dict.fromkeys(layout.blocks, 0)
         inside: dict[str | None, list[Linear]] = {block: [] for block in weights}
         for linear in layout.linears.values():
             inside.setdefault(block_of(linear.module, weights), []).append(linear)
@@ -75,11 +76,14 @@ class Needs:
                 outside = max(outside, nbytes)
             else:
                 weights[block] += nbytes
+                largest[block] = max(largest[block], nbytes)
         widest = max((own.in_features for own in layout.linears.values()), default=1)
         first = next((inside[block][0].in_features for block in weights), widest)
         # The first block comes with the embeddings.
         words = next((math.prod(layout.shapes[name]) for name in layout.embeddings), 0) * dtype.itemsize
-        first_weights = words + next(iter(weights.values()), 0)
+        parts = {block: (nbytes, largest[block]) for block, nbytes in weights.items()}
+        for block in list(parts)[:1]:
+            parts[block] = weights[block] + words, max(largest[block], words)
         return cls(
             weights=total,
             grams=_grams(layout.linears.values()),
@@ -88,7 +92,7 @@ class Needs:
             width=first * dtype.itemsize,
             forward=_WIDE * widest * dtype.itemsize,
             numbers=total // dtype.itemsize,
-            gradients=max([first_weights, *weights.values()]),
+            gradients=max((2 * nbytes + one for nbytes, one in parts.values()), default=0),
             blocks=len(weights),
             table=words if set(layout.output) & set(layout.embeddings) else 0,
         )
@@ -120,8 +124,8 @@ def require_memory(name: str, needs: Needs, *, fisher: bool = False) -> None:
     """Raises `NoMemory` where the model called `name` does not fit into what memory is left, block by block,
     whichever texts there are; with the sums of its Fisher diagonals or without."""
     needed, there, what = needs.by_blocks, available_memory(swap=True), "its largest block, with the grams of it"
-    if fisher and 2 * needs.gradients > needed:
-        needed, what = 2 * needs.gradients, "the largest part that gradients are taken of, with its Fisher diagonals"
+    if fisher and needs.gradients > needed:
+        needed, what = needs.gradients, "the largest part that gradients are taken of, with its Fisher diagonals"
     if needed > there:
         raise NoMemory(
             f"Counting {name} block by block takes {words(needed)} of memory at the least ({what}), and "

@@ -33,6 +33,8 @@ VERSION = 1
 FISHER_FILENAME = "fisher.safetensors"
 REMAKE = "Make it again with `fusehub collect --fisher`."
 _LARGEST = 15
+# Numbers that are in float64 at a time.
+_PIECE = 2**20
 
 
 class EncodedFisher(Mapping[str, "Tensor"]):
@@ -43,10 +45,13 @@ class EncodedFisher(Mapping[str, "Tensor"]):
         self.infos: dict[str, TensorInfo] = {}
 
     def __getitem__(self, name: str) -> Tensor:
+        import torch
+
         mean = self._means[name]
         if self._exponents is None:
             return mean.float().cpu().contiguous()
-        return (wide(mean).sqrt() * 2.0 ** self._exponents[name]).half().cpu().contiguous()
+        scale = 2.0 ** self._exponents[name]
+        return torch.cat([(own.sqrt() * scale).half().cpu() for own in _pieces(mean)]).reshape(mean.shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._means)
@@ -73,7 +78,7 @@ def encode_fisher(
                 f"The Fisher diagonal of {name} holds NaN or infinity.",
                 "The model gives such gradients for some example: is its checkpoint broken, or its data?",
             )
-        squares += float(wide(mean).square().sum())
+        squares += sum(float(own.square().sum()) for own in _pieces(mean))
         count += mean.numel()
         stored.infos[name] = TensorInfo("F32" if size == "full" else "F16", tuple(mean.shape))
         if size != "full":
@@ -83,6 +88,11 @@ def encode_fisher(
     rms = math.sqrt(squares / count) if count else 0.0
     names = dict.fromkeys(means, 0) if size == "full" else exponents
     return stored, {**description, "encoding": encoding, "rms": rms, "exponents": dict(sorted(names.items()))}
+
+
+def _pieces(value: Tensor) -> Iterator[Tensor]:
+    """All its numbers in float64, a few at a time: the largest table has half a gigabyte of them."""
+    return (wide(piece) for piece in value.reshape(-1).split(_PIECE))
 
 
 def write_fisher(folder: Path, stored: EncodedFisher, described: Mapping[str, Any], model: Mapping[str, Any]) -> Path:

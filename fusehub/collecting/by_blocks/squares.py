@@ -42,14 +42,15 @@ class StoredSquares:
         """That of a parameter; zeros where no gradient reached it."""
         import torch
 
-        total = torch.zeros(self.shapes[owner])
+        total: Tensor | None = None
         for path in self.files.get(owner, ()):
             file = SafetensorsFile(path, "squares")
             try:
-                total += file.read(owner, 0, None)
+                found = file.read(owner, 0, None)
             finally:
                 file.close()
-        return total.div_(max(1, self.description["examples"]))
+            total = found if total is None else total.add_(found)
+        return torch.zeros(self.shapes[owner]) if total is None else total.div_(max(1, self.description["examples"]))
 
 
 class _Means(Mapping[str, "Tensor"]):

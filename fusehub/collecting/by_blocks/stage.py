@@ -232,7 +232,7 @@ class StageCollector(FisherCollector):
         else:
             places = Words.of(self._ran).places
             self._keep_rows(gradient[places])
-            super()._settle_one(name, gradient.index_fill(0, places[0], 0))
+            super()._settle_one(name, gradient.index_fill_(0, places[0], 0))
 
     @property
     def _at_end(self) -> bool:

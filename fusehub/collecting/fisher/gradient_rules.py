@@ -98,6 +98,9 @@ def _add_products(sums: Tensor, products: Sequence[Product], rows: Sequence[Rows
     count = len(first)
     budget = _BUFFER if sums.device.type == "cpu" else _BUFFER_ACCELERATOR
     step = max(1, budget // sums.numel())
+    if left is not None and right is not None and not rows and direct is None and step == 1:
+        _add_large_products(flat, left, right, budget)
+        return
     for start in range(0, count, step):
         part = slice(start, min(start + step, count))
         if left is not None and right is not None:
@@ -113,6 +116,18 @@ def _add_products(sums: Tensor, products: Sequence[Product], rows: Sequence[Rows
             flat.addcmul_(gradients[0], gradients[0])
         else:
             flat.add_(gradients.square_().sum(0))
+
+
+def _add_large_products(flat: Tensor, left: Tensor, right: Tensor, budget: int) -> None:
+    """The same of products alone, a few rows of the parameter at a time: it may be a gigabyte large."""
+    import torch
+
+    height = max(1, budget // flat.shape[1])
+    for start in range(0, len(flat), height):
+        part = slice(start, start + height)
+        for one, other in zip(left[:, :, part], right, strict=True):
+            gradient = torch.mm(one.T, other)
+            flat[part].addcmul_(gradient, gradient)
 
 
 def _rows(x: Tensor, count: int) -> Tensor:
