@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 
+from fusehub.collecting.fisher import gradient_rules
 from fusehub.collecting.fisher.collector import FisherCollector
 from fusehub.collecting.fisher.scores import EXACT_LABELS, Asked, Scores, softmax_factor
 from tests.unit.experts import rel
@@ -322,6 +323,30 @@ def test_operations_without_a_rule_are_found_and_done_one_by_one():
             # Where length decides what is computed, it is the batch's own that counts.
             if name != "longest":
                 assert rel(reference[name.removeprefix("model.")], own) < 1e-9 or own.max() < 1e-20, name
+
+
+@pytest.mark.parametrize("task", ["text-classification", "fill-mask"])
+def test_parameters_larger_than_the_buffer_are_squared_a_few_rows_at_a_time(monkeypatch, task):
+    """With another number of rows left at the end; and one whose rows are looked up, too."""
+    model = model_of("bert", task, **({"num_labels": 3} if task == "text-classification" else {}))
+    together = fisher_of(model, task, 3).sums
+    monkeypatch.setattr(gradient_rules, "_BUFFER", 5 * 16)
+    found = fisher_of(model, task, 3)
+    assert not found.one_by_one
+    assert_same(found.sums, together)
+
+
+def test_gradients_of_one_example_are_let_go_of_one_by_one(monkeypatch):
+    model = model_of("t5", "text2text-generation")
+    settle, seen = FisherCollector._settle_one, []
+
+    def settled(fisher, name, gradient):
+        seen.append(sum(own.grad is not None for own in model.parameters()))
+        settle(fisher, name, gradient)
+
+    monkeypatch.setattr(FisherCollector, "_settle_one", settled)
+    assert fisher_of(model, "text2text-generation", 3).one_by_one
+    assert len(seen) > 10 and not any(seen)
 
 
 def test_half_precision_is_refused():
