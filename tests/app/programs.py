@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -25,13 +26,17 @@ class Refused(Exception):
 class Client(gradio_client.Client):
     """gradio's own client; `predict` raises `Refused` where that is the answer.
 
-    It waits: on a busy machine the app is slow to answer, and five seconds are all that is waited for otherwise.
+    It waits: on a busy machine the app is slow to answer, and five seconds are all that is waited for otherwise. It
+    asks once the stream of its last answer has ended, too: gradio's client takes an open stream for the next
+    question's, and calls that cancelled where the app had closed it already.
     """
 
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__(url, verbose=False, httpx_kwargs={"timeout": 300}, **options)
 
     def predict(self, *args: Any, **arguments: Any) -> Any:
+        if (stream := self.streaming_future) is not None:
+            concurrent.futures.wait([stream])
         answer = super().predict(*args, **arguments)
         if set(answer) == {"error"}:
             raise Refused(answer["error"])

@@ -31,7 +31,7 @@ from tests.app.programs import Client, Refused
 def narrow(hub, tmp_path_factory):
     """The app with little room: small files, three models, one merge at a time and none waiting; short visits."""
     setting = {
-        "shared": True, "upload": 100_000, "most_models": 3, "waiting": 0, "left": 5, "sweep": 0.2, "most_kept": 1,
+        "shared": True, "upload": 100_000, "most_models": 3, "waiting": 0, "left": 12, "sweep": 0.2, "most_kept": 1,
     }  # fmt: skip
     with serving(hub, tmp_path_factory.mktemp("narrow"), setting=setting) as served:
         yield served
@@ -103,7 +103,7 @@ def test_the_files_of_a_visit_go_when_its_page_is_closed(narrow, chromium) -> No
     # A reload goes on with the same visit, however long ago the first page was closed.
     page.reload()
     page.get_by_role("list", name="Models found").wait_for()
-    time.sleep(7)
+    time.sleep(14)
     assert opened <= set(root.iterdir())
     context.close()
     _until(lambda: not opened & set(root.iterdir()))
@@ -247,7 +247,7 @@ def test_work_waits_its_turn_and_is_not_lost() -> None:
     jobs.close()
 
 
-def _until(holds, seconds: float = 30) -> None:
+def _until(holds, seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end
