@@ -322,7 +322,7 @@ def plan_by(
         settings=cast.settings,
         experts=experts,
         base=base,
-        names=tuple(short_names(experts)),
+        names=tuple(short_names(experts, folders=True)),
         layout=layout,
         labels=found.labels,
         tensors=decided.tensors,

@@ -340,14 +340,15 @@ def why_no_weights(files: Iterable[str]) -> str:
     return "Give a repo or folder that `from_pretrained` can load."
 
 
-def short_names(refs: Iterable[ModelRef]) -> list[str]:
-    """One short name a model, for tables and subfolders: without the user where that stays unambiguous."""
+def short_names(refs: Iterable[ModelRef], *, folders: bool = False) -> list[str]:
+    """One short name a model, for tables, or for subfolders: without the user where that stays unambiguous."""
     refs = list(refs)
     places = [ref.subfolder or ref.own_name for ref in refs]
     tails = [re.sub(r"[^\w.-]+", "-", place.rpartition("/")[2]) for place in places]
     names: list[str] = []
     for ref, tail in zip(refs, tails, strict=True):
-        full = "--".join(filter(None, (ref.repo_id, ref.subfolder))).replace("/", "--") or tail
+        full = "/".join(filter(None, (ref.repo_id, ref.subfolder))) or tail
+        full = full.replace("/", "--") if folders else full
         name = tail if tails.count(tail) == 1 else full
         count = sum(other == name or other.startswith(f"{name}-") for other in names)
         names.append(f"{name}-{count + 1}" if name in names else name)

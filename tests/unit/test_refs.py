@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import subprocess
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -130,6 +131,10 @@ def test_short_names_are_different(tmp_path):
         (folder / "config.json").write_text("{}")
         folders.append(resolve(str(folder)))
     assert short_names(folders) == ["model", "model-2", "other-name"]
+    # On the Hub they are told apart by their owners, as one knows them; in a folder's name there is no slash.
+    repos = [replace(ref, repo_id=name, name=name) for ref, name in zip(folders, ("ann/m", "bob/m"), strict=False)]
+    assert short_names(repos) == ["ann/m", "bob/m"]
+    assert short_names(repos, folders=True) == ["ann--m", "bob--m"]
 
 
 # --- a Hub --------------------------------------------------------------------------------------------------------
