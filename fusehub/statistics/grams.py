@@ -55,7 +55,7 @@ class GramSum:
         self.total.add_(x.sum(0).to(self.total.device), alpha=times)
         self.rows += len(x) * times
         if half is not None:
-            self._half.add(x, times, half)
+            self._half.add(x, inputs[:, : len(x)], times, half)
 
     @property
     def standard_error(self) -> float | None:

@@ -12,6 +12,7 @@ import math
 from typing import TYPE_CHECKING
 
 from fusehub.utils.devices import has_float64
+from fusehub.utils.products import product
 
 if TYPE_CHECKING:
     import torch
@@ -41,15 +42,15 @@ class HalfSum:
         self._seen = torch.zeros(size, PROBES, dtype=torch.float64, device=place)
         self._rows = torch.zeros(1, dtype=torch.int64)
 
-    def add(self, x: Tensor, times: int, half: int | Tensor) -> None:
+    def add(self, x: Tensor, columns: Tensor, times: int, half: int | Tensor) -> None:
         """Counts the rows `x`, [n, size] float32, each of them `times` times, in the half 0 or 1; [n] of such, where
-        it is not the same for all."""
+        it is not the same for all. `columns` are the same turned round, [size, n]."""
         if isinstance(half, int) and not half:
             return
-        seen = x @ self.vectors
+        seen = product(x, self.vectors.T)
         if not isinstance(half, int):
             seen *= half[:, None]
-        self._seen.add_((x.T @ seen).to(self._seen.device), alpha=times)
+        self._seen.add_(product(columns, seen.T).to(self._seen.device), alpha=times)
         self._rows += (len(x) if isinstance(half, int) else int(half.sum())) * times
 
     def tensors(self) -> list[Tensor]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _WORTHWHILE = 64
 # Numbers of a product that are made at a time, so that they are added up before they have left the processor's cache.
 _CACHED = 2**20
+# Rows that are turned round at a time.
+_TURNED = 512
 
 
 def add_product(out: Tensor, left: Tensor, right: Tensor, *, factor: float = 1.0) -> None:
@@ -50,16 +52,18 @@ def transposed(rows: Tensor) -> Tensor:
     missing = -len(rows) % step
     if not missing or len(rows) < _WORTHWHILE or rows.device.type != "cpu" or not _has_vectors_that_mkl_leaves():
         return rows.T.contiguous()
-    # In one copy: another would be as large as what a layer is given.
+    # Some rows at a time: torch turns what stays near the processor in an eighth of the time.
     columns = rows.new_empty(rows.shape[1], len(rows) + missing)
-    columns[:, : len(rows)] = rows.T
+    for start in range(0, len(rows), _TURNED):
+        stop = min(len(rows), start + _TURNED)
+        columns[:, start:stop] = rows[start:stop].T.contiguous()
     columns[:, len(rows) :] = 0
     return columns
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """`left rightᵀ`, as of `add_product`, by itself."""
-    if not _by_onednn(left, left, right):
+    """`left rightᵀ`, as of `add_product`, by itself; also where `right` has few rows."""
+    if not _by_onednn(left, left, right) or not len(right):
         return left @ right.T
     return _onednn()(left if left.stride(1) == 1 else left.contiguous(), right.contiguous())
 

@@ -54,6 +54,23 @@ def test_a_product_by_itself_is_the_same_with_and_without_what_the_compiler_call
         assert rel(out, wanted + 1) < 1e-6
 
 
+@pytest.mark.parametrize("rows", [1, 63, 64, 512, 513, 1300])
+def test_rows_are_turned_round_with_zeros_behind_them(ways, rows):
+    given = random(rows, 70)
+    columns = products.transposed(given)
+    assert columns.is_contiguous() and torch.equal(columns[:, :rows], given.T)
+    assert columns[:, rows:].count_nonzero() == 0 and columns.shape[1] <= rows * 9 / 8
+    if products._has_vectors_that_mkl_leaves() and rows >= 64:
+        assert columns.shape[1] % (1 << (rows.bit_length() - 4)) == 0
+
+
+def test_a_product_by_few_rows_is_that_of_torch(ways):
+    left, right = random(200, 300), random(8, 300, seed=1)
+    assert rel(products.product(left, right), left.double() @ right.double().T) < 1e-6
+    assert ways == [products._has_vectors_that_mkl_leaves()]
+    assert products.product(left, right[:0]).shape == (200, 0)
+
+
 def test_nothing_but_large_products_of_float32_is_made_otherwise(ways):
     for rows, dtype in ((3, torch.float32), (200, torch.float64)):
         left, right = random(rows, 200).to(dtype), random(150, 200).to(dtype)
