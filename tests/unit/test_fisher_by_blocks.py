@@ -102,7 +102,7 @@ def test_a_table_that_is_used_at_both_ends_adds_before_it_squares_and_knows_no_p
     """Words that an example has twice, and one that is padding, too, on either side."""
     random = torch.Generator().manual_seed(0)
     batch = {
-        "input_ids": torch.tensor([[0, 0, 3, 1, 3], [2, 0, 2, 0, 0], [1, 2, 3, 4, 0]]),
+        "input_ids": torch.tensor([[0, 0, 3, 0, 3], [2, 0, 2, 0, 0], [1, 2, 3, 4, 0]]),
         "attention_mask": torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]),
     }
     # Numbers as they are where padding is not looked at.

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusehub.collecting.fisher.means import Means
 from fusehub.models.tensor_files import SafetensorsFile
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fusehub.models.layout import Layout, Part
+    from fusehub.models.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -29,41 +30,20 @@ class StoredSquares:
 
     def means(self, layout: Layout, stored: Iterable[str]) -> Mapping[str, Tensor]:
         """The diagonal of each of the `stored` tensors of a checkpoint that has one: the mean over the examples."""
-        found: dict[str, tuple[str, Part | None]] = {}
-        for name, parameter in layout.names(stored).items():
-            part = layout.parts.get(parameter)
-            own = part.parameter if part else parameter
-            own = self.owners.get(own, own)
-            if own in self.shapes:
-                found[name] = own, part
-        return _Means(self, found)
+        return Means(layout, stored, self.owners, self.shapes.__contains__, self.mean)
 
-    def mean(self, owner: str) -> Tensor:
-        """That of a parameter; zeros where no gradient reached it."""
+    def mean(self, owner: str, row: int | None = None) -> Tensor:
+        """That of a parameter, or of a row of it; zeros where no gradient reached it."""
         import torch
 
         total: Tensor | None = None
         for path in self.files.get(owner, ()):
             file = SafetensorsFile(path, "squares")
             try:
-                found = file.read(owner, 0, None)
+                found = file.read(owner, 0, None) if row is None else file.read(owner, row, row + 1)[0]
             finally:
                 file.close()
             total = found if total is None else total.add_(found)
-        return torch.zeros(self.shapes[owner]) if total is None else total.div_(max(1, self.description["examples"]))
-
-
-class _Means(Mapping[str, "Tensor"]):
-    def __init__(self, squares: StoredSquares, places: Mapping[str, tuple[str, Part | None]]) -> None:
-        self._squares, self._places = squares, places
-
-    def __getitem__(self, name: str) -> Tensor:
-        owner, part = self._places[name]
-        mean = self._squares.mean(owner)
-        return mean[part.expert, part.start : part.stop] if part else mean
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
+        if total is None:
+            return torch.zeros(self.shapes[owner][row is not None :])
+        return total.div_(max(1, self.description["examples"]))

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusehub.collecting.fisher.gradient_rules import Piece, add_squares
 from fusehub.collecting.fisher.gradient_watch import Unruly, Watch, learn
+from fusehub.collecting.fisher.means import Means
 from fusehub.collecting.fisher.scores import Asked, Scores
 
 if TYPE_CHECKING:
@@ -113,18 +114,14 @@ class FisherCollector:
         every = self._model.named_parameters(remove_duplicate=False)
         return {name: self._names[id(own)] for name, own in every if self._names.get(id(own), name) != name}
 
-    def means(self, layout: Layout, stored: Iterable[str]) -> dict[str, Tensor]:
+    def means(self, layout: Layout, stored: Iterable[str]) -> Mapping[str, Tensor]:
         """The diagonal of each of the `stored` tensors of a checkpoint that has one: the mean over the examples."""
-        means = {}
-        aliases = self.aliases
-        for name, parameter in layout.names(stored).items():
-            part = layout.parts.get(parameter)
-            own = part.parameter if part else parameter
-            own = aliases.get(own, own)
-            if own in self.sums:
-                found = self.sums[own][part.expert, part.start : part.stop] if part else self.sums[own]
-                means[name] = found / max(1, self.examples)
-        return means
+        count = max(1, self.examples)
+
+        def mean(own: str, row: int | None) -> Tensor:
+            return (self.sums[own] if row is None else self.sums[own][row]) / count
+
+        return Means(layout, stored, self.aliases, self.sums.__contains__, mean)
 
     def state(self) -> tuple[dict[str, Tensor], int]:
         """The sums as tensors under names of their own, and the number of examples: what `restore` needs."""
