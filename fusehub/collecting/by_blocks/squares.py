@@ -45,5 +45,6 @@ class StoredSquares:
                 file.close()
             total = found if total is None else total.add_(found)
         if total is None:
-            return torch.zeros(self.shapes[owner][row is not None :])
+            shape = self.shapes[owner]
+            return torch.zeros(shape if row is None else shape[1:])
         return total.div_(max(1, self.description["examples"]))
