@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Named entities for the battery: a folder of GENRE.train.jsonl, GENRE.val.jsonl and GENRE.test.jsonl.
 NER_DATA ?= $(wildcard ../shared/data/ner)
 
-# Three files of tests at a time on two cores: many wait for an app, a browser or a Hub.
+# Four files of tests at a time on two cores: many wait for an app, a browser or a Hub.
 TOGETHER := -n 4 --dist loadfile --no-loadscope-reorder
 # What is compiled once is kept, also where an image says otherwise: the tests start a hundred processes.
 COMPILED := PYTHONDONTWRITEBYTECODE=

@@ -29,7 +29,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 
 def is_panic(error: BaseException) -> bool:
@@ -137,9 +137,12 @@ class FuseHubError(Exception):
         user/expert-7 does not exist on ..., or is private.
     """
 
+    always: ClassVar[tuple[Action, ...]] = ()
+    """What can be done about every error of the kind, where nothing else is said."""
+
     def __init__(self, what: str, fix: str, *, log_in: bool = False, actions: Iterable[Action] = ()) -> None:
         self.what, self.own_fix, self.log_in = _shown(what), _shown(fix), log_in
-        self.actions = tuple(actions)
+        self.actions = tuple(actions) or self.always
         # Exceptions are pickled by what they are given here and their attributes, and must cross to other processes.
         super().__init__(self.what, self.own_fix)
 
@@ -211,6 +214,8 @@ class LicenseForbids(FuseHubError):
 
 class BadStatistics(FuseHubError):
     """Statistics are corrupt, of an unknown version, or were made for other weights."""
+
+    always = (Action("collect-statistics"),)
 
 
 class BadData(FuseHubError):

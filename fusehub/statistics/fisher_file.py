@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusehub.errors import BadFile, BadStatistics, NonFinite
+from fusehub.errors import Action, BadFile, BadStatistics, NonFinite
 from fusehub.models.checkpoints.checkpoint import write_tensors
 from fusehub.models.tensor_files import SafetensorsFile, TensorInfo
 from fusehub.utils.devices import wide
@@ -102,6 +102,10 @@ def write_fisher(folder: Path, stored: EncodedFisher, described: Mapping[str, An
     return folder / FISHER_FILENAME
 
 
+def _broken(what: str) -> BadStatistics:
+    return BadStatistics(what, REMAKE, actions=[Action("collect-fisher")])
+
+
 class FisherFile:
     """Fisher diagonals, open for reading in pieces.
 
@@ -114,7 +118,7 @@ class FisherFile:
         try:
             self._file = SafetensorsFile(path, "Fisher diagonals")
         except BadFile as error:
-            raise BadStatistics(error.what, REMAKE) from error
+            raise _broken(error.what) from error
         try:
             self._check(described)
         except BadStatistics:
@@ -126,24 +130,24 @@ class FisherFile:
             said = json.loads(self._file.metadata["fusehub"])
             known = said["format"], said["version"], said["fisher"]
         except (KeyError, TypeError, ValueError) as error:
-            raise BadStatistics(f"{self._origin} holds no Fisher diagonals.", REMAKE) from error
+            raise _broken(f"{self._origin} holds no Fisher diagonals.") from error
         if known[:2] != (FORMAT, VERSION):
             raise BadStatistics(
                 f"{self._origin} is {known[0]} of version {known[1]}; this FuseHub reads {FORMAT} {VERSION}.",
                 "Update FuseHub.",
             )
         if frozen(known[2]) != frozen(described):
-            raise BadStatistics(f"{self._origin} does not belong to the statistics beside it.", REMAKE)
+            raise _broken(f"{self._origin} does not belong to the statistics beside it.")
         self._exponents: dict[str, int] = known[2]["exponents"]
         self._roots = known[2]["encoding"] == "roots"
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """Rows of the diagonal of a tensor, in float64. Raises `BadStatistics` naming one that cannot be."""
         if name not in self._file.tensors:
-            raise BadStatistics(f"{self._origin}: {name} is missing.", REMAKE)
+            raise _broken(f"{self._origin}: {name} is missing.")
         value = self._file.read(name, start, stop).double()
         if not math.isfinite(float(value.sum())) or bool((value < 0).any()):
-            raise BadStatistics(f"{self._origin}: {name} holds NaN, infinity or a negative number.", REMAKE)
+            raise _broken(f"{self._origin}: {name} holds NaN, infinity or a negative number.")
         return value.mul_(2.0 ** -self._exponents.get(name, 0)).square_() if self._roots else value
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from fusehub import errors
-from fusehub.errors import ACTIONS, Action, BadRecipe, FuseHubError, NotFound, together
+from fusehub.errors import ACTIONS, Action, BadRecipe, BadStatistics, FuseHubError, NotFound, together
+from fusehub.statistics.file import Statistics
+from fusehub.statistics.fisher_file import FisherFile
 from fusehub.utils.findings import Finding, incompatible
 from space.render import html
 from space.render.offers import LOG_IN, OFFERS, fix_of, pressed
@@ -47,6 +50,19 @@ def told(folder: str, said: re.Pattern[str] = OPTION) -> Iterator[tuple[str, ast
                 found = {option for text in texts if isinstance(text, str) for option in said.findall(text)}
                 if found:
                     yield f"{path.relative_to(ROOT)}:{node.lineno}", node, found
+
+
+def test_statistics_that_are_broken_can_be_made_again(tmp_path) -> None:
+    """Their own sentence names a command; the app says what it can do, also of one that came from another process."""
+    (tmp_path / "statistics.safetensors").write_bytes(b"nothing")
+    with pytest.raises(BadStatistics) as told:
+        Statistics(tmp_path / "statistics.safetensors")
+    with pytest.raises(BadStatistics) as diagonals:
+        FisherFile(tmp_path / "statistics.safetensors", "ada/x", {})
+    for error, code in ((told.value, "collect-statistics"), (diagonals.value, "collect-fisher")):
+        for one in (error, pickle.loads(pickle.dumps(error)), error.retold("Otherwise.")):
+            assert "fusehub collect" in one.fix
+            assert fix_of(one) == OFFERS[code].words
 
 
 def test_errors_that_name_an_option_say_by_a_code_what_can_be_done() -> None:
