@@ -1,4 +1,4 @@
-"""Pictures of every step of the app, for docs/images: `python tests/app/screenshots.py HUB [--out docs/images]`.
+"""Pictures of every step of the app, for docs/images: `python -m tests.app.screenshots HUB [--out docs/images]`.
 
 With --kinds, HUB is one as `fusehub demo --kinds` leaves it, and the comparison of each kind of model is taken.
 
