@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _WORKERS = min(4, os.cpu_count() or 1)
 # Layers solved beside each other: what waits for its turn in the file has as many numbers as so many of the largest
 # for each of them. With fewer, whoever solves the small ones waits for the large one beside.
-_BLOCKS = 2.5
+_BLOCKS = 3
 
 
 def carry_out(
