@@ -80,14 +80,17 @@ def bert(folder):
     return with_statistics(relatives(folder, hidden=64, layers=3))
 
 
-def test_a_merge_that_solves_layers_side_by_side_has_the_bytes_of_one_that_does_not(tmp_path, monkeypatch, threads):
-    recipe, by = recipe_of(bert(tmp_path / "models")), {}
+@pytest.mark.parametrize("affine", [False, True], ids=["weights", "weights and biases"])
+def test_a_merge_that_solves_layers_side_by_side_has_the_bytes_of_one_that_does_not(
+    affine, tmp_path, monkeypatch, threads
+):
+    recipe, by = recipe_of(bert(tmp_path / "models"), parameters={"affine": affine}), {}
     solve, together = LayerSolver.solve, threading.Barrier(2, timeout=WAIT)
     pair = {f"bert.encoder.layer.0.{name}.weight" for name in ("attention.output.dense", "attention.self.key")}
     met: list[str] = []
 
     def watched(self, tensor, *rest):
-        by[tensor.name] = threading.get_ident()
+        by.setdefault(tensor.name, []).append(threading.get_ident())
         assert torch.get_num_threads() == 1  # Two threads are one for each layer.
         if count == 2 and tensor.name in pair:
             met.append(tensor.name)
@@ -101,7 +104,10 @@ def test_a_merge_that_solves_layers_side_by_side_has_the_bytes_of_one_that_does_
         result = merge(recipe, tmp_path / f"out-{count}")
         made[count] = ((tmp_path / f"out-{count}" / WEIGHTS).read_bytes(), result.notes, result.precision)
         assert torch.get_num_threads() == count
-        assert (set(by.values()) == {threading.get_ident()}) == (count == 1)
+        # A bias comes with its weight, whichever is first in the file.
+        assert {len(solved) for solved in by.values()} == {1}
+        assert ({own for solved in by.values() for own in solved} == {threading.get_ident()}) == (count == 1)
+        by.clear()
     assert made[1] == made[2]
     assert set(met) == pair
 
