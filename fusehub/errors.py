@@ -10,7 +10,7 @@
     |-- NonFinite             NaN or infinity where numbers must be finite
     |-- Incompatible          models that cannot be merged with each other
     |   `-- Indivisible       a model that cannot be run block by block
-    |-- LicenseForbids        what a licence, or two of them, do not allow
+    |-- LicenseForbids        what a license, or two of them, do not allow
     |-- BadStatistics         statistics that are broken, or not of these weights
     |-- BadData               texts or labels that cannot be used
     |-- BadRecipe             unknown or wrong method, option or recipe key
@@ -209,7 +209,7 @@ class Indivisible(Incompatible):
 
 
 class LicenseForbids(FuseHubError):
-    """A licence does not allow what is asked, or two of them cannot hold together."""
+    """A license does not allow what is asked, or two of them cannot hold together."""
 
 
 class BadStatistics(FuseHubError):

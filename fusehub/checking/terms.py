@@ -10,7 +10,7 @@ from fusehub.utils.findings import Finding
 
 
 def terms_findings(refs: Sequence[ModelRef]) -> Iterator[Finding]:
-    """What the licences of the models and of their adapters' bases say of the result, and who may read them."""
+    """What the licenses of the models and of their adapters' bases say of the result, and who may read them."""
     # What an adapter makes of its base is under the terms of both.
     everyone = [*refs, *(ref.parts.base for ref in refs if ref.parts)]
     verdict = reconcile({ref.name: license_of(ref.card) for ref in everyone}.items())
@@ -19,7 +19,7 @@ def terms_findings(refs: Sequence[ModelRef]) -> Iterator[Finding]:
             yield Finding(
                 "card-unreadable",
                 "warning",
-                f"{ref.card_trouble} What it says of licence and base is not known.",
+                f"{ref.card_trouble} What it says of license and base is not known.",
                 "Mend the YAML between the lines of three dashes.",
             )
     for warning in verdict.warnings:
@@ -36,7 +36,7 @@ def terms_findings(refs: Sequence[ModelRef]) -> Iterator[Finding]:
             "license-forbids", "warning", f"The result may not be published: {verdict.why}.", "Keep it to yourself."
         )
     elif verdict.license:
-        yield Finding("license-result", "note", f"Licence of the result: {verdict.license} ({verdict.why}).")
+        yield Finding("license-result", "note", f"License of the result: {verdict.license} ({verdict.why}).")
     for ref in refs:
         if ref.gated or ref.private:
             kind = "gated" if ref.gated else "private"

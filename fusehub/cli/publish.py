@@ -48,7 +48,7 @@ def publish(
         Path | None, typer.Option(help="Scores that `fusehub evaluate --out` wrote, for the card.")
     ] = None,
     license: Annotated[
-        str | None, typer.Option(metavar="ID", help="The card's licence, in the Hub's words; derived if not said.")
+        str | None, typer.Option(metavar="ID", help="The card's license, in the Hub's words; derived if not said.")
     ] = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="Make a Space too, REPO-demo, that shows what the model answers.")
@@ -60,7 +60,7 @@ def publish(
         ),
     ] = False,
     allow_license: Annotated[
-        bool, typer.Option("--allow-license", help="Push although licences of the experts forbid it.")
+        bool, typer.Option("--allow-license", help="Push although licenses of the experts forbid it.")
     ] = False,
     allow_restricted: Annotated[
         bool,

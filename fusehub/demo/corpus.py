@@ -253,7 +253,7 @@ entities resolved.
 
 ## Source
 
-`{ARCHIVE}` in the source archive of `{PACKAGE}`, which is under the MIT licence; the
+`{ARCHIVE}` in the source archive of `{PACKAGE}`, which is under the MIT license; the
 texts are their authors'. Please cite: C.J. Hutto and Eric Gilbert, *VADER: A Parsimonious Rule-based Model
 for Sentiment Analysis of Social Media Text*, Eighth International Conference on Weblogs and Social Media,
 2014.

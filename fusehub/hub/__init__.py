@@ -1,1 +1,1 @@
-"""The Hub: its client, what waits for it, names of repos, hashes of files, licences, and commits."""
+"""The Hub: its client, what waits for it, names of repos, hashes of files, licenses, and commits."""

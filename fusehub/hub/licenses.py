@@ -1,8 +1,8 @@
-"""The licence of a merged model, from those of what went into it: the strictest wins, and some cannot be together.
+"""The license of a merged model, from those of what went into it: the strictest wins, and some cannot be together.
 
-    reconcile([("a", "gpl-3.0"), ("b", "cc-by-nc-4.0")]).conflicts   # one: no licence allows to share the result
+    reconcile([("a", "gpl-3.0"), ("b", "cc-by-nc-4.0")]).conflicts   # one: no license allows to share the result
 
-This is an ordering of what the licences' own texts ask for, not legal advice; the card says so. What is not known to
+This is an ordering of what the licenses' own texts ask for, not legal advice; the card says so. What is not known to
 be forbidden is not said to be.
 """
 
@@ -42,9 +42,9 @@ _LEVELS: tuple[tuple[str, frozenset[str]], ...] = tuple(
 _GPL = frozenset(["gpl", "gpl-2.0", "gpl-3.0", "agpl-3.0"])
 _SHARE_ALIKE = frozenset(["cc-by-sa-3.0", "cc-by-sa-4.0", "osl-3.0", "odbl"])
 _USE_RESTRICTED, _NON_COMMERCIAL = (dict(_LEVELS)[level] for level in ("use-restricted", "non-commercial"))
-# Two licences whose works cannot be shared as one work, whoever combines them, and what in them says so.
+# Two licenses whose works cannot be shared as one work, whoever combines them, and what in them says so.
 _CONFLICTS: tuple[tuple[frozenset[str], frozenset[str], str], ...] = (
-    # gnu.org/licenses: gpl-2.0 section 6, gpl-3.0 and agpl-3.0 section 10, and license-list on licences like these.
+    # gnu.org/licenses: gpl-2.0 section 6, gpl-3.0 and agpl-3.0 section 10, and license-list on licenses like these.
     (_GPL, _USE_RESTRICTED | _NON_COMMERCIAL, "the GPL allows no restriction beside its own"),
     # creativecommons.org/licenses/by-sa/4.0/legalcode section 3(b), the chart of wiki.creativecommons.org/wiki/
     # Wiki/cc_license_compatibility; opensource.org/license/osl-3-0 section 1(c); opendatacommons.org ODbL 4.4 and 4.8.
@@ -74,8 +74,8 @@ _CONFLICTS: tuple[tuple[frozenset[str], frozenset[str], str], ...] = (
     ),
     (frozenset({"osl-3.0"}), frozenset({"odbl"}), "each asks that the whole is under it alone"),
 )
-# Of licences of one level, those whose works may be shared under another: gpl-3.0 section 13, the compatible licences
-# of CC BY-SA 4.0, "any version" where none is said, and later versions of the same Creative Commons licence.
+# Of licenses of one level, those whose works may be shared under another: gpl-3.0 section 13, the compatible licenses
+# of CC BY-SA 4.0, "any version" where none is said, and later versions of the same Creative Commons license.
 _ABSORBS: dict[str, frozenset[str]] = {
     license: frozenset(others.split())
     for license, others in {
@@ -94,9 +94,9 @@ _ABSORBS: dict[str, frozenset[str]] = {
 
 @dataclass(frozen=True)
 class LicenseVerdict:
-    """The merged model's licence, why, and what speaks against sharing it.
+    """The merged model's license, why, and what speaks against sharing it.
 
-    None for a licence: nobody knows, or `conflicts` says which two do not go together. `forbids_publishing`: one of
+    None for a license: nobody knows, or `conflicts` says which two do not go together. `forbids_publishing`: one of
     them alone does not allow to share what is made from it.
     """
 
@@ -113,7 +113,7 @@ class LicenseVerdict:
 
 
 def license_of(card: Mapping[str, Any]) -> str | None:
-    """The licence that a card's front matter names, in lower case; None where it names none.
+    """The license that a card's front matter names, in lower case; None where it names none.
 
     Several are joined by commas, and all of them hold. One that the Hub does not know is called by its `license_name`.
     """
@@ -126,20 +126,20 @@ def license_of(card: Mapping[str, Any]) -> str | None:
 
 
 def reconcile(licenses: Iterable[tuple[str, str | None]]) -> LicenseVerdict:
-    """The licence of what is made of several models, given as (name, licence) pairs."""
+    """The license of what is made of several models, given as (name, license) pairs."""
     licenses = [(name, None if license == "unknown" else license) for name, license in licenses]
     warnings = []
     nameless = [name for name, license in licenses if license is None]
     if nameless:
         warnings.append(
-            f"No licence is stated by {', '.join(nameless)}: ask the owner before you publish a merge of it."
+            f"No license is stated by {', '.join(nameless)}: ask the owner before you publish a merge of it."
         )
     stated = [(name, part) for name, license in licenses if license for part in license.split(", ")]
     odd = [f"{name} ({license})" for name, license in stated if _level(license) is None]
     if odd:
-        warnings.append(f"FuseHub does not know the licence of {', '.join(odd)}: read it before you publish.")
+        warnings.append(f"FuseHub does not know the license of {', '.join(odd)}: read it before you publish.")
     if not stated:
-        return LicenseVerdict(None, "no model states a licence", warnings=tuple(warnings))
+        return LicenseVerdict(None, "no model states a license", warnings=tuple(warnings))
     rank = {license: _rank(license) for _, license in stated}
     strictest = max(rank.values())
     level = list(dict.fromkeys(license for _, license in stated if rank[license] == strictest))
@@ -150,7 +150,7 @@ def reconcile(licenses: Iterable[tuple[str, str | None]]) -> LicenseVerdict:
         return LicenseVerdict(license, why, True, warnings=tuple(warnings))
     conflicts = _conflicts(stated)
     if conflicts:
-        why = "two of the licences cannot hold together"
+        why = "two of the licenses cannot hold together"
         return LicenseVerdict(None, why, conflicts=conflicts, warnings=tuple(warnings))
     others = {*level} - {license} - _ABSORBS.get(license, frozenset())
     if others and strictest >= 2:
@@ -161,26 +161,26 @@ def reconcile(licenses: Iterable[tuple[str, str | None]]) -> LicenseVerdict:
     if license == "other":
         why = f"{name} has terms of its own"
     elif len(rank) == 1:
-        why = f"all models that state a licence have {license}"
+        why = f"all models that state a license have {license}"
     else:
-        why = f"{name} has the strictest licence" if len({*rank.values()}) > 1 else "all licences are as strict"
+        why = f"{name} has the strictest license" if len({*rank.values()}) > 1 else "all licenses are as strict"
         if license != level[0]:
             why = f"works under {' and '.join(own for own in level if own != license)} may be shared under it"
     return LicenseVerdict(license, why, warnings=tuple(warnings))
 
 
 def is_ordered(license: str) -> bool:
-    """Whether it is known how strict the licence is, or each of several that are joined by commas."""
+    """Whether it is known how strict the license is, or each of several that are joined by commas."""
     return all(_level(part) is not None for part in license.split(", "))
 
 
 def _conflicts(stated: list[tuple[str, str]]) -> tuple[str, ...]:
-    """Which models cannot be shared as one, each pair of licences once, and why."""
+    """Which models cannot be shared as one, each pair of licenses once, and why."""
     found: dict[tuple[str, str], str] = {}
     for position, (name, license) in enumerate(stated):
         for other, theirs in stated[position + 1 :]:
             for one, two, why in _CONFLICTS:
-                # Of several licences of one model, its owner may leave the choice.
+                # Of several licenses of one model, its owner may leave the choice.
                 if name != other and ((license in one and theirs in two) or (license in two and theirs in one)):
                     said = f"{name} is under {license} and {other} under {theirs}: {why}"
                     found.setdefault((min(license, theirs), max(license, theirs)), said)
@@ -192,7 +192,7 @@ def _spelt(name: str) -> str:
 
 
 def _rank(license: str) -> float:
-    """How strict a licence is: an unknown one is taken to be stricter than all but those that forbid derivatives."""
+    """How strict a license is: an unknown one is taken to be stricter than all but those that forbid derivatives."""
     level = _level(license)
     return len(_LEVELS) - 1.5 if level is None else level
 

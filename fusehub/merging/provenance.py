@@ -101,7 +101,7 @@ def _write_model_files(result: MergeResult, folder: Path, donors: Donors, kept: 
 
 
 def _copy_legal_files(everyone: Sequence[ModelRef], folder: Path) -> None:
-    """Texts of licences go with the result where they are the same for all that went in."""
+    """Texts of licenses go with the result where they are the same for all that went in."""
     first, *others = everyone
     for name in legal_files(first.files):
         if all(name in ref.files and sha256_of(ref.path(name)) == sha256_of(first.path(name)) for ref in others):

@@ -47,7 +47,7 @@ _ENDINGS = (
     *(".mp3", ".wav", ".flac", ".mp4", ".webm", ".csv", ".jsonl", ".parquet", ".arrow", ".xlsx", ".log", ".out"),
     *(".yaml", ".yml", ".toml", ".lock"),
 )
-# What training, other programs and FuseHub itself leave beside a model; licences, of which the merge has its own.
+# What training, other programs and FuseHub itself leave beside a model; licenses, of which the merge has its own.
 _LEFT = re.compile(
     r"\.|config\.json$|adapter_|fusehub_|mergekit_|optimizer|scheduler|rng_state|scaler|trainer_|training_|train_|events\.out"
     r"|latest$|global_step|checkpoint|wandb|hparams|run_|all_results|.*(results|metrics|scores)\b|eval_|predict"
@@ -88,5 +88,5 @@ def has_vocabulary(files: Iterable[str]) -> bool:
 
 
 def legal_files(files: Mapping[str, _Sized]) -> list[str]:
-    """Texts of licences, and notices that go with them."""
+    """Texts of licenses, and notices that go with them."""
     return sorted(name for name in files if "/" not in name and _LEGAL.match(name))

@@ -101,7 +101,7 @@ def demonstration_of(
 ) -> Demonstration:
     """The demonstration of the model in `folder`, which is to be pushed to the repo `model`; nothing is pushed yet.
 
-    `merge` is what is known of the folder where a merge wrote it, and `card` the model's, whose licence the Space has
+    `merge` is what is known of the folder where a merge wrote it, and `card` the model's, whose license the Space has
     too. A demonstration of this very model that is there is replaced with `exist_ok`.
 
     Raises `NotFound` where the model will not be in its repo, `Incompatible` where there is no demonstration of such
@@ -134,7 +134,7 @@ def demonstration_of(
 
 
 def _license_in(card: str) -> dict[str, Any]:
-    """What a card says of its licence; whether the Hub takes it as a card is asked elsewhere."""
+    """What a card says of its license; whether the Hub takes it as a card is asked elsewhere."""
     try:
         front = load_yaml(split_front_matter(card)[0] or "", CARD)
     except BadRecipe:

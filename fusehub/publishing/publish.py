@@ -3,7 +3,7 @@
     published = publish("out/merged", "user/merged", evaluation=evaluation)
     published.url, published.commit
 
-The repo is made last: after the licences allow it, the model was loaded and has answered, and the Hub has accepted
+The repo is made last: after the licenses allow it, the model was loaded and has answered, and the Hub has accepted
 the card. Everything goes up in one commit, whose hashes are then compared with the files here. What this push did
 not make is never deleted. Folders of this machine are taken out of recipe, report and card.
 """
@@ -83,7 +83,7 @@ def publish(
         revision: The branch that is pushed to, which is made where it is not there.
         exist_ok: Go on where the repo is there: files are added and replaced, none deleted.
         evaluation: Results for the card.
-        license: The licence that the card says, "" for none; None for what follows from those of the experts.
+        license: The license that the card says, "" for none; None for what follows from those of the experts.
         demo: Make a Space too, `REPO-demo`, that shows what the model answers; private where the model is.
         allow_license: Go on where a license forbids it, two do not go together, or the card's asks for less.
         allow_restricted: Go on where an expert is not for everyone, in public.
@@ -285,7 +285,7 @@ def _card_text(folder: Path, repo_id: str, evaluation: Any, license: str | None)
     """The README.md of the folder where somebody wrote one, else a card."""
     if not (folder / CARD).is_file():
         return str(model_card(folder, repo_id=repo_id, evaluation=evaluation, license=license))
-    for given, what in ((evaluation, "results"), (license, "licence")):
+    for given, what in ((evaluation, "results"), (license, "license")):
         if given is not None:
             raise BadData(
                 f"{folder} has a {CARD} of its own, which is pushed as it is: the {what} would be lost.",
@@ -295,7 +295,7 @@ def _card_text(folder: Path, repo_id: str, evaluation: Any, license: str | None)
 
 
 def _require_license(merge: MergedFolder, target: Target) -> None:
-    """Raises where a licence forbids to share the merge, or two forbid to show it to everyone."""
+    """Raises where a license forbids to share the merge, or two forbid to show it to everyone."""
     verdict = merge.license
     if verdict.forbids_publishing:
         raise LicenseForbids(
@@ -313,7 +313,7 @@ def _require_license(merge: MergedFolder, target: Target) -> None:
 
 
 def _require_no_less(merge: MergedFolder, card: str) -> None:
-    """Raises where the licence that the card says asks for less than those of what went in."""
+    """Raises where the license that the card says asks for less than those of what went in."""
     try:
         front = load_yaml(split_front_matter(card)[0] or "", CARD)
     except BadRecipe:

@@ -4,7 +4,7 @@
     fusehub.merge("user/merged-recipe", "again")
 
 The repo has the recipe with everything resolved, and a card. A recipe copies nothing of the models that it names, so
-that no licence of theirs forbids to share it; what follows from them for the model that it makes is in the card.
+that no license of theirs forbids to share it; what follows from them for the model that it makes is in the card.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def letter_to(repo_id: str, models: Sequence[str], method: str, url: str) -> Let
         repo_id,
         "Your model is part of a merge",
         f"Your model is part of a merge: {url}\n\n{repo_id} was merged{beside} by {method}, without their training "
-        "data. The card names the models with their commits and licences, and says how to make the merge again.",
+        "data. The card names the models with their commits and licenses, and says how to make the merge again.",
     )
 
 

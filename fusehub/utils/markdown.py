@@ -1,4 +1,4 @@
-"""Markdown from templates, safe with words from outside: names, labels and licences cannot break a table or a page."""
+"""Markdown from templates, safe with words from outside: names, labels and licenses cannot break a table or a page."""
 
 from __future__ import annotations
 

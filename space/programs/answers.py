@@ -327,7 +327,7 @@ class Scored(TypedDict):
 
 
 class Card(TypedDict):
-    """The model card of a merge, and what follows from the licences of what went in."""
+    """The model card of a merge, and what follows from the licenses of what went in."""
 
     text: str
     license: str | None

@@ -16,15 +16,15 @@ from .told import Caller
 def card(
     frame: Frame, caller: Caller, merge: str, repo_id: str | None = None, license: str | None = None
 ) -> answers.Card:
-    """Writes the model card of a merge, and says what follows from the licences of the models in it.
+    """Writes the model card of a merge, and says what follows from the licenses of the models in it.
 
     Args:
         merge: the name of a merge that was made here.
         repo_id: the name that it will have on the Hub, as user/name.
-        license: the licence that the card says, in the Hub's words; left out: the one that follows.
+        license: the license that the card says, in the Hub's words; left out: the one that follows.
 
     Returns:
-        The card's text, the licence with the reason, and what speaks against publishing.
+        The card's text, the license with the reason, and what speaks against publishing.
     """
     with named.merge_named(frame, merge) as (visit, made):
         return forms.card(work.card_of(frame, visit, made, repo_id, license))
@@ -50,7 +50,7 @@ def push(
         repo_id: user/name, or a name for a repo of the caller's own.
         private: false makes it public.
         create_pr: true proposes it to the owner of a repo that is there.
-        license: the licence that the card says, in the Hub's words; left out: the one that follows.
+        license: the license that the card says, in the Hub's words; left out: the one that follows.
         card: the text of the card, changed by hand; left out: what `card` writes.
         demo: true makes a Space too that shows what the model answers.
 
@@ -58,7 +58,7 @@ def push(
         Where it is: repo_id, url, commit, and the addresses of pull request and Space where there are any.
     """
     if card and license is not None:
-        raise BadData("A card that was written by hand says its own licence.", "Give `card` or `license`.")
+        raise BadData("A card that was written by hand says its own license.", "Give `card` or `license`.")
     if caller.token is None and frame.setting.shared:
         raise AccessDenied(
             "Nobody is signed in.",

@@ -3,7 +3,7 @@
     draft.take(typed)        # what the visitor made of it
     draft.write(written)     # what FuseHub writes now: wherever he changed nothing, that is in the card
 
-What FuseHub writes depends on the name, the licence and the scores, which change after the visitor has begun to
+What FuseHub writes depends on the name, the license and the scores, which change after the visitor has begun to
 write. Lines that he changed stay his; all others are always what FuseHub writes at this moment.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 @dataclass
 class Draft:
-    """The card of one merge. `repo` and `license` are as they were typed; `facts` tell of the licences."""
+    """The card of one merge. `repo` and `license` are as they were typed; `facts` tell of the licenses."""
 
     repo: str
     license: str = ""

@@ -296,5 +296,5 @@ def _models_html(picks: list[Picked], report: dict[str, Any]) -> str:
                 html.esc(model["license"] or "not said"),
             ]
         )
-    columns = ("Model", "Architecture", "Parameters", "Stored as", "Labels", "Licence")
+    columns = ("Model", "Architecture", "Parameters", "Stored as", "Labels", "License")
     return html.table(columns, rows, caption="The models", numbers=(2,))

@@ -311,7 +311,7 @@ def _picked_html(visit: Visit) -> str:
                 "Task": pick.task.replace("-", " ") if pick.task else "unknown",
                 "Base": pick.base or "not said",
                 "Size": size(pick.size) if pick.size else "?",
-                "Licence": pick.license or "not said",
+                "License": pick.license or "not said",
                 "Trained on": ", ".join(pick.datasets[:3]) or None,
                 "Downloads": html.number(pick.downloads) if pick.downloads is not None else None,
                 "Labels": labels or None,
@@ -364,7 +364,7 @@ def _cards_html(models: Sequence[FoundModel], label: str, picks: list[Picked]) -
                 "Task": (model.task or "unknown").replace("-", " "),
                 "Base": model.base or ("several" if model.parents else "not said"),
                 "Size": size(model.weight_bytes) if model.weight_bytes else "?",
-                "Licence": model.license or "not said",
+                "License": model.license or "not said",
                 "Downloads": html.number(model.downloads),
             }
         ) + _tags(model.statistics, model.gated or model.private)

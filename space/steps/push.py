@@ -48,7 +48,7 @@ class Push(Step):
             with gr.Tab("Edit"):
                 self.card = gr.Textbox(
                     label="Card (Markdown)", lines=16, max_lines=16, elem_id="push-card",
-                    info="What you change stays as you wrote it. All else follows the name and the licence above.",
+                    info="What you change stays as you wrote it. All else follows the name and the license above.",
                 )  # fmt: skip
         self.painted = [
             self.which, self.nothing, self.form, self.card_part, self.who, self.repo, self.license, self.why,
@@ -70,7 +70,7 @@ class Push(Step):
             self.kind = gr.Radio([NEW, PROPOSE], value=NEW, label="As", elem_id="push-kind")
         with gr.Row():
             self.seen = gr.Radio([PRIVATE, PUBLIC], value=PRIVATE, label="Who can see it", elem_id="push-seen")
-            self.license = gr.Textbox(label="Licence", max_lines=1, elem_id="push-license")
+            self.license = gr.Textbox(label="License", max_lines=1, elem_id="push-license")
         self.demo = gr.Checkbox(
             label="With a demonstration", elem_id="push-demo",
             info="A Space beside the model, called as it is and -demo, shows what it answers. It is private where the "
@@ -172,7 +172,7 @@ class Push(Step):
         draft.write(draft.facts["text"])
 
     def _written(self, visit: Visit, made: Made, repo: str, license: str | None) -> dict[str, Any]:
-        """What the package writes for a merge of that name and licence; None for the licence that follows."""
+        """What the package writes for a merge of that name and license; None for the license that follows."""
         # Scores are of the models that are picked, and of the merges of them that there were at the time.
         scored = visit.evaluation if made.name in visit.merges_of_picks() else None
         if scored and (made.parts or all(score["model_id"] != str(made.folder) for score in scored["scores"])):
@@ -182,7 +182,7 @@ class Push(Step):
         return told
 
     def _follow(self, key: str, repo: str | None, license: str | None, seen: str, text: str | None) -> list[Any]:
-        """Card, preview and words on licences after something was typed."""
+        """Card, preview and words on licenses after something was typed."""
         visit = self.frame.visits.find(key)
         draft: Draft | None = visit.cards.get(visit.pushing) if visit is not None else None
         # The page fills its boxes one after the other, and tells of the first where there is nothing in the next yet.
@@ -345,7 +345,7 @@ def _called(made: Made) -> str:
 
 
 def why_html(draft: Draft) -> str:
-    """What follows from the licences of what went in, and what speaks against what was chosen."""
+    """What follows from the licenses of what went in, and what speaks against what was chosen."""
     facts = draft.facts
     if facts["forbidden"]:
         return html.notice(f"This merge may not be published: {facts['why']}.", "warning")
@@ -353,7 +353,7 @@ def why_html(draft: Draft) -> str:
     if facts["license"]:
         parts.append(html.notice(f"{facts['license']}: {facts['why']}. This is no legal advice."))
     elif not facts["conflicts"]:
-        parts.append(html.notice("No model says what its licence is: ask their owners before you publish.", "warning"))
+        parts.append(html.notice("No model says what its license is: ask their owners before you publish.", "warning"))
     if facts["loosened"]:
         parts.append(
             html.notice(f"What is typed asks for less than {facts['license']}, and will be refused.", "warning")

@@ -26,7 +26,7 @@ from space.visit import PUSH, Made, Picked
 from space.visits import Visits
 from space.workers.jobs import Jobs
 
-WRITTEN = "---\nlicense: mit\n---\n# regmean\n\nOne model.\n\nmodel='regmean'\n\n## Limits\n\nLicence: mit."
+WRITTEN = "---\nlicense: mit\n---\n# regmean\n\nOne model.\n\nmodel='regmean'\n\n## Limits\n\nLicense: mit."
 NAMED = WRITTEN.replace("regmean", "ada/fused")
 
 
@@ -259,8 +259,8 @@ def test_owners_of_the_models_can_be_told_of_a_merge_that_they_can_see(visit) ->
     assert "discussions" not in published_html(visit) and "opens for ada alone" in published_html(visit)
 
 
-def test_a_box_that_the_page_has_not_filled_yet_takes_no_licence_out_of_a_card() -> None:
-    """Gradio tells of the name before the licence is there; whoever edits the card by then would take it out."""
+def test_a_box_that_the_page_has_not_filled_yet_takes_no_license_out_of_a_card() -> None:
+    """Gradio tells of the name before the license is there; whoever edits the card by then would take it out."""
     frame = new_frame(Setting(shared=False))
     build(frame)
     try:

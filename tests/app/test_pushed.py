@@ -1,4 +1,4 @@
-"""What becomes of a push: a licence that follows its box however that is changed, and a page that its owner opens."""
+"""What becomes of a push: a license that follows its box however that is changed, and a page that its owner opens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def at_push(visitor) -> Any:
     return page
 
 
-def test_the_licence_that_is_published_is_what_the_box_says_however_it_came_there(at_push, hub, tmp_path) -> None:
+def test_the_license_that_is_published_is_what_the_box_says_however_it_came_there(at_push, hub, tmp_path) -> None:
     """Typed, cut, pasted, undone, deleted; and so it is with the name."""
     page, card = at_push, at_push.locator("#push-card textarea")
     box, name = page.locator("#push-license input"), page.locator("#push-repo input")
@@ -143,7 +143,7 @@ def test_what_comes_after_a_push_leads_and_its_address_stays(at_push, hub) -> No
 
 
 def test_a_merge_is_proposed_to_a_repo_of_somebody_else(at_push, hub) -> None:
-    """As a pull request, of which its owner decides; and the licence stands there with its reason."""
+    """As a pull request, of which its owner decides; and the license stands there with its reason."""
     page, token = at_push, hub.token("carl")
     page.get_by_text(re.compile(r"apache-2\.0: .*apache-2\.0.* This is no legal advice")).wait_for()
     owner = HfApi(endpoint=hub.url, token=hub.token("ada"))

@@ -223,7 +223,7 @@ license("mit", "cc-by-nc-4.0")(loose)
 tell("loosened", fails(lambda: publish(loose, "loose", license="apache-2.0")))
 (loose / "README.md").write_text("---\\nlicense: mit\\n---\\nMy words.\\n")
 tell("loosened by hand", fails(lambda: publish(loose, "loose")))
-tell("licence lost", fails(lambda: publish(loose, "loose", license="mit")))
+tell("license lost", fails(lambda: publish(loose, "loose", license="mit")))
 work_nd = work / "no-derivatives"
 conflict = shutil.copytree(work / "local", work / "conflict")
 license("gpl-3.0", "cc-by-nc-4.0")(conflict)

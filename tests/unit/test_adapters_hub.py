@@ -194,7 +194,7 @@ def test_a_whole_merge_of_adapters_is_under_the_terms_of_their_base(published, b
     assert card["license"] == "cc-by-nc-4.0" and set(card["base_model"]) == {"ann/adapter-0", "ann/adapter-1"}
     assert "base_model:merge:ann/adapter-0" in tags
     found = bob.json("check", *published)["findings"]
-    assert any("Licence of the result: cc-by-nc-4.0 (ann/base" in finding["what"] for finding in found)
+    assert any("License of the result: cc-by-nc-4.0 (ann/base" in finding["what"] for finding in found)
 
 
 def test_an_adapter_on_another_base_than_it_names_is_told(published, bob, ann, work):

@@ -37,7 +37,7 @@ whoever made this merge.
 
 ## What went in
 
-| Expert | Weight | Licence | Statistics |
+| Expert | Weight | License | Statistics |
 | --- | ---: | --- | --- |
 | expert-0 | 1 | not stated | a local folder: 24 texts, TOKENS tokens of texts-0.txt |
 | expert-1 | 2.5 | not stated | a local folder: 27 texts, TOKENS tokens of texts-1.txt |
@@ -124,7 +124,7 @@ The same recipe gives the same bytes:
 - Nothing was measured for this card: try the model on data of your own before you rely on it.
 - It was fitted to inputs like those that the statistics were made from; on other texts it may do worse than the \
 experts.
-- No licence is stated by expert-0, expert-1: ask the owner before you publish a merge of it. This follows from what \
+- No license is stated by expert-0, expert-1: ask the owner before you publish a merge of it. This follows from what \
 the experts' cards say and is not legal advice.
 
 ## Citation
@@ -290,14 +290,14 @@ def test_a_recipe_with_backticks_stays_in_its_fence(fused, tmp_path):
     assert Recipe.parse(yaml.safe_load(code_of(model_card(copy), "yaml"))).models[0].labels == ("```", "# x")
 
 
-# --- licences and lineage --------------------------------------------------------------------------------------------
+# --- licenses and lineage --------------------------------------------------------------------------------------------
 
 
 def test_the_strictest_license_wins(sources):
     sources(0, license="mit")
     card = model_card(sources(1, license="cc-by-nc-4.0"))
     assert card.data.license == "cc-by-nc-4.0"
-    assert "Licence: cc-by-nc-4.0, because expert-1 has the strictest licence." in card.text
+    assert "License: cc-by-nc-4.0, because expert-1 has the strictest license." in card.text
     assert "| expert-0 | 1 | mit |" in card.text
 
 
@@ -306,7 +306,7 @@ def test_a_license_that_its_publisher_says_is_told_beside_what_follows(sources):
     folder = sources(1, license="cc-by-nc-4.0")
     card = model_card(folder, license="cc-by-nc-sa-4.0")
     assert card.data.license == "cc-by-nc-sa-4.0"
-    assert "Licence: cc-by-nc-sa-4.0, as its publisher says; the experts' cards lead to cc-by-nc-4.0" in card.text
+    assert "License: cc-by-nc-sa-4.0, as its publisher says; the experts' cards lead to cc-by-nc-4.0" in card.text
     other = model_card(folder, license="Our Terms")
     assert (other.data.license, other.data.license_name) == ("other", "our-terms")
 
@@ -329,15 +329,15 @@ def test_a_license_that_not_all_state_is_left_out(sources, nothing):
     sources(0, license="mit")
     card = model_card(sources(1, license=nothing))
     assert card.data.license is None
-    assert "No licence is stated by expert-1" in card.text
+    assert "No license is stated by expert-1" in card.text
 
 
 def test_a_license_that_the_hub_does_not_know_is_other(sources):
-    sources(0, license="My Own Licence", repo_id="ann/expert", commit="0" * 40)
+    sources(0, license="My Own License", repo_id="ann/expert", commit="0" * 40)
     card = model_card(sources(1, license="mit"))
-    assert (card.data.license, card.data.license_name) == ("other", "my-own-licence")
+    assert (card.data.license, card.data.license_name) == ("other", "my-own-license")
     assert card.data.license_link.endswith("/ann/expert/tree/" + "0" * 40)
-    assert "FuseHub does not know the licence of expert-0 (My Own Licence)" in card.text
+    assert "FuseHub does not know the license of expert-0 (My Own License)" in card.text
     sources(0, license="etalab-2.0")
     assert model_card(sources(1, license="mit")).data.license == "etalab-2.0"
 
@@ -361,11 +361,11 @@ def test_what_was_found_on_the_way_is_told_once(sources):
         {
             "code": "license-unclear",
             "level": "warning",
-            "what": "No licence is stated by expert-1: ask the owner",
+            "what": "No license is stated by expert-1: ask the owner",
             "fix": "",
         },
         {"code": "config-differs", "level": "error", "what": f"{report['sources'][0]['name']} is odd.", "fix": ""},
-        {"code": "license-result", "level": "note", "what": "Licence of the result: mit (x).", "fix": ""},
+        {"code": "license-result", "level": "note", "what": "License of the result: mit (x).", "fix": ""},
     ]
     report["layer_notes"] = {
         "a.weight": [{"kind": "span", "text": "inputs span 3 of 16 directions: the rest kept at the anchor"}],
@@ -377,7 +377,7 @@ def test_what_was_found_on_the_way_is_told_once(sources):
     assert "- expert-0 is odd. It was merged all the same." in text
     assert "- inputs span 3 of 16 directions: the rest kept at the anchor (a.weight, and so in 1 more layers)" in text
     assert "- 1 of 16 input features never used: kept at the anchor (c.weight)" in text
-    assert "Licence of the result" not in text
+    assert "License of the result" not in text
 
 
 def test_affine_says_that_biases_were_solved(experts, tmp_path):

@@ -266,7 +266,7 @@ def test_the_base_is_read_from_what_the_config_was_loaded_from(experts, loaded, 
 def test_licenses_are_reconciled(pair):
     card(pair[0], license="mit")
     card(pair[1], license="cc-by-nc-4.0")
-    assert any("Licence of the result: cc-by-nc-4.0" in note for note in said(pair, "note"))
+    assert any("License of the result: cc-by-nc-4.0" in note for note in said(pair, "note"))
     card(pair[0], license=["mit", "gpl-3.0"])
     assert any("gpl-3.0" in warning and "cc-by-nc-4.0" in warning for warning in said(pair, "warning"))
     card(pair[1], license="cc-by-nd-4.0")

@@ -67,7 +67,7 @@ LABELS = Finding("labels", "error", "Labels are numbers.", actions=(Action("name
     ],
 )
 def test_what_stands_against_a_merge_says_which_model_to_leave_out_where_most_agree(finding, models, left_out):
-    note = Finding("license-result", "note", "Licence of the result: mit.")
+    note = Finding("license-result", "note", "License of the result: mit.")
     first, second, third = with_ways_out([finding, LABELS, note], models)
     wanted = [Action("leave-out", left_out)] if left_out else []
     assert list(first.actions) == [*wanted, Action("choose-models")]

@@ -1,4 +1,4 @@
-"""The licence of a merge."""
+"""The license of a merge."""
 
 import pytest
 
@@ -42,13 +42,13 @@ def test_a_license_that_allows_no_derivatives_forbids_publishing():
 
 def test_a_missing_license_is_said_and_none_at_all_gives_none():
     found = verdict("mit", None)
-    assert found.license == "mit" and "No licence is stated by m1" in found.warnings[0]
+    assert found.license == "mit" and "No license is stated by m1" in found.warnings[0]
     nothing = verdict(None, None)
     assert nothing.license is None and not nothing.forbids_publishing and "m0, m1" in nothing.warnings[0]
 
 
 def test_an_unknown_license_is_said():
-    assert "does not know the licence of m1 (my-own)" in verdict("mit", "my-own").warnings[0]
+    assert "does not know the license of m1 (my-own)" in verdict("mit", "my-own").warnings[0]
 
 
 def test_licenses_of_one_strictness_but_different_terms_are_said():

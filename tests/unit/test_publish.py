@@ -250,7 +250,7 @@ def test_a_repo_of_somebody_else_is_refused(bob):
         ("no derivatives", "LicenseForbids", "expert-1 is under cc-by-nd-4.0"),
         ("loosened", "LicenseForbids", "says apache-2.0, and what went into the merge asks for more: cc-by-nc-4.0"),
         ("loosened by hand", "LicenseForbids", "The card says mit"),
-        ("licence lost", "BadData", "licence would be lost"),
+        ("license lost", "BadData", "license would be lost"),
         ("conflict, public", "LicenseForbids", "expert-0 is under gpl-3.0 and expert-1 under cc-by-nc-4.0"),
         ("gated, public", "AccessDenied", "expert-0 and expert-1 are gated or private"),
         ("gated, into public", "AccessDenied", "open to everyone"),
@@ -276,7 +276,7 @@ def test_what_is_allowed_is_pushed_and_private_is_no_trouble(cat):
 def test_a_card_says_that_its_licenses_do_not_go_together_and_claims_none(cat):
     front, _, text = cat["conflict, its card"].removeprefix("---").partition("---")
     assert "license:" not in front
-    assert "No licence allows to share this merge: expert-0 is under gpl-3.0 and expert-1 under cc-by-nc-4.0" in text
+    assert "No license allows to share this merge: expert-0 is under gpl-3.0 and expert-1 under cc-by-nc-4.0" in text
 
 
 def test_a_card_of_ones_own_is_kept(cat):

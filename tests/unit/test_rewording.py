@@ -59,9 +59,9 @@ def world(tmp_path_factory):
             save_weights(pair[1], tensors(load_file(pair[1] / WEIGHTS)))
         pairs[name] = tuple(pair)
 
-    changed("licences", ("gpl-3.0", "ann/base"), ("cc-by-nc-4.0", "ann/base"))
+    changed("licenses", ("gpl-3.0", "ann/base"), ("cc-by-nc-4.0", "ann/base"))
     changed("no-derivatives", ("cc-by-nd-4.0", "ann/base"), ("mit", "ann/base"))
-    changed("unknown licence", ("mine", "ann/base"), ("mit", "ann/base"))
+    changed("unknown license", ("mine", "ann/base"), ("mit", "ann/base"))
     changed("lineage", ("mit", "ann/base"), ("mit", "bob/other"))
     changed("broken card", ("[mit", "x: y: z"))
     changed("config", hidden_act="relu")
@@ -168,13 +168,13 @@ print(json.dumps(told))
 
 
 def test_what_is_refused_to_be_published_is_refused_in_other_words(world, ann, tmp_path):
-    for name in ("plain", "licences", "no-derivatives"):
+    for name in ("plain", "licenses", "no-derivatives"):
         assert ran("merge", *world[name], "--method", "mean", "--out", tmp_path / "merged" / name)[0] == 0
     told = json.loads(ann.python(PUBLISHING.replace("WORK", repr(str(tmp_path / "merged")))))
     plain = {(name, private): ended for words, name, private, ended in told if words == "plain"}
     refused = ["LicenseForbids", False]
-    assert plain["no-derivatives", False] == plain["no-derivatives", True] == plain["licences", False] == refused
-    assert plain["licences", True] is True and plain["plain", False] is False
+    assert plain["no-derivatives", False] == plain["no-derivatives", True] == plain["licenses", False] == refused
+    assert plain["licenses", True] is True and plain["plain", False] is False
     reworded = {(name, private): ended for words, name, private, ended in told if words == "reworded"}
     assert reworded == {key: [it[0], True] if isinstance(it, list) else it for key, it in plain.items()}
 

@@ -35,7 +35,7 @@ def of_bert(**said):
 
 
 def found_with(tmp_path, other, first=None):
-    """What the check finds of two experts that have these tokenizers, by code; labels and licences left out."""
+    """What the check finds of two experts that have these tokenizers, by code; labels and licenses left out."""
     experts = relatives(tmp_path, "bert", hidden=16)
     for path, tokenizer in zip(experts, (first or of_bert(), other), strict=True):
         for name in ("tokenizer.json", "tokenizer_config.json"):

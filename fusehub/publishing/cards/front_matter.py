@@ -15,7 +15,7 @@ from fusehub.publishing.merged_folder import MergedFolder
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
-# Licences that the Hub knows and `fusehub.hub.licenses` does not order; any other is `other` with a name.
+# Licenses that the Hub knows and `fusehub.hub.licenses` does not order; any other is `other` with a name.
 _HUB_LICENSES = frozenset(
     {"bsd-3-clause-clear", "c-uda", "cc", "cdla-permissive-1.0", "cdla-permissive-2.0", "etalab-2.0", "gfdl"}
     | {"lppl-1.3c", "postgresql", "ofl-1.1", "lgpl-lr", "deepfloyd-if-license"}

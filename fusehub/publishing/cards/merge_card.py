@@ -59,7 +59,7 @@ def model_card(
         folder: What `merge` wrote, or another model's folder.
         repo_id: The repo that it will be in, for the card's title and code.
         evaluation: Results for the card.
-        license: The licence that it says, "" for none; None for what follows from the licences of what went in.
+        license: The license that it says, "" for none; None for what follows from the licenses of what went in.
 
     Returns:
         The card, whose text is `str(card)`.
@@ -128,7 +128,7 @@ def recipe_card(merge: MergedFolder, repo_id: str) -> ModelCard:
     plugins = "".join(f" --plugin {plugin['file']}" for plugin in merge.recipe.plugins)
     tasks = listed([task.name.replace("-", " ") for task in merge.tasks])
     front = front_matter_of(merge, facts["title"], None)
-    # A licence would be read as that of weights, and a task as something that can be run.
+    # A license would be read as that of weights, and a task as something that can be run.
     front = {key: front[key] for key in ("base_model", "base_model_relation", "language", "datasets") if key in front}
     tags = [RECIPE_TAG, "fusehub", "merge", merge.report["method"]]
     return card_of(
@@ -326,15 +326,15 @@ def _license_words(merge: MergedFolder, chosen: str | None) -> str:
     if chosen is not None and chosen != (verdict.license or ""):
         follows = f"the experts' cards lead to {md(verdict.license)}, because {md(verdict.why)}"
         words.append(
-            f"Licence: {md(chosen) or 'none'}, as its publisher says{f'; {follows}' if verdict.license else ''}."
+            f"License: {md(chosen) or 'none'}, as its publisher says{f'; {follows}' if verdict.license else ''}."
         )
     elif stated:
-        words.append(f"Licence: {md(verdict.license)}, because {md(verdict.why)}.")
+        words.append(f"License: {md(verdict.license)}, because {md(verdict.why)}.")
     words += [md(warning) for warning in verdict.warnings]
     if verdict.forbids_publishing:
         words.append(f"{md(verdict.why)}.")
     if verdict.conflicts:
-        words.append(f"No licence allows to share this merge: {md('; '.join(verdict.conflicts))}.")
+        words.append(f"No license allows to share this merge: {md('; '.join(verdict.conflicts))}.")
     return " ".join([*words, "This follows from what the experts' cards say and is not legal advice."])
 
 
