@@ -109,6 +109,8 @@ class Visit:
     picks: list[Picked] = field(default_factory=list)
     found: list[Shelf] | None = None
     """What the last search found; None before the first has answered."""
+    sought: dict[str, Any] = field(default_factory=dict)
+    """What the last search asked for; nothing where nothing was searched for."""
     task: str | None = None
     """The task whose button was pressed: the box for tasks is to say it."""
     example: list[str] = field(default_factory=list)
@@ -161,6 +163,8 @@ class Visit:
     pictures: dict[str, str] = field(default_factory=dict)
     """Name -> image that models of images are asked about."""
     comparison: dict[str, Any] | None = None
+    filled_with: tuple[str | None, str | None] = (None, None)
+    """The page whose box for texts was given examples last, and for which task."""
     asked_for_them: str | None = None
     """Texts that all models were asked without the visitor having typed any: the box for texts is to have them."""
     evaluation: dict[str, Any] | None = None

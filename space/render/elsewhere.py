@@ -19,11 +19,13 @@ _TEXT, _IMAGE = "Not bad at all.", "picture.png"
 
 
 class Same(NamedTuple):
-    """The same three times."""
+    """The same three times, and as a recipe."""
 
     command: str
     python: str
     call: str
+    recipe: str = ""
+    """The recipe, at a step that has one."""
 
 
 def elsewhere_html(visit: Visit, address: str) -> str:
@@ -34,15 +36,18 @@ def elsewhere_html(visit: Visit, address: str) -> str:
     client = f"from gradio_client import Client\n\nclient = Client({json.dumps(address)})\n{same.call}"
     codes = html.code(same.command, "On the command line") + html.code(f"import fusehub\n\n{same.python}", "In Python")
     codes += html.code(client, "By the API of this app")
+    codes += html.code(same.recipe, "As a recipe") if same.recipe else ""
     return f'<details class="fh-elsewhere"><summary>The same elsewhere, as code</summary>{codes}</details>'
 
 
 def _find(visit: Visit) -> Same:
-    return Same(
-        "fusehub find --with-statistics",
-        "fusehub.find(with_statistics=True)",
-        _call("find", with_statistics=True),
-    )
+    """What was searched for last; before that, what the step shows first."""
+    sought = {name: value for name, value in visit.sought.items() if value} or {"with_statistics": True}
+    words = ["fusehub", "find", *([sought["query"]] if "query" in sought else [])]
+    words += [word for name in ("base", "task") if name in sought for word in (f"--{name}", sought[name])]
+    words += ["--with-statistics"] if "with_statistics" in sought else []
+    said = [f"{name}={_written(value)}" for name, value in sought.items()]
+    return Same(shlex.join(words), _laid("fusehub.find", said), _call("find", **sought))
 
 
 def _check(visit: Visit) -> Same | None:
@@ -101,7 +106,14 @@ def _merge(visit: Visit) -> Same | None:
         reproduce.command_lines(asked),
         "\n".join(reproduce.merge_python(asked)),
         "\n".join([*lines, f"merged = {merged}"]),
+        _recipe(visit, asked),
     )
+
+
+def _recipe(visit: Visit, asked: Mapping[str, Any]) -> str:
+    """The recipe of a merge as the merge has written it; of one that is not made yet, as it would be asked for."""
+    made = next((own for own in visit.merges.values() if own.asked is asked), None)
+    return reproduce.recipe_text(made.recipe, asked) if made else reproduce.recipe_of(asked)
 
 
 def _compare(visit: Visit) -> Same | None:
@@ -129,13 +141,14 @@ def _first_example(task: str | None) -> list[str]:
 def _push(visit: Visit) -> Same | None:
     if not visit.merges:
         return None
-    draft = visit.cards.get(visit.pushing)
+    made, draft = visit.merges.get(visit.pushing, next(iter(visit.merges.values()))), visit.cards.get(visit.pushing)
     repo = (draft.repo if draft else "") or "you/merged"
     public = bool(draft and draft.public)
     return Same(
         reproduce.publish_command(repo, public=public, pull_request=False),
         f"fusehub.publish({OUT!r}, {repo!r}{', private=False' if public else ''})",
         _call("push", merge=_Code('merged["name"]'), repo_id=repo, private=False if public else None),
+        _recipe(visit, made.asked),
     )
 
 

@@ -29,8 +29,11 @@ element.addEventListener('click', (event) => {
   // The second half of a double click.
   if (event.detail > 1 && last && last.act === pressed.dataset.act && last.id === (pressed.dataset.id || '')) return;
   if (pressed.dataset.act === 'copy') {
-    navigator.clipboard.writeText(pressed.closest('figure').querySelector('code').innerText);
-    pressed.innerText = 'Copied';
+    const code = pressed.closest('figure').querySelector('code');
+    // Where a page may not write to the clipboard, as on one that is not served by https, all of it is selected.
+    const select = () => { getSelection().selectAllChildren(code); pressed.innerText = 'Selected: press Ctrl+C'; };
+    const copied = () => { pressed.innerText = 'Copied'; };
+    navigator.clipboard ? navigator.clipboard.writeText(code.innerText).then(copied, select) : select();
     return;
   }
   const written = pressed.parentElement.querySelector('input');

@@ -46,6 +46,16 @@ def recipe_text(written: str, asked: Mapping[str, Any]) -> str:
     return written
 
 
+def recipe_of(asked: Mapping[str, Any]) -> str:
+    """The recipe of a merge that is not made yet, as short as it can be said."""
+    recipe = Recipe.of(
+        asked["models"], asked["method"], base_model=asked["base_model"], weights=asked["weights"] or None,
+        parameters=changed(asked) or None, statistics=_sources(asked) or None, labels=_labels(asked) or None,
+        heads=asked["heads"],
+    )  # fmt: skip
+    return recipe.to_yaml()
+
+
 def recipe_file(written: str, asked: Mapping[str, Any]) -> str:
     """The same of a recipe as a push would upload it; its first lines have the commands that fill those folders."""
     content = Recipe.parse(load_yaml(written, "The recipe")).model_dump(mode="json")

@@ -111,11 +111,9 @@ class Compare(Step):
             nothing = not_yet("Pick models first: they are asked here.", PICK)
             rest = [gr.skip()] * (len(self.painted) - 6)
             return ["", "", "", "", nothing, gr.Column(visible=False), *rest]
-        asked = _answers_of(visit)
-        wanted = "Add images" if is_of_images(visit) else f"Type {asked.one}s"
         alone = "" if visit.merges_of_picks() else " Nothing is merged yet: the experts alone will answer."
-        there = visit.pictures if is_of_images(visit) else visit.typed
-        first = "Press Compare" if there else f"{wanted} above and press Compare"
+        wanted = is_of_images(visit) and not visit.pictures
+        first = "Add images above and press Compare" if wanted else "Press Compare"
         answers = answers_html(visit.comparison) if visit.comparison else html.empty(f"{first}.{alone}")
         first = "Press Score" if visit.uploads else "Name datasets or upload files above and press Score"
         scores = scores_html(visit.evaluation) if visit.evaluation else html.empty(f"{first}.")
@@ -135,6 +133,10 @@ class Compare(Step):
         of_images = is_of_images(visit)
         # What was asked for the visitor is there to be changed; what they type themselves stays.
         asked, visit.asked_for_them = visit.asked_for_them, None
+        # Nor is there nothing to begin with: what models of the task can be asked.
+        before, visit.filled_with = visit.filled_with, (visit.page, visit.picks[0].task)
+        if asked is None and not visit.typed and before != visit.filled_with:
+            asked = kind.typed
         said: dict[str, Any] = {} if asked is None else {"value": asked}
         return [
             gr.Textbox(label=kind.asks, visible=not of_images, **said),

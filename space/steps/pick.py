@@ -172,17 +172,14 @@ class Pick(Step):
     ) -> None:
         from fusehub import find
 
-        setting, visit.task = self.frame.setting, None
+        setting, visit.task, visit.sought = self.frame.setting, None, {}
         if not (query.strip() or task or base.strip() or only):
             visit.found = self.frame.shelves.of(token)
             return
+        words, base = setting.require_words(query), setting.require_name(base) if base.strip() else ""
+        visit.sought = {"query": words, "task": task, "base": base, "with_statistics": only}
         found = find(
-            setting.require_words(query) or None,
-            task=task or None,
-            base=setting.require_name(base) if base.strip() else None,
-            with_statistics=only,
-            limit=_FOUND,
-            token=token,
+            words or None, task=task or None, base=base or None, with_statistics=only, limit=_FOUND, token=token
         )
         visit.found = [Shelf("Found", "Models found", found)] if found else []
 

@@ -131,8 +131,13 @@ def test_images_are_added_shown_and_asked_about(at_compare, tmp_path) -> None:
 
 
 def _fill_in_and_compare(page, asked: str) -> None:
+    texts = page.locator("#texts textarea")
+    examples = texts.input_value()
+    assert examples, "there is something to begin with"
+    texts.fill("")
     page.get_by_role("button", name=f"Fill in some {asked}").click()
     page.wait_for_function("() => document.querySelector('#texts textarea').value !== ''")
+    assert texts.input_value() == examples
     page.locator("#compare").click()
     page.locator(".fh-compared").wait_for()
 

@@ -10,12 +10,14 @@ import pytest
 from huggingface_hub import HfApi
 from playwright.sync_api import expect
 
+from fusehub.merging.recipe import Recipe
+from fusehub.utils.untrusted.yaml_text import load_yaml
 from space.links.link import KEYS, Link, link_of, read_link
 from space.links.opening import open_recipe
 from space.render.elsewhere import elsewhere_html
 from space.serve import close, new_frame
 from space.setting import Setting
-from space.visit import COMPARE, MERGE, PUSH, Made, Picked, Visit
+from space.visit import COMPARE, MERGE, PICK, PUSH, Made, Picked, Visit
 from tests.app.conftest import ENTITIES, SENTIMENT, publish
 from tests.app.steps import compare, example, go, grave_faults, merge, pick, sticks_out
 from tests.unit.experts import relatives
@@ -114,7 +116,7 @@ def test_a_broken_link_is_answered_in_words_and_leads_nowhere(query, said, monke
 def test_each_step_can_be_done_elsewhere(visit) -> None:
     """The code that is shown is whole: Python reads it, and it says what the visit has."""
     visit.merges["regmean"] = Made(
-        "regmean", Path("regmean"), "regmean", "", (),
+        "regmean", Path("regmean"), "regmean", "", (), recipe="merge_method: regmean\nstatistics: /tmp/x/statistics\n",
         asked={
             "models": visit.names(), "method": "regmean", "parameters": {"alpha": 0.5, "nonneg": False},
             "base_model": None, "weights": visit.shares, "labels": {}, "heads": "auto",
@@ -126,10 +128,7 @@ def test_each_step_can_be_done_elsewhere(visit) -> None:
     for step in range(PUSH + 1):
         visit.step = step
         shown = elsewhere_html(visit, "http://127.0.0.1:7860")
-        command, python, call = (
-            re.sub(r"<[^>]*>", "", own).replace("&#x27;", "'").replace("&quot;", '"').replace("&amp;", "&")
-            for own in re.findall(r"<code>(.*?)</code>", shown, re.S)
-        )
+        command, python, call, *recipe = _codes(shown)
         compile(python, "python", "exec")
         compile(call, "call", "exec")
         assert "fusehub " in command and "/tmp/x" not in shown
@@ -138,8 +137,38 @@ def test_each_step_can_be_done_elsewhere(visit) -> None:
             assert "alpha=0.5" in command and "fusehub collect ada/films" in command
             assert "'alpha': 0.5" in python and "'alpha': 0.5" in call and ')["name"]' in call
             assert "statistics_1 = client.predict" in call
+            # That of the merge as it has written it, but for what lies in the visit.
+            assert recipe == ["merge_method: regmean\nstatistics: statistics/films\n"]
         if step == COMPARE:
             assert "Not bad & not good" in command and 'merged["name"]' in call
+        assert len(recipe) == (step in (MERGE, PUSH))
+
+
+def test_what_was_searched_for_and_what_would_be_merged_can_be_said_elsewhere(visit) -> None:
+    visit.step = PICK
+    assert _codes(elsewhere_html(visit, "http://x"))[0] == "fusehub find --with-statistics"
+    visit.sought = {"query": "two words", "task": "fill-mask", "base": "ada/base", "with_statistics": False}
+    command, python, call = _codes(elsewhere_html(visit, "http://x"))
+    assert command == "fusehub find 'two words' --base ada/base --task fill-mask"
+    assert "fusehub.find(query='two words', task='fill-mask', base='ada/base')" in python
+    assert "client.predict(query='two words', task='fill-mask', base='ada/base', api_name=\"/find\")" in call
+    # Before anything is merged: the recommended way, with what was said of the models.
+    visit.step, visit.heads, visit.labels = MERGE, "keep", {"ada/films": ["bad", "good"]}
+    best = {"method": "regmean", "options": {"alpha": 0.5}, "base_model": None, "need": "statistics"}
+    visit.advice = {"recommended": best}
+    visit.statistics = {
+        "ada/films": {"source": "/tmp/x", "data": "d", "dataset": "ada/texts", "limit": 9, "fisher": False,
+                      "text_column": None},
+    }  # fmt: skip
+    *_, written = _codes(elsewhere_html(visit, "http://x"))
+    recipe = Recipe.parse(load_yaml(written, "The recipe"))
+    assert (recipe.merge_method, recipe.parameters, recipe.heads) == ("regmean", {"alpha": 0.5}, "keep")
+    assert [model.model for model in recipe.models] == visit.names()
+    assert recipe.models[0].labels == ("bad", "good") and recipe.models[0].statistics == "statistics/films"
+
+
+def _codes(shown: str) -> list[str]:
+    return [unescape(re.sub(r"<[^>]*>", "", own)) for own in re.findall(r"<code>(.*?)</code>", shown, re.S)]
 
 
 def test_the_address_goes_with_the_visit_and_a_link_brings_a_colleague_there(visitor, app) -> None:
@@ -171,7 +200,14 @@ def test_the_address_goes_with_the_visit_and_a_link_brings_a_colleague_there(vis
     page.get_by_text("A link to this step was copied, with 2 models at their commits").wait_for()
     link = page.evaluate("navigator.clipboard.readText()")
     page.get_by_text("The same elsewhere, as code").click()
-    assert "--text" in page.locator(".fh-elsewhere").inner_text()
+    told = page.get_by_role("region", name="On the command line").inner_text()
+    assert "--text" in told
+    page.get_by_role("button", name="Copy: On the command line").click()
+    page.wait_for_function("told => navigator.clipboard.readText().then((text) => text === told)", arg=told)
+    # Where a page may not write there, what is to be copied is selected.
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    page.get_by_role("button", name="Copy: In Python").click()
+    assert page.evaluate("getSelection().toString()") == page.get_by_role("region", name="In Python").inner_text()
     # A reload finds the same visit, and what was typed.
     page.reload()
     page.locator(".fh-compared[data-texts='2']").wait_for()

@@ -211,6 +211,15 @@ def test_one_way_is_recommended_and_what_cannot_run_leads_to_what_it_lacks(visit
 def test_comparisons_are_downloaded_as_they_are_shown(visitor) -> None:
     page = visitor()
     example(page)
+    go(page, "Compare")
+    # There is something to begin with, for models of this task; what is typed in its place stays.
+    texts = page.locator("#texts textarea")
+    assert len(texts.input_value().splitlines()) == 3
+    texts.fill("an own text")
+    go(page, "Merge")
+    go(page, "Compare")
+    page.wait_for_timeout(500)
+    assert texts.input_value() == "an own text"
     compare(page, "a very good film", "<b>bold</b> & sad")
     assert page.locator(".fh-text b").count() == 0
     with page.expect_download() as saved:
