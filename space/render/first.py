@@ -83,7 +83,7 @@ def picture() -> str:
 
 
 def links() -> dict[str, str]:
-    """Where to read more, by name: the paper, the documents, and the code where it has an address.
+    """Where to read more, by name: the paper, the documents, and where they have an address the code and questions.
 
     On a Space these are its own files. Elsewhere they are what the package's metadata names ([project.urls] in
     pyproject.toml: Documents, Code); without an address there, the documents are pages of the app itself.
@@ -92,7 +92,8 @@ def links() -> dict[str, str]:
     found = {"The paper": address} if address else {}
     if space := os.environ.get("SPACE_ID"):
         place = f"{endpoint()}/spaces/{space}"
-        return {"Documents": f"{place}/blob/main/README.md", "Code": f"{place}/tree/main", **found}
+        own = {"Documents": f"{place}/blob/main/README.md", "Code": f"{place}/tree/main"}
+        return own | found | {"Questions": f"{place}/discussions"}
     try:
         said = metadata("fusehub").get_all("Project-URL") or []
     except PackageNotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import gradio as gr
 import pytest
 
 from fusehub.methods import METHODS
@@ -11,7 +12,7 @@ from space.render import html
 from space.serve import close, new_frame
 from space.setting import Setting
 from space.steps.compare import start_scores
-from space.steps.merge import offered, start_merges
+from space.steps.merge import offered, option_input, start_merges
 from space.steps.options import options_of
 from space.steps.pick import describe
 from space.visit import MERGE
@@ -49,10 +50,14 @@ def test_a_method_that_cannot_run_leaves_the_others_alone_and_scores_of_other_da
 
 
 def test_every_option_has_a_title_for_people_beside_its_name() -> None:
-    titles = [field.title or name for method in offered() for name, field in options_of(METHODS[method]).items()]
+    options = [own for method in offered() for own in options_of(METHODS[method]).items()]
+    titles = [field.title or name for name, field in options]
     assert (
         titles and [title for title in titles if not title[:1].isupper() and title != "mergekit's small masks"] == []
     )
+    with gr.Blocks():
+        shown = [(name, option_input(name, field)) for name, field in options]
+    assert all(box.info and f"({name})" in box.label for name, box in shown), "a sentence, and what code calls it"
 
 
 def test_what_has_no_measure_moves_and_is_no_full_block() -> None:

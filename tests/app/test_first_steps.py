@@ -39,6 +39,21 @@ def test_what_is_pressed_before_the_hub_has_answered_is_heard(chromium, app, hub
         (hub.root / "faults.log").unlink(missing_ok=True)
 
 
+def test_the_first_screen_says_what_it_is_for_and_how_long_its_example_takes(visitor) -> None:
+    page = visitor()
+    picture = page.get_by_role("img", name="Three experts of one base")
+    assert {"experts", "their grams", "one model", "merged"} <= {*picture.locator("text").all_text_contents()}
+    example = page.locator("#example-about")
+    example.get_by_text("films-sentiment, shops-sentiment").wait_for()
+    assert re.search(r"one more press, and takes (a few|about \d+) (seconds|minute)", example.inner_text())
+    # What a word means is told to whoever points at it.
+    meaning = page.get_by_text("Its owner has published sums").first
+    page.get_by_role("note").first.hover()
+    meaning.wait_for()
+    page.mouse.move(0, 0)
+    meaning.wait_for(state="hidden")
+
+
 def test_the_search_hears_whatever_changes_a_text(visitor) -> None:
     """Typing, deleting, cutting, pasting, undoing and clearing, in both of its boxes; and the buttons of tasks."""
     page = visitor()
@@ -123,6 +138,7 @@ def test_on_a_space_code_and_documents_are_its_files(monkeypatch) -> None:
     assert links()["Documents"] == "documents/README.md" and "Code" not in links()
     monkeypatch.setenv("SPACE_ID", "you/app")
     assert links()["Code"].endswith("/spaces/you/app/tree/main") and "/spaces/you/app/" in links()["Documents"]
+    assert links()["Questions"].endswith("/spaces/you/app/discussions")
 
 
 def test_what_is_pressed_waits_for_the_visit_that_its_page_opens() -> None:

@@ -4,11 +4,56 @@ from __future__ import annotations
 
 from playwright.sync_api import expect
 
+from fusehub.recommending.recommendation import NEEDS, sentence_of
+from space.steps.advice import offered
 from tests.app.conftest import ENTITIES, SENTIMENT, publish
-from tests.app.steps import go, grave_faults, loud, merge, pick
+from tests.app.steps import example, go, grave_faults, loud, merge, pick
 from tests.unit.experts import relatives
 
 NAMES = ["ada/no-base-said", "ben/no-base-said"]
+
+
+def test_one_way_is_recommended_and_what_cannot_run_leads_to_what_it_lacks(visitor) -> None:
+    page = visitor()
+    for step, why in (
+        ("Check", "A merge takes two models or more"), ("Statistics", "Pick two models or more first"),
+        ("Merge", "Pick two models or more first"), ("Compare", "Pick models first"),
+        ("Push", "Nothing is merged yet"),
+    ):  # fmt: skip
+        go(page, step)
+        here = page.locator(f"#step-{step.lower()}")
+        here.get_by_text(why).wait_for()
+        shown = here.locator("button, input, textarea").locator("visible=true").all_inner_texts()
+        assert shown == ["Go to Pick"], "it says why it cannot be taken, what leads on, and nothing else"
+        here.get_by_role("button", name="Go to Pick").click()
+        page.locator("#step-pick").wait_for()
+    example(page)
+    go(page, "Check")
+    # The base that both cards name is filled in.
+    page.get_by_role("button", name="Base model").click()
+    assert page.locator("#base-model").get_by_role("textbox").input_value() == "ada/base"
+    page.get_by_role("button", name="Heads").click()
+    for keeps in (True, False):
+        page.locator("#keep-heads input").set_checked(keeps)
+        page.locator("#check").click()
+        page.get_by_text("Each expert keeps its own head").wait_for(state="visible" if keeps else "detached")
+    go(page, "Merge")
+    page.get_by_role("heading", name="Recommended: RegMean").wait_for()
+    page.get_by_text("+2.2 points in our tests, higher in 17 of 18 runs").wait_for()
+    assert page.locator("#recommended input").is_checked() and page.locator("#baseline input").is_checked()
+    page.get_by_role("button", name="Other ways to merge").click()
+    methods = page.locator("#methods")
+    methods.get_by_label("TIES", exact=True).wait_for()
+    assert methods.locator("h4").all_inner_texts() == [NEEDS[need] for need in ("fisher", "base", "pair")]
+    for name, method in offered().items():
+        if name not in ("regmean", "mean"):
+            methods.get_by_text(f"{sentence_of(method)} In code: {name}.", exact=True).wait_for()
+    assert methods.get_by_label("TIES", exact=True).is_enabled()
+    assert methods.get_by_label("Fisher-weighted averaging", exact=True).is_disabled()
+    assert grave_faults(page) == []
+    methods.get_by_role("button", name="Make Fisher statistics").click()
+    page.get_by_text("2 models have no Fisher diagonals yet").wait_for()
+    assert page.locator("#statistics-fisher input").is_checked()
 
 
 def test_a_base_that_nobody_has_named_is_named_from_the_way_that_needs_it(visitor, hub, tmp_path) -> None:
