@@ -24,6 +24,7 @@ from .frame import Frame, token_of
 from .links.link import read_link
 from .links.opening import open_recipe
 from .links.sharing import Sharing, fill_in
+from .loading.front import Front
 from .page import Page
 from .programs.endpoints import endpoints
 from .programs.tools import structured
@@ -87,7 +88,10 @@ def serve(setting: Setting, *, host: str | None, port: int | None, open_browser:
             # Runs would be kept in the browser with all that was typed, a token too.
             run_history=False,
             mcp_server=_has_mcp(),
-            app_kwargs={"middleware": [Middleware(HostCheck, names=setting.names(host))], "lifespan": lifespan},
+            app_kwargs={
+                "middleware": [Middleware(HostCheck, names=setting.names(host)), Middleware(Front, page=page)],
+                "lifespan": lifespan,
+            },
         )
     except OSError as error:
         raise FuseHubError(f"The app cannot be served ({error}).", "Choose another port with --port.") from error
