@@ -7,13 +7,16 @@
         processes.add_up(tensors)
 
 Started by `torchrun` or `accelerate launch`, on one host or several. Whatever goes wrong in one of them is said by
-all, at the next point where they agree, and none waits for one that is gone.
+all, at the next point where they agree, and none waits for one that is gone: one that leaves in the middle of what all
+do together leaves the group.
 """
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -28,8 +31,12 @@ if TYPE_CHECKING:
     from accelerate import PartialState
     from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 # How long one may be busy with its part, a download included, while the others wait.
 PATIENCE = timedelta(hours=1)
+# Seconds after which one that waits for the others to join says so: the one that they meet at may have ended.
+_SILENCE = 20.0
 # Where launchers say how many they started: torchrun and accelerate, Open MPI, MPICH, and a step of Slurm.
 _SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 # What `accelerate launch` tells a process that it means to start several of, though it starts but one on CPUs.
@@ -75,7 +82,8 @@ class Processes:
         started = cls.started()
         try:
             # Without cpu=True, processes on a machine without accelerators each believe that they are alone.
-            state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
+            with _said_to_wait(started):
+                state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
         except (ValueError, RuntimeError) as error:
             raise FuseHubError(
                 f"{started} processes were started, but they cannot be joined: {error}.", _START
@@ -127,40 +135,49 @@ class Processes:
         return [answer["said"] for answer in answers]
 
     def add_up(self, tensors: Iterable[Tensor]) -> None:
-        """Replaces each tensor by its sum over all processes, in place; all must give the same shapes."""
+        """Replaces each tensor by its sum over all processes, in place; all must give the same shapes. Raises
+        `FuseHubError` if one has failed or is gone."""
         import torch.distributed as dist
 
         if self.count == 1:
             return
-        for tensor in tensors:
-            if not has_dtype(str(self.device), tensor.dtype):
-                tensor.copy_(sum(self.agree(tensor)))
-                continue
-            try:
-                if tensor.device.type == self.device.type:
+        tensors = list(tensors)
+        # One that has failed says so where the others agree, and would leave them waiting in a sum.
+        self.agree()
+        with self._in_step():
+            for tensor in tensors:
+                if not has_dtype(str(self.device), tensor.dtype):
+                    tensor.copy_(sum(self.agree(tensor)))
+                elif tensor.device.type == self.device.type:
                     dist.all_reduce(tensor)
-                    continue
-                # The group's backend may know accelerators only.
-                there = tensor.to(self.device)
-                dist.all_reduce(there)
-            except RuntimeError as error:
-                raise self._gone(error) from error
-            tensor.copy_(there)
+                else:
+                    # The group's backend may know accelerators only.
+                    there = tensor.to(self.device)
+                    dist.all_reduce(there)
+                    tensor.copy_(there)
 
     def _gather(self, answer: dict[str, Any]) -> list[dict[str, Any]]:
         from accelerate.utils import gather_object
 
-        try:
+        with self._in_step():
             return gather_object([answer])
-        except RuntimeError as error:
-            raise self._gone(error) from error
 
-    def _gone(self, error: RuntimeError) -> FuseHubError:
-        self._failed = True
-        return FuseHubError(
-            f"A process of {self.count} is gone ({str(error).splitlines()[0][:120]}).",
-            "See what it said last (was it out of memory?), and start all again.",
-        )
+    @contextmanager
+    def _in_step(self) -> Iterator[None]:
+        """What all do at the same time: whoever does not end it leaves the group, as the others would wait."""
+        import torch
+
+        try:
+            yield
+        except BaseException as error:
+            self._failed = True
+            _leave()
+            if not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise FuseHubError(
+                f"A process of {self.count} is gone ({str(error).splitlines()[0][:120]}).",
+                "See what it said last (was it out of memory?), and start all again.",
+            ) from error
 
     def _tell(self, error: BaseException) -> None:
         what = error.what if isinstance(error, FuseHubError) else (str(error) or type(error).__name__)
@@ -168,6 +185,21 @@ class Processes:
             self._gather({"failed": what})
         except FuseHubError:
             pass  # The others are gone too, and the reason that counts is on its way up.
+
+
+@contextmanager
+def _said_to_wait(count: int) -> Iterator[None]:
+    """Joining `count` processes, which is said to go on where it takes long."""
+    place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    text = "Waiting for the other processes of %d at %s. If one has ended, see what it said last, and start all again."
+    timer = threading.Timer(_SILENCE, logger.warning, (text, count, place))
+    timer.daemon = True
+    if count > 1:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _leave() -> None:
