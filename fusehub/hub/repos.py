@@ -47,6 +47,12 @@ class Repo:
     def url(self) -> str:
         return f"{endpoint()}/{self.place}"
 
+    @property
+    def left(self) -> str:
+        """What is said where a repo that was made may not have been taken back."""
+        option = "" if self.kind == "model" else f" --type {self.kind}"
+        return f"{self.url} may be left, empty: push there again, or delete it: `hf repos delete {self.id}{option}`."
+
     def info(self, revision: str | None = None) -> ModelInfo | SpaceInfo:
         """What the Hub says of it. Raises what the Hub's client raises."""
         if self.kind == "space":
@@ -98,13 +104,18 @@ class Repo:
             if not is_ours:
                 raise
 
-    def delete_if_empty(self) -> None:
-        """Takes back a repo that was just made, if nothing came into it meanwhile."""
+    def delete_if_empty(self) -> bool:
+        """Takes back a repo that was just made, if nothing came into it meanwhile; whether it is gone."""
         try:
-            if self.is_empty(self.info()):
-                self.api.delete_repo(self.id, repo_type=self.kind)
-        except Exception as error:
+            if not self.is_empty(self.info()):
+                return False
+            self.api.delete_repo(self.id, repo_type=self.kind)
+        except BaseException as error:
             logger.warning("%s was made and could not be taken back (%s).", self.place, type(error).__name__)
+            if not isinstance(error, Exception):
+                raise
+            return False
+        return True
 
 
 def pushes_as(token: bool | str | None) -> str:

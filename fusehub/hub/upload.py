@@ -11,6 +11,7 @@ import json
 import logging
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from fusehub.errors import Action, BadData, BadFile, FuseHubError, NotFound, Offline, OutputExists
 from fusehub.hub.client import client, endpoint, hub_errors
 from fusehub.hub.repos import Kind, Repo, writer
-from fusehub.utils.interrupts import shielded
+from fusehub.utils.interrupts import leaving, shielded
 from fusehub.utils.markdown import listed
 from fusehub.utils.progress import Progress
 
@@ -194,10 +195,11 @@ class Target:
         progress(1, 3, "uploading")
         operations = [CommitOperationAdd(path, content) for path, content in sorted(files.items())]
         is_made = False
-        with hub_errors(self.repo.place):
+        with hub_errors(self.repo.place), ExitStack() as unsure:
             try:
                 if self.info is None:
                     with shielded():
+                        unsure.enter_context(leaving(self.repo.left))
                         self.repo.make(self.private)
                         is_made = True
                 elif self.is_empty and bool(self.info.private) != self.private:
@@ -206,10 +208,15 @@ class Target:
                     self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True, repo_type=self.kind)
                 deleted = [CommitOperationDelete(path) for path in replaced]
                 commit, pull_request = self._commit([*operations, *deleted], message, description)
-            except BaseException:
+            except BaseException as error:
                 if is_made:
-                    self.repo.delete_if_empty()
+                    with shielded():
+                        if self.repo.delete_if_empty():
+                            unsure.close()
+                        elif isinstance(error, KeyboardInterrupt):
+                            error.add_note(self.repo.left)
                 raise
+            unsure.close()
             progress(2, 3, "reading back")
             try:
                 with hub_errors(self.repo.place):

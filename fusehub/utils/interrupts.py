@@ -26,6 +26,8 @@ SAID = "Interrupted. Nothing half-made was left behind."
 GRACE = 8.0
 """Seconds for the work to be unwound: a repo that was just made is taken back, downloads stop at their next piece."""
 WAITS = "Waiting for what goes on to end. Once more, and it ends at once."
+SHIELDED = 2.0
+"""Seconds that a second Ctrl-C leaves to steps that belong together, such as taking that repo back."""
 _PATIENCE = 1.0
 """Seconds after which it is said that the work is still being unwound: a Hub that does not answer holds it up."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -48,6 +50,7 @@ class _State:
         self.is_raised = False
         self.is_said = False
         self.actions: list[Callable[[], None]] = []
+        self.left: list[str] = []
 
 
 _state = _State()
@@ -87,7 +90,8 @@ def exit_code() -> int:
 
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
-    """A few steps that belong together: a signal that comes meanwhile is heard after them."""
+    """A few steps that belong together: a signal that comes meanwhile is heard after them, and one that comes when
+    another was heard before ends the process if they take long."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -98,7 +102,18 @@ def shielded() -> Iterator[None]:
         _state.shields -= 1
         if _state.is_waiting and not _state.shields:
             _state.is_waiting = False
-            _raise()
+            end_now() if _state.is_raised else _raise()
+
+
+@contextlib.contextmanager
+def leaving(words: str) -> Iterator[None]:
+    """A block in which something may be half-made that is not on this machine: `words` are said of it if the process
+    ends before the block."""
+    _state.left.append(words)
+    try:
+        yield
+    finally:
+        _state.left.remove(words)
 
 
 @contextlib.contextmanager
@@ -131,7 +146,8 @@ def end_now() -> None:
         sys.stdout.flush()
         if not _state.is_said:
             _state.is_said = True
-            os.write(sys.stderr.fileno(), f"{SAID}\n".encode())
+            said = " ".join(["Interrupted.", *_state.left]) if _state.left else SAID
+            os.write(sys.stderr.fileno(), f"{said}\n".encode())
     # What is ended like this does not end the processes that it started.
     if "multiprocessing" in sys.modules:
         from multiprocessing import active_children
@@ -149,6 +165,8 @@ def _told(number: int, frame: Any) -> None:
             _later(_PATIENCE, _say_that_it_waits)
     _state.number = signal.Signals(number)
     if _state.shields:
+        if _state.is_raised or _state.is_waiting:
+            _later(SHIELDED, end_now)
         _state.is_waiting = True
     elif _state.at_once or is_second:
         end_now()

@@ -251,3 +251,41 @@ def test_an_interrupt_that_the_hub_holds_up_says_so_and_a_second_one_ends_it(wor
     process.send_signal(signal.SIGINT)
     assert process.communicate()[1].decode().strip() == interrupts.SAID
     assert process.returncode == 130
+
+
+@pytest.mark.parametrize(
+    "deleting",
+    [{"do": "late", "seconds": 1}, {"do": "stall", "seconds": 3600}, {"do": "drop"}],
+    ids=lambda own: own["do"],
+)
+def test_an_interrupted_push_takes_back_its_repo_or_says_that_it_is_left(work, plan, hub, tmp_path, deleting) -> None:
+    """Also where Ctrl-C is pressed twice, and the Hub does not answer."""
+    name, committing = f"interrupted-{deleting['do']}", "/api/models/ann/.*/commit/.*"
+    plan(
+        {"path": committing, "do": "stall", "seconds": 3600},
+        {"path": "/api/repos/delete", "method": "DELETE", **deleting},
+    )
+    asked = hub.root / LOG
+    asked.unlink(missing_ok=True)
+
+    def waits_for(what: str) -> None:
+        while not asked.is_file() or what not in asked.read_text():
+            time.sleep(0.02)
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fusehub", "publish", work / "merged", name],
+        stderr=subprocess.PIPE,
+        env={**os.environ, **hub.env("ann", tmp_path)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    waits_for(f"/{name}/commit")
+    process.send_signal(signal.SIGINT)
+    waits_for('"DELETE"')
+    if deleting["do"] != "drop":
+        process.send_signal(signal.SIGINT)
+    said = process.communicate()[1].decode()
+    assert process.returncode == 130, said
+    left = HfApi(endpoint=hub.url, token=hub.token("ann")).repo_exists(f"ann/{name}")
+    assert left == (deleting["do"] != "late")
+    assert (f"hf repos delete ann/{name}" in said) == left, said
+    assert (interrupts.SAID in said) != left, said
