@@ -34,6 +34,7 @@ class AtHand:
         by_update: The models whose difference to the base is to stand in for their statistics.
         texts: The models of whose kind there are texts.
         problems: Model -> why there are no statistics of it that can be used.
+        base_problem: Why the base that all models name cannot be read; empty where it can, or they name none.
     """
 
     models: tuple[str, ...]
@@ -45,6 +46,7 @@ class AtHand:
     by_update: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     problems: Mapping[str, str] = field(default_factory=dict)
+    base_problem: str = ""
 
     def __post_init__(self) -> None:
         freeze(self, "statistics", "problems")
@@ -93,17 +95,19 @@ def at_hand(
         else:
             found[name] = own.origin
             fisher += [name] if own.metadata.get("fisher") else []
+    base_problem = ""
     if base is not None:
         known: str | None = ref_of(base, access).name
     else:
         known = common_base([base_of(ref, ref.config) for ref in refs])
         try:
             known = known and ref_of(known, access).name
-        except FuseHubError:
-            known = None  # What the models call their base may be gone, or be on nobody's Hub.
+        except FuseHubError as error:
+            # What the models call their base may be gone, or be on nobody's Hub.
+            known, base_problem = None, error.what
     return AtHand(
         tuple(named), tuple(sorted({*_tasks(refs)})), known, base is not None, found, tuple(fisher), tuple(by_update),
-        tuple(name for name in named if name in texts), problems,
+        tuple(name for name in named if name in texts), problems, base_problem,
     )  # fmt: skip
 
 

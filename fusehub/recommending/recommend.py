@@ -261,7 +261,9 @@ def _obstacles(method: Method, there: AtHand) -> list[Obstacle]:
         found.append(Obstacle("too-many-models", f"It merges {most} models and no more.", _number(most)))
     by_update = method.statistics == "grams" and there.by_update
     if (method.needs_base(method.options()) or by_update) and there.base is None:
-        found.append(Obstacle("no-base", "The base model is not known.", Action("name-base")))
+        read = f"The base that all models name cannot be read: {there.base_problem}"
+        what = read if there.base_problem else "The base model is not known."
+        found.append(Obstacle("no-base", what, Action("name-base")))
     if method.statistics == "grams":
         lacking = there.without([*there.statistics, *there.by_update])
         if lacking:

@@ -31,8 +31,8 @@ def first_html(links: Mapping[str, str]) -> str:
     )
     return (
         '<section class="fh-first" aria-label="What FuseHub does"><div><p class="fh-first-say">'
-        "Several people fine-tuned one base model, each on texts of their own. FuseHub makes <strong>one model that "
-        "knows what all of them know</strong>. It needs no training and none of their texts: only sums of what the "
+        "Several people fine-tuned one base model, each on texts of their own. FuseHub makes <strong>one model for "
+        "the texts of all of them</strong>. It needs no training and none of their texts: only sums of what the "
         f"layers of each expert see.</p>{_number_html()}<p class='fh-links'>{more}</p></div>{picture()}</section>"
     )
 

@@ -24,6 +24,7 @@ from ..step import Step, not_yet
 from ..uploads import take_uploads
 from ..visit import PICK, PUSH, Visit
 from .columns import Columns
+from .counting import named_for
 
 
 class Compare(Step):
@@ -37,7 +38,7 @@ class Compare(Step):
         self.offering = [self.said]
         with gr.Column(visible=False) as self.form:
             self._fields()
-        self.asked = [self.texts, self.example, self.add, self.pictures, self.scoring, self.upload]
+        self.asked = [self.texts, self.example, self.add, self.pictures, self.scoring, self.upload, self.named]
         self.painted = [
             self.answers, self.uploads, self.scores, self.layers, self.said, self.form, *self.asked,
             *self.columns.painted,
@@ -68,6 +69,7 @@ class Compare(Step):
                 file_types=[".csv", ".jsonl", ".parquet"],
                 elem_id="score-files",
             )
+            self.named = gr.Button("Fill in the datasets of the cards", visible=False, elem_id="card-datasets")
         self.uploads = gr.HTML("", js_on_load=html.PRESS)
         self.columns = Columns(self.frame, "score", labelled=True)
         self.limit = gr.Slider(
@@ -99,7 +101,8 @@ class Compare(Step):
             self.frame.on(self.upload.upload, self, self._upload, [self.upload], show_progress="hidden"),
             self.frame.on(self.uploads.click, self, self._drop, show_progress="hidden", **EACH_PRESS),
         ]
-        for event in (*(own.then for own in changed), self.datasets.blur):
+        named = self.named.click(self._name_datasets, self.frame.key, self.datasets, **self.frame.hidden)
+        for event in (*(own.then for own in (*changed, named)), self.datasets.blur):
             self.frame.answer(event, self._look_into, [self.datasets], self.columns.painted, "Looking into the data")
         self.columns.wire()
         self.frame.on(self.add.upload, self, self._add, [self.add], show_progress="hidden")
@@ -146,6 +149,7 @@ class Compare(Step):
             f"<h3>Scores on {html.esc(kind.scored_on)}</h3><p class='fh-intro'>Each dataset or file is a column of "
             "the table.</p>",
             gr.UploadButton(f"Add files with {kind.scored_on}"),
+            gr.Button(visible=bool(named_for(visit, visit.names()))),
         ]
 
     def _files_wanted(self, visit: Visit) -> str:
@@ -178,6 +182,10 @@ class Compare(Step):
 
     def _examples(self, request: gr.Request, key: str) -> str:
         return _answers_of(self.frame.visit_of(request, key)).typed
+
+    def _name_datasets(self, request: gr.Request, key: str) -> str:
+        visit = self.frame.visit_of(request, key)
+        return "\n".join(dict.fromkeys(own.called for own in named_for(visit, visit.names()).values()))
 
     def _compare(self, visit: Visit, token: str | None, data: Any, texts: str, only: bool) -> None:
         if is_of_images(visit):

@@ -9,7 +9,7 @@ from huggingface_hub import HfApi
 from fusehub.finding import FoundModel
 from space.steps.pick import misfit
 from space.visit import Picked
-from tests.app.conftest import ENTITIES, NAMED, SENTIMENT
+from tests.app.conftest import DATASET, ENTITIES, NAMED, SENTIMENT
 from tests.app.processes import Watched
 from tests.app.steps import (
     SLOW_FRAMES,
@@ -271,6 +271,12 @@ def test_columns_config_and_split_are_chosen_from_what_the_data_has(visitor, hub
     made.get_by_text("made in this visit").wait_for()
     assert "ada/parts:de" in made.inner_text()
     go(page, "Compare")
+    # What the cards name to be scored on is there with one press, and looked into.
+    page.get_by_role("button", name="Fill in the datasets of the cards").click()
+    page.locator("#score-columns").get_by_role("rowheader", name="fine music").wait_for()
+    datasets = page.locator("#datasets textarea")
+    assert datasets.input_value() == DATASET
+    datasets.fill("")
     films, shops = tmp_path / "films.csv", tmp_path / "shops.csv"
     films.write_text("comment,verdict,note\na good film,1,x\nan awful plot,0,y\n")
     shops.write_text("text,label\na good shop,positive\nan awful one,mixed\n")

@@ -18,7 +18,7 @@ from fusehub.recommending.at_hand import AtHand
 from fusehub.recommending.measured import FILENAME, record
 from fusehub.recommending.recommend import recommended, suiting
 from tests.battery.measured import TABLE, measured_text
-from tests.unit.experts import LABELS, relatives, with_statistics
+from tests.unit.experts import LABELS, edit_json, relatives, with_statistics
 from tests.unit.test_cli import run
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +105,20 @@ def test_where_the_mean_is_recommended_for_lack_of_statistics_it_says_so() -> No
         "RegMean was 0.1 points above the mean (higher in 8 of 18 runs)."
     )
     assert "Once they are made" not in recommended(there(WORDS, 2, statistics=True), among).reason
+
+
+def test_a_base_that_all_name_and_nobody_can_read_is_told_with_the_reason(experts, tmp_path) -> None:
+    models = [str(shutil.copytree(model, tmp_path / Path(model).name)) for model in experts[0]]
+    gone = tmp_path / "gone"
+    for model in models:
+        edit_json(Path(model) / "config.json", _name_or_path=str(gone))
+        Path(model, "README.md").write_text(f"---\nbase_model: {gone}\n---\n")
+    found = fusehub.recommend(models)
+    [obstacle] = found.way("ties").obstacles
+    assert obstacle.code == "no-base" and obstacle.what.startswith("The base that all models name cannot be read: ")
+    assert str(gone) in obstacle.what and found.to_dict()["at_hand"]["base_problem"] in obstacle.what
+    [obstacle] = fusehub.recommend(experts[0]).way("ties").obstacles
+    assert obstacle.what == "The base model is not known."
 
 
 def test_only_what_may_be_chosen_is_recommended() -> None:
