@@ -115,8 +115,8 @@ class Visit:
     """The task whose button was pressed: the box for tasks is to say it."""
     example: list[str] = field(default_factory=list)
     """The models that the example has picked."""
-    taken_in: bool = False
-    """The models that were named have become cards: the box for names is to be emptied."""
+    left_over: str | None = None
+    """Of the models that were named those that have become no cards: what the box for names is to hold."""
     labels: dict[str, list[str]] = field(default_factory=dict)
     heads: Heads = "auto"
     """Whether each model keeps its own head, or heads are merged where their labels agree."""

@@ -104,7 +104,7 @@ def advice_html(advice: Mapping[str, Any]) -> str:
     if better is not None:
         gain = _gain(better["gain"]) or ""
         body += (
-            f"<p><strong>{html.esc(better['title'])}</strong> promises more ({html.esc(gain)} against the mean).</p>"
+            f"<p><strong>{html.esc(better['title'])}</strong> promises more than the mean: {html.esc(gain)}.</p>"
             f"{html.offers(_actions(better['obstacles']))}"
         )
     elif way["method"] == advice["baseline"]["method"]:

@@ -120,8 +120,8 @@ class Pick(Step):
 
     def show(self, visit: Visit, token: str | None) -> list:
         # What was named is a card by now; what was not taken stays, to be mended.
-        named = gr.Textbox(value="") if visit.taken_in else gr.skip()
-        visit.taken_in = False
+        named = gr.skip() if visit.left_over is None else gr.Textbox(value=visit.left_over)
+        visit.left_over = None
         begins = not visit.picks
         example = gr.Button(
             "Try the example" if begins else "Take the example instead",
@@ -200,8 +200,11 @@ class Pick(Step):
         if len(names) > self.frame.setting.most_models:
             most = self.frame.setting.most_models
             raise FuseHubError(f"{len(names)} models are too many: {most} fit here.", "Name fewer at once.")
-        self._add(visit, names, token)
-        visit.taken_in = True
+        left: list[str] = []
+        try:
+            self._add(visit, names, token, left)
+        finally:
+            visit.left_over = ", ".join(name.strip() for name in left)
 
     def _fill(self, visit: Visit, token: str | None, data: gr.EventData) -> None:
         examples = self._examples(token)
@@ -221,9 +224,10 @@ class Pick(Step):
 
         return _belonging(find(with_statistics=True, limit=50, token=token)) or list(_EXAMPLE)
 
-    def _add(self, visit: Visit, names: list[str], token: str | None) -> None:
-        problems = []
-        for name in names:
+    def _add(self, visit: Visit, names: list[str], token: str | None, left: list[str] | None = None) -> None:
+        """Picks what can be picked, and raises what was wrong with the others, which are `left`."""
+        problems, left = [], [] if left is None else left
+        for place, name in enumerate(names):
             if len(visit.picks) >= self.frame.setting.most_models:
                 problems.append(
                     FuseHubError(
@@ -231,15 +235,16 @@ class Pick(Step):
                         "Remove one, or merge more with the command line.",
                     )
                 )
+                left += names[place:]
                 break
             try:
-                name = self.frame.setting.require_name(name)
-                new = describe(name, token)
+                new = describe(self.frame.setting.require_name(name), token)
                 if all(new.id != pick.id for pick in visit.picks):
                     visit.picks.append(new)
                     visit.changed_models()
             except FuseHubError as error:
                 problems.append(error)
+                left.append(name)
         if problems:
             raise together(problems)
 
