@@ -226,6 +226,7 @@ def test_work_is_found_again_after_a_reload_and_can_be_cancelled(visitor, app, m
     go(page, "Statistics")
     # The place is free for other work.
     page.get_by_label("Texts that I paste").check()
+    assert page.get_by_text("was cancelled").count() == 0, "nor is it told there once more"
     page.locator("#statistics-texts textarea").fill("a good film")
     page.locator("#make-statistics").click()
     page.get_by_text("made in this visit").wait_for()
