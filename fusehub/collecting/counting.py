@@ -237,7 +237,7 @@ class Counting:
     @property
     def _asked(self) -> Asked | None:
         mask = getattr(self.inputs.processor, "mask_token_id", None)
-        return self.fisher and replace(self.fisher, mask_token_id=mask)
+        return self.fisher and replace(self.fisher, mask_token_id=mask, name=self.ref.name)
 
     @property
     def _scores(self) -> Scores | None:

@@ -53,8 +53,13 @@ def require_finite_pass(sums: Mapping[str, GramSum], batch: Batch, output: Any, 
         if not _is_finite(value):
             raise _overflowed(name, "what the layer that tells tokens is given")
         return
-    # Minus infinity is how some models say that a token never comes.
-    if bool(value.isnan().any() | value.isposinf().any()):
+    require_finite_logits(value, name)
+
+
+def require_finite_logits(value: Tensor, name: str) -> None:
+    """Raises `NonFinite` where what the model `name` tells is not; minus infinity is how some say that a token never
+    comes."""
+    if not _is_finite(value) and bool(value.isnan().any() | value.isposinf().any()):
         raise _overflowed(name, "the output")
 
 

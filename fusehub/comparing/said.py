@@ -13,6 +13,7 @@ from fusehub.errors import NonFinite
 from fusehub.utils.progress import Progress
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from fusehub.models.resolve import ModelRef
@@ -88,5 +89,21 @@ def require_numbers(value: Any, name: str) -> Any:
     import torch
 
     if not torch.isfinite(value).all():
-        raise NonFinite(f"{name} predicts NaN or infinity.", "Its weights are broken: check how it was made.")
+        raise _no_numbers(name)
     return value
+
+
+def require_choices(logits: Tensor, name: str) -> None:
+    """Raises `NonFinite` where `logits` [texts, tokens] hold what no token can be chosen by. Minus infinity is how
+    some models say that a token never comes, but not of all tokens."""
+    import torch
+
+    if (logits.isnan() | logits.isposinf()).any() or not torch.isfinite(logits).any(-1).all():
+        raise _no_numbers(name)
+
+
+def _no_numbers(name: str) -> NonFinite:
+    return NonFinite(
+        f"{name} predicts NaN or infinity.",
+        "Its weights are broken, or its numbers grow too large on these texts: check how it was made.",
+    )

@@ -1,14 +1,19 @@
 """Models whose numbers are not finite: nothing is counted of them, and the layer is named."""
 
+from contextlib import closing
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from fusehub.collecting.collect import collect
+from fusehub.comparing.compare import compare
+from fusehub.comparing.evaluate import evaluate
+from fusehub.comparing.predictor import predict
 from fusehub.errors import BadStatistics, NonFinite
 from fusehub.statistics.inspection import inspect
-from tests.unit.experts import WEIGHTS, leftovers, save_weights, text_file
+from tests.unit.experts import WEIGHTS, leftovers, rel, save_weights, text_file
 from tests.unit.test_statistics_format import rewrite
 from tests.unit.tiny import tiny_model
 
@@ -19,8 +24,8 @@ DENSE = "bert.encoder.layer.{}.{}.dense.weight"
 def broken(tmp_path):
     """Makes a model with some of its tensors changed by a function; its folder."""
 
-    def make(arch: str = "bert", **changes):
-        folder = tiny_model(tmp_path / "model", arch)
+    def make(arch: str = "bert", settings=None, **changes):
+        folder = tiny_model(tmp_path / "model", arch, **settings or {})
         tensors = load_file(folder / WEIGHTS)
         for name, change in changes.items():
             tensors[name] = change(tensors[name]).to(tensors[name].dtype)
@@ -69,6 +74,65 @@ def test_numbers_that_grow_too_large_are_told_by_their_layer(broken, tmp_path, c
     with pytest.raises(NonFinite, match="model: " + said):
         collect(str(model), text_file(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def loud(broken):
+    """A model that writes, whose numbers grow too large where it tells tokens, and there alone."""
+    return broken(
+        "llama",
+        {"task": "text-generation", "tie_word_embeddings": False},
+        **{"lm_head.weight": lambda tensor: tensor.sign() * 3e38},
+    )
+
+
+@pytest.mark.parametrize("stream", ["off", "on"])
+def test_grams_are_those_of_a_model_whose_logits_are_finite(loud, tmp_path, stream):
+    """They do not depend on what it tells: the layer that does is not run for them."""
+    sound = tiny_model(tmp_path / "sound", "llama", task="text-generation", tie_word_embeddings=False)
+    data = text_file(tmp_path)
+    with (
+        closing(collect(str(loud), data, tmp_path / "loud", size="full", stream=stream)) as made,
+        closing(collect(str(sound), data, tmp_path / "plain", size="full", stream=stream)) as plain,
+    ):
+        assert made.layers.keys() == plain.layers.keys()
+        assert all(rel(own.gram(), plain.layers[name].gram()) == 0 for name, own in made.layers.items())
+
+
+@pytest.mark.parametrize("stream", ["off", "on"])
+def test_logits_that_grow_too_large_give_no_fisher_diagonals(loud, tmp_path, stream):
+    with pytest.raises(NonFinite, match="model: the output is NaN or infinity"):
+        collect(str(loud), text_file(tmp_path), tmp_path / "out", fisher=True, stream=stream)
+    assert not (tmp_path / "out").exists()
+
+
+def test_logits_that_grow_too_large_give_no_scores_and_no_texts(loud, tmp_path):
+    data = text_file(tmp_path)
+    with pytest.raises(NonFinite, match="model predicts NaN or infinity"):
+        evaluate([str(loud)], {"texts": data})
+    with pytest.raises(NonFinite, match="model predicts NaN or infinity"):
+        compare([str(loud)], ["the film was"])
+
+
+@pytest.mark.parametrize("ends", ["fisher", "predictions"])
+def test_infinity_is_no_label_that_is_sure(broken, tmp_path, ends):
+    """Of several labels at once each has a probability of its own, which of infinity is 1."""
+    model = broken(
+        "bert",
+        {"problem_type": "multi_label_classification"},
+        **{
+            "classifier.weight": lambda tensor: torch.full_like(tensor, 3e38),
+            # tanh of it is 1.
+            "bert.pooler.dense.weight": torch.zeros_like,
+            "bert.pooler.dense.bias": lambda tensor: torch.full_like(tensor, 1e9),
+        },
+    )
+    if ends == "fisher":
+        with pytest.raises(NonFinite, match="model: the output is NaN or infinity"):
+            collect(str(model), text_file(tmp_path), tmp_path / "out", fisher=True)
+    else:
+        with pytest.raises(NonFinite, match="model predicts NaN or infinity"):
+            predict(str(model), ["a fine film"])
 
 
 def test_the_command_line_says_the_same(broken, tmp_path):

@@ -46,6 +46,7 @@ class FisherCollector:
     are as before. `task` is the Hub's pipeline tag. `samples` None sums over all labels where they are few, and draws
     one for each example (for each token, of models that label tokens) where they are many; a number draws that many.
     For masked language models, `mask_token_id` says which tokens are predicted; without, all are.
+    Errors call the model `name`.
     """
 
     def __init__(
@@ -56,9 +57,10 @@ class FisherCollector:
         seed: int = 0,
         samples: int | None = None,
         mask_token_id: int | None = None,
+        name: str = "The model",
     ) -> None:
         self._model = model
-        self._scores = Scores.of(model.config, task, Asked(samples, seed, mask_token_id))
+        self._scores = Scores.of(model.config, task, Asked(samples, seed, mask_token_id, name))
         self._parameters = {name: own for name, own in model.named_parameters() if self._is_taken(own)}
         self._names = {id(own): name for name, own in self._parameters.items()}
         self._learned: Any = None

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fusehub.collecting.finite import require_finite_logits
 from fusehub.data.tasks import data_of
 from fusehub.utils.devices import fitted, wide
 
@@ -26,11 +27,12 @@ EXACT_LABELS = 10
 @dataclass(frozen=True)
 class Asked:
     """What is asked of labels: how many are drawn for each example (None chooses), by which seed, and which token says
-    what is predicted."""
+    what is predicted; and of which model, as errors call it."""
 
     samples: int | None = None
     seed: int = 0
     mask_token_id: int | None = None
+    name: str = "The model"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Scores:
     draws: int
     seed: int
     mask_token_id: int | None = None
+    name: str = "The model"
+    """What errors call the model."""
 
     @classmethod
     def of(cls, config: Any, task: str, asked: Asked) -> Scores:
@@ -61,7 +65,7 @@ class Scores:
                 family = "gaussian"
             if asked.samples is None and labels <= EXACT_LABELS:
                 draws = 0
-        return cls(task, family, draws, asked.seed, asked.mask_token_id)
+        return cls(task, family, draws, asked.seed, asked.mask_token_id, asked.name)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -82,9 +86,11 @@ class Scores:
         """(outputs, their vectors of the same shapes, whether more follow), once for each backward pass.
 
         `indices` are the numbers of the examples in the whole data. Padding and other positions that are not
-        predicted have zeros.
+        predicted have zeros. Raises `NonFinite` where a prediction holds NaN or infinity.
         """
         logits = data_of(self.task).logits(outputs)
+        for own in logits:
+            require_finite_logits(own[data_of(self.task).predicted(own, batch, self.mask_token_id)], self.name)
         made = self._exact(logits[0].detach()) if not self.draws else self._drawn(logits, batch, indices)
         upcoming = next(made, None)
         while upcoming is not None:

@@ -55,13 +55,13 @@ class LabelledAnswers(TaskAnswers):
 
         with torch.inference_mode(), running(asked.name):
             logits = asked.network(**on_device(asked.network, batch)).logits.float()
+            # Before they become probabilities: infinity is a plain 1 then.
+            require_numbers(self._real(logits.cpu(), batch), asked.name)
             if asked.problem == MULTI:
                 logits = logits.sigmoid()
             elif asked.problem == SINGLE:
                 logits = logits.softmax(-1)
-        result = logits.cpu()
-        require_numbers(self._real(result, batch), asked.name)
-        return result.numpy()
+        return logits.cpu().numpy()
 
     def _real(self, result: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """What the model says of what it was given, and not of padding."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fusehub.comparing.answers import Answer, Span
 from fusehub.comparing.metrics.measured import Measured
 from fusehub.comparing.metrics.texts import written_metrics
-from fusehub.comparing.said import Asked, Said, embedded, on_device
+from fusehub.comparing.said import Asked, Said, embedded, on_device, require_choices
 from fusehub.comparing.tasks.task import Shown, TaskAnswers
 from fusehub.data.chats import Chat
 from fusehub.data.examples import Examples
@@ -36,7 +36,7 @@ class WrittenAnswers(TaskAnswers):
     def predict(self, asked: Asked, texts: Sequence[Text]) -> Said:
         """What the model writes after each text, or for each source: greedily, at most 40 tokens (`NEW_TOKENS`)."""
         import torch
-        from transformers import GenerationMixin
+        from transformers import GenerationMixin, LogitsProcessorList
 
         network, tokenizer = asked.network, asked.of_texts
         assert isinstance(network, GenerationMixin)  # Its task is one of those that write.
@@ -57,6 +57,12 @@ class WrittenAnswers(TaskAnswers):
                 encoding["input_ids"], encoding["attention_mask"] = ids[:-1], encoding["attention_mask"][:-1]
         found = [""] * len(texts)
         done = 0
+
+        def look(_: Tensor, logits: Tensor) -> Tensor:
+            # The largest of what is no number would be written like any other.
+            require_choices(logits, asked.name)
+            return logits
+
         for indices, batch in batches(encodings, tokenizer, batch_size=asked.batch_size, padding_side=side):
             given = {key: batch[key] for key in ("input_ids", "attention_mask")}
             with torch.inference_mode(), quiet_transformers(), strange_files(asked.name, "its generation_config.json"):
@@ -66,6 +72,7 @@ class WrittenAnswers(TaskAnswers):
                     num_beams=1,
                     max_new_tokens=new,
                     pad_token_id=tokenizer.pad_token_id,
+                    logits_processor=LogitsProcessorList([look]),
                 )
             if self.continues:
                 written = written[:, given["input_ids"].shape[1] :]
