@@ -163,6 +163,8 @@ class Visit:
     pictures: dict[str, str] = field(default_factory=dict)
     """Name -> image that models of images are asked about."""
     comparison: dict[str, Any] | None = None
+    datasets: str = ""
+    """The datasets on the Hub that were named to be scored on, as they were typed."""
     filled_with: tuple[str | None, str | None] = (None, None)
     """The page whose box for texts was given examples last, and for which task."""
     asked_for_them: str | None = None

@@ -38,7 +38,16 @@ class Compare(Step):
         self.offering = [self.said]
         with gr.Column(visible=False) as self.form:
             self._fields()
-        self.asked = [self.texts, self.example, self.add, self.pictures, self.scoring, self.upload, self.named]
+        self.asked = [
+            self.texts,
+            self.example,
+            self.add,
+            self.pictures,
+            self.scoring,
+            self.upload,
+            self.named,
+            self.datasets,
+        ]
         self.painted = [
             self.answers, self.uploads, self.scores, self.layers, self.said, self.form, *self.asked,
             *self.columns.painted,
@@ -119,6 +128,8 @@ class Compare(Step):
         first = "Add images above and press Compare" if wanted else "Press Compare"
         answers = answers_html(visit.comparison) if visit.comparison else html.empty(f"{first}.{alone}")
         first = "Press Score" if visit.uploads else "Name datasets or upload files above and press Score"
+        if visit.job is not None and visit.job.is_open and visit.job.kind == "evaluate":
+            first = "All models are being scored: their table comes here"
         scores = scores_html(visit.evaluation) if visit.evaluation else html.empty(f"{first}.")
         known = {name: visit.layers[name] for name in visit.merges_of_picks() if name in visit.layers}
         first = "Press" if visit.merges_of_picks() else "Merge in step 4, then press"
@@ -141,6 +152,7 @@ class Compare(Step):
         if asked is None and not visit.typed and before != visit.filled_with:
             asked = kind.typed
         said: dict[str, Any] = {} if asked is None else {"value": asked}
+        is_kept = bool(visit.datasets) and before[0] != visit.page  # By a page that was loaded anew.
         return [
             gr.Textbox(label=kind.asks, visible=not of_images, **said),
             gr.Button(f"Fill in some {kind.one}s", visible=not of_images),
@@ -150,6 +162,7 @@ class Compare(Step):
             "the table.</p>",
             gr.UploadButton(f"Add files with {kind.scored_on}"),
             gr.Button(visible=bool(named_for(visit, visit.names()))),
+            gr.Textbox(value=visit.datasets) if is_kept else gr.skip(),
         ]
 
     def _files_wanted(self, visit: Visit) -> str:
@@ -213,6 +226,7 @@ class Compare(Step):
 
     def _look_into(self, visit: Visit, token: str | None, datasets: str) -> list[Any]:
         """What the data has that models are to be scored on."""
+        visit.datasets = datasets
         places: dict[str, str] = {}
         if visit.picks:
             # What is no name of a dataset is said when it is used.

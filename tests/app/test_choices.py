@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from huggingface_hub import HfApi
+from playwright.sync_api import expect
 
 from fusehub.finding import FoundModel
 from space.steps.pick import misfit
@@ -280,6 +281,8 @@ def test_columns_config_and_split_are_chosen_from_what_the_data_has(visitor, hub
     page.locator("#score-columns").get_by_role("rowheader", name="fine music").wait_for()
     datasets = page.locator("#datasets textarea")
     assert datasets.input_value() == DATASET
+    page.reload()
+    expect(datasets).to_have_value(DATASET, timeout=180_000)
     datasets.fill("")
     films, shops = tmp_path / "films.csv", tmp_path / "shops.csv"
     films.write_text("comment,verdict,note\na good film,1,x\nan awful plot,0,y\n")

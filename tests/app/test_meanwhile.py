@@ -94,6 +94,16 @@ def test_what_is_said_of_other_models_than_are_picked_now_is_not_shown(frame, vi
     assert visit.evaluation is None and "changed meanwhile" in str(visit.job.error)
 
 
+def test_what_is_being_scored_is_said_where_its_table_comes(frame, visit, tmp_path) -> None:
+    compare = frame.steps[COMPARE]
+    place = compare.painted.index(compare.scores)
+    assert "press Score" in compare.show(visit, None)[place]
+    start_scores(frame, visit, {"rows": rows(tmp_path)}, None, None)
+    assert "being scored: their table comes here" in compare.show(visit, None)[place]
+    frame.jobs.wait(visit.job, 300)
+    assert "<table" in compare.show(visit, None)[place]
+
+
 def test_an_example_that_cannot_be_had_takes_nothing_away(frame, visit, models, monkeypatch) -> None:
     pick, before = frame.steps[PICK], list(visit.picks)
     for examples in (["nobody/at-all@" + "0" * 40], []):
