@@ -180,7 +180,7 @@ def _leave_out(visit: Visit, models: Sequence[str]) -> None:
 def _typed(visit: Visit) -> list[Picked]:
     """The models whose labels are typed: numbers, and none has names to choose from."""
     chosen = to_map(visit.picks)[1]
-    return [pick for pick in visit.picks if are_generic(list(pick.labels)) and pick not in chosen]
+    return [pick for pick in visit.picks if pick.labels and are_generic(list(pick.labels)) and pick not in chosen]
 
 
 def check(frame: Any, visit: Visit, token: str | None, heard: Tell = untold) -> dict[str, Any]:

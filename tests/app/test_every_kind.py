@@ -49,6 +49,7 @@ def at_compare(visitor, served):
         faults = {"pick": grave_faults(page)}
         go(page, "Check")
         page.get_by_text("What a merge will take").wait_for()
+        assert not page.get_by_role("heading", name="Name the labels").is_visible(), "they have names, or none at all"
         faults["check"] = grave_faults(page)
         go(page, "Statistics")
         page.get_by_text("2 models have no statistics yet").wait_for()
