@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _WORTHWHILE = 64
 # Numbers of a product that are made at a time, so that they are added up before they have left the processor's cache.
 _CACHED = 2**20
+# Numbers of a factor that oneDNN puts in order at a time, where its rows do not lie one after the other: they stay in
+# memory that is used again, where a copy of all is new memory of the system, which takes as long as the product.
+_COPIED = 2**20
 # Rows that are turned round at a time.
 _TURNED = 512
 
@@ -37,6 +40,9 @@ def add_product(out: Tensor, left: Tensor, right: Tensor, *, factor: float = 1.0
     if left.stride(1) != 1:
         left = left.contiguous()
     step = max(1, _CACHED // len(right))
+    if not left.is_contiguous():
+        # A power of two: oneDNN compiles for each number of rows.
+        step = min(step, 1 << max(6, (_COPIED // left.shape[1]).bit_length() - 1))
     for start in range(0, len(left), step):
         out[start : start + step].add_(multiply(left[start : start + step], right), alpha=factor)
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Strip: TypeAlias = "tuple[int, Tensor]"
 # Rows of a strip: enough for a product to be as fast as that of the whole, few enough to stay near the processor.
 STEP = 256
+# So few rows are solved for by reading the factor, which takes longer than multiplying: row by row, as it lies.
+_FEW = 16
 # Numbers that are left free after each row.
 _ROOM = 16
 
@@ -158,8 +160,11 @@ class Factorized:
             self._divide(part, start // STEP, transposed=True)
         for start, stop in reversed(steps):
             part = right[:, start:stop]
-            add_product(part, right[:, stop:], lower[stop:, start:stop].T, factor=-1.0)
+            if len(right) > _FEW:
+                add_product(part, right[:, stop:], lower[stop:, start:stop].T, factor=-1.0)
             self._divide(part, start // STEP, transposed=False)
+            if len(right) <= _FEW:
+                right[:, :start].addmm_(part, lower[start:stop, :start], alpha=-1)
         return right
 
     def _divide(self, part: Tensor, block: int, *, transposed: bool) -> None:

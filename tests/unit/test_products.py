@@ -25,6 +25,7 @@ def ways(request, monkeypatch) -> list[bool]:
 @pytest.mark.parametrize("cached", [2**20, 1000])
 def test_what_is_added_is_the_product_wherever_its_factors_lie(ways, cached, monkeypatch):
     monkeypatch.setattr(products, "_CACHED", cached)
+    monkeypatch.setattr(products, "_COPIED", cached)
     left, right, out = random(200, 300), random(130, 300, seed=1), random(200, 130, seed=2)
     wanted = out.double() - 2 * left.double() @ right.double().T
     # Parts of larger matrices, turned ones, and an `out` that is a part, too.
@@ -35,6 +36,10 @@ def test_what_is_added_is_the_product_wherever_its_factors_lie(ways, cached, mon
     assert rel(wide[:, 100:230], wanted) < 1e-6
     assert wide[:, :100].count_nonzero() == wide[:, 230:].count_nonzero() == 0
     products.add_product(out, left, right.T.contiguous().T, factor=-2.0)
+    assert rel(out, wanted) < 1e-6
+    # Rows with something between them.
+    frame[:200, 50:350], out = left, random(200, 130, seed=2)
+    products.add_product(out, frame[:200, 50:350], right, factor=-2.0)
     assert rel(out, wanted) < 1e-6
     assert len(set(ways)) == 1 and ways[0] == products._has_vectors_that_mkl_leaves()
 
