@@ -11,6 +11,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,8 @@ DTYPES: dict[str, tuple[str, int]] = {
 }
 # How much of two tensors that seem to be the same is compared at a time.
 _COPY_BYTES = 2**25
+# However much Linux is asked to read ahead, it reads as much as suits the device: 128 kilobytes on most, or more.
+_AHEAD_BYTES = 2**17
 FLOATS = ("F64", "F32", "BF16", "F16")
 
 
@@ -96,6 +99,9 @@ class TensorFile(ABC):
     @abstractmethod
     def read(self, name: str, start: int, stop: int | None) -> torch.Tensor:
         """The rows `start:stop` along the first axis of the tensor called `name`."""
+
+    def read_ahead(self, name: str) -> None:  # noqa: B027  # For whoever can.
+        """Has the system bring the bytes of the tensor into memory that it may take back, where it can be asked to."""
 
     @abstractmethod
     def close(self) -> None:
@@ -172,6 +178,15 @@ class SafetensorsFile(TensorFile):
                     raise BadFile(f"{self._file.name} ended in the middle of {name}.", "Download it again.")
                 view, position = view[got:], position + got
         return raw.view(torch_dtype(info.dtype)).reshape(shape)
+
+    def read_ahead(self, name: str) -> None:
+        start = self._offsets[name]
+        stop = start + self.tensors[name].nbytes
+        if hasattr(os, "posix_fadvise"):
+            with suppress(OSError):  # Where a file system has no such thing.
+                for position in range(start, stop, _AHEAD_BYTES):
+                    length = min(_AHEAD_BYTES, stop - position)
+                    os.posix_fadvise(self._file.fileno(), position, length, os.POSIX_FADV_WILLNEED)
 
     def _read_at(self, position: int, view: memoryview) -> int:
         """Reads as much as comes at once, and says how much that was; for several threads at a time."""

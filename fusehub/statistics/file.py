@@ -189,6 +189,11 @@ class StoredLayer:
         """What the diagonal of `S` must grow by, relative to itself, to make up for the rounding of the rest."""
         return float(self._read("e")) if self.encoding.name == "correlations" else 0.0
 
+    def read_ahead(self) -> None:
+        """Has the system read the matrices, where it can: `strips` comes soon."""
+        for part in self.encoding.tensors(self.size):
+            self._statistics.read_ahead(f"{self.stored_as}.{part}")
+
     def _require_of_one(self, squares: Tensor) -> None:
         """By Cauchy and Schwarz, the square of a sum of `n` numbers is at most `n` times the sum of their squares."""
         if self._statistics.metadata.get("noise"):
@@ -280,6 +285,14 @@ class Statistics:
                 f"The file is broken, or the model was. {REMAKE} That stops where the model's numbers are not finite.",
             )
         return value
+
+    def read_ahead(self, name: str) -> None:
+        """Has the system read a tensor, where it can.
+
+        Args:
+            name: Its name in the file.
+        """
+        self._file.read_ahead(name)
 
     def close(self) -> None:
         """Closes the file."""

@@ -124,6 +124,10 @@ class ShardedFile:
         """The tensor called `name`."""
         return self._of[name].read(name, 0, None)
 
+    def read_ahead(self, name: str) -> None:
+        """Has the system read the tensor called `name`, where it can."""
+        self._of[name].read_ahead(name)
+
     def close(self) -> None:
         """Closes the files."""
         for file in self._files:

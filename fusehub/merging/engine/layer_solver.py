@@ -172,6 +172,11 @@ class LayerSolver:
             told = f"{self.device} cannot solve {tensor.name} ({str(error).splitlines()[0][:120]})"
             raise FuseHubError(f"{told}.", "Say --device cpu.") from error
 
+    def read_ahead(self, tensor: TensorPlan) -> None:
+        """Has the system read the statistics of the layer of `tensor`, where it can."""
+        for layer in self._stored(tensor, self._used(tensor, range(len(self.plan.experts)))).values():
+            layer.read_ahead()
+
     def systems(self, tensor: TensorPlan) -> Iterator[Hashable]:
         """What tells the systems that a layer is solved by: one, or one for each group of its labels."""
         labels = self.plan.labels

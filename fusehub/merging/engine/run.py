@@ -23,6 +23,7 @@ from fusehub.merging.engine.elementwise import Survey, Work, combine, cut
 from fusehub.merging.engine.finite import require_finite
 from fusehub.merging.engine.lanes import Lanes, lanes_of
 from fusehub.merging.engine.layer_solver import LayerSolver
+from fusehub.merging.engine.reading_ahead import ReadAhead
 from fusehub.merging.engine.relatives import require_relatives
 from fusehub.merging.engine.settling import settled
 from fusehub.merging.engine.shares import shares
@@ -108,11 +109,14 @@ class _Engine:
             files = weight_files(self.plan, settlement, self.experts)
             todo = [file for file in files if file.path not in self.begun.files]
             share = self._share(todo)
+            named = [name for file in todo for name in file.shard.tensors if name in share[file.path]]
+            mine = [self.tensors[name] for name in named if name in self.tensors]
+            solved = [] if self.plan.method.needs_data else [tensor for tensor in mine if tensor.action == "solve"]
+            self._reading = self._files.enter_context(ReadAhead(solved, self._solver, self.experts, self._lanes))
             if self.plan.method.needs_data:
                 self._solve_by_blocks(statistics)
             else:
-                mine = [self.tensors[name] for file in todo for name in share[file.path] if name in self.tensors]
-                self._solver.expect(tensor for tensor in mine if tensor.action == "solve")
+                self._solver.expect(solved)
             writing = Writing(self.folder, self.begun, self.processes, self._solver, self.progress)
             done = writing.run(files, share, self._pieces)
             hashes: dict[str, str] = {}
@@ -148,15 +152,8 @@ class _Engine:
 
     def _as_main_has_it(self, result: MergeResult) -> MergeResult:
         """What came of the merge, which only the main process knows of all parts."""
-        told = self.processes.agree(
-            {
-                "remarks": result.remarks,
-                "notes": dict(result.notes),
-                "precision": dict(result.precision),
-                "hashes": dict(result.hashes),
-            }
-        )
-        return replace(result, **told[0])
+        known = {name: dict(getattr(result, name)) for name in ("notes", "precision", "hashes")}
+        return replace(result, **self.processes.agree({"remarks": result.remarks, **known})[0])
 
     def _solve_by_blocks(self, statistics: Sequence[dict[str, Any]]) -> None:
         """Solves all layers before anything is written, in the order of the model and not of the file."""
@@ -349,6 +346,7 @@ class _Engine:
         tensor = work.tensor
         weight_plan = self.tensors[self._weights.get(tensor.name, tensor.name)]
         bias = next((bias for bias, weight in self._weights.items() if weight == weight_plan.name), None)
+        self._reading.begins(weight_plan)
         # A system's own arithmetic is as fine as it must be; what is stored as float32 need not be wider before.
         first = self._read(replace(work, start=0, stop=1))
         finest = torch.float64 if any(value.dtype == torch.float64 for value in first) else torch.float32

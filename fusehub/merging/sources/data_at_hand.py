@@ -139,6 +139,9 @@ class CountedLayer:
         """The strips of the sum of x xᵀ over the rows."""
         return self.sums.strips(dtype, device)
 
+    def read_ahead(self) -> None:
+        """It is in memory."""
+
     def gram(self) -> Tensor:
         """The sum of x xᵀ over the rows: [in, in], float64, a new tensor at each call."""
         return unpack(self.sums.packed(), self.size)

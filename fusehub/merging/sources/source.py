@@ -53,6 +53,9 @@ class SourceLayer(LayerStatistics, Protocol):
     def stored_as(self) -> str:
         """What layers with the same inputs have in common, and no statistics of other inputs have."""
 
+    def read_ahead(self) -> None:
+        """Has the system read what is not in memory yet, where it can: the layer is solved soon."""
+
 
 class StatisticsSource(ABC):
     """Statistics of one expert: what is known of them at once, and the numbers when the source is opened."""

@@ -57,6 +57,9 @@ class AdapterOverBase(StoredWeights):
             return self._updates.read(name, self._base.read, start, stop)
         return self._base.read(name, start, stop)
 
+    def read_ahead(self, name: str) -> None:
+        self._base.read_ahead(name)
+
     def close(self) -> None:
         """Closes the files of both."""
         self._base.close()

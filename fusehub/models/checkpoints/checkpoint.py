@@ -86,6 +86,10 @@ class Checkpoint(Mapping):
         """The tensor called `name`, or its rows `start:stop` along the first axis. Raises `NotFound`."""
         return self._weights.read(name, start, stop)
 
+    def read_ahead(self, name: str) -> None:
+        """Has the system read the tensor, where it can: `read` comes soon."""
+        self._weights.read_ahead(name)
+
     def close(self) -> None:
         """Closes the files."""
         self._weights.close()

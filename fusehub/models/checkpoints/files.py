@@ -76,6 +76,10 @@ class FilesOfTensors(StoredWeights):
         stored, scaled = self._stored[name], self.tensors.scaled.get(name)
         return scaled.read(stored, start, stop, self._rows) if scaled else self._rows(stored, start, stop)
 
+    def read_ahead(self, name: str) -> None:
+        if name in self.tensors:
+            self._files[self._stored[name]].read_ahead(self._stored[name])
+
     def _rows(self, stored: str, start: int, stop: int | None) -> torch.Tensor:
         return self._files[stored].read(stored, start, stop)
 

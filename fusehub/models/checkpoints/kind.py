@@ -59,6 +59,9 @@ class StoredWeights(ABC):
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """The tensor called `name`, or its rows `start:stop` along the first axis. Raises `NotFound`."""
 
+    def read_ahead(self, name: str) -> None:  # noqa: B027  # For whoever can.
+        """Has the system read the tensor, where it can: `read` comes soon."""
+
     @abstractmethod
     def close(self) -> None:
         """Closes the files."""
