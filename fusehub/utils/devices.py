@@ -10,7 +10,7 @@ import os
 from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
 
-from fusehub.errors import FuseHubError
+from fusehub.errors import FuseHubError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -35,12 +35,31 @@ def find_device(name: Device | None = None) -> str:
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError, ModuleNotFoundError) as error:  # Depends on the device.
+        told = f", which {VARIABLE} names" if said is None or str(said) == "auto" else ""
         raise FuseHubError(
-            f"There is no device {name} here ({str(error).splitlines()[0][:120]})"
-            + (f", which {VARIABLE} names." if said is None or str(said) == "auto" else "."),
-            "Say cpu, cuda or mps, or auto for the one that is there.",
+            f"There is no device {name} here{told}{_why(name, error)}.", f"Say {' or '.join(_there())}, or auto."
         ) from error
     return name
+
+
+def _there() -> list[str]:
+    """The devices that torch finds here."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    count = torch.accelerator.device_count() if accelerator else 0
+    return ["cpu", *(f"{accelerator.type}:{index}" for index in range(count) if accelerator)]
+
+
+def _why(name: str, error: Exception) -> str:
+    """What torch says against a device of a kind that it knows: of a driver that is missing, or of its own build."""
+    import torch
+
+    try:
+        torch.device(name)
+    except RuntimeError:
+        return ""  # It lists all kinds that it knows, most of which nobody has.
+    return "" if isinstance(error, NotImplementedError) else f": {first_line(error)}"
 
 
 def asked_for(name: Device | None) -> str:
