@@ -5,20 +5,24 @@ with the next press, at another step, or by its button, it goes.
 
 `SCRIPT` is what the page itself does for it: it says what was asked for and not answered yet (`begin`, `end`), and
 brings a result into view, with the focus where that would be left out of the window. Whoever has gone on by Tab
-meanwhile is not taken elsewhere. Of what goes on without a word it looks after the answer (`wait`).
+meanwhile is not taken elsewhere. Of what goes on without a word it looks after the answer, too.
 """
 
 from __future__ import annotations
 
+import json
 import time
 
 from .render import html
+from .visit import Ended
 from .workers.jobs import WAITING, Job
 
 # Milliseconds after which what takes longer says that it goes on.
 _PATIENCE = 400
 # Milliseconds after which an answer may be lost.
 _LOST = 3000
+# In the place of what a press shows: the page from its top.
+TOP = "top"
 # What the button that takes a message away does.
 CLOSE = "close"
 # Seconds below which what is left is not worth a number.
@@ -31,27 +35,39 @@ window.fusehub = {
   pending: new Map(),
   nudged: 0,
   painted: 0,
+  failed: new WeakSet(),
+  ended: 0,
   begin(id, words) {
-    this.pending.set(id, {words, since: Date.now()});
+    if (!this.pending.size) this.failures();
+    this.pending.set(id, {words, since: this.pending.get(id)?.since || Date.now()});
     this.ticking = this.ticking || setInterval(() => this.draw(), 200);
   },
-  end(id, shows) {
-    this.pending.delete(id);
+  end(told) {
+    for (const [number, id, shows] of JSON.parse(told)) {
+      if (number <= this.ended) continue;
+      this.ended = number;
+      this.pending.delete(id);
+      if (shows === 'TOP') scrollTo({top: 0});
+      else if (shows && !document.querySelector('.fh-dock .fh-error')) this.show(shows);
+    }
     this.draw();
-    if (shows && !document.querySelector('.fh-dock .fh-error')) this.show(shows);
   },
-  wait() {
-    const since = Date.now();
-    setTimeout(() => { if (this.painted < since) this.nudge(); }, LOST);
+  failures() {
+    const found = [...document.querySelectorAll('.toast-body.error')].filter((one) => !this.failed.has(one));
+    found.forEach((one) => this.failed.add(one));
+    return found.length;
   },
   draw() {
     const bar = document.querySelector('.fh-busy');
     if (!bar) return;
-    const late = [...this.pending.values()].filter((one) => Date.now() - one.since > PATIENCE);
-    if (late.length && Date.now() - Math.max(late[0].since, this.nudged) > LOST) {
+    // What gradio itself could not do, it says in a message of its own, and nothing else is answered.
+    if (this.pending.size && this.failures()) this.pending.clear();
+    const open = [...this.pending.values()];
+    if (open.length && Date.now() - Math.max(open[0].since, this.nudged) > LOST) {
       this.nudged = Date.now();
       this.nudge();
     }
+    const late = open.filter((one) => one.words && Date.now() - one.since > PATIENCE);
     bar.hidden = !late.length;
     if (late.length) {
       const one = late[late.length - 1], seconds = Math.floor((Date.now() - one.since) / 1000);
@@ -81,6 +97,8 @@ window.fusehub = {
     )
     .replace("PATIENCE", str(_PATIENCE))
     .replace("LOST", str(_LOST))
+    .replace("TOP", TOP)
+    .replace("</script>", html.PRESSING + "</script>")
 )
 
 # What is not answered may wait in a stream that nobody reads: gradio takes the last one for open until it has read its
@@ -97,25 +115,29 @@ watch('value', () => {
 });
 """
 )
+# Answers to presses that came close together may be seen as one: each tells the last few, and each is ended once.
+ENDED = """
+watch('value', () => {
+  const told = element.querySelector('[data-ended]');
+  if (told) window.fusehub.end(told.dataset.ended);
+});
+"""
 BUSY = (
     '<section class="fh-busy" role="status" aria-label="Being worked on" hidden><p></p><small aria-hidden="true">'
     '</small><div class="fh-progress fh-moving"><span></span></div></section>'
 )
 
 
-def begin(place: str, words: str, inputs: int) -> str:
-    """The script with which a press begins, by which its inputs go on as they are."""
-    return f"(...all) => {{ window.fusehub.begin({place!r}, {words!r}); return all.slice(0, {inputs}); }}"
+def begin(press: str, words: str | None, inputs: int, before: str = "") -> str:
+    """The script with which a press begins, by which its inputs go on as they are; without `words` nothing is said of
+    it."""
+    begins = f"window.fusehub.begin({press!r}, {json.dumps(words)});"
+    return f"(...all) => {{ {begins} {before} return all.slice(0, {inputs}); }}"
 
 
-def wait(inputs: int) -> str:
-    """The script with which something begins that is answered by a paint, and of which nothing is said until then."""
-    return f"(...all) => {{ window.fusehub.wait(); return all.slice(0, {inputs}); }}"
-
-
-def end(place: str, shows: str | None) -> str:
-    """The script with which it ends; `shows` selects the result."""
-    return f"() => {{ window.fusehub.end({place!r}, {shows!r}); }}".replace("None", "null")
+def end(ended: Ended, press: str, shows: str | None) -> str:
+    """The unseen piece by which it ends, after those that have `ended` just before; `shows` selects the result."""
+    return f'<i data-ended="{html.esc(json.dumps(ended.and_now(press, shows)))}"></i>'
 
 
 def message(said: str, shows: str | None = None) -> str:

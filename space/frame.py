@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 import gradio as gr
 
 from fusehub.errors import Action, FuseHubError
 
 from . import dock
-from .events import preparing, shown, shown_in_turn, text_of
+from .events import Hidden, Pieces, any_of, preparing, shown, token_of
 from .links.link import link_of, read_link
+from .presses import Presses
 from .public_models import Recent
 from .render import html, offers
 from .render.address import ADDRESS, AGAIN, BACK, GO_ON, STILL, address_html
@@ -32,25 +33,7 @@ from .visits import Visits
 from .workers.jobs import CANCELLED, DONE, FAILED, Job, Jobs, Part
 from .workers.worker import Worker
 
-MOCK = "mock-oauth-token-for-local-dev"
 _TICK = 0.6
-
-
-def token_of(oauth: gr.OAuthToken | None) -> str | None:
-    """The visitor's own token; None: nobody's on a shared machine, the one stored for its user on a laptop."""
-    return None if oauth is None or oauth.token == MOCK else oauth.token
-
-
-class _Hidden(TypedDict):
-    """What an event does that shows no progress and is no endpoint.
-
-    The page tells each part that progress is shown on that it waits, and looks for it among all parts. By default
-    these are all outputs, which took the browser more than all else of a press; one is enough to hide it on.
-    """
-
-    show_progress: Literal["hidden"]
-    show_progress_on: list[Any]
-    api_visibility: Literal["private"]
 
 
 @dataclass
@@ -64,7 +47,6 @@ class Frame:
     recent: Recent
     shelves: Shelves = field(default_factory=Shelves)
     steps: list[Any] = field(default_factory=list)
-    presses: int = 0
     address: str = "http://127.0.0.1:7860"
     """Where programs find the app: a Space by its name."""
 
@@ -77,6 +59,8 @@ class Frame:
             self.busy = gr.HTML(dock.BUSY, js_on_load=dock.NUDGE)
             self.message = gr.HTML("", js_on_load=dock.MESSAGE, elem_classes="fh-maybe")
             self.work = gr.HTML("", js_on_load=html.PRESS, elem_classes="fh-maybe")
+            self.ended = gr.HTML("", js_on_load=dock.ENDED, elem_classes="fh-address")
+        self.presses = Presses(self.visit_of, self.key, self.ended)
         self.elsewhere = gr.HTML("", render=False, js_on_load=html.PRESS)
         self.timer = gr.Timer(_TICK, active=False)
         self.columns: list[gr.Column] = []
@@ -122,78 +106,71 @@ class Frame:
         """Connects navigation, cancelling and the ticking while work goes on. Called when all steps are there."""
         everything = [*self.outputs, *self.columns, *(output for step in self.steps for output in step.outputs)]
 
-        def go(oauth: gr.OAuthToken | None, request: gr.Request, data: gr.EventData, key: str) -> Iterator[list[Any]]:
-            visit = self.visit_of(request, key)
+        def go(visit: Visit, token: str | None, data: gr.EventData) -> Pieces:
             if data.act == AGAIN:
-                yield self.paint_all(visit, token_of(oauth))
-                return
+                return self.paint_all(visit, token)
             place = read_link(data.id, self.setting).step if data.act == BACK else int(data.id)
-            yield from self._at(visit, place, token_of(oauth))
+            return (yield from self._at(visit, place, token))
+
+        def lead(visit: Visit, token: str | None, data: gr.EventData) -> Pieces:
+            return (yield from self._at(visit, places[selector(data.target)], token))
 
         hidden = self.hidden
         # Whoever does not wait for a step goes to another one.
-        self._busy(
-            self.nav.click, shown_in_turn(go), [self.key], everything, "One moment", trigger_mode="multiple", **hidden
-        )
-        self.address_bar.click(shown_in_turn(go), [self.key], everything, trigger_mode="multiple", **hidden)
-        for step in self.steps:
-            for place, press in step.leads:
-                words = "Checking the models" if place == CHECK else "One moment"
-                self._busy(press.click, self._leading(place), [self.key], everything, words, **hidden).then(
-                    None, None, None, js="() => window.scrollTo({top: 0})"
-                )
+        at_once: dict[str, Any] = {**hidden, "trigger_mode": "multiple", "concurrency_limit": 40}
+        self.presses.connect(self.nav.click, go, [], everything, "One moment", **at_once)
+        self.presses.connect(self.address_bar.click, go, [], everything, by_itself=True, **at_once)
+        places = {selector(press): place for step in self.steps for place, press in step.leads}
+        for words, checks in (("Checking the models", True), ("One moment", False)):
+            presses = [press.click for step in self.steps for place, press in step.leads if (place == CHECK) is checks]
+            self.presses.connect(any_of(presses), lead, [], everything, words, shows=dock.TOP, **at_once)
 
-        def answer(
-            oauth: gr.OAuthToken | None, request: gr.Request, data: gr.EventData, key: str
-        ) -> Iterator[list[Any]]:
+        def answer(visit: Visit, token: str | None, data: gr.EventData) -> Pieces:
             """Does what a button of an error, or of what cannot be done yet, offers; or takes the message away."""
-            visit = self.visit_of(request, key)
             action = offers.pressed(data.act, data.id)
             if action is not None:
-                yield from self._at(visit, offers.OFFERS[action.code].step or 0, token_of(oauth), action)
-            elif data.act == GO_ON:
-                yield from self._at(visit, int(data.id), token_of(oauth))
-            elif data.act == dock.CLOSE:
+                return (yield from self._at(visit, offers.OFFERS[action.code].step or 0, token, action))
+            if data.act == GO_ON:
+                return (yield from self._at(visit, int(data.id), token))
+            skipped = [gr.skip()] * len(everything)
+            if data.act == dock.CLOSE:
                 visit.notices.pop(visit.step, None)
-                yield [gr.skip(), "", *[gr.skip()] * (len(everything) - 2)]
-            else:
-                yield [gr.skip()] * len(everything)
+                return [gr.skip(), "", *skipped[2:]]
+            return skipped
 
-        for box in (self.message, *(box for step in self.steps for box in step.offering)):
-            box.click(shown_in_turn(answer), [self.key], everything, **hidden)
+        offering = [self.message, *(box for step in self.steps for box in step.offering)]
+        self.presses.connect(any_of([box.click for box in offering]), answer, [], everything, **at_once)
 
-        def cancel(oauth: gr.OAuthToken | None, request: gr.Request, key: str) -> list[Any]:
-            visit = self.visit_of(request, key)
+        def cancel(visit: Visit, token: str | None, data: gr.EventData) -> Pieces:
+            yield from ()
             if visit.job is not None:
                 self.jobs.cancel(visit.job)
                 self.jobs.wait(visit.job, 5)
-            return self.paint_all(visit, token_of(oauth))
+            return self.paint_all(visit, token)
 
         def tick(oauth: gr.OAuthToken | None, request: gr.Request, key: str) -> list[Any]:
             visit = self.visit_of(request, key)
             if visit.job is not None and visit.job.is_open:
                 work = dock.running(visit.job, self.jobs.before(visit.job))
-                return [gr.skip(), gr.skip(), work, *[gr.skip()] * (len(everything) - 3)]
+                return [gr.skip(), gr.skip(), work, *[gr.skip()] * (len(everything) - 2)]
             painted = self.paint_all(visit, token_of(oauth))
             painted[everything.index(self.timer)] = gr.Timer(active=False)
-            return painted
+            return [*painted, self.unasked(visit)]
 
-        self.work.click(shown(cancel), [self.key], everything, **hidden)
+        self.presses.connect(self.work.click, cancel, [], everything, **hidden)
         self.busy.click(lambda: None, None, None, **hidden)
-        self.timer.tick(shown(tick), [self.key], everything, queue=False, **hidden)
+        self.timer.tick(shown(tick), [self.key], [*everything, self.ended], queue=False, **hidden)
         self.everything = everything
 
+    def unasked(self, visit: Visit) -> str:
+        """What `ended` shows with a paint that nobody has asked for."""
+        return dock.end(visit.ended, "", None)
+
     @property
-    def hidden(self) -> _Hidden:
+    def hidden(self) -> Hidden:
         return {"show_progress": "hidden", "show_progress_on": [self.work], "api_visibility": "private"}
 
-    def _leading(self, place: int) -> Callable[..., Iterator[list[Any]]]:
-        def lead(oauth: gr.OAuthToken | None, request: gr.Request, key: str) -> Iterator[list[Any]]:
-            yield from self._at(self.visit_of(request, key), place, token_of(oauth))
-
-        return shown_in_turn(lead)
-
-    def _at(self, visit: Visit, place: int, token: str | None, wanted: Action | None = None) -> Iterator[list[Any]]:
+    def _at(self, visit: Visit, place: int, token: str | None, wanted: Action | None = None) -> Pieces:
         """The visit goes to a step, with what is `wanted` there. What the one that it leaves had to say is said.
 
         The step is there at once; while it is prepared, the bar at the bottom says how far that is.
@@ -211,10 +188,10 @@ class Frame:
         except FuseHubError as error:
             failed = error
         if not stays():
-            return  # The visitor did not wait, and another press paints.
+            return None  # The visitor did not wait, and another press paints.
         if failed is not None:
             visit.notices[place] = dock.message(self.problem(failed))
-        yield self.paint_all(visit, token, failed=failed is not None)
+        return self.paint_all(visit, token, failed=failed is not None)
 
     def paint_all(self, visit: Visit, token: str | None, *, failed: bool = False) -> list[Any]:
         """What `everything` shows: of the steps, the one that the visit is at; nothing of it where that `failed`."""
@@ -291,20 +268,7 @@ class Frame:
         place = self.steps.index(step)
         outputs = [*self.outputs, *step.outputs]
 
-        def run(
-            oauth: gr.OAuthToken | None, request: gr.Request, data: gr.EventData, key: str, *values: Any
-        ) -> list[Any]:
-            *_, painted = run_in_turn(oauth, request, data, key, *values)
-            return painted
-
-        def run_in_turn(
-            oauth: gr.OAuthToken | None, request: gr.Request, data: gr.EventData, key: str, *values: Any
-        ) -> Iterator[list[Any]]:
-            visit, token = self.visit_of(request, key), token_of(oauth)
-            values = tuple(
-                text_of(value) if isinstance(box, gr.Textbox) else value
-                for box, value in zip(inputs, values, strict=True)
-            )
+        def pressed(visit: Visit, token: str | None, data: gr.EventData, *values: Any) -> Pieces:
             # What work has to say comes before what this press has.
             self._take_in(visit)
             failed = False
@@ -316,7 +280,7 @@ class Frame:
                     failed = False
             except FuseHubError as error:
                 visit.notices[place] = dock.message(self.problem(error))
-            yield self.paint_step(step, visit, token, failed=failed)
+            return self.paint_step(step, visit, token, failed=failed)
 
         named: dict[str, Any] = {
             "show_progress": show_progress,
@@ -324,11 +288,9 @@ class Frame:
             "api_visibility": "private",
             **options,
         }
-        handler = shown_in_turn(run_in_turn) if prepares else shown(run)
-        if show_progress == "hidden":
-            return event(handler, [self.key, *inputs], outputs, **{"js": dock.wait(1 + len(inputs)), **named})
+        words = None if show_progress == "hidden" else busy
         result = selector(shows) if shows is not None else None
-        return self._busy(event, handler, [self.key, *inputs], outputs, busy, shows=result, **named)
+        return self.presses.connect(event, pressed, inputs, outputs, words, shows=result, prepares=prepares, **named)
 
     def answer(
         self,
@@ -341,32 +303,12 @@ class Frame:
         """`change(visit, token, *values)` gives what `outputs` show when `event` happens, and nothing else is painted:
         what the step has to say stays."""
 
-        def run(oauth: gr.OAuthToken | None, request: gr.Request, key: str, *values: Any) -> list[Any]:
-            taken = [
-                text_of(value) if isinstance(box, gr.Textbox) else value
-                for box, value in zip(inputs, values, strict=True)
-            ]
-            return change(self.visit_of(request, key), token_of(oauth), *taken)
+        def changed(visit: Visit, token: str | None, data: gr.EventData, *values: Any) -> Pieces:
+            yield from ()
+            return change(visit, token, *values)
 
         options: dict[str, Any] = {**self.hidden, "trigger_mode": "always_last", "concurrency_limit": 10}
-        return self._busy(event, shown(run), [self.key, *inputs], outputs, busy, **options)
-
-    def _busy(
-        self,
-        event: Callable[..., Any],
-        function: Callable[..., Any],
-        inputs: Sequence[Any],
-        outputs: Sequence[Any],
-        words: str,
-        *,
-        shows: str | None = None,
-        **options: Any,
-    ) -> Any:
-        """The event, of which the bar at the bottom says that it goes on until it is answered."""
-        self.presses += 1
-        place = f"press-{self.presses}"
-        started = event(function, inputs, outputs, js=dock.begin(place, words, len(inputs)), **options)
-        return started.then(None, None, None, js=dock.end(place, shows))
+        return self.presses.connect(event, changed, inputs, outputs, busy, prepares=False, **options)
 
     def start(
         self,

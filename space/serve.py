@@ -19,13 +19,13 @@ from fusehub.utils.reach import confine
 from . import dock
 from .documents import add_documents
 from .downloads import add_downloads
-from .events import shown
-from .frame import Frame, token_of
+from .events import shown, token_of
+from .frame import Frame
 from .links.link import read_link
 from .links.opening import open_recipe
 from .links.sharing import Sharing, fill_in
 from .loading.front import Front
-from .page import Page
+from .loading.page import Page
 from .programs.endpoints import endpoints
 from .programs.tools import structured
 from .public_models import Recent
@@ -147,13 +147,14 @@ def build(frame: Frame) -> gr.Blocks:
         sharing.wire(frame.steps[MERGE], frame.steps[COMPARE])
 
         def fill(request: gr.Request, key: str) -> list[Any]:
-            return sharing.filled(frame.visit_of(request, key))
+            visit = frame.visit_of(request, key)
+            return [*sharing.filled(visit), frame.unasked(visit)]
 
         opened = frame.on(
             first.open_recipe.click, first, lambda visit, token, data, said: open_recipe(frame, visit, token, said),
             [first.recipe], paints=[first.picked], busy="Reading the recipe", concurrency_limit=10,
         )  # fmt: skip
-        opened.then(shown(fill), [frame.key], sharing.inputs, **frame.hidden)
+        opened.then(shown(fill), [frame.key], [*sharing.inputs, frame.ended], **frame.hidden)
         recalled = gr.Textbox(visible="hidden", elem_id="visit")
         query = gr.Textbox(visible="hidden", elem_id="query-of-page")
 
@@ -170,7 +171,7 @@ def build(frame: Frame) -> gr.Blocks:
         def look(oauth: gr.OAuthToken | None, request: gr.Request, key: str) -> list[Any]:
             visit, token = frame.visit_of(request, key), token_of(oauth)
             fill_in(frame, visit, token)
-            filled = sharing.filled(visit)
+            filled = [*sharing.filled(visit), frame.unasked(visit)]
             if visit.found is not None:
                 return [*[gr.skip()] * (len(frame.outputs) + len(first.outputs)), *filled]
             first.first_search(visit, token)
@@ -184,8 +185,8 @@ def build(frame: Frame) -> gr.Blocks:
             enter, [recalled, query], [frame.key, recalled, *frame.everything], js=RECALL, concurrency_limit=20,
             **frame.hidden,
         ).then(None, [recalled], None, js=REMEMBER, show_progress="hidden").then(
-            shown(look), [frame.key], [*frame.outputs, *first.outputs, *sharing.inputs], concurrency_limit=20,
-            **frame.hidden,
+            shown(look), [frame.key], [*frame.outputs, *first.outputs, *sharing.inputs, frame.ended],
+            concurrency_limit=20, **frame.hidden,
         )  # fmt: skip
         page.unload(leave)
         endpoints(frame)

@@ -114,6 +114,8 @@ class Step(ABC):
 
     def lead(self, label: str, place: int) -> gr.Button:
         """A button that leads to a step: a loud one where that comes next and can be taken."""
-        press = gr.Button(label, elem_classes="fh-lead")
+        # By which it is told apart: a session has buttons of its own, with other numbers once they were painted.
+        name = f"{type(self).__name__.lower()}-leads-to-{STEPS[place].lower()}"
+        press = gr.Button(label, elem_classes="fh-lead", elem_id=name)
         self.leads.append((place, press))
         return press

@@ -100,6 +100,21 @@ class Deleted:
 
 
 @dataclass
+class Ended:
+    """The presses of a visit that were answered in this moment."""
+
+    count: int = 0
+    recent: list[tuple[float, int, str, str | None]] = field(default_factory=list)
+
+    def and_now(self, press: str, shows: str | None) -> list[tuple[int, str, str | None]]:
+        """Those, and one more: their numbers, what was pressed, and what it shows."""
+        now = time.monotonic()
+        self.count += 1
+        self.recent = [one for one in self.recent if now - one[0] < 2] + [(now, self.count, press, shows)]
+        return [one[1:] for one in self.recent]
+
+
+@dataclass
 class Visit:
     """All that belongs to one visitor. Only its own key leads to it."""
 
@@ -109,6 +124,7 @@ class Visit:
     picks: list[Picked] = field(default_factory=list)
     found: list[Shelf] | None = None
     """What the last search found; None before the first has answered."""
+    ended: Ended = field(default_factory=Ended)
     sought: dict[str, Any] = field(default_factory=dict)
     """What the last search asked for; nothing where nothing was searched for."""
     task: str | None = None

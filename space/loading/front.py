@@ -94,7 +94,7 @@ def _with_links(links: bytes, asked: Headers, send: Send) -> Send:
             page = page.replace(_HEAD, _HEAD + links, 1)
             headers.add_vary_header("Accept-Encoding")
             if "gzip" in asked.get("accept-encoding", ""):
-                page = gzip.compress(page, 4)
+                page = gzip.compress(page, 1)
                 headers["Content-Encoding"] = "gzip"
             headers["Content-Length"] = str(len(page))
         await send(start)

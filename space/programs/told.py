@@ -23,7 +23,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from fusehub.errors import Action, BadData, FuseHubError
 
-from ..frame import Frame, token_of
+from ..events import token_of
+from ..frame import Frame
 from ..render import html
 from ..workers.tasks import OwnFault, bug
 from .answers import Doing, Problem, Refused

@@ -61,7 +61,7 @@ addEventListener('popstate', () => {{
 
 # Back and forward are no press of the navigation, which gives what was pressed last the focus again.
 STILL = """
-addEventListener('popstate', () => { last = null; });
+addEventListener('popstate', () => pressed.forget());
 """
 
 # Which visit a page that has just come shows: the one of its entry in the history; else, unless its address is a link,

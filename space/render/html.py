@@ -21,7 +21,8 @@ from fusehub.utils.reach import is_confined
 from .offers import LOG_IN, OFFERS, fix_of
 
 # One listener on the whole piece, as what is in it changes. A pressed button has the focus again when repainted.
-PRESS = """
+PRESSING = """
+window.fusehub.press = (element, trigger, watch) => {
 let last = null;
 element.addEventListener('click', (event) => {
   const pressed = event.target.closest('button[data-act]');
@@ -50,7 +51,11 @@ watch('value', () => {
   const next = same.find((b) => b.dataset.act === last.act && b.dataset.id === last.id) || same[0];
   if (next) next.focus();
 });
+return {forget: () => { last = null; }};
+};
 """
+# The page has that once, and each piece calls it.
+PRESS = "const pressed = window.fusehub.press(element, trigger, watch);"
 
 
 def esc(text: Any) -> str:

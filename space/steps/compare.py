@@ -14,7 +14,7 @@ from fusehub.errors import BadData, FuseHubError
 from fusehub.models.tasks import TASKS
 
 from ..access import require_all
-from ..events import EACH_PRESS
+from ..events import EACH_PRESS, Pieces
 from ..render import html
 from ..render.answers import answers_html
 from ..render.layers import layers_html
@@ -116,7 +116,9 @@ class Compare(Step):
         self.columns.wire()
         self.frame.on(self.add.upload, self, self._add, [self.add], show_progress="hidden")
         self.frame.on(self.pictures.click, self, self._drop_picture, show_progress="hidden", **EACH_PRESS)
-        self.example.click(self._examples, self.frame.key, self.texts, **self.frame.hidden)
+        self.frame.presses.connect(
+            self.example.click, self._examples, [], [self.texts], prepares=False, **self.frame.hidden
+        )
 
     def show(self, visit: Visit, token: str | None) -> list:
         if not visit.picks:
@@ -193,8 +195,9 @@ class Compare(Step):
     def _drop_picture(self, visit: Visit, token: str | None, data: Any) -> None:
         _removed(data.id, visit.pictures)
 
-    def _examples(self, request: gr.Request, key: str) -> str:
-        return _answers_of(self.frame.visit_of(request, key)).typed
+    def _examples(self, visit: Visit, token: str | None, data: Any) -> Pieces:
+        yield from ()
+        return [_answers_of(visit).typed]
 
     def _name_datasets(self, request: gr.Request, key: str) -> str:
         visit = self.frame.visit_of(request, key)

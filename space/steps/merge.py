@@ -16,7 +16,7 @@ from fusehub.methods import METHODS, Method
 from fusehub.recommending.recommendation import NEEDS, need_of, sentence_of
 
 from ..access import require_all
-from ..events import EACH_PRESS
+from ..events import EACH_PRESS, any_of
 from ..render import html
 from ..render.reproduce import merge_command
 from ..step import Step, folded, not_yet
@@ -83,8 +83,10 @@ class Merge(Step):
         ]  # fmt: skip
 
     def wire(self) -> None:
-        for choice in self.choices:
-            choice.input(self._choose, [self.frame.key, *self.choices], list(self.boxes.values()), **self.frame.hidden)
+        any_of([choice.input for choice in self.choices])(
+            self._choose, [self.frame.key, *self.choices], list(self.boxes.values()), trigger_mode="always_last",
+            **self.frame.hidden,
+        )  # fmt: skip
         self.frame.on(self.go.click, self, self._merge, [*self.choices, *self.options.values(), *self.shares])
         self.frame.on(self.made.click, self, self._press, show_progress="hidden", **EACH_PRESS)
 

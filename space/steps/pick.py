@@ -14,7 +14,7 @@ from fusehub.hub.origins import called
 from fusehub.utils.formats import size
 
 from .. import dock
-from ..events import EACH_PRESS, typed
+from ..events import EACH_PRESS, any_of, typed
 from ..render import html
 from ..render.first import first_html, links
 from ..shelves import Shelf
@@ -29,7 +29,7 @@ _STATISTICS = (
 )
 _ASKING = "Asking the Hub about the models"
 # What is found is seen: its form goes to the top of the window where it is far down.
-_SHOW_FOUND = "(...all) => { window.fusehub.wait(); window.fusehub.show('#find'); return all.slice(0, 5); }"
+_SHOW_FOUND = "window.fusehub.show('#find');"
 # Where the Hub has no models with statistics yet: three sentiment models of one base.
 _EXAMPLE = (
     "textattack/bert-base-uncased-imdb",
@@ -101,21 +101,20 @@ class Pick(Step):
 
     def wire(self) -> None:
         frame, asked = self.frame, [self.query, self.task, self.base, self.only]
-        for event in (typed(self.query), self.task.input, typed(self.base), self.only.input):
-            frame.on(
-                event, self, self._search, asked, paints=[self.results], show_progress="hidden",
-                trigger_mode="always_last", concurrency_limit=10, js=_SHOW_FOUND,
-            )  # fmt: skip
+        sought = [typed(self.query), self.task.input, typed(self.base), self.only.input]
+        frame.on(
+            any_of(sought), self, self._search, asked, paints=[self.results], show_progress="hidden",
+            trigger_mode="always_last", concurrency_limit=10, before=_SHOW_FOUND,
+        )  # fmt: skip
         frame.on(
             self.results.click, self, self._press_found, asked, paints=[self.picked], busy=_ASKING,
             concurrency_limit=10, **EACH_PRESS,
         )  # fmt: skip
         frame.on(self.picked.click, self, self._remove, paints=[self.picked], show_progress="hidden", **EACH_PRESS)
-        for event in (self.add.click, self.named.submit):
-            frame.on(
-                event, self, self._add_named, [self.named], paints=[self.picked], busy=_ASKING, shows=self.picked,
-                concurrency_limit=10,
-            )  # fmt: skip
+        frame.on(
+            any_of([self.add.click, self.named.submit]), self, self._add_named, [self.named], paints=[self.picked],
+            busy=_ASKING, shows=self.picked, concurrency_limit=10,
+        )  # fmt: skip
         frame.on(self.example.click, self, self._fill, paints=[self.picked], busy=_ASKING, concurrency_limit=10)
 
     def show(self, visit: Visit, token: str | None) -> list:

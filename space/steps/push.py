@@ -11,7 +11,7 @@ from fusehub.hub.repos import pushes_as
 from fusehub.publishing.naming import suggested_name
 from fusehub.utils.untrusted.yaml_text import split_front_matter
 
-from ..events import typed
+from ..events import any_of, typed
 from ..render import html
 from ..render.published import is_pushed, published_html
 from ..signing import sign_in_button
@@ -89,8 +89,9 @@ class Push(Step):
         frame = self.frame
         frame.on(self.which.input, self, self._choose, [self.which])
         told = [frame.key, self.repo, self.license, self.seen, self.card]
-        for event in (typed(self.repo), typed(self.license), self.seen.change):
-            event(self._follow, told, [self.card, self.preview, self.why], trigger_mode="always_last", **frame.hidden)
+        any_of([typed(self.repo), typed(self.license), self.seen.change])(
+            self._follow, told, [self.card, self.preview, self.why], trigger_mode="always_last", **frame.hidden
+        )
         typed(self.card)(self._edit, [frame.key, self.card], self.preview, trigger_mode="always_last", **frame.hidden)
         self.pasted.blur(self._ask_whose, [frame.key, self.pasted], self.who, **frame.hidden)
         frame.on(

@@ -14,7 +14,7 @@ from fusehub.errors import BadData, FuseHubError
 from fusehub.merging.sources.data_free import DATA_FREE
 
 from ..access import require_all
-from ..events import EACH_PRESS
+from ..events import EACH_PRESS, any_of
 from ..render import html
 from ..step import Step, not_yet
 from ..uploads import take_uploads
@@ -126,7 +126,8 @@ class StatisticsStep(Step):
         asked = [self.source, self.dataset]
         uploaded = self.frame.on(self.file.upload, self, self._upload, [self.file], show_progress="hidden")
         dropped = self.frame.on(self.uploaded.click, self, self._drop, show_progress="hidden")
-        for event in (uploaded.then, dropped.then, self.dataset.blur, self.dataset.submit, self.source.change):
+        said = any_of([self.dataset.blur, self.dataset.submit, self.source.change])
+        for event in (uploaded.then, dropped.then, said):
             self.frame.answer(event, self._look, asked, self.columns.painted, "Looking into the data")
         self.columns.wire()
         self.frame.on(self.cards.click, self, self._press, show_progress="hidden", **EACH_PRESS)

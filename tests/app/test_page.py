@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.state_holder import SessionState
 
-from space.page import Page
+from space.loading.page import Page
 
 
 class _Counting(SessionState):

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.blocks import BlockFunction, postprocess_update_dict
+from gradio.data_classes import BlocksConfigDict
 from gradio.state_holder import SessionState
 
 
@@ -16,6 +17,26 @@ class Page(gr.Blocks):
     Most events here have all hundred parts that a visitor can see as outputs, and skip most of them; and while work
     goes on, one comes every moment.
     """
+
+    def get_config_file(self) -> BlocksConfigDict:
+        """What programs are told of the app, and of that what the browser is told, which takes it in at each load.
+
+        The arguments of endpoints are components to gradio, but no part of what is seen; what a value is like is said
+        three times of each component, also where it is taken and given as it is; and nobody asks for the rest.
+        """
+        config = super().get_config_file()
+        for component in config["components"]:
+            component.pop("example_inputs", None)
+            component["props"].pop("preserved_by_key", None)
+            for way in ("api_info_as_input", "api_info_as_output"):
+                if way in component and component[way] == component["api_info"]:
+                    del component[way]
+        unseen = {component["id"] for component in config["components"] if component["type"] == "api"}
+        page: Any
+        for page in config["page"].values():
+            page["components"] = [own for own in page["components"] if own not in unseen]
+            page["layout"]["children"] = [own for own in page["layout"]["children"] if own["id"] not in unseen]
+        return config
 
     async def postprocess_data(
         self, block_fn: BlockFunction, predictions: list | dict, state: SessionState | None
