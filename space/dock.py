@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 
-from .render import html
+from .render import html, touched
 from .visit import Ended
 from .workers.jobs import WAITING, Job
 
@@ -46,6 +46,7 @@ window.fusehub = {
     for (const [number, id, shows] of JSON.parse(told)) {
       if (number <= this.ended) continue;
       this.ended = number;
+      this.keep(this.pending.get(id)?.since || 0);
       this.pending.delete(id);
       if (shows === 'TOP') scrollTo({top: 0});
       else if (shows && !document.querySelector('.fh-dock .fh-error')) this.show(shows);
@@ -98,7 +99,7 @@ window.fusehub = {
     .replace("PATIENCE", str(_PATIENCE))
     .replace("LOST", str(_LOST))
     .replace("TOP", TOP)
-    .replace("</script>", html.PRESSING + "</script>")
+    .replace("</script>", html.PRESSING + touched.SCRIPT + "</script>")
 )
 
 # What is not answered may wait in a stream that nobody reads: gradio takes the last one for open until it has read its

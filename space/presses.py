@@ -1,7 +1,8 @@
 """What lies between a press and its answer, in the browser: it is known there what is asked and not answered yet.
 
-The bar at the bottom says so (`dock`). What ends a press comes with its answer: an event of its own for it would cost
-the browser as much as the press.
+The bar at the bottom says so (`dock`); and what the visitor does to a field meanwhile stays as they have it when the
+answer comes (`render/touched.py`). What ends a press comes with its answer: an event of its own for it would cost the
+browser as much as the press.
 """
 
 from __future__ import annotations
