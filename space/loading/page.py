@@ -10,6 +10,9 @@ from gradio.blocks import BlockFunction, postprocess_update_dict
 from gradio.data_classes import BlocksConfigDict
 from gradio.state_holder import SessionState
 
+# What no part of this page has: chats, streams, lists to select from, parts that are made anew while it is shown.
+_UNUSED = ("_retryable", "_undoable", "likeable", "_selectable", "streamable", "preserved_by_key")
+
 
 class Page(gr.Blocks):
     """Gradio makes each output that an event skips anew and describes it again, a millisecond each.
@@ -27,7 +30,8 @@ class Page(gr.Blocks):
         config = super().get_config_file()
         for component in config["components"]:
             component.pop("example_inputs", None)
-            component["props"].pop("preserved_by_key", None)
+            for prop in _UNUSED:
+                component["props"].pop(prop, None)
             for way in ("api_info_as_input", "api_info_as_output"):
                 if way in component and component[way] == component["api_info"]:
                     del component[way]
