@@ -88,6 +88,31 @@ def test_blocks_give_the_diagonals_of_the_whole_model(tmp_path, caplog, reading,
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize("arch", ["nystromformer", "fnet", "convbert"])
+def test_padding_that_is_mixed_into_texts_has_no_part_in_diagonals(tmp_path, arch):
+    """By convolutions over places, or sums of all of them; single texts are without it, and so are all blocks then."""
+    model, data = small(tmp_path, arch), text_file(tmp_path, texts=TEXTS)
+    for stream in ("off", "on"):
+        collect(model, data, tmp_path / stream, stream=stream, **SAME).close()
+    assert_same(diagonals(tmp_path / "on"), diagonals(tmp_path / "off"), 5e-6)
+
+
+def test_models_that_mix_texts_are_refused(tmp_path, monkeypatch):
+    """No batch without padding helps there."""
+    from transformers.models.bert.modeling_bert import BertOutput
+
+    forward = BertOutput.forward
+
+    def mixing(self, states, given):
+        return forward(self, states, given + 3 * given.mean((0, 1)))
+
+    monkeypatch.setattr(BertOutput, "forward", mixing)
+    words = TEXTS[0].split()
+    texts = [" ".join(words[by:] + words[:by]) for by in range(len(words))]
+    with pytest.raises(Indivisible, match="depends on the other texts"):
+        collect(small(tmp_path, "bert"), text_file(tmp_path, texts=texts), tmp_path / "out", stream="on", **SAME)
+
+
 def test_weights_in_half_precision_have_gradients_in_float32(tmp_path):
     model, data = small(tmp_path, "roberta", dtype=torch.bfloat16), text_file(tmp_path, texts=TEXTS)
     for stream in ("off", "on"):

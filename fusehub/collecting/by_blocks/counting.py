@@ -5,8 +5,8 @@
         each batch goes on from what the block before gave for it; grams are summed, and what this block gives is kept
         the sums are written, and the weights dropped
 
-A layer that the probe misjudged costs one block, and not all. Where a block shows that batches may have no padding,
-all begins anew with such batches: what is kept is kept by batch.
+A layer that the probe misjudged costs one block, and not all. Where a block shows that batches may have no padding, on
+the way forth or back, all begins anew with such batches: what is kept is kept by batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusehub.collecting.by_blocks.forward import BlockForward
-from fusehub.collecting.by_blocks.gradients import GradientsByBlocks
+from fusehub.collecting.by_blocks.gradients import GradientsByBlocks, Padded
 from fusehub.collecting.by_blocks.stage import TWICE
 from fusehub.collecting.finite import require_finite_pass, require_finite_sums
 from fusehub.collecting.gram_collector import GramCollector, Misjudged
@@ -57,10 +57,6 @@ class Counted:
     gradients: StoredSquares | None = None
 
 
-class _Padded(Exception):
-    """A layer can only be counted where a batch has no padding."""
-
-
 class ByBlocks:
     """One run; what is done of it is in `work`. Errors call the model `skeleton.name`."""
 
@@ -86,13 +82,16 @@ class ByBlocks:
         """Counts all that is not done yet. Raises `Indivisible` where the model cannot be run so."""
         if not self._blocks:
             raise indivisible("no list of blocks was found in it")
-        while not self._work.state.ended:
+        while True:
             try:
-                self._count_blocks()
-            except _Padded:
+                if not self._work.state.ended:
+                    self._count_blocks()
+                gradients = self._gradients()
+                break
+            except Padded:
                 self._work.begin_anew(split=True, verdicts=self._work.state.verdicts)
         everything = GramCollector(self._skeleton.network, self._linears, parts=self._layout.parts)
-        return Counted(self._work.sums(), self._work.state.aliases, everything.weights, self._gradients())
+        return Counted(self._work.sums(), self._work.state.aliases, everything.weights, gradients)
 
     def _gradients(self) -> StoredSquares | None:
         if self._fisher is None:
@@ -148,7 +147,7 @@ class ByBlocks:
                 learned = self._count(way, collector)
             said = self._processes.agree(learned)
             if any(padded for padded, _ in said):
-                raise _Padded
+                raise Padded
             found = {weight: verdict for _, verdicts in said for weight, verdict in verdicts.items()}
             if not found:
                 return collector

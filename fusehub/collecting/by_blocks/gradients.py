@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from fusehub.utils.processes import Processes
 
 
+class Padded(Exception):
+    """All can be counted only where batches have no padding."""
+
+
 def why_no_way_back(layout: Layout) -> str | None:
     """Why gradients do not come back block by block, as far as the config tells: a sentence; None where they do."""
     if len(lists := dict.fromkeys(map(list_of, layout.blocks))) > 1:
@@ -98,7 +102,12 @@ class GradientsByBlocks:
             )
             with collector:
                 self._collect(collector, forward)
-            used = sorted({name for said in self._processes.agree(collector.used) for name in said})
+            said = self._processes.agree((collector.used, collector.differs_alone))
+            if any(differs for _, differs in said):
+                if self._work.state.split:
+                    raise indivisible("what it gives for a text depends on the other texts that it is given with")
+                raise Padded
+            used = sorted({name for names, _ in said for name in names})
             self._require_once(used)
             sums = {name: collector.sums[name] for name in used}
             self._processes.add_up(list(sums.values()))

@@ -161,6 +161,9 @@ class StageCollector(FisherCollector):
         self._leaves = [value.detach().requires_grad_(value.is_floating_point()) for value in given]
         return self._forward.stage_output(own, self._leaves)
 
+    def _told(self, outputs: Any) -> list[Tensor]:
+        return super()._told(outputs) if self._at_end else list(tensors_in(outputs))
+
     def _vectors(
         self, outputs: Any, batch: Mapping[str, Tensor], indices: Sequence[int]
     ) -> Iterator[tuple[list[Tensor], list[Tensor], bool]]:

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from fusehub.collecting.fisher.alone import Seen
 from fusehub.collecting.fisher.gradient_rules import Piece, add_squares
 from fusehub.collecting.fisher.gradient_watch import Unruly, Watch, learn
 from fusehub.collecting.fisher.means import Means
@@ -70,6 +71,9 @@ class FisherCollector:
         self._outputs: Any = None
         self.one_by_one: list[str] = []
         """What made examples go one at a time: names of parameters, with the operation where it is known."""
+        self.differs_alone = False
+        """Whether an example that went alone was given other numbers than in its batch."""
+        self._seen: Seen | None = None
         self.examples = 0
         self.used: set[str] = set()
         """The parameters that some gradient reached."""
@@ -168,7 +172,7 @@ class FisherCollector:
         self._batch = batch
         if self._learned is None:
             with torch.no_grad():
-                self._run(**batch)
+                self._seen = Seen.of(batch, self._told(self._run(**batch)))
             return
         self._watch = Watch(self._learned, self._names, batch, self._settle)
         with _gradients(), self._watch:
@@ -182,8 +186,10 @@ class FisherCollector:
             if watch is not None and strange is None:
                 self._add_together(watch, indices)
             else:
-                if strange is not None and strange not in self.one_by_one:
-                    self.one_by_one.append(strange)
+                if strange is not None:
+                    self._seen = Seen.of(self._batch, self._told(self._outputs))
+                    if strange not in self.one_by_one:
+                        self.one_by_one.append(strange)
                 self._add_one_by_one(self._batch, indices)
             self.examples += len(indices)
         finally:
@@ -196,6 +202,10 @@ class FisherCollector:
     def _run(self, **batch: Tensor) -> Any:
         """The forward that gradients are taken of."""
         return self._model(**batch)
+
+    def _told(self, outputs: Any) -> list[Tensor]:
+        """The tensors in what a forward gave, of all its examples."""
+        return self._scores.logits(outputs)
 
     def _vectors(
         self, outputs: Any, batch: Mapping[str, Tensor], indices: Sequence[int]
@@ -229,7 +239,10 @@ class FisherCollector:
         with self._all_requiring_gradients(), self._settling():
             for row, index in enumerate(indices):
                 one = _without_padding(_chosen(batch, [row]))
-                passes = self._vectors(self._run(**one), one, [index])
+                outputs = self._run(**one)
+                if self._seen is not None and self._seen.row == row:
+                    self.differs_alone |= self._seen.differs(self._told(outputs))
+                passes = self._vectors(outputs, one, [index])
                 for number, (outputs, vectors, more) in enumerate(passes):
                     self._pass_one_back(number, row, outputs, vectors, more)
 

@@ -80,6 +80,10 @@ class Scores:
         """How many backward passes a batch takes, of a model with so many labels."""
         return self.draws or labels - (self.family == "softmax")
 
+    def logits(self, outputs: Any) -> list[Tensor]:
+        """What the model's choices are made by: [batch, ...] each."""
+        return data_of(self.task).logits(outputs)
+
     def vectors(
         self, outputs: Any, batch: Mapping[str, Tensor], indices: Sequence[int]
     ) -> Iterator[tuple[list[Tensor], list[Tensor], bool]]:
@@ -88,7 +92,7 @@ class Scores:
         `indices` are the numbers of the examples in the whole data. Padding and other positions that are not
         predicted have zeros. Raises `NonFinite` where a prediction holds NaN or infinity.
         """
-        logits = data_of(self.task).logits(outputs)
+        logits = self.logits(outputs)
         for own in logits:
             require_finite_logits(own[data_of(self.task).predicted(own, batch, self.mask_token_id)], self.name)
         made = self._exact(logits[0].detach()) if not self.draws else self._drawn(logits, batch, indices)
