@@ -8,7 +8,7 @@ is. What is chosen by itself leaves room for what is computed on the way.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from fusehub.errors import NoMemory
 from fusehub.models.piecewise.blocks import block_of
 from fusehub.statistics.encodings import SIZES
+from fusehub.statistics.grams import sum_bytes, triangle_bytes
 from fusehub.utils.folders.places import Room
 from fusehub.utils.formats import size as words
 from fusehub.utils.memory import available_memory
@@ -30,6 +31,8 @@ Stream = Literal["auto", "on", "off"]
 
 # What a forward keeps of its widest layer at a time: a gated layer has two inputs to a product, the product, a copy.
 _WIDE = 4
+# What layers are called that are given what the others of their module make, and so never what these are given.
+_CLOSING = frozenset({"o", "o_proj", "out_proj", "out_lin", "c_proj", "dense", "wo", "Wo"})
 # Bytes of statistics for each byte of grams in float32.
 _STORED = {"full": 1.0, "half": 0.5, "compact": 0.25, "tiny": 0.05}
 
@@ -40,8 +43,11 @@ class Needs:
 
     weights: int
     grams: int
+    """The triangles alone, in float32."""
+    sums: int
+    """What grams are summed up in (`sum_bytes`)."""
     block: int
-    """The largest block, with its grams."""
+    """The largest block, with the sums of it."""
     outside: int
     """The largest tensor outside of the blocks."""
     width: int
@@ -62,8 +68,9 @@ class Needs:
     def of(cls, layout: Layout, dtype: torch.dtype) -> Needs:
         """Those of the architecture, with its weights in `dtype`."""
         weights, largest = dict.fromkeys(layout.blocks, 0), dict.fromkeys(layout.blocks, 0)
+        counted = [own for own in layout.linears.values() if own.weight not in layout.tied]
         inside: dict[str | None, list[Linear]] = {block: [] for block in weights}
-        for linear in layout.linears.values():
+        for linear in counted:
             inside.setdefault(block_of(linear.module, weights), []).append(linear)
         total = outside = 0
         for name, shape in layout.shapes.items():
@@ -86,8 +93,9 @@ class Needs:
             parts[block] = weights[block] + words, max(largest[block], words)
         return cls(
             weights=total,
-            grams=_grams(layout.linears.values()),
-            block=max((nbytes + _grams(inside[block]) for block, nbytes in weights.items()), default=total),
+            grams=_all(triangle_bytes, counted),
+            sums=_all(sum_bytes, counted),
+            block=max((nbytes + _all(sum_bytes, inside[block]) for block, nbytes in weights.items()), default=total),
             outside=outside,
             width=first * dtype.itemsize,
             forward=_WIDE * widest * dtype.itemsize,
@@ -100,7 +108,7 @@ class Needs:
     @property
     def whole(self) -> int:
         """Of a model that is counted as a whole."""
-        return self.weights + self.grams
+        return self.weights + self.sums
 
     @property
     def by_blocks(self) -> int:
@@ -139,12 +147,12 @@ def require_memory_for_all(name: str, needs: Needs, fix: str, *, fisher: bool = 
     weights, squares = needs.weights, 0
     if fisher:  # Both are in float32.
         weights = squares = needs.numbers * 4
-    needed, there = weights + needs.grams + squares, available_memory(swap=True)
+    needed, there = weights + needs.sums + squares, available_memory(swap=True)
     if needed > there:
         more = f", {words(squares)} of Fisher diagonals" if fisher else ""
         raise NoMemory(
             f"Counting {name} as a whole takes {words(needed)} of memory at the least: {words(weights)} of weights, "
-            f"{words(needs.grams)} of grams{more}; and {words(there)} are left.",
+            f"{words(needs.sums)} of grams{more}; and {words(there)} are left.",
             fix,
         )
 
@@ -166,12 +174,17 @@ def room_of_work(work: Path, needs: Needs, inputs: Inputs, passes: int = 0) -> R
     kept, sums = (needs.blocks + 2 * passes, needs.weights) if passes else (2, 0)
     if passes and needs.table:
         kept, sums = kept + passes, sums + needs.table
-    nbytes = kept * inputs.tokens * needs.width + needs.grams + sums
+    nbytes = kept * inputs.tokens * needs.width + needs.sums + sums
     fix = "Make room there, or write to another disk (of HF_HOME without --out); fewer texts (--limit) take less."
     return Room("What goes from block to block, with all sums,", nbytes, work, fix)
 
 
-def _grams(linears: Iterable[Linear]) -> int:
-    """Bytes of their triangles in float32, where layers of one module and one width share them."""
-    shared = {(own.weight.rsplit(".", 2)[0], own.in_features) for own in linears}
-    return sum(4 * size * (size + 1) // 2 for _, size in shared)
+def _all(each: Callable[[int], int], linears: Iterable[Linear]) -> int:
+    """Bytes of what each gram of them takes, where layers of one module and one width share theirs, but for those that
+    close the module; of mixtures, as if each expert were given some token. Models that give attention and MLP one
+    input (Falcon, Phi) take a gram a block less."""
+    shared = set()
+    for own in linears:
+        module, _, name = own.weight.rpartition(".")[0].rpartition(".")
+        shared.add((module or name, own.in_features, name if name in _CLOSING else None))
+    return sum(each(size) for _, size, _ in shared)

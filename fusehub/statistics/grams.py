@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fusehub.statistics.halves import HalfSum
+from fusehub.statistics.halves import HalfSum, half_bytes
 from fusehub.utils.devices import has_float64
 from fusehub.utils.products import add_product, exact_products, transposed
 from fusehub.utils.symmetric import pack_into, unpacked, whole
@@ -34,12 +34,8 @@ class GramSum:
 
         self.size = size
         self.rows = 0
-        # Blocks that divide the work finely save multiplications, coarse ones run faster: measured optimum.
-        self._step = 128 if size <= 1024 else 256
-        self._blocks = [
-            torch.zeros(min(self._step, size - start), size - start, device=device)
-            for start in range(0, size, self._step)
-        ]
+        self._step = _step(size)
+        self._blocks = [torch.zeros(*shape, device=device) for shape in _shapes(size)]
         self.device = torch.device(device)
         place = device if has_float64(device) else "cpu"
         self.total = torch.zeros(size, dtype=torch.float64, device=place)
@@ -96,6 +92,27 @@ class GramSum:
         for block, start in zip(self._blocks, range(0, self.size, self._step), strict=True):
             pack_into(packed, start, block.cpu())
         return packed
+
+
+def sum_bytes(size: int) -> int:
+    """Bytes of a `GramSum`: of its blocks, its total, and what is kept for the standard error."""
+    return sum(4 * rows * columns for rows, columns in _shapes(size)) + 8 * size + half_bytes(size)
+
+
+def triangle_bytes(size: int) -> int:
+    """Bytes of `GramSum.packed`."""
+    return 4 * size * (size + 1) // 2
+
+
+def _step(size: int) -> int:
+    """Rows of a block. Small ones save multiplications, large ones run faster: measured optimum."""
+    return 128 if size <= 1024 else 256
+
+
+def _shapes(size: int) -> list[tuple[int, int]]:
+    """Those of the blocks."""
+    step = _step(size)
+    return [(min(step, size - start), size - start) for start in range(0, size, step)]
 
 
 def pack(matrix: Tensor) -> Tensor:

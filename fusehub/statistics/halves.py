@@ -30,6 +30,11 @@ def halves_of(examples: int) -> Tensor:
     return torch.randperm(examples, generator=torch.Generator().manual_seed(0)) % 2
 
 
+def half_bytes(size: int) -> int:
+    """Bytes of a `HalfSum`: of its vectors in float32, what they see in float64, and a count."""
+    return (4 + 8) * size * PROBES + 8
+
+
 class HalfSum:
     """`H W` of one half of all rows, for `PROBES` random vectors `W`: [size, PROBES]; and how many rows that are."""
 

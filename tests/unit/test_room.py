@@ -1,5 +1,6 @@
 """Disks and memory that will not suffice are named before anything is read, with what helps."""
 
+import math
 import os
 import platform
 import subprocess
@@ -7,16 +8,23 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from huggingface_hub import HfApi
 
 import fusehub
+from fusehub.collecting.by_blocks.work import BlockWork
+from fusehub.collecting.passes import count_inputs
+from fusehub.collecting.room import Needs
 from fusehub.errors import NoMemory, NoSpace
 from fusehub.models.checkpoints.checkpoint import Checkpoint
+from fusehub.models.layout import layout_of
+from fusehub.models.tasks import load_config
 from fusehub.statistics.missing import missing_bytes
 from fusehub.statistics.sources import FoundStatistics
 from fusehub.utils.folders.places import Room, require_room
 from tests.unit.at_hub import session
 from tests.unit.experts import WEIGHTS, leftovers, recipe_of, relatives, text_file, with_statistics
+from tests.unit.test_by_blocks import data_of
 from tests.unit.test_full_disks import MODELS, fill, large  # noqa: F401 - a fixture
 from tests.unit.tiny import tiny_model
 from tests.warm import python
@@ -118,6 +126,56 @@ def test_a_single_file_is_not_begun_that_its_disk_cannot_take(hub, large, tmp_pa
             "except fusehub.FuseHubError as error: print(error)"
         )
     assert f"The download of {MODELS[0]}: {WEIGHTS} needs" in told and "HF_HOME" in told
+
+
+def bytes_in(value: object) -> int:
+    """Of all tensors that an object has, in lists and objects of ours too."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    inside = vars(value).values() if type(value).__module__.startswith("fusehub") else value
+    return sum(map(bytes_in, inside)) if not isinstance(inside, str | int | torch.device) else 0
+
+
+@pytest.mark.parametrize(
+    ("arch", "task"),
+    [
+        ("bert", "text-classification"),
+        ("distilbert", "text-classification"),
+        ("modernbert", "fill-mask"),
+        ("gpt2", "text-generation"),
+        ("llama", "text-generation"),
+        ("qwen3_moe", "text-generation"),
+        ("mixtral", "text-generation"),
+        ("vit", "image-classification"),
+    ],
+)
+def test_what_is_told_of_grams_is_what_their_sums_take(tmp_path, monkeypatch, arch, task):
+    """Of widths that fill no whole number of blocks, and of some that are less than one."""
+    model = str(tiny_model(tmp_path / "model", arch, task=task, hidden=136, layers=2))
+    layout = layout_of(load_config(fusehub.resolve(model)))
+    needs, data = Needs.of(layout, torch.float32), data_of(tmp_path, task)
+    taken = {}
+
+    def counted(*args, **options):
+        collector = count_inputs(*args, **options)
+        taken[None] = sum(map(bytes_in, collector.sums.values()))
+        return collector
+
+    def finished(self, block, sums, *rest):
+        taken[block] = sum(map(bytes_in, sums.values()))
+        finish(self, block, sums, *rest)
+
+    finish = BlockWork.finish
+    monkeypatch.setattr("fusehub.collecting.counting.count_inputs", counted)
+    fusehub.collect(model, data, tmp_path / "whole", stream="off").close()
+    assert needs.sums == taken.pop(None) and needs.grams < needs.sums
+    monkeypatch.setattr(BlockWork, "finish", finished)
+    fusehub.collect(model, data, tmp_path / "blocks", stream="on").close()
+    assert needs.block == max(taken[block] + weights_of(layout, block) for block in layout.blocks)
+
+
+def weights_of(layout, block: str) -> int:
+    return sum(4 * math.prod(shape) for name, shape in layout.shapes.items() if name.startswith(f"{block}."))
 
 
 def test_statistics_that_will_not_fit_are_told_before_the_model_is_read(tmp_path, small_disk, unread):
