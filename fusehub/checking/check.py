@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from fusehub.checking.configs import config_findings, different_bases, origin_of
+from fusehub.checking.configs import NAMED_BASE, config_findings, different_bases, origin_of
 from fusehub.checking.heads import Heads, LabelPlan, plan_labels
 from fusehub.checking.preprocessing import Vocabularies, input_findings
 from fusehub.checking.reading import read_ahead
@@ -315,7 +315,13 @@ class _Check:
         for note in plan.notes:
             self._find("labels", "note", note)
         for warning in plan.warnings:
-            self._find("labels-by-position", "warning", warning)
+            self._find(
+                "labels-by-position",
+                "warning",
+                warning,
+                f"If it does not, name them: --labels {self.refs[0].name}=negative,positive",
+                actions=[Action("name-labels")],
+            )
         if plan.resembling:
             self._find(
                 "labels-alike",
@@ -339,7 +345,8 @@ class _Check:
             self._find(
                 "lineage-differs", "warning",
                 "The models say that they come from different bases: "
-                + ", ".join(f"{name} from {base}" for name, base in known.items()) + ".",
+                + ", ".join(f"{name} {'is' if name == NAMED_BASE else 'from'} {base}" for name, base in known.items())
+                + ".",
                 "Experts of different bases give garbage, even where all shapes agree; a merge measures the distance "
                 "of their weights and refuses if they are strangers.",
             )  # fmt: skip

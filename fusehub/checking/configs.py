@@ -129,6 +129,9 @@ def common_base(named: Sequence[str | None]) -> str | None:
     return named[0] if named[0] and len({called(name or "") for name in named}) == 1 else None
 
 
+NAMED_BASE = "the base that was named"
+
+
 def different_bases(
     refs: Sequence[ModelRef], base: ModelRef | None = None, origins: Mapping[str, Origin] | None = None
 ) -> dict[str, str]:
@@ -150,7 +153,7 @@ def different_bases(
             unknown |= own
         families.append(own)
     if base is not None and base.repo_id:
-        known[f"--base {base.name}"] = base.repo_id
+        known[NAMED_BASE] = base.repo_id
         families.append({called(base.repo_id)})
     stated = {called(name) for name in known.values()}
     # Those that have a name in common are one.

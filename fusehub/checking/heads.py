@@ -103,8 +103,7 @@ def _match_numbers(labels: Sequence[Sequence[str]], names: Sequence[str], heads:
     if len(labels[0]) == 1 or any(own != [str(row) for row in range(len(own))] for own in numbers):
         return plan
     warning = (
-        f"No expert names its labels ({', '.join(labels[0][:3])}): row i of every head is taken to mean the "
-        f"same. If it does not, name them: --labels {names[0]}=negative,positive"
+        f"No expert names its labels ({', '.join(labels[0][:3])}): row i of every head is taken to mean the same."
     )
     return replace(plan, why="labels have no names, but are as many", warnings=(warning,))
 

@@ -55,7 +55,8 @@ def shape_findings(first: Named, other: Named, layout: Layout, *, same_tokens: b
             "dtype-differs",
             "note",
             f"{one.name} is stored in {'/'.join(sorted(kinds[0]))}, {two.name} in "
-            f"{'/'.join(sorted(kinds[1]))}: the result is stored like {one.name} unless --dtype says otherwise.",
+            f"{'/'.join(sorted(kinds[1]))}: the result is stored like {one.name}.",
+            "Say --dtype for another.",
             actions=(Action("choose-dtype"),),
         )
 

@@ -39,7 +39,7 @@ class Check(Step):
         ]  # fmt: skip
 
     def _fields(self) -> None:
-        with gr.Group(visible=False) as self.naming:
+        with gr.Column(visible=False) as self.naming:
             gr.HTML(
                 "<h3>Name the labels</h3><p class='fh-intro'>These models number their labels. Say what they mean, in "
                 "order and with commas between them, so that labels can be matched by name.</p>"
@@ -121,7 +121,7 @@ class Check(Step):
         box = gr.skip() if filled == visit.base_filled else gr.Textbox(value=visit.base)
         visit.base_filled = filled
         choices = labels_html(visit.picks, visit.labels)
-        return [report, gr.Column(visible=True), gr.Group(visible=asks), box, base, keep, heads, choices, *boxes]
+        return [report, gr.Column(visible=True), gr.Column(visible=asks), box, base, keep, heads, choices, *boxes]
 
     def _room_html(self, visit: Visit) -> str:
         """Said here already, where this machine is too small for the merge."""

@@ -37,6 +37,10 @@ TOLD = {name for name, kind in vars(errors).items() if isinstance(kind, type) an
 TOLD |= {"Finding", "_find", "unknown", "retold"}
 
 
+def _name(call: ast.Call) -> str:
+    return getattr(call.func, "id", getattr(call.func, "attr", ""))
+
+
 def told(folder: str, said: re.Pattern[str] = OPTION) -> Iterator[tuple[str, ast.Call, set[str]]]:
     """Every place where an error or a finding is made with options of the command line, or else what is `said`, in its
     words."""
@@ -45,7 +49,7 @@ def told(folder: str, said: re.Pattern[str] = OPTION) -> Iterator[tuple[str, ast
         if path.relative_to(ROOT).parts[1] in ("cli", "demo", "localhub", "collecting", "serve.py"):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in TOLD:
+            if isinstance(node, ast.Call) and _name(node) in TOLD:
                 texts = [own.value for own in ast.walk(node) if isinstance(own, ast.Constant)]
                 found = {option for text in texts if isinstance(text, str) for option in said.findall(text)}
                 if found:
@@ -74,6 +78,25 @@ def test_errors_that_name_an_option_say_by_a_code_what_can_be_done() -> None:
         if not options <= NOT_OF_THE_APP and all(own.arg != "actions" for own in call.keywords)
     ]
     assert silent == []
+
+
+def test_what_is_wrong_is_said_without_options_which_stand_in_what_to_do() -> None:
+    """The app puts words of its own in the place of the one, and shows the other as it is."""
+    wrong = []
+    for place, call, _ in told("fusehub"):
+        said = call.args[2 if _name(call) in ("Finding", "_find") else 0]
+        texts = [own.value for own in ast.walk(said) if isinstance(own, ast.Constant) and isinstance(own.value, str)]
+        wrong += [place for text in texts if OPTION.search(text)]
+    assert wrong == []
+    # Nor do findings get such words from elsewhere in a check.
+    for path in (ROOT / "fusehub" / "checking").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        inside = {own for call in calls if _name(call) in TOLD | {"incompatible"} for own in ast.walk(call)}
+        documents = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in {*ast.walk(tree)} - inside - documents:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not OPTION.search(node.value), f"{path.name}:{node.lineno}"
 
 
 def test_errors_of_the_app_itself_name_no_option_and_no_command() -> None:
