@@ -99,6 +99,19 @@ def test_what_is_wrong_is_said_without_options_which_stand_in_what_to_do() -> No
                 assert not OPTION.search(node.value), f"{path.name}:{node.lineno}"
 
 
+def test_warnings_that_the_app_shows_beside_scores_name_no_option() -> None:
+    calls = [
+        node
+        for path in (ROOT / "fusehub").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and _name(node) in ("warn", "warning")
+        and path.relative_to(ROOT).parts[1] in ("comparing", "data", "models", "hub", "utils")
+    ]  # fmt: skip
+    texts = [own for call in calls for own in ast.walk(call) if isinstance(own, ast.Constant)]
+    said = [own.value for own in texts if isinstance(own.value, str)]
+    assert len(said) > 10 and [text for text in said if OPTION.search(text)] == []
+
+
 def test_errors_of_the_app_itself_name_no_option_and_no_command() -> None:
     assert [place for place, *_ in told("space")] == []
     assert [place for place, *_ in told("space", COMMAND)] == []

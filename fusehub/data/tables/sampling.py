@@ -56,7 +56,7 @@ class LabelsSeen:
             listed = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
             warn(
                 logger,
-                "%s: the %d examples that were drawn have %d of %d labels; none has %s. A larger --limit draws more.",
+                "%s: the %d examples that were drawn have %d of %d labels; none has %s. A larger limit draws more.",
                 source,
                 len(drawn),
                 len(self.names) - len(missing),
