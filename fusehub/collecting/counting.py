@@ -43,6 +43,7 @@ from fusehub.models.placement import load_for_counting, own_device, precision
 from fusehub.models.tasks import load_config
 from fusehub.utils.devices import Device, find_dtype
 from fusehub.utils.folders.places import require_room
+from fusehub.utils.memory import give_back_at_once
 from fusehub.utils.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ class Counting:
         self._forget("process-*.safetensors", "as a whole")
         fisher = self.fisher is not None
         batch_tokens = self.batch_tokens or (FISHER_BATCH_TOKENS if fisher else BLOCK_BATCH_TOKENS)
+        if self._place == "cpu" and self._is_better_by_blocks(batch_tokens):
+            give_back_at_once()  # Takes time, for which memory is short.
         with Checkpoint(self.ref) as checkpoint:
             try:
                 skeleton = Skeleton(self.ref, checkpoint, dtype=self._dtype, device=self._place)

@@ -23,7 +23,9 @@ _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _V2 = ("memory.max", "memory.current", "inactive_file")
 _GROUPS = Path("/sys/fs/cgroup")
 # As malloc.h says it.
-_M_ARENA_MAX = -8
+_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3
+# Of what lies in the heap, at the most.
+_SMALL = 65_536
 # What the first version says where there is no limit is a little below 2 ** 63.
 _UNLIMITED = 2**62
 
@@ -70,6 +72,20 @@ def use_one_heap() -> None:
 
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def give_back_at_once() -> None:
+    """Has the C library take memory for all but small things from the system, and give it back when it is freed, where
+    it is glibc: from now on, as it cannot be told otherwise again.
+
+    It moves the size from which on it does so up to 32 MB as larger things are freed. What lies in its heap then
+    leaves holes, of which more or less can be used again: a run within a limit may find no room that another found.
+    """
+    import ctypes
+    import platform
+
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _SMALL)
 
 
 def is_of_memory(error: BaseException) -> bool:
