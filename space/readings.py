@@ -36,6 +36,8 @@ class Readings:
     """The one that is shown."""
     opened: tuple[str | None, bool] | None = None
     """The page that shows the form, and whether it was opened or folded away there last."""
+    offered: tuple[str | None, tuple[str, ...], tuple[str, ...]] | None = None
+    """The page that shows the form, and the models of which one was offered there last: all, and those that lack."""
 
     @property
     def shown(self) -> Reading | None:

@@ -143,8 +143,6 @@ class StatisticsStep(Step):
         report = check(self.frame, visit, token)
         lacking, fisher = _lacking(visit, report)
         names = visit.names()
-        all_of_them = [(f"All {len(lacking)} that have none", ALL)] if len(lacking) > 1 else []
-        chosen = lacking[0] if lacking else names[0]
         shown = [_card_html(visit, report, pick) for pick in visit.picks]
         without = "no Fisher diagonals" if fisher else "no statistics"
         all_there = (
@@ -164,7 +162,7 @@ class StatisticsStep(Step):
             all_there + html.cards(shown, "Statistics of each model"),
             gr.Column(visible=True),
             self._form(visit, open=bool(lacking)),
-            gr.Dropdown([*((name, name) for name in names), *all_of_them], value=chosen),
+            self._models(visit, names, lacking),
             None,  # An upload is the visit's by now: the place to drop files is empty again.
             html.files(files, "File with texts"),
             gr.Checkbox(value=True) if fisher else gr.skip(),
@@ -176,6 +174,17 @@ class StatisticsStep(Step):
         known, now = self.columns.all_of(visit), (visit.page, open)
         before, known.opened = known.opened, now
         return gr.skip() if before == now else gr.Accordion(open=open)
+
+    def _models(self, visit: Visit, names: list[str], lacking: list[str]) -> Any:
+        """What the form can be for, the first that lacks statistics chosen; whoever chooses another has their way
+        until that changes."""
+        known, now = self.columns.all_of(visit), (visit.page, tuple(names), tuple(lacking))
+        before, known.offered = known.offered, now
+        if before == now:
+            return gr.skip()
+        all_of_them = [(f"All {len(lacking)} that have none", ALL)] if len(lacking) > 1 else []
+        chosen = lacking[0] if lacking else names[0]
+        return gr.Dropdown([*((name, name) for name in names), *all_of_them], value=chosen)
 
     def _look(self, visit: Visit, token: str | None, source: str, dataset: str) -> list[Any]:
         """What the data has that is to be read, where it has columns."""

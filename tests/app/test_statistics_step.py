@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from playwright.sync_api import expect
+
 from tests.app.conftest import NAMED, SENTIMENT
-from tests.app.steps import go, grave_faults, pick, sticks_out
+from tests.app.steps import go, grave_faults, open_form, pick, sticks_out
 
 
 def test_statistics_of_all_that_have_none_are_made_in_one_go(visitor) -> None:
@@ -44,3 +46,25 @@ def test_statistics_of_all_that_have_none_are_made_in_one_go(visitor) -> None:
     assert [name.split("\n")[-1] for name in models.all_inner_texts()] == [SENTIMENT[0], *NAMED], (
         "one alone is called by its name"
     )
+
+
+def test_the_model_that_is_chosen_stays_whatever_is_given_for_it(visitor, tmp_path) -> None:
+    page = visitor()
+    pick(page, *NAMED)
+    go(page, "Statistics")
+    open_form(page)
+    models = page.get_by_role("combobox", name="For the model")
+    expect(models).to_have_value(NAMED[0])
+    models.click()
+    page.get_by_role("option", name=NAMED[1]).click()
+    path = tmp_path / "films.txt"
+    path.write_text("a good film\nan awful plot\n")
+    page.get_by_label("A file", exact=True).check()
+    page.locator("#statistics-file input").set_input_files(path)
+    page.get_by_role("list", name="File with texts").get_by_text("films.txt").wait_for()
+    expect(models).to_have_value(NAMED[1])
+    page.locator("#make-statistics").click()
+    page.get_by_text("1 model has no statistics yet").wait_for()
+    made = page.get_by_role("list", name="Statistics of each model").get_by_role("article").nth(1)
+    assert "made in this visit" in made.inner_text()
+    expect(models).to_have_value(NAMED[0])
