@@ -159,7 +159,13 @@ def ended(job: Job) -> str:
 def cancelled(job: Job) -> str:
     """What is said of work that was cancelled."""
     stays = " What was done before stays." if job.parts else ""
-    return html.notice(f"{job.title} was cancelled. Nothing half-made is left.{stays}", "warning")
+    left = (
+        "Nothing half-made is left."
+        if job.cleared or not job.is_at_hub
+        else "The Hub did not answer when the repo was to be taken back: it may be left there, empty. Push to it again, "
+        "or delete it there."
+    )
+    return html.notice(f"{job.title} was cancelled. {left}{stays}", "warning")
 
 
 def reading(job: Job) -> str:

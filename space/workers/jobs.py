@@ -74,7 +74,8 @@ class Part:
 class Job:
     """Work of one visit. `done` of `total` `unit`s of the present `step` are done, and `share` in [0, 1] of the whole
     where that is known. `begun_at` is the step of the app where it was begun, `place` the one that the present part
-    belongs to, `told` whether it has been said there how it ended; `parts` is how many of its parts are done."""
+    belongs to, `told` whether it has been said there how it ended; `parts` is how many of its parts are done. Of work
+    at the Hub that was cancelled, `cleared` says whether nothing of it is left there."""
 
     kind: str
     title: str
@@ -92,6 +93,7 @@ class Job:
     place: int = 0
     told: bool = False
     parts: int = 0
+    cleared: bool = True
     span: tuple[float, float] = field(default=(0.0, 1.0), repr=False)
     """Where in the whole the present part begins, and how much of the whole it is."""
     measured: tuple[float, float] | None = field(default=None, repr=False)
@@ -101,6 +103,11 @@ class Job:
     starting: threading.Lock = field(default_factory=threading.Lock, repr=False)
     """Held while its process comes to be: who cancels it meanwhile would find none to end."""
     cancelled: threading.Event = field(default_factory=threading.Event, repr=False)
+
+    @property
+    def is_at_hub(self) -> bool:
+        """Whether it makes something at the Hub."""
+        return self.kind in _AT_HUB
 
     @property
     def is_open(self) -> bool:
@@ -199,7 +206,7 @@ class Jobs:
             self._turn.notify_all()
         with job.starting:
             process = job.process
-        if process is not None and job.kind in _AT_HUB:
+        if process is not None and job.is_at_hub:
             job.step = f"{job.title}: taking back what was begun"
             threading.Thread(target=_end, args=(process, _TAKING_BACK), daemon=True).start()
         elif process is not None:
@@ -286,9 +293,11 @@ class Jobs:
     def _follow(self, job: Job, events: Iterable[tuple]) -> str:
         """Takes in what the work tells until it ends, and says how it ended."""
         for kind, *content in events:
-            if job.cancelled.is_set() and kind != "result":
+            if kind in ("begun", "cleared"):
+                job.cleared = kind == "cleared" and content[0]
+            elif job.cancelled.is_set() and kind != "result":
                 continue
-            if kind == "progress":
+            elif kind == "progress":
                 job.heard(*content)
             elif kind == "result":
                 job.result = content[0]

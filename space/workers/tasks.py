@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -56,9 +56,14 @@ def run(pipe: Any) -> None:
     _step_back()
     try:
         kind, arguments, token = pipe.recv()
+        pipe.send(("begun",))
         _perform(kind, arguments, token, pipe.send)
-    except (KeyboardInterrupt, BrokenPipeError):
-        pass  # Cancelled: what was half-made is gone by now.
+    except KeyboardInterrupt as cancelled:
+        # What was half-made is gone by now, or a note says what may be left.
+        with suppress(BrokenPipeError):
+            pipe.send(("cleared", not getattr(cancelled, "__notes__", ())))
+    except BrokenPipeError:
+        pass
     finally:
         pipe.close()
 
