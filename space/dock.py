@@ -162,8 +162,8 @@ def cancelled(job: Job) -> str:
     left = (
         "Nothing half-made is left."
         if job.cleared or not job.is_at_hub
-        else "The Hub did not answer when the repo was to be taken back: it may be left there, empty. Push to it again, "
-        "or delete it there."
+        else "The Hub did not answer when the repo was to be taken back: it may be left there, empty. Push to it "
+        "again, or delete it there."
     )
     return html.notice(f"{job.title} was cancelled. {left}{stays}", "warning")
 
