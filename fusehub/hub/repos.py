@@ -105,11 +105,10 @@ class Repo:
                 raise
 
     def delete_if_empty(self) -> bool:
-        """Takes back a repo that was just made, if nothing came into it meanwhile; whether it is gone."""
+        """Takes back a repo that was just made, if nothing came into it meanwhile; whether no empty one is left."""
         try:
-            if not self.is_empty(self.info()):
-                return False
-            self.api.delete_repo(self.id, repo_type=self.kind)
+            if self.is_empty(self.info()):
+                self.api.delete_repo(self.id, repo_type=self.kind)
         except BaseException as error:
             logger.warning("%s was made and could not be taken back (%s).", self.place, type(error).__name__)
             if not isinstance(error, Exception):

@@ -253,6 +253,23 @@ def test_an_interrupt_that_the_hub_holds_up_says_so_and_a_second_one_ends_it(wor
     assert process.returncode == 130
 
 
+def test_a_push_that_is_interrupted_when_all_is_there_leaves_nothing_empty(work, plan, hub, tmp_path) -> None:
+    plan({"path": "/api/models/.*/commit/.*", "method": "POST", "do": "late", "seconds": 3600})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fusehub", "publish", work / "merged", "all-there"],
+        stderr=subprocess.PIPE,
+        env={**os.environ, **hub.env("ann", tmp_path)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    api = HfApi(endpoint=hub.url, token=hub.token("ann"))
+    while not api.repo_exists("ann/all-there") or not api.file_exists("ann/all-there", "config.json"):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[1].decode()
+    assert process.returncode == 130 and interrupts.SAID in said, said
+    assert api.file_exists("ann/all-there", "model.safetensors")
+
+
 @pytest.mark.parametrize(
     "deleting",
     [{"do": "late", "seconds": 1}, {"do": "stall", "seconds": 3600}, {"do": "drop"}],

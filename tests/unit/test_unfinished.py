@@ -138,6 +138,11 @@ def test_scratch_folders_of_killed_processes_are_removed_and_no_others(tmp_path,
         full.place = folder / "merged"
         raise full
     assert "Name another place" not in str(told.value)
+    # What is not there elsewhere in the temporary folder is not what the scratch folder lacks.
+    with pytest.raises(FileNotFoundError, match="others"), scratch():
+        (tmp_path / "others" / "gone").read_bytes()
+    with pytest.raises(BadFile, match="No such file"), scratch() as folder:
+        (folder / "gone").read_bytes()
 
 
 def test_a_result_made_in_a_scratch_folder_is_not_taken_for_what_a_killed_process_left(tmp_path, monkeypatch):

@@ -115,7 +115,13 @@ def scratch() -> Iterator[Path]:
     home = Path(tempfile.gettempdir())
     fix = "Make room there, or set TMPDIR to a folder on another disk."
     _sweep(home)
-    with place_errors(home, fix=fix), cleared(_new_scratch, Own.remove) as own:
+
+    def make() -> Own:
+        with place_errors(home, fix=fix):
+            return _new_scratch(home)
+
+    # What is wrong elsewhere in the temporary folder is not its own fault.
+    with cleared(make, Own.remove) as own, place_errors(own.path, called=home, fix=fix):
         # Not the locked folder itself: a result would take its place, and with it the lock.
         folder = own.path / "scratch"
         folder.mkdir()
@@ -127,9 +133,9 @@ def scratch() -> Iterator[Path]:
             raise error.retold(error.what, fix) from error
 
 
-def _new_scratch() -> Own:
+def _new_scratch(home: Path) -> Own:
     while True:
-        path = Path(tempfile.mkdtemp(prefix=SCRATCH))
+        path = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=home))
         try:
             lock = try_lock(path)
         except (Held, FileNotFoundError):
