@@ -1,5 +1,7 @@
 """Places that nothing can be written into are told in words, before the work, and nothing is left there."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from fusehub.collecting.collect import collect
@@ -98,3 +100,15 @@ def test_a_folder_behind_one_that_is_not_there_yet_is_made(tmp_path):
     with made_folder(tmp_path / "new" / ".." / "out"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_processes_that_look_at_the_same_place_are_not_in_each_others_way(tmp_path):
+    """What one has made to look at it, another may remove in that moment."""
+    place = tmp_path / "out"
+
+    def look(_: int) -> None:
+        require_place(place)
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(look, range(1000)))
+    assert leftovers(place.parent) in ([], [place.name]) and not any(place.glob("*"))

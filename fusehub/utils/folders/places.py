@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from fusehub.utils.formats import size
 
 # A file can also be too large for its file system, or for what its user may have.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# So often a folder is made that another process removes in that moment.
+_TRIES = 100
 _OF_A_PATH = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
     *(errno.ELOOP, errno.EINVAL),
@@ -75,7 +77,9 @@ def require_place(folder: Path) -> None:
     """Raises `BadFile` or `NoSpace` where `folder` cannot be made, or takes no files. Leaves no folder behind."""
     with made_folder(folder) as made:
         for path in made:
-            path.rmdir()
+            # Another process of the same work, which tries the same, has removed it or is about to.
+            with suppress(OSError):
+                path.rmdir()
 
 
 @dataclass(frozen=True)
@@ -135,16 +139,29 @@ def made_folder(folder: Path) -> Iterator[list[Path]]:
         made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         with place_errors(made[-1].parent if made else folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            # As root, and on some file systems, nothing but trying tells whether a folder takes files.
-            tempfile.TemporaryFile(dir=folder).close()
+            _make_and_try(folder)
         yield made
     except BaseException:
         for path in made:
             # Unlike the path's own, this asks nothing of a name that is too long.
-            if os.path.isdir(path) and not any(path.iterdir()):
-                path.rmdir()
+            if os.path.isdir(path):
+                with suppress(OSError):  # Something is in it.
+                    path.rmdir()
         raise
+
+
+def _make_and_try(folder: Path) -> None:
+    """As root, and on some file systems, nothing but trying tells whether a folder takes files."""
+    for left in reversed(range(_TRIES)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except (FileNotFoundError, FileExistsError):
+            # It takes none, is none, or another process that tries the same has just removed it.
+            if not left or (os.path.lexists(folder) and not folder.is_dir()):
+                raise
+        else:
+            return
 
 
 def special(path: Path) -> str | None:
