@@ -99,9 +99,12 @@ class Folder(Subject):
 
     def is_written(self) -> bool:
         # The same at every version: a hidden folder beside the result, or hidden files in it.
-        return any(path.is_file() for path in self.out.parent.glob(f".{self.out.name}.*partial/**/*")) or any(
-            self.out.glob(".*.partial")
-        )
+        try:
+            return any(path.is_file() for path in self.out.parent.glob(f".{self.out.name}.*partial/**/*")) or any(
+                self.out.glob(".*.partial")
+            )
+        except FileNotFoundError:  # The command has just removed the folder that is looked through.
+            return False
 
     def left(self) -> list[str]:
         beside = [str(path) for path in self.out.parent.iterdir() if path != self.out]
