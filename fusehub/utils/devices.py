@@ -59,6 +59,7 @@ def _why(name: str, error: Exception) -> str:
         torch.device(name)
     except RuntimeError:
         return ""  # It lists all kinds that it knows, most of which nobody has.
+    # Of a kind that this build has no code for, torch lists all that it has.
     return "" if isinstance(error, NotImplementedError) else f": {first_line(error)}"
 
 
